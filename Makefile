@@ -1,0 +1,44 @@
+# make demo | test | lint | bench | clean. The first call makes .venv; later ones find it there.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# A name that is there may still not run (pyenv's shims): each is asked for its version.
+FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
+	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& { echo "$$name"; exit 0; }; done; \
+	echo "training needs Python 3.10, 3.11 or 3.12 on PATH (TensorFlow and tfmot have no wheels beyond)" >&2; exit 1
+
+.PHONY: demo test test-all lint types bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/edgeall demo --out build/demo
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not slow" --durations=15
+
+test-all: lint
+	$(BIN)/python -m pytest -q --durations=15
+
+lint: $(INSTALLED) types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# The checkout's folder may have any name; a type checker wants it to be called edgeall.
+types: $(INSTALLED)
+	mkdir -p build/types && ln -sfn ../.. build/types/edgeall
+	MYPYPATH=build/types $(BIN)/mypy -m edgeall -m edgeall.cli \
+		-p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize -p edgeall.train
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/startup.py
+
+$(VENV)/pyvenv.cfg:
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv $(VENV)
+
+$(INSTALLED): $(VENV)/pyvenv.cfg setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

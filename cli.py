@@ -1,0 +1,417 @@
+"""The command line: parse, call one function, print. Nothing heavier than click is imported until a command runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeall import __version__
+from edgeall.edge_runtime import errors
+
+if TYPE_CHECKING:
+    from edgeall.edge_runtime.pipeline import Prediction
+    from edgeall.train.synth import Layout
+
+SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
+SIDES = ("train", "validation", "test")
+TRAIN_EXTRA = {
+    *("tensorflow", "tf_keras", "tensorflow_model_optimization", "tensorboard"),
+    *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub"),
+}
+"""Modules that the device install leaves out."""
+
+FILE = click.Path(path_type=Path)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 1 failed with a clear error, 2 wrong usage, 3 a gate was not met, 130 interrupted.
+    """
+    state = {"debug": False}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
+    try:
+        status = cli.main(args, prog_name="edgeall", standalone_mode=False, auto_envvar_prefix="EDGEALL", obj=state)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except BrokenPipeError:
+        # The reader (`head`) has gone. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except (click.ClickException, errors.EdgeallError, OSError, ModuleNotFoundError) as error:
+        failure = _as_failure(error)
+        if failure is None:
+            raise
+        if state["debug"]:
+            import traceback
+
+            traceback.print_exc()
+        click.echo(f"error: {failure.message}", err=True)
+        if failure.hint:
+            click.echo(f"  hint: {failure.hint}", err=True)
+        return failure.exit_status
+
+
+def _as_failure(error: Exception) -> errors.EdgeallError | None:
+    """What a user can act on in ``error``; None when it is a bug of ours, whose traceback should be seen."""
+    if isinstance(error, errors.EdgeallError):
+        return error
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "edgeall"
+        return errors.UsageError(" ".join(error.format_message().split()), hint=f"see `{command} --help`")
+    if isinstance(error, click.ClickException):
+        return errors.EdgeallError(error.format_message())
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
+        return errors.EdgeallError(
+            f"this command needs {error.name}, which the device install leaves out",
+            hint='pip install "edgeall[train]" (Python 3.10 to 3.12)',
+        )
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
+        return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return None
+
+
+def _command(group: click.Group, name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """`group.command` with the options that every command has."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        for option in reversed(_COMMON):
+            function = option(function)
+        return group.command(name, no_args_is_help=False)(function)
+
+    return decorate
+
+
+def _load_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Make a TOML file the defaults of the command. Raises UsageError for a key that no command has."""
+    if path is None:
+        return
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.UsageError(f"{path}: not TOML ({error})") from error
+    for key, known in _unknown_keys(cli, table, ""):
+        raise errors.UsageError(f"{path}: no setting called {key}", hint=f"there are: {', '.join(known)}")
+    for word in ctx.command_path.split()[1:]:
+        table = table.get(word, {})
+    # As text, like the command line's: click would cut 1.5 to an int, and take true for 1.
+    ctx.default_map = {
+        key.replace("-", "_"): [str(item) for item in value] if isinstance(value, list) else str(value)
+        for key, value in table.items()
+    }
+
+
+def _unknown_keys(command: click.Command, table: Mapping[str, Any], at: str) -> Iterator[tuple[str, list[str]]]:
+    if not isinstance(command, click.Group):
+        names = [str(p.name) for p in command.params if isinstance(p, click.Option) and p.expose_value]
+        yield from ((at + key, names) for key in table if key.replace("-", "_") not in names)
+        return
+    for key, value in table.items():
+        if key in command.commands and isinstance(value, dict):
+            yield from _unknown_keys(command.commands[key], value, f"{at}{key}.")
+        else:
+            yield at + key, [f"[{at}{name}]" for name in sorted(command.commands)]
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, debug: bool) -> None:
+    ctx.obj["debug"] = debug
+
+
+_COMMON = (
+    click.option(
+        "--config",
+        type=FILE,
+        callback=_load_config,
+        is_eager=True,
+        expose_value=False,
+        help="TOML file of settings, a section for each command.",
+    ),
+    click.option(
+        "--debug",
+        is_flag=True,
+        callback=_set_debug,
+        is_eager=True,
+        expose_value=False,
+        envvar="EDGEALL_DEBUG",
+        help="Show the traceback of an error.",
+    ),
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
+_CACHE_DIR = click.option(
+    "--cache-dir", type=FILE, help="Where preprocessed images are kept.  [default: ~/.cache/edgeall]"
+)
+_THREADS = click.option("--threads", type=click.IntRange(1), help="Interpreter threads.")
+
+
+@click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """From a folder of labelled microscope images to a small, verified classifier on a Pi or a phone.
+
+    Research use only, not a diagnosis. Every setting can also come from EDGEALL_<COMMAND>_<SETTING>
+    or from --config FILE.toml; a flag wins over both.
+    """
+
+
+@cli.group()
+def data() -> None:
+    """See, make and get data."""
+
+
+@_command(cli, "train")
+@click.option(
+    "--data", type=FILE, required=True, help="Folder of images (one folder a class, or C-NMC) or CSV manifest."
+)
+@click.option("--out", type=FILE, required=True, help="Folder of the run; the same command resumes it.")
+@click.option("--model", default="mobilenet_v2", help="Backbone.")
+@click.option("--alpha", type=float, help="Width multiplier of the backbone.  [default: 1.0 where it has one]")
+@click.option("--weights", default="imagenet", help="imagenet (downloaded), none, or a no_top weights file.")
+@click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: the backbone's]")
+@click.option("--epochs-head", type=click.IntRange(0), default=30, help="Epochs of the head on cached features.")
+@click.option("--epochs-finetune", type=click.IntRange(0), default=16, help="Epochs of the network itself.")
+@click.option("--batch-size", type=click.IntRange(1), default=32)
+@click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
+@click.option("--lr-finetune", type=float, default=1e-3, help="Peak learning rate of the fine-tuning stage.")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Before the last layer.")
+@click.option("--augment", type=click.Choice(["none", "light"]), default="light")
+@click.option("--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: all]")
+@click.option("--class-weights/--no-class-weights", default=True, help="Weigh classes by their inverse frequency.")
+@click.option("--patience", type=click.IntRange(1), default=8, help="Epochs without a better validation loss.")
+@click.option("--split-by", type=click.Choice(["auto", "subject", "block", "image"]), default="auto")
+@click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
+@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@click.option("--fold", metavar="I/K", help="Fold I (from 0) of K is the test side.")
+@click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
+@click.option("--seed", type=int, default=0)
+@_CACHE_DIR
+@_FORCE
+@_JSON
+def train(as_json: bool, **settings: Any) -> None:
+    """Fine-tune a backbone on a folder of images, evaluate it on the test side and report."""
+    from edgeall.edge_runtime.tables import metrics_text
+    from edgeall.train.progress import Progress
+    from edgeall.train.run import TrainSettings
+    from edgeall.train.run import train as train_run
+
+    run = train_run(TrainSettings(**settings), Progress())
+    _print(run, as_json, lambda: metrics_text(run["metrics"]["test"]))
+    _note(f"{settings['out']}: report.html, model.keras, predictions.csv, run.json")
+    _note_research_use(as_json)
+
+
+@_command(cli, "evaluate")
+@click.argument("target", metavar="RUN|MODEL", type=FILE)
+@click.option("--data", type=FILE, help="Folder or manifest.  [default: the run's own]")
+@click.option("--side", type=click.Choice([*SIDES, "all"]), default="test", help="Of the split.")
+@click.option("--split", type=FILE, help="split.json to take the side from.  [default: the run's own]")
+@_JSON
+def evaluate(target: Path, data: Path | None, side: str, split: Path | None, as_json: bool) -> None:
+    """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
+    from edgeall.edge_runtime.tables import metrics_text
+    from edgeall.train.evaluate import evaluate as evaluate_target
+    from edgeall.train.progress import Progress
+
+    metrics = evaluate_target(target, data=data, side=side, split=split, progress=Progress())
+    _print(metrics, as_json, lambda: metrics_text(metrics))
+    _note_research_use(as_json)
+
+
+@_command(cli, "quantize")
+@click.argument("run", metavar="RUN", type=FILE)
+@click.option("--scheme", type=click.Choice(SCHEMES), required=True)
+@click.option("--out", type=FILE, required=True, help="The one file, model.tflite.")
+@click.option("--max-drop", type=click.FloatRange(0), help="Points of test accuracy; status 3 when it loses more.")
+@click.option("--epochs", type=click.IntRange(1), default=4, help="Fine-tuning epochs of qat-int8.")
+@click.option("--learning-rate", type=float, default=3e-5, help="Peak learning rate of qat-int8.")
+@click.option(
+    "--representative", type=click.IntRange(1), default=256, help="Train images that activation ranges are measured on."
+)
+@click.option("--data", type=FILE, help="Where the images are now.  [default: where the run read them]")
+@_CACHE_DIR
+@_FORCE
+@_JSON
+def quantize(run: Path, as_json: bool, **settings: Any) -> None:
+    """Convert a run, verify the result on the test side, and pack it into one file."""
+    from edgeall.edge_runtime.tables import quantize_text
+    from edgeall.optimize.quantize import quantize as quantize_run
+    from edgeall.train.progress import Progress
+
+    summary = quantize_run(run, **settings, progress=Progress())
+    _print(summary, as_json, lambda: quantize_text(summary))
+    _note_research_use(as_json)
+
+
+@_command(cli, "run")
+@click.argument("model", type=FILE)
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE)
+@click.option("--json", "form", flag_value="json", help="Print one JSON object a line, as they come.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
+@click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
+@click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
+@click.option("--std", type=float, help="See --mean.")
+@_THREADS
+@click.pass_context
+def run_model(
+    ctx: click.Context,
+    model: Path,
+    paths: tuple[Path, ...],
+    form: str | None,
+    labels: Path | None,
+    mean: float | None,
+    std: float | None,
+    threads: int | None,
+) -> None:
+    """Classify images.
+
+    An image that can't be read gives an error line and the rest goes on; the exit status is 1 only when no image at
+    all could be classified.
+    """
+    from edgeall.edge_runtime.classifier import Classifier
+    from edgeall.edge_runtime.pipeline import classify
+    from edgeall.edge_runtime.tables import prediction_lines
+
+    classifier = Classifier.open(model, threads=threads, labels_file=labels, mean=mean, std=std)
+    done = failed = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal done, failed
+        for prediction in classify(classifier, [str(path) for path in paths]):
+            done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
+            yield prediction
+
+    for line in prediction_lines(counted(), classifier.labels, form or "table"):
+        print(line, flush=True)
+    if failed:
+        _note(f"{failed} of {done + failed} images could not be classified")
+    _note_research_use(form is not None)
+    ctx.exit(0 if done else 1)
+
+
+@_command(cli, "bench")
+@click.argument("model", type=FILE)
+@click.option(
+    "--images", type=FILE, help="Folder; one folder a class gives accuracy too.  [default: the golden images]"
+)
+@click.option("--threads", type=click.IntRange(1), default=1, help="Interpreter threads.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="How long to measure at least.")
+@_JSON
+def bench(model: Path, images: Path | None, threads: int, seconds: float, as_json: bool) -> None:
+    """Accuracy, latency and memory on this device."""
+    from edgeall.edge_runtime.bench import bench as bench_model
+    from edgeall.edge_runtime.tables import bench_text
+
+    result = bench_model(model, images=images, threads=threads, seconds=seconds)
+    _print(result, as_json, lambda: bench_text(result))
+    _note_research_use(as_json)
+
+
+@_command(cli, "inspect")
+@click.argument("model", type=FILE)
+@_JSON
+@click.pass_context
+def inspect(ctx: click.Context, model: Path, as_json: bool) -> None:
+    """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
+    from edgeall.edge_runtime.inspect import inspect_model
+    from edgeall.edge_runtime.tables import inspect_text
+
+    facts = inspect_model(model)
+    _print(facts, as_json, lambda: inspect_text(facts))
+    _note_research_use(as_json)
+    ctx.exit(1 if facts["golden_ok"] is False else 0)
+
+
+@_command(data, "ls")
+@click.argument("path", metavar="DIR|MANIFEST", type=FILE)
+@_JSON
+def data_ls(path: Path, as_json: bool) -> None:
+    """Classes, counts, sizes, subjects, duplicates and unreadable files.
+
+    \b
+    Layouts:
+      ROOT/<class>/<images>               one folder a class
+      fold_*/<all|hem>/UID_<subject>_...  C-NMC 2019 as distributed
+      FILE.csv                            columns path,label and optionally subject
+    """
+    from edgeall.edge_runtime.tables import data_text
+    from edgeall.train.listing import list_data
+    from edgeall.train.progress import Progress
+
+    facts = list_data(path, Progress())
+    _print(facts, as_json, lambda: data_text(facts))
+
+
+@_command(data, "synth")
+@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
+@click.option("--images", type=click.IntRange(1), required=True, help="How many in all.")
+@click.option("--seed", type=int, default=0)
+@click.option(
+    "--layout", type=click.Choice(["all4", "cnmc"]), default="all4", help="Four-class fields, or single cells."
+)
+@click.option("--size", type=click.IntRange(1), help="Pixels a side.  [default: 224 for all4, 450 for cnmc]")
+@_JSON
+def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, as_json: bool) -> None:
+    """Draw a labelled set of synthetic smears, with the masks and boxes of their cells."""
+    from edgeall.edge_runtime.tables import record
+    from edgeall.train.progress import Progress
+    from edgeall.train.synth import synthesize
+
+    with Progress().task("drawing", images) as advance:
+        summary = synthesize(out, images, seed, layout, size, on_progress=lambda done, _: advance(done, ""))
+    _print(summary, as_json, lambda: record(summary))
+    _note("SYNTHETIC images: good for trying and testing the chain, no evidence about blood")
+
+
+@_command(data, "fetch")
+@click.argument("name", type=click.Choice(["all4", "cnmc2019"]))
+@click.option("--out", type=FILE, help="Where to put it.  [default: kagglehub's cache]")
+def data_fetch(name: str, out: Path | None) -> None:
+    """Download a public set from Kaggle and check it; print where it lies."""
+    from edgeall.train.fetch import fetch
+
+    print(fetch(name, out))
+
+
+@_command(cli, "demo")
+@click.option("--out", type=FILE, default=Path("build/demo"), help="Where everything of it goes.")
+def demo(out: Path) -> None:
+    """Draw synthetic smears, train, quantize, evaluate and time: the whole chain in some minutes."""
+    from edgeall.edge_runtime.tables import demo_text
+    from edgeall.optimize.demo import demo as run_demo
+    from edgeall.train.progress import Progress
+
+    result = run_demo(out, Progress())
+    _print(result, False, lambda: demo_text(result))
+    _note_research_use(False)
+
+
+def _print(value: Any, as_json: bool, tables: Callable[[], str]) -> None:
+    print(json.dumps(value) if as_json else tables())
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _note_research_use(machine: bool) -> None:
+    """Under every table for people that shows what a model says."""
+    if not machine:
+        from edgeall.edge_runtime.manifest import RESEARCH_USE
+
+        _note(RESEARCH_USE)

@@ -1,0 +1,238 @@
+"""Opens a ``model.tflite``: checks that it is whole before an interpreter sees it, and takes it apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from edgeall.edge_runtime.errors import BundleError
+from edgeall.edge_runtime.flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
+from edgeall.edge_runtime.manifest import Manifest, parse_manifest
+
+MANIFEST = "edgeall.json"
+LABELS = "labels.txt"
+MODEL_CARD = "MODEL_CARD.md"
+GOLDEN = "golden/golden.json"
+GOLDEN_FOLDER = "golden/"
+MAX_MEMBER_BYTES = 16_000_000
+"""Far above any member that `edgeall quantize` packs; keeps a crafted archive from filling the memory."""
+
+_COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One image that travels with the model and what the workstation made of it.
+
+    Attributes:
+        name: the file's name inside the archive.
+        image_bytes: the PNG file.
+        probabilities: one per label, as dequantized there.
+        units: the same before dequantization, for models with integer outputs.
+        pixels_sha256: digest of the preprocessed uint8 pixels.
+    """
+
+    name: str
+    image_bytes: bytes
+    probabilities: tuple[float, ...]
+    units: tuple[int, ...] | None
+    pixels_sha256: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model file that passed its checks.
+
+    Attributes:
+        path: as given.
+        flatbuffer: exactly the model, without what is appended.
+        graph: the parsed flatbuffer.
+        manifest: None for a foreign model.
+        labels: from the manifest, or a foreign model's TFLite metadata; None when it names none.
+        normalization: ``(mean, std)`` from the same sources; None when they give none.
+        golden: empty for a foreign model.
+        model_card: Markdown; None for a foreign model.
+        file_bytes: size of the whole file.
+    """
+
+    path: str
+    flatbuffer: bytes
+    graph: Graph
+    manifest: Manifest | None
+    labels: tuple[str, ...] | None
+    normalization: tuple[float, float] | None
+    golden: tuple[Golden, ...]
+    model_card: str | None
+    file_bytes: int
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check a model file, ours or a foreign ``.tflite``.
+
+    A file of ours must match its digest and carry its whole archive; a foreign one, which has no digest, must
+    at least be a flatbuffer whose every offset stays inside the file.
+
+    Raises:
+        BundleError: missing, empty, not a model, damaged, truncated, with somebody else's archive, or of an
+            unknown manifest schema; each in its own words.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            return _open(file, name)
+    except FileNotFoundError as error:
+        raise BundleError(f"{name}: no such file", hint="check the path") from error
+    except OSError as error:
+        raise BundleError(f"{name}: can't be read ({error.strerror})") from error
+
+
+def _open(file: IO[bytes], name: str) -> Bundle:
+    file_bytes = file.seek(0, os.SEEK_END)
+    if file_bytes == 0:
+        raise BundleError(f"{name}: the file is empty", hint="copy the file again")
+    archive, begin = _open_archive(file)
+    if archive is None:
+        # The marker answers before the flatbuffer is parsed: a cut-off bundle of ours is no foreign model.
+        file.seek(0)
+        data = file.read()
+        _refuse_packed(data, name, None)
+        if data[:4] == b"PK\x03\x04":
+            raise BundleError(f"{name}: a damaged zip archive, not a model")
+        return _foreign(data, None, name, file_bytes)
+    with archive:
+        if MANIFEST in archive.namelist():
+            return _ours(file, archive, begin, name, file_bytes)
+        if begin <= 0:
+            raise BundleError(f"{name}: a zip archive, not a model", hint="unpack it, or give the .tflite file itself")
+        file.seek(0)
+        data = file.read(begin)
+        _refuse_packed(data, name, archive)
+        return _foreign(data, archive, name, file_bytes)
+
+
+def _ours(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file_bytes: int) -> Bundle:
+    manifest = parse_manifest(_member(archive, MANIFEST, name), name)
+    file.seek(0)
+    flatbuffer = file.read(max(manifest.flatbuffer_bytes, 0))
+    if hashlib.sha256(flatbuffer).hexdigest() != manifest.flatbuffer_sha256:
+        raise BundleError(f"{name}: flatbuffer does not match its digest", hint=_COPY_AGAIN)
+    if begin != manifest.flatbuffer_bytes:
+        raise BundleError(f"{name}: there is something between the flatbuffer and its archive", hint=_COPY_AGAIN)
+    labels = _lines(_member(archive, LABELS, name), f"{name}: {LABELS}")
+    if labels != manifest.labels:
+        raise BundleError(f"{name}: {LABELS} and {MANIFEST} name different labels", hint=_COPY_AGAIN)
+    return Bundle(
+        path=name,
+        flatbuffer=flatbuffer,
+        graph=read_graph(flatbuffer, name),
+        manifest=manifest,
+        labels=manifest.labels,
+        normalization=(manifest.input.mean, manifest.input.std),
+        golden=_read_golden(archive, len(labels), name),
+        model_card=_member(archive, MODEL_CARD, name).decode("utf-8", errors="replace"),
+        file_bytes=file_bytes,
+    )
+
+
+def _foreign(data: bytes, archive: zipfile.ZipFile | None, name: str, file_bytes: int) -> Bundle:
+    graph = read_graph(data, name)
+    labels, normalization = None, None
+    if METADATA in graph.metadata:
+        metadata = read_metadata(graph.metadata[METADATA], name)
+        normalization = _one_normalization(metadata.mean, metadata.std, name)
+        inside = archive.namelist() if archive else []
+        for label_file in metadata.label_files:
+            if archive and label_file in inside:
+                labels = _lines(_member(archive, label_file, name), f"{name}: {label_file}")
+                break
+    return Bundle(name, data, graph, None, labels, normalization, (), None, file_bytes)
+
+
+def _refuse_packed(data: bytes, name: str, archive: zipfile.ZipFile | None) -> None:
+    length = packed_length(data)
+    if length is None:
+        return
+    if len(data) < length:
+        raise BundleError(
+            f"{name}: truncated, {len(data):,} of the {length:,} flatbuffer bytes are there", hint=_COPY_AGAIN
+        )
+    if archive is not None:
+        raise BundleError(f"{name}: the archive at its end is not edgeall's, {MANIFEST} is missing", hint=_COPY_AGAIN)
+    raise BundleError(f"{name}: truncated or damaged, its archive ({MANIFEST}, labels) is lost", hint=_COPY_AGAIN)
+
+
+def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile | None, int]:
+    """The zip at the end of the file and where it begins; ``(None, 0)`` when there is none that can be read."""
+    try:
+        archive = zipfile.ZipFile(file)
+        return archive, min((info.header_offset for info in archive.infolist()), default=archive.start_dir)
+    except Exception:  # a damaged directory makes zipfile raise BadZipFile, ValueError, struct.error, ...
+        return None, 0
+
+
+def _member(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
+    try:
+        with archive.open(member) as stream:
+            content = stream.read(MAX_MEMBER_BYTES + 1)
+    except KeyError as error:
+        raise BundleError(f"{name}: {member} is missing from its archive", hint=_COPY_AGAIN) from error
+    except Exception as error:  # BadZipFile for a wrong checksum; zlib.error, NotImplementedError, EOFError, ...
+        raise BundleError(f"{name}: {member} in its archive is damaged", hint=_COPY_AGAIN) from error
+    if len(content) > MAX_MEMBER_BYTES:
+        raise BundleError(f"{name}: {member} in its archive is larger than {MAX_MEMBER_BYTES:,} bytes")
+    return content
+
+
+def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Golden, ...]:
+    try:
+        entries = json.loads(_member(archive, GOLDEN, name))["images"]
+        return tuple(_golden(entry, archive, labels, name) for entry in entries)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{name}: {GOLDEN} is not what `edgeall quantize` writes", hint=_COPY_AGAIN) from error
+
+
+def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str) -> Golden:
+    units = entry["units"]
+    golden = Golden(
+        name=str(entry["name"]),
+        image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name),
+        probabilities=tuple(float(value) for value in entry["probabilities"]),
+        units=None if units is None else tuple(int(value) for value in units),
+        pixels_sha256=str(entry["pixels_sha256"]),
+    )
+    if len(golden.probabilities) != labels or (golden.units is not None and len(golden.units) != labels):
+        raise ValueError("as many probabilities as labels")
+    return golden
+
+
+def _one_normalization(mean: Sequence[float], std: Sequence[float], name: str) -> tuple[float, float] | None:
+    if not mean or not std:
+        return None
+    if len(set(mean)) > 1 or len(set(std)) > 1:
+        raise BundleError(f"{name}: its TFLite metadata normalizes each channel differently, which edgeall can't do")
+    if not std[0] > 0:
+        raise BundleError(f"{name}: its TFLite metadata states a normalization by {std[0]}")
+    return float(mean[0]), float(std[0])
+
+
+def _lines(content: bytes, name: str) -> tuple[str, ...]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{name}: not UTF-8 text", hint="give a text file with one label a line") from error
+    return tuple(line.strip() for line in text.rstrip("\r\n").split("\n"))
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """A label file, one label a line, UTF-8. Raises BundleError when it can't be read."""
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            return _lines(file.read(MAX_MEMBER_BYTES), name)
+    except OSError as error:
+        raise BundleError(f"{name}: the label file can't be read ({error.strerror})", hint="check --labels") from error

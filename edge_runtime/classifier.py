@@ -1,0 +1,257 @@
+"""A model file as a function from pixels to probabilities."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime.bundle import Bundle, open_bundle, read_labels
+from edgeall.edge_runtime.errors import BundleError, UsageError
+from edgeall.edge_runtime.flatbuffer import Graph, read_graph
+from edgeall.edge_runtime.preprocess import InputSpec
+
+MAX_DEFAULT_THREADS = 4
+"""The cores of a Pi; more gain nothing on models of this size."""
+
+_PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
+"""Operators that may follow the softmax without changing what the output means."""
+
+
+class Classifier:
+    """Runs one model. Holds buffers, so one instance serves one thread.
+
+    Attributes:
+        labels: one per output, all different.
+        input: the preprocessing contract that pixels must have gone through.
+        bundle: the file it came from; None when built from a bare flatbuffer.
+        threads: of the interpreter.
+        model: the interpreter with its tensor descriptions.
+        logits: True for a foreign model whose graph doesn't end in SOFTMAX: its outputs are taken as logits
+            and the softmax is applied here. A packed model always ends in SOFTMAX.
+    """
+
+    def __init__(
+        self,
+        model: interpreter.Model,
+        labels: Sequence[str],
+        spec: InputSpec,
+        *,
+        threads: int,
+        logits: bool = False,
+        bundle: Bundle | None = None,
+    ) -> None:
+        self.model = model
+        self.labels = tuple(labels)
+        self.input = spec
+        self.threads = threads
+        self.logits = logits
+        self.bundle = bundle
+        name = model.name
+        shape = (1, spec.height, spec.width, 3)
+        if model.input.shape != shape:
+            raise BundleError(f"{name}: the model's input is {model.input.shape}, the contract says {shape}")
+        outputs = int(np.prod(model.output.shape))
+        if outputs != len(self.labels):
+            raise BundleError(
+                f"{name}: the model has {outputs} outputs but there are {len(self.labels)} labels",
+                hint="give the label file that belongs to this model with --labels",
+            )
+        if model.output.dtype not in _OUTPUT_TYPES:
+            raise BundleError(f"{name}: outputs of type {model.output.dtype} are not supported")
+        check_input_contract(model.input, spec, name)
+        self._buffer = np.empty(model.input.shape, model.input.dtype)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        labels_file: str | os.PathLike[str] | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+    ) -> Classifier:
+        """Open a packed model, or a foreign ``.tflite`` with what it lacks given here.
+
+        Args:
+            path: the model file.
+            threads: for the interpreter; None takes the cores at hand, `MAX_DEFAULT_THREADS` at most.
+            labels_file: foreign models only: one label a line; overrides the file's own.
+            mean: foreign models only, with ``std``: the network sees ``(pixel - mean) / std``; overrides the
+                file's own. A uint8 input that is quantized needs neither: the quantization says it.
+            std: see ``mean``.
+
+        Raises:
+            BundleError: see `open_bundle`; or labels or normalization are unknown, or contradict the model.
+            UsageError: labels or normalization given for a packed model, or only one of mean and std.
+        """
+        if (mean is None) != (std is None):
+            raise UsageError("--mean and --std belong together", hint="give both or neither")
+        if std is not None and not std > 0:
+            raise UsageError(f"--std {std:g} must be above 0")
+        threads = default_threads() if threads is None else threads
+        bundle = open_bundle(path)
+        if bundle.manifest is None:
+            given = None if mean is None or std is None else (mean, std)
+            return _open_foreign(bundle, threads, labels_file, given)
+        if labels_file is not None or mean is not None:
+            raise UsageError(
+                f"{bundle.path}: carries its own labels and normalization",
+                hint="leave --labels, --mean and --std out",
+            )
+        if _ends_in_logits(bundle.graph, bundle.path):
+            raise BundleError(f"{bundle.path}: a packed model must end in SOFTMAX")
+        model = interpreter.load(bundle.flatbuffer, threads, bundle.path)
+        return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
+
+    @classmethod
+    def from_flatbuffer(
+        cls, flatbuffer: bytes, labels: Sequence[str], spec: InputSpec, *, threads: int = 1, name: str = "model"
+    ) -> Classifier:
+        """A converted model that is not packed yet; it must end in SOFTMAX. Raises BundleError as `open` does."""
+        if _ends_in_logits(read_graph(flatbuffer, name), name):
+            raise BundleError(f"{name}: the converted model must end in SOFTMAX")
+        return cls(interpreter.load(flatbuffer, threads, name), labels, spec, threads=threads)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify one preprocessed image.
+
+        Args:
+            pixels: uint8, ``(height, width, 3)``, as `preprocess` returns.
+
+        Returns:
+            float32 probabilities of shape ``(len(labels),)``.
+        """
+        scores = self.dequantize(self.predict_units(pixels))
+        return _softmax(scores) if self.logits else scores
+
+    def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """The raw output of one image, in the output's own type and units, shape ``(len(labels),)``."""
+        spec, buffer = self.input, self._buffer
+        if pixels.shape != buffer.shape[1:] or pixels.dtype != np.uint8:
+            raise ValueError(f"pixels must be uint8 of shape {buffer.shape[1:]}, not {pixels.dtype} {pixels.shape}")
+        if buffer.dtype == np.uint8:
+            buffer[0] = pixels
+        elif buffer.dtype == np.int8:
+            np.bitwise_xor(pixels, 0x80, out=buffer.view(np.uint8)[0])  # pixel - 128 in two's complement
+        else:
+            # The same operations in the same order as `normalize`, without its temporaries.
+            np.subtract(pixels, np.float32(spec.mean), out=buffer[0], dtype=np.float32)
+            np.divide(buffer, np.float32(spec.std), out=buffer)
+        return self.model.invoke(buffer).reshape(-1)
+
+    def dequantize(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Raw outputs as float32: ``(unit - zero_point) * scale`` where the output is quantized."""
+        values = units.astype(np.float32)
+        output = self.model.output
+        if output.scale > 0:
+            values = (values - np.float32(output.zero_point)) * np.float32(output.scale)
+        return values
+
+
+_OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))
+
+
+def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: str) -> None:
+    """The first test of any converted model: does its input quantization do what the contract says?
+
+    An integer input is fed the pixels themselves (int8: minus 128). That is right only if quantizing
+    ``(pixel - mean) / std`` with the tensor's scale and zero point gives the same to within one step.
+
+    Raises:
+        BundleError: it doesn't, or the input has a type that images can't be fed to.
+    """
+    if tensor.dtype == np.float32:
+        return
+    if tensor.dtype not in (np.uint8, np.int8):
+        raise BundleError(f"{name}: inputs of type {tensor.dtype} are not supported")
+    scale, zero_point = _input_quantization(tensor)
+    first = 0 if tensor.dtype == np.uint8 else -128
+    # Both sides are linear in the pixel, so the ends of the range bound what lies between.
+    for pixel in (0, 255):
+        wanted = (pixel - spec.mean) / spec.std / scale + zero_point
+        if abs(wanted - (first + pixel)) > 1 + 1e-3:
+            raise BundleError(
+                f"{name}: the input's scale {scale:g} and zero point {zero_point} contradict"
+                f" mean {spec.mean:g} and std {spec.std:g}",
+                hint="quantize again, or give the --mean and --std that the model was trained with",
+            )
+
+
+def default_threads() -> int:
+    """The cores this process may use, `MAX_DEFAULT_THREADS` at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MAX_DEFAULT_THREADS, cores)
+
+
+def _open_foreign(
+    bundle: Bundle,
+    threads: int,
+    labels_file: str | os.PathLike[str] | None,
+    given: tuple[float, float] | None,
+) -> Classifier:
+    labels = bundle.labels if labels_file is None else read_labels(labels_file)
+    if labels is None:
+        raise BundleError(
+            f"{bundle.path}: has no labels of its own", hint="give a text file, one label a line, with --labels FILE"
+        )
+    logits = _ends_in_logits(bundle.graph, bundle.path)
+    model = interpreter.load(bundle.flatbuffer, threads, bundle.path)
+    shape = model.input.shape
+    if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+        raise BundleError(f"{bundle.path}: the model's input is {shape}, not one RGB image (1, height, width, 3)")
+    mean, std = _normalization(model.input, given or bundle.normalization, bundle.path)
+    spec = InputSpec(height=shape[1], width=shape[2], mean=mean, std=std)
+    return Classifier(model, _distinct(labels), spec, threads=threads, logits=logits, bundle=bundle)
+
+
+def _normalization(tensor: interpreter.TensorInfo, known: tuple[float, float] | None, name: str) -> tuple[float, float]:
+    if known is not None:
+        return known
+    if tensor.dtype == np.uint8:
+        scale, zero_point = _input_quantization(tensor)
+        return float(zero_point), 1 / scale
+    raise BundleError(
+        f"{name}: nothing says how its input is normalized",
+        hint="give --mean and --std as in training, e.g. --mean 127.5 --std 127.5 for pixels in -1..1",
+    )
+
+
+def _input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
+    """Scale and zero point; an integer input without quantization takes the pixels as numbers."""
+    return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
+
+
+def _ends_in_logits(graph: Graph, name: str) -> bool:
+    """False when the output comes from a SOFTMAX, True when it doesn't.
+
+    Raises:
+        BundleError: the output comes from a LOGISTIC, which scores every label by itself.
+    """
+    main = graph.main
+    operator = main.producer(main.outputs[0]) if main.outputs else None
+    for _ in main.operators:
+        if operator is None or operator.name not in _PASSING or not operator.inputs:
+            break
+        operator = main.producer(operator.inputs[0])
+    last = operator.name if operator else "nothing"
+    if last == "LOGISTIC":
+        raise BundleError(f"{name}: ends in LOGISTIC, which scores each label by itself: not a classifier of one label")
+    return last != "SOFTMAX"
+
+
+def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(scores - scores.max())
+    result: NDArray[np.float32] = powers / powers.sum()
+    return result
+
+
+def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
+    """Foreign label files name some classes alike (ImageNet has two cranes): their index tells them apart."""
+    counts = Counter(labels)
+    return tuple(label if counts[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels))

@@ -1,0 +1,350 @@
+"""Reads what a bundle needs from a TFLite flatbuffer, whatever is in the file: garbage gives a BundleError.
+
+The interpreter can't be asked: it runs most damaged files in silence, and its schema module takes longer to
+import than a model takes to run. Every offset is followed through one bounds check.
+
+Source: ``tensorflow/lite/schema/schema.fbs``, ``metadata_schema.fbs`` (field numbers in the comments below).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from edgeall.edge_runtime.errors import BundleError
+from edgeall.edge_runtime.ops import OPERATORS, TENSOR_TYPES
+
+MARKER = "edgeall"
+"""Name of the metadata entry that `edgeall.optimize.pack` writes: a damaged bundle can't pass for a foreign model."""
+MARKER_FORMAT = struct.Struct("<8sQ")
+"""The entry's content: `MARKER_MAGIC` and the flatbuffer's length in bytes."""
+MARKER_MAGIC = b"edgeall\x01"
+METADATA = "TFLITE_METADATA"
+
+_CUSTOM = 32
+_AXIS_LABELS = 2
+_NORMALIZATION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a subgraph.
+
+    Attributes:
+        name: as converted.
+        type: e.g. ``INT8``.
+        shape: empty for scalars.
+        scale: one value, one per channel, or none when the tensor isn't quantized.
+        zero_point: as many values as `scale`.
+        constant_bytes: size of its constant data in the file, 0 for an activation.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    constant_bytes: int
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: its name and the indices of its tensors (-1 for an input that is left out)."""
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """Tensors, operators in running order, and the indices of the graph's inputs and outputs."""
+
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def producer(self, tensor: int) -> Operator | None:
+        """The operator that writes ``tensor``."""
+        return next((operator for operator in self.operators if tensor in operator.outputs), None)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's subgraphs (the first is the one that runs) and its metadata entries by name."""
+
+    version: int
+    subgraphs: tuple[Subgraph, ...]
+    metadata: Mapping[str, bytes]
+
+    @property
+    def main(self) -> Subgraph:
+        """The subgraph that the interpreter runs."""
+        return self.subgraphs[0]
+
+    def op_counts(self) -> dict[str, int]:
+        """How often each operator occurs, over all subgraphs, the most frequent first."""
+        return dict(Counter(operator.name for graph in self.subgraphs for operator in graph.operators).most_common())
+
+    def tensor_types(self) -> dict[str, int]:
+        """How many tensors there are of each type, over all subgraphs."""
+        return dict(Counter(tensor.type for graph in self.subgraphs for tensor in graph.tensors).most_common())
+
+
+@dataclass(frozen=True)
+class TfliteMetadata:
+    """What ``TFLITE_METADATA`` says about a classifier.
+
+    Attributes:
+        mean: one value or one per channel; empty when absent.
+        std: as `mean`.
+        label_files: names of the label files of the first output, those without a locale first.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_files: tuple[str, ...]
+
+
+def read_graph(data: bytes, name: str) -> Graph:
+    """Parse a whole model, all offsets and buffers checked against the end of ``data``.
+
+    Args:
+        data: a TFLite flatbuffer; bytes after its end are allowed.
+        name: how an error calls the file.
+
+    Raises:
+        BundleError: not a TFLite flatbuffer, or truncated or damaged.
+    """
+    if data[4:8] != b"TFL3":
+        raise BundleError(f"{name}: not a TFLite model", hint="give a .tflite file made by `edgeall quantize`")
+    return _guarded(data, name, _read_graph)
+
+
+def read_metadata(blob: bytes, name: str) -> TfliteMetadata:
+    """Parse the content of a ``TFLITE_METADATA`` entry. Raises BundleError when it is damaged."""
+    if blob[4:8] != b"M001":
+        raise BundleError(f"{name}: its TFLite metadata is damaged", hint="get the file again")
+    return _guarded(blob, name, _read_metadata)
+
+
+def packed_length(data: bytes) -> int | None:
+    """The flatbuffer length that the ``edgeall`` marker states; None when there is no readable marker.
+
+    The marker lies in the first few KB, so it answers for a truncated file too.
+    """
+    if data[4:8] != b"TFL3":
+        return None
+    try:
+        reader = _Reader(data)
+        content = _metadata_entries(reader, reader.root(), only=MARKER).get(MARKER, b"")
+        magic, length = MARKER_FORMAT.unpack(content)
+    except (_DamagedError, struct.error):
+        return None
+    return int(length) if magic == MARKER_MAGIC else None
+
+
+class _DamagedError(Exception):
+    """An offset, length or index that leads out of the file."""
+
+
+_U8 = struct.Struct("<B")
+_U16 = struct.Struct("<H")
+_I8 = struct.Struct("<b")
+_I32 = struct.Struct("<i")
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+class _Reader:
+    """Checked access to the bytes, with a budget that keeps nonsense from costing more than the file's length."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.left = 2 * len(data)  # twice: an honest file may share strings and vectors
+
+    def number(self, form: struct.Struct, at: int) -> int:
+        if at < 0 or at + form.size > len(self.data):
+            raise _DamagedError
+        value: int = form.unpack_from(self.data, at)[0]
+        return value
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise _DamagedError
+
+    def root(self) -> _Table:
+        return _Table(self, self.number(_U32, 0))
+
+    def follow(self, at: int) -> int:
+        return at + self.number(_U32, at)
+
+
+class _Table:
+    """One flatbuffer table: fields by number, through its vtable."""
+
+    def __init__(self, reader: _Reader, at: int) -> None:
+        reader.spend(4)
+        self.reader = reader
+        self.at = at
+        self.vtable = at - reader.number(_I32, at)
+        self.vtable_bytes = reader.number(_U16, self.vtable)
+
+    def field(self, number: int) -> int | None:
+        slot = 4 + 2 * number
+        if slot + 2 > self.vtable_bytes:
+            return None
+        offset = self.reader.number(_U16, self.vtable + slot)
+        return self.at + offset if offset else None
+
+    def number(self, number: int, form: struct.Struct, default: int = 0) -> int:
+        at = self.field(number)
+        return default if at is None else self.reader.number(form, at)
+
+    def table(self, number: int) -> _Table | None:
+        at = self.field(number)
+        return None if at is None else _Table(self.reader, self.reader.follow(at))
+
+    def vector(self, number: int, item_bytes: int) -> tuple[int, int]:
+        """Position of the first item and the number of items, all of them inside the file."""
+        at = self.field(number)
+        if at is None:
+            return 0, 0
+        at = self.reader.follow(at)
+        count = self.reader.number(_U32, at)
+        if at + 4 + count * item_bytes > len(self.reader.data):
+            raise _DamagedError
+        return at + 4, count
+
+    def numbers(self, number: int, code: str) -> tuple[int, ...]:
+        return self._unpack(number, code)
+
+    def floats(self, number: int) -> tuple[float, ...]:
+        return self._unpack(number, "f")
+
+    def _unpack(self, number: int, code: str) -> tuple[int, ...]:
+        size = struct.calcsize(f"<{code}")
+        start, count = self.vector(number, size)
+        self.reader.spend(count)
+        return struct.unpack_from(f"<{count}{code}", self.reader.data, start)
+
+    def raw(self, number: int) -> bytes:
+        start, count = self.vector(number, 1)
+        self.reader.spend(count)
+        return bytes(self.reader.data[start : start + count])
+
+    def text(self, number: int) -> str:
+        return self.raw(number).decode("utf-8", errors="replace")
+
+    def tables(self, number: int) -> list[_Table]:
+        start, count = self.vector(number, 4)
+        self.reader.spend(4 * count)
+        return [_Table(self.reader, self.reader.follow(start + 4 * index)) for index in range(count)]
+
+
+def _guarded(data: bytes, name: str, read: Callable[[_Table], T]) -> T:
+    try:
+        return read(_Reader(data).root())
+    except _DamagedError as error:
+        raise BundleError(f"{name}: the flatbuffer is truncated or damaged", hint="copy the file again") from error
+
+
+def _read_graph(model: _Table) -> Graph:
+    # Model: version 0, operator_codes 1, subgraphs 2, buffers 4, metadata 6
+    names = [_operator_name(code) for code in model.tables(1)]
+    sizes = [_buffer_bytes(buffer) for buffer in model.tables(4)]
+    subgraphs = tuple(_read_subgraph(table, names, sizes) for table in model.tables(2))
+    if not subgraphs:
+        raise _DamagedError
+    return Graph(model.number(0, _U32), subgraphs, _metadata_entries(model.reader, model))
+
+
+def _operator_name(code: _Table) -> str:
+    # OperatorCode: deprecated_builtin_code 0, custom_code 1, builtin_code 3; codes below 127 may stand in either
+    number = max(code.number(0, _I8), code.number(3, _I32))
+    if number == _CUSTOM:
+        return f"CUSTOM {code.text(1)}"
+    return OPERATORS[number] if 0 <= number < len(OPERATORS) else f"OPERATOR {number}"
+
+
+def _buffer_bytes(buffer: _Table) -> int:
+    # Buffer: data 0; offset 1 and size 2 where the data lie behind the flatbuffer (models of more than 2 GB)
+    _, count = buffer.vector(0, 1)
+    offset, size = buffer.number(1, _U64), buffer.number(2, _U64)
+    if offset > 1 and offset + size > len(buffer.reader.data):
+        raise _DamagedError
+    return max(count, size if offset > 1 else 0)
+
+
+def _read_subgraph(table: _Table, names: list[str], sizes: list[int]) -> Subgraph:
+    # SubGraph: tensors 0, inputs 1, outputs 2, operators 3
+    tensors = tuple(_read_tensor(tensor, sizes) for tensor in table.tables(0))
+    operators = []
+    for operator in table.tables(3):
+        # Operator: opcode_index 0, inputs 1, outputs 2
+        code = operator.number(0, _U32)
+        if code >= len(names):
+            raise _DamagedError
+        operators.append(Operator(names[code], operator.numbers(1, "i"), operator.numbers(2, "i")))
+    subgraph = Subgraph(tensors, tuple(operators), table.numbers(1, "i"), table.numbers(2, "i"))
+    ends = [(subgraph.inputs, 0), (subgraph.outputs, 0)]
+    for indices, lowest in ends + [(op.inputs, -1) for op in operators] + [(op.outputs, 0) for op in operators]:
+        if any(not lowest <= index < len(tensors) for index in indices):
+            raise _DamagedError
+    return subgraph
+
+
+def _read_tensor(table: _Table, sizes: list[int]) -> Tensor:
+    # Tensor: shape 0, type 1, buffer 2, name 3, quantization 4 (QuantizationParameters: scale 2, zero_point 3)
+    code, buffer = table.number(1, _U8), table.number(2, _U32)
+    if code >= len(TENSOR_TYPES) or buffer >= len(sizes):
+        raise _DamagedError
+    quantization = table.table(4)
+    return Tensor(
+        name=table.text(3),
+        type=TENSOR_TYPES[code],
+        shape=table.numbers(0, "i"),
+        scale=quantization.floats(2) if quantization else (),
+        zero_point=quantization.numbers(3, "q") if quantization else (),
+        constant_bytes=sizes[buffer],
+    )
+
+
+def _metadata_entries(reader: _Reader, model: _Table, only: str | None = None) -> dict[str, bytes]:
+    # Metadata: name 0, buffer 1
+    start, count = model.vector(4, 4)
+    entries = {}
+    for entry in model.tables(6):
+        name, buffer = entry.text(0), entry.number(1, _U32)
+        if buffer >= count:
+            raise _DamagedError
+        if only in (None, name):
+            entries[name] = _Table(reader, reader.follow(start + 4 * buffer)).raw(0)
+    return entries
+
+
+def _read_metadata(model: _Table) -> TfliteMetadata:
+    # ModelMetadata: subgraph_metadata 3; SubGraphMetadata: input_tensor_metadata 2, output_tensor_metadata 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    files: list[tuple[bool, str]] = []
+    for subgraph in model.tables(3)[:1]:
+        for tensor in subgraph.tables(2)[:1]:
+            # TensorMetadata: process_units 4, associated_files 6; ProcessUnit: options_type 0, options 1
+            for unit in tensor.tables(4):
+                options = unit.table(1)
+                if unit.number(0, _U8) == _NORMALIZATION and options is not None:
+                    mean, std = options.floats(0), options.floats(1)
+        for tensor in subgraph.tables(3)[:1]:
+            # AssociatedFile: name 0, type 2, locale 3
+            files += [
+                (bool(file.text(3)), file.text(0)) for file in tensor.tables(6) if file.number(2, _I8) == _AXIS_LABELS
+            ]
+    return TfliteMetadata(mean, std, tuple(name for _, name in sorted(files, key=lambda item: item[0])))

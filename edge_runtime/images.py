@@ -1,0 +1,118 @@
+"""Opens an image file that may be anything: allow-listed formats, a pixel limit, one clear error each."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edgeall.edge_runtime.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 64_000_000
+"""Above any microscope camera in use, below what would exhaust a 1 GB board once decoded to RGB."""
+
+_SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
+
+
+def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Decode ``path`` as 8-bit RGB, upright.
+
+    EXIF orientation is applied; grey, palette and CMYK are converted; transparency is laid over white,
+    the colour of an empty brightfield; 16-bit grey is scaled to 8.
+
+    Args:
+        path: an image file in one of `FORMATS`.
+
+    Returns:
+        A fully decoded image of mode ``RGB``.
+
+    Raises:
+        ImageError: missing, empty, truncated, not an image, a format outside the list, several frames,
+            or more than `MAX_PIXELS` pixels.
+    """
+    name = os.fspath(path)
+    try:
+        if os.path.getsize(name) == 0:
+            raise ImageError(f"{name}: the file is empty", hint="copy the image again or remove the file")
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if missing else f"can't be read ({error.strerror})"
+        raise ImageError(f"{name}: {reason}", hint="check the path") from error
+    return _open(name, name)
+
+
+def decode_rgb(data: bytes, name: str) -> Image.Image:
+    """`open_rgb` for an image file that is already in memory; ``name`` is how an error calls it."""
+    return _open(io.BytesIO(data), name)
+
+
+def find_images(root: Path) -> Iterator[Path]:
+    """All files below ``root`` whose suffix is an image's, sorted, hidden ones left out."""
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(root)):
+            yield path
+
+
+def _open(source: str | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half of its own bomb limit; ours is lower and is checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source, formats=FORMATS) as image:
+                return _decode(image, name)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: not an image in one of the formats {', '.join(FORMATS)}",
+            hint="convert it to PNG or JPEG, or remove the file",
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(name) from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory to decode it", hint="use a smaller image") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise ImageError(
+            f"{name}: truncated or damaged ({_first_line(error)})", hint="copy the image again or remove the file"
+        ) from error
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ImageError(f"{name}: has {frames} frames or pages", hint="save the one to be classified as PNG")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode in _SIXTEEN_BIT:
+        return image.point(lambda value: value / 257.0, "L").convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise ImageError(f"{name}: {image.mode}-mode pixels have no agreed range", hint="save it as 8-bit PNG")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _too_large(name: str) -> ImageError:
+    return ImageError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels", hint="crop or downscale it first")
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

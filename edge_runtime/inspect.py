@@ -1,0 +1,85 @@
+"""Everything a model file says about itself, and whether it is true."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime.bundle import Bundle, open_bundle
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.flatbuffer import METADATA, Tensor
+from edgeall.edge_runtime.golden import check_golden
+
+
+def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Open, check and describe a packed or foreign model.
+
+    Returns:
+        path, file_bytes, flatbuffer_bytes, weights_bytes (constant data of all tensors);
+        packed: whether it is one of ours;
+        manifest: ``edgeall.json`` as it is, None for a foreign model;
+        labels, normalization (``[mean, std]``): None where the file doesn't say;
+        digest_ok: True (a wrong one raises), None for a foreign model, which has none;
+        golden_ok: whether every golden image gives here what it gave where the model was packed; None without;
+        golden: name, pixels_ok, ok, difference, tolerance, unit of each;
+        input, output: name, type, shape, scale, zero_point;
+        operators, tensor_types: name to count; float_tensors: how many of them hold floats;
+        tflite_metadata: whether it has some; model_card: Markdown or None; runtime.
+
+    Raises:
+        BundleError: as `open_bundle` and `Classifier.open` do.
+    """
+    bundle = open_bundle(path)
+    graph = bundle.graph
+    types = graph.tensor_types()
+    golden = _golden(bundle)
+    return {
+        "path": bundle.path,
+        "file_bytes": bundle.file_bytes,
+        "flatbuffer_bytes": len(bundle.flatbuffer),
+        "weights_bytes": sum(tensor.constant_bytes for subgraph in graph.subgraphs for tensor in subgraph.tensors),
+        "packed": bundle.manifest is not None,
+        "manifest": json.loads(bundle.manifest.to_json()) if bundle.manifest else None,
+        "labels": list(bundle.labels) if bundle.labels is not None else None,
+        "normalization": list(bundle.normalization) if bundle.normalization is not None else None,
+        "digest_ok": True if bundle.manifest else None,
+        "golden_ok": all(result["ok"] for result in golden) if golden else None,
+        "golden": golden,
+        "input": [_tensor(graph.main.tensors[index]) for index in graph.main.inputs],
+        "output": [_tensor(graph.main.tensors[index]) for index in graph.main.outputs],
+        "operators": graph.op_counts(),
+        "tensor_types": types,
+        "float_tensors": sum(count for name, count in types.items() if "FLOAT" in name),
+        "tflite_metadata": METADATA in graph.metadata,
+        "model_card": bundle.model_card,
+        "runtime": interpreter.runtime_version(),
+    }
+
+
+def _golden(bundle: Bundle) -> list[dict[str, Any]]:
+    if bundle.manifest is None:
+        return []
+    classifier = Classifier.open(bundle.path, threads=1)
+    return [
+        {
+            "name": result.name,
+            "ok": result.ok,
+            "pixels_ok": result.pixels_ok,
+            "difference": result.difference,
+            "tolerance": result.tolerance,
+            "unit": result.unit,
+        }
+        for result in check_golden(classifier)
+    ]
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "type": tensor.type,
+        "shape": list(tensor.shape),
+        "scale": tensor.scale[0] if tensor.scale else None,
+        "zero_point": tensor.zero_point[0] if tensor.zero_point else None,
+    }

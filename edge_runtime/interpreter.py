@@ -1,0 +1,121 @@
+"""The one door to the TFLite interpreter: LiteRT where it exists, else tflite-runtime (32-bit Arm)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime.errors import BundleError, EdgeallError
+
+RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+"""Packages with an ``interpreter`` module, the preferred one first."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """The model's input or output.
+
+    Attributes:
+        index: the interpreter's number for it.
+        shape: with the batch dimension.
+        dtype: uint8, int8, float32, ...
+        scale: of the quantization; 0.0 when there is none.
+        zero_point: see `scale`.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: float
+    zero_point: int
+
+
+class Model:
+    """An allocated interpreter for one input, one output and a batch of one. Not safe to share between threads."""
+
+    def __init__(self, interpreter: Any, runtime: str, name: str) -> None:
+        self._interpreter = interpreter
+        self.runtime = runtime
+        self.name = name
+        self.input = _only(interpreter.get_input_details(), "input")
+        self.output = _only(interpreter.get_output_details(), "output")
+
+    def invoke(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Run one batch of the input's shape and dtype; returns a copy of the raw output.
+
+        Raises:
+            BundleError: the interpreter fails on it.
+        """
+        self._interpreter.set_tensor(self.input.index, batch)
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise _refused(self.name, error) from error
+        output: NDArray[Any] = self._interpreter.get_tensor(self.output.index)
+        return output
+
+
+def load(flatbuffer: bytes, threads: int, name: str) -> Model:
+    """Build an interpreter and allocate its tensors.
+
+    Args:
+        flatbuffer: a whole model; not copied.
+        threads: for the kernels, at least 1.
+        name: how an error calls the file.
+
+    Raises:
+        EdgeallError: no interpreter is installed.
+        BundleError: the interpreter refuses the model, or it has several inputs or outputs.
+    """
+    package = runtime_package()
+    interpreter_class = importlib.import_module(f"{package}.interpreter").Interpreter
+    try:
+        interpreter = interpreter_class(model_content=flatbuffer, num_threads=threads)
+        interpreter.allocate_tensors()
+        return Model(interpreter, package, name)
+    except (ValueError, RuntimeError) as error:
+        raise _refused(name, error) from error
+
+
+def runtime_package() -> str:
+    """Name of the installed interpreter package. Raises EdgeallError when there is none."""
+    for package in RUNTIMES:
+        try:
+            importlib.import_module(f"{package}.interpreter")
+        except ImportError:
+            continue
+        return package
+    raise EdgeallError(
+        "no TFLite interpreter is installed",
+        hint="pip install ai-edge-litert (on 32-bit Arm: pip install tflite-runtime 'numpy<2')",
+    )
+
+
+def runtime_version() -> str:
+    """Package and version of the interpreter, e.g. ``ai-edge-litert 2.3.0``."""
+    distribution = runtime_package().replace("_", "-")
+    return f"{distribution} {importlib.metadata.version(distribution)}"
+
+
+def _refused(name: str, error: Exception) -> BundleError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return BundleError(f"{name}: the interpreter refuses the model ({reason})")
+
+
+def _only(details: list[dict[str, Any]], what: str) -> TensorInfo:
+    if len(details) != 1:
+        raise ValueError(f"it has {len(details)} {what}s, a classifier has one")
+    detail = details[0]
+    scale, zero_point = detail["quantization"]
+    return TensorInfo(
+        index=detail["index"],
+        shape=tuple(int(size) for size in detail["shape"]),
+        dtype=np.dtype(detail["dtype"]),
+        scale=float(scale),
+        zero_point=int(zero_point),
+    )

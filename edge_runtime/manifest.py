@@ -1,0 +1,184 @@
+"""``edgeall.json``: what a packed model says about itself, and the only code that reads or writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeall.edge_runtime.errors import BundleError
+from edgeall.edge_runtime.preprocess import InputSpec
+
+SCHEMA = 1
+"""Major version. Fields may be added within it; a reader refuses any other."""
+UNITS = ("field", "cell")
+
+_FIRST = (
+    *("schema", "name", "created", "task", "unit", "labels", "positive_labels", "input"),
+    *("flatbuffer_sha256", "flatbuffer_bytes"),
+)
+RESEARCH_USE = "research use only, not a diagnosis"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One packed model.
+
+    Attributes:
+        name: of the model, for people.
+        created: UTC, ISO 8601 (``2026-11-21T10:00:00Z``).
+        unit: what one image shows, ``field`` or ``cell``.
+        labels: one per output, in order.
+        positive_labels: those that count as disease; empty where the data have no healthy class.
+        input: the preprocessing contract.
+        quantization: scheme and what it cost.
+        training: backbone, data and split digests, seed, versions.
+        metrics: of one split, which it names.
+        calibration: empty when uncalibrated.
+        decision: thresholds, e.g. ``review_below``.
+        golden: where the golden images come from.
+        intended_use: one sentence.
+        flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.pack`.
+        flatbuffer_bytes: its length, which is where the archive begins.
+        task: ``classification``.
+        schema: see `SCHEMA`.
+    """
+
+    name: str
+    created: str
+    unit: str
+    labels: tuple[str, ...]
+    positive_labels: tuple[str, ...]
+    input: InputSpec
+    quantization: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    calibration: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    golden: dict[str, Any] = field(default_factory=dict)
+    intended_use: str = RESEARCH_USE
+    flatbuffer_sha256: str = ""
+    flatbuffer_bytes: int = 0
+    task: str = "classification"
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The text of ``edgeall.json``, readable by people. Raises ValueError for values JSON has no word for."""
+        values = dataclasses.asdict(self)
+        ordered = {key: values.pop(key) for key in _FIRST} | values
+        return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse_manifest(text: str | bytes, name: str) -> Manifest:
+    """Read ``edgeall.json``. Fields that this version doesn't know are left aside.
+
+    Args:
+        text: the file's content.
+        name: how an error calls the bundle.
+
+    Raises:
+        BundleError: not JSON, another major schema, a field missing or of the wrong type.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad(name, "it is not JSON") from error
+    if not isinstance(values, dict):
+        raise _bad(name, "it is not a JSON object")
+    schema = _take(values, "schema", int, name)
+    if schema != SCHEMA:
+        raise BundleError(
+            f"{name}: manifest schema {schema} is unknown, this version reads {SCHEMA}",
+            hint="update edgeall on this device" if schema > SCHEMA else "pack the model again with `edgeall quantize`",
+        )
+    manifest = Manifest(
+        schema=schema,
+        name=_take(values, "name", str, name),
+        created=_take(values, "created", str, name),
+        task=_choice(values, "task", ("classification",), name),
+        unit=_choice(values, "unit", UNITS, name),
+        labels=_texts(values, "labels", name),
+        positive_labels=_texts(values, "positive_labels", name),
+        input=_input(_take(values, "input", dict, name), name),
+        flatbuffer_sha256=_take(values, "flatbuffer_sha256", str, name),
+        flatbuffer_bytes=_take(values, "flatbuffer_bytes", int, name),
+        intended_use=_take(values, "intended_use", str, name),
+        **{
+            key: _take(values, key, dict, name)
+            for key in ("quantization", "training", "metrics", "calibration", "decision", "golden")
+        },
+    )
+    check_manifest(manifest, name)
+    return manifest
+
+
+def check_manifest(manifest: Manifest, name: str) -> None:
+    """What types can't say: at least two distinct labels, positive ones among them, a threshold in 0..1.
+
+    Raises:
+        BundleError: names the field.
+    """
+    labels = manifest.labels
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise _bad(name, "`labels` must hold two or more different ones")
+    if any(not label or label != label.strip() or len(label.splitlines()) > 1 for label in labels):
+        raise _bad(name, "`labels` holds an empty one, a line break or blanks around one")
+    if not set(manifest.positive_labels) <= set(labels):
+        raise _bad(name, "`positive_labels` names one that `labels` does not")
+    threshold = manifest.decision.get("review_below", 0.0)
+    if not _is_number(threshold) or not 0 <= threshold <= 1:
+        raise _bad(name, "`decision.review_below` must be a number from 0 to 1")
+
+
+def _input(values: dict[str, Any], name: str) -> InputSpec:
+    for key in ("mean", "std"):
+        if not _is_number(values.get(key)):
+            raise _bad(name, f"`input.{key}` must be a number")
+    try:
+        return InputSpec(
+            height=_take(values, "height", int, name, "input."),
+            width=_take(values, "width", int, name, "input."),
+            fit=_take(values, "fit", str, name, "input."),
+            color=_take(values, "color", str, name, "input."),
+            resize=_take(values, "resize", str, name, "input."),
+            mean=float(values["mean"]),
+            std=float(values["std"]),
+        )
+    except BundleError as error:
+        raise error if error.message.startswith(name) else BundleError(f"{name}: {error.message}", error.hint) from None
+
+
+def _take(values: dict[str, Any], key: str, kind: type, name: str, prefix: str = "") -> Any:
+    if key not in values:
+        raise _bad(name, f"`{prefix}{key}` is missing")
+    value = values[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _bad(name, f"`{prefix}{key}` must be {_KINDS[kind]}, not {json.dumps(value)[:40]}")
+    return value
+
+
+def _choice(values: dict[str, Any], key: str, allowed: tuple[str, ...], name: str) -> str:
+    value: str = _take(values, key, str, name)
+    if value not in allowed:
+        raise _bad(name, f"`{key}` must be {' or '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _texts(values: dict[str, Any], key: str, name: str) -> tuple[str, ...]:
+    items = _take(values, key, list, name)
+    if not all(isinstance(item, str) for item in items):
+        raise _bad(name, f"`{key}` must be a list of texts")
+    return tuple(items)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _bad(name: str, what: str) -> BundleError:
+    return BundleError(f"{name}: edgeall.json: {what}", hint="pack the model again with `edgeall quantize`")
+
+
+_KINDS = {int: "a whole number", str: "a text", dict: "an object", list: "a list"}

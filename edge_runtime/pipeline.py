@@ -1,0 +1,106 @@
+"""Files and folders in, one decision per image out, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import DataError, ImageError
+from edgeall.edge_runtime.images import find_images
+from edgeall.edge_runtime.preprocess import load_input
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image, or why it says nothing.
+
+    Attributes:
+        image: path as found.
+        label: the most probable one; empty when there is an error.
+        probability: of `label`, 0..1.
+        probabilities: of every label.
+        review: `probability` is below the manifest's ``decision.review_below``: somebody should look.
+        error: None, or what is wrong with the image; then the other fields say nothing.
+    """
+
+    image: str
+    label: str = ""
+    probability: float = 0.0
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    review: bool = False
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of one line of ``edgeall run --json``."""
+        if self.error is not None:
+            return {"image": self.image, "error": self.error}
+        return {
+            "image": self.image,
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": dict(self.probabilities),
+            "review": self.review,
+        }
+
+
+def expand(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
+    """Every image that ``paths`` mean: files as they are, whatever their suffix; folders' images, sorted.
+
+    All paths are looked at before the first image is given.
+
+    Raises:
+        DataError: a path doesn't exist, or a folder holds no image.
+    """
+    sources: list[Iterator[str]] = []
+    for given in paths:
+        path = Path(given)
+        if not path.is_dir():
+            if not path.exists():
+                raise DataError(f"{path}: no such file or folder", hint="check the path")
+            sources.append(iter([str(path)]))
+            continue
+        images = (str(image) for image in find_images(path))
+        first = next(images, None)
+        if first is None:
+            raise DataError(f"{path}: no image in this folder", hint="give a folder with JPEG, PNG, BMP, TIFF or WebP")
+        sources += [iter([first]), images]
+    return (image for source in sources for image in source)
+
+
+def classify(classifier: Classifier, paths: Iterable[str | os.PathLike[str]]) -> Iterator[Prediction]:
+    """Classify every image of `expand(paths)`, one at a time.
+
+    A bad image gives a `Prediction` with an error, and the rest goes on.
+
+    Raises:
+        DataError: as `expand` does, before the first image.
+    """
+    images = expand(paths)
+    return (classify_one(classifier, image) for image in images)
+
+
+def classify_one(classifier: Classifier, image: str) -> Prediction:
+    """Classify one image file; a bad one gives a `Prediction` with an error."""
+    try:
+        pixels = load_input(image, classifier.input)
+    except ImageError as error:
+        return Prediction(image, error=error.message)
+    probabilities = classifier.predict(pixels)
+    best = int(probabilities.argmax())
+    probability = float(probabilities[best])
+    return Prediction(
+        image=image,
+        label=classifier.labels[best],
+        probability=probability,
+        probabilities=dict(zip(classifier.labels, map(float, probabilities), strict=True)),
+        review=probability < _review_below(classifier),
+    )
+
+
+def _review_below(classifier: Classifier) -> float:
+    manifest = classifier.bundle.manifest if classifier.bundle else None
+    return float(manifest.decision.get("review_below", 0.0)) if manifest else 0.0

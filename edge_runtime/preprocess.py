@@ -1,0 +1,85 @@
+"""The only code that turns an image into a model's input. Training, optimization and the device all call it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeall.edge_runtime.errors import BundleError
+from edgeall.edge_runtime.images import open_rgb
+
+FITS = ("stretch", "center-crop")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's input is, in the words of the manifest.
+
+    Attributes:
+        height: pixels.
+        width: pixels.
+        fit: ``stretch`` resizes to the shape whatever the aspect; ``center-crop`` first cuts the largest
+            centred window of the model's aspect.
+        mean: the float network sees ``(pixel - mean) / std``.
+        std: see ``mean``.
+        color: channel order; ``RGB`` alone exists.
+        resize: Pillow's antialiased ``bilinear`` alone exists.
+    """
+
+    height: int
+    width: int
+    fit: str = "stretch"
+    mean: float = 127.5
+    std: float = 127.5
+    color: str = "RGB"
+    resize: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.color != "RGB" or self.resize != "bilinear" or self.fit not in FITS:
+            raise BundleError(
+                f"input contract color={self.color} resize={self.resize} fit={self.fit} is not one this version knows",
+                hint="update edgeall on this device",
+            )
+        if not (0 < self.height <= 4096 and 0 < self.width <= 4096 and self.std > 0):
+            raise BundleError(f"input contract {self.width}x{self.height}, std {self.std} makes no sense")
+
+
+def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """Fit and resize a decoded RGB image.
+
+    Args:
+        image: mode ``RGB``, any size.
+        spec: the model's input contract.
+
+    Returns:
+        uint8 array of shape ``(height, width, 3)``, RGB, 0..255. No normalization: full-integer models
+        take these bytes as they are.
+    """
+    size = (spec.width, spec.height)
+    box = _center_box(image.size, size) if spec.fit == "center-crop" else None
+    if image.size != size or box is not None:
+        # `box` crops inside the resampling filter, so no second copy of a large frame is made.
+        image = image.resize(size, Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def load_input(path: str | os.PathLike[str], spec: InputSpec) -> NDArray[np.uint8]:
+    """`open_rgb` and `preprocess` in one step. Raises `ImageError` as the former does."""
+    return preprocess(open_rgb(path), spec)
+
+
+def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+    """The float network's input, ``(pixel - mean) / std``, same shape, float32."""
+    return (pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+
+
+def _center_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
+    width, height = size
+    scale = min(width / target[0], height / target[1])
+    crop_w, crop_h = target[0] * scale, target[1] * scale
+    left, top = (width - crop_w) / 2, (height - crop_h) / 2
+    return (left, top, left + crop_w, top + crop_h)

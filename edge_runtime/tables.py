@@ -1,0 +1,296 @@
+"""What commands print for people, as plain aligned text: it pipes, greps and costs no import."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeall.edge_runtime.pipeline import Prediction
+
+
+MAX_LABEL_COLUMNS = 24
+"""ImageNet has a label of 112 characters."""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Aligned columns under a rule: the first, a name, on the left, the others, figures, on the right."""
+    texts = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+
+    return "\n".join([line(columns), "  ".join("─" * width for width in widths), *map(line, texts)])
+
+
+def record(facts: Mapping[str, object]) -> str:
+    """One ``name  value`` line each."""
+    width = max(map(len, facts), default=0)
+    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in facts.items())
+
+
+def percent(fraction: float | None) -> str | None:
+    """``99.22 %``."""
+    return None if fraction is None else f"{fraction * 100:.2f} %"
+
+
+def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], form: str) -> Iterator[str]:
+    """One line for each prediction, as it comes.
+
+    Args:
+        predictions: see `edgeall.edge_runtime.pipeline.classify`.
+        labels: the model's.
+        form: ``table``, ``json`` (an object a line) or ``csv`` (with a header).
+    """
+    if form == "json":
+        for prediction in predictions:
+            yield json.dumps(prediction.as_json())
+    elif form == "csv":
+        yield _csv_line(["image", "label", "probability", "review", "error", *(f"p_{label}" for label in labels)])
+        for p in predictions:
+            values = [p.probabilities.get(label, "") for label in labels]
+            if p.error is not None:
+                yield _csv_line([p.image, "", "", "", p.error, *values])
+            else:
+                yield _csv_line([p.image, p.label, p.probability, "yes" if p.review else "no", "", *values])
+    else:
+        width = min(max(map(len, labels), default=0), MAX_LABEL_COLUMNS)
+        for p in predictions:
+            if p.error is not None:
+                yield f"{'error'.ljust(width)}  {'':8}  {'':6}  {_plain(p.error)}"
+            else:
+                review = "review" if p.review else ""
+                yield f"{p.label.ljust(width)}  {p.probability * 100:6.2f} %  {review:6}  {_plain(p.image)}"
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """The figures of `edgeall.train.metrics.compute_metrics`."""
+    low, high = metrics["accuracy_ci95"]
+    facts = {
+        "images": f"{metrics['images']:,} ({metrics['split']}, {_split(metrics['split_level'])})",
+        "accuracy": f"{percent(metrics['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, "
+        f"by {metrics['ci_unit']})",
+        "macro F1": f"{metrics['macro_f1']:.4f}",
+        "log loss": f"{metrics['log_loss']:.4f}",
+        "calibration error": f"{metrics['ece']:.4f}",
+    }
+    if metrics["positive_labels"]:
+        against = f"({', '.join(metrics['positive_labels'])} against the rest)"
+        facts |= {
+            f"sensitivity {against}": percent(metrics["sensitivity"]) or "",
+            f"specificity {against}": percent(metrics["specificity"]) or "",
+        }
+    labels = metrics["labels"]
+    classes = [
+        [label, percent(row["precision"]), percent(row["recall"]), f"{row['f1']:.4f}", row["support"]]
+        for label, row in ((label, metrics["per_class"][label]) for label in labels)
+    ]
+    confusion = [[label, *row] for label, row in zip(labels, metrics["confusion"], strict=True)]
+    return "\n\n".join(
+        [
+            record(facts),
+            table(["class", "precision", "recall", "F1", "images"], classes),
+            table(["true \\ predicted", *labels], confusion),
+        ]
+    )
+
+
+def quantize_text(summary: Mapping[str, Any]) -> str:
+    """The summary of `edgeall.optimize.quantize.quantize`."""
+    facts = {
+        "file": f"{summary['out']}, {summary['file_bytes']:,} bytes, of which flatbuffer "
+        f"{summary['flatbuffer_bytes']:,} (float32: {summary['float_flatbuffer_bytes']:,})",
+        "scheme": summary["scheme"],
+        "test images": f"{summary['test_images']:,} ({_split(summary['split_level'])})",
+        "accuracy": f"{percent(summary['accuracy'])}, Keras float32 {percent(summary['float_accuracy'])}, "
+        f"drop {summary['drop_points']:.2f} points",
+        "agreement with Keras": f"{percent(summary['agreement'])}, largest difference of a probability "
+        f"{summary['max_abs_difference']:.2g}",
+        "float32 TFLite with Keras": f"{percent(summary['tflite_float']['agreement'])}, "
+        f"{summary['tflite_float']['max_abs_difference']:.2g}",
+    }
+    classes = [
+        [label, percent(row["reference_recall"]), percent(row["recall"]), row["support"]]
+        for label, row in summary["per_class"].items()
+    ]
+    return f"{record(facts)}\n\n{table(['class', 'float32 recall', 'recall', 'images'], classes)}"
+
+
+def demo_text(result: Mapping[str, Any]) -> str:
+    """The closing table of `edgeall.optimize.demo.demo`, and where things lie."""
+    rows = [
+        [
+            row["scheme"],
+            f"{row['file_bytes'] / 1e6:.2f} MB",
+            percent(row["accuracy"]),
+            f"{row['drop_points']:.2f} points",
+            f"{row['p50_ms']:.2f} ms",
+            f"{row['end_to_end_p50_ms']:.2f} ms",
+        ]
+        for row in result["rows"]
+    ]
+    facts = {
+        "images": f"SYNTHETIC; {result['test_images']:,} test images, {_split(result['split_level'])}",
+        "Keras float32": percent(result["float_accuracy"]),
+        "model": result["model"],
+        "report": result["report"],
+    }
+    return f"{table(['scheme', 'size', 'accuracy', 'drop', 'p50 model', 'p50 image'], rows)}\n\n{record(facts)}"
+
+
+def bench_text(result: Mapping[str, Any]) -> str:
+    """The figures of `edgeall.edge_runtime.bench.bench`."""
+    device = result["device"]
+    facts = {
+        "device": ", ".join(str(device[key]) for key in ("cpu", "os", "runtime") if device.get(key)),
+        "threads": str(result["threads"]),
+        "load": f"{result['load_ms']:.1f} ms",
+        "first image": f"{result['first_ms']:.1f} ms",
+        "throughput": f"{result['images_per_s']:.1f} images/s",
+        "peak memory": f"{result['peak_rss_bytes'] / 1e6:.1f} MB",
+        "accuracy": percent(result["accuracy"]) or "unknown (no labelled images)",
+    }
+    stages = [
+        [name, *(f"{times[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))]
+        for name, times in result["stages"].items()
+    ]
+    return f"{record(facts)}\n\n{table(['stage', 'p50 ms', 'p90 ms', 'p99 ms'], stages)}"
+
+
+def inspect_text(facts: Mapping[str, Any]) -> str:
+    """What `edgeall.edge_runtime.inspect.inspect_model` found."""
+    manifest = facts["manifest"] or {}
+    labels = facts["labels"]
+    rows: dict[str, object] = {
+        "file": f"{facts['path']}, {facts['file_bytes']:,} bytes",
+        "flatbuffer": f"{facts['flatbuffer_bytes']:,} bytes, of which weights {facts['weights_bytes']:,}",
+        "packed by edgeall": "yes" if facts["packed"] else "no: a foreign model, without digest and golden images",
+    }
+    if manifest:
+        rows |= {
+            "name": f"{manifest['name']}, created {manifest['created']}",
+            "digest": "matches",
+            "golden images": _golden_verdict(facts),
+            "quantization": manifest["quantization"],
+            "trained": manifest["training"],
+            "metrics": {key: value for key, value in manifest["metrics"].items() if _is_short(value)},
+            "positive labels": manifest["positive_labels"] or "none known",
+            "calibration": manifest["calibration"] or "none",
+            "decision": manifest["decision"] or "the most probable label",
+            "fit": manifest["input"]["fit"],
+        }
+    rows |= {
+        "labels": "not in the file" if labels is None else labels if len(labels) <= 20 else f"{len(labels):,}",
+        "normalization": "not in the file" if facts["normalization"] is None else _normalization(facts),
+        "input": "; ".join(map(_tensor, facts["input"])),
+        "output": "; ".join(map(_tensor, facts["output"])),
+        "TFLite metadata": "yes" if facts["tflite_metadata"] else "no",
+        "tensors": facts["tensor_types"],
+        "operators": facts["operators"],
+        "runtime": facts["runtime"],
+        "intended use": manifest.get("intended_use"),
+    }
+    return record(rows)
+
+
+def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
+    """What `edgeall.train.listing.list_data` found; of problems and conflicts the first ``most``."""
+    sizes = list(facts["sizes"].items())
+    shown = ", ".join(f"{size} ({count:,})" for size, count in sizes[:5])
+    counts = {
+        "root": facts["root"],
+        "layout": f"{facts['layout']}, one image is a {facts['unit']}",
+        "images": facts["images"],
+        "subjects": "unknown" if facts["subjects"] is None else facts["subjects"],
+        "sizes": shown + (f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""),
+        "positive classes": facts["positive_labels"] or "none known",
+        "exact duplicates": facts["exact_duplicates"],
+        "near duplicates": facts["near_duplicates"],
+        "skipped": len(facts["problems"]),
+    }
+    parts = [
+        record(counts),
+        table(
+            ["class", "images", "subjects"],
+            [[label, row["images"], row["subjects"]] for label, row in facts["labels"].items()],
+        ),
+    ]
+    if facts["conflicts"]:
+        parts.append(_some("duplicates with different labels:", [" = ".join(g) for g in facts["conflicts"]], most))
+    if facts["problems"]:
+        parts.append(_some("skipped:", [f"{p['path']}: {p['reason']}" for p in facts["problems"]], most))
+    return "\n\n".join(parts)
+
+
+_SPLITS = {
+    "subject": "subject-level split",
+    "block": "block-level split",
+    "image": "image-level split: optimistic",
+    "none": "no split known",
+}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _split(level: str) -> str:
+    return _SPLITS.get(level, level)
+
+
+def _golden_verdict(facts: Mapping[str, Any]) -> str:
+    results = facts["golden"]
+    if not results:
+        return "none"
+    worst = max(results, key=lambda result: result["difference"])
+    source = facts["manifest"]["golden"].get("source", "unknown")
+    pixels = "" if all(result["pixels_ok"] for result in results) else ", PREPROCESSING DIFFERS"
+    verdict = "as packed" if facts["golden_ok"] else "NOT as packed"
+    return (
+        f"{len(results)} {verdict}, largest difference {worst['difference']:g} {worst['unit']} "
+        f"(allowed {worst['tolerance']:g}){pixels}; from: {source}"
+    )
+
+
+def _normalization(facts: Mapping[str, Any]) -> str:
+    mean, std = facts["normalization"]
+    return f"(pixel - {mean:g}) / {std:g}"
+
+
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    shape = "x".join(map(str, tensor["shape"]))
+    if tensor["scale"] is None:
+        return f"{tensor['type']} {shape}"
+    return f"{tensor['type']} {shape}, (unit - {tensor['zero_point']}) * {tensor['scale']:.8g}"
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, (str, int, float)) or value is None
+
+
+def _some(title: str, lines: Sequence[str], most: int) -> str:
+    rest = [f"  and {len(lines) - most} more (--json has all)"] if len(lines) > most else []
+    return "\n".join([title, *(f"  {line}" for line in lines[:most]), *rest])
+
+
+def _plain(text: str) -> str:
+    """One line, whatever a file's name holds: line breaks, terminal escapes and undecodable bytes are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The backbones: one `ModelSpec` each, looked up by name with `registry.get`."""

@@ -1,0 +1,34 @@
+"""Puts a classifier on a backbone, and takes the pair apart again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FEATURES = "features_dropout"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+
+
+def add_head(backbone: Any, classes: int, dropout: float) -> Any:
+    """One flat functional graph: backbone, dropout, dense logits, softmax.
+
+    The head is built on ``backbone.output``, never on ``backbone(inputs)``: a nested model breaks
+    quantization-aware training (model-optimization #377). Softmax stays in the graph, in float32 even under
+    mixed precision, so that the exported file gives probabilities in every TFLite tool.
+    """
+    from edgeall.models.keras_compat import keras
+
+    x = keras.layers.Dropout(dropout, name=FEATURES)(backbone.output)
+    x = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(x)
+    x = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(x)
+    return keras.Model(backbone.input, x, name=f"{backbone.name}_classifier")
+
+
+def head_of(features: int, classes: int, dropout: float) -> Any:
+    """The head alone, ``(features,)`` in, probabilities out, to be trained on cached features."""
+    from edgeall.models.keras_compat import keras
+
+    inputs = keras.layers.Input((features,))
+    x = keras.layers.Dropout(dropout, name=FEATURES)(inputs)
+    x = keras.layers.Dense(classes, name=LOGITS)(x)
+    return keras.Model(inputs, keras.layers.Softmax(name=PROBABILITIES)(x), name="head")

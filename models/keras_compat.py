@@ -1,0 +1,63 @@
+"""The only door to Keras.
+
+tfmot refuses Keras 3 (model-optimization #1119), so everything here is Keras 2 from ``tf-keras``. The switch
+``TF_USE_LEGACY_KERAS`` is read once, when TensorFlow is first imported: hence this one module, which every
+other one imports ``tf``, ``keras`` and ``tfmot`` from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
+    raise ImportError("tensorflow was imported before edgeall.models.keras_compat, with Keras 3; import edgeall first")
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep native libraries' logs off the terminal: they write to file descriptor 2, past Python.
+
+    ``TF_CPP_MIN_LOG_LEVEL``, set by the user, shows them again.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in _USERS:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as null, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+_USERS = dict(os.environ)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+with quiet():
+    import tensorflow as tf
+    import tf_keras as keras
+
+    tf.config.list_physical_devices("GPU")  # complains at length where there is none
+
+tf.get_logger().setLevel("ERROR")
+
+
+def load_tfmot() -> Any:
+    """tensorflow_model_optimization, imported on first use (it costs two seconds)."""
+    with quiet():
+        import tensorflow_model_optimization as tfmot
+    return tfmot
+
+
+__all__ = ["keras", "load_tfmot", "quiet", "tf"]

@@ -1,0 +1,35 @@
+"""MobileNetV2 (Sandler et al. 2018), from ``tf_keras.applications``, as one flat graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeall.models.registry import BuildArgs, ModelSpec, register
+
+ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+
+
+def build(args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 1280 * max(alpha, 1))`` float32."""
+    from edgeall.models.keras_compat import keras
+    from edgeall.models.weights import load_weights
+
+    def backbone(height: int, width: int, weights: str | None) -> Any:
+        return keras.applications.MobileNetV2(
+            input_shape=(height, width, 3), alpha=args.alpha, include_top=False, weights=weights, pooling="avg"
+        )
+
+    return load_weights(backbone, args, f"mobilenet_v2 alpha {args.alpha:g}")
+
+
+register(
+    ModelSpec(
+        name="mobilenet_v2",
+        build=build,
+        input_hw=(224, 224),
+        sizes=(96, 224),
+        mean=127.5,
+        std=127.5,
+        alphas=ALPHAS,
+    )
+)

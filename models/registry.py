@@ -1,0 +1,108 @@
+"""What backbones exist and what each expects."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeall.edge_runtime.errors import UsageError
+
+FAMILIES = ("mobilenet_v2", "plain")
+"""Modules of this package that register backbones when imported."""
+
+
+@dataclass(frozen=True)
+class BuildArgs:
+    """What a backbone is built from.
+
+    Attributes:
+        height: input pixels.
+        width: input pixels.
+        alpha: width multiplier; None for backbones that have none.
+        weights: ``imagenet`` (downloaded by Keras), ``none``, or the path of a ``no_top`` weights file.
+    """
+
+    height: int
+    width: int
+    alpha: float | None
+    weights: str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build one backbone and what it expects.
+
+    Attributes:
+        name: as given to ``--model``.
+        build: returns a flat functional Keras model, float input ``(height, width, 3)`` already
+            normalized with `mean` and `std`, output the pooled features ``(features,)``.
+        input_hw: the size it was designed for.
+        sizes: smallest and largest sensible input side.
+        mean: normalization, see `edgeall.edge_runtime.preprocess.InputSpec`.
+        std: normalization.
+        alphas: width multipliers it takes; empty when it has none.
+        pretrained: whether ``--weights imagenet`` exists.
+        unfreeze: how many of its layers the fine-tuning stage trains by default; None means all.
+    """
+
+    name: str
+    build: Callable[[BuildArgs], Any]
+    input_hw: tuple[int, int]
+    sizes: tuple[int, int]
+    mean: float
+    std: float
+    alphas: tuple[float, ...] = ()
+    pretrained: bool = True
+    unfreeze: int | None = None
+
+
+_REGISTRY: dict[str, ModelSpec] = {}
+
+
+def register(spec: ModelSpec) -> ModelSpec:
+    """Add a backbone. Raises ValueError on a second registration of the same name."""
+    if spec.name in _REGISTRY:
+        raise ValueError(f"backbone {spec.name!r} is registered twice")
+    _REGISTRY[spec.name] = spec
+    return spec
+
+
+def names() -> tuple[str, ...]:
+    """Every registered name, sorted."""
+    for family in FAMILIES:
+        importlib.import_module(f"edgeall.models.{family}")
+    return tuple(sorted(_REGISTRY))
+
+
+def get(name: str) -> ModelSpec:
+    """The spec of ``name``. Raises UsageError that lists what exists and the nearest name."""
+    known = names()
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(f"no backbone called {name!r}", hint=f"{hint}there are: {', '.join(known)}")
+
+
+def check_args(spec: ModelSpec, args: BuildArgs) -> None:
+    """Refuse what can't be built, before any work starts.
+
+    Raises:
+        UsageError: an alpha the backbone doesn't take, a size outside its range, weights that don't exist.
+    """
+    if spec.alphas and args.alpha not in spec.alphas:
+        listed = ", ".join(f"{alpha:g}" for alpha in spec.alphas)
+        raise UsageError(f"{spec.name} has no alpha {args.alpha}", hint=f"choose one of {listed}")
+    if not spec.alphas and args.alpha is not None:
+        raise UsageError(f"{spec.name} takes no alpha", hint="leave --alpha out")
+    low, high = spec.sizes
+    if not (low <= args.height <= high and low <= args.width <= high):
+        raise UsageError(f"{spec.name} takes inputs of {low} to {high} pixels, not {args.width}x{args.height}")
+    if args.weights == "imagenet" and not spec.pretrained:
+        raise UsageError(f"{spec.name} has no pretrained weights", hint="use --weights none")
+    if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():
+        raise UsageError(f"{args.weights}: no such weights file", hint="give imagenet, none or the path of a .h5 file")

@@ -1,0 +1,40 @@
+"""Backbone weights: downloaded by Keras, read from a file, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgeall.edge_runtime.errors import DataError
+from edgeall.models.registry import BuildArgs
+
+
+def load_weights(backbone: Callable[[int, int, str | None], Any], args: BuildArgs, what: str) -> Any:
+    """Build a backbone and fill it.
+
+    Args:
+        backbone: called as ``backbone(height, width, weights)`` with weights ``"imagenet"`` or None.
+        args: size and the ``weights`` setting.
+        what: how an error names the network.
+
+    Raises:
+        DataError: the download failed, or the file holds another network's weights.
+    """
+    if args.weights == "imagenet":
+        try:
+            return backbone(args.height, args.width, "imagenet")
+        except Exception as error:  # Keras wraps whatever urllib raises in a bare Exception
+            raise DataError(
+                f"{what}: the ImageNet weights could not be downloaded ({str(error).splitlines()[0]})",
+                hint="give a file with --weights FILE, or train from scratch with --weights none",
+            ) from error
+    model = backbone(args.height, args.width, None)
+    if args.weights != "none":
+        try:
+            model.load_weights(args.weights)
+        except (ValueError, OSError, KeyError) as error:
+            raise DataError(
+                f"{args.weights}: not the weights of {what} without its top ({str(error).splitlines()[0]})",
+                hint="check --alpha and --model against the file",
+            ) from error
+    return model

@@ -1,0 +1,118 @@
+"""The model card that travels with a model: Markdown with Hugging Face front matter."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edgeall.edge_runtime.manifest import Manifest
+
+_SPLIT_LIMITS = {
+    "subject": "The test images come from subjects the model was not trained on.",
+    "block": (
+        "The test images are blocks of neighbouring file numbers, a stand-in for slides where no subject is known."
+    ),
+    "image": "Image-level split: optimistic. Images of one subject may be on both sides of the split.",
+}
+
+
+def model_card(manifest: Manifest) -> str:
+    """Write the card from the manifest alone, so that the two can't disagree."""
+    sections = [
+        _front_matter(manifest),
+        f"# {manifest.name}",
+        f"**{manifest.intended_use[:1].upper()}{manifest.intended_use[1:]}.**",
+        "## Intended use",
+        f"Classifies one image of a stained blood smear (one {manifest.unit}) as one of: "
+        + ", ".join(manifest.labels)
+        + ". "
+        + _positives(manifest)
+        + "For research and teaching. It has not been validated for any clinical use, and must not be used for one.",
+        "## Data",
+        _facts(manifest.training),
+        "## Metrics",
+        _metrics(manifest.metrics),
+        "## Quantization",
+        _facts(manifest.quantization),
+        "## Known limits",
+        _limits(manifest),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(manifest: Manifest) -> str:
+    lines = [
+        "---",
+        "library_name: edgeall",
+        "pipeline_tag: image-classification",
+        "tags:",
+        "- tflite",
+        "- microscopy",
+        "- research-use-only",
+    ]
+    accuracy = manifest.metrics.get("accuracy")
+    if isinstance(accuracy, float):
+        split = manifest.metrics.get("split", "unknown")
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(manifest.name)}",
+            "  results:",
+            "  - task:",
+            "      type: image-classification",
+            "    dataset:",
+            f"      name: {json.dumps(str(manifest.training.get('dataset_sha256', 'unknown')))}",
+            "      type: image-folder",
+            f"      split: {json.dumps(str(split))}",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {accuracy:.4f}",
+        ]
+    return "\n".join([*lines, "---"])
+
+
+def _positives(manifest: Manifest) -> str:
+    if not manifest.positive_labels:
+        return ""
+    return f"Counted as positive: {', '.join(manifest.positive_labels)}. "
+
+
+def _facts(values: dict[str, Any]) -> str:
+    rows = [(key, value) for key, value in values.items() if isinstance(value, (str, int, float))]
+    return "\n".join(f"- {key.replace('_', ' ')}: {_text(value)}" for key, value in rows) or "Nothing recorded."
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    blocks = [_facts(metrics)]
+    per_class = metrics.get("per_class")
+    if isinstance(per_class, dict) and per_class:
+        names = [name for name in ("precision", "recall", "f1", "support") if name in next(iter(per_class.values()))]
+        blocks.append(
+            "\n".join(
+                [
+                    f"| class | {' | '.join(names)} |",
+                    f"| --- |{' --- |' * len(names)}",
+                    *(
+                        f"| {label} | {' | '.join(_text(row.get(name)) for name in names)} |"
+                        for label, row in per_class.items()
+                    ),
+                ]
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def _limits(manifest: Manifest) -> str:
+    level = str(manifest.training.get("split_level", "image"))
+    limits = [
+        _SPLIT_LIMITS[level],
+        "Knows only the labels above: whatever else it is shown becomes one of them.",
+        "Another microscope, lamp, stain or camera than the training data's changes its answers; measure before use.",
+    ]
+    source = str(manifest.golden.get("source", ""))
+    if "synthetic" in source:
+        limits.append("The golden images inside the file are synthetic.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

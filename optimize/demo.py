@@ -1,0 +1,69 @@
+"""The whole road on an embedded sample set: draw smears, train, quantize three ways, measure, tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgeall.edge_runtime.bench import bench
+from edgeall.optimize.quantize import quantize
+from edgeall.train.progress import Progress
+from edgeall.train.run import TrainSettings, load_run, train
+from edgeall.train.synth import synthesize
+
+IMAGES = 960
+SEED = 7
+SCHEMES = ("float32", "ptq-int8", "qat-int8")
+
+
+def demo(out: Path, progress: Progress) -> dict[str, Any]:
+    """Run everything once, from nothing; what an earlier, interrupted call finished is kept.
+
+    Args:
+        out: folder for the images, the run and the models.
+
+    Returns:
+        ``rows`` (one per scheme: file_bytes, accuracy, drop_points, p50_ms), ``report`` and ``model`` paths,
+        the split's level and the number of test images.
+    """
+    images, run = out / "images", out / "run"
+    if not (images / "manifest.csv").exists():
+        with progress.task("drawing synthetic smears", IMAGES) as advance:
+            synthesize(images, IMAGES, SEED, on_progress=lambda done, total: advance(done, ""))
+    settings = TrainSettings(
+        data=images / "manifest.csv",
+        out=run,
+        alpha=0.35,
+        weights="none",
+        input_size=96,
+        epochs_finetune=24,
+        patience=24,
+        lr_finetune=3e-3,
+        cache_dir=out / "cache",
+    )
+    if not (run / "run.json").exists():
+        train(settings, progress)
+    facts = load_run(run)
+    rows = []
+    for scheme in SCHEMES:
+        model = run / f"{scheme}.tflite"
+        summary = quantize(run, scheme, model, force=True, cache_dir=out / "cache", progress=progress)
+        figures = bench(model, images, threads=1)
+        rows.append(
+            {
+                "scheme": scheme,
+                "file_bytes": summary["file_bytes"],
+                "accuracy": summary["accuracy"],
+                "drop_points": summary["drop_points"],
+                "p50_ms": figures["stages"]["invoke"]["p50_ms"],
+                "end_to_end_p50_ms": figures["stages"]["end_to_end"]["p50_ms"],
+            }
+        )
+    return {
+        "rows": rows,
+        "float_accuracy": facts["metrics"]["test"]["accuracy"],
+        "test_images": facts["split"]["test"],
+        "split_level": facts["split"]["level"],
+        "report": str(run / "report.html"),
+        "model": str(run / f"{SCHEMES[-1]}.tflite"),
+    }

@@ -1,0 +1,49 @@
+"""Walks a flat functional Keras model and builds another one from it, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgeall.models.keras_compat import keras
+
+
+def rebuild(model: Any, place: Callable[[Any, list[Any]], Any]) -> Any:
+    """A new functional model.
+
+    Args:
+        model: flat, one input, one output.
+        place: called for every layer in topological order as ``place(layer, tensors)`` with the tensors that
+            now stand for its inputs (for the input layer: the new input); returns the tensor that stands for
+            its output.
+    """
+    tensors: dict[str, Any] = {}
+    inputs = None
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            inputs = keras.layers.Input(layer.input_shape[0][1:], name=layer.name)
+            tensors[layer.name] = place(layer, [inputs])
+        else:
+            tensors[layer.name] = place(layer, [tensors[source.name] for source in sources(layer)])
+    return keras.Model(inputs, tensors[model.layers[-1].name], name=model.name)
+
+
+def copy_of(layer: Any, **changes: Any) -> Any:
+    """An unbuilt layer of the same configuration but for ``changes``."""
+    return type(layer).from_config({**layer.get_config(), **changes})
+
+
+def call(layer: Any, tensors: list[Any]) -> Any:
+    """Apply a layer to its one or several inputs."""
+    return layer(tensors if len(tensors) > 1 else tensors[0])
+
+
+def sources(layer: Any) -> list[Any]:
+    """The layers whose outputs this one takes."""
+    found = layer.inbound_nodes[0].inbound_layers
+    return found if isinstance(found, list) else [found]
+
+
+def targets(layer: Any) -> list[Any]:
+    """The layers that take this one's output."""
+    return [node.outbound_layer for node in layer.outbound_nodes]

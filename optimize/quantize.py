@@ -1,0 +1,247 @@
+"""A trained run to one verified, packed ``model.tflite``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
+from edgeall.edge_runtime.images import decode_rgb, open_rgb
+from edgeall.edge_runtime.manifest import Manifest
+from edgeall.edge_runtime.preprocess import InputSpec, preprocess
+from edgeall.optimize.card import model_card
+from edgeall.optimize.convert import SCHEMES, convert
+from edgeall.optimize.fold import fold_batch_normalization
+from edgeall.optimize.pack import golden_png, pack
+from edgeall.optimize.verify import compare, predict
+from edgeall.train import cache
+from edgeall.train.batches import Images, normalized, plain, shuffled
+from edgeall.train.fit import Stage, fit
+from edgeall.train.progress import Progress
+from edgeall.train.run import (
+    data_root,
+    image_folder,
+    input_spec,
+    load_model,
+    load_run,
+    load_sides,
+    load_verified_split,
+    side_metrics,
+    source_revision,
+    versions,
+)
+from edgeall.train.split import Split
+
+FOLD_TOLERANCE = 1e-4
+"""Largest difference of a probability that folding BatchNormalization may make."""
+CALIBRATION_BATCH = 32
+GOLDEN_IMAGES = 2
+
+
+def quantize(
+    run: Path,
+    scheme: str,
+    out: Path,
+    *,
+    max_drop: float | None = None,
+    epochs: int = 4,
+    learning_rate: float = 3e-5,
+    representative: int = 256,
+    data: Path | None = None,
+    force: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Convert, verify on the test side, gate and pack.
+
+    Args:
+        run: a complete run folder.
+        scheme: one of `edgeall.optimize.convert.SCHEMES`.
+        out: the file to write.
+        max_drop: percentage points of test accuracy that may be lost against Keras float32.
+        epochs: fine-tuning epochs of ``qat-int8``.
+        learning_rate: its peak.
+        representative: training images that activation ranges are measured on (integer schemes).
+        data: where the images are now, if not where the run read them.
+
+    Returns:
+        A summary: scheme, sizes, accuracies, agreement, per-class recalls.
+
+    Raises:
+        UsageError: an unknown scheme, or ``out`` exists.
+        DataError: the run is not complete, or the data is not what it was trained on.
+        GateError: more than ``max_drop`` was lost; nothing is written.
+    """
+    if scheme not in SCHEMES:
+        raise UsageError(f"no scheme called {scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
+    if out.exists() and not force:
+        raise UsageError(f"{out}: exists", hint="choose another --out, or --force to overwrite it")
+    facts = load_run(run)
+    root = data or data_root(facts)
+    split = load_verified_split(run, root)
+    spec = input_spec(facts["settings"])
+    sides = load_sides(split, root, spec, cache_dir or cache.default_cache_dir(), progress)
+    test = sides["test"]
+
+    model = load_model(run, facts)
+    folded = fold_batch_normalization(model)
+    keras_float = model.predict(plain(test, 64), verbose=0)
+    _check_folding(keras_float, folded.predict(plain(test, 64), verbose=0))
+    calibration = _stratified(sides["train"], representative, facts["settings"]["seed"])
+    progress.note(f"converting to {scheme}")
+    float32 = convert(folded, "float32", spec)
+    if scheme == "qat-int8":
+        trained = _train_quantized(run, folded, sides, calibration, facts["settings"], epochs, learning_rate, progress)
+        flatbuffer = convert(trained, scheme, spec)
+    elif scheme == "float32":
+        flatbuffer = float32
+    else:
+        flatbuffer = convert(folded, scheme, spec, (calibration.pixels[row] for row in calibration.rows))
+
+    labels = split.labels
+    candidate = Classifier.from_flatbuffer(flatbuffer, labels, spec, name=f"{scheme} model")
+    probabilities = predict(candidate, test, f"verifying {scheme}", progress)
+    cost = compare(labels, test.labels, keras_float, probabilities)
+    reference = Classifier.from_flatbuffer(float32, labels, spec, name="float32 model")
+    tflite_float = probabilities if scheme == "float32" else predict(reference, test, "verifying float32", progress)
+    conversion = compare(labels, test.labels, keras_float, tflite_float)
+    summary = {
+        "scheme": scheme,
+        "test_images": len(test),
+        "split_level": split.level,
+        "float_accuracy": cost["reference_accuracy"],
+        "accuracy": cost["accuracy"],
+        "drop_points": cost["drop_points"],
+        "agreement": cost["agreement"],
+        "max_abs_difference": cost["max_abs_difference"],
+        "tflite_float": {key: conversion[key] for key in ("agreement", "max_abs_difference")},
+        "per_class": cost["per_class"],
+        "flatbuffer_bytes": len(flatbuffer),
+        "float_flatbuffer_bytes": len(float32),
+    }
+    if max_drop is not None and cost["drop_points"] > max_drop:
+        raise GateError(
+            f"{scheme} loses {cost['drop_points']:.2f} points of test accuracy "
+            f"({100 * cost['reference_accuracy']:.2f} % to {100 * cost['accuracy']:.2f} %), "
+            f"more than --max-drop {max_drop:g}; {out} was not written",
+            hint="try --scheme qat-int8, more --epochs, or a wider gate",
+        )
+    metrics = side_metrics(
+        split, "test", test.labels, probabilities, tuple(facts["positive_labels"]), facts["settings"]["seed"]
+    )
+    manifest = _manifest(run, facts, split, spec, summary, metrics)
+    pack(flatbuffer, manifest, _golden(candidate, split, root, spec), model_card(manifest), out)
+    return {**summary, "out": str(out), "file_bytes": out.stat().st_size}
+
+
+def _check_folding(before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+    difference = float(np.abs(before - after).max())
+    if difference > FOLD_TOLERANCE:
+        raise EdgeallError(f"folding BatchNormalization changed a probability by {difference:.2g}; please report this")
+
+
+def _stratified(side: Images, count: int, seed: int) -> Images:
+    """Up to ``count`` images, as many of each class as the classes allow, in random order."""
+    generator = np.random.default_rng(seed)
+    classes = np.unique(side.labels)
+    share = -(-count // len(classes))
+    chosen = [generator.permutation(np.flatnonzero(side.labels == label))[:share] for label in classes]
+    order = generator.permutation(np.concatenate(chosen))[:count]
+    return replace(side, rows=side.rows[order], labels=side.labels[order])
+
+
+def _train_quantized(
+    run: Path,
+    folded: Any,
+    sides: dict[str, Images],
+    calibration: Images,
+    settings: dict[str, Any],
+    epochs: int,
+    learning_rate: float,
+    progress: Progress,
+) -> Any:
+    """Quantization-aware fine-tuning on the train side; survives a kill, and is kept for the next call."""
+    from edgeall.optimize.qat import for_conversion, input_range, quantization_aware
+
+    train_side, spec = sides["train"], calibration.spec
+    bounds = input_range(spec)
+    trained = quantization_aware(folded, normalized(calibration, CALIBRATION_BATCH), bounds)
+    weights = train_side.class_weights(folded.output_shape[-1]) if settings["class_weights"] else None
+    stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"])
+    key = cache.digest([asdict(stage), len(calibration), settings, (run / "run.json").read_text()])
+    fit(
+        trained.model,
+        stage,
+        lambda epoch: shuffled(
+            train_side,
+            settings["batch_size"],
+            augment=settings["augment"],
+            seed=settings["seed"] + 1,
+            epoch=epoch,
+            class_weights=weights,
+        ),
+        plain(sides["validation"], 64),
+        run / "qat" / f"{key}.npz",
+        progress,
+        tensorboard=run / "tensorboard" / "qat",
+    )
+    return for_conversion(trained, folded, bounds)
+
+
+def _golden(
+    candidate: Classifier, split: Split, root: Path, spec: InputSpec
+) -> list[tuple[str, bytes, NDArray[np.float32]]]:
+    """The first test images of different classes, made small, with what the packed model says of them."""
+    chosen = {entry.label: entry for entry in reversed(split.side("test"))}
+    golden = []
+    for label in split.labels[:GOLDEN_IMAGES]:
+        png = golden_png(open_rgb(image_folder(root) / chosen[label].path), spec)
+        pixels = preprocess(decode_rgb(png, label), spec)
+        golden.append((f"golden-{len(golden) + 1}.png", png, candidate.predict(pixels)))
+    return golden
+
+
+def _manifest(
+    run: Path, facts: dict[str, Any], split: Split, spec: InputSpec, summary: dict[str, Any], metrics: dict[str, Any]
+) -> Manifest:
+    settings, model = facts["settings"], facts["model"]
+    kept = ("accuracy_ci95", "ci_unit", "macro_f1", "ece", "log_loss", "sensitivity", "specificity", "per_class")
+    return Manifest(
+        name=run.resolve().name,
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        unit=facts["unit"],
+        labels=split.labels,
+        positive_labels=tuple(facts["positive_labels"]),
+        input=spec,
+        quantization={
+            key: summary[key] for key in ("scheme", "drop_points", "agreement", "max_abs_difference", "tflite_float")
+        },
+        training={
+            "backbone": model["name"],
+            "alpha": model["alpha"],
+            "dataset_sha256": split.dataset_sha256,
+            "split_sha256": split.sha256,
+            "split_level": split.level,
+            "images": {side: facts["split"][side] for side in ("train", "validation", "test")},
+            "seed": settings["seed"],
+            "augment": settings["augment"],
+            "versions": versions(),
+            "source_revision": source_revision(),
+        },
+        metrics={
+            "split": "test",
+            "images": metrics["images"],
+            "accuracy": metrics["accuracy"],
+            "float_accuracy": summary["float_accuracy"],
+            **{key: metrics[key] for key in kept},
+        },
+        golden={
+            "source": "synthetic images of the test split" if facts["data"]["synthetic"] else "images of the test split"
+        },
+    )

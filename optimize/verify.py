@@ -1,0 +1,67 @@
+"""What a conversion cost, measured on the test side: the same images through Keras, TFLite float and the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.train.batches import Images
+from edgeall.train.progress import Progress
+
+
+def predict(classifier: Classifier, images: Images, title: str, progress: Progress) -> NDArray[np.float32]:
+    """Probabilities ``(len(images), labels)``, one image at a time through the device's own code path."""
+    rows = []
+    with progress.task(title, len(images)) as advance:
+        for done, row in enumerate(images.rows, start=1):
+            rows.append(classifier.predict(images.pixels[row]))
+            advance(done, "")
+    return np.stack(rows)
+
+
+def compare(
+    labels: tuple[str, ...],
+    truth: NDArray[np.int64],
+    reference: NDArray[np.float32],
+    candidate: NDArray[np.float32],
+) -> dict[str, Any]:
+    """Two models on the same images.
+
+    Args:
+        labels: class names.
+        truth: class indices ``(n,)``.
+        reference: probabilities ``(n, classes)``, usually Keras float32.
+        candidate: the same of the model under test.
+
+    Returns:
+        accuracy of both, ``drop_points`` (percentage points lost; negative when gained), top-1
+        ``agreement``, largest and mean absolute difference of a probability, and the recall of both per class.
+    """
+    one, other = reference.argmax(axis=1), candidate.argmax(axis=1)
+    difference = np.abs(reference - candidate)
+    before, after = float((one == truth).mean()), float((other == truth).mean())
+    return {
+        "images": len(truth),
+        "reference_accuracy": before,
+        "accuracy": after,
+        "drop_points": 100.0 * (before - after),
+        "agreement": float((one == other).mean()),
+        "max_abs_difference": float(difference.max()),
+        "mean_abs_difference": float(difference.mean()),
+        "per_class": {
+            label: {
+                "support": int((truth == index).sum()),
+                "reference_recall": _recall(one, truth, index),
+                "recall": _recall(other, truth, index),
+            }
+            for index, label in enumerate(labels)
+        },
+    }
+
+
+def _recall(predicted: NDArray[np.int64], truth: NDArray[np.int64], index: int) -> float | None:
+    of_class = truth == index
+    return float((predicted[of_class] == index).mean()) if of_class.any() else None

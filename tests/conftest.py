@@ -1,0 +1,43 @@
+"""Fixtures for all tests. Those that make small models are in `fixtures_models`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["fixtures_models"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's top folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real images and foreign models, which is no part of the repository."""
+    folder = Path(os.environ.get("EDGEALL_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set EDGEALL_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither find what an earlier run cached, nor leave anything in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line reads EDGEALL_*; a developer's own must not decide a test."""
+    for name in [name for name in os.environ if name.startswith("EDGEALL_") and name != "EDGEALL_TEST_DATA"]:
+        monkeypatch.delenv(name)

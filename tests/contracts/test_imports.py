@@ -1,0 +1,102 @@
+"""The import rules of setup.cfg, the ban on bare names, and how little a start loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("numpy", "PIL", "rich", "ai_edge_litert", "tensorflow", "tf_keras", "sklearn", "matplotlib", "scipy")
+
+
+def lint_imports(repository: Path, code: Path) -> subprocess.CompletedProcess[str]:
+    """Check the package ``code/edgeall``, or the installed one when ``code`` holds none."""
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache", "--config", repository / "setup.cfg"]
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    return subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True)
+
+
+def ruff(repository: Path, *arguments: str | Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--config", repository / "ruff.toml", *arguments]
+    return subprocess.run(command, cwd=repository, input=text, capture_output=True, text=True)
+
+
+def top_folders(repository: Path) -> list[str]:
+    return sorted(path.parent.name for path in repository.glob("*/__init__.py"))
+
+
+@pytest.fixture
+def copied_package(repository: Path, tmp_path: Path) -> Path:
+    """A folder that holds a copy of our package, to be spoilt."""
+    package = tmp_path / "edgeall"
+    package.mkdir()
+    for name in ("__init__.py", "cli.py"):
+        shutil.copy(repository / name, package)
+    for name in top_folders(repository):
+        shutil.copytree(repository / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_import_rules_hold(repository: Path, tmp_path: Path) -> None:
+    result = lint_imports(repository, tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "rule"),
+    [
+        ("edge_runtime", "import edgeall.train", "imports run down"),
+        ("edge_runtime", "import edgeall.models.registry", "imports run down"),
+        ("models", "import edgeall.edge_runtime.images", "imports run down"),
+        ("train", "import edgeall.optimize", "imports run down"),
+        ("edge_runtime", "import sklearn", "the device needs"),
+        ("edge_runtime", "def late():\n    import tensorflow", "the device needs"),
+        ("train", "import tf_keras", "only door to"),
+        ("benchmarks", "import edgeall.train", "benchmarks import edge_runtime alone"),
+        ("edge_runtime", "import edgeall.benchmarks", "doesn't import its benchmarks"),
+    ],
+)
+def test_import_rules_fire(repository: Path, copied_package: Path, module: str, line: str, rule: str) -> None:
+    (copied_package / "edgeall" / module / "spoilt.py").write_text(line + "\n")
+    result = lint_imports(repository, copied_package)
+    broken = " ".join(result.stdout.partition("Broken contracts")[2].split())
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert rule in broken, result.stdout
+
+
+def test_no_bare_import_of_our_folders(repository: Path) -> None:
+    result = ruff(repository, "--select", "TID251", ".")
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_ban_on_bare_names_covers_every_folder(repository: Path) -> None:
+    names = ["cli", *top_folders(repository)]
+    for name in names:
+        for statement in (f"import {name}", f"from {name} import anything", f"import {name}.anything"):
+            result = ruff(
+                repository, "--select", "TID251", "--stdin-filename", "train/x.py", "-", text=statement + "\n"
+            )
+            assert "TID251" in result.stdout, statement
+    assert set(names) >= {"cli", "edge_runtime", "models", "optimize", "train", "benchmarks"}
+
+
+def test_only_init_and_cli_at_the_root(repository: Path) -> None:
+    assert sorted(path.name for path in repository.glob("*.py")) == ["__init__.py", "cli.py"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["run", "--help"], ["trian"]])
+def test_nothing_heavy_is_imported_until_a_command_runs(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from edgeall.cli import main\n"
+        "main(sys.argv[1:])\n"
+        "print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    loaded = result.stdout.rpartition("LOADED")[2].split()
+    assert "click" in loaded
+    assert not set(HEAVY) & set(loaded)

@@ -1,0 +1,76 @@
+"""The wheel holds the product and nothing else, and its install without extras is a working device."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from fixtures_models import smooth_image
+from venvs import make_venv, run
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.pipeline import classify_one
+
+NOT_SHIPPED = {"benchmarks", "tests"}
+NO_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
+"""A leftover build/lib would end up in the wheel."""
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("wheel") / "source"
+    shutil.copytree(repository, source, ignore=NO_SOURCE)
+    run([sys.executable, "-m", "build", "--wheel", "--outdir", source.parent, source])
+    (path,) = source.parent.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts of an environment with the wheel, without extras."""
+    return make_venv(tmp_path_factory.mktemp("device") / "venv", [str(wheel)]).parent
+
+
+def test_wheel_holds_every_package_and_nothing_else(repository: Path, wheel: Path) -> None:
+    tops = {path.parent for path in repository.glob("*/__init__.py")} - {repository / name for name in NOT_SHIPPED}
+    packages = {path.parent for top in tops for path in top.rglob("__init__.py")}
+    expected = {path for package in packages for path in [*package.glob("*.py"), *package.glob("templates/*")]}
+    expected |= {repository / "__init__.py", repository / "cli.py"}
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert sorted(names) == sorted(f"edgeall/{path.relative_to(repository).as_posix()}" for path in expected)
+
+
+def test_device_install_has_no_training_stack(device: Path) -> None:
+    listed = run([device / "python", "-m", "pip", "list", "--format", "json"]).stdout
+    installed = {package["name"].lower() for package in json.loads(listed)}
+    assert {"edgeall", "ai-edge-litert"} <= installed
+    assert not installed & {"tensorflow", "tf-keras", "tf_keras", "keras", "scikit-learn", "matplotlib", "scipy"}
+    run([device / "python", "-c", "import tensorflow"], status=1)
+
+
+def test_device_install_shows_help(device: Path, tmp_path: Path) -> None:
+    assert "Classify images" in run([device / "edgeall", "--help"], cwd=tmp_path).stdout
+
+
+def test_device_install_classifies(device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    smooth_image(0).save(tmp_path / "image.png")
+    lines = run([device / "edgeall", "run", tiny_bundle, "image.png", "--json"], cwd=tmp_path).stdout.splitlines()
+    (prediction,) = map(json.loads, lines)
+    here = classify_one(Classifier.open(tiny_bundle), str(tmp_path / "image.png"))
+    assert prediction["label"] == here.label
+    assert prediction["probabilities"] == pytest.approx(here.probabilities, abs=1e-7)
+
+
+def test_device_install_inspects(device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    facts = json.loads(run([device / "edgeall", "inspect", tiny_bundle, "--json"], cwd=tmp_path).stdout)
+    assert (facts["digest_ok"], facts["golden_ok"]) == (True, True)
+
+
+def test_device_install_names_the_extra_that_training_needs(device: Path, tmp_path: Path) -> None:
+    result = run([device / "edgeall", "train", "--data", "x", "--out", "y"], cwd=tmp_path, status=1)
+    assert 'pip install "edgeall[train]"' in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,175 @@
+"""Fixtures that make small models: random but fixed weights, outputs far from saturation, a second to convert."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.images import decode_rgb
+from edgeall.edge_runtime.manifest import Manifest
+from edgeall.edge_runtime.preprocess import InputSpec, preprocess
+
+LABELS = ("Benign", "Early", "Pre", "Pro")
+SPEC = InputSpec(32, 48)
+
+
+def smooth_image(seed: int, size: tuple[int, int] = (75, 60)) -> Image.Image:
+    """Blobs of colour, ``size`` (width, height): neighbouring pixels are alike, channels aren't."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def manifest(**changes: Any) -> Manifest:
+    """A manifest for the tiny models."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "created": "2026-11-21T10:00:00Z",
+        "unit": "field",
+        "labels": LABELS,
+        "positive_labels": LABELS[1:],
+        "input": SPEC,
+        "quantization": {"scheme": "ptq-int8"},
+        "training": {"backbone": "tiny", "split_level": "image", "seed": 0},
+        "metrics": {"split": "test", "images": 4, "accuracy": 0.75},
+        "golden": {"source": "synthetic"},
+    }
+    return Manifest(**(values | changes))
+
+
+def golden_for(
+    flatbuffer: bytes, spec: InputSpec = SPEC, labels: tuple[str, ...] = LABELS
+) -> list[tuple[str, bytes, np.ndarray]]:
+    """Two golden images with what the model makes of them here."""
+    classifier = Classifier.from_flatbuffer(flatbuffer, labels, spec)
+    files = [png(smooth_image(seed)) for seed in (1, 2)]
+    return [
+        (f"{index}.png", file, classifier.predict(preprocess(decode_rgb(file, "golden"), spec)))
+        for index, file in enumerate(files)
+    ]
+
+
+def convert(model: Any, scheme: str, representative: np.ndarray) -> bytes:
+    """A Keras model as a flatbuffer: ``float32``, ``dynamic``, or ``uint8``/``int8`` for full-integer ones.
+
+    Args:
+        model: a Keras 2 model.
+        scheme: see above.
+        representative: float32 images as the model takes them, ``(n, height, width, 3)``.
+    """
+    from edgeall.models.keras_compat import tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if scheme != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme in ("uint8", "int8"):
+        converter.representative_dataset = lambda: ([image[None]] for image in representative)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, scheme)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own
+        flatbuffer: bytes = converter.convert()
+    return flatbuffer
+
+
+@pytest.fixture(scope="session")
+def tiny_flatbuffers() -> dict[str, bytes]:
+    """Converted models by kind: uint8, int8, float32, dynamic; logits and sigmoid (float32) end in those."""
+    from edgeall.models.keras_compat import keras
+
+    layers = keras.layers
+    random = np.random.default_rng(0)
+    inputs = layers.Input((SPEC.height, SPEC.width, 3))
+    x = layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+    x = layers.Conv2D(8, 3, strides=2, activation="relu")(x)
+    # Flattened, not averaged: where something is matters too.
+    x = layers.Dense(len(LABELS))(layers.Flatten()(layers.AveragePooling2D(3)(x)))
+    ends = {"softmax": layers.Softmax()(x), "logits": x, "sigmoid": layers.Activation("sigmoid")(x)}
+    models = {name: keras.Model(inputs, end) for name, end in ends.items()}
+    softmax = models["softmax"]
+    softmax.set_weights(
+        [random.normal(0, 1.0 / np.sqrt(max(np.prod(w.shape[:-1]), 4)), w.shape) * 2 for w in softmax.get_weights()]
+    )
+    representative = np.stack(
+        [preprocess(smooth_image(seed), SPEC).astype(np.float32) / 127.5 - 1 for seed in range(20)]
+    )
+    representative[0, 0, 0], representative[0, 0, 1] = -1, 1  # the whole range of pixels, as the contract says
+    kinds = {kind: convert(softmax, kind, representative) for kind in ("uint8", "int8", "float32", "dynamic")}
+    return kinds | {kind: convert(models[kind], "float32", representative) for kind in ("logits", "sigmoid")}
+
+
+@pytest.fixture(scope="session")
+def pack_tiny(tiny_flatbuffers: dict[str, bytes]) -> Callable[..., Path]:
+    """``pack_tiny(kind, out, **manifest changes)`` packs one of `tiny_flatbuffers`."""
+    from edgeall.optimize.card import model_card
+    from edgeall.optimize.pack import pack
+
+    def make(kind: str, out: Path, **changes: Any) -> Path:
+        filled = manifest(**changes)
+        flatbuffer = tiny_flatbuffers[kind]
+        return pack(flatbuffer, filled, golden_for(flatbuffer), model_card(filled), out)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(pack_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed full-integer model."""
+    return pack_tiny("uint8", tmp_path_factory.mktemp("tiny") / "model.tflite")
+
+
+@pytest.fixture(scope="session")
+def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed int8 MobileNetV2 0.35 at 224 that knows the four classes tolerably.
+
+    A linear head on the pretrained backbone's features of 60 images a class, then post-training quantization.
+    """
+    from edgeall.edge_runtime.preprocess import load_input, normalize
+    from edgeall.models import registry
+    from edgeall.models.head import add_head
+    from edgeall.models.keras_compat import keras
+    from edgeall.optimize.card import model_card
+    from edgeall.optimize.pack import golden_png, pack
+    from sklearn.linear_model import LogisticRegression
+
+    spec = InputSpec(224, 224)
+    files = [(file, index) for index, label in enumerate(LABELS) for file in _every(test_data / "all4" / label, 60)]
+    pixels = np.stack([load_input(file, spec) for file, _ in files])
+    weights = str(test_data / "weights" / "mobilenet_v2_0.35_no_top.h5")
+    backbone = registry.get("mobilenet_v2").build(registry.BuildArgs(224, 224, 0.35, weights))
+    images = normalize(pixels, spec)
+    features = backbone.predict(images, batch_size=32, verbose=0)
+    probe = LogisticRegression(C=0.1, max_iter=2000).fit(features, [index for _, index in files])
+    model = add_head(backbone, len(LABELS), 0.0)
+    model.get_layer("logits").set_weights([probe.coef_.T, probe.intercept_])
+    flatbuffer = convert(model, "uint8", images[::4])
+    keras.backend.clear_session()
+
+    classifier = Classifier.from_flatbuffer(flatbuffer, LABELS, spec)
+    golden = []
+    for index in range(0, len(pixels), 80):
+        file = golden_png(Image.fromarray(pixels[index]), spec)
+        probabilities = classifier.predict(preprocess(decode_rgb(file, "golden"), spec))
+        golden.append((f"{index}.png", file, probabilities))
+    filled = manifest(name="smear", input=spec, golden={"source": "train side of all4"})
+    out = tmp_path_factory.mktemp("smear") / "model.tflite"
+    return pack(flatbuffer, filled, golden, model_card(filled), out)
+
+
+def _every(folder: Path, count: int) -> list[Path]:
+    files = sorted(folder.iterdir())
+    return files[:: len(files) // count][:count]

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures_models import LABELS, png, smooth_image
+
+from edgeall.edge_runtime.bench import STAGES, bench
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.device import describe_device, peak_rss_bytes
+from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.pipeline import classify
+
+
+@pytest.fixture
+def labelled(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, float]:
+    """Images in folders, and the fraction that the model gets right: some, by where they were put."""
+    classifier = Classifier.open(tiny_bundle)
+    for seed in range(10):
+        path = tmp_path / "images" / LABELS[seed % 4] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(smooth_image(seed)))
+    for index, prediction in enumerate(list(classify(classifier, [tmp_path / "images"]))[:5]):
+        target = tmp_path / "images" / prediction.label / f"moved{index}.png"
+        target.parent.mkdir(exist_ok=True)
+        Path(prediction.image).rename(target)
+    predictions = list(classify(classifier, [tmp_path / "images"]))
+    right = sum(Path(p.image).parent.name == p.label for p in predictions)
+    assert 0 < right < len(predictions)
+    return tmp_path / "images", right / len(predictions)
+
+
+def test_measures_what_the_design_lists(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
+    images, accuracy = labelled
+    result = json.loads(json.dumps(bench(tiny_bundle, images, threads=2, seconds=0.2, min_queries=20)))
+    assert result["accuracy"] == accuracy
+    assert result["accuracy_images"] == 10
+    assert result["images"] == 10
+    assert result["queries"] >= 20
+    assert result["threads"] == 2
+    assert result["model_sha256"] == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
+    assert result["problems"] == []
+    assert result["device"]["machine"] == describe_device()["machine"]
+    assert list(result["stages"]) == list(STAGES)
+    for times in result["stages"].values():
+        assert 0 < times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
+    whole = result["stages"]["end_to_end"]["p50_ms"]
+    assert max(result["stages"][stage]["p50_ms"] for stage in STAGES[:3]) <= whole
+    assert result["first_ms"] > 0
+    assert result["load_ms"] > 0
+    assert 10e6 < result["peak_rss_bytes"] < 4e9
+    # 20 % leaves room for the loop's own work and a noisy machine; queries can't take longer than the loop.
+    assert result["images_per_s"] * whole / 1000 < 1.2
+
+
+def test_lasts_as_long_as_asked(tiny_bundle: Path) -> None:
+    short, long = (bench(tiny_bundle, seconds=seconds, min_queries=1) for seconds in (0.05, 0.5))
+    assert long["queries"] / long["images_per_s"] >= 0.5
+    assert short["queries"] / short["images_per_s"] < 0.4
+
+
+def test_without_images_the_golden_ones_are_timed(tiny_bundle: Path) -> None:
+    result = bench(tiny_bundle, seconds=0.05)
+    assert result["images"] == 2
+    assert result["queries"] >= 50
+    assert result["accuracy"] is None
+
+
+def test_accuracy_is_unknown_where_a_folder_is_no_label(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
+    images, _ = labelled
+    (images / "Other").mkdir()
+    (images / "Other" / "x.png").write_bytes(png(smooth_image(1)))
+    assert bench(tiny_bundle, images, seconds=0.05)["accuracy"] is None
+
+
+def test_unreadable_images_are_named_and_left_out(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
+    images, accuracy = labelled
+    bad = images / LABELS[0] / "0000.png"
+    bad.write_bytes(b"")
+    result = bench(tiny_bundle, images, seconds=0.05)
+    assert [problem["path"] for problem in result["problems"]] == [str(bad)]
+    assert result["accuracy"] == accuracy
+    assert result["images"] == 10
+
+
+def test_nothing_to_time(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="none of the 1 images can be read"):
+        bench(tiny_bundle, tmp_path / "bad", seconds=0.05)
+    with pytest.raises(DataError, match="no such file or folder"):
+        bench(tiny_bundle, tmp_path / "absent", seconds=0.05)
+
+
+def test_peak_memory_sees_an_allocation() -> None:
+    """In a process of its own: a peak never goes down."""
+    program = (
+        "from edgeall.edge_runtime.device import peak_rss_bytes\n"
+        "before = peak_rss_bytes()\n"
+        "block = bytearray(100_000_000)\n"
+        "del block\n"
+        "print(peak_rss_bytes() - before)\n"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    assert 90e6 < grown < 130e6
+    assert peak_rss_bytes() > 10e6
+
+
+def test_device_is_described() -> None:
+    device = describe_device()
+    assert set(device) == {"machine", "board", "cpu", "cores", "memory_bytes", "os", "python", "runtime"}
+    assert device["cores"] >= 1
+    assert device["memory_bytes"] > 100e6
+    assert device["runtime"].startswith("ai-edge-litert ")
+    assert json.dumps(device)
+
+
+def test_float_models_are_measured_too(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    assert bench(pack_tiny("float32", tmp_path / "float.tflite"), seconds=0.05)["images"] == 2

@@ -1,0 +1,242 @@
+"""Every way a model file can be wrong, each refused in its own words."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures_models import LABELS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime.bundle import Bundle, open_bundle, read_labels
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import BundleError
+
+FILES = settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write_bytes(content: bytes) -> Path:
+        path = tmp_path / "model.tflite"
+        path.write_bytes(content)
+        return path
+
+    return write_bytes
+
+
+@pytest.fixture
+def no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaches the interpreter has let a bad file through."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the interpreter saw it")
+
+    monkeypatch.setattr(interpreter, "load", refuse)
+
+
+def with_archive(flatbuffer: bytes, members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    file.write(flatbuffer)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def members_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_a_packed_model_opens(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    assert bundle.manifest is not None
+    assert bundle.labels == LABELS
+    assert len(bundle.flatbuffer) == bundle.manifest.flatbuffer_bytes
+    assert bundle.file_bytes == tiny_bundle.stat().st_size
+    assert [len(golden.probabilities) for golden in bundle.golden] == [4, 4]
+    assert bundle.model_card is not None
+    assert bundle.model_card.startswith("---\n")
+
+
+@FILES
+@given(data=st.data())
+def test_one_flipped_byte_in_the_flatbuffer(tiny_bundle: Path, tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(tiny_bundle.read_bytes())
+    place = data.draw(st.integers(0, len(open_bundle(tiny_bundle).flatbuffer) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+    damaged = tmp_path / "model.tflite"
+    damaged.write_bytes(content)
+    with pytest.raises(BundleError, match="flatbuffer does not match its digest"):
+        open_bundle(damaged)
+
+
+@FILES
+@given(data=st.data())
+def test_one_flipped_byte_in_the_archive(tiny_bundle: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Never a crash; and what is believed is what was packed (a date in the archive may well differ)."""
+    content = bytearray(tiny_bundle.read_bytes())
+    packed = open_bundle(tiny_bundle)
+    content[data.draw(st.integers(len(packed.flatbuffer), len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    damaged = tmp_path / "model.tflite"
+    damaged.write_bytes(content)
+    try:
+        opened = open_bundle(damaged)
+    except BundleError as error:
+        assert error.hint
+    else:
+        assert _same(opened, packed)
+
+
+def test_truncated_anywhere(tiny_bundle: Path, write: Callable[[bytes], Path], no_interpreter: None) -> None:
+    content = tiny_bundle.read_bytes()
+    end = len(open_bundle(tiny_bundle).flatbuffer)
+    for length in [*range(1, len(content), 61), end - 1, end, end + 1, len(content) - 1]:
+        path = write(content[:length])
+        with pytest.raises(BundleError) as caught:
+            Classifier.open(path)
+        message = caught.value.message
+        if length < end:
+            assert "truncated" in message or "not a TFLite model" in message
+        else:
+            assert "its archive" in message, length
+
+
+def test_truncated_inside_the_flatbuffer_says_how_much_is_there(
+    tiny_bundle: Path, write: Callable[[bytes], Path]
+) -> None:
+    content = tiny_bundle.read_bytes()
+    end = len(open_bundle(tiny_bundle).flatbuffer)
+    with pytest.raises(BundleError, match=f"truncated, {end - 100:,} of the {end:,} flatbuffer bytes"):
+        open_bundle(write(content[: end - 100]))
+
+
+def test_empty_missing_folder(tmp_path: Path, write: Callable[[bytes], Path]) -> None:
+    with pytest.raises(BundleError, match="the file is empty"):
+        open_bundle(write(b""))
+    with pytest.raises(BundleError, match="no such file"):
+        open_bundle(tmp_path / "absent.tflite")
+    with pytest.raises(BundleError, match="can't be read"):
+        open_bundle(tmp_path)
+
+
+def test_a_zip_that_is_no_model(write: Callable[[bytes], Path]) -> None:
+    with pytest.raises(BundleError, match="a zip archive, not a model"):
+        open_bundle(write(with_archive(b"", {"a.txt": b"a"})))
+    with pytest.raises(BundleError, match="a damaged zip archive"):
+        open_bundle(write(with_archive(b"", {"a.txt": b"a" * 100})[:60]))
+
+
+def test_our_archive_without_a_model(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
+    with pytest.raises(BundleError, match="does not match its digest"):
+        open_bundle(write(with_archive(b"", members_of(tiny_bundle))))
+
+
+def test_somebody_elses_archive_on_our_flatbuffer(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
+    flatbuffer = open_bundle(tiny_bundle).flatbuffer
+    with pytest.raises(BundleError, match="is not edgeall's, edgeall.json is missing"):
+        open_bundle(write(with_archive(flatbuffer, {"labels.txt": b"a\nb\nc\nd\n"})))
+
+
+def test_another_models_archive_on_our_flatbuffer(
+    tiny_bundle: Path, pack_tiny: Callable[..., Path], write: Callable[[bytes], Path], tmp_path: Path
+) -> None:
+    other = pack_tiny("float32", tmp_path / "other.tflite")
+    with pytest.raises(BundleError, match="does not match its digest"):
+        open_bundle(write(with_archive(open_bundle(tiny_bundle).flatbuffer, members_of(other))))
+
+
+def test_bytes_between_flatbuffer_and_archive(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
+    flatbuffer = open_bundle(tiny_bundle).flatbuffer
+    with pytest.raises(BundleError, match="something between"):
+        open_bundle(write(with_archive(flatbuffer + b"\0" * 16, members_of(tiny_bundle))))
+
+
+def test_unknown_schema(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
+    members = members_of(tiny_bundle)
+    members["edgeall.json"] = json.dumps(json.loads(members["edgeall.json"]) | {"schema": 7}).encode()
+    with pytest.raises(BundleError, match="manifest schema 7 is unknown, this version reads 1"):
+        open_bundle(write(with_archive(open_bundle(tiny_bundle).flatbuffer, members)))
+
+
+@pytest.mark.parametrize("member", ["labels.txt", "MODEL_CARD.md", "golden/golden.json", "golden/0.png"])
+def test_a_member_that_is_missing(tiny_bundle: Path, write: Callable[[bytes], Path], member: str) -> None:
+    members = members_of(tiny_bundle)
+    del members[member]
+    with pytest.raises(BundleError, match=f"{member} is missing"):
+        open_bundle(write(with_archive(open_bundle(tiny_bundle).flatbuffer, members)))
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("labels.txt", b"Benign\nEarly\nPro\nPre\n", "different labels"),
+        ("labels.txt", b"\xff\xfe", "not UTF-8"),
+        ("edgeall.json", b"[]", "not a JSON object"),
+        ("golden/golden.json", b"{}", "golden.json is not what"),
+        ("golden/golden.json", b'{"images": [{"name": "0.png"}]}', "golden.json is not what"),
+        (
+            "golden/golden.json",
+            b'{"images": [{"name": "0.png", "units": null, "probabilities": [1], "pixels_sha256": ""}]}',
+            "golden.json is not what",
+        ),
+    ],
+)
+def test_a_member_that_is_something_else(
+    tiny_bundle: Path, write: Callable[[bytes], Path], member: str, content: bytes, message: str
+) -> None:
+    members = members_of(tiny_bundle) | {member: content}
+    with pytest.raises(BundleError, match=message):
+        open_bundle(write(with_archive(open_bundle(tiny_bundle).flatbuffer, members)))
+
+
+def test_an_archive_that_swells_is_refused(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
+    file = io.BytesIO()
+    file.write(open_bundle(tiny_bundle).flatbuffer)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members_of(tiny_bundle).items():
+            archive.writestr(name, content if name != "MODEL_CARD.md" else bytes(50_000_000))
+    with pytest.raises(BundleError, match="larger than"):
+        open_bundle(write(file.getvalue()))
+
+
+@FILES
+@given(data=st.data())
+def test_damaged_foreign_models_never_crash(test_data: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Without a digest a flipped weight goes unseen, but a cut is seen and nothing crashes."""
+    whole = (test_data / "foreign" / "mobilenet_v1_0.25_224_quant.tflite").read_bytes()
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(whole[: data.draw(st.integers(1, len(whole) // 2))])
+    with pytest.raises(BundleError):
+        open_bundle(path)
+    content = bytearray(whole)
+    for _ in range(3):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        open_bundle(path)
+    except BundleError as error:
+        assert error.message.startswith(str(path))
+
+
+def test_label_files(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(b"\xef\xbb\xbfone \r\ntwo\r\n")
+    assert read_labels(path) == ("one", "two")
+    with pytest.raises(BundleError, match="can't be read"):
+        read_labels(tmp_path / "absent.txt")
+
+
+def _same(one: Bundle, other: Bundle) -> bool:
+    def content(bundle: Bundle) -> Bundle:
+        return dataclasses.replace(bundle, path="")
+
+    return content(one) == content(other)

@@ -1,0 +1,231 @@
+"""Parsing, settings, errors and exit status of the command line; the work behind it is replaced by recorders."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from edgeall import __version__, cli
+from edgeall.edge_runtime.errors import DataError, GateError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def edgeall(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process; gives exit status, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.main([str(argument) for argument in arguments])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def synthesize(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `edgeall data synth` was called with, without drawing anything."""
+    called: dict[str, Any] = {}
+
+    def recorder(
+        out: Path, images: int, seed: int, layout: str, size: int | None, on_progress: object
+    ) -> dict[str, Any]:
+        called.update(out=out, images=images, seed=seed, layout=layout, size=size)
+        return {"images": images}
+
+    monkeypatch.setattr("edgeall.train.synth.synthesize", recorder)
+    return called
+
+
+def failing(error: BaseException) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+def test_flag_beats_environment_beats_file_beats_default(
+    edgeall: Run, synthesize: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "edgeall.toml"
+    config.write_text('[data.synth]\nimages = 100\nseed = 1\nlayout = "cnmc"\n[train]\nbatch-size = 8\n')
+    command = ["data", "synth", "--out", tmp_path / "out"]
+
+    assert edgeall(*command, "--images", 5)[0] == 0
+    assert (synthesize["images"], synthesize["seed"], synthesize["layout"]) == (5, 0, "all4")
+    assert edgeall(*command, "--config", config)[0] == 0
+    assert (synthesize["images"], synthesize["seed"], synthesize["layout"]) == (100, 1, "cnmc")
+    monkeypatch.setenv("EDGEALL_DATA_SYNTH_SEED", "2")
+    monkeypatch.setenv("EDGEALL_DATA_SYNTH_IMAGES", "200")
+    assert edgeall(*command, "--config", config, "--seed", 3)[0] == 0
+    assert (synthesize["images"], synthesize["seed"], synthesize["layout"]) == (200, 3, "cnmc")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[data.synth]\nsede = 1", "no setting called data.synth.sede"),
+        ("[data]\nseed = 1", "no setting called data.seed"),
+        ("[trian]\nseed = 1", "no setting called trian"),
+        ("[train]\nepoch = 1", "no setting called train.epoch"),
+        ("seed = 1", "no setting called seed"),
+        ("train = 1", "no setting called train"),
+        ("[data.synth]\nimages = 1.5", "'1.5' is not a valid integer"),
+        ("[data.synth]\nlayout = 'all5'", "'all5' is not one of"),
+        ("[data.synth", "not TOML"),
+        ("[data.synth]\nconfig = 'x'", "no setting called data.synth.config"),
+    ],
+)
+def test_wrong_config_is_wrong_usage(
+    edgeall: Run, synthesize: dict[str, Any], tmp_path: Path, text: str, message: str
+) -> None:
+    config = tmp_path / "edgeall.toml"
+    config.write_text(text)
+    images = [] if "images" in text else ["--images", 4]
+    status, out, err = edgeall("data", "synth", "--out", tmp_path, "--config", config, *images)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not synthesize
+
+
+def test_missing_config_is_named(edgeall: Run, tmp_path: Path) -> None:
+    status, _, err = edgeall("inspect", "x", "--config", tmp_path / "none.toml")
+    assert (status, err) == (1, f"error: {tmp_path / 'none.toml'}: No such file or directory\n")
+
+
+def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    called: dict[str, Any] = {}
+
+    def recorder(model: Path, **settings: Any) -> NoReturn:
+        called.update(settings, model=model)
+        raise DataError("enough")
+
+    monkeypatch.setattr("edgeall.edge_runtime.bench.bench", recorder)
+    config = tmp_path / "c.toml"
+    config.write_text('[bench]\nimages = "folder"\nseconds = 2\njson = true\n')
+    assert edgeall("bench", "m.tflite", "--config", config)[0] == 2  # the key is as_json's flag, --json
+    config.write_text('[bench]\nimages = "folder"\nseconds = 2\n')
+    assert edgeall("bench", "m.tflite", "--config", config)[0] == 1
+    assert called == {"model": Path("m.tflite"), "images": Path("folder"), "seconds": 2.0, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (DataError("x.jpg: damaged", hint="copy it again"), 1, "error: x.jpg: damaged\n  hint: copy it again\n"),
+        (DataError("x.jpg: damaged"), 1, "error: x.jpg: damaged\n"),
+        (GateError("lost 2 points"), 3, "error: lost 2 points\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "error: /x: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_become_one_line_and_a_status(
+    edgeall: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, message: str
+) -> None:
+    monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
+    found, out, err = edgeall("data", "synth", "--out", "x", "--images", 4)
+    assert (found, out, err.lstrip("\n")) == (status, "", message)
+
+
+def test_missing_training_stack_names_the_extra(edgeall: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorflow", "sklearn.metrics"):
+        error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+        monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
+        status, _, err = edgeall("data", "synth", "--out", "x", "--images", 4)
+        assert status == 1
+        assert 'pip install "edgeall[train]"' in err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ModuleNotFoundError("no edgeall.x", name="edgeall.x")])
+def test_a_bug_keeps_its_traceback(edgeall: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
+    with pytest.raises(type(error)):
+        edgeall("data", "synth", "--out", "x", "--images", 4)
+
+
+def test_traceback_only_with_debug(edgeall: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeall.train.synth.synthesize", failing(DataError("broken")))
+    command = ("data", "synth", "--out", "x", "--images", 4)
+    assert "Traceback" not in edgeall(*command)[2]
+    assert "Traceback" in edgeall(*command, "--debug")[2]
+    monkeypatch.setenv("EDGEALL_DEBUG", "1")
+    assert "Traceback" in edgeall(*command)[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("trian",),
+        ("train",),
+        ("train", "--data", "x"),
+        ("train", "--data", "x", "--out", "y", "--epochs-head", "-1"),
+        ("train", "--data", "x", "--out", "y", "--test-frac", "1.0"),
+        ("quantize", "run", "--out", "m.tflite"),
+        ("quantize", "run", "--out", "m.tflite", "--scheme", "int4"),
+        ("run", "m.tflite"),
+        ("run", "m.tflite", "x.png", "--threads", "0"),
+        ("bench", "m.tflite", "--seconds", "0"),
+        ("data", "synth", "--images", "4"),
+        ("data", "fetch", "imagenet"),
+    ],
+)
+def test_wrong_usage_is_one_error_line_and_a_hint(edgeall: Run, arguments: tuple[str, ...]) -> None:
+    status, out, err = edgeall(*arguments)
+    assert (status, out) == (2, "")
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "  hint"]
+
+
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_every_command_explains_itself(edgeall: Run, command: str) -> None:
+    status, out, _ = edgeall(command, "--help")
+    assert status == 0
+    assert out.startswith(f"Usage: edgeall {command}")
+
+
+def test_train_has_the_settings_and_defaults_of_the_training_room() -> None:
+    from edgeall.train.run import TrainSettings
+
+    settings = cli.train.make_context("train", ["--data", "x", "--out", "y"], obj={}).params
+    assert settings.pop("as_json") is False
+    assert set(settings) == set(inspect.signature(TrainSettings).parameters)
+    assert TrainSettings(**settings) == TrainSettings(data=Path("x"), out=Path("y"))
+
+
+def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
+    from edgeall.optimize.quantize import quantize
+
+    arguments = ["RUN", "--scheme", "qat-int8", "--out", "y"]
+    settings = cli.quantize.make_context("quantize", arguments, obj={}).params
+    assert settings.pop("as_json") is False
+    parameters = inspect.signature(quantize).parameters
+    assert set(settings) == set(parameters) - {"progress"}
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    assert {name: settings[name] for name in defaults} == defaults
+
+
+def test_choices_are_those_of_the_rooms_behind() -> None:
+    from edgeall.optimize.convert import SCHEMES
+    from edgeall.train.augment import AUGMENTS
+    from edgeall.train.split import SIDES
+
+    assert tuple(SIDES) == cli.SIDES
+    assert set(SCHEMES) == set(cli.SCHEMES)
+    (augment,) = (p for p in cli.train.params if p.name == "augment")
+    assert set(augment.type.choices) == set(AUGMENTS)
+
+
+def test_version_is_the_package_s(edgeall: Run) -> None:
+    assert edgeall("--version") == (0, f"edgeall {__version__}\n", "")
+
+
+def test_json_goes_to_stdout_alone(edgeall: Run, synthesize: dict[str, Any], tmp_path: Path) -> None:
+    status, out, err = edgeall("data", "synth", "--out", tmp_path, "--images", 16, "--json")
+    assert (status, json.loads(out)) == (0, {"images": 16})
+    assert "SYNTHETIC" in err

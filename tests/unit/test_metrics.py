@@ -1,0 +1,206 @@
+"""compute_metrics against cases small enough to be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeall.edge_runtime.errors import DataError
+from edgeall.train.metrics import ECE_BINS, LOG_FLOOR, compute_metrics
+
+LABELS = ("Benign", "Early", "Pre")
+ILL = ("Early", "Pre")
+
+
+def metrics(y_true: Any, probabilities: Any, **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"labels": LABELS, "positive_labels": ILL, "split": "test", "split_level": "image"}
+    return compute_metrics(y_true=y_true, probabilities=probabilities, **{**given, **changes})
+
+
+def one_hot(predicted: list[int], top: float = 0.8, classes: int = 3) -> np.ndarray:
+    """Rows whose class `predicted` has probability `top` and the others an equal share of the rest."""
+    rows = np.full((len(predicted), classes), (1 - top) / (classes - 1))
+    rows[np.arange(len(predicted)), predicted] = top
+    return rows
+
+
+def test_confusion_and_per_class_by_hand() -> None:
+    result = metrics([0, 0, 0, 1, 1, 2], one_hot([0, 0, 1, 1, 2, 2]))
+    assert result["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert result["images"] == 6
+    assert result["accuracy"] == pytest.approx(4 / 6)
+    benign, early, pre = (result["per_class"][label] for label in LABELS)
+    assert (benign["precision"], benign["recall"], benign["support"]) == (1.0, pytest.approx(2 / 3), 3)
+    assert (early["precision"], early["recall"], early["support"]) == (0.5, 0.5, 2)
+    assert (pre["precision"], pre["recall"], pre["support"]) == (0.5, 1.0, 1)
+    assert [benign["f1"], early["f1"], pre["f1"]] == pytest.approx([0.8, 0.5, 2 / 3])
+    assert result["macro_f1"] == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
+
+
+def test_sensitivity_counts_any_positive_class_as_found() -> None:
+    # Early taken for Pre is still found; one Early of four ill is missed; one of two Benign is a false alarm.
+    result = metrics([0, 0, 1, 1, 1, 2], one_hot([0, 2, 2, 1, 0, 2]))
+    assert result["sensitivity"] == pytest.approx(3 / 4)
+    assert result["specificity"] == pytest.approx(1 / 2)
+
+
+def test_auroc_of_the_summed_positive_probability() -> None:
+    # Summed positive probability: healthy 0.6 and 0.2, ill 0.7 and 0.5: three of the four pairs are in order.
+    # The most probable positive class alone (0.5, 0.2 against 0.35, 0.3) would give two of four.
+    rows = [[0.4, 0.5, 0.1], [0.8, 0.2, 0.0], [0.3, 0.35, 0.35], [0.5, 0.2, 0.3]]
+    result = metrics([0, 0, 1, 2], rows)
+    assert result["auroc_positive"] == pytest.approx(3 / 4)
+    assert result["per_class"]["Benign"]["auroc"] == pytest.approx(3 / 4)
+
+
+def test_ece_by_hand() -> None:
+    # Confidence 0.9 (bin 14), 2 of 4 right: gap 0.4; confidence 0.5 (bin 8), 2 of 2 right: gap 0.5.
+    rows = np.vstack([one_hot([0, 0, 0, 0], 0.9), one_hot([1, 1], 0.5)])
+    assert metrics([0, 0, 1, 2, 1, 1], rows)["ece"] == pytest.approx((4 * 0.4 + 2 * 0.5) / 6)
+
+
+def test_ece_gaps_of_opposite_sign_do_not_cancel_across_bins() -> None:
+    # Mean confidence 0.7 with 2 of 4 right: one single bin would give 0.2.
+    rows = np.vstack([one_hot([0, 0], 0.9), one_hot([1, 1], 0.5)])
+    assert metrics([1, 2, 1, 1], rows)["ece"] == pytest.approx((2 * 0.9 + 2 * 0.5) / 4)
+
+
+def test_ece_bins_are_closed_above() -> None:
+    # 1/3 = 5/15 belongs to bin 5 with 0.3 (right gap +0.7 and wrong gap -1/3 add up there); 0.34 lies in bin 6.
+    assert ECE_BINS == 15
+    rows = [[5 / 15, 5 / 15 - 0.01, 0.3433 - 0.02], [0.3, 0.29, 0.29]]
+    assert metrics([0, 1], rows)["ece"] == pytest.approx(abs((1 - 5 / 15) + (0 - 0.3)) / 2)
+    assert metrics([0, 0], one_hot([0, 0], 1.0))["ece"] == 0.0
+
+
+def test_log_loss_normalizes_rows_and_floors_zeros() -> None:
+    rows = [[0.45, 0.45, 0.0], [0.0, 0.0, 1.0]]
+    result = metrics([0, 0], rows)
+    assert result["log_loss"] == pytest.approx((math.log(2) - math.log(LOG_FLOOR)) / 2)
+
+
+def test_class_absent_from_this_side() -> None:
+    result = metrics([0, 0, 1], one_hot([0, 1, 1]))
+    assert result["per_class"]["Pre"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "auroc": None}
+    assert result["macro_f1"] == pytest.approx(2 / 3)  # over Benign and Early: both have precision/recall 1 and 0.5
+    assert result["confusion"][2] == [0, 0, 0]
+
+
+def test_one_class_only() -> None:
+    ill = metrics([1, 1], one_hot([1, 0]))
+    assert (ill["sensitivity"], ill["specificity"], ill["auroc_positive"]) == (0.5, None, None)
+    well = metrics([0, 0], one_hot([1, 0]))
+    assert (well["sensitivity"], well["specificity"], well["auroc_positive"]) == (None, 0.5, None)
+
+
+def test_no_positive_labels() -> None:
+    result = metrics([0, 1], one_hot([0, 1]), positive_labels=())
+    assert (result["sensitivity"], result["specificity"], result["auroc_positive"]) == (None, None, None)
+    assert result["positive_labels"] == []
+
+
+def test_values_as_the_contract_names_them() -> None:
+    result = metrics([0, 1, 2], one_hot([0, 1, 0]), split="validation", split_level="subject")
+    assert (result["split"], result["split_level"], result["labels"]) == ("validation", "subject", list(LABELS))
+    names = "split split_level images accuracy accuracy_ci95 ci_unit macro_f1 log_loss ece labels confusion per_class"
+    assert " ".join(result) == f"{names} positive_labels sensitivity specificity auroc_positive"
+
+
+def test_interval_contains_the_point_and_narrows_with_images() -> None:
+    def interval(n: int) -> tuple[float, float, float]:
+        result = metrics([0] * n, one_hot(([0] * 9 + [1]) * (n // 10)))
+        return *result["accuracy_ci95"], result["accuracy"]
+
+    low_small, high_small, accuracy = interval(100)
+    assert low_small < accuracy < high_small
+    # 0.9 +- 1.96 sqrt(0.9 0.1 / n), within a step of 1/100 on either side
+    assert (low_small, high_small) == pytest.approx((0.841, 0.959), abs=0.02)
+    low_large, high_large, _ = interval(10_000)
+    assert (low_large, high_large) == pytest.approx((0.8941, 0.9059), abs=0.0005)
+    assert (high_small - low_small) / (high_large - low_large) == pytest.approx(10, rel=0.1)
+
+
+def test_interval_is_seeded() -> None:
+    rows = one_hot(([0] * 9 + [1]) * 100)
+    first, again, other = (metrics([0] * 1000, rows, seed=seed)["accuracy_ci95"] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_subject_interval_is_wider_on_clustered_errors() -> None:
+    # 20 subjects of 50 images; all errors are in two of them.
+    predicted = [0] * 900 + [1] * 100
+    subjects = [f"s{i // 50}" for i in range(1000)]
+    by_image = metrics([0] * 1000, one_hot(predicted))
+    by_subject = metrics([0] * 1000, one_hot(predicted), subjects=subjects)
+    assert (by_image["ci_unit"], by_subject["ci_unit"]) == ("image", "subject")
+    width_image, width_subject = (high - low for low, high in (by_image["accuracy_ci95"], by_subject["accuracy_ci95"]))
+    # Variance goes up by the images of a subject, 50: the width about sevenfold.
+    assert 5 < width_subject / width_image < 9
+
+
+def test_subjects_of_unequal_size_are_weighted_by_their_images() -> None:
+    # 20 subjects of 18 images, all right, and 20 of 2 images, all wrong: 0.9 of the images, half of the subjects.
+    # A resample with 35 or 65 % of the former (40 draws, 1.96 standard deviations) has 0.83 or 0.94.
+    subjects = [f"large{i // 18}" for i in range(360)] + [f"small{i // 2}" for i in range(40)]
+    result = metrics([0] * 400, one_hot([0] * 360 + [1] * 40), subjects=subjects)
+    assert result["accuracy_ci95"] == pytest.approx([0.83, 0.94], abs=0.02)
+
+
+def test_one_subject_per_image_agrees_with_the_image_interval() -> None:
+    predicted = ([0] * 8 + [1] * 2) * 40
+    by_image = metrics([0] * 400, one_hot(predicted))
+    by_subject = metrics([0] * 400, one_hot(predicted), subjects=[str(i) for i in range(400)])
+    assert by_subject["ci_unit"] == "subject"
+    assert by_subject["accuracy_ci95"] == pytest.approx(by_image["accuracy_ci95"], abs=0.01)
+
+
+@pytest.mark.parametrize("subjects", [["a", "b", None, "c"], ["a", "a", "a", "a"], [None] * 4])
+def test_interval_falls_back_to_images_and_says_so(subjects: list[str | None]) -> None:
+    assert metrics([0, 0, 1, 1], one_hot([0, 0, 1, 0]), subjects=subjects)["ci_unit"] == "image"
+
+
+@pytest.mark.parametrize(
+    ("y_true", "rows", "changes", "says"),
+    [
+        ([], np.zeros((0, 3)), {}, "no images"),
+        ([0, 1], one_hot([0]), {}, "don't match"),
+        ([0], one_hot([0], classes=4), {}, "don't match"),
+        ([0], one_hot([0]), {"subjects": ["a", "b"]}, "don't match"),
+        ([3], one_hot([0]), {}, "outside 0..2"),
+        ([0], [[math.nan, 0.5, 0.5]], {}, "not probabilities"),
+        ([0], [[-0.1, 0.6, 0.5]], {}, "not probabilities"),
+        ([0], [[0.0, 0.0, 0.0]], {}, "not probabilities"),
+        ([0], one_hot([0]), {"positive_labels": ("Pro",)}, "positive label Pro is not one of"),
+    ],
+)
+def test_refuses(y_true: list[int], rows: Any, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        metrics(y_true, rows, **changes)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), images=st.integers(1, 12), eight_bit=st.booleans())
+def test_always_valid_json_within_range(data: st.DataObject, images: int, eight_bit: bool) -> None:
+    y_true = data.draw(st.lists(st.integers(0, 2), min_size=images, max_size=images))
+    steps = data.draw(st.lists(st.lists(st.integers(0, 85), min_size=3, max_size=3), min_size=images, max_size=images))
+    raw = np.array(steps, dtype=np.float32) + 1
+    rows = raw / np.float32(256) if eight_bit else raw / raw.sum(axis=1, keepdims=True)
+    result = metrics(y_true, rows)
+    assert json.loads(json.dumps(result, allow_nan=False)) == {
+        **result,
+        "accuracy_ci95": list(result["accuracy_ci95"]),
+    }
+    low, high = result["accuracy_ci95"]
+    assert 0 <= low <= high <= 1
+    assert sum(map(sum, result["confusion"])) == images
+    assert result["accuracy"] == pytest.approx(sum(result["confusion"][i][i] for i in range(3)) / images)
+    figures = [result[name] for name in ("macro_f1", "ece", "sensitivity", "specificity", "auroc_positive")]
+    figures += [value for row in result["per_class"].values() for name, value in row.items() if name != "support"]
+    assert all(value is None or (isinstance(value, float) and 0 <= value <= 1) for value in figures)

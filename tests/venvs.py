@@ -1,0 +1,37 @@
+"""Virtual environments for tests that need other packages than ours, or fewer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CACHED = Path(__file__).resolve().parent.parent / ".cache" / "venvs"
+"""Where environments outlive a test run: installing a peer takes longer than testing against it."""
+
+
+def make_venv(folder: Path, requirements: Sequence[str], python: str = sys.executable) -> Path:
+    """The Python of an environment that holds ``requirements`` and nothing else.
+
+    Args:
+        folder: made when missing; left alone when it was made from the same requirements.
+        requirements: as pip takes them; paths of wheels too.
+        python: the interpreter to build on.
+    """
+    stamp, wanted = folder / "requirements.txt", "\n".join([python, *requirements])
+    if not stamp.exists() or stamp.read_text() != wanted:
+        run([python, "-m", "venv", "--clear", str(folder)])
+        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run([str(folder / "bin" / "python"), *install, *requirements])
+        stamp.write_text(wanted)
+    return folder / "bin" / "python"
+
+
+def run(command: Sequence[str | Path], cwd: Path | None = None, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a program away from this environment's settings; fail with all its output on another exit status."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == status, f"{command}: status {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result

@@ -1,0 +1,84 @@
+"""Cached pixels to batches that a network trains on: shuffled, augmented, normalized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.models.keras_compat import tf
+from edgeall.train.augment import AUGMENTS
+
+
+@dataclass(frozen=True)
+class Images:
+    """One side of a split, ready for a network.
+
+    Attributes:
+        pixels: uint8 ``(total, h, w, 3)``, usually memory-mapped; may hold other sides too.
+        rows: int ``(n,)``, which rows of ``pixels`` belong to this side.
+        labels: int ``(n,)``, class index of each row.
+        spec: the input contract ``pixels`` was made with.
+    """
+
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def class_weights(self, classes: int) -> NDArray[np.float32]:
+        """Per class, such that every class weighs the same in all: ``n / (classes * count)``."""
+        counts = np.maximum(np.bincount(self.labels, minlength=classes), 1)
+        return (len(self) / (classes * counts)).astype(np.float32)
+
+
+def plain(images: Images, batch_size: int) -> Any:
+    """tf.data of ``(float32 images, labels)`` in order, as the device would see them."""
+    dataset = tf.data.Dataset.from_tensor_slices((images.rows, images.labels)).batch(batch_size)
+    return dataset.map(lambda rows, labels: (_normalize(_gather(images, rows), images.spec), labels), 2).prefetch(2)
+
+
+def normalized(images: Images, batch_size: int) -> Any:
+    """tf.data of float32 images alone, in order."""
+    return plain(images, batch_size).map(lambda pixels, labels: pixels)
+
+
+def shuffled(
+    images: Images, batch_size: int, *, augment: str, seed: int, epoch: int, class_weights: NDArray[np.float32] | None
+) -> Any:
+    """tf.data of ``(float32 images, labels, sample weights)`` for one epoch.
+
+    Order and augmentation depend on ``seed`` and ``epoch`` alone, so an epoch repeated after a restart is
+    the same epoch. A last batch that isn't full is left out (BatchNormalization over a handful of images
+    would spoil its statistics), unless it is the only one.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(images))
+    labels = images.labels[order]
+    weights = np.ones(len(order), np.float32) if class_weights is None else class_weights[labels]
+    change = AUGMENTS[augment]
+    stream = np.random.default_rng((seed, epoch, 1)).integers(0, 2**31 - 1)
+
+    def load(step: Any, batch: Any) -> Any:
+        rows, labels, weights = batch
+        pixels = change(tf.cast(_gather(images, rows), tf.float32), tf.stack([tf.cast(stream, tf.int64), step]))
+        return _normalize(pixels, images.spec), labels, weights
+
+    dataset = tf.data.Dataset.from_tensor_slices((images.rows[order], labels, weights))
+    dataset = dataset.batch(batch_size, drop_remainder=len(order) >= batch_size)
+    return dataset.enumerate().map(load, tf.data.AUTOTUNE).prefetch(2)
+
+
+def _gather(images: Images, rows: Any) -> Any:
+    pixels = tf.numpy_function(lambda index: images.pixels[index], [rows], tf.uint8, stateful=False)
+    pixels.set_shape((None, *images.pixels.shape[1:]))
+    return pixels
+
+
+def _normalize(pixels: Any, spec: InputSpec) -> Any:
+    return (tf.cast(pixels, tf.float32) - spec.mean) / spec.std

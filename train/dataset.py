@@ -1,0 +1,392 @@
+"""Finds the labelled images of a data folder: one folder per class, C-NMC 2019 as distributed, or a CSV manifest.
+
+Only names are looked at here; `scan` opens the files. Nothing that can't be used is dropped in silence: it becomes
+a `Problem` that every command counts and names.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.images import SUFFIXES
+
+HEALTHY = frozenset({"benign", "hem", "healthy", "normal", "negative"})
+CELL_NAME = re.compile(r"UID_([Hh]?\d+)_\d+_\d+_(all|hem)")
+"""C-NMC's file names, without the suffix: ``UID_<subject>_<image>_<cell>_<all|hem>``."""
+
+_FOLD_NAME = re.compile(r"fold_\d+", re.IGNORECASE)
+_CNMC_LABELS = ("all", "hem")
+_CNMC_COLUMNS = {"Patient_ID", "new_names", "labels"}
+_VARIANT_NAMES = frozenset(
+    "original segmented raw images augmented train training test testing val valid validation".split()
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+        path: relative to the data set's root, with ``/`` on every system.
+        label: the class name.
+        subject: the person the image was taken from, where the data says so.
+    """
+
+    path: str
+    label: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file or folder that was skipped, and why, in one line. ``path`` is relative to the root."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a data folder holds.
+
+    Attributes:
+        root: the folder that every path is relative to.
+        layout: ``folders``, ``cnmc`` or ``manifest``.
+        labels: sorted class names, one or more; `split.make_split` is where two are asked for.
+        samples: sorted by path.
+        problems: sorted by path.
+    """
+
+    root: Path
+    layout: str
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def load_dataset(path: Path) -> Dataset:
+    """List the labelled images below ``path``.
+
+    Args:
+        path: a folder with one folder per class (images anywhere below it), a copy of C-NMC 2019, or a ``.csv``
+            manifest with the columns ``path,label`` and optionally ``subject``. Hidden files and folders are ignored.
+
+    Returns:
+        A data set with at least one sample. No image has been opened yet.
+
+    Raises:
+        DataError: nothing there, no class folders, the class folders are one level further down, or a bad manifest.
+    """
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise DataError(f"{path}: neither a folder nor a .csv manifest", hint="give the folder that holds the classes")
+        return _load_manifest(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder", hint="check the path given to --data")
+    dataset = _load_cnmc(path)
+    return dataset if dataset is not None else _load_folders(path)
+
+
+def positive_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels that mean disease: all but the one healthy label, or none where it isn't plain which that is."""
+    healthy = [label for label in labels if label.lower() in HEALTHY]
+    return tuple(label for label in labels if label != healthy[0]) if len(healthy) == 1 else ()
+
+
+def unit(dataset: Dataset) -> str:
+    """What one image shows: a ``cell`` (C-NMC) or a ``field`` of a smear."""
+    return "cell" if dataset.layout == "cnmc" else "field"
+
+
+def cell_subject(stem: str) -> tuple[str, str] | None:
+    """Subject and label in a C-NMC file name without its suffix, or None where it isn't such a name.
+
+    Healthy subjects are written ``H7`` in some files and ``h7`` in others. Nothing says whether these are one
+    person; they are taken as one, because parting one person over two sides of a split is the worse mistake.
+    """
+    match = CELL_NAME.fullmatch(stem)
+    return (match.group(1).upper(), match.group(2)) if match else None
+
+
+# --- one folder per class ---------------------------------------------------------------------------------------------
+
+
+def _load_folders(root: Path) -> Dataset:
+    classes = _visible_folders(root)
+    _refuse_wrong_level(root, classes)
+    samples: list[Sample] = []
+    problems = [
+        Problem(item.name, "lies in no class folder")
+        for item in root.iterdir()
+        if item.suffix.lower() in SUFFIXES and item.is_file() and not item.name.startswith(".")
+    ]
+    for folder in classes:
+        found = 0
+        for file in _files(folder, root, problems):
+            relative = file.relative_to(root).as_posix()
+            if file.suffix.lower() in SUFFIXES:
+                samples.append(Sample(relative, folder.name))
+                found += 1
+            else:
+                problems.append(Problem(relative, _not_an_image(file)))
+        if not found:
+            problems.append(Problem(folder.name, "no image in this folder: not taken as a class"))
+    if not samples:
+        raise DataError(
+            f"{root}: no class folder with images in it",
+            hint="the layout is ROOT/<class>/<images>; see `edgeall data ls --help`",
+        )
+    return _dataset(root, "folders", samples, problems)
+
+
+def _refuse_wrong_level(root: Path, folders: list[Path]) -> None:
+    """Stop where `folders` hold variants or sides of one data set (Original/, train/) and not classes."""
+    inner = {folder: _image_folders(folder) for folder in folders}
+    inner = {folder: names for folder, names in inner.items() if names or _has_image(folder)}
+    nested = {folder: names for folder, names in inner.items() if len(names) > 1}
+    if not nested:
+        return
+    first, names = next(iter(nested.items()))
+    alike = len(inner) == len(nested) and len(set(nested.values())) == 1
+    named = [folder for folder in nested if folder.name.lower() in _VARIANT_NAMES]
+    if alike or named:
+        best = named[0] if named and not alike else first
+        inside = ", ".join(nested[best][:6])
+        raise DataError(
+            f"{root}: the classes seem to lie one level further down (folders {', '.join(f.name for f in inner)}; "
+            f"{best.name} holds {inside})",
+            hint=f"point at one of them, as in --data {best}; if they are the classes, list the images in a CSV manifest",
+        )
+
+
+def _image_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the visible folders in `folder` with images somewhere below; () where it has images of its own."""
+    if _has_image(folder):
+        return ()
+    return tuple(child.name for child in _visible_folders(folder) if any(_is_image(file) for file in _files(child)))
+
+
+# --- C-NMC 2019 -------------------------------------------------------------------------------------------------------
+
+
+def _load_cnmc(root: Path) -> Dataset | None:
+    """C-NMC 2019 in any of the ways it is unpacked, or None where `root` is something else.
+
+    Training cells lie in ``fold_<n>/{all,hem}``, at the root or below folders of any name. The preliminary test
+    set is a folder of numbered files whose original names and labels come in a CSV; the final one has no labels.
+    """
+    problems: list[Problem] = []
+    folders: dict[Path, list[Path]] = {}
+    for file in _files(root, root, problems):
+        folders.setdefault(file.parent, []).append(file)
+    cells = {folder for folder in folders if _is_cell_folder(folder, root, folders[folder])}
+    preliminary = {f for f in folders if f not in cells and _named(f, root, "prelim") and any(map(_is_image, folders[f]))}
+    if not cells and not preliminary:
+        return None
+
+    samples: list[Sample] = []
+    for folder, files in folders.items():
+        if folder in cells:
+            _add_cells(root, folder, files, samples, problems)
+        elif folder in preliminary:
+            _add_preliminary(root, folder, files, samples, problems)
+        elif count := sum(map(_is_image, files)):
+            why = "the final test set comes without labels" if _named(folder, root, "final") else "no labels known"
+            problems.append(Problem(folder.relative_to(root).as_posix(), f"{count} images ignored: {why}"))
+    if not samples:
+        reasons = "; ".join(f"{problem.path}: {problem.reason}" for problem in problems[:3])
+        raise DataError(f"{root}: looks like C-NMC but holds no labelled cell ({reasons})")
+    return _dataset(root, "cnmc", samples, problems)
+
+
+def _is_cell_folder(folder: Path, root: Path, files: list[Path]) -> bool:
+    if folder.name not in _CNMC_LABELS or folder == root:
+        return False
+    if _FOLD_NAME.fullmatch(folder.parent.name):
+        return True
+    # One fold given by itself, or the folds poured together: the names tell.
+    return any(cell_subject(file.stem) for file in files)
+
+
+def _add_cells(root: Path, folder: Path, files: list[Path], samples: list[Sample], problems: list[Problem]) -> None:
+    for file in files:
+        relative = file.relative_to(root).as_posix()
+        parsed = cell_subject(file.stem)
+        if not _is_image(file):
+            problems.append(Problem(relative, _not_an_image(file)))
+        elif parsed is None:
+            # Without a subject the whole set would fall back to an image-level split.
+            problems.append(Problem(relative, "no subject in the name (UID_<subject>_<image>_<cell>_<all|hem>)"))
+        elif parsed[1] != folder.name:
+            problems.append(Problem(relative, f"the name says {parsed[1]}, the folder says {folder.name}"))
+        else:
+            samples.append(Sample(relative, folder.name, parsed[0]))
+
+
+def _add_preliminary(
+    root: Path, folder: Path, files: list[Path], samples: list[Sample], problems: list[Problem]
+) -> None:
+    table = _preliminary_table(folder)
+    if table is None:
+        count = sum(map(_is_image, files))
+        reason = f"{count} images ignored: no CSV with the columns {','.join(sorted(_CNMC_COLUMNS))} beside the folder"
+        problems.append(Problem(folder.relative_to(root).as_posix(), reason))
+        return
+    originals = _read_preliminary(table)
+    for file in files:
+        relative = file.relative_to(root).as_posix()
+        if file.suffix.lower() == ".csv":
+            continue
+        if not _is_image(file):
+            problems.append(Problem(relative, _not_an_image(file)))
+        elif file.name not in originals:
+            problems.append(Problem(relative, f"not listed in {table.name}"))
+        else:
+            subject, label = originals.pop(file.name)
+            samples.append(Sample(relative, label, subject))
+    problems += [
+        Problem((folder / name).relative_to(root).as_posix(), f"listed in {table.name}, but not there")
+        for name in originals
+    ]
+
+
+def _preliminary_table(folder: Path) -> Path | None:
+    parent = folder.parent
+    for pattern_root, pattern in ((folder, "*.csv"), (parent, "*.csv"), (parent, "*/*.csv"), (parent.parent, "*.csv")):
+        for table in sorted(pattern_root.glob(pattern)):
+            with open(table, encoding="utf-8-sig", errors="replace", newline="") as lines:
+                if set(next(csv.reader(lines), [])) >= _CNMC_COLUMNS:
+                    return table
+    return None
+
+
+def _read_preliminary(table: Path) -> dict[str, tuple[str, str]]:
+    """New file name -> (subject, label)."""
+    found: dict[str, tuple[str, str]] = {}
+    for line, row in _rows(table):
+        name, original, number = row["new_names"].strip(), row["Patient_ID"].strip(), row["labels"].strip()
+        parsed = cell_subject(PurePosixPath(original).stem)
+        if parsed is None or number not in {"0", "1"} or parsed[1] != ("all" if number == "1" else "hem"):
+            raise DataError(
+                f"{table}, line {line}: Patient_ID {original!r} and labels {number!r} do not fit together",
+                hint="Patient_ID is UID_<subject>_<image>_<cell>_<all|hem>.bmp; labels is 1 for all, 0 for hem",
+            )
+        if name in found:
+            raise DataError(f"{table}, line {line}: {name} is listed twice", hint="remove one of the two lines")
+        found[name] = parsed
+    return found
+
+
+# --- CSV manifest -----------------------------------------------------------------------------------------------------
+
+
+def _load_manifest(table: Path) -> Dataset:
+    root = table.parent
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for line, row in _rows(table, required={"path", "label"}, allowed={"path", "label", "subject"}):
+        where = f"{table}, line {line}"
+        raw, label, subject = (row.get(key, "").strip() for key in ("path", "label", "subject"))
+        if not raw or not label:
+            raise DataError(f"{where}: empty {'label' if raw else 'path'}", hint="fill it in or remove the line")
+        relative = _inside(raw, where)
+        if relative in seen:
+            raise DataError(f"{where}: {relative} is already on line {seen[relative]}", hint="remove one of the two lines")
+        seen[relative] = line
+        file = root / relative
+        if not file.is_file():
+            problems.append(Problem(relative, f"no such file (line {line})"))
+        elif not _is_image(file):
+            problems.append(Problem(relative, _not_an_image(file)))
+        else:
+            samples.append(Sample(relative, label, subject or None))
+    if not samples:
+        raise DataError(
+            f"{table}: none of its {len(seen)} lines names an image that exists",
+            hint=f"paths are relative to the manifest's own folder, {root}",
+        )
+    return _dataset(root, "manifest", samples, problems)
+
+
+def _inside(raw: str, where: str) -> str:
+    """`raw` as a clean relative path; one that leaves the manifest's folder would not survive a move of the data."""
+    pure = PurePosixPath(os.path.normpath(raw))
+    if pure.is_absolute() or PureWindowsPath(raw).drive or ".." in pure.parts:
+        raise DataError(
+            f"{where}: {raw} lies outside the manifest's folder",
+            hint="keep the manifest in a folder above the images (a link to them will do) and the paths relative to it",
+        )
+    return pure.as_posix()
+
+
+def _rows(
+    table: Path, required: set[str] = _CNMC_COLUMNS, allowed: set[str] | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV with a header line. Raises `DataError` with the line for anything malformed."""
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            header = reader.fieldnames or []
+            missing, unknown = required - set(header), set(header) - (allowed or set(header))
+            if missing or unknown or len(set(header)) < len(header):
+                what = f"no column {', '.join(sorted(missing))}" if missing else "unknown or repeated columns"
+                raise DataError(
+                    f"{table}, line 1: {what} (found {','.join(header) or 'nothing'})",
+                    hint=f"the columns are {','.join(sorted(allowed or required))}",
+                )
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(
+                        f"{table}, line {reader.line_num}: not {len(header)} fields",
+                        hint="quote a field that holds a comma",
+                    )
+                yield reader.line_num, row
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{table}: can't be read as CSV ({error})", hint="save it as CSV in UTF-8") from error
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _dataset(root: Path, layout: str, samples: list[Sample], problems: list[Problem]) -> Dataset:
+    labels = tuple(sorted({sample.label for sample in samples}))
+    by_path = sorted(samples, key=lambda sample: sample.path)
+    return Dataset(root, layout, labels, tuple(by_path), tuple(sorted(problems, key=lambda problem: problem.path)))
+
+
+def _files(folder: Path, root: Path | None = None, problems: list[Problem] | None = None) -> Iterator[Path]:
+    """Visible files below `folder`, sorted. Links to folders aren't followed (they can loop) but noted in `problems`."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(where)
+        if root is not None and problems is not None:
+            links = [here / name for name in folders if (here / name).is_symlink()]
+            problems += [Problem(l.relative_to(root).as_posix(), "a link to a folder: not followed") for l in links]
+        yield from (here / name for name in sorted(files) if not name.startswith("."))
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def _has_image(folder: Path) -> bool:
+    return any(_is_image(child) and child.is_file() for child in folder.iterdir() if not child.name.startswith("."))
+
+
+def _not_an_image(file: Path) -> str:
+    return f"not an image suffix ({file.suffix or 'none'})"
+
+
+def _named(folder: Path, root: Path, word: str) -> bool:
+    return any(word in part.lower() for part in (root.name, *folder.relative_to(root).parts))

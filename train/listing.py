@@ -1,0 +1,64 @@
+"""``edgeall data ls``: what a data folder holds, before anybody trains on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgeall.train import duplicates
+from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
+from edgeall.train.progress import Progress
+from edgeall.train.scan import scan
+
+
+def list_data(path: Path, progress: Progress) -> dict[str, Any]:
+    """Look at every image of a data folder or manifest.
+
+    Args:
+        path: see `load_dataset`.
+        progress: where the bar goes.
+
+    Returns:
+        ``root``, ``layout``, ``unit`` (field or cell), ``images`` (readable ones), ``labels`` (for each its
+        ``images`` and, where known, ``subjects``), ``positive_labels``, ``subjects`` (None where unknown),
+        ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
+        that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
+        ``dataset_sha256``, ``problems`` (``path`` and ``reason`` of what was skipped).
+
+    Raises:
+        DataError: see `load_dataset` and `scan`.
+    """
+    listed = load_dataset(path)
+    with progress.task("reading images", len(listed.samples)) as advance:
+        found = scan(listed, lambda done, _: advance(done, ""))
+    data = found.dataset
+    twins = duplicates.groups(found)
+    sizes = Counter(f"{facts.width}x{facts.height}" for facts in found.facts)
+    return {
+        "root": str(data.root),
+        "layout": data.layout,
+        "unit": unit(data),
+        "images": len(data.samples),
+        "labels": {label: _class(label, data.samples) for label in data.labels},
+        "positive_labels": list(positive_labels(data.labels)),
+        "subjects": _subjects(data.samples),
+        "sizes": dict(sizes.most_common()),
+        "exact_duplicates": twins.exact_count,
+        "near_duplicates": twins.near_count,
+        "conflicts": [[found.facts[index].sample.path for index in group] for group in twins.conflicts],
+        "dataset_sha256": found.digest,
+        "problems": [asdict(problem) for problem in data.problems],
+    }
+
+
+def _class(label: str, samples: tuple[Sample, ...]) -> dict[str, int | None]:
+    own = tuple(sample for sample in samples if sample.label == label)
+    return {"images": len(own), "subjects": _subjects(own)}
+
+
+def _subjects(samples: tuple[Sample, ...]) -> int | None:
+    """How many different ones; None when any image's is unknown."""
+    subjects = {sample.subject for sample in samples}
+    return None if None in subjects else len(subjects)

@@ -1,0 +1,194 @@
+"""Turns true classes and predicted probabilities into the figures that every report, gate and manifest quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+from edgeall.edge_runtime.errors import DataError
+
+ECE_BINS = 15
+RESAMPLES = 2000
+LOG_FLOOR = 1e-7
+"""Keras clips probabilities at the same value, so `log_loss` and Keras' own figure agree. An 8-bit output holds
+exact zeros: without a floor one wrong image would make the loss infinite."""
+
+
+def compute_metrics(
+    labels: Sequence[str],
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    positive_labels: Sequence[str],
+    *,
+    split: str,
+    split_level: str,
+    seed: int = 0,
+    subjects: Sequence[str | None] | None = None,
+) -> dict[str, Any]:
+    """All figures of one model on one set of images.
+
+    The predicted class is the most probable one, the first of them on a tie. Probabilities are taken as the model
+    reports them (an 8-bit output may sum to 0.99); `log_loss` alone divides each row by its sum.
+
+    - ``macro_f1`` averages over the classes that occur among the true or the predicted ones, so that a folder
+      without some class isn't marked down for it.
+    - ``ece`` is the expected calibration error over `ECE_BINS` equal-width bins of the top-1 probability: the
+      mean of |accuracy - confidence| of the bins, weighted by their images.
+    - ``confusion[i][j]`` counts images of class i predicted as class j.
+    - ``per_class[label]["auroc"]`` is one class against the rest; None where one of the two is absent.
+    - ``sensitivity`` and ``specificity`` are of *any* positive class against the others: an image counts as called
+      positive when its predicted class is one of ``positive_labels``, whichever. ``auroc_positive`` ranks by the
+      summed probability of those classes.
+    - ``accuracy_ci95`` is a percentile bootstrap interval of `RESAMPLES` resamples. Images of one subject are alike,
+      so whole subjects are resampled where every image's subject is known and there are at least two; ``ci_unit``
+      says which of the two was done. Where every image is right the interval collapses to [1, 1].
+
+    Args:
+        labels: the k class names, in the model's output order.
+        y_true: int, shape (n,), each in 0..k-1.
+        probabilities: float, shape (n, k), not negative.
+        positive_labels: the classes that mean disease; empty where the question makes no sense.
+        split: which images these are, for instance ``test``.
+        split_level: ``subject``, ``block`` or ``image``.
+        seed: of the bootstrap.
+        subjects: one per image, None where unknown.
+
+    Returns:
+        Plain Python values only, ready for JSON, never NaN. What can't be computed is None, except precision,
+        recall and F1, which are 0.0 then, beside a support that tells why.
+
+    Raises:
+        DataError: no images; shapes that don't match; a probability that is not finite; an unknown positive label.
+
+    Source:
+        C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (ECE).
+        B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
+    """
+    true = np.asarray(y_true, dtype=np.int64)
+    scores = np.asarray(probabilities, dtype=np.float64)
+    _check(labels, true, scores, positive_labels, subjects)
+    classes = np.arange(len(labels))
+    predicted = scores.argmax(axis=1)
+    correct = predicted == true
+    low, high, unit = _accuracy_interval(correct, subjects, seed)
+    return {
+        "split": split,
+        "split_level": split_level,
+        "images": len(true),
+        "accuracy": float(correct.mean()),
+        "accuracy_ci95": [low, high],
+        "ci_unit": unit,
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
+        "log_loss": _log_loss(true, scores),
+        "ece": _expected_calibration_error(scores.max(axis=1), correct),
+        "labels": list(labels),
+        "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
+        "per_class": _per_class(labels, true, predicted, scores),
+        "positive_labels": list(positive_labels),
+        **_positive_against_rest([labels.index(name) for name in positive_labels], true, predicted, scores),
+    }
+
+
+def _check(
+    labels: Sequence[str],
+    true: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    positive_labels: Sequence[str],
+    subjects: Sequence[str | None] | None,
+) -> None:
+    if true.size == 0:
+        raise DataError("no images to compute metrics of", hint="give a data folder or a split side that holds images")
+    if scores.shape != (len(true), len(labels)) or (subjects is not None and len(subjects) != len(true)):
+        raise DataError(
+            f"{len(true)} true classes, probabilities of shape {scores.shape} and {len(labels)} labels don't match"
+        )
+    if true.min() < 0 or true.max() >= len(labels):
+        raise DataError(f"true classes {true.min()}..{true.max()} are outside 0..{len(labels) - 1}")
+    if not np.isfinite(scores).all() or scores.min() < 0 or scores.sum(axis=1).min() <= 0:
+        raise DataError(
+            "the model's output holds values that are not probabilities (NaN, infinite, negative or all zero)",
+            hint="training has diverged: lower the learning rate",
+        )
+    unknown = [name for name in positive_labels if name not in labels]
+    if unknown:
+        raise DataError(f"positive label {', '.join(unknown)} is not one of {', '.join(labels)}")
+
+
+def _per_class(
+    labels: Sequence[str], true: NDArray[np.int64], predicted: NDArray[np.int64], scores: NDArray[np.float64]
+) -> dict[str, dict[str, Any]]:
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=np.arange(len(labels)), zero_division=0.0
+    )
+    return {
+        label: {
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+            "auroc": _auroc(true == i, scores[:, i]),
+        }
+        for i, label in enumerate(labels)
+    }
+
+
+def _positive_against_rest(
+    positive: list[int], true: NDArray[np.int64], predicted: NDArray[np.int64], scores: NDArray[np.float64]
+) -> dict[str, float | None]:
+    if not positive:
+        return {"sensitivity": None, "specificity": None, "auroc_positive": None}
+    ill = np.isin(true, positive)
+    called = np.isin(predicted, positive)
+    return {
+        "sensitivity": float(called[ill].mean()) if ill.any() else None,
+        "specificity": float((~called[~ill]).mean()) if not ill.all() else None,
+        "auroc_positive": _auroc(ill, scores[:, positive].sum(axis=1)),
+    }
+
+
+def _auroc(is_class: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
+    if is_class.all() or not is_class.any():
+        return None
+    return float(roc_auc_score(is_class, score))
+
+
+def _log_loss(true: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    of_truth = scores[np.arange(len(true)), true] / scores.sum(axis=1)
+    return float(-np.log(np.maximum(of_truth, LOG_FLOOR)).mean())
+
+
+def _expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Bin m holds the confidences in ((m - 1) / bins, m / bins], as in the paper."""
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    # sum over bins of images/n * |accuracy - confidence| = sum over bins of |sum of (correct - confidence)| / n
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _accuracy_interval(
+    correct: NDArray[np.bool_], subjects: Sequence[str | None] | None, seed: int
+) -> tuple[float, float, str]:
+    rng = np.random.default_rng(seed)
+    known = [name for name in subjects if name is not None] if subjects is not None else []
+    if len(known) == len(correct) and len(set(known)) > 1:
+        unit = "subject"
+        _, owner = np.unique(known, return_inverse=True)
+        images = np.bincount(owner)
+        right = np.bincount(owner, weights=correct)
+        times = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=RESAMPLES)
+        accuracies = (times @ right) / (times @ images)
+    else:
+        unit = "image"
+        # Drawing n images with replacement and counting the right ones is a binomial draw: no index table needed.
+        accuracies = rng.binomial(len(correct), correct.mean(), size=RESAMPLES) / len(correct)
+    low, high = np.percentile(accuracies, (2.5, 97.5))
+    return float(low), float(high), unit
