@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO_MODEL := build/demo/run/qat-int8.tflite
 # A name that is there may still not run (pyenv's shims): each is asked for its version.
 FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
 	"$$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
@@ -30,13 +31,17 @@ types: $(INSTALLED)
 	MYPYPATH=build/types $(BIN)/mypy -m edgeall -m edgeall.cli \
 		-p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize -p edgeall.train
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/startup.py
+bench: $(INSTALLED) $(DEMO_MODEL)
+	$(BIN)/python benchmarks/startup.py $(DEMO_MODEL) build/demo/images
 
-$(VENV)/pyvenv.cfg:
-	python=$$($(FIND_PYTHON)) && "$$python" -m venv $(VENV)
+$(DEMO_MODEL): | $(INSTALLED)
+	$(BIN)/edgeall demo --out build/demo
 
-$(INSTALLED): $(VENV)/pyvenv.cfg setup.cfg pyproject.toml
+# pip is the last thing that venv makes: an environment cut short is made again.
+$(BIN)/pip:
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)
+
+$(INSTALLED): $(BIN)/pip setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
 	touch $@
 

@@ -197,7 +197,7 @@ def data() -> None:
 @click.option("--split-by", type=click.Choice(["auto", "subject", "block", "image"]), default="auto")
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
 @click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
-@click.option("--fold", metavar="I/K", help="Fold I (from 0) of K is the test side.")
+@click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
 @click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
 @click.option("--seed", type=int, default=0)
 @_CACHE_DIR

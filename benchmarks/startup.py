@@ -99,6 +99,10 @@ def compete(contest: Contest, repetitions: int) -> Outcome:
     return Outcome(contest, statistics.median(figures["ours"]), statistics.median(figures["bare"]))
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
 def _measure(command: list[str]) -> dict[str, float]:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -146,7 +150,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--out", type=Path, help="Markdown file")
     arguments = parser.parse_args()
-    images = sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in SUFFIXES)
+    images = sorted(path for path in arguments.images.rglob("*") if _is_image(path.relative_to(arguments.images)))
     if not images:
         parser.error(f"{arguments.images}: no images")
     outcomes = [compete(c, arguments.repetitions) for c in contests(arguments.model, images, arguments.images)]

@@ -74,7 +74,8 @@ def load_input(path: str | os.PathLike[str], spec: InputSpec) -> NDArray[np.uint
 
 def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
     """The float network's input, ``(pixel - mean) / std``, same shape, float32."""
-    return (pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    values: NDArray[np.float32] = (pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    return values
 
 
 def _center_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -46,8 +46,8 @@ def with_metadata(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
     """A copy of a model with metadata entries added, those of the same name replaced.
 
     Flatbuffer offsets lead forward only, so a new root table, buffer list and metadata list are put in *front*
-    of the old bytes, which stay as they are, alignment included (repacking through the generated schema would
-    lose the 16-byte alignment of the weights). The old root becomes a few dead bytes.
+    of the old bytes, which stay as they are, alignment included (repacking through the generated schema moves
+    every weight). The old root becomes a few dead bytes.
 
     Args:
         flatbuffer: a TFLite model.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from edgeall.edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD
@@ -30,7 +31,7 @@ from edgeall.optimize.metadata import classifier_metadata, marked
 def pack(
     flatbuffer: bytes,
     manifest: Manifest,
-    golden: Sequence[tuple[str, bytes, Sequence[float]]],
+    golden: Sequence[tuple[str, bytes, ArrayLike]],
     model_card: str,
     out: Path,
 ) -> Path:
@@ -104,7 +105,7 @@ def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
 
 
 def _golden_json(
-    golden: Sequence[tuple[str, bytes, Sequence[float]]], manifest: Manifest, output: Tensor, name: str
+    golden: Sequence[tuple[str, bytes, ArrayLike]], manifest: Manifest, output: Tensor, name: str
 ) -> bytes:
     if not golden:
         raise BundleError(f"{name}: a packed model needs at least one golden image")

@@ -90,7 +90,7 @@ def for_conversion(trained: QuantizationAware, folded: Any, bounds: tuple[float,
 _KNOWN = (*WITH_WEIGHTS, *OWN_RANGE, *SAME_RANGE)
 
 
-class _Weights(quantizers.Quantizer):  # type: ignore[misc]
+class _Weights(quantizers.Quantizer):  # type: ignore[name-defined]
     """Symmetric, narrow range, one scale per output channel, from the weights of this very step.
 
     Args:
@@ -116,7 +116,7 @@ class _Weights(quantizers.Quantizer):  # type: ignore[misc]
         return {"channel_axis": self.channel_axis}
 
 
-class _Range(quantizers.MovingAverageQuantizer):  # type: ignore[misc]
+class _Range(quantizers.MovingAverageQuantizer):  # type: ignore[name-defined]
     """tfmot's moving-average activation quantizer, started at a measured range."""
 
     def __init__(self, low: float, high: float) -> None:
@@ -131,7 +131,7 @@ class _Range(quantizers.MovingAverageQuantizer):  # type: ignore[misc]
         }
 
 
-class _Placement(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
+class _Placement(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[name-defined]
     """Which weight of a layer is quantized, and whether its output is."""
 
     def __init__(self, weight: tuple[str, _Weights] | None, output: _Range | None) -> None:
@@ -157,7 +157,7 @@ class _Placement(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[misc]
         return {}
 
 
-class _Wrapper(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[misc]
+class _Wrapper(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[name-defined]
     """tfmot's wrapper, whose output range can be read back."""
 
     def output_range(self) -> tuple[float, float]:

@@ -199,7 +199,7 @@ def _golden(
 ) -> list[tuple[str, bytes, NDArray[np.float32]]]:
     """The first test images of different classes, made small, with what the packed model says of them."""
     chosen = {entry.label: entry for entry in reversed(split.side("test"))}
-    golden = []
+    golden: list[tuple[str, bytes, NDArray[np.float32]]] = []
     for label in split.labels[:GOLDEN_IMAGES]:
         png = golden_png(open_rgb(image_folder(root) / chosen[label].path), spec)
         pixels = preprocess(decode_rgb(png, label), spec)

@@ -21,10 +21,12 @@ LABELS = ("Benign", "Early", "Pre", "Pro")
 SPEC = InputSpec(32, 48)
 
 
-def smooth_image(seed: int, size: tuple[int, int] = (75, 60)) -> Image.Image:
-    """Blobs of colour, ``size`` (width, height): neighbouring pixels are alike, channels aren't."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+def grainy_image(seed: int, size: tuple[int, int] = (75, 60)) -> Image.Image:
+    """Blobs of colour under grain, ``size`` (width, height): every channel, place and resize filter matters."""
+    random = np.random.default_rng(seed)
+    blobs = Image.fromarray(random.integers(0, 256, (6, 7, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    grain = random.integers(-90, 91, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.asarray(blobs).astype(int) + grain, 0, 255).astype(np.uint8))
 
 
 def png(image: Image.Image) -> bytes:
@@ -56,7 +58,7 @@ def golden_for(
 ) -> list[tuple[str, bytes, np.ndarray]]:
     """Two golden images with what the model makes of them here."""
     classifier = Classifier.from_flatbuffer(flatbuffer, labels, spec)
-    files = [png(smooth_image(seed)) for seed in (1, 2)]
+    files = [png(grainy_image(seed)) for seed in (3, 9)]
     return [
         (f"{index}.png", file, classifier.predict(preprocess(decode_rgb(file, "golden"), spec)))
         for index, file in enumerate(files)
@@ -96,20 +98,19 @@ def tiny_flatbuffers() -> dict[str, bytes]:
     inputs = layers.Input((SPEC.height, SPEC.width, 3))
     x = layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
     x = layers.Conv2D(8, 3, strides=2, activation="relu")(x)
-    # Flattened, not averaged: where something is matters too.
-    x = layers.Dense(len(LABELS))(layers.Flatten()(layers.AveragePooling2D(3)(x)))
+    x = layers.Dense(len(LABELS), name="logits")(layers.Flatten()(x))  # not averaged: places matter too
     ends = {"softmax": layers.Softmax()(x), "logits": x, "sigmoid": layers.Activation("sigmoid")(x)}
     models = {name: keras.Model(inputs, end) for name, end in ends.items()}
-    softmax = models["softmax"]
-    softmax.set_weights(
-        [random.normal(0, 1.0 / np.sqrt(max(np.prod(w.shape[:-1]), 4)), w.shape) * 2 for w in softmax.get_weights()]
-    )
-    representative = np.stack(
-        [preprocess(smooth_image(seed), SPEC).astype(np.float32) / 127.5 - 1 for seed in range(20)]
-    )
-    representative[0, 0, 0], representative[0, 0, 1] = -1, 1  # the whole range of pixels, as the contract says
-    kinds = {kind: convert(softmax, kind, representative) for kind in ("uint8", "int8", "float32", "dynamic")}
-    return kinds | {kind: convert(models[kind], "float32", representative) for kind in ("logits", "sigmoid")}
+    images = np.stack([preprocess(grainy_image(seed), SPEC) for seed in range(20)]).astype(np.float32) / 127.5 - 1
+    images[0, 0, 0], images[0, 0, 1] = -1, 1  # the whole range of pixels, as the contract says
+    logits = models["logits"]
+    logits.set_weights([random.normal(0, 0.3, weights.shape) for weights in logits.get_weights()])
+    # Centred and scaled, so that probabilities are far from 0 and 1, where nothing would show.
+    raw = logits.predict(images, verbose=0)
+    kernel, bias = logits.get_layer("logits").get_weights()
+    logits.get_layer("logits").set_weights([kernel / raw.std(0), (bias - raw.mean(0)) / raw.std(0)])
+    kinds = {kind: convert(models["softmax"], kind, images) for kind in ("uint8", "int8", "float32", "dynamic")}
+    return kinds | {kind: convert(models[kind], "float32", images) for kind in ("logits", "sigmoid")}
 
 
 @pytest.fixture(scope="session")
@@ -136,35 +137,33 @@ def tiny_bundle(pack_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPat
 def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed int8 MobileNetV2 0.35 at 224 that knows the four classes tolerably.
 
-    A linear head on the pretrained backbone's features of 60 images a class, then post-training quantization.
+    A linear head on the pretrained backbone's features of 120 images a class, then post-training quantization.
     """
+    from sklearn.linear_model import LogisticRegression
+
     from edgeall.edge_runtime.preprocess import load_input, normalize
     from edgeall.models import registry
     from edgeall.models.head import add_head
     from edgeall.models.keras_compat import keras
     from edgeall.optimize.card import model_card
-    from edgeall.optimize.pack import golden_png, pack
-    from sklearn.linear_model import LogisticRegression
+    from edgeall.optimize.golden import choose_golden
+    from edgeall.optimize.pack import pack
 
     spec = InputSpec(224, 224)
-    files = [(file, index) for index, label in enumerate(LABELS) for file in _every(test_data / "all4" / label, 60)]
+    files = [(file, index) for index, label in enumerate(LABELS) for file in _every(test_data / "all4" / label, 120)]
     pixels = np.stack([load_input(file, spec) for file, _ in files])
     weights = str(test_data / "weights" / "mobilenet_v2_0.35_no_top.h5")
     backbone = registry.get("mobilenet_v2").build(registry.BuildArgs(224, 224, 0.35, weights))
     images = normalize(pixels, spec)
     features = backbone.predict(images, batch_size=32, verbose=0)
-    probe = LogisticRegression(C=0.1, max_iter=2000).fit(features, [index for _, index in files])
+    probe = LogisticRegression(C=1.0, max_iter=2000).fit(features, [index for _, index in files])
     model = add_head(backbone, len(LABELS), 0.0)
     model.get_layer("logits").set_weights([probe.coef_.T, probe.intercept_])
-    flatbuffer = convert(model, "uint8", images[::4])
+    flatbuffer = convert(model, "uint8", images[::8])
     keras.backend.clear_session()
 
     classifier = Classifier.from_flatbuffer(flatbuffer, LABELS, spec)
-    golden = []
-    for index in range(0, len(pixels), 80):
-        file = golden_png(Image.fromarray(pixels[index]), spec)
-        probabilities = classifier.predict(preprocess(decode_rgb(file, "golden"), spec))
-        golden.append((f"{index}.png", file, probabilities))
+    golden = choose_golden(classifier, (Image.fromarray(image) for image in pixels[::5]))
     filled = manifest(name="smear", input=spec, golden={"source": "train side of all4"})
     out = tmp_path_factory.mktemp("smear") / "model.tflite"
     return pack(flatbuffer, filled, golden, model_card(filled), out)

@@ -23,8 +23,11 @@ CELL_NAME = re.compile(r"UID_([Hh]?\d+)_\d+_\d+_(all|hem)")
 _FOLD_NAME = re.compile(r"fold_\d+", re.IGNORECASE)
 _CNMC_LABELS = ("all", "hem")
 _CNMC_COLUMNS = {"Patient_ID", "new_names", "labels"}
+_PRELIMINARY = re.compile(r"test_prelim", re.IGNORECASE)
+_FINAL = re.compile(r"test_final", re.IGNORECASE)
 _VARIANT_NAMES = frozenset(
-    "original segmented raw images augmented train training test testing val valid validation".split()
+    {"original", "segmented", "raw", "images", "augmented"}
+    | {"train", "training", "test", "testing", "val", "valid", "validation"}
 )
 
 
@@ -85,7 +88,9 @@ def load_dataset(path: Path) -> Dataset:
     """
     if path.is_file():
         if path.suffix.lower() != ".csv":
-            raise DataError(f"{path}: neither a folder nor a .csv manifest", hint="give the folder that holds the classes")
+            raise DataError(
+                f"{path}: neither a folder nor a .csv manifest", hint="give the folder that holds the classes"
+            )
         return _load_manifest(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder", hint="check the path given to --data")
@@ -148,20 +153,20 @@ def _load_folders(root: Path) -> Dataset:
 def _refuse_wrong_level(root: Path, folders: list[Path]) -> None:
     """Stop where `folders` hold variants or sides of one data set (Original/, train/) and not classes."""
     inner = {folder: _image_folders(folder) for folder in folders}
-    inner = {folder: names for folder, names in inner.items() if names or _has_image(folder)}
     nested = {folder: names for folder, names in inner.items() if len(names) > 1}
     if not nested:
         return
-    first, names = next(iter(nested.items()))
-    alike = len(inner) == len(nested) and len(set(nested.values())) == 1
+    filled = [folder for folder in folders if inner[folder] or _has_image(folder)]
+    # The same folders inside of each are classes, unless they are numbered: slides or patients of each class.
+    alike = len(filled) == len(nested) and len(set(nested.values())) == 1
+    numbered = len(nested) > 1 and all(re.search(r"\d", name) for names in nested.values() for name in names)
     named = [folder for folder in nested if folder.name.lower() in _VARIANT_NAMES]
-    if alike or named:
-        best = named[0] if named and not alike else first
-        inside = ", ".join(nested[best][:6])
+    if named or (alike and not numbered):
+        best = named[0] if named else next(iter(nested))
         raise DataError(
-            f"{root}: the classes seem to lie one level further down (folders {', '.join(f.name for f in inner)}; "
-            f"{best.name} holds {inside})",
-            hint=f"point at one of them, as in --data {best}; if they are the classes, list the images in a CSV manifest",
+            f"{root}: the classes seem to lie one level further down (it holds "
+            f"{', '.join(folder.name for folder in filled)}; {best.name} holds {', '.join(nested[best][:6])})",
+            hint=f"point at one of them, as in --data {best}; if they are the classes, list the images in a manifest",
         )
 
 
@@ -186,7 +191,11 @@ def _load_cnmc(root: Path) -> Dataset | None:
     for file in _files(root, root, problems):
         folders.setdefault(file.parent, []).append(file)
     cells = {folder for folder in folders if _is_cell_folder(folder, root, folders[folder])}
-    preliminary = {f for f in folders if f not in cells and _named(f, root, "prelim") and any(map(_is_image, folders[f]))}
+    preliminary = {
+        folder
+        for folder, files in folders.items()
+        if folder not in cells and _named(folder, root, _PRELIMINARY) and any(map(_is_image, files))
+    }
     if not cells and not preliminary:
         return None
 
@@ -197,7 +206,7 @@ def _load_cnmc(root: Path) -> Dataset | None:
         elif folder in preliminary:
             _add_preliminary(root, folder, files, samples, problems)
         elif count := sum(map(_is_image, files)):
-            why = "the final test set comes without labels" if _named(folder, root, "final") else "no labels known"
+            why = "the final test set comes without labels" if _named(folder, root, _FINAL) else "no labels known"
             problems.append(Problem(folder.relative_to(root).as_posix(), f"{count} images ignored: {why}"))
     if not samples:
         reasons = "; ".join(f"{problem.path}: {problem.reason}" for problem in problems[:3])
@@ -298,7 +307,9 @@ def _load_manifest(table: Path) -> Dataset:
             raise DataError(f"{where}: empty {'label' if raw else 'path'}", hint="fill it in or remove the line")
         relative = _inside(raw, where)
         if relative in seen:
-            raise DataError(f"{where}: {relative} is already on line {seen[relative]}", hint="remove one of the two lines")
+            raise DataError(
+                f"{where}: {relative} is already on line {seen[relative]}", hint="remove one of the two lines"
+            )
         seen[relative] = line
         file = root / relative
         if not file.is_file():
@@ -362,13 +373,13 @@ def _dataset(root: Path, layout: str, samples: list[Sample], problems: list[Prob
 
 
 def _files(folder: Path, root: Path | None = None, problems: list[Problem] | None = None) -> Iterator[Path]:
-    """Visible files below `folder`, sorted. Links to folders aren't followed (they can loop) but noted in `problems`."""
+    """Visible files below `folder`, sorted. Links to folders can loop: not followed, but noted in `problems`."""
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(where)
         if root is not None and problems is not None:
-            links = [here / name for name in folders if (here / name).is_symlink()]
-            problems += [Problem(l.relative_to(root).as_posix(), "a link to a folder: not followed") for l in links]
+            for link in (here / name for name in folders if (here / name).is_symlink()):
+                problems.append(Problem(link.relative_to(root).as_posix(), "a link to a folder: not followed"))
         yield from (here / name for name in sorted(files) if not name.startswith("."))
 
 
@@ -388,5 +399,6 @@ def _not_an_image(file: Path) -> str:
     return f"not an image suffix ({file.suffix or 'none'})"
 
 
-def _named(folder: Path, root: Path, word: str) -> bool:
-    return any(word in part.lower() for part in (root.name, *folder.relative_to(root).parts))
+def _named(folder: Path, root: Path, name: re.Pattern[str]) -> bool:
+    parts = folder.relative_to(root).parts or (root.resolve().name,)
+    return any(name.search(part) for part in parts)

@@ -5,6 +5,7 @@ The thresholds were measured: `docs/methods/duplicates.md`.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,13 +71,13 @@ def groups(scan: Scan) -> Duplicates:
     for index, item in enumerate(facts):
         by_pixels.setdefault(item.pixels_sha256, []).append(index)
     exact = tuple(tuple(group) for group in by_pixels.values() if len(group) > 1)
-    links = [(a, b) for group in exact for a, b in zip(group, group[1:], strict=False)]
+    links = [(a, b) for group in exact for a, b in itertools.pairwise(group)]
 
     # One image of each exact group stands for all of them.
     first = np.array([group[0] for group in by_pixels.values()])
     hashes = np.array([facts[index].phash for index in first], dtype=np.uint64)
     likeness = _Likeness([facts[index].thumbnail for index in first])
-    for left, right in (*_alike_hashes(hashes), *_neighbours([facts[index].sample.path for index in first])):
+    for left, right in (*_alike_hashes(hashes), _neighbours([facts[index].sample.path for index in first])):
         alike = likeness.confirm(left, right)
         links += zip(first[left[alike]].tolist(), first[right[alike]].tolist(), strict=True)
 
@@ -117,13 +118,15 @@ def _alike_hashes(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
         yield left[keep] + start, right[keep] + start
 
 
-def _neighbours(paths: list[str]) -> Iterator[Pairs]:
+def _neighbours(paths: list[str]) -> Pairs:
     """Pairs of one folder at most `NEIGHBOURS` places apart, numbers in names taken as numbers."""
     order = np.array(sorted(range(len(paths)), key=lambda index: _natural(paths[index])), dtype=np.intp)
-    folders = np.array([PurePosixPath(paths[index]).parent.as_posix() for index in order])
-    for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-        same = folders[step:] == folders[:-step]
-        yield order[:-step][same], order[step:][same]
+    folders = np.unique([PurePosixPath(paths[index]).parent.as_posix() for index in order], return_inverse=True)[1]
+    place, step = (part.ravel() for part in np.mgrid[: len(order), 1 : NEIGHBOURS + 1])
+    inside = place + step < len(order)
+    left, right = place[inside], (place + step)[inside]
+    same = folders[left] == folders[right]
+    return order[left[same]], order[right[same]]
 
 
 def _natural(path: str) -> tuple[str, list[tuple[int, str]]]:
@@ -176,17 +179,23 @@ def _moved_correlation(
     """
     from scipy import fft
 
-    shape = (2 * THUMBNAIL, 2 * THUMBNAIL)  # zero-padded, so that nothing wraps around
+    shape = (3 * THUMBNAIL // 2, 3 * THUMBNAIL // 2)  # zero-padded: at these moves nothing wraps around
     moves = np.arange(-THUMBNAIL // 2, THUMBNAIL // 2 + 1)
     area = np.outer(THUMBNAIL - np.abs(moves), THUMBNAIL - np.abs(moves)).astype(np.float32)
-    a, b = images[left], images[right]
-    product = fft.irfft2(fft.rfft2(a, s=shape) * fft.rfft2(b, s=shape).conj(), s=shape)[:, moves][:, :, moves]
-    sum_a, square_a = _overlap_sums(a, moves), _overlap_sums(a * a, moves)
-    # Where a gives its lower right part to the overlap, b gives its upper left.
-    sum_b, square_b = _overlap_sums(b, -moves), _overlap_sums(b * b, -moves)
-    power = (square_a - sum_a * sum_a / area) * (square_b - sum_b * sum_b / area)
+    # Candidates come in runs that share images: what belongs to one image is worked out once.
+    which, place = np.unique(np.concatenate([left, right]), return_inverse=True)
+    a, b = place[: len(left)], place[len(left) :]
+    some = images[which]
+    spectrum = fft.rfft2(some, s=shape)
+    total = _overlap_sums(some, moves)
+    power = _overlap_sums(some * some, moves) - total * total / area
+
+    product = fft.irfft2(spectrum[a] * spectrum[b].conj(), s=shape)[:, moves][:, :, moves]
+    # Where one image gives its lower right part to the overlap, the other gives its upper left: the moves reversed.
+    product -= total[a] * total[b, ::-1, ::-1] / area
     floor = (_FLAT**2 * area) ** 2  # an empty overlap has nothing to recognize either
-    return np.asarray(((product - sum_a * sum_b / area) / np.sqrt(np.maximum(power, floor))).max(axis=(1, 2)))
+    product /= np.sqrt(np.maximum(power[a] * power[b, ::-1, ::-1], floor))
+    return np.asarray(product.max(axis=(1, 2)))
 
 
 def _overlap_sums(images: NDArray[np.float32], moves: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -133,7 +133,7 @@ def fit(
 def _epoch(model: Any, stage: Stage, epoch: int, batches: Any, validation: Any, advance: Any) -> Row:
     done = epoch * stage.steps * stage.batch_size
 
-    class Ticker(keras.callbacks.Callback):  # type: ignore[misc]
+    class Ticker(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             info = f"epoch {epoch + 1}/{stage.epochs} loss {logs['loss']:.4f} accuracy {logs['accuracy']:.4f}"
             advance(done + (batch + 1) * stage.batch_size, info)
@@ -201,7 +201,7 @@ class _State:
 
     def save(self, path: Path, model: Any) -> None:
         facts = json.dumps({"history": self.history, "best_epoch": self.best_epoch})
-        arrays = {"facts": np.array(facts)}
+        arrays: dict[str, Any] = {"facts": np.array(facts)}
         arrays |= {f"weight_{index}": value for index, value in enumerate(model.get_weights())}
         arrays |= {f"best_{index}": value for index, value in enumerate(self.best_weights)}
         arrays |= {f"optimizer_{index}": value.numpy() for index, value in enumerate(model.optimizer.variables)}

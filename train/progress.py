@@ -36,7 +36,7 @@ class Progress:
             with self._bar(title, total) as advance:
                 yield advance
         elif self._quiet:
-            yield lambda done, info="": None
+            yield _nothing
         else:
             yield self._lines(title, total)
 
@@ -55,12 +55,16 @@ class Progress:
         )
         with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=total, info="")
-            yield lambda done, info="": bar.update(task, completed=done, info=info)
+
+            def advance(done: int, info: str) -> None:
+                bar.update(task, completed=done, info=info)
+
+            yield advance
 
     def _lines(self, title: str, total: int) -> Advance:
         start = last = time.monotonic()
 
-        def advance(done: int, info: str = "") -> None:
+        def advance(done: int, info: str) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= LINE_EVERY_S:
@@ -69,3 +73,7 @@ class Progress:
                 self.note(f"  {title}: {done}/{total}, {left_s:.0f} s left {info}".rstrip())
 
         return advance
+
+
+def _nothing(done: int, info: str) -> None:
+    """The bar of a quiet `Progress`."""

@@ -325,7 +325,7 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
 
 def _claim(out: Path, settings: TrainSettings) -> None:
     """Make the run folder ours: new, or begun by the same command, or given up with --force."""
-    if settings.force and out.exists():
+    if settings.force and (out / "settings.json").exists():  # never somebody's other folder
         shutil.rmtree(out)
     if (out / "run.json").exists():
         raise UsageError(f"{out}: holds a complete run", hint="choose another --out, or --force to overwrite it")

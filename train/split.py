@@ -7,6 +7,7 @@ are dealt by scikit-learn's ``StratifiedGroupKFold`` and written, with a digest 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -29,13 +30,14 @@ SIDES = ("train", "validation", "test")
 BLOCK = 20
 """File numbers in one block."""
 
+_BLOCK_HINT = "block needs files numbered in the order of taking; use --split-by image"
 _SCHEMA = 1
 _MOST_FOLDS = 20
 _ATTEMPTS = 8
 _GOOD = 0.02
 """A split whose classes are all within about so much of the wanted shares isn't improved on."""
 
-_LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+_NUMBER = re.compile(r"[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,7 @@ def make_split(
         SplitEntry(item.sample.path, item.sample.label, item.sample.subject, item.sha256, SIDES[number])
         for item, number in zip(scan.facts, side, strict=True)
     )
-    return Split(
-        level, seed, labels, scan.digest, entries, fold, duplicates.exact_count, duplicates.near_count
-    )
+    return Split(level, seed, labels, scan.digest, entries, fold, duplicates.exact_count, duplicates.near_count)
 
 
 def save_split(split: Split, path: Path) -> None:
@@ -241,7 +241,7 @@ def _level(scan: Scan, by: str) -> str:
 
 def _group_numbers(scan: Scan, level: str, keep_subjects: bool, duplicates: Duplicates) -> NDArray[np.intp]:
     """One number per image; images of the same number stay on one side."""
-    links = [(a, b) for group in duplicates.near for a, b in zip(group, group[1:], strict=False)]
+    links = [(a, b) for group in duplicates.near for a, b in itertools.pairwise(group)]
     if keep_subjects:
         links += _link_equal([item.sample.subject for item in scan.facts])
     if level == "block":
@@ -264,20 +264,28 @@ def _link_equal(keys: list[Any]) -> list[tuple[int, int]]:
     return links
 
 
-def _blocks(paths: list[str]) -> list[tuple[str, str, int]]:
-    """(folder, name without its number, run) of each path: the last number in a name counts, in runs of `BLOCK`."""
-    blocks = []
-    for path in paths:
+def _blocks(paths: list[str]) -> list[tuple[Any, ...]]:
+    """The block of each path: its folder, its name less the counter, and the run of `BLOCK` that the counter is in.
+
+    The counter is the last number that differs between the files of a folder named alike: not the 40 of ``12-40x``.
+    """
+    series: dict[tuple[str, str], list[int]] = {}
+    for index, path in enumerate(paths):
         pure = PurePosixPath(path)
-        match = _LAST_NUMBER.search(pure.stem)
-        if match is None:
-            raise UsageError(
-                f"--split-by block: no number in the file name {path}",
-                hint="block needs names numbered in the order of taking; use --split-by image",
-            )
-        around = pure.stem[: match.start()] + "*" + pure.stem[match.end() :]
-        # Cameras and data sets count from 1: 1..20 is the first block (a 0 falls in with it).
-        blocks.append((pure.parent.as_posix(), around, max(int(match.group()) - 1, 0) // BLOCK))
+        series.setdefault((pure.parent.as_posix(), _NUMBER.sub("#", pure.stem)), []).append(index)
+    blocks: list[tuple[Any, ...]] = [()] * len(paths)
+    for alike, members in series.items():
+        numbers = np.array([[int(text) for text in _NUMBER.findall(PurePosixPath(paths[i]).stem)] for i in members])
+        varying = np.nonzero((numbers != numbers[0]).any(axis=0))[0]
+        counter = varying[-1] if len(varying) else numbers.shape[1] - 1
+        for index, row in zip(members, numbers.tolist(), strict=True):
+            if not row:
+                raise UsageError(f"--split-by block: no number in the file name {paths[index]}", hint=_BLOCK_HINT)
+            # Data sets count from 1: 1..20 is the first block (a 0 falls in with it).
+            run = max(row[counter] - 1, 0) // BLOCK
+            blocks[index] = (*alike, *row[:counter], run, *row[counter + 1 :])
+    if len(set(blocks)) == len(blocks):
+        raise UsageError("--split-by block: no two images have neighbouring numbers", hint=_BLOCK_HINT)
     return blocks
 
 

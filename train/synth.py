@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -26,15 +28,15 @@ from edgeall.train.synth_draw import (
     Picture,
     draw_cell,
     draw_field,
-    make_texture,
 )
+from edgeall.train.synth_shapes import make_texture
 from edgeall.train.synth_slide import make_slide
 
 Layout = Literal["all4", "cnmc"]
 COMMENT = "SYNTHETIC, edgeall data synth"
 TRUTH = ".truth"
 MARKER = ".synthetic.json"
-_SIZE = {"all4": 224, "cnmc": 450}
+_SIZE: dict[Layout, int] = {"all4": 224, "cnmc": 450}
 _README = """SYNTHETIC IMAGES, drawn by `edgeall data synth`. Not blood of anybody; not evidence about any disease.
 
 layout {layout}, {images} images of {size} x {size} px, {subjects} synthetic subjects, seed {seed}
@@ -86,9 +88,7 @@ def _plan_cnmc(images: int) -> list[_Plan]:
     return plans
 
 
-def _check(out: Path, images: int, seed: int, layout: str, size: int) -> None:
-    if layout not in get_args(Layout):
-        raise UsageError(f"unknown layout {layout!r}", hint=f"choose one of: {', '.join(get_args(Layout))}")
+def _check(out: Path, images: int, seed: int, layout: Layout, size: int) -> None:
     labels = FIELD_KINDS if layout == "all4" else CELL_KINDS
     if images < 4 * len(labels):
         raise UsageError(
@@ -103,6 +103,7 @@ def _check(out: Path, images: int, seed: int, layout: str, size: int) -> None:
 
 
 def _save(out: Path, plan: _Plan, picture: Picture) -> None:
+    """Write the image and, beside all images, its mask."""
     path = out / plan.path
     mask = (out / TRUTH / plan.path).with_suffix(".mask.png")
     for folder in (path.parent, mask.parent):
@@ -143,7 +144,9 @@ def synthesize(
         UsageError: something asked for can't be meant.
         DataError: ``out`` holds something already.
     """
-    size = _SIZE.get(layout, 0) if size is None and layout in _SIZE else (size or 0)
+    if layout not in _SIZE:
+        raise UsageError(f"unknown layout {layout!r}", hint=f"choose one of: {', '.join(_SIZE)}")
+    size = _SIZE[layout] if size is None else size
     _check(out, images, seed, layout, size)
     fields = layout == "all4"
     plans = _plan_all4(images) if fields else _plan_cnmc(images)
@@ -157,19 +160,28 @@ def synthesize(
     (out / MARKER).write_text(json.dumps({"synthetic": True, "by": COMMENT, **summary}) + "\n", encoding="utf-8")
 
     # One stream a slide and one an image: no drawing depends on how many numbers another one took.
-    slides = [make_slide(np.random.default_rng((seed, 1, number))) for number in range(subjects)]
+    exposure = 1.0 if fields else 0.6  # the real C-NMC cells are dark
+    slides = [make_slide(np.random.default_rng((seed, 1, number)), exposure) for number in range(subjects)]
     texture = make_texture(np.random.default_rng((seed, 0)), size / (FIELD_UM if fields else CELL_UM))
-    boxes: dict[str, list[dict[str, Any]]] = {}
-    for index, plan in enumerate(plans):
-        rng = np.random.default_rng((seed, 2, index))
+
+    def draw(index: int) -> list[dict[str, Any]]:
+        plan, rng = plans[index], np.random.default_rng((seed, 2, index))
         if fields:
             picture = draw_field(FIELD_KINDS[plan.label], slides[plan.slide], size, texture, rng)
         else:
             picture = draw_cell(CELL_KINDS[plan.label], slides[plan.slide], size, texture, rng)
         _save(out, plan, picture)
-        boxes[plan.path] = [asdict(cell) for cell in picture.cells]
-        if on_progress is not None:
-            on_progress(index + 1, images)
+        return [asdict(cell) for cell in picture.cells]
+
+    boxes: dict[str, list[dict[str, Any]]] = {}
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 4))
+    try:
+        for plan, cells in zip(plans, pool.map(draw, range(images)), strict=True):
+            boxes[plan.path] = cells
+            if on_progress is not None:
+                on_progress(len(boxes), images)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the rest
 
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
     with (out / TRUTH / "subjects.csv").open("w", newline="", encoding="utf-8") as file:

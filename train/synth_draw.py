@@ -11,16 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from edgeall.train.synth_shapes import grid, outline, soft, waves
 from edgeall.train.synth_slide import Densities, Floats, Pixels, Slide, photograph
-
-Complexes = npt.NDArray[np.complex64]
 
 FIELD_UM = 40.0  # width of an all4 field; a red cell of 7 um is then 39 px of 224
 CELL_UM = 21.0  # width of a cnmc image, as in the real one: a blast of 10 um takes half of it
 _MARGIN_UM = 11.0  # drawn beyond the field's edge, so that cells may be cut by it
-_HARMONICS = 6  # outlines wobble with 2..7 periods a turn
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,10 @@ class Kind:
 
 
 FIELD_KINDS = {
-    "Benign": Kind("mature", (5.8, 7.2), (0.56, 0.68), (0.8, 1.0)),
+    "Benign": Kind("mature", (5.6, 7.0), (0.54, 0.66), (0.8, 1.0)),
     "Early": Kind("early", (7.0, 8.8), (0.86, 0.96), (0.5, 0.8), cleft=0.05, wobble=0.04),
-    "Pre": Kind("pre", (8.4, 10.4), (0.68, 0.80), (0.2, 0.5), nucleoli=(0, 1), cleft=0.95, wobble=0.05),
-    "Pro": Kind("pro", (10.0, 12.4), (0.84, 0.94), (0.0, 0.2), nucleoli=(2, 4), cleft=0.05, wobble=0.04),
+    "Pre": Kind("pre", (8.4, 10.4), (0.66, 0.78), (0.2, 0.5), nucleoli=(0, 1), cleft=0.97, wobble=0.05),
+    "Pro": Kind("pro", (10.4, 12.8), (0.84, 0.94), (0.0, 0.2), nucleoli=(2, 4), cleft=0.05, wobble=0.04),
 }
 CELL_KINDS = {
     "all": Kind("blast", (7.4, 10.4), (0.84, 0.96), (0.0, 0.4), nucleoli=(0, 3), cleft=0.55, wobble=0.05),
@@ -90,61 +87,6 @@ class _Body:
     cell: float
 
 
-def _outline(x: Floats, y: Floats, waves: Complexes) -> tuple[Floats, Floats]:
-    """Distance from the origin, and the outline's relative deviation in that direction.
-
-    Args:
-        x, y: coordinates, float32 (..., height, width).
-        waves: one complex amplitude a harmonic, (..., harmonics).
-    """
-    rho = np.sqrt(x * x + y * y) + np.float32(1e-6)
-    c1, s1 = x / rho, y / rho
-    c, s = c1, s1
-    deviation = np.zeros_like(rho)
-    for k in range(waves.shape[-1]):
-        c, s = c * c1 - s * s1, s * c1 + c * s1  # cos and sin of one more turn, without any trigonometry
-        deviation += c * waves[..., k].real[..., None, None] + s * waves[..., k].imag[..., None, None]
-    return rho, deviation
-
-
-def _waves(rng: np.random.Generator, wobble: float, shape: tuple[int, ...] = ()) -> Complexes:
-    """Random outline amplitudes; higher harmonics are weaker, as in a membrane."""
-    fall = 1.0 / np.arange(1, _HARMONICS + 1)
-    parts = rng.normal(0.0, wobble, (*shape, _HARMONICS, 2)) * fall[:, None]
-    return (parts[..., 0] + 1j * parts[..., 1]).astype(np.complex64)
-
-
-def _grid(half: int, fx: Floats, fy: Floats) -> tuple[Floats, Floats]:
-    """Coordinates of patches of ``2 * half + 1`` pixels about sub-pixel centres ``fx``, ``fy`` (any shape)."""
-    line = np.arange(-half, half + 1, dtype=np.float32)
-    flat = np.zeros_like(line)
-    x = line[None, :] + flat[:, None] - fx[..., None, None]
-    y = line[:, None] + flat[None, :] - fy[..., None, None]
-    return x, y
-
-
-def _soft(distance: Floats, edge: float) -> Floats:
-    """Signed distance (positive inside) to coverage 0..1 over an edge that is ``edge`` pixels wide."""
-    cover: Floats = np.clip(distance * np.float32(1.0 / edge) + np.float32(0.5), 0.0, 1.0)
-    return cover
-
-
-def make_texture(rng: np.random.Generator, px_per_um: float) -> Floats:
-    """Tiles (2, side, side) of chromatin to cut patches from: fine grains of 0.5 um and clumps of 1.6 um.
-
-    Both have zero mean and unit deviation, so that no histogram tells a mature nucleus from a young one.
-    """
-    side = 768
-    tiles = np.empty((2, side, side), np.float32)
-    for tile, grain_um in zip(tiles, (0.5, 1.6), strict=True):
-        across = max(int(side / (grain_um * px_per_um)), 4)
-        small = Image.fromarray(rng.standard_normal((across, across), np.float32))
-        tile[:] = np.tanh(1.5 * np.asarray(small.resize((side, side), Image.Resampling.BICUBIC)))
-        tile -= tile.mean()
-        tile /= tile.std()
-    return tiles
-
-
 class _Canvas:
     """Density maps and mask of one field with a margin all round, in pixels; a private scratch of ``draw_*``."""
 
@@ -167,7 +109,9 @@ class _Canvas:
         return plane[inside, inside]
 
     def densities(self) -> Densities:
-        n, c, r = (np.ascontiguousarray(self.crop(p), np.float32) for p in (self.nucleus, self.cytoplasm, self.red_cell))
+        n, c, r = (
+            np.ascontiguousarray(self.crop(p), np.float32) for p in (self.nucleus, self.cytoplasm, self.red_cell)
+        )
         return Densities(n, c, r)
 
 
@@ -199,10 +143,10 @@ def _red_cells(canvas: _Canvas, rng: np.random.Generator, slide: Slide) -> None:
     centres = _scatter(rng, diameter)
     half = int(radius.max() * 1.3) + 2
     where = [canvas.place(x, y, half) for x, y in centres]
-    x, y = _grid(half, np.array([w[1] for w in where], np.float32), np.array([w[2] for w in where], np.float32))
-    rho, deviation = _outline(x, y, _waves(rng, rng.uniform(0.02, 0.05), (count,)))
+    x, y = grid(half, [w[1] for w in where], [w[2] for w in where])
+    rho, deviation = outline(x, y, waves(rng, rng.uniform(0.02, 0.05), 3, (count,)))
     reach = radius[:, None, None]
-    cover_map = _soft(reach * (1 + deviation) - rho, 1.4)
+    cover_map = soft(reach * (1 + deviation) - rho, 1.4)
     pale = (slide.pallor * rng.uniform(0.5, 1.2, count)).astype(np.float32)[:, None, None]
     hollow = np.clip(1 - (rho / (reach * np.float32(0.66))) ** 2, 0, 1)
     strength = rng.normal(0.62, 0.06, count).astype(np.float32)[:, None, None]
@@ -220,14 +164,21 @@ def _debris(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 
 def _stain(
-    canvas: _Canvas, rng: np.random.Generator, *, um: float, wobble: float, edge: float, nucleus: float, cytoplasm: float
+    canvas: _Canvas,
+    rng: np.random.Generator,
+    *,
+    um: float,
+    wobble: float,
+    edge: float,
+    nucleus: float,
+    cytoplasm: float,
 ) -> None:
     """A blot of radius ``um`` that takes up both dyes."""
     half = int(um * canvas.px * 1.4) + 3
     window, fx, fy = canvas.place(rng.uniform(0, FIELD_UM), rng.uniform(0, FIELD_UM), half)
-    x, y = _grid(half, np.float32(fx), np.float32(fy))
-    rho, deviation = _outline(x, y, _waves(rng, wobble))
-    cover = _soft(um * canvas.px * (1 + deviation) - rho, edge * canvas.px / 3.9)
+    x, y = grid(half, fx, fy)
+    rho, deviation = outline(x, y, waves(rng, wobble))
+    cover = soft(um * canvas.px * (1 + deviation) - rho, edge * canvas.px / 3.9)
     grain = 1 + np.float32(0.25) * _chromatin(canvas, rng, half, 0.5)
     canvas.nucleus[window] += nucleus * cover * grain
     canvas.cytoplasm[window] += cytoplasm * cover
@@ -239,7 +190,9 @@ def _chromatin(canvas: _Canvas, rng: np.random.Generator, half: int, coarse: flo
     top, left = rng.integers(0, canvas.texture.shape[1] - side, 2)
     fine, clumped = np.rot90(canvas.texture[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
     patch = np.float32(math.sqrt(1 - coarse)) * fine + np.float32(math.sqrt(coarse)) * clumped
-    return patch[:, ::-1] if rng.random() < 0.5 else patch
+    if rng.random() < 0.5:
+        patch = patch[:, ::-1]
+    return np.asarray(patch, np.float32)
 
 
 def _nucleus_distance(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.random.Generator) -> Floats:
@@ -250,16 +203,16 @@ def _nucleus_distance(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.r
         for i in range(lobes):
             angle = start + i * 4.2 / lobes + rng.normal(0, 0.15)
             lobe_x, lobe_y = (0.58 * radius * f(angle) for f in (math.cos, math.sin))
-            rho, deviation = _outline(x - np.float32(lobe_x), y - np.float32(lobe_y), _waves(rng, 0.06))
+            rho, deviation = outline(x - np.float32(lobe_x), y - np.float32(lobe_y), waves(rng, 0.06))
             distance = np.maximum(distance, 0.52 * radius * (1 + deviation) - rho)
         return distance
-    rho, deviation = _outline(x, y, _waves(rng, kind.wobble))
+    rho, deviation = outline(x, y, waves(rng, kind.wobble))
     distance = radius * (1 + deviation) - rho
     if rng.random() < kind.cleft:
         angle = rng.uniform(0, 2 * math.pi)
         along = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
         across = y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle))
-        depth, width = radius * rng.uniform(0.55, 0.95), radius * rng.uniform(0.16, 0.30)
+        depth, width = radius * rng.uniform(0.75, 1.15), radius * rng.uniform(0.20, 0.34)
         # A narrow ellipse that reaches in from the edge; its implicit function, scaled to pixels, is near enough.
         ellipse = np.sqrt(((along - radius * 1.05) / depth) ** 2 + (across / width) ** 2)
         distance = np.minimum(distance, (ellipse - 1) * width)
@@ -272,8 +225,8 @@ def _nucleoli(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.random.Ge
     for _ in range(int(rng.integers(kind.nucleoli[0], kind.nucleoli[1] + 1))):
         angle, far = rng.uniform(0, 2 * math.pi), radius * rng.uniform(0.1, 0.6)
         dx, dy = x - np.float32(far * math.cos(angle)), y - np.float32(far * math.sin(angle))
-        spot = _soft(radius * rng.uniform(0.13, 0.24) - np.sqrt(dx * dx + dy * dy), 0.09 * radius)
-        left *= 1 - np.float32(rng.uniform(0.35, 0.6)) * spot
+        spot = soft(radius * rng.uniform(0.15, 0.25) - np.sqrt(dx * dx + dy * dy), 0.09 * radius)
+        left *= 1 - np.float32(rng.uniform(0.45, 0.7)) * spot
     return left
 
 
@@ -282,14 +235,14 @@ def _nucleated(canvas: _Canvas, rng: np.random.Generator, body: _Body, number: i
     cell, nucleus = body.cell / 2 * canvas.px, body.nucleus / 2 * canvas.px
     half = int(cell * 1.25) + 2
     window, fx, fy = canvas.place(body.x, body.y, half)
-    x, y = _grid(half, np.float32(fx), np.float32(fy))
-    rho, deviation = _outline(x, y, _waves(rng, 0.035))
+    x, y = grid(half, fx, fy)
+    rho, deviation = outline(x, y, waves(rng, 0.035))
     membrane = cell * (1 + deviation) - rho
     angle, off = rng.uniform(0, 2 * math.pi), (cell - nucleus) * rng.uniform(0.0, 0.75)
     nx, ny = x - np.float32(off * math.cos(angle)), y - np.float32(off * math.sin(angle))
     inner = np.minimum(_nucleus_distance(nx, ny, nucleus, body.kind, rng), membrane - 0.4)
 
-    whole, core = _soft(membrane, max(0.25 * canvas.px, 1.2)), _soft(inner, max(0.35 * canvas.px, 1.4))
+    whole, core = soft(membrane, max(0.25 * canvas.px, 1.2)), soft(inner, max(0.35 * canvas.px, 1.4))
     grain = _chromatin(canvas, rng, half, rng.uniform(*body.kind.coarse))
     chromatin = np.clip(1 + np.float32(rng.uniform(0.12, 0.30)) * grain, 0.3, 1.8)
     chromatin = chromatin * _nucleoli(nx, ny, nucleus, body.kind, rng) * np.float32(rng.normal(0.92, 0.06))
@@ -310,7 +263,7 @@ def _populate(rng: np.random.Generator, kind: Kind, zoom: float) -> list[_Body]:
     crowding = rng.uniform(0.0, 0.8)
     bodies: list[_Body] = []
     area, tries = 0.0, 0
-    while (area < goal or not bodies) and tries < 200 and len(bodies) < 120:
+    while area < goal and tries < 200 and len(bodies) < 120:  # the mask has room for 127
         tries += 1
         chosen = SEGMENTED if bodies and rng.random() < 0.06 else kind
         nucleus = rng.uniform(*chosen.nucleus_um) * zoom
@@ -362,7 +315,7 @@ def draw_cell(kind: Kind, slide: Slide, size: int, texture: Floats, rng: np.rand
     nucleus = rng.uniform(*kind.nucleus_um) * slide.zoom
     middle = CELL_UM / 2 + rng.normal(0.0, 0.15, 2)
     body = _Body(kind, middle[0], middle[1], nucleus, nucleus / rng.uniform(*kind.ratio))
-    _nucleated(canvas, rng, body, 1, rng.uniform(0.3, 0.7))
+    _nucleated(canvas, rng, body, 1, rng.uniform(0.5, 0.95))
     mask = np.ascontiguousarray(canvas.crop(canvas.mask), np.uint8)
     pixels = photograph(canvas.densities(), slide, rng)
     pixels[mask == 0] = 0

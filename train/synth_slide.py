@@ -56,24 +56,24 @@ class Densities:
 
 def _dye(rng: np.random.Generator, extremes: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[float, ...]:
     """A random hue between two extremes at a random strength."""
-    mix, strength = rng.uniform(0.0, 1.0), rng.uniform(0.80, 1.20)
+    mix, strength = rng.uniform(0.0, 1.0), rng.uniform(0.85, 1.15)
     return tuple(float(strength * ((1 - mix) * a + mix * b)) for a, b in zip(*extremes, strict=True))
 
 
-def make_slide(rng: np.random.Generator) -> Slide:
-    """Draw the stain, lamp, focus and noise of one subject's slide."""
-    brightness = rng.uniform(0.84, 0.99)
-    warmth, tint = rng.normal(0.0, 0.05), rng.normal(0.0, 0.015)  # lamps vary from yellow to blue, hardly to green
-    lamp = np.clip(brightness * np.array([1.0 + warmth, 1.0 + tint, 1.0 - warmth]), 0.6, 1.0)
+def make_slide(rng: np.random.Generator, exposure: float = 1.0) -> Slide:
+    """Draw the stain, lamp, focus and noise of one subject's slide, taken with a relative ``exposure``."""
+    brightness = exposure * rng.uniform(0.87, 0.99)
+    warmth, tint = rng.normal(0.0, 0.04), rng.normal(0.0, 0.012)  # lamps vary from yellow to blue, hardly to green
+    lamp = np.clip(brightness * np.array([1.0 + warmth, 1.0 + tint, 1.0 - warmth]), 0.0, 1.0)
     return Slide(
         nucleus=_dye(rng, _NUCLEUS),
         cytoplasm=_dye(rng, _CYTOPLASM),
         red_cell=_dye(rng, _RED_CELL),
         lamp=tuple(float(v) for v in lamp),
-        gamma=float(rng.uniform(0.88, 1.15)),
+        gamma=float(rng.uniform(0.9, 1.12)),
         vignette=float(rng.uniform(0.0, 0.16)),
         centre=(float(rng.uniform(0.35, 0.65)), float(rng.uniform(0.35, 0.65))),
-        zoom=float(rng.uniform(0.92, 1.08)),
+        zoom=float(rng.uniform(0.95, 1.05)),
         blur=float(rng.uniform(0.3, 1.0)),
         noise=float(rng.uniform(0.8, 3.5)),
         red_cells=float(rng.uniform(0.20, 0.50)),
@@ -85,8 +85,7 @@ def _illumination(slide: Slide, size: int) -> Floats:
     """Relative light (size, size): 1 at the optical centre, less towards the corners."""
     along = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = along[None, :] - slide.centre[0], along[:, None] - slide.centre[1]
-    light: Floats = np.float32(1.0) - np.float32(slide.vignette) * (x * x + y * y) * np.float32(2.0)
-    return light
+    return (1.0 - 2.0 * slide.vignette * (x * x + y * y)).astype(np.float32)
 
 
 def photograph(densities: Densities, slide: Slide, rng: np.random.Generator) -> Pixels:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fixtures_models import smooth_image
+from fixtures_models import grainy_image
 from venvs import make_venv, run
 
 from edgeall.edge_runtime.classifier import Classifier
@@ -57,7 +57,7 @@ def test_device_install_shows_help(device: Path, tmp_path: Path) -> None:
 
 
 def test_device_install_classifies(device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    smooth_image(0).save(tmp_path / "image.png")
+    grainy_image(0).save(tmp_path / "image.png")
     lines = run([device / "edgeall", "run", tiny_bundle, "image.png", "--json"], cwd=tmp_path).stdout.splitlines()
     (prediction,) = map(json.loads, lines)
     here = classify_one(Classifier.open(tiny_bundle), str(tmp_path / "image.png"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures_models import LABELS, png, smooth_image
+from fixtures_models import LABELS, grainy_image, png
 
 from edgeall.edge_runtime.bench import STAGES, bench
 from edgeall.edge_runtime.classifier import Classifier
@@ -24,7 +24,7 @@ def labelled(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, float]:
     for seed in range(10):
         path = tmp_path / "images" / LABELS[seed % 4] / f"{seed}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(smooth_image(seed)))
+        path.write_bytes(png(grainy_image(seed)))
     for index, prediction in enumerate(list(classify(classifier, [tmp_path / "images"]))[:5]):
         target = tmp_path / "images" / prediction.label / f"moved{index}.png"
         target.parent.mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ def test_without_images_the_golden_ones_are_timed(tiny_bundle: Path) -> None:
 def test_accuracy_is_unknown_where_a_folder_is_no_label(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
     images, _ = labelled
     (images / "Other").mkdir()
-    (images / "Other" / "x.png").write_bytes(png(smooth_image(1)))
+    (images / "Other" / "x.png").write_bytes(png(grainy_image(1)))
     assert bench(tiny_bundle, images, seconds=0.05)["accuracy"] is None
 
 

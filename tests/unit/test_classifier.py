@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from fixtures_models import LABELS, SPEC, smooth_image
+from fixtures_models import LABELS, SPEC, grainy_image
 
 from edgeall.edge_runtime import classifier as classifier_module
 from edgeall.edge_runtime import interpreter
@@ -16,7 +16,7 @@ from edgeall.edge_runtime.errors import BundleError, EdgeallError, UsageError
 from edgeall.edge_runtime.interpreter import TensorInfo
 from edgeall.edge_runtime.preprocess import InputSpec, normalize, preprocess
 
-PIXELS = preprocess(smooth_image(7), SPEC)
+PIXELS = preprocess(grainy_image(7), SPEC)
 
 
 def bare(flatbuffer: bytes, batch: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_integer_and_float_models_agree_to_the_quantization(tiny_flatbuffers: di
         kind: Classifier.from_flatbuffer(tiny_flatbuffers[kind], LABELS, SPEC) for kind in ("uint8", "int8", "float32")
     }
     for seed in range(20):
-        pixels = preprocess(smooth_image(seed), SPEC)
+        pixels = preprocess(grainy_image(seed), SPEC)
         one, two, reference = (kinds[kind].predict(pixels) for kind in ("uint8", "int8", "float32"))
         np.testing.assert_array_equal(one, two)
         assert np.abs(one - reference).max() < 0.1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures_models import LABELS, smooth_image
+from fixtures_models import LABELS, grainy_image
 
 from edgeall import cli
 from edgeall.edge_runtime.classifier import Classifier
@@ -27,7 +27,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for seed in (1, 2, 3):
-        smooth_image(seed).save(folder / f"{seed}, of three.png")
+        grainy_image(seed).save(folder / f"{seed}, of three.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     return folder
 

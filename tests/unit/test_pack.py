@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from fixtures_models import LABELS, SPEC, golden_for, manifest, png, smooth_image
+from fixtures_models import LABELS, SPEC, golden_for, grainy_image, manifest, png
 from PIL import Image
 
 from edgeall.edge_runtime import golden as golden_module
@@ -30,7 +30,7 @@ KINDS = ("uint8", "int8", "float32", "dynamic")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_metadata_changes_nothing_else(tiny_flatbuffers: dict[str, bytes], kind: str) -> None:
-    """Through Google's reader: the same model but for the entries, and the weights still on 16 bytes."""
+    """Through Google's reader: the same model but for the entries, and the weights aligned as they were."""
     before = schema.ModelT.InitFromPackedBuf(tiny_flatbuffers[kind], 0)
     content = with_metadata(tiny_flatbuffers[kind], {"note": b"one", "other": b"two" * 100})
     after = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -43,14 +43,13 @@ def test_metadata_changes_nothing_else(tiny_flatbuffers: dict[str, bytes], kind:
     assert (before.version, before.description) == (after.version, after.description)
     graph = read_graph(content, "m")
     assert graph.subgraphs == read_graph(tiny_flatbuffers[kind], "m").subgraphs
+    moved = len(content) - len(tiny_flatbuffers[kind])
+    assert moved % 16 == 0
+    assert content[moved:] == tiny_flatbuffers[kind]
     reader = schema.Model.GetRootAs(content, 0)
-    for index in range(reader.BuffersLength()):
-        buffer = reader.Buffers(index)
-        if buffer.DataLength():
-            assert buffer._tab.Vector(buffer._tab.Offset(4)) % 16 == 0
-        old_data = None if index >= len(before.buffers) else before.buffers[index].data
-        if old_data is not None:
-            np.testing.assert_array_equal(buffer.DataAsNumpy(), old_data)
+    for index in range(len(before.buffers), reader.BuffersLength()):
+        table = reader.Buffers(index)._tab
+        assert table.Vector(table.Offset(4)) % 16 == 0
 
 
 def test_metadata_of_the_same_name_is_replaced(tiny_flatbuffers: dict[str, bytes]) -> None:
@@ -84,7 +83,7 @@ def test_a_packed_model_gives_what_the_bare_one_gives(
 ) -> None:
     packed = Classifier.open(pack_tiny(kind, tmp_path / "model.tflite"))
     bare = Classifier.from_flatbuffer(tiny_flatbuffers[kind], LABELS, SPEC)
-    pixels = preprocess(smooth_image(9), SPEC)
+    pixels = preprocess(grainy_image(9), SPEC)
     np.testing.assert_array_equal(packed.predict(pixels), bare.predict(pixels))
     assert packed.bundle is not None
     assert all((golden.units is None) == (kind in ("float32", "dynamic")) for golden in packed.bundle.golden)
@@ -143,7 +142,7 @@ def test_nothing_is_left_behind_and_the_old_file_stays(
 
 def test_a_golden_image_must_test_the_resize(tiny_flatbuffers: dict[str, bytes], tmp_path: Path) -> None:
     flatbuffer = tiny_flatbuffers["uint8"]
-    image = smooth_image(1, (SPEC.width, SPEC.height))
+    image = grainy_image(1, (SPEC.width, SPEC.height))
     probabilities = Classifier.from_flatbuffer(flatbuffer, LABELS, SPEC).predict(preprocess(image, SPEC))
     with pytest.raises(BundleError, match="would not test resizing"):
         pack(flatbuffer, manifest(), [("0.png", png(image), probabilities)], "card", tmp_path / "m.tflite")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures_models import LABELS, png, smooth_image
+from fixtures_models import LABELS, grainy_image, png
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     for index, name in enumerate(["b/2.png", "a/1.png", "a/3.PNG", "a/.hidden/4.png"]):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(smooth_image(index)))
+        path.write_bytes(png(grainy_image(index)))
     (tmp_path / "a" / "notes.txt").write_text("no image")
     return tmp_path
 

@@ -1,0 +1,296 @@
+"""The whole chain on a small run: train, quantize in every scheme, evaluate, run; and every way to get it wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import DataError, EdgeallError, GateError, UsageError
+from edgeall.edge_runtime.golden import check_golden
+from edgeall.edge_runtime.pipeline import classify
+from edgeall.models.keras_compat import keras
+from edgeall.optimize.convert import SCHEMES
+from edgeall.optimize.quantize import quantize
+from edgeall.train.evaluate import evaluate
+from edgeall.train.progress import Progress
+from edgeall.train.run import train
+from edgeall.train.split import load_split
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The summary of every scheme, files packed."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        scheme: quantize(
+            tiny_run, scheme, folder / f"{scheme}.tflite", epochs=1, cache_dir=tiny_settings.cache_dir, progress=QUIET
+        )
+        for scheme in SCHEMES
+    }
+
+
+def test_a_run_folder_is_complete_and_consistent(tiny_run: Path) -> None:
+    run = json.loads((tiny_run / "run.json").read_text())
+    for name in ("settings.json", "split.json", "history.csv", "model.keras", "predictions.csv", "report.html"):
+        assert (tiny_run / name).exists(), name
+    assert not (tiny_run / "checkpoints").exists()
+    assert any((tiny_run / "tensorboard" / "finetune").iterdir())
+    split = load_split(tiny_run / "split.json")
+    assert run["split"]["sha256"] == split.sha256
+    assert sum(run["split"][side] for side in ("train", "validation", "test")) == run["data"]["images"] == 128
+    assert run["metrics"]["test"]["images"] == run["split"]["test"]
+    assert run["data"]["synthetic"] is True
+    with open(tiny_run / "predictions.csv", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["side"] == "test"]
+    accuracy = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    assert accuracy == pytest.approx(run["metrics"]["test"]["accuracy"])
+    assert run["metrics"]["test"]["split_level"] == "image"
+
+
+def test_a_run_keeps_batch_normalization_current(tiny_run: Path) -> None:
+    model = keras.models.load_model(tiny_run / "model.keras", compile=False)
+    momenta = [layer.momentum for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert momenta
+    assert max(momenta) < 0.95
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_is_verified_packed_and_small(models: dict[str, dict[str, Any]], scheme: str) -> None:
+    summary = models[scheme]
+    classifier = Classifier.open(summary["out"])
+    manifest = classifier.bundle.manifest  # type: ignore[union-attr]
+    assert manifest is not None
+    assert manifest.quantization["scheme"] == scheme
+    assert all(result.ok for result in check_golden(classifier))
+    assert manifest.metrics["accuracy"] == summary["accuracy"]
+    integer = scheme.endswith("int8")
+    assert (classifier.model.input.dtype == np.uint8) == integer
+    assert summary["tflite_float"]["max_abs_difference"] < 1e-5
+    assert summary["tflite_float"]["agreement"] == 1.0
+    if scheme == "float32":
+        assert summary["max_abs_difference"] < 1e-5
+    if integer:
+        assert summary["flatbuffer_bytes"] < 0.35 * summary["float_flatbuffer_bytes"]
+
+
+def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
+    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]]
+) -> None:
+    of_run = evaluate(tiny_run, progress=QUIET)
+    of_model = evaluate(
+        Path(models["float32"]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
+    )
+    for key in ("images", "accuracy", "confusion", "macro_f1", "split", "split_level", "labels"):
+        assert of_run[key] == of_model[key], key
+    assert of_run["ece"] == pytest.approx(of_model["ece"], abs=1e-5)
+
+
+def test_evaluate_gives_the_figures_that_quantize_promised(
+    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]]
+) -> None:
+    for scheme in ("ptq-int8", "qat-int8"):
+        found = evaluate(
+            Path(models[scheme]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
+        )
+        assert found["accuracy"] == models[scheme]["accuracy"]
+
+
+def test_a_model_beside_its_split_is_evaluated_on_the_test_side(
+    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copy(models["ptq-int8"]["out"], tmp_path / "model.tflite")
+    everything = evaluate(tmp_path / "model.tflite", data=synthetic_fields, progress=QUIET)
+    assert (everything["split"], everything["images"]) == ("all", 128)
+    shutil.copy(tiny_run / "split.json", tmp_path)
+    assert evaluate(tmp_path / "model.tflite", data=synthetic_fields, progress=QUIET)["split"] == "test"
+
+
+def test_run_labels_images_as_evaluate_counts_them(
+    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]]
+) -> None:
+    entries = load_split(tiny_run / "split.json").side("test")
+    classifier = Classifier.open(models["qat-int8"]["out"])
+    predictions = list(classify(classifier, [synthetic_fields / entry.path for entry in entries]))
+    right = sum(found.label == entry.label for found, entry in zip(predictions, entries, strict=True))
+    assert right / len(entries) == models["qat-int8"]["accuracy"]
+
+
+def test_calibration_images_come_from_the_training_side_alone(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeall.optimize import quantize as module
+
+    seen: dict[str, Any] = {}
+
+    def spy(model: Any, scheme: str, spec: Any, representative: Any = ()) -> bytes:
+        seen[scheme] = [image.tobytes() for image in representative]
+        return convert(model, scheme, spec, [np.frombuffer(i, np.uint8).reshape(48, 48, 3) for i in seen[scheme]])
+
+    convert = module.convert
+    monkeypatch.setattr(module, "convert", spy)
+    quantize(
+        tiny_run,
+        "ptq-int8",
+        tmp_path / "m.tflite",
+        representative=40,
+        cache_dir=tiny_settings.cache_dir,
+        progress=QUIET,
+    )
+    from edgeall.train.run import input_spec, load_run, load_sides
+
+    facts = load_run(tiny_run)
+    split = load_split(tiny_run / "split.json")
+    sides = load_sides(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
+    train_side = sides["train"]
+    label_of = {
+        train_side.pixels[row].tobytes(): label for row, label in zip(train_side.rows, train_side.labels, strict=True)
+    }
+    counts: dict[int, int] = defaultdict(int)
+    for image in seen["ptq-int8"]:
+        counts[label_of[image]] += 1  # a KeyError is an image from another side
+    assert sorted(counts.values()) == [10, 10, 10, 10]
+
+
+def test_a_gate_that_is_missed_writes_nothing(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
+    out = tmp_path / "model.tflite"
+    with pytest.raises(GateError, match="points of test accuracy"):
+        quantize(tiny_run, "ptq-int8", out, max_drop=-100.0, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    assert not out.exists()
+
+
+def test_quantize_refuses_data_that_has_changed(tiny_run: Path, synthetic_fields: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "fields"
+    shutil.copytree(synthetic_fields, moved)
+    victim = next((moved / "Pre").iterdir())
+    Image.new("RGB", (96, 96)).save(victim)
+    with pytest.raises(DataError, match=r"1 changed \(Pre/"):
+        quantize(tiny_run, "float32", tmp_path / "m.tflite", data=moved, progress=QUIET)
+
+
+def test_evaluate_refuses_other_labels(
+    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(synthetic_fields, tmp_path / "fields")
+    (tmp_path / "fields" / "Pro").rename(tmp_path / "fields" / "Propro")
+    for target in (tiny_run, Path(models["float32"]["out"])):
+        with pytest.raises(DataError, match=r"Propro.*are not those of"):
+            evaluate(target, data=tmp_path / "fields", progress=QUIET)
+
+
+def _broken(tmp_path: Path, classes: dict[str, int]) -> Path:
+    generator = np.random.default_rng(0)
+    for label, count in classes.items():
+        folder = tmp_path / "data" / label
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(generator.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [({}, "no such folder|does not exist"), ({"a": 9}, "class"), ({"a": 9, "b": 1}, "b.*1 image")],
+)
+def test_data_that_cannot_be_trained_on(
+    tiny_settings: Any, tmp_path: Path, classes: dict[str, int], message: str
+) -> None:
+    settings = replace(tiny_settings, data=_broken(tmp_path, classes), out=tmp_path / "run")
+    with pytest.raises(EdgeallError, match=message) as error:
+        train(settings, QUIET)
+    assert error.value.exit_status in (1, 2)
+    assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "mobilenetv3"},
+        {"alpha": 1.0},
+        {"augment": "heavy"},
+        {"epochs_head": 0, "epochs_finetune": 0},
+        {"epochs_finetune": 0},
+        {"positive": "Early,Late"},
+        {"fold": "three"},
+        {"split_by": "subject"},
+    ],
+)
+def test_settings_that_cannot_be_meant(tiny_settings: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        train(replace(tiny_settings, out=tmp_path / "run", **changes), QUIET)
+
+
+def test_a_complete_run_is_not_overwritten(tiny_run: Path, tiny_settings: Any) -> None:
+    with pytest.raises(UsageError, match="complete run"):
+        train(tiny_settings, QUIET)
+    assert (tiny_run / "run.json").exists()
+
+
+def test_an_unfinished_run_is_not_continued_with_other_settings(tiny_settings: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = replace(tiny_settings, out=out)
+    (out / "settings.json").write_text(json.dumps(settings.as_json()))
+    with pytest.raises(UsageError, match="batch_size was 32, is 8"):
+        train(replace(settings, batch_size=8), QUIET)
+
+
+def test_training_killed_half_way_goes_on_with_the_same_command(synthetic_fields: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    cli = "import sys; from edgeall.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", cli, "train", "--data", str(synthetic_fields), "--out", str(out)]
+    command += ["--model", "basic_cnn", "--weights", "none", "--input-size", "48", "--epochs-finetune", "30"]
+    command += ["--patience", "30", "--cache-dir", str(tmp_path / "cache")]
+    checkpoint = out / "checkpoints" / "finetune.npz"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "training did not get to an epoch's end"
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (out / "run.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "finetune: going on after epoch" in again.stderr
+    with open(out / "history.csv", newline="") as stream:
+        assert [int(row["epoch"]) for row in csv.DictReader(stream)] == list(range(1, 31))
+    assert json.loads((out / "run.json").read_text())["metrics"]["test"]["images"] > 0
+
+
+def test_training_mirrors_over_several_devices(synthetic_fields: Path, tmp_path: Path) -> None:
+    """Two logical CPUs stand for two GPUs; in a process of its own, since TensorFlow fixes its devices early."""
+    script = f"""
+from pathlib import Path
+from edgeall.models.keras_compat import tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from edgeall.train.progress import Progress
+from edgeall.train.run import TrainSettings, train
+settings = TrainSettings(data=Path({str(synthetic_fields)!r}), out=Path({str(tmp_path / "run")!r}), model="basic_cnn",
+    weights="none", input_size=48, epochs_finetune=3, cache_dir=Path({str(tmp_path / "cache")!r}))
+run = train(settings, Progress(quiet=True), devices=["CPU:0", "CPU:1"])
+print("replicas", tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).num_replicas_in_sync)
+print("accuracy", run["metrics"]["test"]["accuracy"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "replicas 2" in done.stdout
+    with open(tmp_path / "run" / "history.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])

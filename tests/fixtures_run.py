@@ -1,0 +1,48 @@
+"""A small real run, trained once per session: synthetic fields, the basic CNN at 48 pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+IMAGES = 128
+
+
+@pytest.fixture(scope="session")
+def synthetic_fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of synthetic four-class fields. Not to be changed: copy it."""
+    from edgeall.train.synth import synthesize
+
+    folder = tmp_path_factory.mktemp("synthetic") / "fields"
+    synthesize(folder, IMAGES, seed=3, size=96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Settings of a run of a few seconds."""
+    from edgeall.train.run import TrainSettings
+
+    return TrainSettings(
+        data=synthetic_fields,
+        out=tmp_path_factory.mktemp("runs") / "tiny",
+        model="basic_cnn",
+        weights="none",
+        input_size=48,
+        epochs_finetune=4,
+        lr_finetune=3e-3,
+        cache_dir=tmp_path_factory.mktemp("pixels"),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_settings: Any) -> Path:
+    """A complete run folder. Not to be changed: copy it."""
+    from edgeall.train.progress import Progress
+    from edgeall.train.run import train
+
+    train(replace(tiny_settings), Progress(quiet=True))
+    return tiny_settings.out

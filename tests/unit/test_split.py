@@ -1,0 +1,321 @@
+"""Nothing that was seen on one side is seen again on another, and the shares are those asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.train.dataset import Dataset, Sample, load_dataset
+from edgeall.train.duplicates import groups
+from edgeall.train.scan import THUMBNAIL, Facts, Scan, scan
+from edgeall.train.split import BLOCK, SIDES, Split, check_split, load_split, make_split, save_split
+
+
+def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:
+    """An image that nobody drew: featureless, so that nothing but ``pixels`` makes it a duplicate."""
+    digest = hashlib.sha256(path.encode()).hexdigest()
+    thumbnail = bytes(THUMBNAIL * THUMBNAIL * 3)
+    return Facts(Sample(path, label, subject), digest, pixels or digest, 8, 8, int(digest[:16], 16), thumbnail)
+
+
+def scan_of(items: list[Facts]) -> Scan:
+    items = sorted(items, key=lambda item: item.sample.path)
+    labels = tuple(sorted({item.sample.label for item in items}))
+    return Scan(Dataset(Path("data"), "folders", labels, tuple(item.sample for item in items)), tuple(items))
+
+
+def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:
+    """``images`` of each label; with ``subjects``, that many people a label, in equal shares."""
+    return scan_of(
+        [
+            facts(f"{label}/{n:04}.png", label, None if subjects is None else f"{label}{n % subjects}")
+            for label in labels
+            for n in range(1, images + 1)
+        ]
+    )
+
+
+def sides(split: Split) -> dict[str, str]:
+    return {entry.path: entry.side for entry in split.entries}
+
+
+# --- what must hold for any data --------------------------------------------------------------------------------------
+
+
+@st.composite
+def scans(draw: st.DrawFn) -> Scan:
+    """Several labels; some images without a subject, or none with, or all; some with the pixels of another."""
+    items = []
+    known = draw(st.sampled_from(["all", "some", "none"]))
+    for label in draw(st.sampled_from(["ab", "abc", "abcd"])):
+        people = draw(st.integers(6, 12))
+        for number in range(draw(st.integers(30, 60))):
+            person = f"{label}{draw(st.integers(0, people - 1)) if number >= people else number}"
+            subject = None if known == "none" or (known == "some" and number % 3 == 0) else person
+            copied = number > people and draw(st.integers(0, 9)) == 0
+            pixels = f"{label}-{number - 1}" if copied else f"{label}-{number}"
+            items.append(facts(f"{label}/{number:03}.png", label, subject, pixels))
+    return scan_of(items)
+
+
+@given(scans(), st.sampled_from(["auto", "block", "image"]), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_subject_and_no_duplicate_crosses_sides(scanned: Scan, by: str, seed: int, folded: bool) -> None:
+    fold = (1 + seed % 3, 3) if folded else None
+    try:
+        split = make_split(scanned, by=by, seed=seed, fold=fold)
+    except DataError:
+        # Blocks that share people can leave too few groups; everything else must be dealt.
+        assume(by != "block")
+        raise
+    together = defaultdict(set)
+    for item, entry in zip(scanned.facts, split.entries, strict=True):
+        assert (entry.path, entry.sha256) == (item.sample.path, item.sha256)
+        together["pixels", item.pixels_sha256].add(entry.side)
+        if item.sample.subject is not None and by != "image":
+            together["subject", item.sample.subject].add(entry.side)
+        if split.level == "block":
+            together["block", item.sample.label, (int(item.sample.path[2:5]) - 1) // BLOCK].add(entry.side)
+    # Number 0 falls in with 1..20.
+    assert {key for key, found in together.items() if len(found) > 1 and key[-1] != -1} == set()
+    for label in split.labels:
+        assert {entry.side for entry in split.entries if entry.label == label} == set(SIDES)
+    assert make_split(scanned, by=by, seed=seed, fold=fold) == split, "the same seed gives the same split"
+
+
+@given(
+    st.integers(40, 200),
+    st.sampled_from([(0.1, 0.2), (0.15, 0.15), (0.2, 0.3), (0.07, 0.13), (0.25, 0.25)]),
+    st.integers(0, 1000),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_fractions_are_honoured(images: int, fractions: tuple[float, float], seed: int) -> None:
+    split = make_split(plain(images, "abc"), val_frac=fractions[0], test_frac=fractions[1], seed=seed)
+    for label in split.labels:
+        for side, share in zip(("validation", "test"), fractions, strict=True):
+            held = sum(entry.label == label for entry in split.side(side)) / images
+            assert held == pytest.approx(share, abs=0.035)
+
+
+def test_the_fractions_are_honoured_by_whole_subjects_and_blocks() -> None:
+    for scanned, by in ((plain(300, subjects=30), "subject"), (plain(30 * BLOCK), "block")):
+        split = make_split(scanned, by=by, val_frac=0.1, test_frac=0.2)
+        assert split.level == by
+        for label in split.labels:
+            count = {side: sum(entry.label == label for entry in split.side(side)) for side in SIDES}
+            total = sum(count.values())
+            assert count["test"] / total == pytest.approx(0.2, abs=0.04)
+            assert count["validation"] / total == pytest.approx(0.1, abs=0.04)
+
+
+def test_another_seed_is_another_split() -> None:
+    scanned = plain(60)
+    assert sides(make_split(scanned, seed=0)) != sides(make_split(scanned, seed=1))
+
+
+def test_folds_cover_all_and_do_not_overlap() -> None:
+    scanned = plain(60, subjects=12)
+    tests = [{entry.path for entry in make_split(scanned, fold=(i, 4), seed=3).side("test")} for i in range(1, 5)]
+    assert sum(map(len, tests)) == len(set().union(*tests)) == len(scanned.facts)
+    split = make_split(scanned, fold=(2, 4), seed=3)
+    assert split.fold == (2, 4)
+    assert {side: len(split.side(side)) for side in SIDES} == {"train": 80, "validation": 10, "test": 30}
+
+
+# --- levels -----------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_subject_where_every_image_names_one() -> None:
+    assert make_split(plain(40, subjects=8)).level == "subject"
+    assert make_split(plain(40)).level == "image"
+    some = [*plain(40, subjects=8).facts, facts("a/9999.png", "a")]
+    assert make_split(scan_of(some)).level == "image"
+
+
+def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
+    scanned = plain(60, subjects=6)
+    found = defaultdict(set)
+    for entry in make_split(scanned, by="image").entries:
+        found[entry.subject].add(entry.side)
+    assert any(len(side) > 1 for side in found.values())
+
+
+@pytest.mark.parametrize("name", ["WBC-Pro-{:03}", "{}", "{}-40x", "slide7_{}_2021"])
+def test_blocks_are_runs_of_numbers_in_one_folder(name: str) -> None:
+    number = {f"{label}/{name.format(n)}.png": n for label in "ab" for n in range(1, 6 * BLOCK + 1)}
+    found = defaultdict(set)
+    for entry in make_split(scan_of([facts(path, path[0]) for path in number]), by="block").entries:
+        found[entry.label, (number[entry.path] - 1) // BLOCK].add(entry.side)
+    assert len(found) == 12
+    assert all(len(side) == 1 for side in found.values())
+    assert len({tuple(side) for side in found.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "subject"}, "80 of 80 images name no subject"),
+        ({"by": "patient"}, "no split called 'patient'"),
+        ({"val_frac": 0.0}, "leave no sensible rest"),
+        ({"test_frac": 1.0}, "leave no sensible rest"),
+        ({"val_frac": 0.5, "test_frac": 0.5}, "leave no sensible rest"),
+        ({"fold": (0, 5)}, "no fold 0 of 5"),
+        ({"fold": (6, 5)}, "no fold 6 of 5"),
+        ({"fold": (1, 1)}, "no fold 1 of 1"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_wrong_use(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        make_split(plain(40), **options)  # type: ignore[arg-type]
+    assert caught.value.hint
+
+
+def test_block_needs_numbers_that_run() -> None:
+    with pytest.raises(UsageError, match="no two images have neighbouring numbers"):
+        make_split(scan_of([facts(f"{label}/{n * 1000}.png", label) for label in "ab" for n in range(9)]), by="block")
+    with pytest.raises(UsageError, match=r"no number in the file name a/x\.png"):
+        make_split(scan_of([facts("a/x.png", "a"), facts("b/1.png", "b")]), by="block")
+
+
+def test_a_class_that_cannot_be_on_every_side() -> None:
+    with pytest.raises(DataError, match=r"only one class \(a\)"):
+        make_split(plain(40, "a"))
+    one = [*plain(40).facts, facts("c/1.png", "c")]
+    with pytest.raises(DataError, match="class c can't be on every side: it has 1 image, and 3"):
+        make_split(scan_of(one))
+    same = [*plain(40, "ab").facts, *(facts(f"c/{n}.png", "c", pixels="same") for n in range(9))]
+    with pytest.raises(DataError, match="its 9 images fall into 1 groups of duplicates"):
+        make_split(scan_of(same))
+    with pytest.raises(DataError, match="class a can't be on every side: its 40 images come from 2 subjects"):
+        make_split(plain(40, subjects=2))
+    with pytest.raises(DataError, match="its 40 images come from 4 subjects, and 5"):
+        make_split(plain(40, subjects=4), fold=(1, 5))
+
+
+def test_three_images_of_a_class_are_just_enough() -> None:
+    few = [*plain(90).facts, *(facts(f"c/{n}.png", "c") for n in range(3))]
+    split = make_split(scan_of(few))
+    assert {entry.side for entry in split.entries if entry.label == "c"} == set(SIDES)
+    assert 0.6 < len(split.side("train")) / len(split.entries) < 0.8, "one small class does not bend the rest"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for label in "ab":
+        (root / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.random.default_rng([ord(label), number]).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
+
+
+def test_a_split_survives_its_file(root: Path, tmp_path: Path) -> None:
+    split = make_split(scan(load_dataset(root)), fold=(1, 3))
+    save_split(split, tmp_path / "split.json")
+    assert load_split(tmp_path / "split.json") == split
+    assert load_split(tmp_path / "split.json").sha256 == split.sha256
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["split.json"], "no temporary file is left"
+    assert split.side("all") == split.entries
+    with pytest.raises(UsageError, match="no side called 'dev'"):
+        split.side("dev")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "not a split"),
+        (lambda text: text[: len(text) // 2], "not a split"),
+        (lambda text: "[]", "not a split"),
+        (lambda text: "{}", "not a split"),
+        (lambda text: text.replace('"seed": 0', '"seed": "0"'), "not a split"),
+        (lambda text: text.replace('"side":', '"page":', 1), "not a split"),
+        (lambda text: text.replace('"side": "test"', '"side": "train"', 1), "changed since it was written"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 2"),
+    ],
+)
+def test_a_malformed_split(root: Path, tmp_path: Path, change: object, message: str) -> None:
+    path = tmp_path / "split.json"
+    save_split(make_split(scan(load_dataset(root))), path)
+    path.write_text(change(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        load_split(path)
+
+
+def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="can't be read"):
+        load_split(tmp_path / "split.json")
+
+
+def test_data_that_no_longer_matches_is_refused(root: Path) -> None:
+    (root / "a" / "broken.png").write_text("not in the split, because it can't be read")
+    split = make_split(scan(load_dataset(root)))
+    check_split(split, root)
+
+    with pytest.raises(DataError, match="no such folder"):
+        check_split(split, root / "missing")
+    for number in range(4):
+        (root / "a" / f"{number}.png").rename(root / f"{number}.gone")
+    with pytest.raises(DataError, match=r"4 gone \(a/0.png, a/1.png, a/2.png, \.\.\.\)"):
+        check_split(split, root)
+    for number in range(4):
+        (root / f"{number}.gone").rename(root / "a" / f"{number}.png")
+    check_split(split, root)
+
+    kept = (root / "b" / "5.png").read_bytes()
+    shutil.copy(root / "b" / "6.png", root / "b" / "5.png")
+    with pytest.raises(DataError, match=r"1 changed \(b/5.png\)"):
+        check_split(split, root)
+    (root / "b" / "5.png").write_bytes(kept)
+
+    shutil.copy(root / "b" / "6.png", root / "b" / "60.png")
+    with pytest.raises(DataError, match=r"16 images that the split was made of: 1 new \(b/60.png\)") as caught:
+        check_split(split, root)
+    assert caught.value.hint
+
+
+def test_a_manifest_whose_labels_changed_is_refused(root: Path) -> None:
+    table = root / "data.csv"
+    rows = [f"{label}/{number}.png,{label}" for label in "ab" for number in range(8)]
+    table.write_text("\n".join(["path,label", *rows]))
+    split = make_split(scan(load_dataset(table)))
+    check_split(split, table)
+    table.write_text("\n".join(["path,label", *rows[:-1], "b/7.png,a"]))
+    with pytest.raises(DataError, match=r"1 of another class or subject \(b/7.png\)"):
+        check_split(split, table)
+
+
+def test_the_file_is_readable_json(root: Path, tmp_path: Path) -> None:
+    split = make_split(scan(load_dataset(root)))
+    save_split(split, tmp_path / "split.json")
+    document = json.loads((tmp_path / "split.json").read_text())
+    assert document["sha256"] == split.sha256
+    assert set(document["entries"][0]) == {"path", "label", "subject", "sha256", "side"}
+
+
+def test_the_real_fields(test_data: Path) -> None:
+    scanned = scan(load_dataset(test_data / "all4"))
+    duplicates = groups(scanned)
+    assert duplicates.exact_count > 0
+    for by in ("auto", "block"):
+        split = make_split(scanned, by=by)
+        side = [entry.side for entry in split.entries]
+        assert all(len({side[index] for index in group}) == 1 for group in (*duplicates.exact, *duplicates.near))
+        assert split.exact_duplicates == duplicates.exact_count
+        for name, share in (("validation", 0.1), ("test", 0.2)):
+            assert len(split.side(name)) / len(split.entries) == pytest.approx(share, abs=0.02)
+    check_split(split, test_data / "all4")

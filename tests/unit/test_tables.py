@@ -1,0 +1,118 @@
+"""Tables for people say what the dictionaries behind them say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeall.edge_runtime import tables
+from edgeall.edge_runtime.pipeline import Prediction
+from edgeall.train.metrics import compute_metrics
+
+SCORES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.0, 0.2, 0.8]])
+
+
+def metrics(level: str, positive: tuple[str, ...]) -> str:
+    found = compute_metrics(("Benign", "Early", "Pro"), [0, 1, 1, 2], SCORES, positive, split="test", split_level=level)
+    return tables.metrics_text(found)
+
+
+def test_columns_line_up() -> None:
+    text = tables.table(["name", "n"], [["a", 1234], ["a longer one", None]])
+    assert text.splitlines() == [
+        "name              n",
+        "────────────  ─────",
+        "a             1,234",
+        "a longer one      -",
+    ]
+
+
+def test_empty_table_and_record() -> None:
+    assert len(tables.table(["name", "n"], []).splitlines()) == 2
+    assert tables.record({}) == ""
+
+
+def test_metrics_show_confusion_and_what_the_split_is_worth() -> None:
+    text = metrics("image", ("Early", "Pro"))
+    assert "4 (test, image-level split: optimistic)" in text
+    assert "75.00 %" in text
+    assert "sensitivity (Early, Pro against the rest)  66.67 %" in text
+    assert "specificity (Early, Pro against the rest)  100.00 %" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["Early", "1", "1", "0"] in rows
+    assert ["Early", "100.00", "%", "50.00", "%", "0.6667", "2"] in rows
+
+
+def test_metrics_without_positive_classes_have_no_sensitivity() -> None:
+    text = metrics("subject", ())
+    assert "subject-level split" in text
+    assert "optimistic" not in text
+    assert "sensitivity" not in text
+
+
+def test_a_quantized_model_s_cost_is_shown() -> None:
+    summary = {
+        "scheme": "qat-int8",
+        "test_images": 512,
+        "split_level": "block",
+        "float_accuracy": 0.995,
+        "accuracy": 0.9925,
+        "drop_points": 0.25,
+        "agreement": 0.99,
+        "max_abs_difference": 0.1234,
+        "tflite_float": {"agreement": 1.0, "max_abs_difference": 1e-6},
+        "per_class": {"Pro": {"support": 100, "reference_recall": 1.0, "recall": None}},
+        "flatbuffer_bytes": 600_000,
+        "float_flatbuffer_bytes": 1_700_000,
+        "out": "m.tflite",
+        "file_bytes": 700_000,
+    }
+    text = tables.quantize_text(summary)
+    for figure in ("99.25 %", "99.50 %", "0.25 points", "700,000", "600,000", "block-level split", "99.00 %"):
+        assert figure in text
+    assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
+
+
+def test_the_demo_ends_with_a_row_for_each_scheme() -> None:
+    row = {"scheme": "ptq-int8", "file_bytes": 650_000, "accuracy": 0.9, "drop_points": 1.0}
+    result = {
+        "rows": [{**row, "p50_ms": 1.5, "end_to_end_p50_ms": 2.5}],
+        "float_accuracy": 0.91,
+        "test_images": 192,
+        "split_level": "subject",
+        "report": "build/demo/run/report.html",
+        "model": "build/demo/run/qat-int8.tflite",
+    }
+    text = tables.demo_text(result)
+    for figure in ("ptq-int8", "0.65 MB", "90.00 %", "1.00 points", "1.50 ms", "SYNTHETIC", "report.html"):
+        assert figure in text
+
+
+def test_long_lists_of_problems_are_cut_in_the_table_alone() -> None:
+    facts = {
+        "root": "x",
+        "layout": "folders",
+        "unit": "field",
+        "images": 4,
+        "labels": {"a": {"images": 4, "subjects": None}},
+        "positive_labels": [],
+        "subjects": None,
+        "sizes": {f"{n}x1": 1 for n in range(8)},
+        "exact_duplicates": 0,
+        "near_duplicates": 2,
+        "conflicts": [["a/1", "b/1"]],
+        "problems": [{"path": f"{n}.png", "reason": "empty"} for n in range(25)],
+    }
+    text = tables.data_text(facts)
+    assert "a/1 = b/1" in text
+    assert "19.png: empty" in text
+    assert "20.png" not in text
+    assert "and 5 more (--json has all)" in text
+    assert "and 3 more" in text
+
+
+def test_control_characters_of_a_file_name_never_reach_the_terminal() -> None:
+    predictions = [Prediction("a\x1b[31m\n.png", "Pro", 0.5), Prediction("b", error="b\r: damaged")]
+    lines = list(tables.prediction_lines(predictions, ("Pro",), "table"))
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    assert "a\\x1b[31m\\n.png" in lines[0]
