@@ -188,7 +188,7 @@ def data() -> None:
 @click.option("--epochs-finetune", type=click.IntRange(0), default=16, help="Epochs of the network itself.")
 @click.option("--batch-size", type=click.IntRange(1), default=32)
 @click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
-@click.option("--lr-finetune", type=float, default=1e-3, help="Peak learning rate of the fine-tuning stage.")
+@click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Before the last layer.")
 @click.option("--augment", type=click.Choice(["none", "light"]), default="light")
 @click.option("--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: all]")

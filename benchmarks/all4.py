@@ -1,6 +1,6 @@
 """The chain on the real four-class set: what training and quantization reach, beside the limits of the project.
 
-python benchmarks/all4.py DATA --weights FILE --alpha 0.35 --split-by image [--work runs/bench] [--out benchmarks/results]
+python benchmarks/all4.py DATA --weights FILE --alpha 0.35 --split-by image
 
 Runs `edgeall train`, then `edgeall quantize` in three schemes, as a user would, one after the other, and writes
 `all4-<alpha>-<split>.md`. Nothing but the machine's own load should run beside it: training time is one of the figures.
@@ -97,6 +97,8 @@ def report(
         checks.append(("qat-int8, flatbuffer", qat["flatbuffer_bytes"] / 1e6, "MB", "<=", limits.flatbuffer_mb))
     met = [figure <= limit if sign == "<=" else figure >= limit for _, figure, _, sign, limit in checks]
     low, high = test["accuracy_ci95"]
+    wrong = test["images"] - round(test["accuracy"] * test["images"])
+    split, data = run["split"], run["data"]
     command = (
         f"python benchmarks/all4.py DATA --weights FILE --alpha {arguments.alpha:g} --split-by {arguments.split_by}"
     )

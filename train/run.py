@@ -70,7 +70,7 @@ class TrainSettings:
     epochs_finetune: int = 16
     batch_size: int = 32
     lr_head: float = 3e-3
-    lr_finetune: float = 1e-3
+    lr_finetune: float = 5e-4
     dropout: float = 0.2
     augment: str = "light"
     unfreeze: int | None = None

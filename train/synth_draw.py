@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeall.train.synth_shapes import grid, outline, soft, waves
 from edgeall.train.synth_slide import Densities, Floats, Pixels, Slide, photograph
 
-FIELD_UM = 40.0  # width of an all4 field; a red cell of 7 um is then 39 px of 224
+FIELD_UM = 35.0  # width of an all4 field; a red cell of 7 um is then 45 px of 224
 CELL_UM = 21.0  # width of a cnmc image, as in the real one: a blast of 10 um takes half of it
 _MARGIN_UM = 11.0  # drawn beyond the field's edge, so that cells may be cut by it
 
@@ -259,7 +259,7 @@ def _nucleated(canvas: _Canvas, rng: np.random.Generator, body: _Body, number: i
 
 def _populate(rng: np.random.Generator, kind: Kind, zoom: float) -> list[_Body]:
     """Choose the nucleated cells of a field: they cover about the same for every class, so large ones are few."""
-    goal = rng.uniform(0.16, 0.34) * FIELD_UM**2
+    goal = rng.uniform(0.20, 0.36) * FIELD_UM**2
     crowding = rng.uniform(0.0, 0.8)
     bodies: list[_Body] = []
     area, tries = 0.0, 0

@@ -52,25 +52,26 @@ def sides(split: Split) -> dict[str, str]:
 # --- what must hold for any data --------------------------------------------------------------------------------------
 
 
-@st.composite
-def scans(draw: st.DrawFn) -> Scan:
+def any_scan(seed: int) -> Scan:
     """Several labels; some images without a subject, or none with, or all; some with the pixels of another."""
+    rng = np.random.default_rng(seed)
+    known = rng.choice(["all", "some", "none"])
     items = []
-    known = draw(st.sampled_from(["all", "some", "none"]))
-    for label in draw(st.sampled_from(["ab", "abc", "abcd"])):
-        people = draw(st.integers(6, 12))
-        for number in range(draw(st.integers(30, 60))):
-            person = f"{label}{draw(st.integers(0, people - 1)) if number >= people else number}"
+    for label in "abcd"[: rng.integers(2, 5)]:
+        people = int(rng.integers(6, 13))
+        for number in range(1, int(rng.integers(30, 61))):
+            person = f"{label}{number if number <= people else rng.integers(1, people + 1)}"
             subject = None if known == "none" or (known == "some" and number % 3 == 0) else person
-            copied = number > people and draw(st.integers(0, 9)) == 0
+            copied = number > people and rng.random() < 0.1
             pixels = f"{label}-{number - 1}" if copied else f"{label}-{number}"
             items.append(facts(f"{label}/{number:03}.png", label, subject, pixels))
     return scan_of(items)
 
 
-@given(scans(), st.sampled_from(["auto", "block", "image"]), st.integers(0, 2**32 - 1), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["auto", "block", "image"]), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_no_subject_and_no_duplicate_crosses_sides(scanned: Scan, by: str, seed: int, folded: bool) -> None:
+def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: bool) -> None:
+    scanned = any_scan(seed)
     fold = (1 + seed % 3, 3) if folded else None
     try:
         split = make_split(scanned, by=by, seed=seed, fold=fold)
@@ -86,8 +87,7 @@ def test_no_subject_and_no_duplicate_crosses_sides(scanned: Scan, by: str, seed:
             together["subject", item.sample.subject].add(entry.side)
         if split.level == "block":
             together["block", item.sample.label, (int(item.sample.path[2:5]) - 1) // BLOCK].add(entry.side)
-    # Number 0 falls in with 1..20.
-    assert {key for key, found in together.items() if len(found) > 1 and key[-1] != -1} == set()
+    assert {key for key, found in together.items() if len(found) > 1} == set()
     for label in split.labels:
         assert {entry.side for entry in split.entries if entry.label == label} == set(SIDES)
     assert make_split(scanned, by=by, seed=seed, fold=fold) == split, "the same seed gives the same split"
