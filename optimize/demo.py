@@ -8,7 +8,8 @@ from typing import Any
 from edgeall.edge_runtime.bench import bench
 from edgeall.optimize.quantize import quantize
 from edgeall.train.progress import Progress
-from edgeall.train.run import TrainSettings, load_run, train
+from edgeall.train.run import TrainSettings, train
+from edgeall.train.runs import load_run
 from edgeall.train.synth import synthesize
 
 IMAGES = 960

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -84,7 +85,8 @@ def pack(
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error.strerror})", hint="check the folder and the disk") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, when it took its name; or its folder never was
+            temporary.unlink()
     return out
 
 

@@ -24,7 +24,7 @@ from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
 from edgeall.train.progress import Progress
-from edgeall.train.run import (
+from edgeall.train.runs import (
     data_root,
     image_folder,
     input_spec,

@@ -68,7 +68,7 @@ def evaluate(
 
 
 def _run(run: Path, data: Path | None, side: str, progress: Progress) -> dict[str, Any]:
-    from edgeall.train import run as runs
+    from edgeall.train import runs
     from edgeall.train.batches import plain
 
     facts = runs.load_run(run)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import platform
 import shutil
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,7 @@ from numpy.typing import NDArray
 
 import edgeall
 from edgeall.edge_runtime.device import describe_device
-from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.errors import UsageError
 from edgeall.models import registry
 from edgeall.models.head import add_head, head_of
 from edgeall.models.keras_compat import keras
@@ -31,14 +26,23 @@ from edgeall.train.augment import AUGMENTS
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.dataset import load_dataset, positive_labels, unit
 from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
-from edgeall.train.metrics import compute_metrics
 from edgeall.train.progress import Progress
 from edgeall.train.report import write_report
+from edgeall.train.runs import (
+    SCHEMA,
+    build_args,
+    input_spec,
+    load_sides,
+    load_verified_split,
+    side_metrics,
+    versions,
+    write_history,
+    write_json,
+    write_predictions,
+)
 from edgeall.train.scan import scan
-from edgeall.train.split import SIDES, Split, check_split, load_split, make_split, save_split
+from edgeall.train.split import SIDES, Split, make_split, save_split
 from edgeall.train.synth import MARKER
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -173,134 +177,13 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
         "versions": versions(),
         "device": describe_device(),
     }
-    _write_history(out / "history.csv", history)
+    write_history(out / "history.csv", history)
     write_predictions(out / "predictions.csv", split, sides, probabilities)
     model.save(out / "model.keras")
     write_report(out, run)
     write_json(out / "run.json", run)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return run
-
-
-def load_run(run: Path) -> dict[str, Any]:
-    """The ``run.json`` of a complete run. Raises DataError where there is none."""
-    try:
-        facts: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        started = (run / "settings.json").exists()
-        hint = "the training was not finished: give its `edgeall train` command again" if started else "check the path"
-        raise DataError(f"{run}: not a complete run (no run.json)", hint=hint) from None
-    except ValueError as error:
-        raise DataError(f"{run}/run.json: not valid JSON ({error})", hint="train again") from error
-    if facts.get("schema") != SCHEMA:
-        raise DataError(f"{run}/run.json: schema {facts.get('schema')} is not {SCHEMA}", hint="train again")
-    return facts
-
-
-def load_model(run: Path, facts: dict[str, Any]) -> Any:
-    """The trained float32 Keras model of a run, rebuilt flat from its settings."""
-    settings = {**facts["settings"], "weights": "none"}
-    backbone = registry.get(settings["model"]).build(build_args(settings))
-    model = add_head(backbone, len(facts["labels"]), settings["dropout"])
-    model.set_weights(keras.models.load_model(run / "model.keras", compile=False).get_weights())
-    return model
-
-
-def load_verified_split(run: Path, data: Path) -> Split:
-    """The split of a run, after checking that ``data`` still holds the very images it lists."""
-    split = load_split(run / "split.json")
-    check_split(split, data)
-    return split
-
-
-def build_args(settings: dict[str, Any]) -> BuildArgs:
-    """What the registry builds the run's backbone from."""
-    size = settings["input_size"]
-    return BuildArgs(height=size, width=size, alpha=settings["alpha"], weights=settings["weights"])
-
-
-def input_spec(settings: dict[str, Any]) -> InputSpec:
-    """The input contract of the run's model."""
-    spec = registry.get(settings["model"])
-    size = settings["input_size"]
-    return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
-
-
-def load_sides(split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Images]:
-    """The preprocessed images of every side, in the order of the split's entries."""
-    pixels = cache.pixels(image_folder(root), split.entries, spec, cache_dir, progress)
-    index = {label: number for number, label in enumerate(split.labels)}
-    labels = np.array([index[entry.label] for entry in split.entries], np.int64)
-    sides = np.array([entry.side for entry in split.entries])
-    rows = {side: np.flatnonzero(sides == side) for side in SIDES}
-    return {side: Images(pixels, rows[side], labels[rows[side]], spec) for side in SIDES}
-
-
-def side_metrics(
-    split: Split,
-    side: str,
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    positive: tuple[str, ...],
-    seed: int,
-) -> dict[str, Any]:
-    """`compute_metrics` of one side of a split, by subject where subjects are known."""
-    subjects = [entry.subject for entry in split.side(side)]
-    return compute_metrics(
-        split.labels,
-        labels,
-        probabilities,
-        positive,
-        split=side,
-        split_level=split.level,
-        seed=seed,
-        subjects=None if None in subjects else subjects,
-    )
-
-
-def versions() -> dict[str, str]:
-    """What made the numbers."""
-    packages = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
-
-
-def source_revision() -> str | None:
-    """The git commit that this edgeall runs from; None outside a checkout."""
-    here = Path(edgeall.__file__).parent
-    try:
-        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()
-
-
-def image_folder(data: Path) -> Path:
-    """What image paths are relative to: the data folder, or the manifest's."""
-    return data if data.is_dir() else data.parent
-
-
-def data_root(facts: dict[str, Any]) -> Path:
-    """Where the run read its images: the folder or the manifest."""
-    return Path(facts["data"]["root"])
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically, indented."""
-    with cache.replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
-
-
-def write_predictions(
-    path: Path, split: Split, sides: dict[str, Images], probabilities: dict[str, NDArray[np.float32]]
-) -> None:
-    """One row per image of every side: path, side, label, predicted, and the probability of each class."""
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "side", "label", "predicted", *(f"p_{label}" for label in split.labels)])
-        for side in SIDES:
-            for entry, row in zip(split.side(side), probabilities[side], strict=True):
-                predicted = split.labels[int(row.argmax())]
-                writer.writerow([entry.path, side, entry.label, predicted, *(f"{value:.9g}" for value in row)])
 
 
 def _resolve(settings: TrainSettings) -> TrainSettings:
@@ -510,10 +393,3 @@ def _rate(history: list[Row], stage: str) -> float | None:
     """Median images/s of a stage's epochs; the first one, which traces the graph, weighs no more than another."""
     rates = [row["images_per_s"] for row in history if row["stage"] == stage]
     return float(np.median(rates)) if rates else None
-
-
-def _write_history(path: Path, history: list[Row]) -> None:
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)

@@ -128,7 +128,7 @@ def make_split(
     duplicates = groups(scan)
     group = _group_numbers(scan, level, keep_subjects=by != "image", duplicates=duplicates)
     target = np.array([labels.index(item.sample.label) for item in scan.facts])
-    _check_groups(labels, target, group, level, sides=3 if fold is None else fold[1])
+    _check_groups(scan, target, group, level, sides=3 if fold is None else fold[1])
 
     if fold is None:
         side = _partition(target, group, (1.0 - val_frac - test_frac, val_frac, test_frac), seed)
@@ -416,27 +416,28 @@ def _check_request(val_frac: float, test_frac: float, seed: int, fold: tuple[int
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
 
 
-def _check_groups(
-    labels: tuple[str, ...], target: NDArray[np.intp], group: NDArray[np.intp], level: str, sides: int
-) -> None:
-    for number, label in enumerate(labels):
-        images = int((target == number).sum())
-        found = len(np.unique(group[target == number]))
-        if found < max(3, sides):
+def _check_groups(scan: Scan, target: NDArray[np.intp], group: NDArray[np.intp], level: str, sides: int) -> None:
+    needed = max(len(SIDES), sides)
+    for number, label in enumerate(scan.dataset.labels):
+        members = np.nonzero(target == number)[0]
+        found = len(np.unique(group[members]))
+        if found < needed:
+            subjects = len({scan.facts[index].sample.subject for index in members})
             raise DataError(
-                f"class {label} can't be on every side: {_found(images, found, level)}, "
-                f"and {max(3, sides)} that may be parted are needed",
+                f"class {label} can't be on every side: {_found(len(members), found, level, subjects)}, "
+                f"and {needed} that may be parted are needed",
                 hint="add images of it, or leave the class out",
             )
 
 
-def _found(images: int, found: int, level: str) -> str:
+def _found(images: int, found: int, level: str, subjects: int) -> str:
     if level == "subject":
-        return f"its {images} images come from {found} subject{'s' * (found != 1)}"
+        joined = f", which duplicates join to {found}" if found < subjects else ""
+        return f"its images come from {subjects} subject{'s' * (subjects != 1)}{joined}"
     if images == found:
         return f"it has {images} image{'s' * (images != 1)}"
-    kind = "blocks" if level == "block" else "groups of duplicates"
-    return f"its {images} images fall into {found} {kind}"
+    kind = "block" if level == "block" else "group"
+    return f"its {images} images fall into {found} {kind}{'s' * (found != 1)} that belong together"
 
 
 def _check_sides(labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp], level: str) -> None:

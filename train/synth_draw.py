@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeall.train.synth_shapes import grid, outline, soft, waves
 from edgeall.train.synth_slide import Densities, Floats, Pixels, Slide, photograph
 
-FIELD_UM = 35.0  # width of an all4 field; a red cell of 7 um is then 45 px of 224
+FIELD_UM = 42.0  # width of an all4 field; a red cell of 7 um is then 37 px of 224
 CELL_UM = 21.0  # width of a cnmc image, as in the real one: a blast of 10 um takes half of it
 _MARGIN_UM = 11.0  # drawn beyond the field's edge, so that cells may be cut by it
 
@@ -42,8 +42,8 @@ class Kind:
 
 FIELD_KINDS = {
     "Benign": Kind("mature", (5.6, 7.0), (0.54, 0.66), (0.8, 1.0)),
-    "Early": Kind("early", (7.0, 8.8), (0.86, 0.96), (0.5, 0.8), cleft=0.05, wobble=0.04),
-    "Pre": Kind("pre", (8.4, 10.4), (0.66, 0.78), (0.2, 0.5), nucleoli=(0, 1), cleft=0.97, wobble=0.05),
+    "Early": Kind("early", (6.8, 8.4), (0.88, 0.97), (0.5, 0.8), cleft=0.03, wobble=0.04),
+    "Pre": Kind("pre", (8.6, 10.6), (0.66, 0.78), (0.2, 0.5), nucleoli=(0, 1), cleft=1.0, wobble=0.05),
     "Pro": Kind("pro", (10.4, 12.8), (0.84, 0.94), (0.0, 0.2), nucleoli=(2, 4), cleft=0.05, wobble=0.04),
 }
 CELL_KINDS = {
@@ -301,7 +301,7 @@ def draw_field(kind: Kind, slide: Slide, size: int, texture: Floats, rng: np.ran
     _red_cells(canvas, rng, slide)
     _debris(canvas, rng)
     bodies = _populate(rng, kind, slide.zoom)
-    cytoplasm = rng.uniform(0.15, 0.6)
+    cytoplasm = rng.uniform(0.28, 0.65)
     for number, body in enumerate(bodies, start=1):
         _nucleated(canvas, rng, body, number, cytoplasm)
     mask = np.ascontiguousarray(canvas.crop(canvas.mask), np.uint8)

@@ -153,7 +153,7 @@ def test_calibration_images_come_from_the_training_side_alone(
         cache_dir=tiny_settings.cache_dir,
         progress=QUIET,
     )
-    from edgeall.train.run import input_spec, load_run, load_sides
+    from edgeall.train.runs import input_spec, load_run, load_sides
 
     facts = load_run(tiny_run)
     split = load_split(tiny_run / "split.json")
@@ -294,3 +294,25 @@ print("accuracy", run["metrics"]["test"]["accuracy"])
     with open(tmp_path / "run" / "history.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_the_four_commands(tiny_run: Path, synthetic_fields: Path, tmp_path: Path, capsys: Any) -> None:
+    """As a user types them, the training itself left to `tiny_run`."""
+    from edgeall.cli import main
+
+    assert main(["data", "ls", str(synthetic_fields), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert sum(row["images"] for row in listed["labels"].values()) == 128
+    model = tmp_path / "model.tflite"
+    assert main(["quantize", str(tiny_run), "--scheme", "ptq-int8", "--out", str(model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file_bytes"] == model.stat().st_size
+    assert main(["run", str(model), str(synthetic_fields / "Pro"), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 32
+    assert set(lines[0]) == {"image", "label", "probability", "probabilities", "review"}
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=0.02)
+    assert main(["inspect", str(model)]) == 0
+    captured = capsys.readouterr()
+    assert "research use only, not a diagnosis" in captured.out + captured.err
+    assert main(["quantize", str(tiny_run), "--scheme", "ptq-int8", "--out", str(model)]) == 2
+    assert "--force" in capsys.readouterr().err

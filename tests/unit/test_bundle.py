@@ -142,7 +142,7 @@ def test_our_archive_without_a_model(tiny_bundle: Path, write: Callable[[bytes],
 
 def test_somebody_elses_archive_on_our_flatbuffer(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
     flatbuffer = open_bundle(tiny_bundle).flatbuffer
-    with pytest.raises(BundleError, match="is not edgeall's, edgeall.json is missing"):
+    with pytest.raises(BundleError, match=r"is not edgeall's, edgeall\.json is missing"):
         open_bundle(write(with_archive(flatbuffer, {"labels.txt": b"a\nb\nc\nd\n"})))
 
 

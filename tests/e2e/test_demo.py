@@ -1,0 +1,21 @@
+"""`make demo`'s own work, which takes minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeall.optimize.demo import SCHEMES, demo
+from edgeall.train.progress import Progress
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_models_that_work(tmp_path: Path) -> None:
+    result = demo(tmp_path, Progress(quiet=True))
+    rows = {row["scheme"]: row for row in result["rows"]}
+    assert tuple(rows) == SCHEMES
+    assert rows["float32"]["accuracy"] > 0.8
+    assert rows["qat-int8"]["drop_points"] < 3
+    assert rows["qat-int8"]["file_bytes"] < 0.5 * rows["float32"]["file_bytes"]
+    assert Path(result["report"]).exists()

@@ -1,0 +1,158 @@
+"""Run folders: what every later command reads of a training, and how its files are written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgeall
+from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.models import registry
+from edgeall.models.head import add_head
+from edgeall.models.keras_compat import keras
+from edgeall.models.registry import BuildArgs
+from edgeall.train import cache
+from edgeall.train.batches import Images
+from edgeall.train.metrics import compute_metrics
+from edgeall.train.progress import Progress
+from edgeall.train.split import SIDES, Split, check_split, load_split
+
+SCHEMA = 1
+
+
+def load_run(run: Path) -> dict[str, Any]:
+    """The ``run.json`` of a complete run. Raises DataError where there is none."""
+    try:
+        facts: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        started = (run / "settings.json").exists()
+        hint = "the training was not finished: give its `edgeall train` command again" if started else "check the path"
+        raise DataError(f"{run}: not a complete run (no run.json)", hint=hint) from None
+    except ValueError as error:
+        raise DataError(f"{run}/run.json: not valid JSON ({error})", hint="train again") from error
+    if facts.get("schema") != SCHEMA:
+        raise DataError(f"{run}/run.json: schema {facts.get('schema')} is not {SCHEMA}", hint="train again")
+    return facts
+
+
+def load_model(run: Path, facts: dict[str, Any]) -> Any:
+    """The trained float32 Keras model of a run, rebuilt flat from its settings."""
+    settings = {**facts["settings"], "weights": "none"}
+    backbone = registry.get(settings["model"]).build(build_args(settings))
+    model = add_head(backbone, len(facts["labels"]), settings["dropout"])
+    model.set_weights(keras.models.load_model(run / "model.keras", compile=False).get_weights())
+    return model
+
+
+def load_verified_split(run: Path, data: Path) -> Split:
+    """The split of a run, after checking that ``data`` still holds the very images it lists."""
+    split = load_split(run / "split.json")
+    check_split(split, data)
+    return split
+
+
+def build_args(settings: dict[str, Any]) -> BuildArgs:
+    """What the registry builds the run's backbone from."""
+    size = settings["input_size"]
+    return BuildArgs(height=size, width=size, alpha=settings["alpha"], weights=settings["weights"])
+
+
+def input_spec(settings: dict[str, Any]) -> InputSpec:
+    """The input contract of the run's model."""
+    spec = registry.get(settings["model"])
+    size = settings["input_size"]
+    return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
+
+
+def load_sides(split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Images]:
+    """The preprocessed images of every side, in the order of the split's entries."""
+    pixels = cache.pixels(image_folder(root), split.entries, spec, cache_dir, progress)
+    index = {label: number for number, label in enumerate(split.labels)}
+    labels = np.array([index[entry.label] for entry in split.entries], np.int64)
+    sides = np.array([entry.side for entry in split.entries])
+    rows = {side: np.flatnonzero(sides == side) for side in SIDES}
+    return {side: Images(pixels, rows[side], labels[rows[side]], spec) for side in SIDES}
+
+
+def side_metrics(
+    split: Split,
+    side: str,
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    positive: tuple[str, ...],
+    seed: int,
+) -> dict[str, Any]:
+    """`compute_metrics` of one side of a split, by subject where subjects are known."""
+    subjects = [entry.subject for entry in split.side(side)]
+    return compute_metrics(
+        split.labels,
+        labels,
+        probabilities,
+        positive,
+        split=side,
+        split_level=split.level,
+        seed=seed,
+        subjects=None if None in subjects else subjects,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers."""
+    packages = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def source_revision() -> str | None:
+    """The git commit that this edgeall runs from; None outside a checkout."""
+    here = Path(edgeall.__file__).parent
+    try:
+        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def image_folder(data: Path) -> Path:
+    """What image paths are relative to: the data folder, or the manifest's."""
+    return data if data.is_dir() else data.parent
+
+
+def data_root(facts: dict[str, Any]) -> Path:
+    """Where the run read its images: the folder or the manifest."""
+    return Path(facts["data"]["root"])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically, indented."""
+    with cache.replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def write_predictions(
+    path: Path, split: Split, sides: dict[str, Images], probabilities: dict[str, NDArray[np.float32]]
+) -> None:
+    """One row per image of every side: path, side, label, predicted, and the probability of each class."""
+    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "side", "label", "predicted", *(f"p_{label}" for label in split.labels)])
+        for side in SIDES:
+            for entry, row in zip(split.side(side), probabilities[side], strict=True):
+                predicted = split.labels[int(row.argmax())]
+                writer.writerow([entry.path, side, entry.label, predicted, *(f"{value:.9g}" for value in row)])
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """One row per epoch of every stage, see `edgeall.train.fit.Row`."""
+    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
