@@ -17,6 +17,10 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 64_000_000
 """Above any microscope camera in use, below what would exhaust a 1 GB board once decoded to RGB."""
 
+# Pillow warns above 89 megapixels; ours is the lower limit. Once for the process: `catch_warnings` around each image
+# would not be safe between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 
 
@@ -61,11 +65,8 @@ def find_images(root: Path) -> Iterator[Path]:
 
 def _open(source: str | io.BytesIO, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns at half of its own bomb limit; ours is lower and is checked below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as image:
-                return _decode(image, name)
+        with Image.open(source, formats=FORMATS) as image:
+            return _decode(image, name)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -73,7 +74,7 @@ def _open(source: str | io.BytesIO, name: str) -> Image.Image:
             f"{name}: not an image in one of the formats {', '.join(FORMATS)}",
             hint="convert it to PNG or JPEG, or remove the file",
         ) from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name) from error
     except MemoryError as error:
         raise ImageError(f"{name}: not enough memory to decode it", hint="use a smaller image") from error

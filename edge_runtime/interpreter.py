@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +97,10 @@ def runtime_package() -> str:
 
 def runtime_version() -> str:
     """Package and version of the interpreter, e.g. ``ai-edge-litert 2.3.0``."""
+    from importlib.metadata import version  # a fifth of the time of `edgeall run` on one image
+
     distribution = runtime_package().replace("_", "-")
-    return f"{distribution} {importlib.metadata.version(distribution)}"
+    return f"{distribution} {version(distribution)}"
 
 
 def _refused(name: str, error: Exception) -> BundleError:

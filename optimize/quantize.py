@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
-from edgeall.edge_runtime.images import decode_rgb, open_rgb
+from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.manifest import Manifest
-from edgeall.edge_runtime.preprocess import InputSpec, preprocess
+from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.optimize.card import model_card
 from edgeall.optimize.convert import SCHEMES, convert
 from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.pack import golden_png, pack
+from edgeall.optimize.golden import choose_golden
+from edgeall.optimize.pack import pack
 from edgeall.optimize.verify import compare, predict
 from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
@@ -42,6 +43,7 @@ FOLD_TOLERANCE = 1e-4
 """Largest difference of a probability that folding BatchNormalization may make."""
 CALIBRATION_BATCH = 32
 GOLDEN_IMAGES = 2
+GOLDEN_CANDIDATES = 48
 
 
 def quantize(
@@ -136,7 +138,7 @@ def quantize(
         split, "test", test.labels, probabilities, tuple(facts["positive_labels"]), facts["settings"]["seed"]
     )
     manifest = _manifest(run, facts, split, spec, summary, metrics)
-    pack(flatbuffer, manifest, _golden(candidate, split, root, spec), model_card(manifest), out)
+    pack(flatbuffer, manifest, _golden(candidate, split, root), model_card(manifest), out)
     return {**summary, "out": str(out), "file_bytes": out.stat().st_size}
 
 
@@ -194,17 +196,12 @@ def _train_quantized(
     return for_conversion(trained, folded, bounds)
 
 
-def _golden(
-    candidate: Classifier, split: Split, root: Path, spec: InputSpec
-) -> list[tuple[str, bytes, NDArray[np.float32]]]:
-    """The first test images of different classes, made small, with what the packed model says of them."""
-    chosen = {entry.label: entry for entry in reversed(split.side("test"))}
-    golden: list[tuple[str, bytes, NDArray[np.float32]]] = []
-    for label in split.labels[:GOLDEN_IMAGES]:
-        png = golden_png(open_rgb(image_folder(root) / chosen[label].path), spec)
-        pixels = preprocess(decode_rgb(png, label), spec)
-        golden.append((f"golden-{len(golden) + 1}.png", png, candidate.predict(pixels)))
-    return golden
+def _golden(candidate: Classifier, split: Split, root: Path) -> list[tuple[str, bytes, NDArray[np.float32]]]:
+    """Two images of the test side, made small, with what the packed model says of them."""
+    test = split.side("test")
+    entries = test[:: max(len(test) // GOLDEN_CANDIDATES, 1)]  # entries are by class: a stride takes of each
+    folder = image_folder(root)
+    return choose_golden(candidate, (open_rgb(folder / entry.path) for entry in entries), GOLDEN_IMAGES)
 
 
 def _manifest(

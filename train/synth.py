@@ -36,15 +36,18 @@ Layout = Literal["all4", "cnmc"]
 COMMENT = "SYNTHETIC, edgeall data synth"
 TRUTH = ".truth"
 MARKER = ".synthetic.json"
+MANIFEST = "manifest.csv"
 _SIZE: dict[Layout, int] = {"all4": 224, "cnmc": 450}
 _README = """SYNTHETIC IMAGES, drawn by `edgeall data synth`. Not blood of anybody; not evidence about any disease.
 
 layout {layout}, {images} images of {size} x {size} px, {subjects} synthetic subjects, seed {seed}
 
+manifest.csv names each image's class and synthetic subject, who has one stain, lamp, focus and noise;
+give it to `edgeall train --data` for a split by subject.
+
 Truth, in {truth}/ beside the images:
   <image without suffix>.mask.png  8 bits: 0 background, 2n-1 cytoplasm of cell n, 2n nucleus of cell n
   boxes.json                       for each image its nucleated cells: number, kind, box (left, top, right, bottom)
-  subjects.csv                     for each image the synthetic subject, who has one stain, lamp, focus and noise
 """
 
 
@@ -134,6 +137,7 @@ def synthesize(
         seed: the same seed and arguments give the same bytes.
         layout: ``all4``: ``<Benign|Early|Pre|Pro>/synthetic-<class>-NNN.png``, fields;
             ``cnmc``: ``fold_<0..2>/<all|hem>/UID_<subject>_<image>_<cell>_<all|hem>.bmp``, single cells on black.
+            Both with ``manifest.csv`` (path, label, subject), which is written last.
         size: pixels a side; 224 for all4 and 450 for cnmc unless given.
         on_progress: called with (images done, images in all).
 
@@ -184,8 +188,9 @@ def synthesize(
         pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the rest
 
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
-    with (out / TRUTH / "subjects.csv").open("w", newline="", encoding="utf-8") as file:
+    # Last, so that its presence means complete.
+    with (out / MANIFEST).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("path", "subject"))
-        table.writerows((plan.path, plan.subject) for plan in plans)
+        table.writerow(("path", "label", "subject"))
+        table.writerows((plan.path, plan.label, plan.subject) for plan in plans)
     return {"out": str(out), **summary}

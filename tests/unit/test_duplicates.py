@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.train.dataset import load_dataset
-from edgeall.train.duplicates import NEIGHBOURS, Duplicates, connected, groups
+from edgeall.train.duplicates import Duplicates, connected, groups
 from edgeall.train.scan import Scan, scan
 
 SIDE = 128
@@ -175,7 +175,3 @@ def test_a_real_cell_saved_again_is_found(test_data: Path, tmp_path: Path) -> No
             original = path.name
     _, near, _ = found(tmp_path)
     assert near == [{f"all/{original}", "all/UID_99_1_1_all.jpg"}]
-
-
-def test_neighbours_are_few_enough_to_try_all_moves() -> None:
-    assert NEIGHBOURS * 15_000 < 500_000, "a data set of 15,000 images stays a matter of seconds"

@@ -1,4 +1,4 @@
-"""Synthetic smears: exact, labelled, with a truth that fits, and with the class in the shapes and not in the colours."""
+"""Synthetic smears: exact, labelled, with a truth that fits, and the class in the shapes instead of the colours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGES = 400
 
 
 def _subjects(out: Path) -> dict[str, str]:
-    with (out / ".truth" / "subjects.csv").open(encoding="utf-8") as file:
+    with (out / "manifest.csv").open(encoding="utf-8") as file:
         return {row["path"]: row["subject"] for row in csv.DictReader(file)}
 
 
@@ -70,6 +70,9 @@ def test_all4_has_the_asked_number_in_balanced_class_folders(fields: Path) -> No
     assert Counter(sample.label for sample in dataset.samples) == dict.fromkeys(dataset.labels, IMAGES // 4)
     assert (fields / "Pre" / "synthetic-Pre-001.png").is_file()
     assert _pixels(fields / "Pre" / "synthetic-Pre-001.png").shape == (224, 224, 3)
+    manifest = load_dataset(fields / "manifest.csv")
+    assert [(s.path, s.label) for s in manifest.samples] == [(s.path, s.label) for s in dataset.samples]
+    assert manifest.problems == ()
 
 
 def test_every_all4_subject_gives_every_class(fields: Path) -> None:
@@ -214,7 +217,7 @@ def _grouped_accuracy(features: np.ndarray, paths: list[str], subjects: list[str
     """The better of a forest and a logistic regression, on subjects they have not seen."""
     labels = [path.split("/")[-2] for path in paths]
     probes = (
-        RandomForestClassifier(200, random_state=0),
+        RandomForestClassifier(100, random_state=0),
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
     )
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
