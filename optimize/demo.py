@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from edgeall.optimize.quantize import quantize
 from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, train
 from edgeall.train.runs import load_run
-from edgeall.train.synth import synthesize
+from edgeall.train.synth import MARKER, synthesize
 
 IMAGES = 960
 SEED = 7
@@ -28,7 +29,9 @@ def demo(out: Path, progress: Progress) -> dict[str, Any]:
         the split's level and the number of test images.
     """
     images, run = out / "images", out / "run"
-    if not (images / "manifest.csv").exists():
+    if not (images / "manifest.csv").exists():  # written last
+        if (images / MARKER).exists():
+            shutil.rmtree(images)
         with progress.task("drawing synthetic smears", IMAGES) as advance:
             synthesize(images, IMAGES, SEED, on_progress=lambda done, total: advance(done, ""))
     settings = TrainSettings(

@@ -25,6 +25,9 @@ NEIGHBOURS = 24
 CORRELATION = 0.7
 """Confirmed: fields whose thumbnails, moved by up to half their side, correlate at least so well on the overlap."""
 
+EVIDENCE = 6.5
+"""Confirmed: that correlation is so many standard deviations from none. Few large cells fit by chance, many don't."""
+
 CELL_CORRELATION = 0.95
 """Confirmed: cells cut out on black, which are all round and centred, so that shape alone must not be enough."""
 
@@ -155,7 +158,8 @@ class _Likeness:
         for start in range(0, len(worth), _CHUNK):
             some = worth[start : start + _CHUNK]
             fields, cut = some[~cells[some]], some[cells[some]]
-            result[fields] = _moved_correlation(self.structure, left[fields], right[fields]) >= CORRELATION
+            if len(fields):
+                result[fields] = _same_spot(self.structure, left[fields], right[fields])
             result[cut] = _cell_correlation(self.grey[left[cut]], self.grey[right[cut]]) >= CELL_CORRELATION
         return result
 
@@ -169,33 +173,41 @@ def _without_shade(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(flat - (flat @ basis) @ basis.T, dtype=np.float32).reshape(grey.shape)
 
 
-def _moved_correlation(
-    images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    """Best Pearson correlation over all whole-pixel moves of up to half the side, on the overlap alone: (pairs,).
+def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether some whole-pixel move of up to half the side makes two images agree on their overlap: (pairs,).
 
-    Products at all moves come from one FFT, sums over the overlaps from integral images.
-    Source: J. P. Lewis, Fast Normalized Cross-Correlation, 1995.
+    Products at all moves come from one FFT, sums over the overlaps from integral images. How much a correlation is
+    worth depends on how many independent spots the overlap has: fewer, the larger the things in the images are.
+
+    Source: J. P. Lewis, Fast Normalized Cross-Correlation, 1995; M. S. Bartlett, 1935, for the number of
+    independent spots, n / sum over all lags of the product of both autocorrelations.
     """
     from scipy import fft
 
-    shape = (3 * THUMBNAIL // 2, 3 * THUMBNAIL // 2)  # zero-padded: at these moves nothing wraps around
+    side = 3 * THUMBNAIL // 2  # zero-padded: at these moves nothing wraps around
     moves = np.arange(-THUMBNAIL // 2, THUMBNAIL // 2 + 1)
     area = np.outer(THUMBNAIL - np.abs(moves), THUMBNAIL - np.abs(moves)).astype(np.float32)
     # Candidates come in runs that share images: what belongs to one image is worked out once.
     which, place = np.unique(np.concatenate([left, right]), return_inverse=True)
     a, b = place[: len(left)], place[len(left) :]
     some = images[which]
-    spectrum = fft.rfft2(some, s=shape)
+    spectrum = fft.rfft2(some, s=(side, side))
     total = _overlap_sums(some, moves)
-    power = _overlap_sums(some * some, moves) - total * total / area
+    variance = _overlap_sums(some * some, moves) - total * total / area
+    power = (np.abs(spectrum) ** 2).reshape(len(some), -1)
+    twice = np.full(spectrum.shape[1:], 2.0, dtype=np.float32)  # rfft2 leaves out the mirrored half
+    twice[:, [0, -1]] = 1.0
+    power /= (power @ twice.ravel())[:, None]
 
-    product = fft.irfft2(spectrum[a] * spectrum[b].conj(), s=shape)[:, moves][:, :, moves]
+    correlation = fft.irfft2(spectrum[a] * spectrum[b].conj(), s=(side, side))[:, moves][:, :, moves]
     # Where one image gives its lower right part to the overlap, the other gives its upper left: the moves reversed.
-    product -= total[a] * total[b, ::-1, ::-1] / area
+    correlation -= total[a] * total[b, ::-1, ::-1] / area
     floor = (_FLAT**2 * area) ** 2  # an empty overlap has nothing to recognize either
-    product /= np.sqrt(np.maximum(power[a] * power[b, ::-1, ::-1], floor))
-    return np.asarray(product.max(axis=(1, 2)))
+    correlation /= np.sqrt(np.maximum(variance[a] * variance[b, ::-1, ::-1], floor))
+    lags = side * side * np.einsum("pf,pf,f->p", power[a], power[b], twice.ravel())
+    spots = area / lags[:, None, None]
+    deviations = np.arctanh(correlation.clip(-0.999, 0.999)) * np.sqrt(np.maximum(spots - 3.0, 0.0))
+    return np.asarray(((correlation >= CORRELATION) & (deviations >= EVIDENCE)).any(axis=(1, 2)))
 
 
 def _overlap_sums(images: NDArray[np.float32], moves: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -106,6 +106,19 @@ def test_what_only_looks_alike_stays_apart(tmp_path: Path) -> None:
     assert found(save(tmp_path, images)) == ([], [], [])
 
 
+def test_a_few_large_cells_that_fit_by_chance_are_no_duplicates(tmp_path: Path) -> None:
+    images = {}
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        field = np.full((SIDE, SIDE, 3), (235, 230, 240), np.uint8)
+        for centre in rng.uniform(0, SIDE, (4, 2)):
+            disc = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < rng.uniform(20, 30) ** 2
+            field[disc] = rng.uniform((90, 40, 130), (130, 80, 170))
+        images[f"{'ab'[number % 2]}/{number}.png"] = field
+    assert found(save(tmp_path, images)) == ([], [], [])
+
+
 def test_cells_on_black_do_not_melt_together(tmp_path: Path) -> None:
     y, x = np.mgrid[:SIDE, :SIDE]
     images = {}
