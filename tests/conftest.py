@@ -39,5 +39,5 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line reads EDGEALL_*; a developer's own must not decide a test."""
-    for name in [name for name in os.environ if name.startswith("EDGEALL_") and name != "EDGEALL_TEST_DATA"]:
+    for name in [name for name in os.environ if name.startswith("EDGEALL_") and not name.startswith("EDGEALL_TEST_")]:
         monkeypatch.delenv(name)

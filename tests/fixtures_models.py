@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -137,8 +138,11 @@ def tiny_bundle(pack_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPat
 def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed int8 MobileNetV2 0.35 at 224 that knows the four classes tolerably.
 
-    A linear head on the pretrained backbone's features of 160 images a class, then post-training quantization.
+    A linear head on the pretrained backbone's features of 160 images a class, then post-training quantization; or
+    the packed model that EDGEALL_TEST_MODEL names, such as one that `benchmarks/all4.py` has made.
     """
+    if given := os.environ.get("EDGEALL_TEST_MODEL"):
+        return Path(given)
     from sklearn.linear_model import LogisticRegression
 
     from edgeall.edge_runtime.preprocess import load_input, normalize
