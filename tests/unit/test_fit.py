@@ -16,7 +16,7 @@ from edgeall.models.keras_compat import keras
 from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.fit import Stage, fit, keep_statistics_current
+from edgeall.train.fit import Stage, _average, fit, keep_statistics_current
 from edgeall.train.progress import Progress
 
 SIZE = 32
@@ -131,3 +131,28 @@ def test_the_learning_rate_rises_then_falls_to_zero(tmp_path: Path) -> None:
     assert max(rates) == pytest.approx(rates[0], rel=0.2)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.02 * max(rates)
+
+
+def test_the_average_of_the_weights_remembers_about_an_epoch() -> None:
+    steps = 50
+    average = [np.zeros(3, np.float32), np.array(0, np.int32)]
+    for step in range(steps * 4):
+        _average(average, [np.full(3, 1.0, np.float32), np.array(7, np.int32)], step, steps)
+    np.testing.assert_allclose(average[0], 1.0, atol=0.03)
+    for step in range(steps * 4, steps * 5):
+        _average(average, [np.full(3, 2.0, np.float32), np.array(7, np.int32)], step, steps)
+    np.testing.assert_allclose(average[0], 1.0 + (1.0 - np.exp(-1.0)), atol=0.03)
+    assert average[1] == 7
+
+
+def test_the_kept_weights_are_an_average(tmp_path: Path) -> None:
+    """Validation of a wildly jumping model is calmer than its last step's."""
+    images = _images(64, 1)
+    stage = Stage("finetune", 3, 0.3, patience=99, images=64, batch_size=16)
+    model = _model(0.5)
+    _fit(model, images, stage, tmp_path / "wild.npz")
+    with np.load(tmp_path / "wild.npz") as arrays:
+        last = np.concatenate([arrays[f"weight_{index}"].ravel() for index in range(len(model.weights))])
+        kept = np.concatenate([arrays[f"average_{index}"].ravel() for index in range(len(model.weights))])
+    assert np.linalg.norm(kept) > 0
+    assert not np.allclose(last, kept)
