@@ -157,6 +157,9 @@ _FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
 _CACHE_DIR = click.option(
     "--cache-dir", type=FILE, help="Where preprocessed images are kept.  [default: ~/.cache/edgeall]"
 )
+_LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
+_MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
+_STD = click.option("--std", type=float, help="See --mean.")
 _THREADS = click.option("--threads", type=click.IntRange(1), help="Interpreter threads.")
 
 
@@ -219,16 +222,20 @@ def train(as_json: bool, **settings: Any) -> None:
 @_command(cli, "evaluate")
 @click.argument("target", metavar="RUN|MODEL", type=FILE)
 @click.option("--data", type=FILE, help="Folder or manifest.  [default: the run's own]")
-@click.option("--side", type=click.Choice([*SIDES, "all"]), default="test", help="Of the split.")
-@click.option("--split", type=FILE, help="split.json to take the side from.  [default: the run's own]")
+@click.option("--side", type=click.Choice([*SIDES, "all"]), help="Of the split.  [default: test; all of other data]")
+@click.option("--split", type=FILE, help="The model's split.json.  [default: the run's own, or the one beside MODEL]")
+@_LABELS
+@_MEAN
+@_STD
+@_CACHE_DIR
 @_JSON
-def evaluate(target: Path, data: Path | None, side: str, split: Path | None, as_json: bool) -> None:
+def evaluate(target: Path, as_json: bool, labels: Path | None, **settings: Any) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
     from edgeall.edge_runtime.tables import metrics_text
     from edgeall.train.evaluate import evaluate as evaluate_target
     from edgeall.train.progress import Progress
 
-    metrics = evaluate_target(target, data=data, side=side, split=split, progress=Progress())
+    metrics = evaluate_target(target, labels_file=labels, **settings, progress=Progress())
     _print(metrics, as_json, lambda: metrics_text(metrics))
     _note_research_use(as_json)
 
@@ -263,9 +270,9 @@ def quantize(run: Path, as_json: bool, **settings: Any) -> None:
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE)
 @click.option("--json", "form", flag_value="json", help="Print one JSON object a line, as they come.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV.")
-@click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
-@click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
-@click.option("--std", type=float, help="See --mean.")
+@_LABELS
+@_MEAN
+@_STD
 @_THREADS
 @click.pass_context
 def run_model(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -61,12 +62,13 @@ def main() -> int:
 
 def _train(arguments: argparse.Namespace, run: Path) -> float:
     """Seconds of the whole `edgeall train` process, caches of pixels and features not there yet."""
+    shutil.rmtree(run, ignore_errors=True)  # an unfinished run would be gone on with, and its time be too short
     cache = arguments.work / f"cache-{time.time_ns()}"
     begin = time.perf_counter()
     _edgeall(
         *("train", "--data", arguments.data, "--model", "mobilenet_v2", "--alpha", arguments.alpha),
         *("--weights", arguments.weights, "--split-by", arguments.split_by, "--cache-dir", cache),
-        *("--out", run, "--force"),
+        *("--out", run),
     )
     return time.perf_counter() - begin
 

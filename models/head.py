@@ -30,5 +30,5 @@ def head_of(features: int, classes: int, dropout: float) -> Any:
 
     inputs = keras.layers.Input((features,))
     x = keras.layers.Dropout(dropout, name=FEATURES)(inputs)
-    x = keras.layers.Dense(classes, name=LOGITS)(x)
-    return keras.Model(inputs, keras.layers.Softmax(name=PROBABILITIES)(x), name="head")
+    x = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(x)
+    return keras.Model(inputs, keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(x), name="head")

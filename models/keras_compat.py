@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
-    raise ImportError("tensorflow was imported before edgeall.models.keras_compat, with Keras 3; import edgeall first")
+    raise ImportError("tensorflow was imported with Keras 3; import edgeall.models.keras_compat before it")
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
@@ -53,6 +53,17 @@ with quiet():
 tf.get_logger().setLevel("ERROR")
 
 
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Float32 products in float32: recent GPUs otherwise use TF32, which keeps three digits."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 def load_tfmot() -> Any:
     """tensorflow_model_optimization, imported on first use (it costs two seconds)."""
     with quiet():
@@ -60,4 +71,4 @@ def load_tfmot() -> Any:
     return tfmot
 
 
-__all__ = ["keras", "load_tfmot", "quiet", "tf"]
+__all__ = ["exact_float32", "keras", "load_tfmot", "quiet", "tf"]

@@ -108,6 +108,8 @@ def _limits(manifest: Manifest) -> str:
         "Knows only the labels above: whatever else it is shown becomes one of them.",
         "Another microscope, lamp, stain or camera than the training data's changes its answers; measure before use.",
     ]
+    if manifest.training.get("synthetic"):
+        limits.insert(0, "SYNTHETIC: trained and tested on drawn images. Its figures say nothing about blood.")
     source = str(manifest.golden.get("source", ""))
     if "synthetic" in source:
         limits.append("The golden images inside the file are synthetic.")

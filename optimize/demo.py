@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import edgeall
 from edgeall.edge_runtime.bench import bench
 from edgeall.optimize.quantize import quantize
 from edgeall.train.progress import Progress
@@ -40,14 +42,13 @@ def demo(out: Path, progress: Progress) -> dict[str, Any]:
         alpha=0.35,
         weights="none",
         input_size=96,
+        epochs_head=0,
         epochs_finetune=24,
         patience=24,
         lr_finetune=3e-3,
         cache_dir=out / "cache",
     )
-    if not (run / "run.json").exists():
-        train(settings, progress)
-    facts = load_run(run)
+    facts = _finished(settings) or train(replace(settings, force=True), progress)
     rows = []
     for scheme in SCHEMES:
         model = run / f"{scheme}.tflite"
@@ -71,3 +72,12 @@ def demo(out: Path, progress: Progress) -> dict[str, Any]:
         "report": str(run / "report.html"),
         "model": str(run / f"{SCHEMES[-1]}.tflite"),
     }
+
+
+def _finished(settings: TrainSettings) -> dict[str, Any] | None:
+    """The run of an earlier call, if it is complete and this version with these settings made it."""
+    if not (settings.out / "run.json").exists():
+        return None
+    facts = load_run(settings.out)
+    same = facts["settings"] == settings.as_json() and facts["edgeall_version"] == edgeall.__version__
+    return facts if same else None

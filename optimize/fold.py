@@ -16,6 +16,7 @@ from edgeall.models.keras_compat import keras
 from edgeall.optimize.graph import call, copy_of, rebuild, sources, targets
 
 FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+"""Exactly these: a Conv2DTranspose is a Conv2D whose channels lie on another axis."""
 
 
 def fold_batch_normalization(model: Any) -> Any:
@@ -37,7 +38,7 @@ def fold_batch_normalization(model: Any) -> Any:
             weights[conv.name] = _folded(conv, layer)
             return tensors[0]
         weights[layer.name] = layer.get_weights()
-        gains_bias = isinstance(layer, FOLDABLE) and any(_folds(after) for after in targets(layer))
+        gains_bias = type(layer) in FOLDABLE and any(_folds(after) for after in targets(layer))
         return call(copy_of(layer, use_bias=True) if gains_bias else copy_of(layer), tensors)
 
     folded = rebuild(model, place)
@@ -51,7 +52,7 @@ def _folds(layer: Any) -> bool:
     if not isinstance(layer, keras.layers.BatchNormalization):
         return False
     (source,) = sources(layer)
-    linear = isinstance(source, FOLDABLE) and source.activation is keras.activations.linear
+    linear = type(source) in FOLDABLE and source.activation is keras.activations.linear
     return linear and len(targets(source)) == 1
 
 

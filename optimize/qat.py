@@ -22,12 +22,15 @@ from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import keras, load_tfmot, tf
 from edgeall.optimize.graph import call, copy_of, rebuild, targets
 
+PLACEMENT = 1
+"""Raised when what is quantized where changes: a checkpoint of another placement is not gone on with."""
+
 layers = keras.layers
 tfmot = load_tfmot()
 quantizers = tfmot.quantization.keras.quantizers
 
 WITH_WEIGHTS = {
-    layers.DepthwiseConv2D: ("depthwise_kernel", 2),  # (h, w, channels, 1); before Conv2D, whose subclass it is
+    layers.DepthwiseConv2D: ("depthwise_kernel", 2),  # (h, w, channels, 1)
     layers.Conv2D: ("kernel", 3),  # (h, w, in, out)
     layers.Dense: ("kernel", 1),  # (in, out)
 }
@@ -69,7 +72,7 @@ def quantization_aware(folded: Any, calibration: Iterable[Any], bounds: tuple[fl
     Raises:
         UsageError: the model holds a layer whose quantization isn't known; it is named.
     """
-    unknown = [layer.name for layer in folded.layers[1:] if not isinstance(layer, _KNOWN)]
+    unknown = [layer.name for layer in folded.layers[1:] if type(layer) not in _KNOWN]  # a subclass is another layer
     if unknown:
         raise UsageError(f"layers that can't be quantized: {', '.join(unknown)}", hint="use --scheme ptq-int8")
     weights = {layer.name: layer.get_weights() for layer in folded.layers}
@@ -195,10 +198,10 @@ def _wrapped(
 
 
 def _weight_quantizer(layer: Any) -> tuple[str, _Weights] | None:
-    for kind, (attribute, axis) in WITH_WEIGHTS.items():
-        if isinstance(layer, kind):
-            return attribute, _Weights(axis)
-    return None
+    if type(layer) not in WITH_WEIGHTS:
+        return None
+    attribute, axis = WITH_WEIGHTS[type(layer)]
+    return attribute, _Weights(axis)
 
 
 def _quantizes_output(layer: Any) -> bool:

@@ -15,6 +15,7 @@ from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.models.keras_compat import exact_float32
 from edgeall.optimize.card import model_card
 from edgeall.optimize.convert import SCHEMES, convert
 from edgeall.optimize.fold import fold_batch_normalization
@@ -24,24 +25,25 @@ from edgeall.optimize.verify import compare, predict
 from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
+from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
 from edgeall.train.runs import (
     data_root,
     image_folder,
     input_spec,
     load_model,
+    load_own_split,
     load_run,
     load_sides,
-    load_verified_split,
-    side_metrics,
     source_revision,
     versions,
 )
-from edgeall.train.split import Split
+from edgeall.train.split import Split, check_split
 
 FOLD_TOLERANCE = 1e-4
 """Largest difference of a probability that folding BatchNormalization may make."""
 CALIBRATION_BATCH = 32
+QUANTIZATION_FACTS = ("scheme", "drop_points", "agreement", "max_abs_difference", "tflite_float")
 GOLDEN_IMAGES = 2
 GOLDEN_CANDIDATES = 48
 
@@ -82,19 +84,23 @@ def quantize(
     """
     if scheme not in SCHEMES:
         raise UsageError(f"no scheme called {scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
+    if not 0 < learning_rate <= 1:
+        raise UsageError(f"--learning-rate {learning_rate:g} is no learning rate", hint="give a number above 0")
     if out.exists() and not force:
         raise UsageError(f"{out}: exists", hint="choose another --out, or --force to overwrite it")
     facts = load_run(run)
     root = data or data_root(facts)
-    split = load_verified_split(run, root)
+    split = load_own_split(run, facts)
+    check_split(split, root)
     spec = input_spec(facts["settings"])
     sides = load_sides(split, root, spec, cache_dir or cache.default_cache_dir(), progress)
     test = sides["test"]
 
     model = load_model(run, facts)
     folded = fold_batch_normalization(model)
-    keras_float = model.predict(plain(test, 64), verbose=0)
-    _check_folding(keras_float, folded.predict(plain(test, 64), verbose=0))
+    with exact_float32():
+        keras_float = model.predict(plain(test, 64), verbose=0)
+        _check_folding(keras_float, folded.predict(plain(test, 64), verbose=0))
     calibration = _stratified(sides["train"], representative, facts["settings"]["seed"])
     progress.note(f"converting to {scheme}")
     float32 = convert(folded, "float32", spec)
@@ -115,6 +121,7 @@ def quantize(
     conversion = compare(labels, test.labels, keras_float, tflite_float)
     summary = {
         "scheme": scheme,
+        "synthetic": facts["data"]["synthetic"],
         "test_images": len(test),
         "split_level": split.level,
         "float_accuracy": cost["reference_accuracy"],
@@ -134,9 +141,8 @@ def quantize(
             f"more than --max-drop {max_drop:g}; {out} was not written",
             hint="try --scheme qat-int8, more --epochs, or a wider gate",
         )
-    metrics = side_metrics(
-        split, "test", test.labels, probabilities, tuple(facts["positive_labels"]), facts["settings"]["seed"]
-    )
+    seed, positive = facts["settings"]["seed"], facts["positive_labels"]
+    metrics = metrics_of(split.side("test"), labels, probabilities, positive, "test", split.level, seed)
     manifest = _manifest(run, facts, split, spec, summary, metrics)
     pack(flatbuffer, manifest, _golden(candidate, split, root), model_card(manifest), out)
     return {**summary, "out": str(out), "file_bytes": out.stat().st_size}
@@ -169,14 +175,17 @@ def _train_quantized(
     progress: Progress,
 ) -> Any:
     """Quantization-aware fine-tuning on the train side; survives a kill, and is kept for the next call."""
-    from edgeall.optimize.qat import for_conversion, input_range, quantization_aware
+    from edgeall.optimize.qat import PLACEMENT, for_conversion, input_range, quantization_aware
 
     train_side, spec = sides["train"], calibration.spec
     bounds = input_range(spec)
     trained = quantization_aware(folded, normalized(calibration, CALIBRATION_BATCH), bounds)
     weights = train_side.class_weights(folded.output_shape[-1]) if settings["class_weights"] else None
-    stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"])
-    key = cache.digest([asdict(stage), len(calibration), settings, (run / "run.json").read_text()])
+    stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"], xla=False)
+    key = cache.digest([PLACEMENT, asdict(stage), len(calibration), settings, (run / "run.json").read_text()])
+    checkpoint = run / "qat" / f"{key}.npz"
+    if checkpoint.exists():
+        progress.note(f"qat: going on with {checkpoint}")
     fit(
         trained.model,
         stage,
@@ -189,7 +198,7 @@ def _train_quantized(
             class_weights=weights,
         ),
         plain(sides["validation"], 64),
-        run / "qat" / f"{key}.npz",
+        checkpoint,
         progress,
         tensorboard=run / "tensorboard" / "qat",
     )
@@ -199,7 +208,7 @@ def _train_quantized(
 def _golden(candidate: Classifier, split: Split, root: Path) -> list[tuple[str, bytes, NDArray[np.float32]]]:
     """Two images of the test side, made small, with what the packed model says of them."""
     test = split.side("test")
-    entries = test[:: max(len(test) // GOLDEN_CANDIDATES, 1)]  # entries are by class: a stride takes of each
+    entries = test[:: max(len(test) // GOLDEN_CANDIDATES, 1)]  # they are sorted by path: a stride takes of each class
     folder = image_folder(root)
     return choose_golden(candidate, (open_rgb(folder / entry.path) for entry in entries), GOLDEN_IMAGES)
 
@@ -217,7 +226,9 @@ def _manifest(
         positive_labels=tuple(facts["positive_labels"]),
         input=spec,
         quantization={
-            key: summary[key] for key in ("scheme", "drop_points", "agreement", "max_abs_difference", "tflite_float")
+            **{key: summary[key] for key in QUANTIZATION_FACTS},
+            "versions": versions(),
+            "source_revision": source_revision(),
         },
         training={
             "backbone": model["name"],
@@ -228,8 +239,9 @@ def _manifest(
             "images": {side: facts["split"][side] for side in ("train", "validation", "test")},
             "seed": settings["seed"],
             "augment": settings["augment"],
-            "versions": versions(),
-            "source_revision": source_revision(),
+            "versions": facts["versions"],
+            "source_revision": facts["source_revision"],
+            "synthetic": facts["data"]["synthetic"],
         },
         metrics={
             "split": "test",

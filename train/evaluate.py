@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +14,23 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.train import cache
-from edgeall.train.dataset import load_dataset, positive_labels
-from edgeall.train.metrics import compute_metrics
+from edgeall.train.dataset import Dataset, load_dataset, positive_labels
+from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
-from edgeall.train.scan import scan
-from edgeall.train.split import Split, check_split, load_split
-
-
-class Labelled(Protocol):
-    """What evaluation needs of an image: a sample of a data set, or an entry of a split."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def subject(self) -> str | None: ...
+from edgeall.train.scan import hash_files, scan
+from edgeall.train.split import Split, SplitEntry, check_split, load_split
 
 
 def evaluate(
     target: Path,
     *,
     data: Path | None = None,
-    side: str = "test",
+    side: str | None = None,
     split: Path | None = None,
+    labels_file: Path | None = None,
+    mean: float | None = None,
+    std: float | None = None,
+    cache_dir: Path | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Classify labelled images and count.
@@ -46,118 +38,120 @@ def evaluate(
     Args:
         target: a run folder (its Keras model), or a model file (through the device's own code path).
         data: folder or manifest; a run knows its own.
-        side: which side of the split.
-        split: the ``split.json`` to take the side from. A run uses its own; so does a model that lies beside
-            the split it was made with; any other model is evaluated on all of ``data``.
+        side: of the split; by default ``test``.
+        split: the ``split.json`` that the model was made with. A run uses its own, and so does a model that lies
+            beside it. Data that holds none of the split's images is other data: all of it is used.
+        labels_file: of a foreign model, see `Classifier.open`; also ``mean`` and ``std``.
+        cache_dir: of preprocessed images, for a run.
 
     Returns:
         `compute_metrics`'s dictionary with ``model`` and ``seconds``.
 
     Raises:
         UsageError: what can't be combined.
-        DataError: the images aren't those of the split, or their labels aren't the model's.
+        DataError: the images aren't those of the split any more, or have classes the model doesn't know.
     """
     started = time.perf_counter()
     if target.is_dir():
-        if split is not None:
-            raise UsageError("a run is evaluated on its own split", hint="leave --split out")
-        metrics = _run(target, data, side, progress)
+        if split is not None or labels_file is not None or mean is not None or std is not None:
+            raise UsageError("a run knows its split, labels and normalization", hint="leave those options out")
+        metrics = _run(target, data, side, cache_dir or cache.default_cache_dir(), progress)
     else:
-        metrics = _model(target, data, side, split, progress)
+        if data is None:
+            raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
+        classifier = Classifier.open(target, labels_file=labels_file, mean=mean, std=std)
+        metrics = _model(classifier, target, data, side, split, progress)
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 
 
-def _run(run: Path, data: Path | None, side: str, progress: Progress) -> dict[str, Any]:
+def _run(run: Path, data: Path | None, side: str | None, cache_dir: Path, progress: Progress) -> dict[str, Any]:
     from edgeall.train import runs
-    from edgeall.train.batches import plain
+    from edgeall.train.batches import Images, plain
 
     facts = runs.load_run(run)
     root = data or runs.data_root(facts)
-    if data is not None:
-        _check_labels(load_dataset(data).labels, tuple(facts["labels"]), run)
-    split = runs.load_verified_split(run, root)
-    entries = split.side(side)
-    sides = runs.load_sides(split, root, runs.input_spec(facts["settings"]), cache.default_cache_dir(), progress)
-    chosen = list(sides.values()) if side == "all" else [sides[side]]
-    order = np.argsort(np.concatenate([images.rows for images in chosen]))
-    images = replace(
-        chosen[0],
-        rows=np.concatenate([images.rows for images in chosen])[order],
-        labels=np.concatenate([images.labels for images in chosen])[order],
-    )
-    probabilities = runs.load_model(run, facts).predict(plain(images, 64), verbose=0)
-    positive = tuple(facts["positive_labels"])
-    return _metrics(entries, split.labels, probabilities, positive, side, split.level, facts["settings"]["seed"])
+    own, labels = runs.load_own_split(run, facts), tuple(facts["labels"])
+    entries, side, level = _entries(load_dataset(root), root, own, data is None, side, labels, run, progress)
+    spec = runs.input_spec(facts["settings"])
+    pixels = cache.pixels(runs.image_folder(root), entries, spec, cache_dir, progress)
+    rows = np.arange(len(entries))
+    probabilities = runs.load_model(run, facts).predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
+    positive, seed = facts["positive_labels"], facts["settings"]["seed"]
+    return metrics_of(entries, labels, probabilities, positive, side, level, seed)
 
 
-def _model(path: Path, data: Path | None, side: str, split: Path | None, progress: Progress) -> dict[str, Any]:
-    if data is None:
-        raise UsageError(f"{path}: nothing to evaluate on", hint="name a folder of labelled images with --data")
-    classifier = Classifier.open(path)
+def _model(
+    classifier: Classifier, path: Path, data: Path, side: str | None, split: Path | None, progress: Progress
+) -> dict[str, Any]:
+    manifest = classifier.bundle.manifest if classifier.bundle else None
+    training = manifest.training if manifest else {}
+    own = _own_split(path, training.get("split_sha256"), split)
     dataset = load_dataset(data)
-    _check_labels(dataset.labels, classifier.labels, path)
-    known = _split(path, classifier, split)
-    if known is not None:
-        check_split(known, data)
-        entries: Sequence[Labelled] = known.side(side)
-        level = known.level
-    else:
-        scanned = scan(dataset)
-        for problem in scanned.dataset.problems:
-            progress.note(f"skipped {problem.path}: {problem.reason}")
-        entries, side, level = scanned.dataset.samples, "all", "none"
-        manifest = classifier.bundle.manifest if classifier.bundle else None
-        if manifest is not None and manifest.training.get("dataset_sha256") == scanned.digest:
-            progress.note("these images include those the model was trained on: give --split RUN/split.json")
-    rows = []
+    entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
+    rows: list[NDArray[np.float32]] = []
     with progress.task("evaluating", len(entries)) as advance:
-        for done, entry in enumerate(entries, start=1):
+        for entry in entries:
             rows.append(classifier.predict(load_input(dataset.root / entry.path, classifier.input)))
-            advance(done, "")
-    manifest = classifier.bundle.manifest if classifier.bundle else None
+            advance(len(rows), "")
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
-    return _metrics(entries, classifier.labels, np.stack(rows), positive, side, level, 0)
+    return metrics_of(entries, classifier.labels, np.stack(rows), positive, side, level, training.get("seed", 0))
 
 
-def _split(path: Path, classifier: Classifier, given: Path | None) -> Split | None:
-    """The split asked for, or the one beside the model if it is the very one the model was made with."""
+def _own_split(model: Path, sha256: str | None, given: Path | None) -> Split | None:
+    """The split a model was made with: the one named, or the one beside the model if it is that one."""
     if given is not None:
-        return load_split(given)
-    beside = path.with_name("split.json")
-    manifest = classifier.bundle.manifest if classifier.bundle else None
-    if manifest is None or not beside.exists():
+        split = load_split(given)
+        if sha256 is not None and split.sha256 != sha256:
+            raise DataError(
+                f"{given}: not the split that {model} was made with",
+                hint="with another one, images it was trained on would count as unseen; give its own split.json",
+            )
+        return split
+    beside = model.with_name("split.json")
+    if sha256 is None or not beside.exists():
         return None
     split = load_split(beside)
-    return split if split.sha256 == manifest.training.get("split_sha256") else None
+    return split if split.sha256 == sha256 else None
 
 
-def _check_labels(found: tuple[str, ...], wanted: tuple[str, ...], model: Path) -> None:
-    if found != wanted:
-        raise DataError(
-            f"the data's classes ({', '.join(found)}) are not those of {model} ({', '.join(wanted)})",
-            hint="evaluate on a folder with the classes the model was trained on",
-        )
-
-
-def _metrics(
-    entries: Sequence[Labelled],
+def _entries(
+    dataset: Dataset,
+    root: Path,
+    split: Split | None,
+    must_match: bool,
+    side: str | None,
     labels: tuple[str, ...],
-    probabilities: NDArray[np.float32],
-    positive: tuple[str, ...],
-    side: str,
-    level: str,
-    seed: int,
-) -> dict[str, Any]:
-    index = {label: number for number, label in enumerate(labels)}
-    truth = np.array([index[entry.label] for entry in entries], np.int64)
-    subjects = [entry.subject for entry in entries]
-    return compute_metrics(
-        labels,
-        truth,
-        probabilities,
-        positive,
-        split=side,
-        split_level=level,
-        seed=seed,
-        subjects=None if None in subjects else subjects,
-    )
+    model: Path,
+    progress: Progress,
+) -> tuple[Sequence[SplitEntry], str, str]:
+    """What to evaluate on: images, the side's name, the split's level (``none`` for other data)."""
+    if split is not None and (must_match or _holds_some_of(dataset, split)):
+        check_split(split, root)
+        _check_labels(split.labels, labels, model)
+        side = side or "test"
+        return split.side(side), side, split.level
+    if side not in (None, "all"):
+        raise UsageError(f"--side {side}: no split says which images those are", hint="give --split RUN/split.json")
+    scanned = scan(dataset)
+    for problem in scanned.dataset.problems:
+        progress.note(f"skipped {problem.path}: {problem.reason}")
+    _check_labels(scanned.dataset.labels, labels, model)
+    if split is None:
+        progress.note(f"all images of {root}: if the model was trained on any of them, the figures flatter it")
+    entries = [SplitEntry(f.sample.path, f.sample.label, f.sample.subject, f.sha256, "all") for f in scanned.facts]
+    return entries, "all", "none"
+
+
+def _holds_some_of(dataset: Dataset, split: Split) -> bool:
+    """Whether any image is one of the split's, by content."""
+    known = {entry.sha256 for entry in split.entries}
+    return any(digest in known for digest in hash_files([dataset.root / sample.path for sample in dataset.samples]))
+
+
+def _check_labels(found: tuple[str, ...], known: tuple[str, ...], model: Path) -> None:
+    unknown = [label for label in found if label not in known]
+    if unknown:
+        raise DataError(
+            f"the data's classes ({', '.join(found)}) are not those of {model} ({', '.join(known)})",
+            hint="evaluate on a folder with classes the model was trained on",
+        )

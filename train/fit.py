@@ -17,7 +17,8 @@ from edgeall.train.cache import replacing
 from edgeall.train.progress import Progress
 
 Row = dict[str, Any]
-"""One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s, seconds."""
+"""One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s (of training), seconds
+(validation included)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Stage:
         images: training images seen per epoch.
         batch_size: images a step.
         warmup_frac: share of all steps spent rising to the peak.
+        xla: compile the step where a GPU is present (on a CPU XLA makes MobileNetV2 thirteen times slower).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stage:
     images: int
     batch_size: int
     warmup_frac: float = 0.1
+    xla: bool = True
 
     @property
     def steps(self) -> int:
@@ -58,10 +61,7 @@ def strategy_for(devices: list[str] | None = None) -> Any:
 
 
 def use_accelerator() -> bool:
-    """Mixed precision where a GPU is present; says whether one is. Call it before a model is built.
-
-    XLA follows the same answer in `fit`: on a CPU it makes MobileNetV2 thirteen times slower.
-    """
+    """Mixed precision where a GPU is present; says whether one is. Call it before a model is built."""
     present = bool(tf.config.list_physical_devices("GPU"))
     keras.mixed_precision.set_global_policy("mixed_float16" if present else "float32")
     return present
@@ -109,6 +109,8 @@ def fit(
 
     Returns:
         One row per epoch, those before a restart included.
+
+    The weights at the start count as a candidate for the best, so a stage never makes validation worse.
     """
     with (strategy or tf.distribute.get_strategy()).scope():
         model.compile(
@@ -116,14 +118,19 @@ def fit(
             loss="sparse_categorical_crossentropy",
             weighted_metrics=[],
             metrics=["accuracy"],
-            jit_compile=bool(tf.config.list_physical_devices("GPU")),
+            jit_compile=stage.xla and bool(tf.config.list_physical_devices("GPU")),
         )
         model.optimizer.build(model.trainable_variables)
-    state = _State.load(checkpoint, model) if checkpoint.exists() else _State.fresh(model)
+    if checkpoint.exists():
+        state = _State.load(checkpoint, model)
+    else:
+        state = _State.fresh(model, model.evaluate(validation, verbose=0)[0])
     if state.history and not state.finished(stage):
         progress.note(f"{stage.name}: going on after epoch {len(state.history)} of {stage.epochs}")
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else tf.summary.create_noop_writer()
-    with progress.task(stage.name, stage.epochs * stage.steps * stage.batch_size) as advance, writer.as_default():
+    seen = stage.steps * min(stage.batch_size, stage.images)
+    begun = len(state.history) * seen
+    with progress.task(stage.name, stage.epochs * seen, begun) as advance, writer.as_default():
         while not state.finished(stage):
             row = _epoch(model, stage, state, batches, validation, advance)
             state = state.after(row)
@@ -137,17 +144,18 @@ def fit(
 
 def _epoch(model: Any, stage: Stage, state: _State, batches: Any, validation: Any, advance: Any) -> Row:
     epoch = len(state.history)
-    done = epoch * stage.steps * stage.batch_size
+    images = min(stage.batch_size, stage.images)
 
     class Ticker(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             _average(state.average, model.get_weights(), epoch * stage.steps + batch, stage.steps)
-            info = f"epoch {epoch + 1}/{stage.epochs} loss {logs['loss']:.4f} accuracy {logs['accuracy']:.4f}"
-            advance(done + (batch + 1) * stage.batch_size, info)
+            rate = (batch + 1) * images / (time.perf_counter() - start)
+            info = f"loss {logs['loss']:.4f} accuracy {logs['accuracy']:.4f} {rate:.0f} images/s"
+            advance((epoch * stage.steps + batch + 1) * images, f"epoch {epoch + 1}/{stage.epochs} {info}")
 
     start = time.perf_counter()
     logs = model.fit(batches(epoch), epochs=1, verbose=0, callbacks=[Ticker()]).history
-    seconds = time.perf_counter() - start
+    training_s = time.perf_counter() - start
     trained = model.get_weights()
     model.set_weights(state.average)
     val_loss, val_accuracy = model.evaluate(validation, verbose=0)
@@ -160,8 +168,8 @@ def _epoch(model: Any, stage: Stage, state: _State, batches: Any, validation: An
         "val_loss": float(val_loss),
         "val_accuracy": float(val_accuracy),
         "learning_rate": float(model.optimizer.learning_rate.numpy()),
-        "images_per_s": stage.steps * stage.batch_size / seconds,
-        "seconds": seconds,
+        "images_per_s": stage.steps * images / training_s,
+        "seconds": time.perf_counter() - start,
     }
 
 
@@ -202,12 +210,13 @@ class _State:
 
     history: list[Row]
     best_epoch: int
+    best_loss: float
     best_weights: list[Any]
     average: list[Any]
 
     @classmethod
-    def fresh(cls, model: Any) -> _State:
-        return cls([], 0, model.get_weights(), model.get_weights())
+    def fresh(cls, model: Any, val_loss: float) -> _State:
+        return cls([], 0, val_loss, model.get_weights(), model.get_weights())
 
     def finished(self, stage: Stage) -> bool:
         done = len(self.history)
@@ -215,13 +224,13 @@ class _State:
 
     def after(self, row: Row) -> _State:
         history = [*self.history, row]
-        best = min(history, key=lambda past: past["val_loss"])
-        if best is row:
-            return _State(history, row["epoch"], [value.copy() for value in self.average], self.average)
-        return _State(history, self.best_epoch, self.best_weights, self.average)
+        if row["val_loss"] < self.best_loss:  # never true of a NaN
+            best = [np.copy(value) for value in self.average]
+            return _State(history, row["epoch"], row["val_loss"], best, self.average)
+        return _State(history, self.best_epoch, self.best_loss, self.best_weights, self.average)
 
     def save(self, path: Path, model: Any) -> None:
-        facts = json.dumps({"history": self.history, "best_epoch": self.best_epoch})
+        facts = json.dumps({"history": self.history, "best_epoch": self.best_epoch, "best_loss": self.best_loss})
         arrays: dict[str, Any] = {"facts": np.array(facts)}
         arrays |= {f"weight_{index}": value for index, value in enumerate(model.get_weights())}
         arrays |= {f"best_{index}": value for index, value in enumerate(self.best_weights)}
@@ -241,4 +250,4 @@ class _State:
         model.set_weights(weights)
         for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
             variable.assign(value)
-        return cls(facts["history"], facts["best_epoch"], best, average)
+        return cls(facts["history"], facts["best_epoch"], facts["best_loss"], best, average)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,6 +96,38 @@ def compute_metrics(
         "positive_labels": list(positive_labels),
         **_positive_against_rest([labels.index(name) for name in positive_labels], true, predicted, scores),
     }
+
+
+class Labelled(Protocol):
+    """An image with its truth: a sample of a data set, or an entry of a split."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def subject(self) -> str | None: ...
+
+
+def metrics_of(
+    images: Sequence[Labelled],
+    labels: Sequence[str],
+    probabilities: ArrayLike,
+    positive_labels: Sequence[str],
+    split: str,
+    split_level: str,
+    seed: int,
+) -> dict[str, Any]:
+    """`compute_metrics` of labelled images; intervals by subject where every image has one."""
+    index = {label: number for number, label in enumerate(labels)}
+    return compute_metrics(
+        labels,
+        [index[image.label] for image in images],
+        probabilities,
+        positive_labels,
+        split=split,
+        split_level=split_level,
+        seed=seed,
+        subjects=[image.subject for image in images],
+    )
 
 
 def _check(

@@ -30,18 +30,18 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar from 0 to ``total`` items; yields the function that moves it."""
+    def task(self, title: str, total: int, start: int = 0) -> Iterator[Advance]:
+        """A bar from ``start`` (done by an earlier call) to ``total`` items; yields the function that moves it."""
         if self._live:
-            with self._bar(title, total) as advance:
+            with self._bar(title, total, start) as advance:
                 yield advance
         elif self._quiet:
             yield _nothing
         else:
-            yield self._lines(title, total)
+            yield self._lines(title, total, start)
 
     @contextmanager
-    def _bar(self, title: str, total: int) -> Iterator[Advance]:
+    def _bar(self, title: str, total: int, start: int) -> Iterator[Advance]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -54,22 +54,22 @@ class Progress:
             TextColumn("{task.fields[info]}"),
         )
         with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total, info="")
+            task = bar.add_task(title, total=total, completed=start, info="")
 
             def advance(done: int, info: str) -> None:
                 bar.update(task, completed=done, info=info)
 
             yield advance
 
-    def _lines(self, title: str, total: int) -> Advance:
-        start = last = time.monotonic()
+    def _lines(self, title: str, total: int, start: int) -> Advance:
+        begin = last = time.monotonic()
 
         def advance(done: int, info: str) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= LINE_EVERY_S:
                 last = now
-                left_s = (now - start) / max(done, 1) * (total - done)
+                left_s = (now - begin) / max(done - start, 1) * (total - done)
                 self.note(f"  {title}: {done}/{total}, {left_s:.0f} s left {info}".rstrip())
 
         return advance

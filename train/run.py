@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from edgeall.train.augment import AUGMENTS
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.dataset import load_dataset, positive_labels, unit
 from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
+from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
 from edgeall.train.report import write_report
 from edgeall.train.runs import (
@@ -33,15 +35,14 @@ from edgeall.train.runs import (
     build_args,
     input_spec,
     load_sides,
-    load_verified_split,
-    side_metrics,
+    source_revision,
     versions,
     write_history,
     write_json,
     write_predictions,
 )
 from edgeall.train.scan import scan
-from edgeall.train.split import SIDES, Split, make_split, save_split
+from edgeall.train.split import SIDES, Split, check_split, load_split, make_split, save_split
 from edgeall.train.synth import MARKER
 
 
@@ -113,25 +114,26 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
     started = time.perf_counter()
     settings = _resolve(settings)
     out = settings.out
-    _claim(out, settings)
-    split, facts = _split(settings, progress)
+    resuming = _check_out(out, settings)
+    provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
+    split, facts = _split(settings, resuming, progress)
     args = build_args(settings.as_json())
     spec = input_spec(settings.as_json())
-    cache_dir = settings.cache_dir or cache.default_cache_dir()
-    sides = load_sides(split, settings.data, spec, cache_dir, progress)
-    prepared = time.perf_counter()
-
     accelerated = use_accelerator()
     strategy = strategy_for(devices)
+    keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
         backbone = registry.get(settings.model).build(args)
         model = add_head(backbone, len(split.labels), settings.dropout)
+    if not resuming:  # only now: a command that can't work leaves no folder behind
+        _claim(out, settings, split, facts)
+    cache_dir = settings.cache_dir or cache.default_cache_dir()
+    sides = load_sides(split, settings.data, spec, cache_dir, progress)
+    prepared = time.perf_counter()
     features = _features(backbone, args, settings, split, sides, cache_dir, progress)
     featured = time.perf_counter()
     history = _train_head(model, features, sides, settings, progress)
-    headed = time.perf_counter()
     history += _finetune(model, backbone, sides, settings, strategy, progress)
-    finetuned = time.perf_counter()
     if accelerated:  # the saved model, and all that is made of it, is float32
         keras.mixed_precision.set_global_policy("float32")
         single = add_head(registry.get(settings.model).build(replace(args, weights="none")), len(split.labels), 0.0)
@@ -143,9 +145,10 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
     timing = {
         "prepare_s": prepared - started,
         "features_s": featured - prepared,
-        "head_s": headed - featured,
-        "finetune_s": finetuned - headed,
+        "head_s": _seconds(history, "head"),
+        "finetune_s": _seconds(history, "finetune"),
         "total_s": time.perf_counter() - started,
+        "resumed": resuming,  # then total_s is of the last process alone, the stages' seconds are of all of them
         "head_images_per_s": _rate(history, "head"),
         "finetune_images_per_s": _rate(history, "finetune"),
     }
@@ -171,11 +174,13 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
         },
         "timing": timing,
         "metrics": {
-            side: side_metrics(split, side, sides[side].labels, probabilities[side], positive, settings.seed)
+            side: metrics_of(
+                split.side(side), split.labels, probabilities[side], positive, side, split.level, settings.seed
+            )
             for side in SIDES
         },
-        "versions": versions(),
-        "device": describe_device(),
+        "replicas": strategy.num_replicas_in_sync,
+        **provenance,
     }
     write_history(out / "history.csv", history)
     write_predictions(out / "predictions.csv", split, sides, probabilities)
@@ -190,55 +195,83 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
     """Fill in the backbone's defaults and refuse what can't be meant."""
     spec = registry.get(settings.model)
     alpha = settings.alpha if settings.alpha is not None or not spec.alphas else 1.0
-    weights = settings.weights
-    settings = replace(
-        settings, alpha=alpha, weights=weights, input_size=settings.input_size or spec.input_hw[0], data=settings.data
-    )
+    settings = replace(settings, alpha=alpha, input_size=settings.input_size or spec.input_hw[0])
+    if settings.weights == "none":
+        # The features of an untrained network are noise: its head is trained with it, not before.
+        settings = replace(settings, epochs_head=0)
     registry.check_args(spec, build_args(settings.as_json()))
     if settings.augment not in AUGMENTS:
         raise UsageError(f"no augmentation called {settings.augment!r}", hint=f"there are: {', '.join(AUGMENTS)}")
     if settings.epochs_head < 0 or settings.epochs_finetune < 0 or settings.epochs_head + settings.epochs_finetune < 1:
-        raise UsageError("nothing to train: --epochs-head and --epochs-finetune are both 0")
-    if weights == "none" and settings.epochs_finetune == 0:
-        raise UsageError("--weights none with --epochs-finetune 0 would leave the backbone untrained")
+        raise UsageError("nothing to train", hint="--epochs-finetune 0 needs pretrained --weights and --epochs-head")
+    for name, rate in (("--lr-head", settings.lr_head), ("--lr-finetune", settings.lr_finetune)):
+        if not 0 < rate <= 1:  # refuses NaN too
+            raise UsageError(f"{name} {rate:g} is no learning rate", hint="give a number above 0 and at most 1")
     if settings.batch_size < 1 or settings.patience < 1 or not 0 <= settings.dropout < 1:
         raise UsageError("--batch-size and --patience are at least 1, --dropout is at least 0 and below 1")
     return settings
 
 
-def _claim(out: Path, settings: TrainSettings) -> None:
-    """Make the run folder ours: new, or begun by the same command, or given up with --force."""
-    if settings.force and (out / "settings.json").exists():  # never somebody's other folder
-        shutil.rmtree(out)
-    if (out / "run.json").exists():
-        raise UsageError(f"{out}: holds a complete run", hint="choose another --out, or --force to overwrite it")
-    path = out / "settings.json"
-    wanted = settings.as_json()
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in wanted if found.get(key) != wanted[key]]
-        if differing:
-            changes = ", ".join(f"{key} was {found.get(key)}, is {wanted[key]}" for key in differing)
-            raise UsageError(
-                f"{out}: holds an unfinished run with other settings ({changes})",
-                hint="repeat its settings to go on with it, choose another --out, or --force to start over",
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _check_out(out: Path, settings: TrainSettings) -> bool:
+    """Whether ``out`` holds an unfinished run of the same command, to go on with. Changes nothing.
+
+    Raises:
+        UsageError: it holds a complete run, another one, or something else, and --force doesn't allow for it.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    found = _settings_in(out)
+    if found is None:
         raise UsageError(f"{out}: exists and is not a run", hint="choose another --out")
-    else:
-        write_json(path, wanted)
+    wanted = settings.as_json()
+    differing = [key for key in wanted if found.get(key) != wanted[key]]
+    complete = (out / "run.json").exists()
+    if not complete and not differing:
+        return True
+    if settings.force:
+        return False
+    if complete:
+        raise UsageError(f"{out}: holds a complete run", hint="choose another --out, or --force to overwrite it")
+    changes = ", ".join(f"{key} was {found.get(key)}, is {wanted[key]}" for key in differing)
+    raise UsageError(
+        f"{out}: holds an unfinished run with other settings ({changes})",
+        hint="repeat its settings to go on with it, choose another --out, or --force to start over",
+    )
 
 
-def _split(settings: TrainSettings, progress: Progress) -> tuple[Split, dict[str, Any]]:
+def _claim(out: Path, settings: TrainSettings, split: Split, facts: dict[str, Any]) -> None:
+    """Begin a run folder, whole or not at all; what `_check_out` allowed to be overwritten goes."""
+    begun = out.with_name(f".{out.name}-{os.getpid()}")
+    begun.mkdir(parents=True)
+    save_split(split, begun / "split.json")
+    write_json(begun / "data.json", facts)
+    write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings.as_json()})
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(begun, out)
+
+
+def _settings_in(out: Path) -> dict[str, Any] | None:
+    """The settings a run folder was begun with; None where it is no run folder of ours."""
+    try:
+        begun = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+        return dict(begun["settings"]) if begun["edgeall_run"] == SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple[Split, dict[str, Any]]:
     """The split of this run, made once, and the facts of the data for ``run.json``."""
-    path, facts_path = settings.out / "split.json", settings.out / "data.json"
-    if path.exists() and facts_path.exists():
-        return load_verified_split(settings.out, settings.data), json.loads(facts_path.read_text(encoding="utf-8"))
+    if resuming:
+        split = load_split(settings.out / "split.json")
+        check_split(split, settings.data)
+        return split, json.loads((settings.out / "data.json").read_text(encoding="utf-8"))
     dataset = load_dataset(settings.data)
     with progress.task("reading images", len(dataset.samples)) as advance:
         scanned = scan(dataset, lambda done, total: advance(done, ""))
-    if scanned.dataset.problems:
-        progress.note(f"{len(scanned.dataset.problems)} files skipped, first: {scanned.dataset.problems[0].path}")
+    dataset = scanned.dataset
+    if dataset.problems:
+        progress.note(f"{len(dataset.problems)} files skipped, first: {dataset.problems[0].path}")
     split = make_split(
         scanned,
         by=settings.split_by,
@@ -248,7 +281,7 @@ def _split(settings: TrainSettings, progress: Progress) -> tuple[Split, dict[str
         fold=_fold(settings.fold),
     )
     _positive(settings, split.labels)
-    facts = {
+    return split, {
         "unit": unit(dataset),
         "data": {
             "root": str(settings.data.resolve()),
@@ -256,14 +289,11 @@ def _split(settings: TrainSettings, progress: Progress) -> tuple[Split, dict[str
             "synthetic": (dataset.root / MARKER).exists(),
             "dataset_sha256": split.dataset_sha256,
             "images": len(split.entries),
-            "problems": [asdict(problem) for problem in scanned.dataset.problems],
+            "problems": [asdict(problem) for problem in dataset.problems],
             "exact_duplicates": split.exact_duplicates,
             "near_duplicates": split.near_duplicates,
         },
     }
-    save_split(split, path)
-    write_json(facts_path, facts)
-    return split, facts
 
 
 def _fold(text: str | None) -> tuple[int, int] | None:
@@ -296,10 +326,12 @@ def _features(
     progress: Progress,
 ) -> NDArray[np.float32] | None:
     """The frozen backbone's output for every image of the split, ``(images, features)``, computed once."""
-    if settings.epochs_head == 0 or args.weights == "none":
-        return None  # the features of an untrained network are noise: its head is trained with it
+    if settings.epochs_head == 0:
+        return None
     weights = [hashlib.sha256(value.tobytes()).hexdigest() for value in backbone.get_weights()]
-    facts = [settings.model, asdict(args), weights, [entry.sha256 for entry in split.entries]]
+    policy = keras.mixed_precision.global_policy().name
+    spec = asdict(sides["train"].spec)
+    facts = [cache.FORMAT, spec, settings.model, args.alpha, policy, weights, [item.sha256 for item in split.entries]]
     path = cache_dir / f"features-{cache.digest(facts)}.npy"
     if not path.exists():
         every = np.arange(len(split.entries))
@@ -387,6 +419,10 @@ def _finetune(
         strategy=strategy,
         tensorboard=settings.out / "tensorboard" / "finetune",
     )
+
+
+def _seconds(history: list[Row], stage: str) -> float:
+    return float(sum(row["seconds"] for row in history if row["stage"] == stage))
 
 
 def _rate(history: list[Row], stage: str) -> float | None:

@@ -22,9 +22,8 @@ from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.batches import Images
-from edgeall.train.metrics import compute_metrics
 from edgeall.train.progress import Progress
-from edgeall.train.split import SIDES, Split, check_split, load_split
+from edgeall.train.split import SIDES, Split, load_split
 
 SCHEMA = 1
 
@@ -45,18 +44,23 @@ def load_run(run: Path) -> dict[str, Any]:
 
 
 def load_model(run: Path, facts: dict[str, Any]) -> Any:
-    """The trained float32 Keras model of a run, rebuilt flat from its settings."""
+    """The trained float32 Keras model of a run, rebuilt flat from its settings. Raises DataError if it is damaged."""
     settings = {**facts["settings"], "weights": "none"}
     backbone = registry.get(settings["model"]).build(build_args(settings))
     model = add_head(backbone, len(facts["labels"]), settings["dropout"])
-    model.set_weights(keras.models.load_model(run / "model.keras", compile=False).get_weights())
+    path = run / "model.keras"
+    try:
+        model.set_weights(keras.models.load_model(path, compile=False).get_weights())
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: missing or damaged ({str(error).splitlines()[0]})", hint="train again") from error
     return model
 
 
-def load_verified_split(run: Path, data: Path) -> Split:
-    """The split of a run, after checking that ``data`` still holds the very images it lists."""
+def load_own_split(run: Path, facts: dict[str, Any]) -> Split:
+    """The split of a run. Raises DataError if ``split.json`` is not the one the run was trained on."""
     split = load_split(run / "split.json")
-    check_split(split, data)
+    if split.sha256 != facts["split"]["sha256"]:
+        raise DataError(f"{run}/split.json: not the split this run was trained on", hint="restore it, or train again")
     return split
 
 
@@ -83,42 +87,33 @@ def load_sides(split: Split, root: Path, spec: InputSpec, cache_dir: Path, progr
     return {side: Images(pixels, rows[side], labels[rows[side]], spec) for side in SIDES}
 
 
-def side_metrics(
-    split: Split,
-    side: str,
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    positive: tuple[str, ...],
-    seed: int,
-) -> dict[str, Any]:
-    """`compute_metrics` of one side of a split, by subject where subjects are known."""
-    subjects = [entry.subject for entry in split.side(side)]
-    return compute_metrics(
-        split.labels,
-        labels,
-        probabilities,
-        positive,
-        split=side,
-        split_level=split.level,
-        seed=seed,
-        subjects=None if None in subjects else subjects,
-    )
-
-
-def versions() -> dict[str, str]:
-    """What made the numbers."""
+def versions() -> dict[str, str | None]:
+    """What makes the numbers; None for a package that goes by another name here (tensorflow-cpu)."""
     packages = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def source_revision() -> str | None:
-    """The git commit that this edgeall runs from; None outside a checkout."""
-    here = Path(edgeall.__file__).parent
+    """The git commit that this edgeall runs from, ``-dirty`` with changes on top; None outside a checkout of it."""
+    here = Path(edgeall.__file__).resolve().parent
     try:
-        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        top, commit = _git(here, "rev-parse", "--show-toplevel", "HEAD").split()
+        if Path(top) != here:  # installed into somebody else's repository
+            return None
+        return commit + ("-dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True).stdout
 
 
 def image_folder(data: Path) -> Path:
