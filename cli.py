@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from json import dumps  # a flag and a setting are called json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgeall import __version__
 from edgeall.edge_runtime import errors
@@ -28,6 +29,8 @@ TRAIN_EXTRA = {
 """Modules that the device install leaves out."""
 
 FILE = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
+SYNTHETIC = "SYNTHETIC images: good for trying and testing the chain, no evidence about blood"
 
 
 def main(args: list[str] | None = None) -> int:
@@ -43,6 +46,9 @@ def main(args: list[str] | None = None) -> int:
         status = cli.main(args, prog_name="edgeall", standalone_mode=False, auto_envvar_prefix="EDGEALL", obj=state)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return errors.UsageError.exit_status
     except BrokenPipeError:
         # The reader (`head`) has gone. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +82,7 @@ def _as_failure(error: Exception) -> errors.EdgeallError | None:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
         return errors.EdgeallError(
             f"this command needs {error.name}, which the device install leaves out",
-            hint='pip install "edgeall[train]" (Python 3.10 to 3.12)',
+            hint='pip install ".[train]" in a checkout of edgeall (Python 3.10 to 3.12)',
         )
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
         return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
@@ -152,8 +158,7 @@ _COMMON = (
         help="Show the traceback of an error.",
     ),
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
+_JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
 _CACHE_DIR = click.option(
     "--cache-dir", type=FILE, help="Where preprocessed images are kept.  [default: ~/.cache/edgeall]"
 )
@@ -202,11 +207,11 @@ def data() -> None:
 @click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
 @click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
-@click.option("--seed", type=int, default=0)
+@click.option("--seed", type=SEED, default=0)
 @_CACHE_DIR
-@_FORCE
+@click.option("--force", is_flag=True, help="Overwrite a complete run, or one of other settings.")
 @_JSON
-def train(as_json: bool, **settings: Any) -> None:
+def train(json: bool, **settings: Any) -> None:
     """Fine-tune a backbone on a folder of images, evaluate it on the test side and report."""
     from edgeall.edge_runtime.tables import metrics_text
     from edgeall.train.progress import Progress
@@ -214,9 +219,10 @@ def train(as_json: bool, **settings: Any) -> None:
     from edgeall.train.run import train as train_run
 
     run = train_run(TrainSettings(**settings), Progress())
-    _print(run, as_json, lambda: metrics_text(run["metrics"]["test"]))
+    _print(run, json, lambda: metrics_text(run["metrics"]["test"]))
     _note(f"{settings['out']}: report.html, model.keras, predictions.csv, run.json")
-    _note_research_use(as_json)
+    _note_synthetic(run["data"]["synthetic"])
+    _note_research_use(json)
 
 
 @_command(cli, "evaluate")
@@ -229,15 +235,20 @@ def train(as_json: bool, **settings: Any) -> None:
 @_STD
 @_CACHE_DIR
 @_JSON
-def evaluate(target: Path, as_json: bool, labels: Path | None, **settings: Any) -> None:
+def evaluate(target: Path, json: bool, data: Path | None, labels: Path | None, **settings: Any) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
     from edgeall.edge_runtime.tables import metrics_text
+    from edgeall.train.dataset import load_dataset
     from edgeall.train.evaluate import evaluate as evaluate_target
     from edgeall.train.progress import Progress
+    from edgeall.train.runs import load_run
+    from edgeall.train.synth import is_synthetic
 
-    metrics = evaluate_target(target, labels_file=labels, **settings, progress=Progress())
-    _print(metrics, as_json, lambda: metrics_text(metrics))
-    _note_research_use(as_json)
+    metrics = evaluate_target(target, data=data, labels_file=labels, **settings, progress=Progress())
+    _print(metrics, json, lambda: metrics_text(metrics))
+    drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
+    _note_synthetic(drawn or (data is not None and is_synthetic(load_dataset(data))))
+    _note_research_use(json)
 
 
 @_command(cli, "quantize")
@@ -251,25 +262,32 @@ def evaluate(target: Path, as_json: bool, labels: Path | None, **settings: Any) 
     "--representative", type=click.IntRange(1), default=256, help="Train images that activation ranges are measured on."
 )
 @click.option("--data", type=FILE, help="Where the images are now.  [default: where the run read them]")
+@click.option(
+    "--golden",
+    type=click.Choice(["test", "synthetic"]),
+    default="test",
+    help="Images that travel in the file to check a device by: of the test side, or drawn.",
+)
 @_CACHE_DIR
-@_FORCE
+@click.option("--force", is_flag=True, help="Overwrite the file.")
 @_JSON
-def quantize(run: Path, as_json: bool, **settings: Any) -> None:
+def quantize(run: Path, json: bool, **settings: Any) -> None:
     """Convert a run, verify the result on the test side, and pack it into one file."""
     from edgeall.edge_runtime.tables import quantize_text
     from edgeall.optimize.quantize import quantize as quantize_run
     from edgeall.train.progress import Progress
 
     summary = quantize_run(run, **settings, progress=Progress())
-    _print(summary, as_json, lambda: quantize_text(summary))
-    _note_research_use(as_json)
+    _print(summary, json, lambda: quantize_text(summary))
+    _note_synthetic(summary["synthetic"])
+    _note_research_use(json)
 
 
 @_command(cli, "run")
 @click.argument("model", type=FILE)
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE)
-@click.option("--json", "form", flag_value="json", help="Print one JSON object a line, as they come.")
-@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
+@click.option("--json", is_flag=True, help="Print one JSON object a line, as they come.")
+@click.option("--csv", is_flag=True, help="Print CSV.")
 @_LABELS
 @_MEAN
 @_STD
@@ -279,7 +297,8 @@ def run_model(
     ctx: click.Context,
     model: Path,
     paths: tuple[Path, ...],
-    form: str | None,
+    json: bool,
+    csv: bool,
     labels: Path | None,
     mean: float | None,
     std: float | None,
@@ -294,6 +313,7 @@ def run_model(
     from edgeall.edge_runtime.pipeline import classify
     from edgeall.edge_runtime.tables import prediction_lines
 
+    form = _one_of(ctx, json=json, csv=csv)
     classifier = Classifier.open(model, threads=threads, labels_file=labels, mean=mean, std=std)
     done = failed = 0
 
@@ -318,36 +338,39 @@ def run_model(
 )
 @click.option("--threads", type=click.IntRange(1), default=1, help="Interpreter threads.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="How long to measure at least.")
+@_LABELS
+@_MEAN
+@_STD
 @_JSON
-def bench(model: Path, images: Path | None, threads: int, seconds: float, as_json: bool) -> None:
+def bench(model: Path, json: bool, labels: Path | None, **settings: Any) -> None:
     """Accuracy, latency and memory on this device."""
     from edgeall.edge_runtime.bench import bench as bench_model
     from edgeall.edge_runtime.tables import bench_text
 
-    result = bench_model(model, images=images, threads=threads, seconds=seconds)
-    _print(result, as_json, lambda: bench_text(result))
-    _note_research_use(as_json)
+    result = bench_model(model, labels_file=labels, **settings)
+    _print(result, json, lambda: bench_text(result))
+    _note_research_use(json)
 
 
 @_command(cli, "inspect")
 @click.argument("model", type=FILE)
 @_JSON
 @click.pass_context
-def inspect(ctx: click.Context, model: Path, as_json: bool) -> None:
+def inspect(ctx: click.Context, model: Path, json: bool) -> None:
     """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
     from edgeall.edge_runtime.inspect import inspect_model
     from edgeall.edge_runtime.tables import inspect_text
 
     facts = inspect_model(model)
-    _print(facts, as_json, lambda: inspect_text(facts))
-    _note_research_use(as_json)
+    _print(facts, json, lambda: inspect_text(facts))
+    _note_research_use(json)
     ctx.exit(1 if facts["golden_ok"] is False else 0)
 
 
 @_command(data, "ls")
 @click.argument("path", metavar="DIR|MANIFEST", type=FILE)
 @_JSON
-def data_ls(path: Path, as_json: bool) -> None:
+def data_ls(path: Path, json: bool) -> None:
     """Classes, counts, sizes, subjects, duplicates and unreadable files.
 
     \b
@@ -361,19 +384,20 @@ def data_ls(path: Path, as_json: bool) -> None:
     from edgeall.train.progress import Progress
 
     facts = list_data(path, Progress())
-    _print(facts, as_json, lambda: data_text(facts))
+    _print(facts, json, lambda: data_text(facts))
+    _note_synthetic(facts["synthetic"])
 
 
 @_command(data, "synth")
 @click.option("--out", type=FILE, required=True, help="A new or empty folder.")
 @click.option("--images", type=click.IntRange(1), required=True, help="How many in all.")
-@click.option("--seed", type=int, default=0)
+@click.option("--seed", type=SEED, default=0)
 @click.option(
     "--layout", type=click.Choice(["all4", "cnmc"]), default="all4", help="Four-class fields, or single cells."
 )
 @click.option("--size", type=click.IntRange(1), help="Pixels a side.  [default: 224 for all4, 450 for cnmc]")
 @_JSON
-def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, as_json: bool) -> None:
+def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, json: bool) -> None:
     """Draw a labelled set of synthetic smears, with the masks and boxes of their cells."""
     from edgeall.edge_runtime.tables import record
     from edgeall.train.progress import Progress
@@ -381,8 +405,8 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
 
     with Progress().task("drawing", images) as advance:
         summary = synthesize(out, images, seed, layout, size, on_progress=lambda done, _: advance(done, ""))
-    _print(summary, as_json, lambda: record(summary))
-    _note("SYNTHETIC images: good for trying and testing the chain, no evidence about blood")
+    _print(summary, json, lambda: record(summary))
+    _note_synthetic(True)
 
 
 @_command(data, "fetch")
@@ -408,12 +432,29 @@ def demo(out: Path) -> None:
     _note_research_use(False)
 
 
-def _print(value: Any, as_json: bool, tables: Callable[[], str]) -> None:
-    print(json.dumps(value) if as_json else tables())
+def _print(value: Any, json: bool, tables: Callable[[], str]) -> None:
+    print(dumps(value) if json else tables())
+
+
+def _one_of(ctx: click.Context, **flags: bool) -> str | None:
+    """Which of these flags is set. Of several it is the command line's before the environment's before the file's."""
+    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP):
+        chosen = [name for name, is_set in flags.items() if is_set and ctx.get_parameter_source(name) is source]
+        if len(chosen) > 1:
+            raise errors.UsageError(f"--{' and --'.join(chosen)} exclude each other", hint="choose one of them")
+        if chosen:
+            return chosen[0]
+    return None
 
 
 def _note(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _note_synthetic(drawn: bool) -> None:
+    """Under everything that drawn images gave."""
+    if drawn:
+        _note(SYNTHETIC)
 
 
 def _note_research_use(machine: bool) -> None:

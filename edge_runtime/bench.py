@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,23 @@ def bench(
     threads: int = 1,
     seconds: float = 5.0,
     min_queries: int = 50,
+    *,
+    labels_file: str | os.PathLike[str] | None = None,
+    mean: float | None = None,
+    std: float | None = None,
 ) -> dict[str, Any]:
     """Measure one model in a single stream: one image after the other, the next begins when the last is done.
 
     Args:
-        path: a packed model, or a foreign one that knows its labels and normalization.
-        images: a folder (or one image); folders named like the labels give accuracy too, in a pass of its own
-            over all of them, untimed. None times the model's golden images.
+        path: a packed model, or a foreign one that knows its labels and normalization or is given them.
+        images: a folder (or one image); those in folders named like the labels, however deep, give accuracy too,
+            in a pass of its own over all of them, untimed. None times the model's golden images.
         threads: of the interpreter.
         seconds: the timed loop lasts at least so long.
         min_queries: and at least so many images.
+        labels_file: foreign models only, as the two below: see `Classifier.open`.
+        mean: see there.
+        std: see there.
 
     Returns:
         device: `describe_device`.
@@ -61,17 +68,18 @@ def bench(
             model needs it, the model, dequantization) and end_to_end (all three): p50_ms, p90_ms, p99_ms.
         images_per_s: queries by the wall time of the loop.
         peak_rss_bytes: of the whole process, Python and interpreter included.
-        accuracy: 0..1; None when the images' labels are not known.
-        accuracy_images: how many it is over.
-        problems: images that could not be read.
+        accuracy: 0..1, over the images in folders named like a label; None when there is none.
+        accuracy_images: how many those are.
+        problems: images that could not be read or classified.
 
     Raises:
         BundleError: the model can't be opened.
+        UsageError: labels or normalization make no sense, see `Classifier.open`.
         DataError: ``images`` doesn't exist, holds no image or none that can be read; or there are none.
     """
     interpreter.runtime_package()
     start = time.perf_counter_ns()
-    classifier = Classifier.open(path, threads=threads)
+    classifier = Classifier.open(path, threads=threads, labels_file=labels_file, mean=mean, std=std)
     load_ns = time.perf_counter_ns() - start
     files = list(expand([images])) if images is not None else []
     sources = _timed_files(files) if files else _golden_images(classifier)
@@ -86,7 +94,7 @@ def bench(
         times.append(_query(classifier, decoders[len(times) % len(decoders)]))
         elapsed_ns = time.perf_counter_ns() - begin
     peak = peak_rss_bytes()
-    accuracy, counted = _accuracy(classifier, files, problems)
+    accuracy, counted = _accuracy(classifier, _truths(images, files, classifier.labels), problems)
     return {
         "device": describe_device(),
         "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
@@ -151,22 +159,34 @@ def _warm_up(classifier: Classifier, sources: dict[str, Decode], problems: dict[
     return first_ns
 
 
-def _accuracy(
-    classifier: Classifier, files: Sequence[str], problems: dict[str, str]
-) -> tuple[float | None, int | None]:
-    """Fraction right over all readable files, and how many those are; None where a folder is no label."""
-    truths = [Path(file).parent.name for file in files]
-    if not files or not set(truths) <= set(classifier.labels):
-        return None, None
+def _truths(root: Path | None, files: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """The label of each file that has one: the first folder below ``root`` that is named like a label.
+
+    ``root`` itself (of a single image: its folder) counts when no folder below it does: somebody gave one class.
+    """
+    if root is None:
+        return {}
+    top = Path(os.path.abspath(root if root.is_dir() else root.parent))
+    truths = {}
+    for file in files:
+        folders = [*Path(os.path.abspath(file)).relative_to(top).parts[:-1], top.name]
+        truth = next((folder for folder in folders if folder in labels), None)
+        if truth is not None:
+            truths[file] = truth
+    return truths
+
+
+def _accuracy(classifier: Classifier, truths: Mapping[str, str], problems: dict[str, str]) -> tuple[float | None, int]:
+    """Fraction right over the labelled files that can be classified, and how many those are."""
     right = counted = 0
-    for file, truth in zip(files, truths, strict=True):
+    for file, truth in truths.items():
         prediction = classify_one(classifier, file)
         if prediction.error is not None:
             problems[file] = prediction.error
             continue
         counted += 1
         right += prediction.label == truth
-    return right / counted, counted
+    return right / counted if counted else None, counted
 
 
 def _percentiles(times: Sequence[tuple[int, ...]]) -> dict[str, dict[str, float]]:

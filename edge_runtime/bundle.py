@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -19,8 +20,12 @@ LABELS = "labels.txt"
 MODEL_CARD = "MODEL_CARD.md"
 GOLDEN = "golden/golden.json"
 GOLDEN_FOLDER = "golden/"
+MAX_FILE_BYTES = 512_000_000
+"""Several times any classifier that a small board can run; a larger file isn't read."""
 MAX_MEMBER_BYTES = 16_000_000
 """Far above any member that `edgeall quantize` packs; keeps a crafted archive from filling the memory."""
+MAX_GOLDEN = 16
+"""Golden images of one model; `edgeall quantize` packs two. All together have `MAX_MEMBER_BYTES`."""
 
 _COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
 
@@ -78,8 +83,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     at least be a flatbuffer whose every offset stays inside the file.
 
     Raises:
-        BundleError: missing, empty, not a model, damaged, truncated, with somebody else's archive, or of an
-            unknown manifest schema; each in its own words.
+        BundleError: missing, empty, above `MAX_FILE_BYTES`, not a model, damaged, truncated, with somebody
+            else's archive, or of an unknown manifest schema; each in its own words.
     """
     name = os.fspath(path)
     try:
@@ -95,30 +100,40 @@ def _open(file: IO[bytes], name: str) -> Bundle:
     file_bytes = file.seek(0, os.SEEK_END)
     if file_bytes == 0:
         raise BundleError(f"{name}: the file is empty", hint="copy the file again")
+    if file_bytes > MAX_FILE_BYTES:
+        raise BundleError(f"{name}: {file_bytes:,} bytes, more than the {MAX_FILE_BYTES:,} that a model may have")
     archive, begin = _open_archive(file)
     if archive is None:
+        data = _read_model(file, file_bytes, name)
         # The marker answers before the flatbuffer is parsed: a cut-off bundle of ours is no foreign model.
-        file.seek(0)
-        data = file.read()
         _refuse_packed(data, name, None)
-        if data[:4] == b"PK\x03\x04":
-            raise BundleError(f"{name}: a damaged zip archive, not a model")
         return _foreign(data, None, name, file_bytes)
     with archive:
         if MANIFEST in archive.namelist():
             return _ours(file, archive, begin, name, file_bytes)
         if begin <= 0:
             raise BundleError(f"{name}: a zip archive, not a model", hint="unpack it, or give the .tflite file itself")
-        file.seek(0)
-        data = file.read(begin)
+        data = _read_model(file, begin, name)
         _refuse_packed(data, name, archive)
         return _foreign(data, archive, name, file_bytes)
+
+
+def _read_model(file: IO[bytes], size: int, name: str) -> bytes:
+    """The first ``size`` bytes; only eight of a file that is none of ours: `read_graph` refuses those as well."""
+    file.seek(0)
+    head = file.read(8)
+    if head[:4] == b"PK\x03\x04":
+        raise BundleError(f"{name}: a damaged zip archive, not a model")
+    if head[4:] != b"TFL3":
+        return head
+    file.seek(0)
+    return file.read(size)
 
 
 def _ours(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file_bytes: int) -> Bundle:
     manifest = parse_manifest(_member(archive, MANIFEST, name), name)
     file.seek(0)
-    flatbuffer = file.read(max(manifest.flatbuffer_bytes, 0))
+    flatbuffer = file.read(max(min(manifest.flatbuffer_bytes, begin), 0))
     if hashlib.sha256(flatbuffer).hexdigest() != manifest.flatbuffer_sha256:
         raise BundleError(f"{name}: flatbuffer does not match its digest", hint=_COPY_AGAIN)
     if begin != manifest.flatbuffer_bytes:
@@ -175,38 +190,47 @@ def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile | None, int]:
         return None, 0
 
 
-def _member(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
+def _member(archive: zipfile.ZipFile, member: str, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
     try:
         with archive.open(member) as stream:
-            content = stream.read(MAX_MEMBER_BYTES + 1)
+            content = stream.read(limit + 1)
     except KeyError as error:
         raise BundleError(f"{name}: {member} is missing from its archive", hint=_COPY_AGAIN) from error
     except Exception as error:  # BadZipFile for a wrong checksum; zlib.error, NotImplementedError, EOFError, ...
         raise BundleError(f"{name}: {member} in its archive is damaged", hint=_COPY_AGAIN) from error
-    if len(content) > MAX_MEMBER_BYTES:
-        raise BundleError(f"{name}: {member} in its archive is larger than {MAX_MEMBER_BYTES:,} bytes")
+    if len(content) > limit:
+        raise BundleError(f"{name}: {member} in its archive is larger than {limit:,} bytes")
     return content
 
 
 def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Golden, ...]:
     try:
         entries = json.loads(_member(archive, GOLDEN, name))["images"]
-        return tuple(_golden(entry, archive, labels, name) for entry in entries)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_GOLDEN:
+            raise BundleError(f"{name}: {GOLDEN} must list 1 to {MAX_GOLDEN} images", hint=_COPY_AGAIN)
+        golden: list[Golden] = []
+        left = MAX_MEMBER_BYTES
+        for entry in entries:
+            golden.append(_golden(entry, archive, labels, name, left))
+            left -= len(golden[-1].image_bytes)
+        return tuple(golden)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{name}: {GOLDEN} is not what `edgeall quantize` writes", hint=_COPY_AGAIN) from error
 
 
-def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str) -> Golden:
+def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
     units = entry["units"]
     golden = Golden(
         name=str(entry["name"]),
-        image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name),
+        image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),
         probabilities=tuple(float(value) for value in entry["probabilities"]),
         units=None if units is None else tuple(int(value) for value in units),
         pixels_sha256=str(entry["pixels_sha256"]),
     )
     if len(golden.probabilities) != labels or (golden.units is not None and len(golden.units) != labels):
         raise ValueError("as many probabilities as labels")
+    if not all(map(math.isfinite, golden.probabilities)) or not all(-128 <= unit <= 255 for unit in golden.units or ()):
+        raise ValueError("probabilities are finite, units are bytes")
     return golden
 
 
@@ -215,8 +239,8 @@ def _one_normalization(mean: Sequence[float], std: Sequence[float], name: str) -
         return None
     if len(set(mean)) > 1 or len(set(std)) > 1:
         raise BundleError(f"{name}: its TFLite metadata normalizes each channel differently, which edgeall can't do")
-    if not std[0] > 0:
-        raise BundleError(f"{name}: its TFLite metadata states a normalization by {std[0]}")
+    if not (std[0] > 0 and math.isfinite(std[0]) and math.isfinite(mean[0])):
+        raise BundleError(f"{name}: its TFLite metadata states a normalization by mean {mean[0]} and std {std[0]}")
     return float(mean[0]), float(std[0])
 
 

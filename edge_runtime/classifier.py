@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -88,18 +89,26 @@ class Classifier:
 
         Raises:
             BundleError: see `open_bundle`; or labels or normalization are unknown, or contradict the model.
-            UsageError: labels or normalization given for a packed model, or only one of mean and std.
+            UsageError: labels or normalization given for a packed model, only one of mean and std, or one
+                that is no finite number.
         """
-        if (mean is None) != (std is None):
-            raise UsageError("--mean and --std belong together", hint="give both or neither")
-        if std is not None and not std > 0:
-            raise UsageError(f"--std {std:g} must be above 0")
+        normalization = _given_normalization(mean, std)
+        return cls.from_bundle(open_bundle(path), threads=threads, labels_file=labels_file, normalization=normalization)
+
+    @classmethod
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        labels_file: str | os.PathLike[str] | None = None,
+        normalization: tuple[float, float] | None = None,
+    ) -> Classifier:
+        """`open` for a file that is already open and checked; ``normalization`` is ``(mean, std)``."""
         threads = default_threads() if threads is None else threads
-        bundle = open_bundle(path)
         if bundle.manifest is None:
-            given = None if mean is None or std is None else (mean, std)
-            return _open_foreign(bundle, threads, labels_file, given)
-        if labels_file is not None or mean is not None:
+            return _open_foreign(bundle, threads, labels_file, normalization)
+        if labels_file is not None or normalization is not None:
             raise UsageError(
                 f"{bundle.path}: carries its own labels and normalization",
                 hint="leave --labels, --mean and --std out",
@@ -125,7 +134,7 @@ class Classifier:
             pixels: uint8, ``(height, width, 3)``, as `preprocess` returns.
 
         Returns:
-            float32 probabilities of shape ``(len(labels),)``.
+            float32 probabilities of shape ``(len(labels),)``; NaN where a float model's weights make it so.
         """
         scores = self.dequantize(self.predict_units(pixels))
         return _softmax(scores) if self.logits else scores
@@ -189,6 +198,19 @@ def default_threads() -> int:
     return min(MAX_DEFAULT_THREADS, cores)
 
 
+def _given_normalization(mean: float | None, std: float | None) -> tuple[float, float] | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UsageError("--mean and --std belong together", hint="give both or neither")
+    for option, value in (("--mean", mean), ("--std", std)):
+        if not math.isfinite(value):
+            raise UsageError(f"{option} {value:g} must be a finite number")
+    if std <= 0:
+        raise UsageError(f"--std {std:g} must be above 0")
+    return mean, std
+
+
 def _open_foreign(
     bundle: Bundle,
     threads: int,
@@ -246,7 +268,8 @@ def _ends_in_logits(graph: Graph, name: str) -> bool:
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(scores - scores.max())
+    with np.errstate(invalid="ignore"):  # NaN stays NaN; whoever asked has to look
+        powers = np.exp(scores - scores.max())
     result: NDArray[np.float32] = powers / powers.sum()
     return result
 

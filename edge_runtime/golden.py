@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime.bundle import Golden
 from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.preprocess import preprocess
 
@@ -60,6 +61,7 @@ def check_golden(classifier: Classifier, tolerance_units: int | None = None) -> 
 
     Raises:
         ImageError: a golden image can't be decoded.
+        BundleError: the model makes NaN or infinity of one.
     """
     if classifier.bundle is None:
         return []
@@ -83,4 +85,6 @@ def _check(classifier: Classifier, golden: Golden, tolerance_units: int) -> Gold
         probabilities = classifier.dequantize(units).astype(np.float64)
         difference = float(np.abs(probabilities - np.array(golden.probabilities)).max())
         tolerance, unit = FLOAT_TOLERANCE, "probability"
+        if not np.isfinite(difference):
+            raise BundleError(f"{classifier.model.name}: its outputs for {golden.name} are not finite numbers")
     return GoldenResult(golden.name, pixels_digest(pixels) == golden.pixels_sha256, difference, tolerance, unit)

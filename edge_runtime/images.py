@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from edgeall.edge_runtime.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+"""What Pillow may open. Its JPEG reader also opens a phone's multi-picture JPEG, and then calls the format MPO."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 64_000_000
 """Above any microscope camera in use, below what would exhaust a 1 GB board once decoded to RGB."""
@@ -28,7 +29,8 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Decode ``path`` as 8-bit RGB, upright.
 
     EXIF orientation is applied; grey, palette and CMYK are converted; transparency is laid over white,
-    the colour of an empty brightfield; 16-bit grey is scaled to 8.
+    the colour of an empty brightfield; 16-bit grey is scaled to 8. Of a multi-picture JPEG, as phones write
+    them, the first picture counts: the others are previews or depth maps of it.
 
     Args:
         path: an image file in one of `FORMATS`.
@@ -38,7 +40,7 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         ImageError: missing, empty, truncated, not an image, a format outside the list, several frames,
-            or more than `MAX_PIXELS` pixels.
+            or more than `MAX_PIXELS` pixels. All but the truncation is seen before a pixel is decoded.
     """
     name = os.fspath(path)
     try:
@@ -89,21 +91,28 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise _too_large(name)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    if frames > 1 and image.format != "MPO":
         raise ImageError(f"{name}: has {frames} frames or pages", hint="save the one to be classified as PNG")
     image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
+    # Every copy of a frame of `MAX_PIXELS` is a quarter of a GB: none is made that can be done without.
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in _SIXTEEN_BIT:
-        return image.point(lambda value: value / 257.0, "L").convert("RGB")
+        # As 32-bit integers, because Pillow scales little-endian 16-bit pixels only.
+        wide = image if image.mode == "I;16" else image.convert("I")
+        return wide.point(lambda value: value / 257.0).convert("RGB")
     if image.mode in {"I", "F"}:
         raise ImageError(f"{name}: {image.mode}-mode pixels have no agreed range", hint="save it as 8-bit PNG")
     if "A" in image.getbands() or "transparency" in image.info:
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode not in {"RGBA", "LA"}:
         image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, image).convert("RGB")
-    return image.convert("RGB")
+    paper = Image.new("RGB", image.size, (255, 255, 255))
+    paper.paste(image, mask=image)  # the alpha band of the mask counts
+    return paper
 
 
 def _too_large(name: str) -> ImageError:

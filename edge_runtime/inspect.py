@@ -29,7 +29,7 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         tflite_metadata: whether it has some; model_card: Markdown or None; runtime.
 
     Raises:
-        BundleError: as `open_bundle` and `Classifier.open` do.
+        BundleError: as `open_bundle`, `Classifier.open` and `check_golden` do.
     """
     bundle = open_bundle(path)
     graph = bundle.graph
@@ -61,7 +61,7 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _golden(bundle: Bundle) -> list[dict[str, Any]]:
     if bundle.manifest is None:
         return []
-    classifier = Classifier.open(bundle.path, threads=1)
+    classifier = Classifier.from_bundle(bundle, threads=1)
     return [
         {
             "name": result.name,

@@ -82,7 +82,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         BundleError: not JSON, another major schema, a field missing or of the wrong type.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise _bad(name, "it is not JSON") from error
     if not isinstance(values, dict):
@@ -174,7 +174,20 @@ def _texts(values: dict[str, Any], key: str, name: str) -> tuple[str, ...]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def _finite(text: str) -> float:
+    """JSON has no word for NaN and infinity; Python's reader takes three, and makes infinity of 1e999."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
 
 
 def _bad(name: str, what: str) -> BundleError:

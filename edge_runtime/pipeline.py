@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import find_images
@@ -24,7 +26,7 @@ class Prediction:
         probability: of `label`, 0..1.
         probabilities: of every label.
         review: `probability` is below the manifest's ``decision.review_below``: somebody should look.
-        error: None, or what is wrong with the image; then the other fields say nothing.
+        error: None, or what is wrong with the image or the model's outputs; then the other fields say nothing.
     """
 
     image: str
@@ -84,12 +86,14 @@ def classify(classifier: Classifier, paths: Iterable[str | os.PathLike[str]]) ->
 
 
 def classify_one(classifier: Classifier, image: str) -> Prediction:
-    """Classify one image file; a bad one gives a `Prediction` with an error."""
+    """Classify one image file; a bad one, or one that the model makes NaN of, gives a `Prediction` with an error."""
     try:
         pixels = load_input(image, classifier.input)
     except ImageError as error:
         return Prediction(image, error=error.message)
     probabilities = classifier.predict(pixels)
+    if not np.isfinite(probabilities).all():
+        return Prediction(image, error=f"{image}: the model's outputs for it are not finite numbers")
     best = int(probabilities.argmax())
     probability = float(probabilities[best])
     return Prediction(

@@ -23,7 +23,7 @@ class InputSpec:
         height: pixels.
         width: pixels.
         fit: ``stretch`` resizes to the shape whatever the aspect; ``center-crop`` first cuts the largest
-            centred window of the model's aspect.
+            centred window of the model's aspect, in whole pixels.
         mean: the float network sees ``(pixel - mean) / std``.
         std: see ``mean``.
         color: channel order; ``RGB`` alone exists.
@@ -44,8 +44,12 @@ class InputSpec:
                 f"input contract color={self.color} resize={self.resize} fit={self.fit} is not one this version knows",
                 hint="update edgeall on this device",
             )
-        if not (0 < self.height <= 4096 and 0 < self.width <= 4096 and self.std > 0):
-            raise BundleError(f"input contract {self.width}x{self.height}, std {self.std} makes no sense")
+        shape_ok = 0 < self.height <= 4096 and 0 < self.width <= 4096
+        # Wider than any training's, and float32 holds what comes of it; NaN fails every comparison.
+        if not (shape_ok and abs(self.mean) <= 1e6 and 1e-6 <= self.std <= 1e6):
+            raise BundleError(
+                f"input contract {self.width}x{self.height}, mean {self.mean:g}, std {self.std:g} makes no sense"
+            )
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -60,10 +64,12 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
         take these bytes as they are.
     """
     size = (spec.width, spec.height)
-    box = _center_box(image.size, size) if spec.fit == "center-crop" else None
-    if image.size != size or box is not None:
-        # `box` crops inside the resampling filter, so no second copy of a large frame is made.
-        image = image.resize(size, Image.Resampling.BILINEAR, box=box)
+    if spec.fit == "center-crop":
+        # Not by the `box` of `resize`: its filter looks beyond the box, at pixels that were to be cut off.
+        box = _center_box(image.size, size)
+        image = image if box == (0, 0, *image.size) else image.crop(box)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)
 
 
@@ -78,9 +84,10 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return values
 
 
-def _center_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    width, height = size
-    scale = min(width / target[0], height / target[1])
-    crop_w, crop_h = target[0] * scale, target[1] * scale
-    left, top = (width - crop_w) / 2, (height - crop_h) / 2
+def _center_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom. In whole numbers alone, so that every device finds the same; an odd rest goes right."""
+    (width, height), (target_w, target_h) = size, target
+    crop_w = min(width, max(1, height * target_w // target_h))
+    crop_h = min(height, max(1, width * target_h // target_w))
+    left, top = (width - crop_w) // 2, (height - crop_h) // 2
     return (left, top, left + crop_w, top + crop_h)

@@ -18,19 +18,21 @@ MAX_LABEL_COLUMNS = 24
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Aligned columns under a rule: the first, a name, on the left, the others, figures, on the right."""
+    heads = [_plain(name) for name in columns]
     texts = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
 
     def line(row: Sequence[str]) -> str:
         return "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
 
-    return "\n".join([line(columns), "  ".join("─" * width for width in widths), *map(line, texts)])
+    return "\n".join([line(heads), "  ".join("─" * width for width in widths), *map(line, texts)])
 
 
 def record(facts: Mapping[str, object]) -> str:
     """One ``name  value`` line each."""
-    width = max(map(len, facts), default=0)
-    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in facts.items())
+    texts = {_plain(name): _cell(value) for name, value in facts.items()}
+    width = max(map(len, texts), default=0)
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in texts.items())
 
 
 def percent(fraction: float | None) -> str | None:
@@ -58,13 +60,13 @@ def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], f
             else:
                 yield _csv_line([p.image, p.label, p.probability, "yes" if p.review else "no", "", *values])
     else:
-        width = min(max(map(len, labels), default=0), MAX_LABEL_COLUMNS)
+        width = min(max((len(_plain(label)) for label in labels), default=0), MAX_LABEL_COLUMNS)
         for p in predictions:
             if p.error is not None:
                 yield f"{'error'.ljust(width)}  {'':8}  {'':6}  {_plain(p.error)}"
             else:
                 review = "review" if p.review else ""
-                yield f"{p.label.ljust(width)}  {p.probability * 100:6.2f} %  {review:6}  {_plain(p.image)}"
+                yield f"{_plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {review:6}  {_plain(p.image)}"
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
@@ -152,7 +154,10 @@ def bench_text(result: Mapping[str, Any]) -> str:
         "first image": f"{result['first_ms']:.1f} ms",
         "throughput": f"{result['images_per_s']:.1f} images/s",
         "peak memory": f"{result['peak_rss_bytes'] / 1e6:.1f} MB",
-        "accuracy": percent(result["accuracy"]) or "unknown (no labelled images)",
+        "accuracy": "unknown (no labelled images)"
+        if result["accuracy"] is None
+        else f"{percent(result['accuracy'])} on the {result['accuracy_images']:,} given images "
+        "(may include training images)",
     }
     stages = [
         [name, *(f"{times[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))]
@@ -238,12 +243,12 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+        return ", ".join(f"{_plain(str(key))} {_cell(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(str(value))
 
 
 def _split(level: str) -> str:
@@ -282,7 +287,7 @@ def _is_short(value: object) -> bool:
 
 def _some(title: str, lines: Sequence[str], most: int) -> str:
     rest = [f"  and {len(lines) - most} more (--json has all)"] if len(lines) > most else []
-    return "\n".join([title, *(f"  {line}" for line in lines[:most]), *rest])
+    return "\n".join([title, *(f"  {_plain(line)}" for line in lines[:most]), *rest])
 
 
 def _plain(text: str) -> str:

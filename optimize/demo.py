@@ -16,35 +16,38 @@ from edgeall.train.runs import load_run
 from edgeall.train.synth import MARKER, synthesize
 
 IMAGES = 960
+EPOCHS = 24
 SEED = 7
 SCHEMES = ("float32", "ptq-int8", "qat-int8")
 
 
-def demo(out: Path, progress: Progress) -> dict[str, Any]:
+def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOCHS) -> dict[str, Any]:
     """Run everything once, from nothing; what an earlier, interrupted call finished is kept.
 
     Args:
         out: folder for the images, the run and the models.
+        images: how many to draw.
+        epochs: of training; with fewer than the default the network has learnt little.
 
     Returns:
         ``rows`` (one per scheme: file_bytes, accuracy, drop_points, p50_ms), ``report`` and ``model`` paths,
         the split's level and the number of test images.
     """
-    images, run = out / "images", out / "run"
-    if not (images / "manifest.csv").exists():  # written last
-        if (images / MARKER).exists():
-            shutil.rmtree(images)
-        with progress.task("drawing synthetic smears", IMAGES) as advance:
-            synthesize(images, IMAGES, SEED, on_progress=lambda done, total: advance(done, ""))
+    drawn, run = out / "images", out / "run"
+    if not (drawn / "manifest.csv").exists():  # written last
+        if (drawn / MARKER).exists():
+            shutil.rmtree(drawn)
+        with progress.task("drawing synthetic smears", images) as advance:
+            synthesize(drawn, images, SEED, on_progress=lambda done, total: advance(done, ""))
     settings = TrainSettings(
-        data=images / "manifest.csv",
+        data=drawn / "manifest.csv",
         out=run,
         alpha=0.35,
         weights="none",
         input_size=96,
         epochs_head=0,
-        epochs_finetune=24,
-        patience=24,
+        epochs_finetune=epochs,
+        patience=epochs,
         lr_finetune=3e-3,
         cache_dir=out / "cache",
     )
@@ -53,7 +56,7 @@ def demo(out: Path, progress: Progress) -> dict[str, Any]:
     for scheme in SCHEMES:
         model = run / f"{scheme}.tflite"
         summary = quantize(run, scheme, model, force=True, cache_dir=out / "cache", progress=progress)
-        figures = bench(model, images, threads=1)
+        figures = bench(model, drawn, threads=1)
         rows.append(
             {
                 "scheme": scheme,

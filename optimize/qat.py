@@ -22,8 +22,8 @@ from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import keras, load_tfmot, tf
 from edgeall.optimize.graph import call, copy_of, rebuild, targets
 
-PLACEMENT = 1
-"""Raised when what is quantized where changes: a checkpoint of another placement is not gone on with."""
+PLACEMENT = 2
+"""Raised when what is quantized where, or trained on what, changes: a checkpoint of before is not gone on with."""
 
 layers = keras.layers
 tfmot = load_tfmot()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
-from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.models.keras_compat import exact_float32
+from edgeall.models.keras_compat import exact_float32, tf
 from edgeall.optimize.card import model_card
 from edgeall.optimize.convert import SCHEMES, convert
 from edgeall.optimize.fold import fold_batch_normalization
@@ -39,11 +42,13 @@ from edgeall.train.runs import (
     versions,
 )
 from edgeall.train.split import Split, check_split
+from edgeall.train.synth import Layout, synthesize
 
 FOLD_TOLERANCE = 1e-4
 """Largest difference of a probability that folding BatchNormalization may make."""
 CALIBRATION_BATCH = 32
 QUANTIZATION_FACTS = ("scheme", "drop_points", "agreement", "max_abs_difference", "tflite_float")
+GOLDEN_SOURCES = ("test", "synthetic")
 GOLDEN_IMAGES = 2
 GOLDEN_CANDIDATES = 48
 
@@ -58,6 +63,7 @@ def quantize(
     learning_rate: float = 3e-5,
     representative: int = 256,
     data: Path | None = None,
+    golden: str = "test",
     force: bool = False,
     cache_dir: Path | None = None,
     progress: Progress,
@@ -73,6 +79,8 @@ def quantize(
         learning_rate: its peak.
         representative: training images that activation ranges are measured on (integer schemes).
         data: where the images are now, if not where the run read them.
+        golden: where the images that travel with the model come from: ``test``, its test side, or ``synthetic``,
+            where the data may not be passed on.
 
     Returns:
         A summary: scheme, sizes, accuracies, agreement, per-class recalls.
@@ -86,8 +94,9 @@ def quantize(
         raise UsageError(f"no scheme called {scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
     if not 0 < learning_rate <= 1:
         raise UsageError(f"--learning-rate {learning_rate:g} is no learning rate", hint="give a number above 0")
-    if out.exists() and not force:
-        raise UsageError(f"{out}: exists", hint="choose another --out, or --force to overwrite it")
+    if golden not in GOLDEN_SOURCES:
+        raise UsageError(f"no golden images called {golden!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
+    _check_out(out, force)
     facts = load_run(run)
     root = data or data_root(facts)
     split = load_own_split(run, facts)
@@ -143,9 +152,24 @@ def quantize(
         )
     seed, positive = facts["settings"]["seed"], facts["positive_labels"]
     metrics = metrics_of(split.side("test"), labels, probabilities, positive, "test", split.level, seed)
-    manifest = _manifest(run, facts, split, spec, summary, metrics)
-    pack(flatbuffer, manifest, _golden(candidate, split, root), model_card(manifest), out)
+    source, images = _golden_images(golden, facts, split, root)
+    manifest = _manifest(run, facts, split, spec, summary, metrics, source)
+    pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)
     return {**summary, "out": str(out), "file_bytes": out.stat().st_size}
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Refuse, before any work, what can't be written at the end."""
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder", hint="name the file, as in --out model.tflite")
+    if out.exists() and not force:
+        raise UsageError(f"{out}: exists", hint="choose another --out, or --force to overwrite it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{out}: can't be written ({error.strerror})", hint="choose another --out") from error
 
 
 def _check_folding(before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
@@ -174,14 +198,20 @@ def _train_quantized(
     learning_rate: float,
     progress: Progress,
 ) -> Any:
-    """Quantization-aware fine-tuning on the train side; survives a kill, and is kept for the next call."""
+    """Quantization-aware fine-tuning on the train side; survives a kill, and is kept for the next call.
+
+    The float network is the teacher: what is wanted is its answers in integers, not other answers, and its
+    probabilities say more about an image than the label does. Source: Mishra and Marr 2018, "Apprentice: Using
+    knowledge distillation techniques to improve low-precision network accuracy".
+    """
     from edgeall.optimize.qat import PLACEMENT, for_conversion, input_range, quantization_aware
 
     train_side, spec = sides["train"], calibration.spec
     bounds = input_range(spec)
     trained = quantization_aware(folded, normalized(calibration, CALIBRATION_BATCH), bounds)
-    weights = train_side.class_weights(folded.output_shape[-1]) if settings["class_weights"] else None
-    stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"], xla=False)
+    classes = folded.output_shape[-1]
+    weights = train_side.class_weights(classes) if settings["class_weights"] else None
+    stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"], xla=False, soft=True)
     key = cache.digest([PLACEMENT, asdict(stage), len(calibration), settings, (run / "run.json").read_text()])
     checkpoint = run / "qat" / f"{key}.npz"
     if checkpoint.exists():
@@ -196,8 +226,8 @@ def _train_quantized(
             seed=settings["seed"] + 1,
             epoch=epoch,
             class_weights=weights,
-        ),
-        plain(sides["validation"], 64),
+        ).map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight)),
+        plain(sides["validation"], 64).map(lambda pixels, labels: (pixels, tf.one_hot(labels, classes))),
         checkpoint,
         progress,
         tensorboard=run / "tensorboard" / "qat",
@@ -205,16 +235,31 @@ def _train_quantized(
     return for_conversion(trained, folded, bounds)
 
 
-def _golden(candidate: Classifier, split: Split, root: Path) -> list[tuple[str, bytes, NDArray[np.float32]]]:
-    """Two images of the test side, made small, with what the packed model says of them."""
+def _golden_images(source: str, facts: dict[str, Any], split: Split, root: Path) -> tuple[str, Iterator[Image.Image]]:
+    """Candidates for golden images, and what the manifest says of them."""
+    if source == "synthetic":
+        return "synthetic", _drawn("all4" if facts["unit"] == "field" else "cnmc")
     test = split.side("test")
     entries = test[:: max(len(test) // GOLDEN_CANDIDATES, 1)]  # they are sorted by path: a stride takes of each class
     folder = image_folder(root)
-    return choose_golden(candidate, (open_rgb(folder / entry.path) for entry in entries), GOLDEN_IMAGES)
+    said = "synthetic images of the test split" if facts["data"]["synthetic"] else "images of the test split"
+    return said, (open_rgb(folder / entry.path) for entry in entries)
+
+
+def _drawn(layout: Layout) -> Iterator[Image.Image]:
+    with tempfile.TemporaryDirectory() as folder:
+        synthesize(Path(folder) / "drawn", GOLDEN_CANDIDATES, seed=0, layout=layout)
+        yield from (open_rgb(path) for path in find_images(Path(folder) / "drawn"))
 
 
 def _manifest(
-    run: Path, facts: dict[str, Any], split: Split, spec: InputSpec, summary: dict[str, Any], metrics: dict[str, Any]
+    run: Path,
+    facts: dict[str, Any],
+    split: Split,
+    spec: InputSpec,
+    summary: dict[str, Any],
+    metrics: dict[str, Any],
+    golden_source: str,
 ) -> Manifest:
     settings, model = facts["settings"], facts["model"]
     kept = ("accuracy_ci95", "ci_unit", "macro_f1", "ece", "log_loss", "sensitivity", "specificity", "per_class")
@@ -250,7 +295,5 @@ def _manifest(
             "float_accuracy": summary["float_accuracy"],
             **{key: metrics[key] for key in kept},
         },
-        golden={
-            "source": "synthetic images of the test split" if facts["data"]["synthetic"] else "images of the test split"
-        },
+        golden={"source": golden_source},
     )

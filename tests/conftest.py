@@ -22,10 +22,12 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real images and foreign models, which is no part of the repository."""
-    folder = Path(os.environ.get("EDGEALL_TEST_DATA") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set EDGEALL_TEST_DATA")
-    return folder
+    named = os.environ.get("EDGEALL_TEST_DATA")
+    places = [*([Path(named)] if named else []), ROOT.parent / "shared" / "data"]
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    pytest.skip(f"no real data in {' or '.join(map(str, places))}; set EDGEALL_TEST_DATA")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -46,3 +46,19 @@ def tiny_run(tiny_settings: Any) -> Path:
 
     train(replace(tiny_settings), Progress(quiet=True))
     return tiny_settings.out
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `quantize` says of `tiny_run` in every scheme; the packed file is at ``["out"]``."""
+    from edgeall.optimize.convert import SCHEMES
+    from edgeall.optimize.quantize import quantize
+    from edgeall.train.progress import Progress
+
+    folder, quiet = tmp_path_factory.mktemp("models"), Progress(quiet=True)
+    return {
+        scheme: quantize(
+            tiny_run, scheme, folder / f"{scheme}.tflite", epochs=1, cache_dir=tiny_settings.cache_dir, progress=quiet
+        )
+        for scheme in SCHEMES
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -29,6 +30,8 @@ _VARIANT_NAMES = frozenset(
     {"original", "segmented", "raw", "images", "augmented"}
     | {"train", "training", "test", "testing", "val", "valid", "validation"}
 )
+_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, bytes that are no text, and separators of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def load_dataset(path: Path) -> Dataset:
         A data set with at least one sample. No image has been opened yet.
 
     Raises:
-        DataError: nothing there, no class folders, the class folders are one level further down, or a bad manifest.
+        DataError: nothing there, no class folders, the class folders are one level further down, a class whose name
+            can't be a label, or a bad manifest.
     """
     if path.is_file():
         if path.suffix.lower() != ".csv":
@@ -269,10 +273,18 @@ def _preliminary_table(folder: Path) -> Path | None:
     parent = folder.parent
     for pattern_root, pattern in ((folder, "*.csv"), (parent, "*.csv"), (parent, "*/*.csv"), (parent.parent, "*.csv")):
         for table in sorted(pattern_root.glob(pattern)):
-            with open(table, encoding="utf-8-sig", errors="replace", newline="") as lines:
-                if set(next(csv.reader(lines), [])) >= _CNMC_COLUMNS:
-                    return table
+            if set(_header(table)) >= _CNMC_COLUMNS:
+                return table
     return None
+
+
+def _header(table: Path) -> list[str]:
+    """The first line of somebody's CSV; nothing where it can't be read as one."""
+    try:
+        with open(table, encoding="utf-8-sig", errors="replace", newline="") as lines:
+            return next(csv.reader(lines), [])
+    except (csv.Error, OSError):
+        return []
 
 
 def _read_preliminary(table: Path) -> dict[str, tuple[str, str]]:
@@ -312,7 +324,7 @@ def _load_manifest(table: Path) -> Dataset:
             )
         seen[relative] = line
         file = root / relative
-        if not file.is_file():
+        if not _is_file(file, where):
             problems.append(Problem(relative, f"no such file (line {line})"))
         elif not _is_image(file):
             problems.append(Problem(relative, _not_an_image(file)))
@@ -335,6 +347,13 @@ def _inside(raw: str, where: str) -> str:
             hint="keep the manifest in a folder above the images (a link to them will do) and the paths relative to it",
         )
     return pure.as_posix()
+
+
+def _is_file(file: Path, where: str) -> bool:
+    try:
+        return file.is_file()
+    except OSError as error:  # a name that no file can have
+        raise DataError(f"{where}: no usable path ({error.strerror})", hint="check the quotes of the line") from error
 
 
 def _rows(
@@ -360,7 +379,9 @@ def _rows(
                     )
                 yield reader.line_num, row
     except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{table}: can't be read as CSV ({error})", hint="save it as CSV in UTF-8") from error
+        raise DataError(
+            f"{table}: can't be read as CSV ({error})", hint="save it as CSV in UTF-8, every quote closed"
+        ) from error
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -368,6 +389,13 @@ def _rows(
 
 def _dataset(root: Path, layout: str, samples: list[Sample], problems: list[Problem]) -> Dataset:
     labels = tuple(sorted({sample.label for sample in samples}))
+    for label in labels:
+        # A label ends up as a line of labels.txt in the model.
+        if label != label.strip() or any(unicodedata.category(sign) in _NO_TEXT for sign in label):
+            raise DataError(
+                f"{root}: class {label!r} has blanks around its name, or a line break or other control character in it",
+                hint="change the label" if layout == "manifest" else "rename the folder",
+            )
     by_path = sorted(samples, key=lambda sample: sample.path)
     return Dataset(root, layout, labels, tuple(by_path), tuple(sorted(problems, key=lambda problem: problem.path)))
 

@@ -48,6 +48,8 @@ class Source:
         return f"https://www.kaggle.com/datasets/{self.handle}"
 
 
+INSTALL_TRAIN = "pip install '.[train]' in a checkout of edgeall"
+
 SOURCES: Mapping[str, Source] = {
     # Original/ holds the fields; Segmented/ beside it the same ones with the ground taken out.
     "all4": Source(
@@ -77,14 +79,17 @@ def fetch(name: str, out: Path | None = None, sources: Mapping[str, Source] = SO
 
     Raises:
         UsageError: an unknown name.
-        DataError: Kaggle can't be reached or refuses, or what came is not what was expected.
+        DataError: Kaggle can't be reached or refuses, or what came, or lay in ``out``, is not what was expected.
     """
     if name not in sources:
         raise UsageError(f"no data set called {name!r}", hint=f"choose one of {', '.join(sources)}")
     source = sources[name]
     if out is not None and out.is_dir() and any(out.iterdir()):
-        found = _data_folder(out, source)
-        _check(found, source)
+        try:
+            found = _data_folder(out, source)
+            _check(found, source)
+        except DataError as error:  # it may be somebody's own folder: nothing to remove
+            raise DataError(f"{out}: not empty, and {error.message}", hint="choose another --out") from error
         return found
     found = _data_folder(_download(source, out), source)
     _check(found, source)
@@ -99,7 +104,7 @@ def _download(source: Source, out: Path | None) -> Path:
             import kagglehub
             import requests
         except ImportError as error:
-            raise EdgeallError("fetching needs kagglehub", hint=f"pip install 'edgeall[train]', {by_hand}") from error
+            raise EdgeallError("fetching needs kagglehub", hint=f"{INSTALL_TRAIN}, {by_hand}") from error
         try:
             return Path(kagglehub.dataset_download(source.handle, output_dir=None if out is None else str(out)))
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:

@@ -11,6 +11,7 @@ from edgeall.train import duplicates
 from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
 from edgeall.train.progress import Progress
 from edgeall.train.scan import scan
+from edgeall.train.synth import is_synthetic
 
 
 def list_data(path: Path, progress: Progress) -> dict[str, Any]:
@@ -25,7 +26,8 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
         ``images`` and, where known, ``subjects``), ``positive_labels``, ``subjects`` (None where unknown),
         ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
         that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
-        ``dataset_sha256``, ``problems`` (``path`` and ``reason`` of what was skipped).
+        ``dataset_sha256``, ``problems`` (``path`` and ``reason`` of what was skipped), ``synthetic`` (see
+        `is_synthetic`).
 
     Raises:
         DataError: see `load_dataset` and `scan`.
@@ -50,6 +52,7 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
         "conflicts": [[found.facts[index].sample.path for index in group] for group in twins.conflicts],
         "dataset_sha256": found.digest,
         "problems": [asdict(problem) for problem in data.problems],
+        "synthetic": is_synthetic(data),
     }
 
 

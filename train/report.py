@@ -18,26 +18,16 @@ from PIL import Image
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.train import plots
+from edgeall.train.split import Split, load_split
 
 SIDES = ("train", "validation", "test")
 ERRORS_SHOWN = 12
 THUMBNAIL = 224
 ABSENT = "\N{EN DASH}"
 SPLIT_LEVELS = {
-    "subject": (
-        "subject-level split",
-        "No subject has images on two sides: the test images come from unseen subjects.",
-    ),
-    "block": (
-        "block-level split",
-        "Neighbouring file numbers, a stand-in for slides, are kept on one side. Which patient an image shows is not "
-        "known, so one patient may still be on several sides and the figures may be optimistic.",
-    ),
-    "image": (
-        "image-level split: optimistic",
-        "Which patient an image shows is not known, so images of one patient are on several sides and the model "
-        "may know them. Expect less on images of unseen patients.",
-    ),
+    "subject": "subject-level split",
+    "block": "block-level split",
+    "image": "image-level split: optimistic",
 }
 
 
@@ -46,7 +36,7 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
 
     Args:
         run_dir: holds ``history.csv`` and ``predictions.csv``; receives ``plots/{curves,confusion,roc,errors}.png``
-            and ``report.html``.
+            and ``report.html``. From its ``split.json`` comes which subjects are known.
         run: what ``run.json`` holds or will hold. The images it names below ``run["data"]["root"]`` are shown
             where they still exist.
 
@@ -54,7 +44,7 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
         The path of ``report.html``: one file without scripts or external resources.
 
     Raises:
-        DataError: one of the two tables is missing.
+        DataError: one of the three files is missing or damaged.
     """
     history = _read_table(run_dir / "history.csv")
     predictions = [row for row in _read_table(run_dir / "predictions.csv") if row["side"] == "test"]
@@ -70,13 +60,13 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     plots.plot_roc(curves, folder / "roc.png")
     plots.plot_errors(errors, folder / "errors.png")
 
-    level, level_means = SPLIT_LEVELS[run["split"]["level"]]
+    split = load_split(run_dir / "split.json")
     page = _template().render(
         run=run,
         test=test,
         title=_title(run),
-        level=level,
-        level_means=level_means,
+        level=SPLIT_LEVELS[split.level],
+        level_means=_level_means(split),
         right=sum(test["confusion"][i][i] for i in range(len(test["labels"]))),
         lower_bound=_lower_bound_without_errors(test),
         sides=SIDES,
@@ -93,6 +83,27 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     # A file name on disk need not be valid Unicode; the report must not fail for it.
     report.write_bytes(page.encode("utf-8", errors="replace"))
     return report
+
+
+def _level_means(split: Split) -> str:
+    """What the way of splitting means for the figures."""
+    rest = {entry.subject for entry in split.entries if entry.side != "test"} - {None}
+    both = {entry.subject for entry in split.side("test")} & rest
+    unknown = sum(entry.subject is None for entry in split.entries)
+    said = []
+    if split.level == "block":
+        said.append("Neighbouring file numbers, a stand-in for slides, are kept on one side.")
+    if both:
+        they = "subjects of the test side are" if len(both) > 1 else "subject of the test side is"
+        said.append(f"{len(both)} {they} in training or validation too, because the split was asked for by image.")
+    if unknown:
+        some = "" if unknown == len(split.entries) else f" for {unknown} of {len(split.entries)}"
+        said.append(f"Which patient an image shows is not known{some}, so one patient may be on several sides.")
+    if both or unknown:
+        said.append("The model may know the patients of the test side; expect less on images of unseen ones.")
+    else:
+        said.append("No subject has images on two sides: the test images come from unseen subjects.")
+    return " ".join(said)
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:

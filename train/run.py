@@ -43,7 +43,7 @@ from edgeall.train.runs import (
 )
 from edgeall.train.scan import scan
 from edgeall.train.split import SIDES, Split, check_split, load_split, make_split, save_split
-from edgeall.train.synth import MARKER
+from edgeall.train.synth import is_synthetic
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
         "data": {
             "root": str(settings.data.resolve()),
             "layout": dataset.layout,
-            "synthetic": (dataset.root / MARKER).exists(),
+            "synthetic": is_synthetic(dataset),
             "dataset_sha256": split.dataset_sha256,
             "images": len(split.entries),
             "problems": [asdict(problem) for problem in dataset.problems],

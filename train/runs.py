@@ -136,7 +136,11 @@ def write_predictions(
     path: Path, split: Split, sides: dict[str, Images], probabilities: dict[str, NDArray[np.float32]]
 ) -> None:
     """One row per image of every side: path, side, label, predicted, and the probability of each class."""
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    # A file name on disk need not be valid Unicode: its bytes are written as they are.
+    with (
+        cache.replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(["path", "side", "label", "predicted", *(f"p_{label}" for label in split.labels)])
         for side in SIDES:

@@ -13,13 +13,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.train.dataset import Dataset
 from edgeall.train.synth_draw import (
     CELL_KINDS,
     CELL_UM,
@@ -36,10 +37,13 @@ Layout = Literal["all4", "cnmc"]
 COMMENT = "SYNTHETIC, edgeall data synth"
 TRUTH = ".truth"
 MARKER = ".synthetic.json"
+"""Lies in the root and in every folder below it: parts of the set may be copied away."""
 MANIFEST = "manifest.csv"
+_HEAD = 512
+"""Bytes of a PNG that hold its comment: Pillow writes it before the pixels."""
 _SIZE: dict[Layout, int] = {"all4": 224, "cnmc": 450}
-_README = """SYNTHETIC IMAGES, drawn by `edgeall data synth`. Not blood of anybody; not evidence about any disease.
-
+_STATEMENT = "SYNTHETIC IMAGES, drawn by `edgeall data synth`. Not blood of anybody; not evidence about any disease.\n"
+_README = """
 layout {layout}, {images} images of {size} x {size} px, {subjects} synthetic subjects, seed {seed}
 
 manifest.csv names each image's class and synthetic subject, who has one stain, lamp, focus and noise;
@@ -49,6 +53,26 @@ Truth, in {truth}/ beside the images:
   <image without suffix>.mask.png  8 bits: 0 background, 2n-1 cytoplasm of cell n, 2n nucleus of cell n
   boxes.json                       for each image its nucleated cells: number, kind, box (left, top, right, bottom)
 """
+
+
+def is_synthetic(dataset: Dataset) -> bool:
+    """Whether any folder of the data set holds drawn images: a whole set or a part that was copied away.
+
+    So it is where `MARKER` lies in the folder or above it, or where one of its PNGs says so itself. Pixels are not
+    looked at, and of each folder one image.
+    """
+    files = {(file.parent, file.suffix): file for file in (dataset.root / sample.path for sample in dataset.samples)}
+    folders = {folder.resolve() for folder, _ in files}
+    above = {parent for folder in folders for parent in (folder, *folder.parents)}
+    return any(os.path.exists(folder / MARKER) for folder in above) or any(map(_says_synthetic, files.values()))
+
+
+def _says_synthetic(image: Path) -> bool:
+    try:
+        with image.open("rb") as file:
+            return b"tEXtComment\0" + COMMENT.encode() in file.read(_HEAD)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -109,8 +133,7 @@ def _save(out: Path, plan: _Plan, picture: Picture) -> None:
     """Write the image and, beside all images, its mask."""
     path = out / plan.path
     mask = (out / TRUTH / plan.path).with_suffix(".mask.png")
-    for folder in (path.parent, mask.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    mask.parent.mkdir(parents=True, exist_ok=True)
     note = PngImagePlugin.PngInfo()
     note.add_text("Comment", COMMENT)
     if path.suffix == ".png":
@@ -159,9 +182,14 @@ def synthesize(
     summary = {"layout": layout, "images": images, "size": size, "seed": seed, "subjects": subjects, "labels": labels}
 
     # Said first, so that a run that is cut short leaves nothing unlabelled.
-    (out / TRUTH).mkdir(parents=True)
-    (out / "README.txt").write_text(_README.format(truth=TRUTH, **summary), encoding="utf-8")
-    (out / MARKER).write_text(json.dumps({"synthetic": True, "by": COMMENT, **summary}) + "\n", encoding="utf-8")
+    of_images = {(out / plan.path).parent for plan in plans}
+    for folder in sorted({out / parent for plan in plans for parent in PurePosixPath(plan.path).parents}):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).write_text(json.dumps({"synthetic": True, "by": COMMENT, **summary}) + "\n", encoding="utf-8")
+        if folder not in of_images:  # there, `data ls` would call it skipped
+            (folder / "README.txt").write_text(_STATEMENT, encoding="utf-8")
+    (out / "README.txt").write_text(_STATEMENT + _README.format(truth=TRUTH, **summary), encoding="utf-8")
+    (out / TRUTH).mkdir()
 
     # One stream a slide and one an image: no drawing depends on how many numbers another one took.
     exposure = 1.0 if fields else 0.6  # the real C-NMC cells are dark

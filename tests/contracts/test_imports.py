@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from edgeall.edge_runtime import interpreter
 
 HEAVY = ("numpy", "PIL", "rich", "ai_edge_litert", "tensorflow", "tf_keras", "sklearn", "matplotlib", "scipy")
 
@@ -86,6 +89,56 @@ def test_the_ban_on_bare_names_covers_every_folder(repository: Path) -> None:
 
 def test_only_init_and_cli_at_the_root(repository: Path) -> None:
     assert sorted(path.name for path in repository.glob("*.py")) == ["__init__.py", "cli.py"]
+
+
+DEVICE = {"numpy", "PIL", "edgeall.edge_runtime", *sys.stdlib_module_names}
+"""All that edge_runtime may import, late imports included; the interpreter comes by `importlib`, see below."""
+
+
+def imported(source: str) -> set[str]:
+    """The top-level names of every import in ``source``, wherever it stands; of edgeall's the folder as well."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "edgeall" else {module}
+    return {".".join(name.split(".")[: 2 if name.startswith("edgeall") else 1]) for name in names}
+
+
+def test_the_device_imports_nothing_but_what_is_listed(repository: Path) -> None:
+    files = sorted((repository / "edge_runtime").rglob("*.py"))
+    assert len(files) > 10
+    for file in files:
+        assert imported(file.read_text()) <= DEVICE, file
+
+
+def test_a_name_beyond_the_list_is_seen() -> None:
+    source = "import numpy.typing\nfrom os import path\n\ndef late():\n    {}\n"
+    assert imported(source.format("pass")) == {"numpy", "os"}
+    for line, name in (
+        ("import requests.adapters", "requests"),
+        ("from rich.table import Table", "rich"),
+        ("from edgeall import train", "edgeall.train"),
+        ("from edgeall.models.registry import get", "edgeall.models"),
+        ("import edgeall", "edgeall"),
+    ):
+        assert imported(source.format(line)) - DEVICE == {name}
+    assert imported("from . import errors") - DEVICE
+
+
+def test_the_only_dynamic_import_of_the_device_is_the_interpreter(repository: Path) -> None:
+    users = [
+        file.name
+        for file in sorted((repository / "edge_runtime").rglob("*.py"))
+        if "importlib" in (text := file.read_text()).replace("importlib.metadata", "") or "__import__" in text
+    ]
+    assert users == ["interpreter.py"]
+    assert interpreter.RUNTIMES == ("ai_edge_litert", "tflite_runtime")
+    tree = ast.parse((repository / "edge_runtime" / "interpreter.py").read_text())
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "importlib.import_module"]
+    assert {ast.unparse(call.args[0]) for call in calls} == {"f'{package}.interpreter'"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["run", "--help"], ["trian"]])

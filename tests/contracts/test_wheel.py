@@ -6,10 +6,12 @@ import json
 import shutil
 import sys
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 from fixtures_models import grainy_image
+from packaging.requirements import Requirement
 from venvs import make_venv, run
 
 from edgeall.edge_runtime.classifier import Classifier
@@ -44,6 +46,29 @@ def test_wheel_holds_every_package_and_nothing_else(repository: Path, wheel: Pat
     assert sorted(names) == sorted(f"edgeall/{path.relative_to(repository).as_posix()}" for path in expected)
 
 
+@pytest.mark.parametrize(
+    ("machine", "interpreter"),
+    [
+        ("x86_64", "ai-edge-litert"),
+        ("aarch64", "ai-edge-litert"),
+        ("armv6l", "tflite-runtime"),
+        ("armv7l", "tflite-runtime"),
+        ("armv8l", "tflite-runtime"),  # a 32-bit program under a 64-bit kernel
+    ],
+)
+def test_each_machine_gets_one_interpreter_and_one_numpy(wheel: Path, machine: str, interpreter: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = message_from_bytes(archive.read(name))
+    found = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    here = {"platform_machine": machine, "python_version": "3.11", "extra": ""}
+    taken = [each for each in found if each.marker is None or each.marker.evaluate(here)]
+    names = [each.name for each in taken]
+    assert [name for name in names if name in ("ai-edge-litert", "tflite-runtime")] == [interpreter]
+    (numpy,) = [each for each in taken if each.name == "numpy"]
+    assert ("2.0" in numpy.specifier) == (interpreter == "ai-edge-litert")
+
+
 def test_device_install_has_no_training_stack(device: Path) -> None:
     listed = run([device / "python", "-m", "pip", "list", "--format", "json"]).stdout
     installed = {package["name"].lower() for package in json.loads(listed)}
@@ -72,5 +97,5 @@ def test_device_install_inspects(device: Path, tiny_bundle: Path, tmp_path: Path
 
 def test_device_install_names_the_extra_that_training_needs(device: Path, tmp_path: Path) -> None:
     result = run([device / "edgeall", "train", "--data", "x", "--out", "y"], cwd=tmp_path, status=1)
-    assert 'pip install "edgeall[train]"' in result.stderr
+    assert 'pip install ".[train]"' in result.stderr
     assert "Traceback" not in result.stderr

@@ -22,7 +22,9 @@ from PIL import Image
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.golden import check_golden
+from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.pipeline import classify
+from edgeall.edge_runtime.preprocess import normalize, preprocess
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.convert import SCHEMES
 from edgeall.optimize.quantize import quantize
@@ -32,18 +34,6 @@ from edgeall.train.run import train
 from edgeall.train.split import load_split
 
 QUIET = Progress(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The summary of every scheme, files packed."""
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        scheme: quantize(
-            tiny_run, scheme, folder / f"{scheme}.tflite", epochs=1, cache_dir=tiny_settings.cache_dir, progress=QUIET
-        )
-        for scheme in SCHEMES
-    }
 
 
 def test_a_run_folder_is_complete_and_consistent(tiny_run: Path) -> None:
@@ -72,8 +62,8 @@ def test_a_run_keeps_batch_normalization_current(tiny_run: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_is_verified_packed_and_small(models: dict[str, dict[str, Any]], scheme: str) -> None:
-    summary = models[scheme]
+def test_every_scheme_is_verified_packed_and_small(tiny_models: dict[str, dict[str, Any]], scheme: str) -> None:
+    summary = tiny_models[scheme]
     classifier = Classifier.open(summary["out"])
     manifest = classifier.bundle.manifest  # type: ignore[union-attr]
     assert manifest is not None
@@ -92,12 +82,71 @@ def test_every_scheme_is_verified_packed_and_small(models: dict[str, dict[str, A
         assert summary["flatbuffer_bytes"] < 0.35 * summary["float_flatbuffer_bytes"]
 
 
+def test_golden_probabilities_are_those_of_keras(tiny_run: Path, tiny_models: dict[str, dict[str, Any]]) -> None:
+    from edgeall.train.runs import load_model, load_run
+
+    classifier = Classifier.open(tiny_models["float32"]["out"])
+    model = load_model(tiny_run, load_run(tiny_run))
+    bundle = classifier.bundle
+    assert bundle is not None
+    assert len(bundle.golden) == 2
+    for golden in bundle.golden:
+        pixels = preprocess(decode_rgb(golden.image_bytes, golden.name), classifier.input)
+        expected = model(normalize(pixels[np.newaxis], classifier.input), training=False).numpy()[0]
+        np.testing.assert_allclose(golden.probabilities, expected, atol=1e-5)
+
+
+def test_golden_images_can_be_drawn_where_real_ones_may_not_travel(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.tflite"
+    quantize(tiny_run, "ptq-int8", out, golden="synthetic", cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    classifier = Classifier.open(out)
+    manifest = classifier.bundle.manifest  # type: ignore[union-attr]
+    assert manifest is not None
+    assert manifest.golden["source"] == "synthetic"
+    assert all(result.ok for result in check_golden(classifier))
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(tiny_run: Path, tmp_path: Path) -> None:
+    for out in (tmp_path, Path("/proc/model.tflite")):
+        with pytest.raises(UsageError, match=str(out)):
+            quantize(tiny_run, "qat-int8", out, force=True, progress=QUIET)
+
+
+def test_quantization_aware_training_survives_a_kill(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+
+    class Killed(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            if text.startswith("qat 2/"):
+                raise KeyboardInterrupt
+
+    notes: list[str] = []
+    words = {"epochs": 3, "cache_dir": tiny_settings.cache_dir}
+    with pytest.raises(KeyboardInterrupt):
+        quantize(run, "qat-int8", tmp_path / "m.tflite", **words, progress=Killed())
+    assert not (tmp_path / "m.tflite").exists()
+
+    class Listening(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes.clear()
+    quantize(run, "qat-int8", tmp_path / "m.tflite", **words, progress=Listening())
+    assert [note[:6] for note in notes if note.startswith("qat ")] == ["qat 3/"]
+
+
 def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
-    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]]
+    tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]]
 ) -> None:
     of_run = evaluate(tiny_run, progress=QUIET)
     of_model = evaluate(
-        Path(models["float32"]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
+        Path(tiny_models["float32"]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
     )
     for key in ("images", "accuracy", "accuracy_ci95", "confusion", "macro_f1", "split", "split_level", "labels"):
         assert of_run[key] == of_model[key], key
@@ -105,19 +154,19 @@ def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
 
 
 def test_evaluate_gives_the_figures_that_quantize_promised(
-    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]]
+    tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]]
 ) -> None:
     for scheme in ("ptq-int8", "qat-int8"):
         found = evaluate(
-            Path(models[scheme]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
+            Path(tiny_models[scheme]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
         )
-        assert found["accuracy"] == models[scheme]["accuracy"]
+        assert found["accuracy"] == tiny_models[scheme]["accuracy"]
 
 
 def test_a_model_beside_its_split_is_evaluated_on_the_test_side(
-    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]], tmp_path: Path
+    tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    shutil.copy(models["ptq-int8"]["out"], tmp_path / "model.tflite")
+    shutil.copy(tiny_models["ptq-int8"]["out"], tmp_path / "model.tflite")
     everything = evaluate(tmp_path / "model.tflite", data=synthetic_fields, progress=QUIET)
     assert (everything["split"], everything["images"]) == ("all", 128)
     shutil.copy(tiny_run / "split.json", tmp_path)
@@ -125,7 +174,7 @@ def test_a_model_beside_its_split_is_evaluated_on_the_test_side(
 
 
 def test_another_split_than_the_models_own_is_refused(
-    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]], tmp_path: Path
+    tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     from edgeall.train.dataset import load_dataset
     from edgeall.train.scan import scan
@@ -134,7 +183,9 @@ def test_another_split_than_the_models_own_is_refused(
     other = make_split(scan(load_dataset(synthetic_fields)), seed=5)
     save_split(other, tmp_path / "split.json")
     with pytest.raises(DataError, match="not the split that"):
-        evaluate(Path(models["float32"]["out"]), data=synthetic_fields, split=tmp_path / "split.json", progress=QUIET)
+        evaluate(
+            Path(tiny_models["float32"]["out"]), data=synthetic_fields, split=tmp_path / "split.json", progress=QUIET
+        )
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     save_split(other, run / "split.json")
@@ -145,13 +196,13 @@ def test_another_split_than_the_models_own_is_refused(
 
 
 def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
-    tiny_run: Path, models: dict[str, dict[str, Any]], tmp_path: Path
+    tiny_run: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     from edgeall.train.synth import synthesize
 
     synthesize(tmp_path / "other", 24, seed=99, size=96)
     shutil.rmtree(tmp_path / "other" / "Pro")  # a laboratory may lack a class
-    shutil.copy(models["float32"]["out"], tmp_path / "model.tflite")
+    shutil.copy(tiny_models["float32"]["out"], tmp_path / "model.tflite")
     shutil.copy(tiny_run / "split.json", tmp_path)
     of_run = evaluate(tiny_run, data=tmp_path / "other", progress=QUIET)
     of_model = evaluate(tmp_path / "model.tflite", data=tmp_path / "other", progress=QUIET)
@@ -162,13 +213,13 @@ def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
 
 
 def test_run_labels_images_as_evaluate_counts_them(
-    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]]
+    tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]]
 ) -> None:
     entries = load_split(tiny_run / "split.json").side("test")
-    classifier = Classifier.open(models["qat-int8"]["out"])
+    classifier = Classifier.open(tiny_models["qat-int8"]["out"])
     predictions = list(classify(classifier, [synthetic_fields / entry.path for entry in entries]))
     right = sum(found.label == entry.label for found, entry in zip(predictions, entries, strict=True))
-    assert right / len(entries) == models["qat-int8"]["accuracy"]
+    assert right / len(entries) == tiny_models["qat-int8"]["accuracy"]
 
 
 def test_calibration_images_come_from_the_training_side_alone(
@@ -224,11 +275,11 @@ def test_quantize_refuses_data_that_has_changed(tiny_run: Path, synthetic_fields
 
 
 def test_evaluate_refuses_other_labels(
-    tiny_run: Path, synthetic_fields: Path, models: dict[str, dict[str, Any]], tmp_path: Path
+    tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copytree(synthetic_fields, tmp_path / "fields")
     (tmp_path / "fields" / "Pro").rename(tmp_path / "fields" / "Propro")
-    for target in (tiny_run, Path(models["float32"]["out"])):
+    for target in (tiny_run, Path(tiny_models["float32"]["out"])):
         with pytest.raises(DataError, match=r"32 gone \(Pro/.*32 new \(Propro/|Propro.*are not those of"):
             evaluate(target, data=tmp_path / "fields", progress=QUIET)
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def mediapipe_python() -> Path:
     try:
         return venvs.make_venv(venvs.CACHED / "mediapipe", ["mediapipe==1.2.2"])
     except AssertionError as error:
-        pytest.skip(f"MediaPipe can't be installed here: {str(error).strip().splitlines()[-1]}")
+        venvs.unavailable(f"MediaPipe can't be installed here: {str(error).strip().splitlines()[-1]}")
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +78,22 @@ def test_every_scheme(kind: str, pack_tiny: Callable[..., Path], mediapipe_pytho
         files.append(tmp_path / f"{seed}.png")
         grainy_image(seed, (SPEC.width, SPEC.height)).save(files[-1])
     for one, other in zip(*_both(model, mediapipe_python, files), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "dynamic", "ptq-int8", "qat-int8"])
+def test_what_quantize_makes(
+    scheme: str,
+    tiny_models: dict[str, dict[str, Any]],
+    synthetic_fields: Path,
+    mediapipe_python: Path,
+    tmp_path: Path,
+) -> None:
+    files = []
+    for index, image in enumerate(sorted(synthetic_fields.glob("*/*.png"))[::8]):
+        files.append(tmp_path / f"{index}.png")
+        open_rgb(image).resize((48, 48)).save(files[-1])  # the model's own size: MediaPipe resizes otherwise
+    for one, other in zip(*_both(Path(tiny_models[scheme]["out"]), mediapipe_python, files), strict=True):
         assert one == pytest.approx(other, abs=1e-5)
 
 

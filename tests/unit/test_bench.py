@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fixtures_models import LABELS, grainy_image, png
@@ -13,7 +14,7 @@ from fixtures_models import LABELS, grainy_image, png
 from edgeall.edge_runtime.bench import STAGES, bench
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device, peak_rss_bytes
-from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.pipeline import classify
 
 
@@ -54,14 +55,13 @@ def test_measures_what_the_design_lists(tiny_bundle: Path, labelled: tuple[Path,
     assert result["first_ms"] > 0
     assert result["load_ms"] > 0
     assert 10e6 < result["peak_rss_bytes"] < 4e9
-    # 20 % leaves room for the loop's own work and a noisy machine; queries can't take longer than the loop.
-    assert result["images_per_s"] * whole / 1000 < 1.2
+    assert result["queries"] / result["images_per_s"] >= 0.2, "the loop is shorter than asked"
 
 
 def test_lasts_as_long_as_asked(tiny_bundle: Path) -> None:
-    short, long = (bench(tiny_bundle, seconds=seconds, min_queries=1) for seconds in (0.05, 0.5))
-    assert long["queries"] / long["images_per_s"] >= 0.5
-    assert short["queries"] / short["images_per_s"] < 0.4
+    result = bench(tiny_bundle, seconds=0.5, min_queries=1)
+    assert result["queries"] / result["images_per_s"] >= 0.5
+    assert bench(tiny_bundle, seconds=0, min_queries=7)["queries"] == 7
 
 
 def test_without_images_the_golden_ones_are_timed(tiny_bundle: Path) -> None:
@@ -69,13 +69,62 @@ def test_without_images_the_golden_ones_are_timed(tiny_bundle: Path) -> None:
     assert result["images"] == 2
     assert result["queries"] >= 50
     assert result["accuracy"] is None
+    assert result["accuracy_images"] == 0
 
 
-def test_accuracy_is_unknown_where_a_folder_is_no_label(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
-    images, _ = labelled
-    (images / "Other").mkdir()
-    (images / "Other" / "x.png").write_bytes(png(grainy_image(1)))
-    assert bench(tiny_bundle, images, seconds=0.05)["accuracy"] is None
+def test_accuracy_is_over_the_images_in_a_label_s_folder(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
+    images, accuracy = labelled
+    for name in ("Other/x.png", "y.png"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(png(grainy_image(1)))
+    result = bench(tiny_bundle, images, seconds=0.05)
+    assert (result["images"], result["accuracy_images"], result["accuracy"]) == (12, 10, accuracy)
+    result = bench(tiny_bundle, images / "Other", seconds=0.05)
+    assert (result["images"], result["accuracy_images"], result["accuracy"]) == (1, 0, None)
+
+
+def test_the_label_is_the_first_folder_that_is_one(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is above --images: a data set may well lie in a folder called Early."""
+    (said,) = classify(Classifier.open(tiny_bundle), [write(tmp_path / "x.png")])
+    wrong = next(label for label in LABELS if label != said.label)
+    root = tmp_path / wrong / "images"
+    deep = write(root / "site 1" / said.label / wrong / "slide1" / "x.png")
+
+    def accuracy(images: Path) -> float | None:
+        return cast("float | None", bench(tiny_bundle, images, seconds=0, min_queries=1)["accuracy"])
+
+    assert accuracy(root) == 1
+    assert accuracy(root.parent) == 1, "a folder below counts before the one that is given"
+    assert accuracy(deep.parents[2]) == 0, "the first one is the wrong one there"
+    assert accuracy(deep.parent) is None
+    write(tmp_path / "all" / said.label / "y.png")
+    assert accuracy(tmp_path / "all" / said.label) == 1, "one class alone"
+    assert accuracy(tmp_path / "all" / said.label / "y.png") == 1
+    monkeypatch.chdir(tmp_path / "all" / said.label)
+    assert accuracy(Path(".")) == 1
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(grainy_image(1)))
+    return path
+
+
+def test_foreign_models_are_told_their_labels_and_normalization(
+    tiny_flatbuffers: dict[str, bytes], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    model, labels = tmp_path / "model.tflite", tmp_path / "labels.txt"
+    model.write_bytes(tiny_flatbuffers["float32"])
+    labels.write_text("\n".join(LABELS))
+    images = write(tmp_path / "images" / "x.png").parent
+    result = bench(model, images, seconds=0, min_queries=1, labels_file=labels, mean=127.5, std=127.5)
+    assert result["images"] == 1
+    with pytest.raises(UsageError, match="its own labels"):
+        bench(tiny_bundle, images, labels_file=labels)
+    with pytest.raises(UsageError, match="belong together"):
+        bench(model, images, labels_file=labels, mean=1.0)
 
 
 def test_unreadable_images_are_named_and_left_out(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeall.edge_runtime import interpreter
-from edgeall.edge_runtime.bundle import Bundle, open_bundle, read_labels
+from edgeall.edge_runtime.bundle import MAX_FILE_BYTES, MAX_MEMBER_BYTES, Bundle, open_bundle, read_labels
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 
-FILES = settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FILES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -54,6 +54,11 @@ def with_archive(flatbuffer: bytes, members: dict[str, bytes]) -> bytes:
 def members_of(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
+
+
+def golden_json(*names: str, probability: float = 0.25, unit: float | None = None) -> bytes:
+    entry = {"units": unit if unit is None else [unit] * 4, "probabilities": [probability] * 4, "pixels_sha256": ""}
+    return json.dumps({"images": [{"name": name, **entry} for name in names]}).encode()
 
 
 def test_a_packed_model_opens(tiny_bundle: Path) -> None:
@@ -183,6 +188,15 @@ def test_a_member_that_is_missing(tiny_bundle: Path, write: Callable[[bytes], Pa
         ("edgeall.json", b"[]", "not a JSON object"),
         ("golden/golden.json", b"{}", "golden.json is not what"),
         ("golden/golden.json", b'{"images": [{"name": "0.png"}]}', "golden.json is not what"),
+        ("golden/golden.json", b'{"images": []}', "golden.json must list 1 to 16 images"),
+        ("golden/golden.json", b'{"images": {"0.png": {}}}', "golden.json must list 1 to 16 images"),
+        ("golden/golden.json", golden_json(*["0.png"] * 17), "golden.json must list 1 to 16 images"),
+        ("golden/golden.json", golden_json("0.png", probability=10**400), "golden.json is not what"),
+        ("golden/golden.json", golden_json("0.png", probability=float("nan")), "golden.json is not what"),
+        ("golden/golden.json", golden_json("0.png", probability=float("-inf")), "golden.json is not what"),
+        ("golden/golden.json", golden_json("0.png", unit=10**400), "golden.json is not what"),
+        ("golden/golden.json", golden_json("0.png", unit=-129), "golden.json is not what"),
+        ("golden/golden.json", golden_json("0.png", unit=float("inf")), "golden.json is not what"),
         (
             "golden/golden.json",
             b'{"images": [{"name": "0.png", "units": null, "probabilities": [1], "pixels_sha256": ""}]}',
@@ -206,6 +220,77 @@ def test_an_archive_that_swells_is_refused(tiny_bundle: Path, write: Callable[[b
             archive.writestr(name, content if name != "MODEL_CARD.md" else bytes(50_000_000))
     with pytest.raises(BundleError, match="larger than"):
         open_bundle(write(file.getvalue()))
+
+
+def test_golden_images_are_bounded_together(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
+    """Sixteen names for one member that is just small enough by itself."""
+    members = members_of(tiny_bundle) | {"golden/golden.json": golden_json(*["0.png"] * 16)}
+    flatbuffer = open_bundle(tiny_bundle).flatbuffer
+    assert len(open_bundle(write(with_archive(flatbuffer, members))).golden) == 16
+    members["golden/0.png"] = bytes(MAX_MEMBER_BYTES // 16)
+    assert len(open_bundle(write(with_archive(flatbuffer, members))).golden) == 16
+    members["golden/0.png"] += b"x"
+    with pytest.raises(BundleError, match="png in its archive is larger than"):
+        open_bundle(write(with_archive(flatbuffer, members)))
+
+
+@pytest.mark.parametrize("length", [10**13, 10**30, 10**400, -1, 0])
+def test_a_length_that_the_file_has_not_is_not_read(
+    tiny_bundle: Path, write: Callable[[bytes], Path], length: int
+) -> None:
+    members = members_of(tiny_bundle)
+    members["edgeall.json"] = json.dumps(json.loads(members["edgeall.json"]) | {"flatbuffer_bytes": length}).encode()
+    with pytest.raises(BundleError, match="something between" if length > 0 else "does not match its digest"):
+        open_bundle(write(with_archive(open_bundle(tiny_bundle).flatbuffer, members)))
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("input.mean", {"input": {"mean": 10**400}}),
+        ("input.std", {"input": {"std": 10**400}}),
+        ("decision.review_below", {"decision": {"review_below": 10**400}}),
+    ],
+)
+def test_numbers_that_no_float_holds(
+    tiny_bundle: Path, write: Callable[[bytes], Path], field: str, change: dict[str, dict[str, int]]
+) -> None:
+    members = members_of(tiny_bundle)
+    values = json.loads(members["edgeall.json"])
+    for key, inner in change.items():
+        values[key] |= inner
+    members["edgeall.json"] = json.dumps(values).encode()
+    with pytest.raises(BundleError, match=f"`{field}` must be a number"):
+        open_bundle(write(with_archive(open_bundle(tiny_bundle).flatbuffer, members)))
+
+
+class CountingReader(io.BytesIO):
+    """A file that knows how much was read of it."""
+
+    most = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        self.most = max(self.most, len(content))
+        return content
+
+
+@pytest.mark.parametrize("begin", [b"\0\0\0\x18ftypmp42", b"PK\x03\x04", b"TFL3"])
+def test_a_large_file_that_is_no_model_is_not_read(monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
+    file = CountingReader(begin + bytes(10_000_000))
+    monkeypatch.setattr("builtins.open", lambda *_: file)
+    with pytest.raises(BundleError, match=r"not a TFLite model|a damaged zip archive"):
+        open_bundle("film.mp4")
+    assert file.most < 200_000  # zipfile looks for its directory in the last 64 KB
+
+
+def test_a_file_of_an_absurd_size_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.tflite"
+    with path.open("wb") as file:
+        file.write(b"\x1c\0\0\0TFL3")
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse
+    with pytest.raises(BundleError, match=r"more than the 512,000,000 that a model may have"):
+        open_bundle(path)
 
 
 @FILES

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures_models import LABELS, SPEC
 
 from edgeall.edge_runtime import golden
+from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.inspect import inspect_model
 from edgeall.edge_runtime.preprocess import InputSpec
 
@@ -31,6 +33,24 @@ def test_a_packed_integer_model(tiny_bundle: Path) -> None:
     assert tensor["scale"] == pytest.approx(1 / 127.5, rel=0.01)
     assert facts["tflite_metadata"] is True
     assert "not a diagnosis" in facts["model_card"]
+
+
+def test_the_file_is_opened_and_checked_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*_: object) -> None:
+        raise AssertionError("opened again")
+
+    monkeypatch.setattr("edgeall.edge_runtime.classifier.open_bundle", again)
+    assert inspect_model(tiny_bundle)["golden_ok"] is True
+
+
+def test_golden_outputs_that_are_no_numbers(
+    pack_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, rather than a NaN in the JSON."""
+    model = pack_tiny("float32", tmp_path / "model.tflite")
+    monkeypatch.setattr(golden.Classifier, "dequantize", lambda _, units: units * np.float32(np.nan))
+    with pytest.raises(BundleError, match=r"outputs for 0\.png are not finite"):
+        inspect_model(model)
 
 
 def test_a_packed_float_model(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:

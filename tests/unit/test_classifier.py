@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fixtures_models import LABELS, SPEC, grainy_image
 
 from edgeall.edge_runtime import classifier as classifier_module
 from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier, check_input_contract, default_threads
 from edgeall.edge_runtime.errors import BundleError, EdgeallError, UsageError
 from edgeall.edge_runtime.interpreter import TensorInfo
@@ -194,10 +196,26 @@ def test_wrong_use(tiny_bundle: Path, tmp_path: Path) -> None:
         Classifier.open(tiny_bundle, mean=1.0)
     with pytest.raises(UsageError, match="above 0"):
         Classifier.open(tiny_bundle, mean=1.0, std=0.0)
+    for mean, std in ((math.nan, 1.0), (-math.inf, 1.0), (0.0, math.nan), (0.0, math.inf)):
+        with pytest.raises(UsageError, match="must be a finite number"):
+            Classifier.open(tiny_bundle, mean=mean, std=std)
     with pytest.raises(UsageError, match="its own labels"):
         Classifier.open(tiny_bundle, mean=127.5, std=127.5)
     with pytest.raises(UsageError, match="its own labels"):
         Classifier.open(tiny_bundle, labels_file=tmp_path / "labels.txt")
+
+
+def test_an_open_bundle_gives_the_same(tiny_bundle: Path, foreign: Callable[[str], tuple[Path, Path]]) -> None:
+    model, labels = foreign("float32")
+    for classifier, again in (
+        (Classifier.open(tiny_bundle), Classifier.from_bundle(open_bundle(tiny_bundle))),
+        (
+            Classifier.open(model, labels_file=labels, mean=127.5, std=127.5),
+            Classifier.from_bundle(open_bundle(model), labels_file=labels, normalization=(127.5, 127.5)),
+        ),
+    ):
+        assert (again.labels, again.input, again.threads) == (classifier.labels, classifier.input, classifier.threads)
+        np.testing.assert_array_equal(again.predict(PIXELS), classifier.predict(PIXELS))
 
 
 def test_threads(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import errno
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
 import pytest
 
 from edgeall import __version__, cli
 from edgeall.edge_runtime.errors import DataError, GateError
 
 Run = Callable[..., tuple[int, str, str]]
+DATA = ("train", "--data", "x", "--out", "y")
+
+
+def leaves(group: click.Group, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield from leaves(command, (*at, name)) if isinstance(command, click.Group) else [((*at, name), command)]
+
+
+LEAVES = dict(leaves(cli.cli))
 
 
 @pytest.fixture
@@ -109,11 +119,39 @@ def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("edgeall.edge_runtime.bench.bench", recorder)
     config = tmp_path / "c.toml"
-    config.write_text('[bench]\nimages = "folder"\nseconds = 2\njson = true\n')
-    assert edgeall("bench", "m.tflite", "--config", config)[0] == 2  # the key is as_json's flag, --json
-    config.write_text('[bench]\nimages = "folder"\nseconds = 2\n')
-    assert edgeall("bench", "m.tflite", "--config", config)[0] == 1
-    assert called == {"model": Path("m.tflite"), "images": Path("folder"), "seconds": 2.0, "threads": 1}
+    config.write_text('[bench]\nimages = "folder"\nseconds = 2\nlabels = "names.txt"\nmean = 127.5\n')
+    assert edgeall("bench", "m.tflite", "--config", config, "--std", 2)[0] == 1
+    assert called == {
+        "model": Path("m.tflite"),
+        "images": Path("folder"),
+        "seconds": 2.0,
+        "threads": 1,
+        "labels_file": Path("names.txt"),
+        "mean": 127.5,
+        "std": 2.0,
+    }
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
+def test_every_flag_is_named_like_its_setting(command: tuple[str, ...]) -> None:
+    """Names of environment variables and config keys come from the parameter, help from the flag."""
+    for option in LEAVES[command].params:
+        if isinstance(option, click.Option) and option.expose_value:
+            assert f"--{str(option.name).replace('_', '-')}" in option.opts
+
+
+def test_json_may_be_asked_for_by_environment_and_file(
+    edgeall: Run, synthesize: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = ("data", "synth", "--out", "x", "--images", 4)
+    assert edgeall(*command)[1] == "images  4\n"
+    config = tmp_path / "c.toml"
+    config.write_text("[data.synth]\njson = true\n")
+    assert edgeall(*command, "--config", config)[1] == '{"images": 4}\n'
+    monkeypatch.setenv("EDGEALL_DATA_SYNTH_JSON", "1")
+    assert edgeall(*command)[1] == '{"images": 4}\n'
+    monkeypatch.setenv("EDGEALL_DATA_SYNTH_JSON", "0")
+    assert edgeall(*command, "--config", config)[1] == "images  4\n"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +178,7 @@ def test_missing_training_stack_names_the_extra(edgeall: Run, monkeypatch: pytes
         monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
         status, _, err = edgeall("data", "synth", "--out", "x", "--images", 4)
         assert status == 1
-        assert 'pip install "edgeall[train]"' in err
+        assert 'pip install ".[train]"' in err
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ModuleNotFoundError("no edgeall.x", name="edgeall.x")])
@@ -165,12 +203,16 @@ def test_traceback_only_with_debug(edgeall: Run, monkeypatch: pytest.MonkeyPatch
         ("trian",),
         ("train",),
         ("train", "--data", "x"),
-        ("train", "--data", "x", "--out", "y", "--epochs-head", "-1"),
-        ("train", "--data", "x", "--out", "y", "--test-frac", "1.0"),
+        (*DATA, "--epochs-head", "-1"),
+        (*DATA, "--test-frac", "1.0"),
+        (*DATA, "--seed", "1099511627776"),
+        (*DATA, "--seed", "-1"),
+        ("data", "synth", "--out", "x", "--images", "4", "--seed", "4294967296"),
         ("quantize", "run", "--out", "m.tflite"),
         ("quantize", "run", "--out", "m.tflite", "--scheme", "int4"),
         ("run", "m.tflite"),
         ("run", "m.tflite", "x.png", "--threads", "0"),
+        ("run", "m.tflite", "x.png", "--json", "--csv"),
         ("bench", "m.tflite", "--seconds", "0"),
         ("data", "synth", "--images", "4"),
         ("data", "fetch", "imagenet"),
@@ -180,6 +222,13 @@ def test_wrong_usage_is_one_error_line_and_a_hint(edgeall: Run, arguments: tuple
     status, out, err = edgeall(*arguments)
     assert (status, out) == (2, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "  hint"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("data",)])
+def test_a_group_without_a_command_shows_its_help_and_fails(edgeall: Run, arguments: tuple[str, ...]) -> None:
+    status, out, err = edgeall(*arguments)
+    assert (status, out) == (2, "")
+    assert err == edgeall(*arguments, "--help")[1]
 
 
 @pytest.mark.parametrize("command", sorted(cli.cli.commands))
@@ -193,7 +242,7 @@ def test_train_has_the_settings_and_defaults_of_the_training_room() -> None:
     from edgeall.train.run import TrainSettings
 
     settings = cli.train.make_context("train", ["--data", "x", "--out", "y"], obj={}).params
-    assert settings.pop("as_json") is False
+    assert settings.pop("json") is False
     assert set(settings) == set(inspect.signature(TrainSettings).parameters)
     assert TrainSettings(**settings) == TrainSettings(data=Path("x"), out=Path("y"))
 
@@ -203,7 +252,7 @@ def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
 
     arguments = ["RUN", "--scheme", "qat-int8", "--out", "y"]
     settings = cli.quantize.make_context("quantize", arguments, obj={}).params
-    assert settings.pop("as_json") is False
+    assert settings.pop("json") is False
     parameters = inspect.signature(quantize).parameters
     assert set(settings) == set(parameters) - {"progress"}
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
@@ -219,6 +268,28 @@ def test_choices_are_those_of_the_rooms_behind() -> None:
     assert set(SCHEMES) == set(cli.SCHEMES)
     (augment,) = (p for p in cli.train.params if p.name == "augment")
     assert set(augment.type.choices) == set(AUGMENTS)
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_what_drawn_images_gave_says_so(
+    edgeall: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn: bool
+) -> None:
+    monkeypatch.setattr("edgeall.train.run.train", lambda *_: {"data": {"synthetic": drawn}})
+    monkeypatch.setattr("edgeall.optimize.quantize.quantize", lambda *_, **__: {"synthetic": drawn})
+    monkeypatch.setattr("edgeall.train.evaluate.evaluate", lambda *_, **__: {})
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "data": {"synthetic": drawn}}))
+    (tmp_path / "data" / "Pro").mkdir(parents=True)
+    (tmp_path / "data" / "Pro" / "1.jpg").touch()
+    if drawn:
+        (tmp_path / "data" / ".synthetic.json").touch()
+    for command in (
+        DATA,
+        ("quantize", tmp_path, "--scheme", "float32", "--out", "x"),
+        ("evaluate", tmp_path),
+        ("evaluate", "model.tflite", "--data", tmp_path / "data"),
+    ):
+        status, _, err = edgeall(*command, "--json")
+        assert (status, "SYNTHETIC images" in err) == (0, drawn), command
 
 
 def test_version_is_the_package_s(edgeall: Run) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,23 @@ def test_run_csv_says_the_same(tiny_bundle: Path, images: Path, capfd: pytest.Ca
         assert {label: float(row[f"p_{label}"]) for label in LABELS} == line["probabilities"]
         assert (row["review"], row["error"]) == ("no", "")
     assert (rows[3]["label"], rows[3]["error"]) == ("", expected[3]["error"])
+
+
+def test_run_takes_its_form_from_the_nearest_source(
+    tiny_bundle: Path,
+    images: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ("run", tiny_bundle, images / "1, of three.png")
+    config = tmp_path / "c.toml"
+    config.write_text("[run]\ncsv = true\n")
+    assert edgeall(capfd, *command, "--config", config)[1].startswith("image,label,")
+    monkeypatch.setenv("EDGEALL_RUN_JSON", "1")
+    assert edgeall(capfd, *command)[1].startswith('{"image"')
+    assert edgeall(capfd, *command, "--config", config)[1].startswith('{"image"')
+    assert edgeall(capfd, *command, "--csv")[1].startswith("image,label,")
 
 
 def test_run_table_for_people(tiny_bundle: Path, images: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +210,25 @@ def test_data_synth_then_ls(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     status, out, _ = edgeall(capfd, "data", "ls", folder)
     assert status == 0
     assert "Pre/notes.png: " in out
+
+
+def test_synthetic_images_are_called_so_wherever_they_were_copied(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edgeall(capfd, "data", "synth", "--out", tmp_path / "drawn", "--images", 16, "--size", 64)
+    for label in LABELS[:2]:
+        (tmp_path / "taken" / label).mkdir(parents=True)
+        (image, *_) = (tmp_path / "drawn" / label).glob("*.png")
+        shutil.copy(image, tmp_path / "taken" / label)
+    for folder in ("drawn", "drawn/manifest.csv", "taken"):
+        status, out, err = edgeall(capfd, "data", "ls", tmp_path / folder, "--json")
+        assert (status, json.loads(out)["synthetic"]) == (0, True)
+        assert "SYNTHETIC images" in err
+    for file in (tmp_path / "taken").rglob("*.png"):
+        grainy_image(len(str(file))).save(file)
+    status, out, err = edgeall(capfd, "data", "ls", tmp_path / "taken", "--json")
+    assert (status, json.loads(out)["synthetic"]) == (0, False)
+    assert "SYNTHETIC" not in err
 
 
 def test_data_ls_without_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -108,6 +108,21 @@ def test_nothing_to_use_is_an_error_with_a_way_out(tmp_path: Path) -> None:
         assert bad in caught.value.message
 
 
+@pytest.mark.parametrize("name", [" Pro", "Pro ", "P\nro", "P\tro", "Pro\x1b[2J", "P\u2028ro", os.fsdecode(b"Pr\xf6")])
+def test_a_folder_whose_name_cannot_be_a_label(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "Benign/1.png", f"{name}/1.png")
+    with pytest.raises(DataError, match="control character") as caught:
+        load_dataset(tmp_path)
+    assert caught.value.hint == "rename the folder"
+    assert repr(name) in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["Pro B", "白血病", "a,b", "ill: yes", "ক\u200dষ"])
+def test_a_folder_whose_name_is_an_uncommon_label(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "Benign/1.png", f"{name}/1.png")
+    assert name in load_dataset(tmp_path).labels
+
+
 def test_positive_labels() -> None:
     assert positive_labels(("Benign", "Early", "Pre", "Pro")) == ("Early", "Pre", "Pro")
     assert positive_labels(("all", "hem")) == ("all",)
@@ -168,6 +183,8 @@ def test_the_preliminary_test_set_takes_labels_and_subjects_from_its_csv(
     put(tmp_path, *CELLS, f"{folder}/1.bmp", f"{folder}/2.bmp", table, "other.csv")
     (tmp_path / table).write_text(TABLE)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "another.csv").write_text("x" * 200_000)  # more than Python's csv takes for a field
+    (tmp_path / "a folder.csv").mkdir()
     dataset = load_dataset(tmp_path)
     assert (f"{folder}/1.bmp", "all", "57") in paths(tmp_path)
     assert (f"{folder}/2.bmp", "hem", "H40") in paths(tmp_path)
@@ -256,6 +273,12 @@ def test_a_manifest_names_what_is_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_a_manifest_s_label_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"class 'a\\nb' has") as caught:
+        load_dataset(manifest(tmp_path, 'path,label\nimg/1.png,"a\nb"\nimg/2.png,c\n'))
+    assert caught.value.hint == "change the label"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -274,6 +297,9 @@ def test_a_manifest_names_what_is_not_there(tmp_path: Path) -> None:
         ("path,label\nC:/x.png,a\n", "line 2: .* lies outside"),
         ("path,label\nimg/8.png,a\nimg/9.png,a\n", "none of its 2 lines names an image"),
         ('path,label\n"img/1.png,a\n', "can't be read as CSV"),
+        (f"path,label\nimg/1.png,{'a' * 200_000}\n", "can't be read as CSV .field larger than"),
+        (f"{'a' * 200_000}\nimg/1.png,a\n", "can't be read as CSV .field larger than"),
+        (f"path,label\n{'a' * 5000}.png,a\n", "line 2: no usable path .File name too long"),
     ],
 )
 def test_a_bad_manifest_says_where(tmp_path: Path, text: str, message: str) -> None:

@@ -127,6 +127,17 @@ def test_a_download_that_is_not_as_published(kaggle: Kaggle, tmp_path: Path) -> 
         fetch("all4", tmp_path / "out")
 
 
+@pytest.mark.parametrize("names", [["thesis.txt"], ["cats/1.png", "dogs/1.png"], ["Original/Pro/1.jpg"]])
+def test_somebody_s_own_folder_is_left_alone(kaggle: Kaggle, tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).touch()
+    with pytest.raises(DataError, match="mine: not empty, and ") as caught:
+        fetch("all4", tmp_path / "mine", TINY)
+    assert caught.value.hint == "choose another --out"
+    assert kaggle.asked == []
+
+
 def test_a_download_that_is_no_archive(kaggle: Kaggle, tmp_path: Path) -> None:
     kaggle.archive = b"<html>busy</html>"
     with pytest.raises(DataError, match="the download failed"):

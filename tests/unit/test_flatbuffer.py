@@ -59,7 +59,7 @@ def test_not_a_model_at_all(data: bytes) -> None:
     assert packed_length(data) is None
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_truncated_models_are_refused(tiny_flatbuffers: dict[str, bytes], data: st.DataObject) -> None:
     """Whatever is cut off, something that the model points to is gone, but for padding at the very end."""
@@ -69,7 +69,7 @@ def test_truncated_models_are_refused(tiny_flatbuffers: dict[str, bytes], data: 
         read_graph(whole[:length], "m")
 
 
-@settings(max_examples=500, deadline=2000)
+@settings(max_examples=500, deadline=None)
 @given(data=st.data())
 def test_damaged_models_never_crash_the_reader(tiny_flatbuffers: dict[str, bytes], data: st.DataObject) -> None:
     damaged = bytearray(tiny_flatbuffers["uint8"])
@@ -82,7 +82,7 @@ def test_damaged_models_never_crash_the_reader(tiny_flatbuffers: dict[str, bytes
         assert error.message == "m: the flatbuffer is truncated or damaged"
 
 
-@settings(deadline=2000)
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 64))
 def test_random_bytes_never_crash_the_reader(body: bytes, root: int) -> None:
     for identifier, read in ((b"TFL3", read_graph), (b"M001", read_metadata)):

@@ -59,7 +59,12 @@ def test_a_missing_input_field_is_named(key: str) -> None:
         ({"unit": "slide"}, "field or cell"),
         ({"decision": {"review_below": 1.5}}, "review_below"),
         ({"decision": {"review_below": "high"}}, "review_below"),
-        ({"input": {**json.loads(PACKED.to_json())["input"], "std": float("nan")}}, "input.std"),
+        ({"decision": {"review_below": 10**400}}, "review_below"),
+        ({"input": {**json.loads(PACKED.to_json())["input"], "mean": 10**400}}, "input.mean"),
+        ({"input": {**json.loads(PACKED.to_json())["input"], "mean": 1e39}}, "makes no sense"),
+        ({"input": {**json.loads(PACKED.to_json())["input"], "std": 1e-39}}, "makes no sense"),
+        ({"input": {**json.loads(PACKED.to_json())["input"], "std": float("nan")}}, "not JSON"),
+        ({"metrics": {"accuracy": float("inf")}}, "not JSON"),
         ({"input": {**json.loads(PACKED.to_json())["input"], "std": 0}}, "makes no sense"),
         ({"input": {**json.loads(PACKED.to_json())["input"], "resize": "bicubic"}}, "bicubic"),
     ],
@@ -73,6 +78,13 @@ def test_nonsense_is_refused_in_its_own_words(change: dict[str, Any], message: s
 def test_numbers_that_json_has_no_word_for_are_not_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
         manifest(metrics={"accuracy": float("nan")}).to_json()
+
+
+def test_a_number_beyond_floats_is_refused_wherever_it_is() -> None:
+    text = PACKED.to_json().replace('"accuracy": 0.75', '"accuracy": 1e999')
+    assert "1e999" in text
+    with pytest.raises(BundleError, match="not JSON"):
+        parse_manifest(text, "m")
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200)))

@@ -6,7 +6,9 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from fixtures_models import LABELS, grainy_image, png
 
 from edgeall.edge_runtime.classifier import Classifier
@@ -66,6 +68,36 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tiny_bundle: Path, folder:
     assert list(bad) == ["image", "error"]
     assert "the file is empty" in bad["error"]
     assert "truncated" in str(predictions[2].error)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("float32", np.nan), ("logits", np.nan), ("logits", np.inf)])
+def test_outputs_that_are_no_numbers_are_no_label(
+    tiny_flatbuffers: dict[str, bytes], folder: Path, tmp_path: Path, kind: str, value: float
+) -> None:
+    """A foreign model, which has no digest, with one weight spoilt."""
+    model, labels = tmp_path / "model.tflite", tmp_path / "labels.txt"
+    model.write_bytes(spoilt(tiny_flatbuffers[kind], value))
+    labels.write_text("\n".join(LABELS))
+    predictions = list(classify(Classifier.open(model, labels_file=labels, mean=127.5, std=127.5), [folder]))
+    assert len(predictions) == 3
+    for prediction in predictions:
+        assert prediction.error is not None
+        assert "not finite" in prediction.error
+        assert "NaN" not in json.dumps(prediction.as_json())
+
+
+def spoilt(flatbuffer: bytes, value: float) -> bytes:
+    """``flatbuffer`` with ``value`` as the first bias of its last layer."""
+    interpreter = Interpreter(model_content=flatbuffer)
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_tensor_details():
+        if tuple(detail["shape"]) == (len(LABELS),) and detail["dtype"] == np.float32:
+            bias = interpreter.get_tensor(detail["index"])
+            assert flatbuffer.count(bias.tobytes()) == 1
+            changed = bias.copy()
+            changed[0] = value
+            return flatbuffer.replace(bias.tobytes(), changed.tobytes())
+    raise AssertionError("the model has no bias")
 
 
 def test_review_zone(pack_tiny: Callable[..., Path], folder: Path, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,11 @@ from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError
 from edgeall.train import plots
+from edgeall.train.dataset import load_dataset
 from edgeall.train.metrics import compute_metrics
 from edgeall.train.report import ERRORS_SHOWN, write_report
+from edgeall.train.scan import scan
+from edgeall.train.split import Split, SplitEntry, load_split, make_split, save_split
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 ILL = ("Early", "Pre", "Pro")
@@ -66,6 +71,7 @@ def make_run(
     labels: Sequence[str] = LABELS,
     positive: Sequence[str] = ILL,
     level: str = "image",
+    subjects: Mapping[str, str] | None = None,
     stages: Sequence[str] = ("head", "head", "finetune", "finetune", "finetune"),
     **data: Any,
 ) -> tuple[Path, dict[str, Any]]:
@@ -84,6 +90,10 @@ def make_run(
             writer.writerow(
                 [stage, i + 1, 1 / (i + 1), 1 - 0.5 / (i + 1), 1.1 / (i + 1), 1 - 0.6 / (i + 1), 1e-3, 60, 9]
             )
+    entries = tuple(
+        SplitEntry(path, labels[true], (subjects or {}).get(path), "ab" * 32, side) for path, side, true, *_ in rows
+    )
+    save_split(Split(level, 0, tuple(labels), "ab" * 32, entries), run_dir / "split.json")
     metrics = {
         side: compute_metrics(
             labels,
@@ -278,8 +288,42 @@ def test_other_split_levels_are_not(tmp_path: Path, level: str) -> None:
     rows = [*right("train"), *right("validation"), *right("test"), ("a", "test", 0, 1, 0.9)]
     text = report(tmp_path, rows, level=level).text
     assert f"{level}-level split." in text
-    assert "image-level split" not in text
-    assert ("optimistic" in text) == (level == "block")
+    assert "optimistic" not in text
+
+
+KNOWN, UNSEEN = "Which patient an image shows is not known", "the test images come from unseen subjects"
+
+
+@pytest.mark.parametrize(
+    ("level", "subjects", "said", "unsaid"),
+    [
+        ("image", {}, [f"{KNOWN}, so", "expect less"], [UNSEEN, "asked for by image"]),
+        ("block", {}, ["file numbers", f"{KNOWN}, so", "expect less"], [UNSEEN, "asked for by image"]),
+        (
+            "image",
+            {"train": "p", "validation": "q", "test": "p"},
+            ["1 subject of the test side is in"],
+            [KNOWN, UNSEEN],
+        ),
+        (
+            "image",
+            {"train": "p", "validation": "q", "test": "q"},
+            ["1 subject of the test side is in"],
+            [KNOWN, UNSEEN],
+        ),
+        ("image", {"test": "p"}, [f"{KNOWN} for 16 of 24, so", "expect less"], [UNSEEN, "asked for by image"]),
+        ("block", {"train": "p", "validation": "q", "test": "r"}, ["file numbers", UNSEEN], [KNOWN, "expect less"]),
+        ("subject", {"train": "p", "validation": "q", "test": "r"}, [UNSEEN], [KNOWN, "expect less", "file numbers"]),
+    ],
+)
+def test_what_the_split_means_follows_from_the_known_subjects(
+    tmp_path: Path, level: str, subjects: dict[str, str], said: list[str], unsaid: list[str]
+) -> None:
+    rows = [*right("train"), *right("validation"), *right("test")]
+    of = {path: subjects[side] for path, side, *_ in rows if side in subjects}
+    text = report(tmp_path, rows, level=level, subjects=of).text
+    assert [part for part in said if part not in text] == []
+    assert [part for part in unsaid if part in text] == []
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -355,7 +399,38 @@ def test_same_run_same_report(tmp_path: Path) -> None:
     assert write_report(run_dir, run).read_bytes() == first
 
 
-@pytest.mark.parametrize("name", ["history.csv", "predictions.csv"])
+def test_a_file_name_that_is_no_text_goes_all_the_way(tmp_path: Path) -> None:
+    from edgeall.train.runs import write_json, write_predictions
+
+    strange = os.fsdecode(b"lymph\xe9.png")
+    for number in range(12):
+        path = tmp_path / "smears" / "ab"[number % 2] / (strange if number == 0 else f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    rows = [(f"{side}.png", side, true, 1 - true, 0.9) for side in SIDES for true in (0, 1)]
+    run_dir, run = make_run(tmp_path, rows, labels=("a", "b"), positive=())
+    split = make_split(scan(load_dataset(tmp_path / "smears")), test_frac=0.5)
+    save_split(split, run_dir / "split.json")
+    assert load_split(run_dir / "split.json") == split
+    wrong = {  # everything, so that the strange one is among the errors shown, whichever side it is on
+        side: np.array([[0.1, 0.9] if e.label == "a" else [0.9, 0.1] for e in split.side(side)], np.float32)
+        for side in SIDES
+    }
+    write_predictions(run_dir / "predictions.csv", split, {}, wrong)
+    written = (run_dir / "predictions.csv").read_bytes()
+    assert b"a/lymph\xe9.png," in written
+    (run_dir / "predictions.csv").write_bytes(
+        written.replace(b",train,", b",test,").replace(b",validation,", b",test,")
+    )
+    page = Page(write_report(run_dir, run).read_text(encoding="utf-8"))
+    assert "lymph?.png" in page.text
+    assert any((attributes["alt"] or "").startswith("a/lymph?.png") for attributes in page.images())
+    write_json(run_dir / "run.json", run | {"problems": [strange]})
+    assert json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["problems"] == [strange]
+
+
+@pytest.mark.parametrize("name", ["history.csv", "predictions.csv", "split.json"])
 def test_incomplete_run(tmp_path: Path, name: str) -> None:
     run_dir, run = make_run(tmp_path, [*right("train"), *right("validation"), *right("test")])
     (run_dir / name).unlink()

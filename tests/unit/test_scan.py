@@ -58,6 +58,16 @@ def test_pixels_count_and_not_the_file_around_them(root: Path) -> None:
     assert facts["A/0.png"].pixels_sha256 != facts["A/turned.png"].pixels_sha256
 
 
+@pytest.mark.parametrize("size", [(1, 1), (400, 900), (349_600, 2), (3, 200_001)])
+def test_hashing_in_pieces_is_hashing(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Whatever number of bands and chunks it takes."""
+    path = picture(tmp_path / "A" / "large.bmp", 1, size)
+    (facts,) = look(tmp_path).facts
+    pixels = f"{size[0]}x{size[1]}:".encode() + open_rgb(path).tobytes()
+    assert facts.pixels_sha256 == hashlib.sha256(pixels).hexdigest()
+    assert facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_bad_images_are_named_with_a_reason_and_left_out(root: Path) -> None:
     (root / "A" / "empty.png").touch()
     whole = (root / "A" / "0.png").read_bytes()

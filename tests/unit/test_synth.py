@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
@@ -19,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.train.dataset import load_dataset
-from edgeall.train.synth import COMMENT, synthesize
+from edgeall.train.synth import COMMENT, is_synthetic, synthesize
 
 IMAGES = 400
 
@@ -130,11 +132,46 @@ def test_same_seed_same_bytes_whether_watched_or_not(tmp_path: Path, layout: str
 
 def test_everything_says_synthetic(fields: Path, cells: Path) -> None:
     for out in (fields, cells):
-        assert "SYNTHETIC" in (out / "README.txt").read_text(encoding="utf-8")
-        assert json.loads((out / ".synthetic.json").read_text(encoding="utf-8"))["synthetic"] is True
-    for path in [*fields.rglob("*.png"), *cells.rglob("*.png")]:
+        for folder in [out, *(path for path in out.iterdir() if path.is_dir() and out is cells)]:
+            if folder.name != ".truth":
+                assert "SYNTHETIC" in (folder / "README.txt").read_text(encoding="utf-8")
+        for sample in load_dataset(out).samples:
+            marker = (out / sample.path).with_name(".synthetic.json")
+            assert json.loads(marker.read_text(encoding="utf-8"))["synthetic"] is True
+    assert Counter(path.suffix for path in cells.rglob("UID_*")) == {".bmp": 120, ".png": 120}  # images, masks
+    pngs = [*fields.rglob("*.png"), *cells.rglob("*.png")]
+    assert len(pngs) == 2 * IMAGES + 120
+    for path in pngs:
         with Image.open(path) as image:
             assert image.info["Comment"] == COMMENT
+
+
+def test_a_part_that_was_copied_away_is_still_synthetic(fields: Path, cells: Path, tmp_path: Path) -> None:
+    for whole in (fields, cells, fields / "manifest.csv", cells / "fold_1"):
+        assert is_synthetic(load_dataset(whole))
+    shutil.copytree(cells / "fold_1", tmp_path / "cells" / "fold_1")
+    assert is_synthetic(load_dataset(tmp_path / "cells"))
+    renamed = tmp_path / "fields" / "Pro" / "1.PNG"
+    renamed.parent.mkdir(parents=True)
+    shutil.copy(fields / "Pro" / "synthetic-Pro-001.png", renamed)
+    assert is_synthetic(load_dataset(tmp_path / "fields"))
+    with Image.open(renamed) as image:
+        image.load()
+    image.save(renamed, pnginfo=PngInfo())  # without the comment
+    assert not is_synthetic(load_dataset(tmp_path / "fields"))
+
+
+def test_drawn_images_beside_those_of_a_manifest_do_not_count(fields: Path, tmp_path: Path) -> None:
+    shutil.copytree(fields / "Pro", tmp_path / "demo" / "Pro")
+    (tmp_path / "mine.png").touch()
+    (tmp_path / "list.csv").write_text("path,label\nmine.png,Pro\n")
+    assert not is_synthetic(load_dataset(tmp_path / "list.csv"))
+    (tmp_path / "list.csv").write_text("path,label\nmine.png,Pro\ndemo/Pro/synthetic-Pro-002.png,Pro\n")
+    assert is_synthetic(load_dataset(tmp_path / "list.csv"))
+
+
+def test_the_real_images_are_not_synthetic(test_data: Path) -> None:
+    assert not any(is_synthetic(load_dataset(test_data / name)) for name in ("all4", "cnmc"))
 
 
 @pytest.mark.parametrize(

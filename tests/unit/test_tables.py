@@ -110,6 +110,83 @@ def test_long_lists_of_problems_are_cut_in_the_table_alone() -> None:
     assert "and 3 more" in text
 
 
+def test_bench_says_what_its_accuracy_is_worth() -> None:
+    result = {
+        "device": {"cpu": "a", "os": "b", "runtime": "c"},
+        "threads": 1,
+        "load_ms": 1.0,
+        "first_ms": 1.0,
+        "images_per_s": 1.0,
+        "peak_rss_bytes": 1e6,
+        "stages": {},
+        "accuracy": 0.5,
+        "accuracy_images": 1234,
+    }
+    lines = dict(line.split("  ", 1) for line in tables.bench_text(result).splitlines() if "  " in line)
+    assert lines["accuracy"].strip() == "50.00 % on the 1,234 given images (may include training images)"
+    assert "unknown (no labelled images)" in tables.bench_text(result | {"accuracy": None, "accuracy_images": 0})
+
+
+EVIL = "a\x1b[31m\n\udcffz"
+
+
+def test_control_characters_from_files_never_reach_the_terminal() -> None:
+    labels = (EVIL, "B")
+    found = compute_metrics(labels, [0, 1], np.array([[0.9, 0.1], [0.2, 0.8]]), labels[:1], split="t", split_level="i")
+    tensor = {"name": EVIL, "type": EVIL, "shape": [1], "scale": None, "zero_point": None}
+    model = {
+        "path": EVIL,
+        "file_bytes": 1,
+        "flatbuffer_bytes": 1,
+        "weights_bytes": 1,
+        "packed": True,
+        "golden": [],
+        "manifest": {
+            "name": EVIL,
+            "created": EVIL,
+            "intended_use": EVIL,
+            "positive_labels": [EVIL],
+            "input": {"fit": EVIL},
+            **{key: {EVIL: [EVIL]} for key in ("quantization", "training", "metrics", "calibration", "decision")},
+        },
+        "labels": [EVIL, "b"],
+        "normalization": [1.0, 1.0],
+        "input": [tensor],
+        "output": [tensor],
+        "tflite_metadata": True,
+        "tensor_types": {EVIL: 1},
+        "operators": {EVIL: 1},
+        "runtime": "r",
+    }
+    data = {
+        "root": EVIL,
+        "layout": "folders",
+        "unit": "field",
+        "images": 1,
+        "subjects": None,
+        "sizes": {"1x1": 1},
+        "labels": {EVIL: {"images": 1, "subjects": None}},
+        "positive_labels": [EVIL],
+        "exact_duplicates": 0,
+        "near_duplicates": 0,
+        "conflicts": [[EVIL, EVIL]],
+        "problems": [{"path": EVIL, "reason": EVIL}],
+    }
+    texts = [
+        tables.metrics_text(found),
+        tables.inspect_text(model),
+        tables.data_text(data),
+        *tables.prediction_lines([Prediction(EVIL, EVIL, 0.5), Prediction(EVIL, error=EVIL)], labels, "table"),
+        tables.table([EVIL], [[EVIL]]),
+        tables.record({EVIL: EVIL}),
+    ]
+    for text in texts:
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert "a\\x1b[31m\\n\\udcffz" in text
+    assert len(tables.table([EVIL], [[EVIL]]).splitlines()) == 3
+    assert len({len(line) for line in tables.table([EVIL, "n"], [[EVIL, 1], ["b", 2]]).splitlines()}) == 1
+
+
 def test_control_characters_of_a_file_name_never_reach_the_terminal() -> None:
     predictions = [Prediction("a\x1b[31m\n.png", "Pro", 0.5), Prediction("b", error="b\r: damaged")]
     lines = list(tables.prediction_lines(predictions, ("Pro",), "table"))
