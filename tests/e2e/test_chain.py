@@ -380,12 +380,19 @@ def test_a_head_alone_is_trained_on_features_computed_once(
 
     cache = tmp_path / "cache"
     settings = replace(
-        tiny_settings, out=tmp_path / "one", weights=str(pretrained), epochs_head=5, epochs_finetune=0, cache_dir=cache
+        tiny_settings,
+        out=tmp_path / "one",
+        weights=str(pretrained),
+        epochs_head=12,
+        lr_head=0.03,
+        patience=12,
+        epochs_finetune=0,
+        cache_dir=cache,
     )
     train(settings, QUIET)
     with open(tmp_path / "one" / "history.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["stage"] for row in rows] == ["head"] * 5
+    assert [row["stage"] for row in rows] == ["head"] * 12
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     file = build_basic_cnn(BuildArgs(48, 48, None, str(pretrained))).get_weights()
     for one, other in zip(_backbone_weights(tmp_path / "one"), file, strict=True):

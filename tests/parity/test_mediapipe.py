@@ -93,8 +93,10 @@ def test_what_quantize_makes(
     for index, image in enumerate(sorted(synthetic_fields.glob("*/*.png"))[::8]):
         files.append(tmp_path / f"{index}.png")
         open_rgb(image).resize((48, 48)).save(files[-1])  # the model's own size: MediaPipe resizes otherwise
+    # Dynamic-range kernels quantize activations as they go, each version of the runtime a little differently.
+    tolerance = 0.02 if scheme == "dynamic" else 1e-5
     for one, other in zip(*_both(Path(tiny_models[scheme]["out"]), mediapipe_python, files), strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
+        assert one == pytest.approx(other, abs=tolerance)
 
 
 def _both(model: Path, python: Path, files: list[Path]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
