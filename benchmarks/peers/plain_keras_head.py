@@ -18,7 +18,7 @@ import tf_keras as keras
 
 data, weights, alpha, epochs = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 images = keras.utils.image_dataset_from_directory(
-    data, image_size=(224, 224), batch_size=32, validation_split=0.3, subset="training", seed=0, verbose=0
+    data, image_size=(224, 224), batch_size=32, validation_split=0.3, subset="training", seed=0
 )
 names = images.class_names
 images = images.map(lambda x, y: (x / 127.5 - 1.0, y), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
