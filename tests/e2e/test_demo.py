@@ -11,14 +11,11 @@ from edgeall.train.progress import Progress
 
 
 def test_the_demo_goes_through(tmp_path: Path) -> None:
-    """Every step, with too few images and epochs to learn anything; a second call finds the run finished."""
+    """Every step, with too few images and epochs to learn anything."""
     result = demo(tmp_path, Progress(quiet=True), images=128, epochs=1)
     assert [row["scheme"] for row in result["rows"]] == list(SCHEMES)
     assert result["split_level"] == "subject"
     assert all(Path(result[key]).exists() for key in ("report", "model"))
-    trained = (tmp_path / "run" / "run.json").stat().st_mtime_ns
-    demo(tmp_path, Progress(quiet=True), images=128, epochs=1)
-    assert (tmp_path / "run" / "run.json").stat().st_mtime_ns == trained
 
 
 @pytest.mark.slow
