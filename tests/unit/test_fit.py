@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def test_a_stage_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 
         def note(self, text: str) -> None:
             if text.startswith("finetune 2/"):
-                signal.raise_signal(signal.SIGINT)
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         _fit(_model(0.9), images, stage, tmp_path / "cut.npz", Stop(quiet=True))
