@@ -112,7 +112,8 @@ def report(arguments: argparse.Namespace, run: dict[str, Any], schemes: dict[str
     lines = [
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, split by {arguments.split_by}",
         "",
-        f"`{command}`, {datetime.now(timezone.utc):%Y-%m-%d}. "
+        f"`{command}{' --keep-run' if arguments.keep_run else ''}`, trained by source revision "
+        f"{run['source_revision']}, {datetime.now(timezone.utc):%Y-%m-%d}. "
         f"{data['images']} images: {split['train']} train, {split['validation']} validation, "
         f"{split['test']} test; {data['exact_duplicates']} exact and {data['near_duplicates']} near "
         f"duplicates kept on one side. Fine-tuning ran at {run['timing']['finetune_images_per_s']:.0f} images/s.",
