@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeall.models.keras_compat import keras, tf
 from edgeall.train.cache import replacing
@@ -18,7 +19,7 @@ from edgeall.train.progress import Progress
 
 Row = dict[str, Any]
 """One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s (of training), seconds
-(validation included)."""
+(validation included); and, once the stage has ended, kept: 1 for the epoch whose weights it left."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Stage:
         epochs: at most this many.
         learning_rate: the peak, reached after the warm-up; cosine down to zero from there
             (Loshchilov and Hutter 2017).
-        patience: stop after this many epochs without a better validation loss.
+        patience: stop after this many epochs in a row that are worse than the best by more than its standard error.
         images: training images seen per epoch.
         batch_size: images a step.
         warmup_frac: share of all steps spent rising to the peak.
@@ -93,7 +94,12 @@ def fit(
     strategy: Any = None,
     tensorboard: Path | None = None,
 ) -> list[Row]:
-    """Train ``model`` in place and leave it with the weights of its best epoch.
+    """Train ``model`` in place and leave it with the weights of its last epoch that is as good as its best.
+
+    As good: its validation loss is within one standard error of the lowest, image by image. A few hundred
+    validation images can't tell a loss of 0.002 from one of 0.005, and the lowest of many such figures is mostly
+    luck; the last one has had the learning rate brought down to zero. Source: the one-standard-error rule, Breiman
+    et al. 1984; Hastie et al., "The Elements of Statistical Learning", 7.10.
 
     What is validated and kept is a running average of the weights, BatchNormalization statistics included, over
     about one epoch: it generalizes better than the last step's and makes the choice of the best epoch less of a
@@ -126,7 +132,7 @@ def fit(
     if checkpoint.exists():
         state = _State.load(checkpoint, model)
     else:
-        state = _State.fresh(model, model.evaluate(validation, verbose=0)[0])
+        state = _State.fresh(model, _losses(model, validation)[0])
     if state.history and not state.finished(stage):
         progress.note(f"{stage.name}: going on after epoch {len(state.history)} of {stage.epochs}")
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else tf.summary.create_noop_writer()
@@ -134,17 +140,20 @@ def fit(
     begun = len(state.history) * seen
     with progress.task(stage.name, stage.epochs * seen, begun) as advance, writer.as_default():
         while not state.finished(stage):
-            row = _epoch(model, stage, state, batches, validation, advance)
-            state = state.after(row)
+            row, losses = _epoch(model, stage, state, batches, validation, advance)
+            state = state.after(row, losses)
             state.save(checkpoint, model)
             for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_s"):
                 tf.summary.scalar(key, row[key], step=row["epoch"])
             progress.note(_line(stage, state.history))
-    model.set_weights(state.best_weights)
-    return state.history
+    model.set_weights(state.kept_weights)
+    return [{**row, "kept": int(row["epoch"] == state.kept_epoch)} for row in state.history]
 
 
-def _epoch(model: Any, stage: Stage, state: _State, batches: Any, validation: Any, advance: Any) -> Row:
+def _epoch(
+    model: Any, stage: Stage, state: _State, batches: Any, validation: Any, advance: Any
+) -> tuple[Row, NDArray[np.float64]]:
+    """Train one epoch; its row and the validation loss of every image, ``(images,)``."""
     epoch = len(state.history)
     images = min(stage.batch_size, stage.images)
 
@@ -160,19 +169,31 @@ def _epoch(model: Any, stage: Stage, state: _State, batches: Any, validation: An
     training_s = time.perf_counter() - start
     trained = model.get_weights()
     model.set_weights(state.average)
-    val_loss, val_accuracy = model.evaluate(validation, verbose=0)
+    losses, val_accuracy = _losses(model, validation)
     model.set_weights(trained)
-    return {
+    row = {
         "stage": stage.name,
         "epoch": epoch + 1,
         "loss": float(logs["loss"][0]),
         "accuracy": float(logs["accuracy"][0]),
-        "val_loss": float(val_loss),
-        "val_accuracy": float(val_accuracy),
+        "val_loss": float(losses.mean()),
+        "val_accuracy": val_accuracy,
         "learning_rate": float(model.optimizer.learning_rate.numpy()),
         "images_per_s": stage.steps * images / training_s,
         "seconds": time.perf_counter() - start,
     }
+    return row, losses
+
+
+def _losses(model: Any, validation: Any) -> tuple[NDArray[np.float64], float]:
+    """Cross-entropy of every validation image, ``(images,)`` in nats, and the share that is classified right."""
+    answers = [(np.asarray(labels), model.predict_on_batch(images)) for images, labels in validation]
+    truth = np.concatenate([labels for labels, _ in answers])
+    probabilities = np.concatenate([probabilities for _, probabilities in answers]).astype(np.float64)
+    if truth.ndim == 1:
+        truth = np.eye(probabilities.shape[1])[truth]
+    losses = -(truth * np.log(np.maximum(probabilities, keras.backend.epsilon()))).sum(axis=1)
+    return losses, float((probabilities.argmax(axis=1) == truth.argmax(axis=1)).mean())
 
 
 def _average(average: list[Any], weights: list[Any], step: int, steps: int) -> None:
@@ -208,34 +229,44 @@ def _line(stage: Stage, history: list[Row]) -> str:
 
 @dataclass(frozen=True)
 class _State:
-    """Everything a restart needs; written as one file, so that it is either the old state or the new one."""
+    """Everything a restart needs; written as one file, so that it is either the old state or the new one.
+
+    Attributes:
+        history: a row per epoch.
+        best_losses: validation loss of every image, ``(images,)``, at the epoch where their mean was lowest.
+        kept_epoch: the last epoch that was as good, 0 for the start.
+        kept_weights: its averaged weights.
+        average: the running average of the weights.
+    """
 
     history: list[Row]
-    best_epoch: int
-    best_loss: float
-    best_weights: list[Any]
+    best_losses: NDArray[np.float64]
+    kept_epoch: int
+    kept_weights: list[Any]
     average: list[Any]
 
     @classmethod
-    def fresh(cls, model: Any, val_loss: float) -> _State:
-        return cls([], 0, val_loss, model.get_weights(), model.get_weights())
+    def fresh(cls, model: Any, losses: NDArray[np.float64]) -> _State:
+        return cls([], losses, 0, model.get_weights(), model.get_weights())
 
     def finished(self, stage: Stage) -> bool:
         done = len(self.history)
-        return done >= stage.epochs or done - self.best_epoch >= stage.patience
+        return done >= stage.epochs or done - self.kept_epoch >= stage.patience
 
-    def after(self, row: Row) -> _State:
+    def after(self, row: Row, losses: NDArray[np.float64]) -> _State:
         history = [*self.history, row]
-        if row["val_loss"] < self.best_loss:  # never true of a NaN
-            best = [np.copy(value) for value in self.average]
-            return _State(history, row["epoch"], row["val_loss"], best, self.average)
-        return _State(history, self.best_epoch, self.best_loss, self.best_weights, self.average)
+        worse_by = losses - self.best_losses
+        error = worse_by.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+        if worse_by.mean() <= error:  # never true of a NaN
+            best = losses if worse_by.mean() < 0 else self.best_losses
+            return _State(history, best, row["epoch"], [np.copy(value) for value in self.average], self.average)
+        return _State(history, self.best_losses, self.kept_epoch, self.kept_weights, self.average)
 
     def save(self, path: Path, model: Any) -> None:
-        facts = json.dumps({"history": self.history, "best_epoch": self.best_epoch, "best_loss": self.best_loss})
-        arrays: dict[str, Any] = {"facts": np.array(facts)}
+        facts = json.dumps({"history": self.history, "kept_epoch": self.kept_epoch})
+        arrays: dict[str, Any] = {"facts": np.array(facts), "best_losses": self.best_losses}
         arrays |= {f"weight_{index}": value for index, value in enumerate(model.get_weights())}
-        arrays |= {f"best_{index}": value for index, value in enumerate(self.best_weights)}
+        arrays |= {f"kept_{index}": value for index, value in enumerate(self.kept_weights)}
         arrays |= {f"average_{index}": value for index, value in enumerate(self.average)}
         arrays |= {f"optimizer_{index}": value.numpy() for index, value in enumerate(model.optimizer.variables)}
         with replacing(path) as temporary:
@@ -245,11 +276,12 @@ class _State:
     def load(cls, path: Path, model: Any) -> _State:
         with np.load(path) as arrays:
             facts = json.loads(str(arrays["facts"]))
+            losses = arrays["best_losses"]
             weights = [arrays[f"weight_{index}"] for index in range(len(model.weights))]
-            best = [arrays[f"best_{index}"] for index in range(len(model.weights))]
+            kept = [arrays[f"kept_{index}"] for index in range(len(model.weights))]
             average = [arrays[f"average_{index}"] for index in range(len(model.weights))]
             optimizer = [arrays[f"optimizer_{index}"] for index in range(len(model.optimizer.variables))]
         model.set_weights(weights)
         for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
             variable.assign(value)
-        return cls(facts["history"], facts["best_epoch"], facts["best_loss"], best, average)
+        return cls(facts["history"], losses, facts["kept_epoch"], kept, average)

@@ -73,7 +73,10 @@ def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
                 color=QUIET,
             )
     if history:
-        _mark_best(upper, epochs, _column(history, "val_loss"))
+        kept = _column(history, "kept") == 1
+        losses = _column(history, "val_loss")[kept]
+        label = "weights kept"
+        upper.plot(epochs[kept], losses, "o", color=INK, markersize=9, fillstyle="none", label=label)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     else:
         upper.text(0.5, 0.5, "no epoch was trained", ha="center", transform=upper.transAxes, color=QUIET)
@@ -173,14 +176,6 @@ def plot_errors(errors: Sequence[Mapping[str, Any]], path: Path) -> None:
         says = f"{_plain(error['predicted'], 22)} {error['probability']:.3f}\nis {_plain(error['label'], 22)}"
         axes.set_title(says, fontsize=9, color=INK)
     _save(figure, path)
-
-
-def _mark_best(axes: Axes, epochs: NDArray[np.int64], losses: NDArray[np.float64]) -> None:
-    if np.isnan(losses).all():
-        return
-    best = int(np.nanargmin(losses))
-    label = "lowest validation loss"
-    axes.plot(epochs[best], losses[best], "o", color=INK, markersize=9, fillstyle="none", label=label)
 
 
 def _column(history: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]:

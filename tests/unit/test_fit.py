@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from edgeall.models.keras_compat import keras
 from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.fit import Stage, _average, _schedule, fit, keep_statistics_current
+from edgeall.train.fit import Stage, _average, _schedule, _State, fit, keep_statistics_current
 from edgeall.train.progress import Progress
 
 SIZE = 32
@@ -111,21 +112,50 @@ def _never(epoch: int) -> Any:
     raise AssertionError("a finished stage asked for batches")
 
 
-def test_the_weights_of_the_best_epoch_are_kept_and_patience_ends_the_stage(tmp_path: Path) -> None:
+def test_weights_that_validation_finds_worse_are_not_kept_and_patience_ends_the_stage(tmp_path: Path) -> None:
     images = _images(64, 1)
     misled = replace(images, labels=1 - images.labels)  # each epoch makes the validation loss worse
     stage = Stage("finetune", 50, 1e-2, patience=2, images=64, batch_size=16)
-    model = _model(0.5)
-    history = _fit(model, misled, stage, tmp_path / "best.npz")
-    assert len(history) == 2, "no epoch was better than the start"
+    history = _fit(_model(0.5), misled, stage, tmp_path / "worse.npz")
+    assert len(history) == 2, "no epoch was as good as the start"
+
+
+def test_the_kept_weights_have_the_validation_loss_of_their_row(tmp_path: Path) -> None:
     images = _images(64, 2)
     model = _model(0.5)
-    history = _fit(model, images, Stage("finetune", 60, 2e-2, patience=3, images=64, batch_size=16), tmp_path / "b.npz")
-    losses = [row["val_loss"] for row in history]
-    best = losses.index(min(losses))
-    assert len(history) == min(best + 1 + 3, 60)
-    loss, _ = model.evaluate(plain(_images(64, 9), 64), verbose=0)
-    assert loss == pytest.approx(min(losses), rel=1e-3)
+    history = _fit(model, images, Stage("finetune", 12, 2e-2, patience=3, images=64, batch_size=16), tmp_path / "b.npz")
+    with np.load(tmp_path / "b.npz") as arrays:
+        kept = json.loads(str(arrays["facts"]))["kept_epoch"]
+    loss, accuracy = model.evaluate(plain(_images(64, 9), 64), verbose=0)
+    assert loss == pytest.approx(history[kept - 1]["val_loss"], rel=1e-3)
+    assert accuracy == pytest.approx(history[kept - 1]["val_accuracy"])
+
+
+def _kept_epoch(*losses: list[float]) -> int:
+    """The epoch kept after a start and epochs with these validation losses, image by image."""
+    model = _model(0.9)
+    state = _State.fresh(model, np.array(losses[0]))
+    for epoch, values in enumerate(losses[1:], start=1):
+        state = state.after({"epoch": epoch}, np.array(values))
+    return state.kept_epoch
+
+
+def test_of_epochs_that_validation_cannot_tell_apart_the_last_is_kept() -> None:
+    start, best = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.1, 0.1]
+    one_image_lost = [0.0, 0.0, 0.0, 0.9]  # worse by 0.125 on average, with a standard error of 0.26
+    all_lost_a_little = [0.2, 0.2, 0.2, 0.21]  # worse by 0.1, with a standard error of 0.003
+    assert _kept_epoch(start, best, one_image_lost) == 2
+    assert _kept_epoch(start, best, all_lost_a_little) == 1
+    assert _kept_epoch(start, best, one_image_lost, all_lost_a_little) == 2
+    assert _kept_epoch(start, best, [float("nan")] * 4) == 1
+    assert _kept_epoch([0.5], [0.4], [0.45]) == 1, "one image has no standard error"
+
+
+def test_drifting_up_a_little_at_a_time_is_noticed() -> None:
+    """Every epoch is held against the best one, not against the one kept last."""
+    best = [0.1, 0.1, 0.1, 0.1]
+    assert _kept_epoch([1.0] * 4, best, [0.1, 0.1, 0.1, 0.5]) == 2
+    assert _kept_epoch([1.0] * 4, best, [0.1, 0.1, 0.1, 0.5], [0.1, 0.1, 0.5, 0.5]) == 2
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:

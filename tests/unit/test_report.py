@@ -28,7 +28,10 @@ from edgeall.train.split import Split, SplitEntry, load_split, make_split, save_
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 ILL = ("Early", "Pre", "Pro")
-HISTORY = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_s", "seconds")
+HISTORY = (
+    *("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_s", "seconds"),
+    "kept",
+)
 SIDES = ("train", "validation", "test")
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>.png'
 
@@ -87,9 +90,8 @@ def make_run(
         writer = csv.writer(file)
         writer.writerow(HISTORY)
         for i, stage in enumerate(stages):
-            writer.writerow(
-                [stage, i + 1, 1 / (i + 1), 1 - 0.5 / (i + 1), 1.1 / (i + 1), 1 - 0.6 / (i + 1), 1e-3, 60, 9]
-            )
+            losses = [1 / (i + 1), 1 - 0.5 / (i + 1), 1.1 / (i + 1), 1 - 0.6 / (i + 1)]
+            writer.writerow([stage, i + 1, *losses, 1e-3, 60, 9, int(i + 1 == len(stages))])
     entries = tuple(
         SplitEntry(path, labels[true], (subjects or {}).get(path), "ab" * 32, side) for path, side, true, *_ in rows
     )
@@ -445,7 +447,7 @@ def test_stage_boundaries() -> None:
 
 
 def test_boundary_is_drawn(tmp_path: Path) -> None:
-    row = {"loss": "1", "accuracy": "0.5", "val_loss": "1", "val_accuracy": "0.5"}
+    row = {"loss": "1", "accuracy": "0.5", "val_loss": "1", "val_accuracy": "0.5", "kept": "0"}
     drawn = []
     for stages in (("head", "head"), ("head", "finetune")):
         path = tmp_path / "curves.png"
