@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeall.models.graph import call, copy_of, rebuild, sources, targets
 from edgeall.models.keras_compat import keras
-from edgeall.optimize.graph import call, copy_of, rebuild, sources, targets
 
 FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 """Exactly these: a Conv2DTranspose is a Conv2D whose channels lie on another axis."""

@@ -19,8 +19,8 @@ import numpy as np
 
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.models.graph import call, copy_of, rebuild, targets
 from edgeall.models.keras_compat import keras, load_tfmot, tf
-from edgeall.optimize.graph import call, copy_of, rebuild, targets
 
 PLACEMENT = 2
 """Raised when what is quantized where, or trained on what, changes: a checkpoint of before is not gone on with."""

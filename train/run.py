@@ -8,14 +8,12 @@ import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import edgeall
 from edgeall.edge_runtime.device import describe_device
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.models import registry
@@ -25,24 +23,22 @@ from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.augment import AUGMENTS
 from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.dataset import load_dataset, positive_labels, unit
+from edgeall.train.dataset import load_dataset, unit
 from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
-from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
-from edgeall.train.report import write_report
 from edgeall.train.runs import (
     SCHEMA,
     build_args,
+    complete_run,
     input_spec,
     load_sides,
+    positive_of,
     source_revision,
     versions,
-    write_history,
     write_json,
-    write_predictions,
 )
 from edgeall.train.scan import scan
-from edgeall.train.split import SIDES, Split, check_split, load_split, make_split, save_split
+from edgeall.train.split import Split, check_split, load_split, make_split, save_split
 from edgeall.train.synth import is_synthetic
 
 
@@ -140,32 +136,18 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
         single.set_weights(model.get_weights())
         model = single
 
-    probabilities = {side: model.predict(plain(sides[side], 64), verbose=0) for side in SIDES}
-    positive = _positive(settings, split.labels)
     timing = {
         "prepare_s": prepared - started,
         "features_s": featured - prepared,
         "head_s": _seconds(history, "head"),
         "finetune_s": _seconds(history, "finetune"),
-        "total_s": time.perf_counter() - started,
         "resumed": resuming,  # then total_s is of the last process alone, the stages' seconds are of all of them
         "head_images_per_s": _rate(history, "head"),
         "finetune_images_per_s": _rate(history, "finetune"),
     }
     run = {
-        "schema": SCHEMA,
-        "edgeall_version": edgeall.__version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": settings.as_json(),
-        "labels": list(split.labels),
-        "positive_labels": list(positive),
         **facts,
-        "split": {
-            "sha256": split.sha256,
-            "level": split.level,
-            "fold": settings.fold,
-            **{side: len(sides[side]) for side in SIDES},
-        },
         "model": {
             "name": settings.model,
             "alpha": settings.alpha,
@@ -173,20 +155,10 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
             "input": asdict(spec),
         },
         "timing": timing,
-        "metrics": {
-            side: metrics_of(
-                split.side(side), split.labels, probabilities[side], positive, side, split.level, settings.seed
-            )
-            for side in SIDES
-        },
         "replicas": strategy.num_replicas_in_sync,
         **provenance,
     }
-    write_history(out / "history.csv", history)
-    write_predictions(out / "predictions.csv", split, sides, probabilities)
-    model.save(out / "model.keras")
-    write_report(out, run)
-    write_json(out / "run.json", run)
+    run = complete_run(out, run, model, split, sides, history, started)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return run
 
@@ -280,7 +252,7 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
         seed=settings.seed,
         fold=_fold(settings.fold),
     )
-    _positive(settings, split.labels)
+    positive_of(settings.positive, split.labels)
     return split, {
         "unit": unit(dataset),
         "data": {
@@ -304,16 +276,6 @@ def _fold(text: str | None) -> tuple[int, int] | None:
     except ValueError:
         raise UsageError(f"--fold {text}: not a fold", hint="write I/K, as 1/3 for the first of three") from None
     return number, count
-
-
-def _positive(settings: TrainSettings, labels: tuple[str, ...]) -> tuple[str, ...]:
-    if settings.positive is None:
-        return positive_labels(labels)
-    chosen = tuple(part.strip() for part in settings.positive.split(","))
-    unknown = [label for label in chosen if label not in labels]
-    if unknown:
-        raise UsageError(f"--positive {unknown[0]}: no such class", hint=f"there are: {', '.join(labels)}")
-    return chosen
 
 
 def _features(

@@ -6,6 +6,8 @@ import csv
 import json
 import platform
 import subprocess
+import time
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeall
-from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models import registry
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
-from edgeall.train.batches import Images
+from edgeall.train.batches import Images, plain
+from edgeall.train.dataset import positive_labels
+from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
+from edgeall.train.report import write_report
 from edgeall.train.split import SIDES, Split, load_split
 
 SCHEMA = 1
@@ -124,6 +129,77 @@ def image_folder(data: Path) -> Path:
 def data_root(facts: dict[str, Any]) -> Path:
     """Where the run read its images: the folder or the manifest."""
     return Path(facts["data"]["root"])
+
+
+def complete_run(
+    out: Path,
+    run: dict[str, Any],
+    model: Any,
+    split: Split,
+    sides: dict[str, Images],
+    history: list[dict[str, Any]],
+    started: float,
+) -> dict[str, Any]:
+    """Evaluate a trained model on every side and write all that makes ``out`` a complete run, ``run.json`` last.
+
+    Args:
+        out: the run folder; ``split.json`` is there already.
+        run: settings, unit, data, model, timing, replicas, versions, source_revision and device; what can be worked
+            out here is added.
+        model: float32, as it is to be saved.
+        split: of the run.
+        sides: from `edgeall.train.runs.load_sides`.
+        history: every epoch of every stage, see `edgeall.train.fit.Row`.
+        started: ``time.perf_counter()`` at the start, for the total time.
+
+    Returns:
+        What was written to ``run.json``.
+    """
+    settings = run["settings"]
+    probabilities = {side: model.predict(plain(sides[side], 64), verbose=0) for side in SIDES}
+    positive = positive_of(settings["positive"], split.labels)
+    run = {
+        "schema": SCHEMA,
+        "edgeall_version": edgeall.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "labels": list(split.labels),
+        "positive_labels": list(positive),
+        "split": {
+            "sha256": split.sha256,
+            "level": split.level,
+            "fold": settings["fold"],
+            **{side: len(sides[side]) for side in SIDES},
+        },
+        "metrics": {
+            side: metrics_of(
+                split.side(side), split.labels, probabilities[side], positive, side, split.level, settings["seed"]
+            )
+            for side in SIDES
+        },
+        **run,
+        "timing": {**run["timing"], "total_s": time.perf_counter() - started},
+    }
+    write_history(out / "history.csv", history)
+    write_predictions(out / "predictions.csv", split, sides, probabilities)
+    model.save(out / "model.keras")
+    write_report(out, run)
+    write_json(out / "run.json", run)
+    return run
+
+
+def positive_of(positive: str | None, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels that count as positive: those named, comma-separated, or what their names tell.
+
+    Raises:
+        UsageError: a name that is no label.
+    """
+    if positive is None:
+        return positive_labels(labels)
+    chosen = tuple(part.strip() for part in positive.split(","))
+    unknown = [label for label in chosen if label not in labels]
+    if unknown:
+        raise UsageError(f"--positive {unknown[0]}: no such class", hint=f"there are: {', '.join(labels)}")
+    return chosen
 
 
 def write_json(path: Path, value: Any) -> None:
