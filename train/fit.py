@@ -17,6 +17,9 @@ from edgeall.models.keras_compat import keras, tf
 from edgeall.train.cache import replacing
 from edgeall.train.progress import Progress
 
+MARGIN_SE = 2.0
+"""Standard errors by which a validation loss may be above the lowest and count as no worse."""
+
 Row = dict[str, Any]
 """One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s (of training), seconds
 (validation included); and, once the stage has ended, kept: 1 for the epoch whose weights it left."""
@@ -31,7 +34,7 @@ class Stage:
         epochs: at most this many.
         learning_rate: the peak, reached after the warm-up; cosine down to zero from there
             (Loshchilov and Hutter 2017).
-        patience: stop after this many epochs in a row that are worse than the best by more than its standard error.
+        patience: stop after this many epochs in a row that are worse than the best by more than chance, see `fit`.
         images: training images seen per epoch.
         batch_size: images a step.
         warmup_frac: share of all steps spent rising to the peak.
@@ -96,10 +99,11 @@ def fit(
 ) -> list[Row]:
     """Train ``model`` in place and leave it with the weights of its last epoch that is as good as its best.
 
-    As good: its validation loss is within one standard error of the lowest, image by image. A few hundred
-    validation images can't tell a loss of 0.002 from one of 0.005, and the lowest of many such figures is mostly
-    luck; the last one has had the learning rate brought down to zero. Source: the one-standard-error rule, Breiman
-    et al. 1984; Hastie et al., "The Elements of Statistical Learning", 7.10.
+    As good: its validation loss is above the lowest by no more than two standard errors of the difference, image by
+    image. Among a few hundred validation images a single one can make the loss five times what it was, and the
+    lowest of many such figures is mostly luck; the last one has had the learning rate brought down to zero. Source:
+    the one-standard-error rule (Breiman et al. 1984; Hastie et al., "The Elements of Statistical Learning", 7.10),
+    with two, because where all but one image are right the mean difference is itself one standard error.
 
     What is validated and kept is a running average of the weights, BatchNormalization statistics included, over
     about one epoch: it generalizes better than the last step's and makes the choice of the best epoch less of a
@@ -257,7 +261,7 @@ class _State:
         history = [*self.history, row]
         worse_by = losses - self.best_losses
         error = worse_by.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
-        if worse_by.mean() <= error:  # never true of a NaN
+        if worse_by.mean() <= MARGIN_SE * error:  # never true of a NaN
             best = losses if worse_by.mean() < 0 else self.best_losses
             return _State(history, best, row["epoch"], [np.copy(value) for value in self.average], self.average)
         return _State(history, self.best_losses, self.kept_epoch, self.kept_weights, self.average)

@@ -153,9 +153,9 @@ def test_of_epochs_that_validation_cannot_tell_apart_the_last_is_kept() -> None:
 
 def test_drifting_up_a_little_at_a_time_is_noticed() -> None:
     """Every epoch is held against the best one, not against the one kept last."""
-    best = [0.1, 0.1, 0.1, 0.1]
-    assert _kept_epoch([1.0] * 4, best, [0.1, 0.1, 0.1, 0.5]) == 2
-    assert _kept_epoch([1.0] * 4, best, [0.1, 0.1, 0.1, 0.5], [0.1, 0.1, 0.5, 0.5]) == 2
+    best, two_lost, four_lost = [0.1] * 8, [0.1] * 6 + [0.5] * 2, [0.1] * 4 + [0.5] * 4
+    assert _kept_epoch([1.0] * 8, best, two_lost) == 2
+    assert _kept_epoch([1.0] * 8, best, two_lost, four_lost) == 2
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
