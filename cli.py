@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 SIDES = ("train", "validation", "test")
+LEVELS = ("auto", "subject", "block", "image")
+AUGMENTS = ("none", "light", "studies")
+GRID = "grid-48"
+PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
 TRAIN_EXTRA = {
     *("tensorflow", "tf_keras", "tensorflow_model_optimization", "tensorboard"),
-    *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub"),
+    *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub", "optuna"),
 }
 """Modules that the device install leaves out."""
 
@@ -198,16 +202,27 @@ def data() -> None:
 @click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
 @click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Before the last layer.")
-@click.option("--augment", type=click.Choice(["none", "light"]), default="light")
+@click.option("--augment", type=click.Choice(AUGMENTS), default="light", help="Of training images.")
 @click.option("--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: all]")
 @click.option("--class-weights/--no-class-weights", default=True, help="Weigh classes by their inverse frequency.")
-@click.option("--patience", type=click.IntRange(1), default=8, help="Epochs without a better validation loss.")
-@click.option("--split-by", type=click.Choice(["auto", "subject", "block", "image"]), default="auto")
+@click.option("--patience", type=click.IntRange(1), default=8, help="Epochs in a row that validation finds worse.")
+@click.option("--split-by", type=click.Choice(LEVELS), default="auto")
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
 @click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
+@click.option("--per-class", metavar="TRAIN/VAL/TEST", help="As many images of every class, as in 700/150/150.")
 @click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
 @click.option("--seed", type=SEED, default=0)
+@click.option(
+    "--teacher",
+    type=FILE,
+    multiple=True,
+    metavar="RUN",
+    help="Learn from this run's answers; several: their mean.",
+)
+@click.option(
+    "--teacher-weight", type=click.FloatRange(0, 1, min_open=True), help="Its share in the loss.  [default: 0.5]"
+)
 @_CACHE_DIR
 @click.option("--force", is_flag=True, help="Overwrite a complete run, or one of other settings.")
 @_JSON
@@ -268,19 +283,180 @@ def evaluate(target: Path, json: bool, data: Path | None, labels: Path | None, *
     default="test",
     help="Images that travel in the file to check a device by: of the test side, or drawn.",
 )
+@click.option("--layer-report", is_flag=True, help="What rounding each layer costs, worst first (int8 schemes).")
+@click.option(
+    "--float-layers",
+    metavar="LAYERS",
+    help="Leave these in float, comma-separated (int8 schemes).",
+)
 @_CACHE_DIR
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @_JSON
-def quantize(run: Path, json: bool, **settings: Any) -> None:
-    """Convert a run, verify the result on the test side, and pack it into one file."""
+def quantize(run: Path, json: bool, float_layers: str | None, **settings: Any) -> None:
+    """Convert a run, verify the result on the test side, and pack it into one file.
+
+    A run that was pruned to sparsity keeps its zeros.
+    """
     from edgeall.edge_runtime.tables import quantize_text
+    from edgeall.optimize.layer_error import layer_error_text
     from edgeall.optimize.quantize import quantize as quantize_run
     from edgeall.train.progress import Progress
 
-    summary = quantize_run(run, **settings, progress=Progress())
+    summary = quantize_run(run, **settings, float_layers=_listed(float_layers), progress=Progress())
     _print(summary, json, lambda: quantize_text(summary))
+    if "layers" in summary and not json:
+        print("\n" + layer_error_text(summary["layers"]))
     _note_synthetic(summary["synthetic"])
     _note_research_use(json)
+
+
+@_command(cli, "prune")
+@click.argument("run", metavar="RUN", type=FILE)
+@click.option("--out", type=FILE, required=True, help="Folder of the new run; the same command resumes it.")
+@click.option("--sparsity", type=float, help="Zero this share of the weights, the smallest ones: a smaller zip.")
+@click.option("--macs", type=float, help="Remove channels until this share of the computation is left: faster.")
+@click.option("--epochs", type=click.IntRange(1), default=10, help="Of training, the unpruned run as the teacher.")
+@click.option("--learning-rate", type=float, default=3e-4, help="Its peak.")
+@click.option("--data", type=FILE, help="Where the images are now.  [default: where the run read them]")
+@_CACHE_DIR
+@click.option("--force", is_flag=True, help="Overwrite a complete run, or one of other settings.")
+@_JSON
+def prune(run: Path, json: bool, **settings: Any) -> None:
+    """Prune a run, by --sparsity or by --macs, and fine-tune it: a run like any other."""
+    from edgeall.optimize.prune import prune as prune_run
+    from edgeall.optimize.prune import prune_text
+    from edgeall.train.progress import Progress
+
+    pruned = prune_run(run, **settings, progress=Progress())
+    _print(pruned, json, lambda: prune_text(pruned))
+    _note_synthetic(pruned["data"]["synthetic"])
+    _note_research_use(json)
+
+
+@_command(cli, "compare")
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=FILE)
+@click.option("--out", type=FILE, required=True, help="Folder of compare.html; the same command resumes it.")
+@click.option("--data", type=FILE, help="Train on this folder or manifest; with RUNs: where their images are now.")
+@click.option("--models", metavar="MODELS", help="To train, comma-separated, as mobilenet_v2:0.35,resnet50.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="How the studies split; grid-48 is their whole grid.")
+@click.option("--schemes", default="float32,ptq-int8,qat-int8", help="Of the conversion, comma-separated.")
+@click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_no_top.h5 files.")
+@click.option("--split-by", type=click.Choice(LEVELS), help="Another level than the protocol's own.")
+@click.option("--epochs-head", type=click.IntRange(0), help="As of train.")
+@click.option("--epochs-finetune", type=click.IntRange(0), help="As of train.")
+@click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: each backbone's]")
+@click.option("--qat-epochs", type=click.IntRange(1), default=4, help="Of qat-int8.")
+@click.option("--seed", type=SEED, default=0)
+@click.option("--storage", help="grid-48: Optuna URL or journal file that several machines share.  [default: in --out]")
+@_CACHE_DIR
+@_JSON
+def compare(
+    runs: tuple[Path, ...], json: bool, models: str | None, protocol: str | None, schemes: str, **settings: Any
+) -> None:
+    """Several backbones and schemes side by side, one report: of finished RUNs, or trained under one protocol.
+
+    \b
+    edgeall compare runs/a035 runs/half --out both
+    edgeall compare --data smears --models mobilenet_v2,resnet50 --protocol 60-20-20 --out study
+    edgeall compare --data smears --protocol grid-48 --out grid
+    """
+    from edgeall.train.progress import Progress
+
+    data, out, progress = settings["data"], settings["out"], Progress()
+    shared = {"cache_dir": settings["cache_dir"], "progress": progress}
+    training = {name: settings[name] for name in ("epochs_head", "epochs_finetune", "input_size", "seed")}
+    if runs and (models or protocol):
+        raise errors.UsageError("RUNs are trained already", hint="leave out --models and --protocol, or the RUNs")
+    if not runs and (data is None or protocol is None):
+        raise errors.UsageError("nothing to compare", hint="name RUNs, or --data, --models and --protocol")
+    if protocol == GRID:
+        from edgeall.optimize.grid import grid_text, run_grid
+
+        if models:
+            raise errors.UsageError(f"{GRID} has its own models", hint="leave --models out")
+        fixed = {name: settings[name] for name in ("weights", "storage", "input_size", "seed")}
+        result = run_grid(data, out, **fixed, **shared)
+        _print(result, json, lambda: grid_text(result))
+        _note_research_use(json)
+        return
+    from edgeall.optimize.backbones import compare_backbones
+    from edgeall.optimize.compare import compare_runs, compare_text
+
+    shared["qat_epochs"] = settings["qat_epochs"]
+    if runs:
+        result = compare_runs(runs, out, _listed(schemes), data=data, **shared)
+    else:
+        assert protocol is not None
+        result = compare_backbones(
+            data,
+            _listed(models),
+            protocol,
+            out,
+            _listed(schemes),
+            weights=settings["weights"],
+            split_by=settings["split_by"],
+            training=training,
+            **shared,
+        )
+    _print(result, json, lambda: compare_text(result))
+    _note_research_use(json)
+
+
+@_command(cli, "search")
+@click.option("--data", type=FILE, required=True, help="Folder of images or CSV manifest.")
+@click.option("--out", type=FILE, required=True, help="Folder of the search; the same command goes on with it.")
+@click.option("--max-latency-ms", type=float, help="Of one image through the network, one thread, on this machine.")
+@click.option("--max-bytes", type=int, help="Of the packed file.")
+@click.option("--min-accuracy", type=float, help="In validation, 0 to 1; status 3 when nothing has it.")
+@click.option("--trials", type=click.IntRange(1), default=20, help="Candidates to train.")
+@click.option("--models", default="mobilenet_v2", help="Backbones, comma-separated.")
+@click.option("--alphas", help="Width multipliers, comma-separated.  [default: all there are weights for]")
+@click.option("--sizes", help="Input pixels, comma-separated.  [default: 96,128,160,192,224]")
+@click.option("--macs", default="1,0.75,0.5", help="Shares of the computation that pruning leaves, comma-separated.")
+@click.option("--schemes", default="ptq-int8,qat-int8", help="Of the conversion, comma-separated.")
+@click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_ALPHA_no_top.h5 files.")
+@click.option("--epochs-head", type=click.IntRange(0), default=10, help="Of each candidate's head.")
+@click.option("--epochs-finetune", type=click.IntRange(0), default=8, help="Of each candidate.")
+@click.option("--epochs-prune", type=click.IntRange(1), default=4, help="Of each pruned candidate.")
+@click.option("--epochs-qat", type=click.IntRange(1), default=2, help="Of qat-int8.")
+@click.option("--stop/--no-stop", default=True, help="Give up candidates that fall behind.")
+@click.option("--storage", help="Optuna URL or journal file that several machines share.  [default: in --out]")
+@click.option("--split-by", type=click.Choice(LEVELS), default="auto")
+@click.option("--seed", type=SEED, default=0)
+@_CACHE_DIR
+@_JSON
+def search(json: bool, **settings: Any) -> None:
+    """Find the most accurate network within --max-latency-ms or --max-bytes: alpha, input size, pruning, scheme."""
+    from edgeall.optimize.search import search as run_search
+    from edgeall.optimize.search_result import search_text
+    from edgeall.optimize.search_settings import SearchSettings
+    from edgeall.train.progress import Progress
+
+    for name in ("models", "schemes"):
+        settings[name] = _listed(settings[name])
+    for name, kind in (("alphas", float), ("sizes", int), ("macs", float)):
+        settings[name] = None if settings[name] is None else _numbers(name, settings[name], kind)
+    result = run_search(SearchSettings(**settings), Progress())
+    _print(result, json, lambda: search_text(result))
+    _note_research_use(json)
+
+
+@_command(cli, "models")
+@_JSON
+def models(json: bool) -> None:
+    """The backbones: parameters, MACs and size, and what quantization and pruning can do with them."""
+    from edgeall.edge_runtime.tables import models_text
+    from edgeall.models.listing import listing
+    from edgeall.models.registry import names
+    from edgeall.optimize.support import support
+    from edgeall.train.progress import Progress
+
+    rows: list[dict[str, Any]] = []
+    with Progress().task("building networks", len(names())) as advance:
+        for row in listing(support):
+            rows.append(row)
+            advance(len(rows), row["name"])
+    _print({"models": rows}, json, lambda: models_text(rows))
 
 
 @_command(cli, "run")
@@ -409,6 +585,25 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
     _note_synthetic(True)
 
 
+@_command(data, "leak")
+@click.argument("path", metavar="DIR|MANIFEST", type=FILE)
+@click.option("--model", default="mobilenet_v2", help="Backbone of the features.")
+@click.option("--alpha", type=float, help="Its width multiplier.  [default: 1.0 where it has one]")
+@click.option("--weights", default="imagenet", help="imagenet or a no_top weights file.")
+@click.option("--per-class", default="700/150/150", metavar="TRAIN/VAL/TEST", help="Images of every class.")
+@click.option("--seeds", type=click.IntRange(2), default=5, help="Times that the dealing is repeated.")
+@_CACHE_DIR
+@_JSON
+def data_leak(path: Path, json: bool, **settings: Any) -> None:
+    """What augmenting before the split leaks into the test side, measured with a probe of a frozen backbone."""
+    from edgeall.optimize.leak import leak_text, measure_leak
+    from edgeall.train.progress import Progress
+
+    result = measure_leak(path, **settings, progress=Progress())
+    _print(result, json, lambda: leak_text(result))
+    _note_synthetic(result["synthetic"])
+
+
 @_command(data, "fetch")
 @click.argument("name", type=click.Choice(["all4", "cnmc2019"]))
 @click.option("--out", type=FILE, help="Where to put it.  [default: kagglehub's cache]")
@@ -430,6 +625,18 @@ def demo(out: Path) -> None:
     result = run_demo(out, Progress())
     _print(result, False, lambda: demo_text(result))
     _note_research_use(False)
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    """What a comma-separated option holds."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in _listed(text))
+    except ValueError:
+        raise errors.UsageError(f"--{name} {text}: not numbers", hint="separate them by commas") from None
 
 
 def _print(value: Any, json: bool, tables: Callable[[], str]) -> None:

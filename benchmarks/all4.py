@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-EDGEALL = str(Path(sys.executable).parent / "edgeall")
+import command
+
 SCHEMES = ("float32", "ptq-int8", "qat-int8")
 
 
@@ -55,7 +55,7 @@ def main() -> int:
         _train(arguments, run)
     trained = json.loads((run / "run.json").read_text())
     schemes = {
-        scheme: _edgeall("quantize", run, "--scheme", scheme, "--out", run / f"{scheme}.tflite", "--force")
+        scheme: command.answer("quantize", run, "--scheme", scheme, "--out", run / f"{scheme}.tflite", "--force")
         for scheme in SCHEMES
     }
     page, met = report(arguments, trained, schemes)
@@ -69,18 +69,11 @@ def _train(arguments: argparse.Namespace, run: Path) -> None:
     """Train from nothing, caches of pixels and features not there yet."""
     shutil.rmtree(run, ignore_errors=True)  # an unfinished run would be gone on with, and its time be too short
     cache = arguments.work / f"cache-{time.time_ns()}"
-    _edgeall(
+    command.answer(
         *("train", "--data", arguments.data, "--model", "mobilenet_v2", "--alpha", arguments.alpha),
         *("--weights", arguments.weights, "--epochs-finetune", EPOCHS[arguments.alpha]),
         *("--split-by", arguments.split_by, "--cache-dir", cache, "--out", run),
     )
-
-
-def _edgeall(*words: object) -> dict[str, Any]:
-    """One command's JSON answer; its progress goes to our stderr."""
-    done = subprocess.run([EDGEALL, *map(str, words), "--json"], stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def report(arguments: argparse.Namespace, run: dict[str, Any], schemes: dict[str, dict[str, Any]]) -> tuple[str, bool]:
@@ -102,13 +95,11 @@ def report(arguments: argparse.Namespace, run: dict[str, Any], schemes: dict[str
     low, high = test["accuracy_ci95"]
     wrong = test["images"] - round(test["accuracy"] * test["images"])
     split, data = run["split"], run["data"]
-    command = (
-        f"python benchmarks/all4.py DATA --weights FILE --alpha {arguments.alpha:g} --split-by {arguments.split_by}"
-    )
+    typed = f"python benchmarks/all4.py DATA --weights FILE --alpha {arguments.alpha:g} --split-by {arguments.split_by}"
     lines = [
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, split by {arguments.split_by}",
         "",
-        f"`{command}{' --keep-run' if arguments.keep_run else ''}`, trained by source revision "
+        f"`{typed}{' --keep-run' if arguments.keep_run else ''}`, trained by source revision "
         f"{run['source_revision']}, {datetime.now(timezone.utc):%Y-%m-%d}. "
         f"At most {run['settings']['epochs_finetune']} epochs of fine-tuning. "
         f"{data['images']} images: {split['train']} train, {split['validation']} validation, "

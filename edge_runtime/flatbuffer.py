@@ -42,6 +42,7 @@ class Tensor:
         scale: one value, one per channel, or none when the tensor isn't quantized.
         zero_point: as many values as `scale`.
         constant_bytes: size of its constant data in the file, 0 for an activation.
+        constant_at: where they begin in the file.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Tensor:
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     constant_bytes: int
+    constant_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,8 +261,8 @@ def _guarded(data: bytes, name: str, read: Callable[[_Table], T]) -> T:
 def _read_graph(model: _Table) -> Graph:
     # Model: version 0, operator_codes 1, subgraphs 2, buffers 4, metadata 6
     names = [_operator_name(code) for code in model.tables(1)]
-    sizes = [_buffer_bytes(buffer) for buffer in model.tables(4)]
-    subgraphs = tuple(_read_subgraph(table, names, sizes) for table in model.tables(2))
+    buffers = [_buffer(buffer) for buffer in model.tables(4)]
+    subgraphs = tuple(_read_subgraph(table, names, buffers) for table in model.tables(2))
     if not subgraphs:
         raise _DamagedError
     return Graph(model.number(0, _U32), subgraphs, _metadata_entries(model.reader, model))
@@ -274,18 +276,21 @@ def _operator_name(code: _Table) -> str:
     return OPERATORS[number] if 0 <= number < len(OPERATORS) else f"OPERATOR {number}"
 
 
-def _buffer_bytes(buffer: _Table) -> int:
+def _buffer(buffer: _Table) -> tuple[int, int]:
+    """Where its data begin, and how many bytes they are."""
     # Buffer: data 0; offset 1 and size 2 where the data lie behind the flatbuffer (models of more than 2 GB)
-    _, count = buffer.vector(0, 1)
+    at, count = buffer.vector(0, 1)
     offset, size = buffer.number(1, _U64), buffer.number(2, _U64)
-    if offset > 1 and offset + size > len(buffer.reader.data):
+    if offset <= 1:
+        return at, count
+    if offset + size > len(buffer.reader.data):
         raise _DamagedError
-    return max(count, size if offset > 1 else 0)
+    return (offset, size) if size > count else (at, count)
 
 
-def _read_subgraph(table: _Table, names: list[str], sizes: list[int]) -> Subgraph:
+def _read_subgraph(table: _Table, names: list[str], buffers: list[tuple[int, int]]) -> Subgraph:
     # SubGraph: tensors 0, inputs 1, outputs 2, operators 3
-    tensors = tuple(_read_tensor(tensor, sizes) for tensor in table.tables(0))
+    tensors = tuple(_read_tensor(tensor, buffers) for tensor in table.tables(0))
     operators = []
     for operator in table.tables(3):
         # Operator: opcode_index 0, inputs 1, outputs 2
@@ -301,10 +306,10 @@ def _read_subgraph(table: _Table, names: list[str], sizes: list[int]) -> Subgrap
     return subgraph
 
 
-def _read_tensor(table: _Table, sizes: list[int]) -> Tensor:
+def _read_tensor(table: _Table, buffers: list[tuple[int, int]]) -> Tensor:
     # Tensor: shape 0, type 1, buffer 2, name 3, quantization 4 (QuantizationParameters: scale 2, zero_point 3)
     code, buffer = table.number(1, _U8), table.number(2, _U32)
-    if code >= len(TENSOR_TYPES) or buffer >= len(sizes):
+    if code >= len(TENSOR_TYPES) or buffer >= len(buffers):
         raise _DamagedError
     quantization = table.table(4)
     return Tensor(
@@ -313,7 +318,8 @@ def _read_tensor(table: _Table, sizes: list[int]) -> Tensor:
         shape=table.numbers(0, "i"),
         scale=quantization.floats(2) if quantization else (),
         zero_point=quantization.numbers(3, "q") if quantization else (),
-        constant_bytes=sizes[buffer],
+        constant_bytes=buffers[buffer][1],
+        constant_at=buffers[buffer][0],
     )
 
 

@@ -114,12 +114,43 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
         f"{summary['max_abs_difference']:.2g}",
         "float32 TFLite with Keras": f"{percent(summary['tflite_float']['agreement'])}, "
         f"{summary['tflite_float']['max_abs_difference']:.2g}",
+        "compressed": f"{summary['compressed_bytes']:,} bytes of flatbuffer in a zip; "
+        f"{percent(summary['sparsity_frac'])} of the weights are zero",
     }
+    if summary["float_layers"] is not None:
+        facts["left in float"] = ", ".join(summary["float_layers"]) or "nothing"
     classes = [
         [label, percent(row["reference_recall"]), percent(row["recall"]), row["support"]]
         for label, row in summary["per_class"].items()
     ]
     return f"{record(facts)}\n\n{table(['class', 'float32 recall', 'recall', 'images'], classes)}"
+
+
+def models_text(models: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `edgeall.models.listing.listing` with `edgeall.optimize.support.support`.
+
+    Figures are at alpha 1.0 and the input size of the design; the last columns say which share of the weights can be
+    zeroed, and in how many places channels can be removed.
+    """
+    rows = [
+        [
+            model["name"],
+            f"{model['input_hw'][0]}",
+            f"{model['sizes'][0]}-{model['sizes'][1]}",
+            f"{model['parameters'] / 1e6:.2f} M",
+            f"{model['macs'] / 1e6:,.0f} M",
+            f"{model['float32_bytes'] / 1e6:.1f} MB",
+            "yes" if model["pretrained"] else "no",
+            "all" if model["unfreeze"] is None else f"last {model['unfreeze']}",
+            "yes" if model["int8"] else "no",
+            percent(model["sparsity_weights"] / model["parameters"]),
+            model["channel_groups"],
+        ]
+        for model in models
+    ]
+    heads = ["backbone", "input", "takes", "weights", "MACs", "float32", "ImageNet", "fine-tunes", "int8"]
+    heads += ["--sparsity on", "--macs in"]
+    return table(heads, rows)
 
 
 def demo_text(result: Mapping[str, Any]) -> str:

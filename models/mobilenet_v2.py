@@ -12,12 +12,20 @@ ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 def build(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 1280 * max(alpha, 1))`` float32."""
     from edgeall.models.keras_compat import keras
+    from edgeall.models.rewrite import image_input
     from edgeall.models.weights import load_weights
 
     def backbone(height: int, width: int, weights: str | None) -> Any:
-        return keras.applications.MobileNetV2(
-            input_shape=(height, width, 3), alpha=args.alpha, include_top=False, weights=weights, pooling="avg"
+        base = keras.applications.MobileNetV2(
+            input_shape=(height, width, 3),
+            input_tensor=image_input(height, width),
+            alpha=args.alpha,
+            include_top=False,
+            weights=weights,
         )
+        # Pooled here, under a name of ours: all else in this graph is in the vocabulary and has fixed names.
+        pooled = keras.layers.GlobalAveragePooling2D(name="features")(base.output)
+        return keras.Model(base.input, pooled, name=base.name)
 
     return load_weights(backbone, args, f"mobilenet_v2 alpha {args.alpha:g}")
 
@@ -31,5 +39,6 @@ register(
         mean=127.5,
         std=127.5,
         alphas=ALPHAS,
+        reference="Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks",
     )
 )

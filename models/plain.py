@@ -1,4 +1,4 @@
-"""Plain chains of convolutions: the basic three-layer CNN of the comparison studies."""
+"""Plain chains of convolutions: the basic three-layer CNN of the comparison studies, and AlexNet."""
 
 from __future__ import annotations
 
@@ -14,21 +14,62 @@ def build_basic_cnn(args: BuildArgs) -> Any:
     would put 6.4 million weights into one dense layer.
     """
     from edgeall.models.keras_compat import keras
+    from edgeall.models.rewrite import image_input
     from edgeall.models.weights import load_weights
 
     def backbone(height: int, width: int, weights: str | None) -> Any:
         layers = keras.layers
-        inputs = layers.Input((height, width, 3))
+        inputs = image_input(height, width)
         x = inputs
         for index, filters in enumerate((32, 64, 128), start=1):
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{index}")(x)
-            x = layers.BatchNormalization(name=f"conv{index}_bn")(x)
-            x = layers.ReLU(name=f"conv{index}_relu")(x)
+            x = _convolution(x, filters, 3, f"conv{index}", padding="same")
             x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
         x = layers.GlobalAveragePooling2D(name="features")(x)
         return keras.Model(inputs, x, name="basic_cnn")
 
     return load_weights(backbone, args, "basic_cnn")
+
+
+def build_alexnet(args: BuildArgs) -> Any:
+    """Five convolutions, overlapping max pooling and two dense layers of 4096, ``(batch, 4096)``.
+
+    As published (first convolution 55 x 55 at 224 pixels), but for two things: BatchNormalization in front of each
+    ReLU of a convolution in the place of local response normalization (no interpreter has that in integers, and it
+    trains worse), and no split in two halves for two graphics cards. Dropout of 0.5 lies between the dense layers; the
+    one behind them is the head's.
+    """
+    from edgeall.models.keras_compat import keras
+    from edgeall.models.rewrite import image_input
+    from edgeall.models.weights import load_weights
+
+    def backbone(height: int, width: int, weights: str | None) -> Any:
+        layers = keras.layers
+        inputs = image_input(height, width)
+        x = layers.ZeroPadding2D(2, name="conv1_pad")(inputs)
+        x = _convolution(x, 96, 11, "conv1", strides=4)
+        x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
+        x = _convolution(x, 256, 5, "conv2", padding="same")
+        x = layers.MaxPooling2D(3, strides=2, name="pool2")(x)
+        x = _convolution(x, 384, 3, "conv3", padding="same")
+        x = _convolution(x, 384, 3, "conv4", padding="same")
+        x = _convolution(x, 256, 3, "conv5", padding="same")
+        x = layers.MaxPooling2D(3, strides=2, name="pool5")(x)
+        x = layers.Flatten(name="flatten")(x)
+        x = layers.Dense(4096, activation="relu", name="fc6")(x)
+        x = layers.Dropout(0.5, name="fc6_dropout")(x)
+        x = layers.Dense(4096, activation="relu", name="fc7")(x)
+        return keras.Model(inputs, x, name="alexnet")
+
+    return load_weights(backbone, args, "alexnet")
+
+
+def _convolution(x: Any, filters: int, size: int, name: str, **settings: Any) -> Any:
+    """Convolution, BatchNormalization, ReLU."""
+    from edgeall.models.keras_compat import keras
+
+    x = keras.layers.Conv2D(filters, size, use_bias=False, name=name, **settings)(x)
+    x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
 register(
@@ -39,6 +80,19 @@ register(
         sizes=(32, 512),
         mean=127.5,
         std=127.5,
+        reference="the three-layer baseline of the comparison studies",
+        pretrained=False,
+    )
+)
+register(
+    ModelSpec(
+        name="alexnet",
+        build=build_alexnet,
+        input_hw=(224, 224),
+        sizes=(64, 512),
+        mean=127.5,
+        std=127.5,
+        reference="Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks",
         pretrained=False,
     )
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeall.edge_runtime.errors import UsageError
 
-FAMILIES = ("mobilenet_v2", "plain")
+FAMILIES = ("densenet", "efficientnet", "inception", "mobilenet_v2", "nasnet", "plain", "resnet", "vgg")
 """Modules of this package that register backbones when imported."""
 
 
@@ -44,9 +44,10 @@ class ModelSpec:
         sizes: smallest and largest sensible input side.
         mean: normalization, see `edgeall.edge_runtime.preprocess.InputSpec`.
         std: normalization.
+        reference: the paper it comes from, on one line.
         alphas: width multipliers it takes; empty when it has none.
         pretrained: whether ``--weights imagenet`` exists.
-        unfreeze: how many of its layers the fine-tuning stage trains by default; None means all.
+        unfreeze: how many of its last layers the fine-tuning of pretrained weights trains by default; None means all.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelSpec:
     sizes: tuple[int, int]
     mean: float
     std: float
+    reference: str
     alphas: tuple[float, ...] = ()
     pretrained: bool = True
     unfreeze: int | None = None

@@ -9,6 +9,23 @@ from edgeall.edge_runtime.errors import DataError
 from edgeall.models.registry import BuildArgs
 
 
+def load_application(name: str, args: BuildArgs) -> Any:
+    """A network of ``tf_keras.applications`` up to its averaged features, filled; see `load_weights`."""
+    from edgeall.models.keras_compat import keras
+    from edgeall.models.rewrite import image_input
+
+    def backbone(height: int, width: int, weights: str | None) -> Any:
+        return getattr(keras.applications, name)(
+            input_tensor=image_input(height, width),
+            input_shape=(height, width, 3),
+            include_top=False,
+            weights=weights,
+            pooling="avg",
+        )
+
+    return load_weights(backbone, args, name)
+
+
 def load_weights(backbone: Callable[[int, int, str | None], Any], args: BuildArgs, what: str) -> Any:
     """Build a backbone and fill it.
 

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+import zlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeall.edge_runtime.errors import EdgeallError
-from edgeall.edge_runtime.flatbuffer import read_graph
-from edgeall.edge_runtime.preprocess import InputSpec, normalize
+from edgeall.edge_runtime.flatbuffer import Subgraph, read_graph
+from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import quiet, tf
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 INTEGER_SCHEMES = ("ptq-int8", "qat-int8")
-"""Fully integer: uint8 in, uint8 out, no float tensor in between."""
+"""Fully integer: uint8 in, uint8 out, no float tensor in between but around layers that were asked to stay in float."""
+
+_WEIGHED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
+_TYPES = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8}
 
 
-def convert(model: Any, scheme: str, spec: InputSpec, representative: Iterable[NDArray[np.uint8]] = ()) -> bytes:
+def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[str] = ()) -> bytes:
     """Convert a flat Keras model with a batch of one.
 
     Args:
-        model: float input, normalized; for ``qat-int8`` from `edgeall.optimize.qat.for_conversion`.
+        model: float input, normalized; for the integer schemes from `edgeall.optimize.placement.rounded`.
         scheme: one of `SCHEMES`.
         spec: the input contract.
-        representative: for ``ptq-int8``: uint8 images ``(h, w, 3)`` of the training side.
+        float_layers: layers that an integer scheme may leave in float.
 
     Raises:
-        EdgeallError: the converter failed, or an integer scheme left something in float.
+        EdgeallError: the converter failed, or an integer scheme left another layer in float.
     """
     shape = tf.TensorSpec((1, spec.height, spec.width, 3), tf.float32, name="image")
     function = tf.function(lambda image: model(image, training=False)).get_concrete_function(shape)
@@ -40,18 +45,17 @@ def convert(model: Any, scheme: str, spec: InputSpec, representative: Iterable[N
     if scheme in INTEGER_SCHEMES:
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.uint8
-    if scheme == "ptq-int8":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: _full_range(representative, spec)
     try:
         with quiet():
             flatbuffer: bytes = converter.convert()
     except Exception as error:  # the converter wraps whatever MLIR says in exceptions of many kinds
         raise EdgeallError(f"conversion to {scheme} failed: {str(error).strip().splitlines()[0]}") from error
     if scheme in INTEGER_SCHEMES:
-        left = float_tensors(flatbuffer)
-        if left:
-            raise EdgeallError(f"conversion to {scheme} left {len(left)} tensors in float: {', '.join(left[:5])}")
+        found = layers_in_float(flatbuffer, [layer.name for layer in model.layers])
+        left = [name for name in found if name not in float_layers]
+        if left or (float_tensors(flatbuffer) and not float_layers):
+            named = left or float_tensors(flatbuffer)
+            raise EdgeallError(f"conversion to {scheme} left {len(named)} layers in float: {', '.join(named[:5])}")
     return flatbuffer
 
 
@@ -61,13 +65,46 @@ def float_tensors(flatbuffer: bytes) -> list[str]:
     return [tensor.name for part in graph.subgraphs for tensor in part.tensors if tensor.type.startswith("FLOAT")]
 
 
-def _full_range(images: Iterable[NDArray[np.uint8]], spec: InputSpec) -> Iterator[list[NDArray[np.float32]]]:
-    """Calibration inputs. One pixel each of 0 and 255 is written into the first image's corners.
+def layers_in_float(flatbuffer: bytes, names: Collection[str]) -> list[str]:
+    """The layers that compute in float, in running order.
 
-    The converter takes the input's scale from what it sees; the contract needs exactly 0..255.
+    Args:
+        flatbuffer: a converted model.
+        names: of the Keras model's layers. The converter names what an operator writes after the layers that it came
+            from; where it doesn't, its name for it is returned.
     """
-    for index, image in enumerate(images):
-        if index == 0:
-            image = image.copy()
-            image[0, 0], image[-1, -1] = 0, 255
-        yield [normalize(image[np.newaxis], spec)]
+    found: dict[str, None] = {}
+    graph = read_graph(flatbuffer, "model").main
+    for operator in graph.operators:
+        written = [graph.tensors[index] for index in operator.outputs]
+        if operator.name in _BOUNDARY or not any(tensor.type.startswith("FLOAT") for tensor in written):
+            continue
+        parts = [part for tensor in written for part in re.split("[/;]", tensor.name)]
+        named = [name for name in names if name in parts]
+        found |= dict.fromkeys(named or [tensor.name for tensor in written])
+    return list(found)
+
+
+def sparsity(flatbuffer: bytes) -> float:
+    """Share of zeros among the weights that convolutions and dense layers have in the file, 0..1."""
+    graph = read_graph(flatbuffer, "model").main
+    zeros = weights = 0
+    for operator in graph.operators:
+        if operator.name in _WEIGHED:
+            values = _constant(flatbuffer, graph, operator.inputs[1])
+            zeros += values.size - np.count_nonzero(values)
+            weights += values.size
+    return zeros / weights if weights else 0.0
+
+
+def compressed_bytes(flatbuffer: bytes) -> int:
+    """Size as it travels where files are compressed (zlib, level 9): the only size that zeros make smaller."""
+    return len(zlib.compress(flatbuffer, 9))
+
+
+def _constant(flatbuffer: bytes, graph: Subgraph, index: int) -> Any:
+    """A constant tensor's values; of a float16 one, what it was stored as before it is unpacked."""
+    producer = graph.producer(index)
+    tensor = graph.tensors[producer.inputs[0] if producer else index]
+    kind = np.dtype(_TYPES[tensor.type])
+    return np.frombuffer(flatbuffer, kind, tensor.constant_bytes // kind.itemsize, tensor.constant_at)

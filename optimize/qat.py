@@ -4,45 +4,42 @@ tfmot's own placement leaves the weights of a convolution that feeds a ReLU unqu
 depthwise kernels one scale for all channels, and starts every activation range at +-6 with a moving average
 that needs thousands of steps to leave it. Here every weight is quantized as the converter will do it (per
 channel, symmetric), every activation range starts at what was measured on training images, and the network
-is folded first (`fold`), so that what is trained is what is stored.
+is folded first (`fold`), so that what is trained is what is stored. What is rounded where is `placement`'s;
+before the first step the network is the one that post-training quantization gives.
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.models.graph import call, copy_of, rebuild, targets
+from edgeall.models.graph import call, copy_of, rebuild
 from edgeall.models.keras_compat import keras, load_tfmot, tf
+from edgeall.optimize.placement import (
+    NARROWEST,
+    WITH_WEIGHTS,
+    Placement,
+    Range,
+    fake_kernel,
+    rounded_input,
+    rounded_output,
+)
 
-PLACEMENT = 2
+PLACEMENT = 3
 """Raised when what is quantized where, or trained on what, changes: a checkpoint of before is not gone on with."""
+DECAY = 0.999
+"""Of the moving average of an activation's extremes, per step: tfmot's."""
 
 layers = keras.layers
 tfmot = load_tfmot()
 quantizers = tfmot.quantization.keras.quantizers
-
-WITH_WEIGHTS = {
-    layers.DepthwiseConv2D: ("depthwise_kernel", 2),  # (h, w, channels, 1)
-    layers.Conv2D: ("kernel", 3),  # (h, w, in, out)
-    layers.Dense: ("kernel", 1),  # (in, out)
-}
-"""Attribute and output-channel axis of every layer's kernel."""
-OWN_RANGE = (layers.ReLU, layers.Add, layers.Concatenate, layers.GlobalAveragePooling2D, layers.AveragePooling2D)
-SAME_RANGE = (layers.MaxPooling2D, layers.ZeroPadding2D, layers.Flatten, layers.Reshape, layers.Softmax)
-"""Ops that TFLite runs in their input's scale (or, for softmax, in a fixed one)."""
-
-
-def input_range(spec: InputSpec) -> tuple[float, float]:
-    """What the pixels 0 and 255 become."""
-    return (0 - spec.mean) / spec.std, (255 - spec.mean) / spec.std
+Masks = Mapping[str, NDArray[Any]]
+"""Layer name to 0 and 1 in the shape of its kernel."""
 
 
 @dataclass(frozen=True)
@@ -51,90 +48,143 @@ class QuantizationAware:
 
     Attributes:
         model: float32 in (normalized), probabilities out.
-        weights: every layer's own variables (kernel, bias) by layer name.
-        outputs: the wrapper of every layer whose output is quantized, by layer name.
+        folded: what it was made from.
+        placement: what is quantized in it.
+        masks: of the kernels that stay sparse.
+        held: every layer's own variables (kernel, bias) by layer name.
+        extremes: of every layer that a range spans.
     """
 
     model: Any
-    weights: dict[str, list[Any]]
-    outputs: dict[str, Any]
+    folded: Any
+    placement: Placement
+    masks: Masks
+    held: dict[str, list[Any]]
+    extremes: dict[str, _Extremes]
+
+    def trained(self) -> Any:
+        """The float network: as ``folded``, with the weights as they are now; those that a mask removes are zero."""
+
+        def make(layer: Any, tensors: list[Any]) -> Any:
+            if isinstance(layer, layers.InputLayer):
+                return tensors[0]
+            copy = copy_of(layer)
+            output = call(copy, tensors)
+            values = [variable.numpy() for variable in self.held[layer.name]]
+            if layer.name in self.masks:
+                values[0] = values[0] * self.masks[layer.name]
+            copy.set_weights(values)
+            return output
+
+        return rebuild(self.folded, make)
+
+    def measured(self) -> dict[str, Range]:
+        """The extremes of its activations as they are now, in the form of `edgeall.optimize.placement.extremes`."""
+        return {name: found.values() for name, found in self.extremes.items()}
 
 
-def quantization_aware(folded: Any, calibration: Iterable[Any], bounds: tuple[float, float]) -> QuantizationAware:
+def quantization_aware(
+    folded: Any, placement: Placement, measured: Mapping[str, Range], masks: Masks | None = None
+) -> QuantizationAware:
     """A trainable copy of ``folded`` that computes as the int8 network will.
 
     Args:
-        folded: from `fold_batch_normalization`.
-        calibration: float32 batches ``(n, h, w, 3)`` of training images; the ranges of all activations start
-            at the mean of their extremes over these batches.
-        bounds: from `input_range`.
-
-    Raises:
-        UsageError: the model holds a layer whose quantization isn't known; it is named.
+        folded: from `edgeall.optimize.fold.fold_batch_normalization`.
+        placement: from `edgeall.optimize.placement.place`.
+        measured: where the ranges of all activations start, from `edgeall.optimize.placement.extremes`.
+        masks: kernels that keep their zeros.
     """
-    unknown = [layer.name for layer in folded.layers[1:] if type(layer) not in _KNOWN]  # a subclass is another layer
-    if unknown:
-        raise UsageError(f"layers that can't be quantized: {', '.join(unknown)}", hint="use --scheme ptq-int8")
-    weights = {layer.name: layer.get_weights() for layer in folded.layers}
-    return _wrapped(folded, weights, _ranges(folded, calibration), bounds, fake_weights=True)
+    held: dict[str, list[Any]] = {}
+    extremes = {name: _Extremes(name, *measured[name]) for span in placement.spans.values() for name in span}
+
+    def place(layer: Any, tensors: list[Any]) -> Any:
+        name = layer.name
+        range_name = placement.outputs.get(name, "")
+        given = placement.fixed.get(range_name)
+        if isinstance(layer, layers.InputLayer):
+            return rounded_input(tensors[0], placement.fixed[range_name])
+        inner = copy_of(layer)
+        inner.build(layer.input_shape)
+        inner.set_weights(layer.get_weights())
+        held[name] = list(inner.weights)  # before the wrapper puts fake-quantized tensors in their place
+        weight = _weight(layer, name in placement.kernels, (masks or {}).get(name))
+        span = placement.spans.get(range_name, ())
+        output = _Range(layer, extremes.get(name), [extremes[one] for one in span]) if span else None
+        if weight or output:
+            inner = tfmot.quantization.keras.QuantizeWrapperV2(inner, _Config(weight, output))
+        result = call(inner, tensors)
+        return tf.quantization.fake_quant_with_min_max_args(result, *given) if given else result
+
+    return QuantizationAware(rebuild(folded, place), folded, placement, masks or {}, held, extremes)
 
 
-def for_conversion(trained: QuantizationAware, folded: Any, bounds: tuple[float, float]) -> Any:
-    """The trained network with its activation ranges, but its weights left to the converter to quantize.
+class _Extremes:
+    """Moving averages of the smallest and the largest output of one layer."""
 
-    The converter rounds them with the same symmetric per-channel scales that `quantization_aware` faked;
-    handed already faked ones, it would have to recognise the pattern around depthwise kernels.
-    """
-    weights = {name: [variable.numpy() for variable in held] for name, held in trained.weights.items()}
-    ranges = {name: wrapper.output_range() for name, wrapper in trained.outputs.items()}
-    return _wrapped(folded, weights, ranges, bounds, fake_weights=False).model
+    def __init__(self, name: str, low: float, high: float) -> None:
+        self.low = tf.Variable(low, trainable=False, name=f"{name}_low", dtype=tf.float32)
+        self.high = tf.Variable(high, trainable=False, name=f"{name}_high", dtype=tf.float32)
 
+    def follow(self, outputs: Any) -> None:
+        for variable, found in ((self.low, tf.reduce_min(outputs)), (self.high, tf.reduce_max(outputs))):
+            variable.assign_sub((variable - tf.cast(found, tf.float32)) * (1.0 - DECAY))
 
-_KNOWN = (*WITH_WEIGHTS, *OWN_RANGE, *SAME_RANGE)
+    def values(self) -> Range:
+        return float(self.low.numpy()), float(self.high.numpy())
 
 
 class _Weights(quantizers.Quantizer):  # type: ignore[name-defined]
-    """Symmetric, narrow range, one scale per output channel, from the weights of this very step.
+    """`fake_kernel` of the weights of this very step.
 
     Args:
-        channel_axis: axis of the output channels in the kernel.
+        channel_axis: axis of the output channels in the kernel; None where it stays in float.
+        mask: of a sparse kernel.
     """
 
-    def __init__(self, channel_axis: int) -> None:
-        self.channel_axis = channel_axis
+    def __init__(self, channel_axis: int | None, mask: NDArray[Any] | None) -> None:
+        self.channel_axis, self.mask = channel_axis, mask
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {}
 
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-        rank = len(inputs.shape)
-        order = [axis for axis in range(rank) if axis != self.channel_axis] + [self.channel_axis]
-        moved = tf.transpose(inputs, order)
-        bound = tf.stop_gradient(tf.reduce_max(tf.abs(moved), axis=tuple(range(rank - 1))))
-        bound = tf.maximum(bound, 1e-8)  # a dead channel; the op refuses an empty range
-        fake = tf.quantization.fake_quant_with_min_max_vars_per_channel(moved, -bound, bound, narrow_range=True)
-        return tf.transpose(fake, np.argsort(order))
+        kernel = inputs if self.mask is None else inputs * tf.constant(self.mask, inputs.dtype)
+        return kernel if self.channel_axis is None else fake_kernel(kernel, self.channel_axis)
 
     def get_config(self) -> dict[str, Any]:
-        return {"channel_axis": self.channel_axis}
+        return {}
 
 
-class _Range(quantizers.MovingAverageQuantizer):  # type: ignore[name-defined]
-    """tfmot's moving-average activation quantizer, started at a measured range."""
+class _Range(quantizers.Quantizer):  # type: ignore[name-defined]
+    """Rounds to the range that everything spans which shares its scale.
 
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        self.low, self.high = min(low, 0.0), max(high, 0.0)
+    Args:
+        layer: whose output it rounds.
+        own: the layer's extremes, moved in training; None for one whose values lie between those of its input.
+        span: the extremes of all layers of the range.
+    """
+
+    def __init__(self, layer: Any, own: _Extremes | None, span: list[_Extremes]) -> None:
+        self.layer, self.own, self.span = layer, own, span
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        constant = keras.initializers.Constant
-        return {
-            "min_var": layer.add_weight(f"{name}_min", initializer=constant(self.low), trainable=False),
-            "max_var": layer.add_weight(f"{name}_max", initializer=constant(self.high), trainable=False),
-        }
+        if self.own:  # attributes of the wrapper: so they are weights of the model, and in its checkpoints
+            layer.output_low, layer.output_high = self.own.low, self.own.high
+        return {}
+
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        if training and self.own:
+            self.own.follow(inputs)
+        low = tf.minimum(0.0, tf.reduce_min([one.low for one in self.span]))
+        high = tf.maximum(0.0, tf.reduce_max([one.high for one in self.span]))
+        high = tf.where(high - low > NARROWEST, high, low + 1.0)
+        return rounded_output(self.layer, inputs, low, high)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
 
 
-class _Placement(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[name-defined]
+class _Config(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[name-defined]
     """Which weight of a layer is quantized, and whether its output is."""
 
     def __init__(self, weight: tuple[str, _Weights] | None, output: _Range | None) -> None:
@@ -160,66 +210,8 @@ class _Placement(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[name-
         return {}
 
 
-class _Wrapper(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[name-defined]
-    """tfmot's wrapper, whose output range can be read back."""
-
-    def output_range(self) -> tuple[float, float]:
-        held = self._output_quantizer_vars
-        return float(held["min_var"].numpy()), float(held["max_var"].numpy())
-
-
-def _wrapped(
-    folded: Any,
-    weights: dict[str, list[Any]],
-    ranges: dict[str, tuple[float, float]],
-    bounds: tuple[float, float],
-    fake_weights: bool,
-) -> QuantizationAware:
-    held: dict[str, list[Any]] = {}
-    outputs: dict[str, Any] = {}
-
-    def place(layer: Any, tensors: list[Any]) -> Any:
-        if isinstance(layer, layers.InputLayer):
-            return tf.quantization.fake_quant_with_min_max_args(tensors[0], *bounds)
-        inner = copy_of(layer)
-        inner.build(layer.input_shape)
-        inner.set_weights(weights[layer.name])
-        held[layer.name] = list(inner.weights)  # before the wrapper puts fake-quantized tensors in their place
-        output = _Range(*ranges[layer.name]) if layer.name in ranges else None
-        weight = _weight_quantizer(layer) if fake_weights else None
-        if not (output or weight):
-            return call(inner, tensors)
-        wrapper = _Wrapper(inner, _Placement(weight, output))
-        if output:
-            outputs[layer.name] = wrapper
-        return call(wrapper, tensors)
-
-    return QuantizationAware(rebuild(folded, place), held, outputs)
-
-
-def _weight_quantizer(layer: Any) -> tuple[str, _Weights] | None:
-    if type(layer) not in WITH_WEIGHTS:
+def _weight(layer: Any, quantized: bool, mask: NDArray[Any] | None) -> tuple[str, _Weights] | None:
+    if not quantized and mask is None:
         return None
     attribute, axis = WITH_WEIGHTS[type(layer)]
-    return attribute, _Weights(axis)
-
-
-def _quantizes_output(layer: Any) -> bool:
-    """TFLite fuses a ReLU into what feeds it: then only the ReLU's output exists as a tensor."""
-    after = targets(layer)
-    fused = len(after) == 1 and isinstance(after[0], layers.ReLU) and not isinstance(layer, layers.ReLU)
-    return isinstance(layer, (*WITH_WEIGHTS, *OWN_RANGE)) and not fused
-
-
-def _ranges(folded: Any, calibration: Iterable[Any]) -> dict[str, tuple[float, float]]:
-    """Mean over the batches of every quantized output's smallest and largest value."""
-    named = [layer.name for layer in folded.layers[1:] if _quantizes_output(layer)]
-    probe = keras.Model(folded.input, [folded.get_layer(name).output for name in named])
-
-    @tf.function  # type: ignore[untyped-decorator]
-    def extremes(batch: Any) -> Any:
-        outputs = probe(batch, training=False)
-        return tf.stack([tf.stack([tf.reduce_min(value), tf.reduce_max(value)]) for value in outputs])
-
-    mean = np.mean([extremes(batch).numpy() for batch in calibration], axis=0)
-    return {name: (float(low), float(high)) for name, (low, high) in zip(named, mean, strict=True)}
+    return attribute, _Weights(axis if quantized else None, mask)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,29 @@ from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import exact_float32, tf
 from edgeall.optimize.card import model_card
-from edgeall.optimize.convert import SCHEMES, convert
+from edgeall.optimize.convert import (
+    INTEGER_SCHEMES,
+    SCHEMES,
+    compressed_bytes,
+    convert,
+    layers_in_float,
+    sparsity,
+)
 from edgeall.optimize.fold import fold_batch_normalization
 from edgeall.optimize.golden import choose_golden
+from edgeall.optimize.layer_error import LayerError, layer_errors
 from edgeall.optimize.pack import pack
+from edgeall.optimize.placement import (
+    WITH_WEIGHTS,
+    Placement,
+    Range,
+    extremes,
+    images_at_once,
+    input_range,
+    place,
+    ranges,
+    rounded,
+)
 from edgeall.optimize.verify import compare, predict
 from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
@@ -38,16 +58,32 @@ from edgeall.train.runs import (
     load_own_split,
     load_run,
     load_sides,
+    run_digest,
     source_revision,
     versions,
 )
 from edgeall.train.split import Split, check_split
 from edgeall.train.synth import Layout, synthesize
 
+if TYPE_CHECKING:
+    from edgeall.optimize.qat import QuantizationAware
+
 FOLD_TOLERANCE = 1e-4
 """Largest difference of a probability that folding BatchNormalization may make."""
 CALIBRATION_BATCH = 32
-QUANTIZATION_FACTS = ("scheme", "drop_points", "agreement", "max_abs_difference", "tflite_float")
+"""An activation's range is the mean over batches of this size of its extremes: less at the mercy of a single image
+than the extremes of all."""
+REPORT_IMAGES = 64
+"""Images of the validation side that the layer report is made with."""
+QUANTIZATION_FACTS = (
+    "scheme",
+    "drop_points",
+    "agreement",
+    "max_abs_difference",
+    "tflite_float",
+    "float_layers",
+    "sparsity_frac",
+)
 GOLDEN_SOURCES = ("test", "synthetic")
 GOLDEN_IMAGES = 2
 GOLDEN_CANDIDATES = 48
@@ -64,6 +100,9 @@ def quantize(
     representative: int = 256,
     data: Path | None = None,
     golden: str = "test",
+    side: str = "test",
+    float_layers: tuple[str, ...] = (),
+    layer_report: bool = False,
     force: bool = False,
     cache_dir: Path | None = None,
     progress: Progress,
@@ -81,12 +120,19 @@ def quantize(
         data: where the images are now, if not where the run read them.
         golden: where the images that travel with the model come from: ``test``, its test side, or ``synthetic``,
             where the data may not be passed on.
+        side: what the result is verified on and the manifest's metrics are of. `edgeall search` has its candidates
+            verified on the validation side: the test side is for the one that it chooses.
+        float_layers: layers of an integer scheme whose weights and output are left in float; what reads such an
+            output then computes in float too.
+        layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
 
     Returns:
-        A summary: scheme, sizes, accuracies, agreement, per-class recalls.
+        A summary: scheme, sizes, accuracies, agreement, per-class recalls; ``float_layers``, what computes in float
+        (None: everything), ``sparsity_frac`` of the weights in the file, and with ``layer_report`` the ``layers``,
+        see `edgeall.optimize.layer_error.LayerError`.
 
     Raises:
-        UsageError: an unknown scheme, or ``out`` exists.
+        UsageError: an unknown scheme or layer, a layer option with a scheme that isn't integer, or ``out`` exists.
         DataError: the run is not complete, or the data is not what it was trained on.
         GateError: more than ``max_drop`` was lost; nothing is written.
     """
@@ -96,6 +142,9 @@ def quantize(
         raise UsageError(f"--learning-rate {learning_rate:g} is no learning rate", hint="give a number above 0")
     if golden not in GOLDEN_SOURCES:
         raise UsageError(f"no golden images called {golden!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
+    if scheme not in INTEGER_SCHEMES and (float_layers or layer_report):
+        option = "--float-layers" if float_layers else "--layer-report"
+        raise UsageError(f"{option} says nothing to {scheme}", hint=f"it goes with {' and '.join(INTEGER_SCHEMES)}")
     _check_out(out, force)
     facts = load_run(run)
     root = data or data_root(facts)
@@ -103,23 +152,36 @@ def quantize(
     check_split(split, root)
     spec = input_spec(facts["settings"])
     sides = load_sides(split, root, spec, cache_dir or cache.default_cache_dir(), progress)
-    test = sides["test"]
+    test = sides[side]
 
     model = load_model(run, facts)
     folded = fold_batch_normalization(model)
+    bounds = input_range(spec)
+    placement = place(folded, bounds, float_layers) if scheme in INTEGER_SCHEMES else None
     with exact_float32():
-        keras_float = model.predict(plain(test, 64), verbose=0)
-        _check_folding(keras_float, folded.predict(plain(test, 64), verbose=0))
-    calibration = _stratified(sides["train"], representative, facts["settings"]["seed"])
+        keras_float = model.predict(plain(test, 2 * images_at_once(model)), verbose=0)
+        _check_folding(keras_float, folded.predict(plain(test, 2 * images_at_once(folded)), verbose=0))
     progress.note(f"converting to {scheme}")
     float32 = convert(folded, "float32", spec)
-    if scheme == "qat-int8":
-        trained = _train_quantized(run, folded, sides, calibration, facts["settings"], epochs, learning_rate, progress)
-        flatbuffer = convert(trained, scheme, spec)
+    layers: list[LayerError] | None = None
+    if placement:
+        calibration = _stratified(sides["train"], representative, facts["settings"]["seed"])
+        network, measured = folded, _measured(folded, placement, calibration, progress)
+        masks = _masks(folded, facts, progress)
+        if scheme == "qat-int8":
+            from edgeall.optimize.qat import quantization_aware  # imports tfmot
+
+            start = quantization_aware(folded, placement, measured, masks)
+            _train_quantized(run, start, sides, len(calibration), facts["settings"], epochs, learning_rate, progress)
+            network, measured = start.trained(), start.measured()
+        spanned = ranges(placement, measured)
+        flatbuffer = convert(rounded(network, placement, spanned), scheme, spec, placement.floats)
+        if layer_report:
+            layers = _layer_report(network, placement, spanned, sides["validation"], progress)
     elif scheme == "float32":
         flatbuffer = float32
     else:
-        flatbuffer = convert(folded, scheme, spec, (calibration.pixels[row] for row in calibration.rows))
+        flatbuffer = convert(folded, scheme, spec)
 
     labels = split.labels
     candidate = Classifier.from_flatbuffer(flatbuffer, labels, spec, name=f"{scheme} model")
@@ -141,17 +203,21 @@ def quantize(
         "tflite_float": {key: conversion[key] for key in ("agreement", "max_abs_difference")},
         "per_class": cost["per_class"],
         "flatbuffer_bytes": len(flatbuffer),
+        "compressed_bytes": compressed_bytes(flatbuffer),
         "float_flatbuffer_bytes": len(float32),
+        "float_layers": layers_in_float(flatbuffer, [layer.name for layer in folded.layers]) if placement else None,
+        "sparsity_frac": sparsity(flatbuffer),
+        **({} if layers is None else {"layers": layers}),
     }
     if max_drop is not None and cost["drop_points"] > max_drop:
         raise GateError(
-            f"{scheme} loses {cost['drop_points']:.2f} points of test accuracy "
+            f"{scheme} loses {cost['drop_points']:.2f} points of {side} accuracy "
             f"({100 * cost['reference_accuracy']:.2f} % to {100 * cost['accuracy']:.2f} %), "
             f"more than --max-drop {max_drop:g}; {out} was not written",
             hint="try --scheme qat-int8, more --epochs, or a wider gate",
         )
     seed, positive = facts["settings"]["seed"], facts["positive_labels"]
-    metrics = metrics_of(split.side("test"), labels, probabilities, positive, "test", split.level, seed)
+    metrics = metrics_of(split.side(side), labels, probabilities, positive, side, split.level, seed)
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source)
     pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)
@@ -188,36 +254,69 @@ def _stratified(side: Images, count: int, seed: int) -> Images:
     return replace(side, rows=side.rows[order], labels=side.labels[order])
 
 
+def _measured(folded: Any, placement: Placement, calibration: Images, progress: Progress) -> dict[str, Range]:
+    """Extremes of the activations over the calibration images."""
+    with progress.task("measuring activations", len(calibration)) as advance:
+
+        def batches() -> Iterator[Any]:
+            for number, batch in enumerate(normalized(calibration, CALIBRATION_BATCH)):
+                yield batch
+                advance(min((number + 1) * CALIBRATION_BATCH, len(calibration)), "")
+
+        return extremes(folded, placement, batches())
+
+
+def _masks(folded: Any, facts: dict[str, Any], progress: Progress) -> dict[str, NDArray[np.float32]]:
+    """The zeros that quantization-aware training has to keep, of a run that was pruned to have them."""
+    if facts.get("pruned", {}).get("kind") != "sparsity":
+        return {}
+    kernels = {layer.name: layer.get_weights()[0] for layer in folded.layers if type(layer) in WITH_WEIGHTS}
+    masks = {name: (kernel != 0).astype(np.float32) for name, kernel in kernels.items() if (kernel == 0).any()}
+    weights = sum(mask.size for mask in masks.values())
+    zeros = weights - sum(np.count_nonzero(mask) for mask in masks.values())
+    progress.note(f"keeping its sparsity of {100 * zeros / max(weights, 1):.3g} %")
+    return masks
+
+
+def _layer_report(
+    network: Any, placement: Placement, spanned: dict[str, Range], side: Images, progress: Progress
+) -> list[LayerError]:
+    progress.note("measuring what rounding each layer costs")
+    images = _stratified(side, REPORT_IMAGES, seed=0)
+    with exact_float32():
+        return layer_errors(network, placement, spanned, normalized(images, CALIBRATION_BATCH))
+
+
 def _train_quantized(
     run: Path,
-    folded: Any,
+    start: QuantizationAware,
     sides: dict[str, Images],
-    calibration: Images,
+    calibrated: int,
     settings: dict[str, Any],
     epochs: int,
     learning_rate: float,
     progress: Progress,
-) -> Any:
-    """Quantization-aware fine-tuning on the train side; survives a kill, and is kept for the next call.
+) -> None:
+    """Quantization-aware fine-tuning in place on the train side; survives a kill, and is kept for the next call.
 
     The float network is the teacher: what is wanted is its answers in integers, not other answers, and its
     probabilities say more about an image than the label does. Source: Mishra and Marr 2018, "Apprentice: Using
     knowledge distillation techniques to improve low-precision network accuracy".
     """
-    from edgeall.optimize.qat import PLACEMENT, for_conversion, input_range, quantization_aware
+    from edgeall.optimize.qat import PLACEMENT
 
-    train_side, spec = sides["train"], calibration.spec
-    bounds = input_range(spec)
-    trained = quantization_aware(folded, normalized(calibration, CALIBRATION_BATCH), bounds)
+    train_side, folded = sides["train"], start.folded
     classes = folded.output_shape[-1]
     weights = train_side.class_weights(classes) if settings["class_weights"] else None
     stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"], xla=False, soft=True)
-    key = cache.digest([PLACEMENT, asdict(stage), len(calibration), settings, (run / "run.json").read_text()])
+    network = [hashlib.sha256(value.tobytes()).hexdigest() for value in folded.get_weights()]
+    floats, masks = start.placement.floats, {name: int(mask.sum()) for name, mask in start.masks.items()}
+    key = cache.digest([PLACEMENT, asdict(stage), calibrated, settings, network, floats, masks])
     checkpoint = run / "qat" / f"{key}.npz"
     if checkpoint.exists():
         progress.note(f"qat: going on with {checkpoint}")
     fit(
-        trained.model,
+        start.model,
         stage,
         lambda epoch: shuffled(
             train_side,
@@ -227,12 +326,13 @@ def _train_quantized(
             epoch=epoch,
             class_weights=weights,
         ).map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight)),
-        plain(sides["validation"], 64).map(lambda pixels, labels: (pixels, tf.one_hot(labels, classes))),
+        plain(sides["validation"], 2 * images_at_once(folded)).map(
+            lambda pixels, labels: (pixels, tf.one_hot(labels, classes))
+        ),
         checkpoint,
         progress,
         tensorboard=run / "tensorboard" / "qat",
     )
-    return for_conversion(trained, folded, bounds)
 
 
 def _golden_images(source: str, facts: dict[str, Any], split: Split, root: Path) -> tuple[str, Iterator[Image.Image]]:
@@ -280,6 +380,7 @@ def _manifest(
             "alpha": model["alpha"],
             "dataset_sha256": split.dataset_sha256,
             "split_sha256": split.sha256,
+            "run_sha256": run_digest(run),
             "split_level": split.level,
             "images": {side: facts["split"][side] for side in ("train", "validation", "test")},
             "seed": settings["seed"],
@@ -289,7 +390,7 @@ def _manifest(
             "synthetic": facts["data"]["synthetic"],
         },
         metrics={
-            "split": "test",
+            "split": metrics["split"],
             "images": metrics["images"],
             "accuracy": metrics["accuracy"],
             "float_accuracy": summary["float_accuracy"],

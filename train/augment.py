@@ -33,30 +33,89 @@ def light(images: Any, seed: Any) -> Any:
 
     grey = tf.reduce_mean(images, axis=3, keepdims=True)
     images = (grey + (images - grey) * draw(1, 0.8, 1.2)) * draw(2, 0.95, 1.05, channels=3)
+    return _brightness_contrast(images, draw(4, -25.5, 25.5), draw(3, 0.9, 1.1))
+
+
+def studies(images: Any, seed: Any) -> Any:
+    """What the comparison studies did to their images, drawn anew for each image of each batch.
+
+    Brightness and contrast of +-10 %, rotation of +-20 degrees, JPEG quality 50 to 100, both mirror images, shifts of
+    +-10 %, shear of +-10 degrees, zoom of +-10 %, and for every second image a central crop of 80 to 100 % of the
+    sides, enlarged to the whole. How far they shifted, sheared, zoomed and cropped isn't known: those four ranges are
+    ours. All geometry is one resampling; what lies outside is mirrored.
+    """
+    seeds = tf.random.split(seed, 4)
+    images = _study_geometry(images, seeds[0])
+    shape = (tf.shape(images)[0], 1, 1, 1)
+    brightness = tf.random.stateless_uniform(shape, seeds[1], -25.5, 25.5)
+    contrast = tf.random.stateless_uniform(shape, seeds[2], 0.9, 1.1)
+    return _jpeg(_brightness_contrast(images, brightness, contrast), seeds[3], 50, 100)
+
+
+AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies}
+
+
+def _brightness_contrast(images: Any, brightness: Any, contrast: Any) -> Any:
+    """Add ``brightness`` (of 255) and stretch by ``contrast`` about each image's own mean."""
     mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
-    return tf.clip_by_value((images - mean) * draw(3, 0.9, 1.1) + mean + draw(4, -25.5, 25.5), 0.0, 255.0)
+    return tf.clip_by_value((images - mean) * contrast + mean + brightness, 0.0, 255.0)
 
 
-AUGMENTS: dict[str, Augment] = {"none": none, "light": light}
+def _jpeg(images: Any, seed: Any, low: int, high: int) -> Any:
+    """Through a JPEG file of quality ``low`` to ``high``. There is no such op for batches: one image at a time."""
+    qualities = tf.random.stateless_uniform((tf.shape(images)[0],), seed, low, high + 1, tf.int32)
+
+    def through_file(item: Any) -> Any:
+        image, quality = item
+        content = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
+        return tf.reshape(tf.io.decode_jpeg(content, channels=3), tf.shape(image))
+
+    pixels = tf.cast(tf.round(images), tf.uint8)
+    return tf.cast(tf.map_fn(through_file, (pixels, qualities), fn_output_signature=tf.uint8), tf.float32)
 
 
 def _rotate_zoom_shift(images: Any, seed: Any) -> Any:
-    """One affine resampling for all of the geometry; what lies outside is mirrored."""
-    shape = tf.shape(images)
-    count, height, width = shape[0], tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
-    draws = tf.random.stateless_uniform((5, count), seed, -1.0, 1.0)
+    """The geometry of `light`."""
+    draws = tf.random.stateless_uniform((5, tf.shape(images)[0]), seed, -1.0, 1.0)
     angle = draws[0] * math.pi
     scale = tf.exp(draws[1] * math.log(1.1))
     mirror = tf.sign(draws[2])
     cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
-    a, b, c, d = cos * mirror, -sin, sin * mirror, cos
+    return _resample(images, (cos * mirror, -sin, sin * mirror, cos), draws[3] * 0.05, draws[4] * 0.05)
+
+
+def _study_geometry(images: Any, seed: Any) -> Any:
+    """The geometry of `studies`. The matrix takes a place in the result to one in the image: it is their inverse."""
+    draws = tf.random.stateless_uniform((9, tf.shape(images)[0]), seed, -1.0, 1.0)
+    angle = draws[0] * math.radians(20.0)
+    shear = tf.tan(draws[1] * math.radians(10.0))
+    crop = tf.where(draws[3] > 0, 0.9 + 0.1 * draws[2], 1.0)
+    scale = tf.exp(draws[4] * math.log(1.1)) * crop
+    across, down = tf.sign(draws[5]) * scale, tf.sign(draws[6]) * scale
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    matrix = (cos * across, (cos * shear - sin) * down, sin * across, (sin * shear + cos) * down)
+    return _resample(images, matrix, draws[7] * 0.1, draws[8] * 0.1)
+
+
+def _resample(images: Any, matrix: tuple[Any, Any, Any, Any], shift_x: Any, shift_y: Any) -> Any:
+    """One affine resampling about the centre; what lies outside is mirrored.
+
+    Args:
+        images: ``(batch, h, w, 3)``.
+        matrix: a, b, c, d, each ``(batch,)``: the pixel at (x, y) from the centre comes from (ax + by, cx + dy).
+        shift_x: of where it comes from, as a share of the width, ``(batch,)``.
+        shift_y: as a share of the height.
+    """
+    a, b, c, d = matrix
+    shape = tf.shape(images)
+    height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
     center_x, center_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
-    shift_x = center_x - a * center_x - b * center_y + draws[3] * 0.05 * width
-    shift_y = center_y - c * center_x - d * center_y + draws[4] * 0.05 * height
+    offset_x = center_x - a * center_x - b * center_y + shift_x * width
+    offset_y = center_y - c * center_x - d * center_y + shift_y * height
     zero = tf.zeros_like(a)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        transforms=tf.stack([a, b, shift_x, c, d, shift_y, zero, zero], axis=1),
+        transforms=tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1),
         output_shape=shape[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -16,9 +17,14 @@ from numpy.typing import NDArray
 from edgeall.models.keras_compat import keras, tf
 from edgeall.train.cache import replacing
 from edgeall.train.progress import Progress
+from edgeall.train.workers import ALONE, Workers
 
 MARGIN_SE = 2.0
 """Standard errors by which a validation loss may be above the lowest and count as no worse."""
+
+AfterStep = Callable[[int, list[NDArray[Any]]], None]
+"""``after_step(done, average)``: may change the model's weights and, in place, their running average (in the order of
+``model.get_weights()``). Called with the number of steps done: before the first, after a restart, and after each."""
 
 Row = dict[str, Any]
 """One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s (of training), seconds
@@ -40,6 +46,8 @@ class Stage:
         warmup_frac: share of all steps spent rising to the peak.
         soft: labels are probabilities ``(batch, classes)``, in training and validation, not class indices.
         xla: compile the step where a GPU is present (on a CPU XLA makes MobileNetV2 thirteen times slower).
+        settle: epochs at the start whose weights are not what is wanted yet, except the last one's: what comes after
+            is held against that, and neither the others nor the weights at the start are kept.
     """
 
     name: str
@@ -51,6 +59,7 @@ class Stage:
     warmup_frac: float = 0.1
     xla: bool = True
     soft: bool = False
+    settle: int = 0
 
     @property
     def steps(self) -> int:
@@ -94,8 +103,10 @@ def fit(
     checkpoint: Path,
     progress: Progress,
     *,
-    strategy: Any = None,
+    workers: Workers = ALONE,
     tensorboard: Path | None = None,
+    after_step: AfterStep | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Train ``model`` in place and leave it with the weights of its last epoch that is as good as its best.
 
@@ -116,15 +127,20 @@ def fit(
         batches: called with the epoch (0-based), returns tf.data of (images, labels, weights).
         validation: tf.data of (images, labels).
         checkpoint: one file, replaced after every epoch; where it exists, training goes on from it.
-        strategy: the `tf.distribute` strategy the model was built under.
+        workers: who trains the model, each with the same arguments; it was built in their scope. They start from the
+            chief's weights, or from its checkpoint.
         tensorboard: folder of TensorBoard logs, or none.
+        after_step: see `AfterStep`.
+        on_epoch: called with the row of every epoch once it is saved, those before a restart first; what it raises
+            ends the training, which can be gone on with.
 
     Returns:
         One row per epoch, those before a restart included.
 
-    The weights at the start count as a candidate for the best, so a stage never makes validation worse.
+    Without `Stage.settle` the weights at the start count as a candidate for the best, so a stage never makes
+    validation worse.
     """
-    with (strategy or tf.distribute.get_strategy()).scope():
+    with workers.scope():
         model.compile(
             optimizer=keras.optimizers.Adam(_schedule(stage)),
             loss="categorical_crossentropy" if stage.soft else "sparse_categorical_crossentropy",
@@ -133,29 +149,48 @@ def fit(
             jit_compile=stage.xla and bool(tf.config.list_physical_devices("GPU")),
         )
         model.optimizer.build(model.trainable_variables)
-    if checkpoint.exists():
-        state = _State.load(checkpoint, model)
-    else:
-        state = _State.fresh(model, _losses(model, validation)[0])
+    model.distribute_reduction_method = "first"  # each replica has the metrics of all: Keras would add them up
+    predict = workers.predictor(model)
+    state = _resumed(model, checkpoint, workers)
+    if state is None:
+        workers.put(model, workers.share_arrays(workers.weights(model)))
+        state = _State.fresh(model, _losses(predict, validation, workers)[0], workers)
     if state.history and not state.finished(stage):
         progress.note(f"{stage.name}: going on after epoch {len(state.history)} of {stage.epochs}")
-    writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else tf.summary.create_noop_writer()
+    if on_epoch:
+        for row in state.history:
+            on_epoch(row)
+    logged = tensorboard is not None and workers.chief
+    writer = tf.summary.create_file_writer(str(tensorboard)) if logged else tf.summary.create_noop_writer()
     seen = stage.steps * min(stage.batch_size, stage.images)
     begun = len(state.history) * seen
+    if after_step and not state.finished(stage):
+        after_step(len(state.history) * stage.steps, state.average)
     with progress.task(stage.name, stage.epochs * seen, begun) as advance, writer.as_default():
         while not state.finished(stage):
-            row, losses = _epoch(model, stage, state, batches, validation, advance)
-            state = state.after(row, losses)
-            state.save(checkpoint, model)
+            row, losses = _epoch(model, stage, state, batches, predict, validation, advance, after_step, workers)
+            state = state.after(row, losses, settling=row["epoch"] <= stage.settle)
+            if workers.chief:
+                state.save(checkpoint, model, workers.weights(model))
             for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_s"):
                 tf.summary.scalar(key, row[key], step=row["epoch"])
             progress.note(_line(stage, state.history))
-    model.set_weights(state.kept_weights)
+            if on_epoch:
+                on_epoch(row)
+    workers.put(model, state.kept_weights)
     return [{**row, "kept": int(row["epoch"] == state.kept_epoch)} for row in state.history]
 
 
 def _epoch(
-    model: Any, stage: Stage, state: _State, batches: Any, validation: Any, advance: Any
+    model: Any,
+    stage: Stage,
+    state: _State,
+    batches: Any,
+    predict: Any,
+    validation: Any,
+    advance: Any,
+    after_step: AfterStep | None,
+    workers: Workers,
 ) -> tuple[Row, NDArray[np.float64]]:
     """Train one epoch; its row and the validation loss of every image, ``(images,)``."""
     epoch = len(state.history)
@@ -163,18 +198,21 @@ def _epoch(
 
     class Ticker(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            _average(state.average, model.get_weights(), epoch * stage.steps + batch, stage.steps)
+            _average(state.average, workers.weights(model), epoch * stage.steps + batch, stage.steps)
+            if after_step:
+                after_step(epoch * stage.steps + batch + 1, state.average)
             rate = (batch + 1) * images / (time.perf_counter() - start)
             info = f"loss {logs['loss']:.4f} accuracy {logs['accuracy']:.4f} {rate:.0f} images/s"
             advance((epoch * stage.steps + batch + 1) * images, f"epoch {epoch + 1}/{stage.epochs} {info}")
 
     start = time.perf_counter()
-    logs = model.fit(batches(epoch), epochs=1, verbose=0, callbacks=[Ticker()]).history
+    logs = model.fit(workers.divided(batches(epoch)), epochs=1, verbose=0, callbacks=[Ticker()]).history
     training_s = time.perf_counter() - start
-    trained = model.get_weights()
-    model.set_weights(state.average)
-    losses, val_accuracy = _losses(model, validation)
-    model.set_weights(trained)
+    trained = workers.mean(workers.weights(model))
+    state.average[:] = workers.mean(state.average)
+    workers.put(model, state.average)
+    losses, val_accuracy = _losses(predict, validation, workers)
+    workers.put(model, trained)
     row = {
         "stage": stage.name,
         "epoch": epoch + 1,
@@ -189,15 +227,31 @@ def _epoch(
     return row, losses
 
 
-def _losses(model: Any, validation: Any) -> tuple[NDArray[np.float64], float]:
-    """Cross-entropy of every validation image, ``(images,)`` in nats, and the share that is classified right."""
-    answers = [(np.asarray(labels), model.predict_on_batch(images)) for images, labels in validation]
+def _resumed(model: Any, checkpoint: Path, workers: Workers) -> _State | None:
+    """The state that training goes on from, put into ``model``; the chief's, on every worker."""
+    if workers.alone:
+        return _State.load(checkpoint, model, workers) if checkpoint.exists() else None
+    saved = workers.share(checkpoint.read_bytes() if workers.chief and checkpoint.exists() else b"")
+    return _State.load(io.BytesIO(saved), model, workers) if saved else None
+
+
+def _losses(predict: Any, validation: Any, workers: Workers) -> tuple[NDArray[np.float64], float]:
+    """Cross-entropy of every validation image, ``(images,)`` in nats, and the share that is classified right.
+
+    Of several workers the chief works it out: all must find the same, or they would not agree on when to stop.
+    """
+    losses, accuracy = workers.from_chief(lambda: _own_losses(predict, validation))
+    return np.array(losses, np.float64), accuracy
+
+
+def _own_losses(predict: Any, validation: Any) -> tuple[list[float], float]:
+    answers = [(np.asarray(labels), predict(images)) for images, labels in validation]
     truth = np.concatenate([labels for labels, _ in answers])
     probabilities = np.concatenate([probabilities for _, probabilities in answers]).astype(np.float64)
     if truth.ndim == 1:
         truth = np.eye(probabilities.shape[1])[truth]
     losses = -(truth * np.log(np.maximum(probabilities, keras.backend.epsilon()))).sum(axis=1)
-    return losses, float((probabilities.argmax(axis=1) == truth.argmax(axis=1)).mean())
+    return losses.tolist(), float((probabilities.argmax(axis=1) == truth.argmax(axis=1)).mean())
 
 
 def _average(average: list[Any], weights: list[Any], step: int, steps: int) -> None:
@@ -250,15 +304,17 @@ class _State:
     average: list[Any]
 
     @classmethod
-    def fresh(cls, model: Any, losses: NDArray[np.float64]) -> _State:
-        return cls([], losses, 0, model.get_weights(), model.get_weights())
+    def fresh(cls, model: Any, losses: NDArray[np.float64], workers: Workers = ALONE) -> _State:
+        return cls([], losses, 0, workers.weights(model), workers.weights(model))
 
     def finished(self, stage: Stage) -> bool:
         done = len(self.history)
         return done >= stage.epochs or done - self.kept_epoch >= stage.patience
 
-    def after(self, row: Row, losses: NDArray[np.float64]) -> _State:
+    def after(self, row: Row, losses: NDArray[np.float64], settling: bool = False) -> _State:
         history = [*self.history, row]
+        if settling:
+            return _State(history, losses, row["epoch"], [np.copy(value) for value in self.average], self.average)
         worse_by = losses - self.best_losses
         error = worse_by.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
         if worse_by.mean() <= MARGIN_SE * error:  # never true of a NaN
@@ -266,10 +322,10 @@ class _State:
             return _State(history, best, row["epoch"], [np.copy(value) for value in self.average], self.average)
         return _State(history, self.best_losses, self.kept_epoch, self.kept_weights, self.average)
 
-    def save(self, path: Path, model: Any) -> None:
+    def save(self, path: Path, model: Any, weights: list[Any]) -> None:
         facts = json.dumps({"history": self.history, "kept_epoch": self.kept_epoch})
         arrays: dict[str, Any] = {"facts": np.array(facts), "best_losses": self.best_losses}
-        arrays |= {f"weight_{index}": value for index, value in enumerate(model.get_weights())}
+        arrays |= {f"weight_{index}": value for index, value in enumerate(weights)}
         arrays |= {f"kept_{index}": value for index, value in enumerate(self.kept_weights)}
         arrays |= {f"average_{index}": value for index, value in enumerate(self.average)}
         arrays |= {f"optimizer_{index}": value.numpy() for index, value in enumerate(model.optimizer.variables)}
@@ -277,15 +333,15 @@ class _State:
             np.savez(temporary, **arrays)
 
     @classmethod
-    def load(cls, path: Path, model: Any) -> _State:
-        with np.load(path) as arrays:
+    def load(cls, file: Path | io.BytesIO, model: Any, workers: Workers) -> _State:
+        with np.load(file) as arrays:
             facts = json.loads(str(arrays["facts"]))
             losses = arrays["best_losses"]
             weights = [arrays[f"weight_{index}"] for index in range(len(model.weights))]
             kept = [arrays[f"kept_{index}"] for index in range(len(model.weights))]
             average = [arrays[f"average_{index}"] for index in range(len(model.weights))]
             optimizer = [arrays[f"optimizer_{index}"] for index in range(len(model.optimizer.variables))]
-        model.set_weights(weights)
+        workers.put(model, weights)
         for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
             variable.assign(value)
         return cls(facts["history"], losses, facts["kept_epoch"], kept, average)

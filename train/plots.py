@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_curve
@@ -41,6 +41,66 @@ class RocCurve:
     is_so: NDArray[np.bool_]
     score: NDArray[np.float64]
     area: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of a comparison.
+
+    Attributes:
+        name: beside the point.
+        kind: its colour and marker, named in the legend.
+        cost: milliseconds.
+        accuracy: 0..1.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        on_front: whether it is on the Pareto front.
+    """
+
+    name: str
+    kind: str
+    cost: float
+    accuracy: float
+    low: float
+    high: float
+    on_front: bool
+
+
+def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
+    """Accuracy against latency, the Pareto front joined up; every point has its name, those off the front in grey."""
+    figure = _figure(8.0, 5.2)
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    for number, kind in enumerate(kinds):
+        of_kind = [point for point in points if point.kind == kind]
+        cost, value = np.array([p.cost for p in of_kind]), np.array([p.accuracy for p in of_kind])
+        error = np.abs(np.array([(p.low, p.high) for p in of_kind]).T - value)
+        color, marker = CLASS_COLORS[number % len(CLASS_COLORS)], "osD^v"[number % 5]
+        axes.errorbar(
+            cost, 100 * value, 100 * error, fmt=marker, color=color, label=_plain(kind), elinewidth=0.8, alpha=0.9
+        )
+    chosen = sorted((point for point in points if point.on_front), key=lambda point: (point.cost, point.accuracy))
+    steps, tops = [point.cost for point in chosen], [100 * point.accuracy for point in chosen]
+    axes.step(steps, tops, where="post", color=INK, linewidth=1, linestyle="--", zorder=1, label="Pareto front")
+    axes.plot(steps, tops, "o", color=INK, markersize=13, fillstyle="none")
+    for number, point in enumerate(sorted(points, key=lambda point: (point.accuracy, point.cost))):
+        axes.annotate(
+            _plain(point.name, 28),
+            (point.cost, 100 * point.accuracy),
+            xytext=(8, (4, -11)[number % 2]),  # above and below in turn: those beside each other stay legible
+            textcoords="offset points",
+            fontsize=8 if point.on_front else 7,
+            color=INK if point.on_front else QUIET,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.15)
+    axes.set(xlabel="milliseconds an image (median, one thread; logarithmic)", ylabel="test accuracy, %")
+    _clean(axes)
+    figure.legend(loc="outside upper left", ncols=len(kinds) + 1, frameon=False)
+    _save(figure, path)
 
 
 def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:

@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime.device import describe_device
-from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models import registry
 from edgeall.models.head import add_head, head_of
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.augment import AUGMENTS
+from edgeall.train.balance import LEFT_OUT, filled, parse_per_class, sample_sides
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.dataset import load_dataset, unit
 from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
@@ -38,8 +42,10 @@ from edgeall.train.runs import (
     write_json,
 )
 from edgeall.train.scan import scan
-from edgeall.train.split import Split, check_split, load_split, make_split, save_split
+from edgeall.train.split import SIDES, Split, check_split, load_split, make_split, save_split
 from edgeall.train.synth import is_synthetic
+from edgeall.train.teacher import WEIGHT, Teach, Teacher, check_teachers, ensemble, open_teachers, student
+from edgeall.train.workers import Workers, join
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,14 @@ class TrainSettings:
         epochs_finetune: epochs of the network itself; 0 leaves the backbone as it was.
         lr_head: peak learning rate of the head stage.
         lr_finetune: peak learning rate of the fine-tuning stage.
-        unfreeze: how many of the last backbone layers the fine-tuning trains.
+        unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, but of the largest
+            pretrained backbones the last stage (`ModelSpec.unfreeze`).
         patience: epochs without a better validation loss before a stage ends.
         fold: ``I/K``, fold I (from 1) of K as the test side.
+        per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.balance`.
         positive: labels that count as positive (ALL), comma-separated.
+        teacher: complete runs that the fine-tuning learns from, see `edgeall.train.teacher`.
+        teacher_weight: their share in its loss.
     """
 
     data: Path
@@ -81,24 +91,37 @@ class TrainSettings:
     val_frac: float = 0.1
     test_frac: float = 0.2
     fold: str | None = None
+    per_class: str | None = None
     positive: str | None = None
     seed: int = 0
+    teacher: tuple[Path, ...] = ()
+    teacher_weight: float | None = None
     cache_dir: Path | None = None
     force: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """What decides the result: everything but where it is kept."""
         values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        values["teacher"] = [str(run) for run in self.teacher] or None  # as in a run of a time without teachers
         return {key: value for key, value in values.items() if key not in ("out", "cache_dir", "force")}
 
 
-def train(settings: TrainSettings, progress: Progress, devices: list[str] | None = None) -> dict[str, Any]:
+def train(
+    settings: TrainSettings,
+    progress: Progress,
+    devices: list[str] | None = None,
+    *,
+    on_epoch: Callable[[Row], None] | None = None,
+    evaluated: Sequence[str] = SIDES,
+) -> dict[str, Any]:
     """Fine-tune a backbone on a folder of images, evaluate it on the test side and report.
 
     Args:
         settings: see `TrainSettings`.
         progress: where notes and bars go.
         devices: TensorFlow device names to mirror over; by default all GPUs.
+        on_epoch: see `edgeall.train.fit.fit`.
+        evaluated: see `complete_run`.
 
     Returns:
         What was written to ``run.json``.
@@ -109,32 +132,75 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
     """
     started = time.perf_counter()
     settings = _resolve(settings)
+    teachers = open_teachers(settings.teacher, settings.out)
+    workers = join(os.environ.get("TF_CONFIG"), progress) or Workers(strategy=strategy_for(devices))
+    with workers.together():
+        return _train(settings, teachers, workers, progress, on_epoch, evaluated, started)
+
+
+def _train(
+    settings: TrainSettings,
+    teachers: tuple[Teacher, ...],
+    workers: Workers,
+    progress: Progress,
+    on_epoch: Callable[[Row], None] | None,
+    evaluated: Sequence[str],
+    started: float,
+) -> dict[str, Any]:
+    """`train`, once the settings are known to be meant and the other workers, if any, are there."""
     out = settings.out
-    resuming = _check_out(out, settings)
     provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
-    split, facts = _split(settings, resuming, progress)
+    resuming, split, facts = _begin(settings, teachers, workers, progress)
     args = build_args(settings.as_json())
     spec = input_spec(settings.as_json())
     accelerated = use_accelerator()
-    strategy = strategy_for(devices)
+    with workers.scope():
+        teach = ensemble(teachers) if teachers else None
     keras.utils.set_random_seed(settings.seed)
-    with strategy.scope():
-        backbone = registry.get(settings.model).build(args)
-        model = add_head(backbone, len(split.labels), settings.dropout)
-    if not resuming:  # only now: a command that can't work leaves no folder behind
-        _claim(out, settings, split, facts)
+
+    def build(weights: str) -> tuple[Any, Any]:
+        backbone = registry.get(settings.model).build(replace(args, weights=weights))
+        return backbone, add_head(backbone, len(split.labels), settings.dropout)
+
+    backbone: Any = None
+    model: Any = None
+
+    def begin() -> None:
+        nonlocal backbone, model
+        # Of several workers the chief trains the head, on a network of its own; that of all is built below.
+        with workers.scope() if workers.alone else nullcontext():
+            backbone, model = build(args.weights)
+        if not resuming:  # only now: a command that can't work leaves no folder behind
+            claim(out, settings.as_json(), split, facts)
+
+    workers.from_chief(begin)
     cache_dir = settings.cache_dir or cache.default_cache_dir()
     sides = load_sides(split, settings.data, spec, cache_dir, progress)
-    prepared = time.perf_counter()
-    features = _features(backbone, args, settings, split, sides, cache_dir, progress)
-    featured = time.perf_counter()
-    history = _train_head(model, features, sides, settings, progress)
-    history += _finetune(model, backbone, sides, settings, strategy, progress)
+    training = sides
+    if settings.per_class is not None:
+        training = {**sides, "train": filled(sides["train"], parse_per_class(settings.per_class).train)}
+    prepared = featured = time.perf_counter()
+
+    def head_stage() -> list[Row]:
+        nonlocal featured
+        features = _features(backbone, args, settings, split, sides, cache_dir, progress)
+        featured = time.perf_counter()
+        return _train_head(model, features, training, settings, progress, on_epoch)
+
+    history = workers.from_chief(head_stage)
+    if not workers.alone:
+        begun = model.get_weights() if workers.chief else []
+        with workers.scope():
+            backbone, model = build("none")
+        if workers.chief:
+            workers.put(model, begun)
+    history += _finetune(model, backbone, training, settings, teach, workers, progress, on_epoch)
+    weights = workers.weights(model)
     if accelerated:  # the saved model, and all that is made of it, is float32
         keras.mixed_precision.set_global_policy("float32")
-        single = add_head(registry.get(settings.model).build(replace(args, weights="none")), len(split.labels), 0.0)
-        single.set_weights(model.get_weights())
-        model = single
+    if accelerated or not workers.alone:
+        _, model = build("none")
+        model.set_weights(weights)
 
     timing = {
         "prepare_s": prepared - started,
@@ -155,12 +221,17 @@ def train(settings: TrainSettings, progress: Progress, devices: list[str] | None
             "input": asdict(spec),
         },
         "timing": timing,
-        "replicas": strategy.num_replicas_in_sync,
+        "workers": workers.count,
+        "replicas": workers.replicas,
         **provenance,
     }
-    run = complete_run(out, run, model, split, sides, history, started)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return run
+
+    def finish() -> dict[str, Any]:
+        complete = complete_run(out, run, model, split, sides, history, started, evaluated)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return complete
+
+    return workers.from_chief(finish)
 
 
 def _resolve(settings: TrainSettings) -> TrainSettings:
@@ -172,6 +243,8 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
         # The features of an untrained network are noise: its head is trained with it, not before.
         settings = replace(settings, epochs_head=0)
     registry.check_args(spec, build_args(settings.as_json()))
+    if settings.per_class is not None:
+        parse_per_class(settings.per_class)
     if settings.augment not in AUGMENTS:
         raise UsageError(f"no augmentation called {settings.augment!r}", hint=f"there are: {', '.join(AUGMENTS)}")
     if settings.epochs_head < 0 or settings.epochs_finetune < 0 or settings.epochs_head + settings.epochs_finetune < 1:
@@ -181,11 +254,29 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
             raise UsageError(f"{name} {rate:g} is no learning rate", hint="give a number above 0 and at most 1")
     if settings.batch_size < 1 or settings.patience < 1 or not 0 <= settings.dropout < 1:
         raise UsageError("--batch-size and --patience are at least 1, --dropout is at least 0 and below 1")
-    return settings
+    return _resolve_teacher(settings)
 
 
-def _check_out(out: Path, settings: TrainSettings) -> bool:
+def _resolve_teacher(settings: TrainSettings) -> TrainSettings:
+    if not settings.teacher:
+        if settings.teacher_weight is not None:
+            raise UsageError("--teacher-weight without a --teacher", hint="name the run to learn from with --teacher")
+        return settings
+    if settings.epochs_finetune == 0:
+        raise UsageError("--teacher has nothing to teach", hint="it is the fine-tuning that learns: --epochs-finetune")
+    weight = WEIGHT if settings.teacher_weight is None else settings.teacher_weight
+    if not 0 < weight <= 1:
+        raise UsageError(f"--teacher-weight {weight:g} is no share", hint="give a number above 0 and at most 1")
+    return replace(settings, teacher_weight=weight)
+
+
+def check_out(out: Path, wanted: dict[str, Any], force: bool) -> bool:
     """Whether ``out`` holds an unfinished run of the same command, to go on with. Changes nothing.
+
+    Args:
+        out: the run folder.
+        wanted: the command's settings, as `claim` writes them.
+        force: whether what is there may be overwritten.
 
     Raises:
         UsageError: it holds a complete run, another one, or something else, and --force doesn't allow for it.
@@ -195,29 +286,47 @@ def _check_out(out: Path, settings: TrainSettings) -> bool:
     found = _settings_in(out)
     if found is None:
         raise UsageError(f"{out}: exists and is not a run", hint="choose another --out")
-    wanted = settings.as_json()
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
+    differing = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     complete = (out / "run.json").exists()
     if not complete and not differing:
         return True
-    if settings.force:
+    if force:
         return False
     if complete:
         raise UsageError(f"{out}: holds a complete run", hint="choose another --out, or --force to overwrite it")
-    changes = ", ".join(f"{key} was {found.get(key)}, is {wanted[key]}" for key in differing)
+    changes = ", ".join(f"{key} was {found.get(key)}, is {wanted.get(key)}" for key in differing)
     raise UsageError(
         f"{out}: holds an unfinished run with other settings ({changes})",
         hint="repeat its settings to go on with it, choose another --out, or --force to start over",
     )
 
 
-def _claim(out: Path, settings: TrainSettings, split: Split, facts: dict[str, Any]) -> None:
-    """Begin a run folder, whole or not at all; what `_check_out` allowed to be overwritten goes."""
+def is_complete(settings: TrainSettings) -> bool:
+    """Whether ``settings.out`` holds this very run, and complete. Changes nothing.
+
+    Raises:
+        UsageError: settings that can't be meant, or the folder holds another run or something else.
+    """
+    settings = _resolve(settings)
+    out, wanted = settings.out, settings.as_json()
+    if not (out / "run.json").exists():
+        check_out(out, wanted, settings.force)
+        return False
+    found = _settings_in(out) or {}
+    differing = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    if differing and not settings.force:
+        changes = ", ".join(f"{key} was {found.get(key)}, is {wanted.get(key)}" for key in differing)
+        raise UsageError(f"{out}: holds another run ({changes})", hint="choose another --out")
+    return not differing
+
+
+def claim(out: Path, settings: dict[str, Any], split: Split, facts: dict[str, Any]) -> None:
+    """Begin a run folder, whole or not at all; what `check_out` allowed to be overwritten goes."""
     begun = out.with_name(f".{out.name}-{os.getpid()}")
     begun.mkdir(parents=True)
     save_split(split, begun / "split.json")
     write_json(begun / "data.json", facts)
-    write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings.as_json()})
+    write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings})
     if out.exists():
         shutil.rmtree(out)
     os.replace(begun, out)
@@ -230,6 +339,72 @@ def _settings_in(out: Path) -> dict[str, Any] | None:
         return dict(begun["settings"]) if begun["edgeall_run"] == SCHEMA else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def prepare(settings: TrainSettings, progress: Progress) -> tuple[Split, dict[str, Any]]:
+    """The split that `train` would make, and the facts of the data: to be given to several runs with `claim`."""
+    return _split(_resolve(settings), False, progress)
+
+
+def _begin(
+    settings: TrainSettings, teachers: tuple[Teacher, ...], workers: Workers, progress: Progress
+) -> tuple[bool, Split, dict[str, Any]]:
+    """Whether a run is gone on with, its split, and the facts of its data: the chief's, on every worker."""
+    record = [teacher.record() for teacher in teachers]
+    if workers.alone:
+        return _own_begin(settings, teachers, record, progress)
+    _check_shares(settings, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "split.json")
+
+        def begin() -> tuple[Any, ...]:
+            resuming, split, facts = _own_begin(settings, teachers, record, progress)
+            if len(split.side("train")) < settings.batch_size:
+                raise UsageError(
+                    f"--batch-size {settings.batch_size}: the train side has {len(split.side('train'))} images",
+                    hint="several workers share whole batches: give a smaller one",
+                )
+            save_split(split, path)
+            return settings.as_json(), resuming, facts, path.read_text(encoding="utf-8")
+
+        wanted, resuming, facts, text = workers.from_chief(begin)
+        path.write_text(text, encoding="utf-8")
+        split = load_split(path)
+    own = settings.as_json()
+    differing = [f"{key} is {own[key]}, the first worker's {wanted[key]}" for key in own if own[key] != wanted[key]]
+    if differing:
+        raise UsageError(
+            f"other settings than the first worker's ({', '.join(differing)})", hint="give the same command"
+        )
+    if not workers.chief:
+        check_split(split, settings.data)
+        if facts["teachers"] != record:
+            raise DataError("--teacher: not the run that the first worker has there", hint="copy it from there")
+    return resuming, split, facts
+
+
+def _own_begin(
+    settings: TrainSettings, teachers: tuple[Teacher, ...], record: list[dict[str, Any]], progress: Progress
+) -> tuple[bool, Split, dict[str, Any]]:
+    resuming = check_out(settings.out, settings.as_json(), settings.force)
+    split, facts = _split(settings, resuming, progress)
+    check_teachers(teachers, split, input_spec(settings.as_json()))
+    if facts.get("teachers", record) != record:
+        raise UsageError(
+            f"{settings.out}: was begun with another run at {', '.join(map(str, settings.teacher))}",
+            hint="restore that, or --force to start over",
+        )
+    return resuming, split, {**facts, "teachers": record}
+
+
+def _check_shares(settings: TrainSettings, workers: Workers) -> None:
+    if settings.batch_size % workers.replicas:
+        raise UsageError(
+            f"--batch-size {settings.batch_size} can't be shared equally by {workers.replicas} devices",
+            hint=f"it is what all of them work on together: give a multiple of {workers.replicas}",
+        )
+    if settings.epochs_finetune == 0:
+        raise UsageError("several workers, and nothing to share", hint="it is the fine-tuning that they do together")
 
 
 def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple[Split, dict[str, Any]]:
@@ -252,6 +427,8 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
         seed=settings.seed,
         fold=_fold(settings.fold),
     )
+    if settings.per_class is not None:
+        split = sample_sides(split, parse_per_class(settings.per_class), settings.seed)
     positive_of(settings.positive, split.labels)
     return split, {
         "unit": unit(dataset),
@@ -261,6 +438,7 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
             "synthetic": is_synthetic(dataset),
             "dataset_sha256": split.dataset_sha256,
             "images": len(split.entries),
+            "left_out": sum(entry.side == LEFT_OUT for entry in split.entries),
             "problems": [asdict(problem) for problem in dataset.problems],
             "exact_duplicates": split.exact_duplicates,
             "near_duplicates": split.near_duplicates,
@@ -315,6 +493,7 @@ def _train_head(
     sides: dict[str, Images],
     settings: TrainSettings,
     progress: Progress,
+    on_epoch: Callable[[Row], None] | None,
 ) -> list[Row]:
     """Train the dense layer on cached features and put it into ``model``."""
     if features is None:
@@ -337,13 +516,21 @@ def _train_head(
         settings.out / "checkpoints" / "head.npz",
         progress,
         tensorboard=settings.out / "tensorboard" / "head",
+        on_epoch=on_epoch,
     )
     model.get_layer("logits").set_weights(head.get_layer("logits").get_weights())
     return history
 
 
 def _finetune(
-    model: Any, backbone: Any, sides: dict[str, Images], settings: TrainSettings, strategy: Any, progress: Progress
+    model: Any,
+    backbone: Any,
+    sides: dict[str, Images],
+    settings: TrainSettings,
+    teach: Teach | None,
+    workers: Workers,
+    progress: Progress,
+    on_epoch: Callable[[Row], None] | None,
 ) -> list[Row]:
     """Train the network, or its upper part, on augmented images."""
     if settings.epochs_finetune == 0:
@@ -357,15 +544,21 @@ def _finetune(
         len(train_side),
         settings.batch_size,
     )
-    unfreeze = settings.unfreeze if settings.unfreeze is not None else registry.get(settings.model).unfreeze
+    unfreeze = settings.unfreeze
+    if unfreeze is None and settings.weights != "none":  # an untrained network has nothing worth keeping
+        unfreeze = registry.get(settings.model).unfreeze
     if unfreeze is not None:
         for layer in backbone.layers[: max(len(backbone.layers) - unfreeze, 0)]:
             layer.trainable = False
     keep_statistics_current(model, stage.steps)
     weights = train_side.class_weights(model.output_shape[-1]) if settings.class_weights else None
+    learner = model
+    if teach:
+        with workers.scope():
+            learner = student(model, teach, settings.teacher_weight or WEIGHT)
     keras.utils.set_random_seed(settings.seed)
     return fit(
-        model,
+        learner,
         stage,
         lambda epoch: shuffled(
             train_side,
@@ -378,8 +571,9 @@ def _finetune(
         plain(sides["validation"], 64),
         settings.out / "checkpoints" / "finetune.npz",
         progress,
-        strategy=strategy,
+        workers=workers,
         tensorboard=settings.out / "tensorboard" / "finetune",
+        on_epoch=on_epoch,
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +23,7 @@ from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models import registry
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
+from edgeall.models.narrow import with_channels
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.batches import Images, plain
@@ -48,11 +51,18 @@ def load_run(run: Path) -> dict[str, Any]:
     return facts
 
 
+def run_digest(run: Path) -> str:
+    """sha256 of ``run.json``: one name for exactly this training, put into every model made of it."""
+    return hashlib.sha256((run / "run.json").read_bytes()).hexdigest()
+
+
 def load_model(run: Path, facts: dict[str, Any]) -> Any:
     """The trained float32 Keras model of a run, rebuilt flat from its settings. Raises DataError if it is damaged."""
     settings = {**facts["settings"], "weights": "none"}
     backbone = registry.get(settings["model"]).build(build_args(settings))
     model = add_head(backbone, len(facts["labels"]), settings["dropout"])
+    if facts["model"].get("channels"):  # of a run that `edgeall prune --macs` made
+        model = with_channels(model, facts["model"]["channels"])
     path = run / "model.keras"
     try:
         model.set_weights(keras.models.load_model(path, compile=False).get_weights())
@@ -139,6 +149,7 @@ def complete_run(
     sides: dict[str, Images],
     history: list[dict[str, Any]],
     started: float,
+    evaluated: Sequence[str] = SIDES,
 ) -> dict[str, Any]:
     """Evaluate a trained model on every side and write all that makes ``out`` a complete run, ``run.json`` last.
 
@@ -151,12 +162,14 @@ def complete_run(
         sides: from `edgeall.train.runs.load_sides`.
         history: every epoch of every stage, see `edgeall.train.fit.Row`.
         started: ``time.perf_counter()`` at the start, for the total time.
+        evaluated: the sides to evaluate on. Without the test side there is no report: `edgeall search` looks at that
+            side for the one run it chose.
 
     Returns:
         What was written to ``run.json``.
     """
     settings = run["settings"]
-    probabilities = {side: model.predict(plain(sides[side], 64), verbose=0) for side in SIDES}
+    probabilities = {side: model.predict(plain(sides[side], 64), verbose=0) for side in evaluated}
     positive = positive_of(settings["positive"], split.labels)
     run = {
         "schema": SCHEMA,
@@ -174,7 +187,7 @@ def complete_run(
             side: metrics_of(
                 split.side(side), split.labels, probabilities[side], positive, side, split.level, settings["seed"]
             )
-            for side in SIDES
+            for side in evaluated
         },
         **run,
         "timing": {**run["timing"], "total_s": time.perf_counter() - started},
@@ -182,7 +195,8 @@ def complete_run(
     write_history(out / "history.csv", history)
     write_predictions(out / "predictions.csv", split, sides, probabilities)
     model.save(out / "model.keras")
-    write_report(out, run)
+    if "test" in evaluated:
+        write_report(out, run)
     write_json(out / "run.json", run)
     return run
 
@@ -211,7 +225,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_predictions(
     path: Path, split: Split, sides: dict[str, Images], probabilities: dict[str, NDArray[np.float32]]
 ) -> None:
-    """One row per image of every side: path, side, label, predicted, and the probability of each class."""
+    """One row per image of every evaluated side: path, side, label, predicted, and the probability of each class."""
     # A file name on disk need not be valid Unicode: its bytes are written as they are.
     with (
         cache.replacing(path) as temporary,
@@ -219,7 +233,7 @@ def write_predictions(
     ):
         writer = csv.writer(stream)
         writer.writerow(["path", "side", "label", "predicted", *(f"p_{label}" for label in split.labels)])
-        for side in SIDES:
+        for side in probabilities:
             for entry, row in zip(split.side(side), probabilities[side], strict=True):
                 predicted = split.labels[int(row.argmax())]
                 writer.writerow([entry.path, side, entry.label, predicted, *(f"{value:.9g}" for value in row)])

@@ -92,6 +92,42 @@ def test_light_keeps_shape_range_and_most_of_the_picture() -> None:
     assert 2 <= directions.sum() <= 14, "rotations are full circles"
 
 
+def _ramps(count: int) -> np.ndarray:
+    """Images that rise from left to right."""
+    column = np.linspace(60, 200, 64)
+    return np.broadcast_to(column[None, :, None, None], (count, 64, 64, 3)).transpose(0, 2, 1, 3).astype(np.float32)
+
+
+def test_studies_keeps_what_is_up_up_and_most_of_the_picture() -> None:
+    pixels = _ramps(16)
+    changed = augment.studies(tf.constant(pixels), tf.constant([3, 4], tf.int64)).numpy()
+    assert changed.shape == pixels.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 255
+    assert np.abs(changed.mean(axis=(1, 2, 3)) - pixels.mean()).max() < 40, "brightness alone may move the mean"
+    assert len({image.tobytes() for image in changed}) == 16, "every image of a batch is changed by itself"
+    again = augment.studies(tf.constant(pixels), tf.constant([3, 4], tf.int64)).numpy()
+    np.testing.assert_array_equal(changed, again)
+    middle = changed[:, 16:48, 16:48].mean(axis=3)  # what is mirrored at the edges turns back there
+    down, across = np.diff(middle, axis=1).mean(axis=(1, 2)), np.diff(middle, axis=2).mean(axis=(1, 2))
+    turned = np.degrees(np.arctan2(np.abs(down), np.abs(across)))
+    assert turned.max() < 32, "20 degrees of rotation and 10 of shear"
+    assert turned.max() > 5
+    assert 2 <= (across < 0).sum() <= 14, "half of them are mirrored"
+
+
+def test_studies_puts_every_image_through_a_jpeg_of_its_own_quality() -> None:
+    generator = np.random.default_rng(0)
+    grey = np.clip(128 + 40 * generator.standard_normal((1, 64, 64, 1)), 0, 255)  # JPEG halves the colour's resolution
+    noisy = np.broadcast_to(grey, (12, 64, 64, 3))
+    changed = augment._jpeg(tf.constant(noisy, tf.float32), tf.constant([1, 2], tf.int64), 50, 100).numpy()
+    errors = np.abs(changed - noisy).mean(axis=(1, 2, 3))
+    assert len(np.unique(errors.round(3))) > 6, "twelve equal images came out alike"
+    assert 0.2 < errors.min() < errors.max() < 40
+    best = augment._jpeg(tf.constant(noisy, tf.float32), tf.constant([1, 2], tf.int64), 100, 100).numpy()
+    assert np.abs(best - noisy).mean() < errors.max() / 2
+
+
 def _entries(folder: Path) -> list[SplitEntry]:
     generator = np.random.default_rng(0)
     entries = []

@@ -254,13 +254,46 @@ def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
     settings = cli.quantize.make_context("quantize", arguments, obj={}).params
     assert settings.pop("json") is False
     parameters = inspect.signature(quantize).parameters
-    assert set(settings) == set(parameters) - {"progress"}
+    assert set(settings) == set(parameters) - {"progress", "side"}  # a search's own
+    assert settings.pop("float_layers") is None
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    assert {name: settings[name] for name in defaults} == defaults
+    assert {name: settings[name] for name in settings if name in defaults} == {
+        name: default for name, default in defaults.items() if name in settings
+    }
+
+
+def test_prune_has_the_settings_and_defaults_of_the_optimizer() -> None:
+    from edgeall.optimize.prune import prune
+
+    settings = cli.prune.make_context("prune", ["RUN", "--out", "y"], obj={}).params
+    assert settings.pop("json") is False
+    parameters = inspect.signature(prune).parameters
+    assert set(settings) == set(parameters) - {"progress", "on_model", "on_epoch", "evaluated"}
+    for name in set(settings) - {"run", "out"}:
+        assert settings[name] == parameters[name].default
+
+
+def test_search_has_defaults_of_the_optimizer() -> None:
+    from dataclasses import fields
+
+    from edgeall.optimize.search_settings import SearchSettings
+
+    settings = cli.search.make_context("search", ["--data", "x", "--out", "y"], obj={}).params
+    defaults = {field.name: field.default for field in fields(SearchSettings)}
+    assert set(settings) - {"json"} <= set(defaults)
+    listed = {"models", "schemes", "macs", "data", "out"}
+    assert {name: settings[name] for name in set(settings) - {"json"} - listed} == {
+        name: defaults[name] for name in set(settings) - {"json"} - listed
+    }
+    assert cli._listed(settings["models"]) == defaults["models"]
+    assert cli._listed(settings["schemes"]) == defaults["schemes"]
+    assert cli._numbers("macs", settings["macs"], float) == defaults["macs"]
 
 
 def test_choices_are_those_of_the_rooms_behind() -> None:
     from edgeall.optimize.convert import SCHEMES
+    from edgeall.optimize.grid import GRID_48
+    from edgeall.optimize.protocols import PROTOCOLS
     from edgeall.train.augment import AUGMENTS
     from edgeall.train.split import SIDES
 
@@ -268,6 +301,28 @@ def test_choices_are_those_of_the_rooms_behind() -> None:
     assert set(SCHEMES) == set(cli.SCHEMES)
     (augment,) = (p for p in cli.train.params if p.name == "augment")
     assert set(augment.type.choices) == set(AUGMENTS)
+    assert set(cli.PROTOCOLS) == {*PROTOCOLS, GRID_48.name}
+    assert GRID_48.name == cli.GRID
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--out", "x"), "nothing to compare"),
+        (("RUN", "--models", "resnet50", "--out", "x"), "trained already"),
+        (("--data", "d", "--protocol", "grid-48", "--models", "resnet50", "--out", "x"), "its own models"),
+    ],
+)
+def test_compare_takes_runs_or_models(edgeall: Run, arguments: tuple[str, ...], told: str) -> None:
+    status, out, err = edgeall("compare", *arguments)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
+def test_lists_of_numbers_are_numbers(edgeall: Run) -> None:
+    status, _, err = edgeall("search", "--data", "d", "--out", "o", "--max-bytes", "9", "--sizes", "96,many")
+    assert status == 2
+    assert "--sizes 96,many" in err
 
 
 @pytest.mark.parametrize("drawn", [True, False])

@@ -1,0 +1,52 @@
+"""Runs one `edgeall` command as a user would, and says what it took."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EDGEALL = str(Path(sys.executable).parent / "edgeall")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind.
+
+    Attributes:
+        status: its exit status.
+        answer: the JSON object it printed; empty where it failed.
+        seconds: wall time.
+        peak_bytes: of its resident memory.
+    """
+
+    status: int
+    answer: dict[str, Any]
+    seconds: float
+    peak_bytes: int
+
+
+def run(*words: object) -> Done:
+    """``edgeall WORDS --json``; its progress goes to our stderr."""
+    started = time.perf_counter()
+    process = subprocess.Popen([EDGEALL, *map(str, words), "--json"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    answer = json.loads(printed) if process.returncode == 0 else {}
+    return Done(process.returncode, answer, seconds, usage.ru_maxrss * 1024)
+
+
+def answer(*words: object) -> dict[str, Any]:
+    """What ``edgeall WORDS --json`` printed. Raises SystemExit where it failed: a figure without it is none."""
+    done = run(*words)
+    if done.status:
+        raise SystemExit(f"edgeall {' '.join(map(str, words))} ended with status {done.status}")
+    return done.answer

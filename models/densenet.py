@@ -1,0 +1,28 @@
+"""DenseNet121 (Huang et al. 2017), from ``tf_keras.applications``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeall.models.registry import BuildArgs, ModelSpec, register
+
+
+def build(args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 1024)`` float32."""
+    from edgeall.models.rewrite import TORCH, rewrite
+    from edgeall.models.weights import load_application
+
+    return rewrite(load_application("DenseNet121", args), TORCH)
+
+
+register(
+    ModelSpec(
+        name="densenet121",
+        build=build,
+        input_hw=(224, 224),
+        sizes=(32, 512),
+        mean=127.5,
+        std=127.5,
+        reference="Huang et al. 2017, Densely connected convolutional networks",
+    )
+)

@@ -1,0 +1,60 @@
+"""InceptionV3 and InceptionResNetV2 (Szegedy et al. 2016, 2017), from ``tf_keras.applications``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeall.models.registry import BuildArgs, ModelSpec, register
+
+
+def build_inception_v3(args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 2048)`` float32."""
+    from edgeall.models.rewrite import rewrite
+    from edgeall.models.weights import load_application
+
+    return rewrite(load_application("InceptionV3", args))
+
+
+def build_inception_resnet_v2(args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 1536)`` float32."""
+    from edgeall.models.rewrite import rewrite
+    from edgeall.models.weights import load_application
+
+    return rewrite(load_application("InceptionResNetV2", args), rule=_scaled_residual)
+
+
+def _scaled_residual(layer: Any, name: str, tensors: list[Any]) -> Any:
+    """``CustomScaleLayer``, ``x + scale * residual``, as `Rescaling` and `Add`."""
+    from edgeall.models.keras_compat import keras
+
+    if type(layer).__name__ != "CustomScaleLayer":
+        return None
+    x, residual = tensors
+    if layer.scale != 1.0:
+        residual = keras.layers.Rescaling(layer.scale, name=f"{name}_scale")(residual)
+    return keras.layers.Add(name=name)([x, residual])
+
+
+register(
+    ModelSpec(
+        name="inception_v3",
+        build=build_inception_v3,
+        input_hw=(299, 299),
+        sizes=(75, 512),
+        mean=127.5,
+        std=127.5,
+        reference="Szegedy et al. 2016, Rethinking the Inception architecture for computer vision",
+    )
+)
+register(
+    ModelSpec(
+        name="inception_resnet_v2",
+        build=build_inception_resnet_v2,
+        input_hw=(299, 299),
+        sizes=(75, 512),
+        mean=127.5,
+        std=127.5,
+        unfreeze=173,  # from mixed_7a on: to train the 12 GMACs before it would make an image 2.4 times as expensive
+        reference="Szegedy et al. 2017, Inception-v4, Inception-ResNet and the impact of residual connections",
+    )
+)

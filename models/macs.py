@@ -1,0 +1,29 @@
+"""Multiply-accumulate operations (MACs) of a network for one image."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from edgeall.models.keras_compat import keras
+
+layers = keras.layers
+
+
+def layer_macs(model: Any) -> dict[str, int]:
+    """MACs of every convolution and dense layer by name; biases, activations and pooling are left out, as is usual."""
+    return {layer.name: _macs(layer) for layer in model.layers if type(layer) in _COUNTED}
+
+
+def macs(model: Any) -> int:
+    """MACs of a model in all."""
+    return sum(layer_macs(model).values())
+
+
+_COUNTED = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+
+
+def _macs(layer: Any) -> int:
+    """Every weight of the kernel is used once at every position of the output."""
+    kernel = layer.depthwise_kernel if type(layer) is layers.DepthwiseConv2D else layer.kernel
+    return int(math.prod(layer.output_shape[1:-1]) * math.prod(kernel.shape))

@@ -1,0 +1,48 @@
+"""ResNet50 and ResNet101V2 (He et al. 2016), from ``tf_keras.applications``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeall.models.registry import BuildArgs, ModelSpec, register
+
+
+def build_resnet50(args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 2048)`` float32."""
+    from edgeall.models.rewrite import CAFFE, rewrite
+    from edgeall.models.weights import load_application
+
+    return rewrite(load_application("ResNet50", args), CAFFE)
+
+
+def build_resnet101v2(args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 2048)`` float32."""
+    from edgeall.models.rewrite import rewrite
+    from edgeall.models.weights import load_application
+
+    return rewrite(load_application("ResNet101V2", args))
+
+
+register(
+    ModelSpec(
+        name="resnet50",
+        build=build_resnet50,
+        input_hw=(224, 224),
+        sizes=(32, 512),
+        mean=127.5,
+        std=127.5,
+        reference="He et al. 2016, Deep residual learning for image recognition",
+    )
+)
+register(
+    ModelSpec(
+        name="resnet101v2",
+        build=build_resnet101v2,
+        input_hw=(224, 224),
+        sizes=(32, 512),
+        mean=127.5,
+        std=127.5,
+        unfreeze=37,  # from stage conv5 on: to train the other 7 GMACs would make an image 2.5 times as expensive
+        reference="He et al. 2016, Identity mappings in deep residual networks",
+    )
+)

@@ -1,0 +1,36 @@
+"""VGG16 and VGG19 (Simonyan and Zisserman 2015), from ``tf_keras.applications``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from edgeall.models.registry import BuildArgs, ModelSpec, register
+
+REFERENCE = "Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition"
+
+
+def build(application: str, args: BuildArgs) -> Any:
+    """The backbone up to the pooled features, ``(batch, 512)`` float32."""
+    from edgeall.models.rewrite import CAFFE, rewrite
+    from edgeall.models.weights import load_application
+
+    return rewrite(load_application(application, args), CAFFE)
+
+
+# Fine-tuned from block 5 on: without BatchNormalization the large gradients of a new head spoil what the lower layers
+# know, and training them would take two and a half times as long (15 and 20 GMACs an image forward alone).
+# Source: Chollet 2016, "Building powerful image classification models using very little data".
+for _name, _application, _unfreeze in (("vgg16", "VGG16", 5), ("vgg19", "VGG19", 6)):
+    register(
+        ModelSpec(
+            name=_name,
+            build=partial(build, _application),
+            input_hw=(224, 224),
+            sizes=(32, 512),
+            mean=127.5,
+            std=127.5,
+            unfreeze=_unfreeze,
+            reference=REFERENCE,
+        )
+    )

@@ -1,0 +1,265 @@
+"""Runs side by side: what the report says, what is made only once, and what is said of models that fail."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.optimize import backbones, compare_models
+from edgeall.optimize.backbones import compare_backbones
+from edgeall.optimize.compare import _mark_front, compare_runs, compare_text
+from edgeall.optimize.compare_report import pruned_pairs
+from edgeall.train.progress import Progress
+from edgeall.train.split import load_split
+
+QUIET = Progress(quiet=True)
+SCHEMES = ("float32", "ptq-int8")
+
+
+class Page(HTMLParser):
+    """The tags of a page and the text that a reader sees."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._hidden = False
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).replace("\N{NO-BREAK SPACE}", " ").split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._hidden = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A comparison under cross-validation by subject, one model of it without weights; and what it was called with."""
+    from edgeall.train.synth import synthesize
+
+    folder = tmp_path_factory.mktemp("folds")
+    synthesize(folder / "cells", 90, seed=5, size=64, layout="cnmc")
+    (folder / "weights").mkdir()
+    called = {
+        "data": folder / "cells",
+        "models": ["mobilenet_v2:0.35", "basic_cnn"],
+        "protocol": "subject-3-fold",
+        "out": folder / "study",
+        "schemes": ("float32",),
+        "weights": str(folder / "weights"),
+        "training": {"epochs_finetune": 1, "input_size": 32},
+        "seconds": 0.1,
+        "cache_dir": folder / "cache",
+        "progress": QUIET,
+    }
+    return compare_backbones(**called), called
+
+
+def test_a_model_that_cannot_be_trained_is_reported_and_the_others_go_on(folds: Any) -> None:
+    result, called = folds
+    assert [row["model"] for row in result["rows"]] == ["basic_cnn"]
+    (failure,) = result["failures"]
+    assert failure["model"] == "mobilenet_v2_0.35"
+    assert "mobilenet_v2_0.35_no_top.h5: no such weights file" in failure["error"]
+    assert "mobilenet_v2_0.35: " in compare_text(result)
+    text = Page((called["out"] / "compare.html").read_text()).text
+    assert "1 failed." in text
+    assert "no such weights file" in text
+
+
+def test_folds_make_one_row_with_mean_and_spread(folds: Any) -> None:
+    result, called = folds
+    runs = [called["out"] / "basic_cnn" / f"fold-{i}" for i in (1, 2, 3)]
+    accuracies = [json.loads((run / "run.json").read_text())["metrics"]["test"]["accuracy"] for run in runs]
+    model, row = result["models"]["basic_cnn"], result["rows"][0]
+    assert model["float"]["accuracies"] == pytest.approx(accuracies)
+    assert row["accuracy"] == pytest.approx(
+        np.mean(row_accuracies := model["schemes"]["float32"]["metrics"]["accuracies"])
+    )
+    assert row["accuracy_sd"] == pytest.approx(np.std(row_accuracies, ddof=1))
+    images = {entry.path for run in runs for entry in load_split(run / "split.json").side("test")}
+    assert row["test_images"] == len(images) == np.sum(model["float"]["confusion"])
+    assert row["split_level"] == "subject"
+    assert not row["optimistic"]
+    text = Page((called["out"] / "compare.html").read_text()).text
+    assert "fold 3" in text
+    assert "optimistic" not in text
+
+
+def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, called = folds
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("done twice")
+
+    monkeypatch.setattr(backbones, "train", never)
+    monkeypatch.setattr(compare_models, "quantize", never)
+    monkeypatch.setattr(compare_models, "predict", never)
+    again = compare_backbones(**called)
+    assert again["models"]["basic_cnn"]["float"] == result["models"]["basic_cnn"]["float"]
+    assert [failure["model"] for failure in again["failures"]] == ["mobilenet_v2_0.35"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"models": ["basic_cnn", "mobilenet_v2:0.36"]}, "no alpha 0.36"),
+        ({"models": ["basic_cnn:0.5"]}, "takes no alpha"),
+        ({"models": ["basic_cnn", "basic_cnn"]}, "named twice"),
+        ({"protocol": "70-15"}, "no protocol"),
+        ({"schemes": ("int4",)}, "no scheme"),
+        ({"weights": "nowhere"}, "no such folder"),
+        ({"training": {"fold": "1/2"}}, "fold is no setting"),
+        ({"training": {"epochs_finetune": 2, "input_size": 32}}, "holds another run"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_any_work(
+    folds: Any, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, called = folds
+    weights = "none" if "models" in changes else called["weights"]
+    monkeypatch.setattr(backbones, "train", lambda *_: pytest.fail("began to work"))
+    with pytest.raises(UsageError, match=said):
+        compare_backbones(**{**called, "weights": weights, **changes})
+
+
+@pytest.fixture(scope="module")
+def two(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path, Any]:
+    """Two runs of one split, one hardly trained and of a hostile name, and their comparison."""
+    from edgeall.train.run import train
+
+    folder = tmp_path_factory.mktemp("two")
+    first, second = folder / "tiny", folder / "<script>$x_"
+    shutil.copytree(tiny_run, first)
+    train(replace(tiny_settings, out=second, epochs_finetune=1), QUIET)
+    out = folder / "out"
+    result = compare_runs([first, second], out, SCHEMES, seconds=0.1, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    return [first, second], out, result
+
+
+def test_the_table_holds_what_was_measured(two: Any) -> None:
+    runs, out, result = two
+    assert [(row["model"], row["scheme"]) for row in result["rows"]] == [
+        (run.name, scheme) for run in runs for scheme in SCHEMES
+    ]
+    for row in result["rows"]:
+        run = next(run for run in runs if run.name == row["model"])
+        model, facts = result["models"][row["model"]], json.loads((run / "run.json").read_text())
+        assert row["file_bytes"] == (run / f"{row['scheme']}.tflite").stat().st_size
+        assert row["compressed_bytes"] < row["flatbuffer_bytes"] < row["file_bytes"]
+        assert row["parameters"] == facts["model"]["parameters"]
+        # 48 pixels a side: 48 * 48 * 27 * 32, halved by pooling twice, then the head of 4 classes
+        assert row["macs"] == 48**2 * 27 * 32 + 24**2 * 288 * 64 + 12**2 * 576 * 128 + 128 * 4
+        assert 0 < row["latency_p50_ms"] <= row["latency_p90_ms"]
+        assert model["float"]["confusion"] == facts["metrics"]["test"]["confusion"]
+        assert model["by_side"]["train"]["log_loss"] == facts["metrics"]["train"]["log_loss"]
+        metrics = model["schemes"][row["scheme"]]["metrics"]
+        assert row["drop_points"] == pytest.approx(100 * (model["float"]["accuracy"] - metrics["accuracy"]))
+        assert row["accuracy"] == np.trace(metrics["confusion"]) / np.sum(metrics["confusion"])
+    assert any(row["on_front"] for row in result["rows"])
+    with (out / "compare.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["scheme"] for row in written] == [*SCHEMES] * 2
+    assert [float(row["accuracy"]) for row in written] == [row["accuracy"] for row in result["rows"]]
+
+
+def test_the_page_stands_alone_and_says_it_all(two: Any) -> None:
+    _, out, result = two
+    html = (out / "compare.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert all((a.get("src") or "data:").startswith("data:image/png") for tag, a in page.tags if tag == "img")
+    assert "href" not in {name for _, attributes in page.tags for name in attributes}
+    assert page.text.count("research use only, not a diagnosis") == 2
+    assert "image-level split: optimistic" in page.text
+    assert "SYNTHETIC" in page.text
+    for row in result["rows"]:
+        assert f"{100 * row['accuracy']:.2f} %" in page.text
+        assert f"{row['latency_p50_ms']:.2f}" in page.text
+    for model in result["models"].values():
+        for label, figures in model["float"]["per_class"].items():
+            assert label in page.text
+            assert f"{figures['f1']:.4f}" in page.text
+    assert sum(a.get("class") == "confusion" for _, a in page.tags) == 2 * (1 + len(SCHEMES)), "float beside int8"
+
+
+def test_what_is_damaged_or_of_another_run_is_reported_and_the_rest_goes_on(
+    two: Any, tiny_settings: Any, tmp_path: Path
+) -> None:
+    (first, second), _, _ = two
+    mixed, broken = tmp_path / "mixed", tmp_path / "broken"
+    for copy in (mixed, broken):
+        shutil.copytree(first, copy)
+    shutil.copy(second / "float32.tflite", mixed / "float32.tflite")
+    (broken / "predictions.csv").unlink()
+    result = compare_runs(
+        [broken, mixed], tmp_path / "out", SCHEMES, seconds=0.05, cache_dir=tiny_settings.cache_dir, progress=QUIET
+    )
+    assert [(row["model"], row["scheme"]) for row in result["rows"]] == [("mixed", "ptq-int8")]
+    said = {(failure["model"], failure["scheme"]): failure["error"] for failure in result["failures"]}
+    assert set(said) == {("broken", None), ("mixed", "float32")}
+    assert "predictions.csv" in said["broken", None]
+    assert "run_sha256" in said["mixed", "float32"], "split, backbone and seed are alike: only the run's digest tells"
+
+
+def test_runs_that_cannot_be_compared(two: Any, folds: Any, tmp_path: Path) -> None:
+    (first, _), out, _ = two
+    cells = folds[1]["out"] / "basic_cnn" / "fold-1"
+    with pytest.raises(DataError, match="tells all, hem apart"):
+        compare_runs([first, cells], tmp_path / "out", SCHEMES, progress=QUIET)
+    with pytest.raises(UsageError, match="named twice"):
+        compare_runs([first, first / "." / ".." / first.name], tmp_path / "out", SCHEMES, progress=QUIET)
+    with pytest.raises(DataError, match="not a complete run"):
+        compare_runs([out], tmp_path / "out", SCHEMES, progress=QUIET)
+    with pytest.raises(UsageError, match="is a run"):
+        compare_runs([first], first, SCHEMES, progress=QUIET)
+
+
+def test_a_pruned_model_is_held_against_the_one_it_was_made_from() -> None:
+    def model(name: str, parameters: int, p50: float, accuracy: float, pruned: Any) -> dict[str, Any]:
+        facts = {"compressed_bytes": 10 * parameters, "latency": {"p50_ms": p50}, "sparsity_frac": 0.0}
+        return {
+            "name": name,
+            "parameters": parameters,
+            "macs": 100 * parameters,
+            "run_sha256": [f"digest of {name}"],
+            "pruned": pruned,
+            "schemes": {"ptq-int8": {**facts, "metrics": {"accuracy": accuracy}}},
+        }
+
+    whole = model("whole", 1000, 4.0, 0.9, None)
+    half = model("half", 400, 1.0, 0.875, {"kind": "macs", "run_sha256": "digest of whole"})
+    stray = model("stray", 400, 1.0, 0.8, {"kind": "macs", "run_sha256": "digest of something else"})
+    (pair,) = pruned_pairs([half, whole, stray])
+    assert (pair["model"], pair["parent"], pair["scheme"]) == ("half", "whole", "ptq-int8")
+    assert (pair["parameters"], pair["macs"], pair["compressed_bytes"], pair["latency"]) == (0.4, 0.4, 0.4, 0.25)
+    assert (pair["accuracy"], pair["parent_accuracy"]) == (0.875, 0.9)
+    assert pair["gained"] == "faster, smaller"
+    same = model("same", 1000, 4.1, 0.9, {"kind": "sparsity", "run_sha256": "digest of whole"})
+    assert pruned_pairs([whole, same])[0]["gained"] == "nothing: no faster, no smaller"
+
+
+def test_the_front_is_drawn_among_models_judged_on_the_same_images() -> None:
+    def row(model: str, ms: float, accuracy: float) -> dict[str, Any]:
+        return {"model": model, "latency_p50_ms": ms, "accuracy": accuracy}
+
+    rows = [row("a", 1.0, 0.8), row("b", 2.0, 0.9), row("c", 3.0, 0.85), row("d", 9.0, 0.1)]
+    digests = {"a": "x", "b": "x", "c": "x", "d": "y"}
+    marked = _mark_front(rows, {name: {"test_sha256": digest} for name, digest in digests.items()})
+    assert [row["on_front"] for row in marked] == [True, True, False, True]

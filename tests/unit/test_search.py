@@ -1,0 +1,351 @@
+"""Search under a budget: what is refused, trained, chosen and looked at; kills, gates and shared storages."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.errors import GateError, UsageError
+from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.optimize import prune, quantize
+from edgeall.optimize import search as searching
+from edgeall.optimize.candidate import Candidate, file_bytes_at_most, median_ms
+from edgeall.optimize.search import search
+from edgeall.optimize.search_result import alike, choose, missed, search_text
+from edgeall.optimize.search_settings import SearchSettings, space_of
+from edgeall.optimize.storage import open_storage
+from edgeall.optimize.trials import MOST_ATTEMPTS, Axes, Space, Trials, alone
+from edgeall.train import run as training
+from edgeall.train.evaluate import evaluate
+from edgeall.train.progress import Progress
+
+QUIET = Progress(quiet=True)
+BUDGET_MS = 0.8
+"""Between the basic CNN at 32 pixels and at 224: a factor of eight or more from both."""
+SPACE = Space((Axes("basic_cnn", (None,), (32, 48), (1.0,)),), ("ptq-int8", "qat-int8"))
+
+
+class Listening(Progress):
+    """Keeps the notes; interrupts, like Ctrl-C, at the first that begins with ``at``."""
+
+    def __init__(self, at: str | None = None) -> None:
+        super().__init__(quiet=True)
+        self.notes: list[str] = []
+        self.at = at
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.at and text.startswith(self.at):
+            raise KeyboardInterrupt
+
+
+class Sealed:
+    """Stands in for the images of the test side: how many there are is all that it tells."""
+
+    def __init__(self, images: Any) -> None:
+        self._count = len(images)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the test side was looked at: {name}")
+
+
+@pytest.fixture(scope="module")
+def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
+    """A space of four: two sizes, one far too slow, pruned or not."""
+    folder = tmp_path_factory.mktemp("search")
+    return SearchSettings(
+        data=synthetic_fields,
+        out=folder / "out",
+        max_latency_ms=BUDGET_MS,
+        max_bytes=400_000,
+        trials=4,
+        models=("basic_cnn",),
+        sizes=(32, 224),
+        macs=(1.0, 0.5),
+        schemes=("qat-int8",),
+        weights="none",
+        epochs_finetune=2,
+        epochs_prune=1,
+        epochs_qat=1,
+        lr_finetune=3e-3,
+        storage=str(folder / "shared" / "trials.journal"),
+        seconds=0.2,
+        cache_dir=folder / "pixels",
+    )
+
+
+@pytest.fixture(scope="module")
+def found(settings: SearchSettings) -> tuple[dict[str, Any], Listening]:
+    """What a search found that was interrupted after an epoch and begun again, with the test side sealed."""
+    opened = {module: module.load_sides for module in (training, prune, quantize)}
+    hand_over = searching._hand_over
+
+    def sealed(*arguments: Any) -> dict[str, Any]:
+        sides = opened[training](*arguments)
+        return {**sides, "test": Sealed(sides["test"])}
+
+    def unsealed(*arguments: Any) -> None:
+        for module, load_sides in opened.items():
+            patch.setattr(module, "load_sides", load_sides)
+        hand_over(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in opened:
+            patch.setattr(module, "load_sides", sealed)
+        patch.setattr(searching, "_hand_over", unsealed)
+        with pytest.raises(KeyboardInterrupt):
+            search(settings, Listening("finetune 1/2"))
+        again = Listening()
+        result = search(settings, again)
+    return result, again
+
+
+def test_what_is_too_slow_is_never_trained(settings: SearchSettings, found: Any) -> None:
+    result, _ = found
+    outcomes = {(row["input_size"], row["macs"]): row["outcome"] for row in result["trials"]}
+    assert outcomes == {(32, 0.5): "measured", (32, 1.0): "measured", (224, 0.5): "refused", (224, 1.0): "refused"}
+    assert sorted(path.name for path in (settings.out / "runs").iterdir()) == ["basic_cnn-32", "basic_cnn-32-macs0.5"]
+    reasons = [row["reason"] for row in result["trials"] if row["outcome"] == "refused"]
+    assert all("0.8" in reason for reason in reasons)
+    assert all(row["latency_ms"] < BUDGET_MS for row in result["trials"] if row["outcome"] == "measured")
+
+
+def test_an_interrupted_search_goes_on(found: Any) -> None:
+    result, again = found
+    assert "finetune: going on after epoch 1 of 2" in again.notes
+    assert len(result["trials"]) == 4, "the interrupted trial counts once"
+
+
+def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic_fields: Path) -> None:
+    """Its figures come out again by other code; only its run knows the test side."""
+    result, _ = found
+    measured = [row for row in result["trials"] if row["outcome"] == "measured"]
+    chosen = result["chosen"]
+    assert chosen["accuracy"] == max(row["accuracy"] for row in measured)
+    split, model = settings.out / "split.json", settings.out / "model.tflite"
+    for side, figure in (("validation", chosen["accuracy"]), ("test", result["test"]["accuracy"])):
+        told = evaluate(model, data=synthetic_fields, split=split, side=side, progress=QUIET)
+        assert told["accuracy"] == figure, side
+    best = json.loads((settings.out / "best" / "run.json").read_text())
+    assert set(best["metrics"]) == {"train", "validation", "test"}
+    assert (settings.out / "best" / "report.html").exists()
+    for run in (settings.out / "runs").iterdir():
+        assert set(json.loads((run / "run.json").read_text())["metrics"]) == {"validation"}
+        with (run / "predictions.csv").open(newline="") as stream:
+            assert {row["side"] for row in csv.DictReader(stream)} == {"validation"}
+        manifest = open_bundle(run / "qat-int8.tflite").manifest
+        assert manifest is not None and manifest.metrics["split"] == "validation"
+        assert "synthetic" in manifest.golden["source"]
+
+
+def test_bytes_are_known_before_training(settings: SearchSettings, found: Any) -> None:
+    for row in found[0]["trials"]:
+        if row["outcome"] == "measured":
+            packed = settings.out / "runs" / row["run"] / "qat-int8.tflite"
+            assert row["file_bytes"] == packed.stat().st_size
+            assert row["untrained_flatbuffer_bytes"] == pytest.approx(row["flatbuffer_bytes"], abs=2048), "names"
+            assert packed.stat().st_size < file_bytes_at_most(row["untrained_flatbuffer_bytes"], InputSpec(32, 32))
+
+
+def test_tables_and_plot(settings: SearchSettings, found: Any) -> None:
+    result, _ = found
+    assert json.loads((settings.out / "search.json").read_text())["chosen"] == result["chosen"]
+    with (settings.out / "trials.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["trial"]) for row in rows] == [row["trial"] for row in result["trials"]]
+    assert (settings.out / "front.png").read_bytes().startswith(b"\x89PNG")
+    text = search_text(result)
+    assert f"{100 * result['test']['accuracy']:.2f} %" in text
+    assert "basic_cnn, 32 px, 50 % of the MACs, qat-int8" in text
+
+
+def test_the_same_command_once_more_does_nothing(settings: SearchSettings, found: Any) -> None:
+    before = (settings.out / "model.tflite").stat().st_mtime_ns
+    result = search(settings, QUIET)
+    assert (result["chosen"], result["looked"]) == (found[0]["chosen"], [found[0]["chosen"]["trial"]])
+    assert (settings.out / "model.tflite").stat().st_mtime_ns == before
+
+
+def test_another_machine_shares_the_trials(settings: SearchSettings, found: Any, tmp_path: Path) -> None:
+    other = search(replace(settings, out=tmp_path / "other"), QUIET)
+    assert other["chosen"]["trial"] == found[0]["chosen"]["trial"]
+    assert other["test"] is None and not (tmp_path / "other" / "model.tflite").exists()
+    assert any(str(settings.out) in note for note in other["notes"])
+
+
+@pytest.mark.parametrize(("change", "named"), [({"epochs_qat": 3}, "epochs_qat"), ({"max_latency_ms": 0.9}, "max_lat")])
+def test_other_settings_are_refused(
+    settings: SearchSettings, found: Any, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    for out in (settings.out, tmp_path / "other"):
+        with pytest.raises(UsageError, match=named):
+            search(replace(settings, out=out, **change), QUIET)
+
+
+def test_a_gate_that_is_not_met(settings: SearchSettings, found: Any, tmp_path: Path) -> None:
+    out = tmp_path / "hopeless"
+    with pytest.raises(GateError, match="nearest, basic_cnn, 32 px, 50 % of the MACs, qat-int8, takes") as caught:
+        search(replace(settings, out=out, storage=None, max_latency_ms=1e-6), QUIET)
+    assert caught.value.exit_status == 3
+    assert not (out / "runs").exists(), "nothing was trained"
+    assert json.loads((out / "search.json").read_text())["gate"] == caught.value.message
+
+
+def _row(trial: int, accuracy: float, cost: float, **facts: Any) -> dict[str, Any]:
+    candidate = {"model": "mobilenet_v2", "alpha": 0.35, "input_size": 96, "macs": 1.0, "scheme": "ptq-int8"}
+    measured = {"outcome": "measured", "within_budget": True, "overshoot": 0.5, "images": 100, "file_bytes": 10}
+    return {"trial": trial, "accuracy": accuracy, "latency_ms": cost, **candidate, **measured, **facts}
+
+
+def test_the_most_accurate_within_the_budget_is_chosen() -> None:
+    rows = [
+        _row(0, 0.99, 9.0, within_budget=False),
+        _row(1, 0.97, 4.0),
+        _row(2, 0.97, 3.0),
+        _row(3, 0.96, 1.0),
+        _row(4, 0.90, 0.5),
+        _row(5, 1.0, 1.0, outcome="stopped"),
+    ]
+    chosen, near = choose(rows, "latency_ms"), alike(rows, "latency_ms")
+    assert chosen is not None and chosen["trial"] == 2
+    assert near is not None and near["trial"] == 3, "0.96 is within an error of 0.017, 0.90 is not"
+    budget = {"max_latency_ms": 5.0, "max_bytes": None, "min_accuracy": 0.98}
+    gate = missed(rows, budget, "latency_ms")
+    assert gate is not None and "mobilenet_v2 0.35, 96 px, ptq-int8: 97.00 %, 3.00 ms" in gate.message
+    assert missed(rows, {**budget, "min_accuracy": 0.97}, "latency_ms") is None
+
+
+def test_backbones_without_weights_are_left_out(settings: SearchSettings, tmp_path: Path) -> None:
+    (tmp_path / "mobilenet_v2_0.35_no_top.h5").touch()
+    given = replace(settings, models=("mobilenet_v2", "vgg16"), weights=str(tmp_path), sizes=None, macs=(0.5, 1.0, 0.5))
+    space, notes = space_of(given)
+    assert space.axes == (Axes("mobilenet_v2", (0.35,), (96, 128, 160, 192, 224), (0.5, 1.0)),)
+    assert [note.partition(" is left out")[0] for note in notes][-2:] == ["mobilenet_v2 1.4", "vgg16"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_latency_ms": None, "max_bytes": None}, "no budget"),
+        ({"max_latency_ms": float("nan")}, "--max-latency-ms"),
+        ({"max_bytes": 0}, "--max-bytes"),
+        ({"min_accuracy": 97.0}, "--min-accuracy"),
+        ({"macs": (1.0, 1.2)}, "--macs 1.2"),
+        ({"schemes": ("int4",)}, "int4"),
+        ({"models": ("mobilnet",)}, "mobilnet"),
+        ({"sizes": (4096,)}, "4096"),
+        ({"alphas": (0.35,)}, "alpha"),
+        ({"models": ("mobilenet_v2",), "alphas": (0.4,), "sizes": (96,)}, "0.4"),
+        ({"weights": "/nowhere"}, "/nowhere"),
+        ({"storage": "nosuch://place"}, "nosuch"),
+        ({"trials": 0}, "--trials"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(
+    settings: SearchSettings, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        search(replace(settings, out=tmp_path / "out", **change), QUIET)
+
+
+def test_a_foreign_folder_is_not_touched(settings: SearchSettings, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not a search"):
+        search(replace(settings, out=tmp_path), QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_one_folder_serves_one_process(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(UsageError, match="another search"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def test_a_busy_machine_does_not_make_a_network_slow() -> None:
+    calls = itertools.count()
+
+    def query() -> None:
+        """A millisecond of work; the processor is gone for ten in two of three calls."""
+        begin = time.thread_time()
+        while time.thread_time() - begin < 0.001:
+            pass
+        if next(calls) % 3:
+            time.sleep(0.01)
+
+    assert 1.0 <= median_ms(query, 0.2) < 4.0
+
+
+# --- trials without training ------------------------------------------------------------------------------------------
+
+
+def _trials(folder: Path, worker: str = "one", **changes: Any) -> Trials:
+    given: dict[str, Any] = {"identity": {"epochs": 1}, "seed": 0, "free_epochs": 1, **changes}
+    return Trials(open_storage(str(folder / "trials.journal")), "search", SPACE, worker={"worker": worker}, **given)
+
+
+def test_every_candidate_is_tried_once(tmp_path: Path) -> None:
+    trials = _trials(tmp_path)
+    tried = []
+    while (drawn := trials.next()) is not None:
+        tried.append(drawn[1])
+        trials.end(drawn[0], "measured", 0.5)
+    assert tried[0] == Candidate("basic_cnn", None, 32, 1.0, "ptq-int8"), "the smallest first"
+    assert sorted(tried, key=str) == sorted(SPACE.candidates(), key=str)
+    assert [row["candidate"] for row in trials.rows()] == tried
+
+
+def test_a_candidate_that_always_kills_the_process_is_given_up(tmp_path: Path) -> None:
+    deadly = None
+    for _ in range(MOST_ATTEMPTS):
+        drawn = _trials(tmp_path).next()  # and the process dies
+        assert drawn is not None and (deadly is None or drawn[1] == deadly)
+        deadly = drawn[1]
+    trials = _trials(tmp_path)
+    rest = []
+    while (drawn := trials.next()) is not None:
+        rest.append(drawn[1])
+        trials.end(drawn[0], "measured", 0.5)
+    assert deadly not in rest and len(rest) == len(SPACE.candidates()) - 1
+
+
+def test_a_trial_running_elsewhere_is_left_alone_until_it_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = _trials(tmp_path, "two").next()
+    assert theirs is not None
+    ours = _trials(tmp_path, "one").next()
+    assert ours is not None and ours[1] != theirs[1]
+    monkeypatch.setattr("edgeall.optimize.trials.STALE_S", -1.0)
+    taken_up = _trials(tmp_path, "three").next()
+    assert taken_up is not None and taken_up[1] in (theirs[1], ours[1])
+
+
+def test_what_falls_behind_is_stopped(tmp_path: Path) -> None:
+    space = Space((Axes("basic_cnn", (None,), (32, 48, 64, 80, 96, 112), (1.0,)),), ("ptq-int8",))
+    storage = open_storage(str(tmp_path / "journal"))
+    trials = Trials(storage, "search", space, {}, {"worker": "one"}, seed=0, free_epochs=1)
+    for accuracy in (0.90, 0.92, 0.94, 0.96):
+        drawn = trials.next()
+        assert drawn is not None
+        for epoch in (0, 1):
+            drawn[0].report(accuracy, epoch)
+        trials.end(drawn[0], "measured", accuracy)
+    for accuracy, behind in ((0.80, True), (0.95, False)):
+        drawn = trials.next()
+        assert drawn is not None
+        drawn[0].report(accuracy, 0)
+        assert not drawn[0].should_prune(), "the first epochs say little"
+        drawn[0].report(accuracy, 1)
+        assert drawn[0].should_prune() == behind

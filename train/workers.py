@@ -1,0 +1,278 @@
+"""Several machines that train one model together, seen from one of them.
+
+`tf.distribute.MultiWorkerMirroredStrategy` does the work: every machine computes its share of every batch and the
+gradients are summed over all of them. What is here says who does what else. The first worker, the chief, alone reads
+and writes the run folder, makes the split, trains the head and validates; the others get what they need from it over
+the network, so that no folder need be shared.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from edgeall.models.keras_compat import quiet, tf
+from edgeall.train.progress import Progress
+
+JOBS = ("chief", "worker")
+"""What a task may be called in TF_CONFIG, in the order of the workers' numbers."""
+
+EXAMPLE = (
+    'TF_CONFIG={"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """All processes that train one model, and which of them this is.
+
+    Attributes:
+        index: this one's number; 0 is the chief.
+        count: how many there are.
+        strategy: of `tf.distribute`; None is TensorFlow's default.
+    """
+
+    index: int = 0
+    count: int = 1
+    strategy: Any = None
+
+    @property
+    def chief(self) -> bool:
+        """Whether this is the one that reads and writes the run folder."""
+        return self.index == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other."""
+        return self.count == 1
+
+    @property
+    def replicas(self) -> int:
+        """Devices that a batch is divided among, on all machines."""
+        return int(self.strategy.num_replicas_in_sync) if self.strategy else 1
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Where what is trained must be built. With other workers, by all of them in the same order."""
+        return (self.strategy or tf.distribute.get_strategy()).scope()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one clear error of all that TensorFlow raises when another worker is lost.
+
+        One that was killed is noticed at once, one whose machine lost its power or its network after ten seconds.
+        """
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+            if self.alone:
+                raise
+            raise _lost() from error
+
+    def share(self, payload: bytes) -> bytes:
+        """The chief's ``payload``, on every worker. All must call it; what the others give is ignored."""
+        if self.alone:
+            return payload
+        size = int(self._sum(np.array([len(payload) if self.chief else 0]))[0])
+        words = np.zeros(size // 8 + 1, np.int64)
+        if self.chief:
+            words.view(np.uint8)[:size] = np.frombuffer(payload, np.uint8)
+        return self._sum(words).tobytes()[:size]
+
+    def share_arrays(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The chief's ``arrays``, on every worker."""
+        if self.alone:
+            return arrays
+        stream = io.BytesIO()
+        if self.chief:
+            np.savez(stream, *arrays)
+        with np.load(io.BytesIO(self.share(stream.getvalue()))) as shared:
+            return [shared[f"arr_{index}"] for index in range(len(arrays))]
+
+    def from_chief(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns on the chief, which alone calls it, on every worker. All must call this.
+
+        Args:
+            make: returns what JSON can hold.
+
+        Raises:
+            EdgeallError: ``make`` raised one; then on every worker.
+        """
+        if self.alone:
+            return make()
+        if not self.chief:
+            answer = json.loads(self.share(b""))
+            if "error" in answer:
+                kind = UsageError if answer["status"] == UsageError.exit_status else EdgeallError
+                raise kind(f"on the first worker: {answer['error']}", hint=answer["hint"])
+            return answer["value"]
+        try:
+            value = make()
+        except EdgeallError as error:
+            answer = {"error": error.message, "hint": error.hint, "status": error.exit_status}
+            self.share(json.dumps(answer).encode())
+            raise
+        self.share(json.dumps({"value": value}, default=str).encode())
+        return value
+
+    def mean(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The mean over all workers of each floating-point array, in one exchange; this worker's of the others."""
+        if self.alone:
+            return arrays
+        floats = [index for index, value in enumerate(arrays) if np.issubdtype(value.dtype, np.floating)]
+        flat = np.concatenate([arrays[index].ravel().astype(np.float32) for index in floats])
+        parts = np.split(self._sum(flat) / self.count, np.cumsum([arrays[index].size for index in floats])[:-1])
+        means = list(arrays)
+        for index, part in zip(floats, parts, strict=True):
+            means[index] = part.reshape(arrays[index].shape).astype(arrays[index].dtype)
+        return means
+
+    def weights(self, model: Any) -> list[NDArray[Any]]:
+        """``model.get_weights()`` as this worker has them, without asking the others.
+
+        Only the statistics of BatchNormalization differ from worker to worker, as each saw other images. Keras'
+        own methods ask for their mean, one exchange for each: some 10 ms each, a second a step in a deep network.
+        """
+        if self.alone:
+            return list(model.get_weights())
+        return [_mean([part.numpy() for part in self._parts(variable)]) for variable in model.weights]
+
+    def put(self, model: Any, weights: list[NDArray[Any]]) -> None:
+        """``model.set_weights(weights)`` on this worker alone, again without asking the others."""
+        if self.alone:
+            model.set_weights(weights)
+            return
+        for variable, value in zip(model.weights, weights, strict=True):
+            for part in self._parts(variable):
+                part.assign(value)
+
+    def predictor(self, model: Any) -> Callable[[Any], NDArray[np.float32]]:
+        """``model.predict_on_batch``, without asking the other workers for their share."""
+        if self.alone:
+            return model.predict_on_batch
+        run = tf.function(lambda images: self.strategy.run(model, (images,), {"training": False}))
+        return lambda images: self._parts(run(images))[0].numpy()
+
+    def divided(self, batches: Any) -> Any:
+        """tf.data of whole batches, told that every worker is to take its share of each."""
+        if self.alone:
+            return batches
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        return batches.with_options(options)
+
+    def _parts(self, value: Any) -> tuple[Any, ...]:
+        """What each device of this worker holds of a distributed value."""
+        return tuple(self.strategy.experimental_local_results(value))
+
+    def _sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Element by element over all workers."""
+        devices = self.replicas // self.count
+
+        def value_of(context: Any) -> Any:
+            first = context.replica_id_in_sync_group % devices == 0
+            return tf.constant(array if first else np.zeros_like(array))
+
+        with _killable():
+            distributed = self.strategy.experimental_distribute_values_from_function(value_of)
+            total: NDArray[Any] = self.strategy.reduce("SUM", distributed, axis=None).numpy()
+        return total
+
+
+ALONE = Workers()
+"""One process that trains on one device."""
+
+
+def join(config: str | None, progress: Progress) -> Workers | None:
+    """Connect to the other workers and wait for them. To be called before anything else is done with TensorFlow.
+
+    Args:
+        config: what the environment has for ``TF_CONFIG``: JSON as in `EXAMPLE`.
+        progress: says what is being waited for.
+
+    Returns:
+        None where ``config`` names no second worker.
+
+    Raises:
+        UsageError: a ``config`` that can't be meant.
+        EdgeallError: the other workers couldn't be reached, or this one's port is taken.
+    """
+    addresses, index = _parse(config or "")
+    if len(addresses) < 2:
+        return None
+    progress.note(f"worker {index + 1} of {len(addresses)} at {addresses[index]}: waiting for the others")
+    return Workers(index, len(addresses), _connected(config))
+
+
+@functools.cache  # TensorFlow takes part in one cluster for as long as the process lives
+def _connected(config: str) -> Any:
+    try:
+        with _killable(), quiet():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+        raise _lost() from error
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise EdgeallError(
+            f"TF_CONFIG: this worker could not be started ({reason})",
+            hint="check that its own address is this machine's and that nothing else uses the port",
+        ) from error
+
+
+def _parse(config: str) -> tuple[list[str], int]:
+    """Every worker's address, and which is this one's. Raises UsageError."""
+    if not config.strip():
+        return [], 0
+    try:
+        document = json.loads(config)
+        cluster, task = document.get("cluster", {}), document.get("task", {})
+        unknown = [job for job in cluster if job not in JOBS]
+        addresses = [str(address) for job in JOBS for address in cluster.get(job, [])]
+        if len(addresses) < 2 and not unknown:
+            return addresses, 0
+        kind, number = str(task["type"]), int(task["index"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"TF_CONFIG: not a cluster ({error!r})", hint=f"write it as in {EXAMPLE}") from error
+    if unknown:
+        raise UsageError(f"TF_CONFIG: no job called {unknown[0]!r} takes part in this", hint=f"as in {EXAMPLE}")
+    if not 0 <= number < len(cluster.get(kind, [])):
+        raise UsageError(f"TF_CONFIG: the cluster has no {kind} {number}", hint="the first of each job has index 0")
+    before = sum(len(cluster.get(job, [])) for job in JOBS[: JOBS.index(kind)])
+    return addresses, before + number
+
+
+def _lost() -> EdgeallError:
+    return EdgeallError(
+        "another worker has ended or can't be reached; no worker can go on without it",
+        hint="see what the others say, then give every one its command again: training resumes after the last epoch",
+    )
+
+
+def _mean(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    if len(parts) == 1 or not np.issubdtype(parts[0].dtype, np.floating):
+        return parts[0]
+    mean: NDArray[Any] = np.mean(parts, axis=0, dtype=parts[0].dtype)
+    return mean
+
+
+@contextmanager
+def _killable() -> Iterator[None]:
+    """Ctrl-C ends the process at once: while TensorFlow waits for another machine, Python would not hear of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
