@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A process for each core; a file's tests stay together, and with them what its fixtures have trained.
+PARALLEL := -n auto --dist loadfile
 DEMO_MODEL := build/demo/run/qat-int8.tflite
 # A name that is there may still not run (pyenv's shims): each is asked for its version.
 FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
@@ -16,10 +18,10 @@ demo: $(INSTALLED)
 	$(BIN)/edgeall demo --out build/demo
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow" --durations=15
+	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL) --durations=15
 
 test-all: lint
-	$(BIN)/python -m pytest -q --durations=15
+	$(BIN)/python -m pytest -q $(PARALLEL) --durations=15
 
 lint: $(INSTALLED) types
 	$(BIN)/ruff check

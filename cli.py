@@ -28,7 +28,7 @@ GRID = "grid-48"
 PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
 TRAIN_EXTRA = {
     *("tensorflow", "tf_keras", "tensorflow_model_optimization", "tensorboard"),
-    *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub", "optuna"),
+    *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub", "optuna", "sqlalchemy"),
 }
 """Modules that the device install leaves out."""
 
@@ -235,7 +235,8 @@ def train(json: bool, **settings: Any) -> None:
 
     run = train_run(TrainSettings(**settings), Progress())
     _print(run, json, lambda: metrics_text(run["metrics"]["test"]))
-    _note(f"{settings['out']}: report.html, model.keras, predictions.csv, run.json")
+    if (settings["out"] / "run.json").exists():  # of several machines only the first one writes
+        _note(f"{settings['out']}: report.html, model.keras, predictions.csv, run.json")
     _note_synthetic(run["data"]["synthetic"])
     _note_research_use(json)
 
@@ -347,13 +348,24 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
 @click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: each backbone's]")
 @click.option("--qat-epochs", type=click.IntRange(1), default=4, help="Of qat-int8.")
 @click.option("--seed", type=SEED, default=0)
+@click.option("--frozen/--whole", default=True, help="grid-48: train the last layer alone, or all of the network.")
 @click.option("--storage", help="grid-48: Optuna URL or journal file that several machines share.  [default: in --out]")
+@click.option("--study", help="grid-48: its name in the storage.  [default: grid-48]")
 @_CACHE_DIR
 @_JSON
+@click.pass_context
 def compare(
-    runs: tuple[Path, ...], json: bool, models: str | None, protocol: str | None, schemes: str, **settings: Any
+    ctx: click.Context,
+    runs: tuple[Path, ...],
+    json: bool,
+    models: str | None,
+    protocol: str | None,
+    schemes: str,
+    **settings: Any,
 ) -> None:
     """Several backbones and schemes side by side, one report: of finished RUNs, or trained under one protocol.
+
+    What can't be trained or converted is named, the rest goes on; the exit status is then 1.
 
     \b
     edgeall compare runs/a035 runs/half --out both
@@ -374,11 +386,12 @@ def compare(
 
         if models:
             raise errors.UsageError(f"{GRID} has its own models", hint="leave --models out")
-        fixed = {name: settings[name] for name in ("weights", "storage", "input_size", "seed")}
+        fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
         result = run_grid(data, out, **fixed, **shared)
         _print(result, json, lambda: grid_text(result))
+        _note_synthetic(result["synthetic"])
         _note_research_use(json)
-        return
+        ctx.exit(1 if result["failed"] else 0)
     from edgeall.optimize.backbones import compare_backbones
     from edgeall.optimize.compare import compare_runs, compare_text
 
@@ -399,7 +412,9 @@ def compare(
             **shared,
         )
     _print(result, json, lambda: compare_text(result))
+    _note_synthetic(any(model["data"]["synthetic"] for model in result["models"]))
     _note_research_use(json)
+    ctx.exit(1 if result["failures"] else 0)
 
 
 @_command(cli, "search")
@@ -416,12 +431,18 @@ def compare(
 @click.option("--schemes", default="ptq-int8,qat-int8", help="Of the conversion, comma-separated.")
 @click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_ALPHA_no_top.h5 files.")
 @click.option("--epochs-head", type=click.IntRange(0), default=10, help="Of each candidate's head.")
-@click.option("--epochs-finetune", type=click.IntRange(0), default=8, help="Of each candidate.")
+@click.option("--epochs-finetune", type=click.IntRange(1), default=8, help="Of each candidate.")
 @click.option("--epochs-prune", type=click.IntRange(1), default=4, help="Of each pruned candidate.")
 @click.option("--epochs-qat", type=click.IntRange(1), default=2, help="Of qat-int8.")
 @click.option("--stop/--no-stop", default=True, help="Give up candidates that fall behind.")
 @click.option("--storage", help="Optuna URL or journal file that several machines share.  [default: in --out]")
+@click.option("--study", default="search", help="Its name in the storage.")
 @click.option("--split-by", type=click.Choice(LEVELS), default="auto")
+@click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
+@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
+@click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
+@click.option("--golden", type=click.Choice(["test", "synthetic"]), default="test", help="As of quantize.")
 @click.option("--seed", type=SEED, default=0)
 @_CACHE_DIR
 @_JSON
@@ -438,6 +459,7 @@ def search(json: bool, **settings: Any) -> None:
         settings[name] = None if settings[name] is None else _numbers(name, settings[name], kind)
     result = run_search(SearchSettings(**settings), Progress())
     _print(result, json, lambda: search_text(result))
+    _note_synthetic(result["synthetic"])
     _note_research_use(json)
 
 
@@ -590,8 +612,11 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
 @click.option("--model", default="mobilenet_v2", help="Backbone of the features.")
 @click.option("--alpha", type=float, help="Its width multiplier.  [default: 1.0 where it has one]")
 @click.option("--weights", default="imagenet", help="imagenet or a no_top weights file.")
+@click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: the backbone's]")
 @click.option("--per-class", default="700/150/150", metavar="TRAIN/VAL/TEST", help="Images of every class.")
-@click.option("--seeds", type=click.IntRange(2), default=5, help="Times that the dealing is repeated.")
+@click.option("--augment", type=click.Choice(AUGMENTS[1:]), default="studies", help="How copies are made.")
+@click.option("--split-by", type=click.Choice(LEVELS), default="auto")
+@click.option("--seeds", type=click.IntRange(2), default=10, help="Times that the dealing is repeated.")
 @_CACHE_DIR
 @_JSON
 def data_leak(path: Path, json: bool, **settings: Any) -> None:

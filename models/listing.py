@@ -13,7 +13,7 @@ from edgeall.models.registry import BuildArgs
 def describe(name: str, also: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
     """Size and cost of one backbone at the input size it was designed for, without a head.
 
-    Builds the network (NASNet takes longer than all others together).
+    Builds the network, which takes a second, of the largest ten.
 
     Args:
         name: of the registry.

@@ -131,9 +131,9 @@ def ensemble(teachers: Sequence[Teacher]) -> Teach:
 def student(model: Any, teach: Teach, weight: float) -> Any:
     """``model`` as `edgeall.train.fit.fit` is to train it: the same layers, another training step.
 
-    Its loss is ``(1 - weight) * H(label, p) + weight * T**2 * H(q_T, p_T)``, H the cross-entropy, p the student's
-    probabilities, q the teachers', and x_T = softmax(log(x) / T). T**2 keeps the second term's gradient as large as
-    the first one's. Validation knows the labels alone.
+    Its loss is ``(1 - weight) * H(label, p) + weight * T**2 * KL(q_T, p_T)``: the cross-entropy of the student's
+    probabilities p, and their divergence from the teachers' q, both as x_T = softmax(log(x) / T). T**2 keeps the
+    second term's gradient as large as the first one's. Validation knows the labels alone.
 
     Args:
         model: outputs class probabilities; trained in place through what is returned. Labels are class indices.
@@ -145,7 +145,7 @@ def student(model: Any, teach: Teach, weight: float) -> Any:
     def distillation(targets: Any, probabilities: Any) -> Any:
         labels, said = targets[:, :classes], targets[:, classes:]
         hard = keras.losses.categorical_crossentropy(labels, probabilities)
-        soft = keras.losses.categorical_crossentropy(_soft(said), _soft(probabilities))
+        soft = keras.losses.kl_divergence(_soft(said), _soft(probabilities))
         return (1.0 - weight) * hard + weight * TEMPERATURE**2 * soft
 
     def accuracy(targets: Any, probabilities: Any) -> Any:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from edgeall.models.keras_compat import keras
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import Stage, fit
 from edgeall.train.progress import Progress
+from edgeall.train.run import TrainSettings, _check_shares
 from edgeall.train.workers import ALONE, Workers, join
 
 QUIET = Progress(quiet=True)
@@ -36,12 +38,14 @@ def one_stage(workers: Workers, checkpoint: Path) -> list[Any]:
     labels = generator.integers(0, 2, 72)
     pixels = (generator.integers(0, 200, (72, 32, 32, 3)) + 55 * labels[:, None, None, None]).astype(np.uint8)
     images = Images(pixels, np.arange(72), labels, InputSpec(32, 32))
-    keras.utils.set_random_seed(workers.index)  # all are to start from the chief's weights
+    keras.utils.set_random_seed(0)
     with workers.scope():
         inputs = keras.layers.Input((32, 32, 3))
         x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
         x = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
         model = keras.Model(inputs, keras.layers.Softmax()(x))
+    # All are to start from the chief's weights, whatever they have themselves.
+    workers.put(model, [value + workers.index for value in workers.weights(model)])
 
     def batches(epoch: int) -> Any:
         return shuffled(images, 16, augment="light", seed=0, epoch=epoch, class_weights=images.class_weights(2))
@@ -173,6 +177,16 @@ TWO = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
 def test_a_cluster_that_cannot_be_meant(config: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         join(config, QUIET)
+    assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"batch_size": 33}, "shared equally by 2"), ({"epochs_finetune": 0}, "nothing to share")]
+)
+def test_what_two_workers_cannot_share(changes: dict[str, int], message: str, tmp_path: Path) -> None:
+    settings = TrainSettings(data=tmp_path, out=tmp_path, **changes)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=message) as error:
+        _check_shares(settings, Workers(1, 2, SimpleNamespace(num_replicas_in_sync=2)))
     assert error.value.hint
 
 

@@ -188,7 +188,8 @@ def test_layers_left_in_float_are_those_asked_for_and_what_is_bound_to_them(
 def test_a_layer_of_unknown_quantization_is_named_and_can_be_left_in_float() -> None:
     inputs = layers.Input((24, 24, 3))
     x = layers.LayerNormalization(name="odd_one")(layers.Conv2D(4, 3, name="conv")(inputs))
-    model = add_head(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)), len(LABELS), 0.0)
+    head = add_head(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)), len(LABELS), 0.0)
+    model = fold_batch_normalization(head)
     for layer_name in ("odd_one", "logits"):
         assert place(model, BOUNDS, ["odd_one", layer_name]).floats
     with pytest.raises(UsageError, match="can't be quantized: odd_one") as error:
