@@ -356,6 +356,7 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
 @click.pass_context
 def compare(
     ctx: click.Context,
+    /,
     runs: tuple[Path, ...],
     json: bool,
     models: str | None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from edgeall.edge_runtime.errors import BundleError
@@ -42,7 +42,7 @@ class Tensor:
         scale: one value, one per channel, or none when the tensor isn't quantized.
         zero_point: as many values as `scale`.
         constant_bytes: size of its constant data in the file, 0 for an activation.
-        constant_at: where they begin in the file.
+        constant_at: where they begin in the file; the same tensor may lie elsewhere in another.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Tensor:
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     constant_bytes: int
-    constant_at: int = 0
+    constant_at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from edgeall.models.graph import call, copy_of, sources
 from edgeall.models.keras_compat import keras, tf
 from edgeall.optimize.placement import (
-    INPUT,
+    UNIT,
     WITH_WEIGHTS,
     Placement,
     Range,
@@ -31,13 +31,12 @@ from edgeall.optimize.placement import (
 
 LayerError = dict[str, Any]
 """layer: whose output is rounded; kind: the Keras class that computes it; scale: its rounding step;
-sqnr_db: signal to quantization noise, this layer alone in int8 (None: no noise); network_sqnr_db: the same with all
-layers before it in int8 too; rmse_scale: root mean square error of the layer alone, in steps (0.29 is rounding and
-nothing else); clipped_frac: share of values outside its range; weights_sqnr_db: of its kernel (None: it has none);
-kl: Kullback-Leibler divergence in nats of the network's answer from the float one's, mean over the images, and
-max_change: the largest change of a probability, with this layer alone in int8 (None: not among the worst)."""
-
-_SUMS = 5
+sqnr_db: signal to quantization noise, this layer alone in int8 (None: no noise); channel_sqnr_db: the same of a mean
+channel, where one that is lost counts as all noise (a few large channels hide it in sqnr_db); network_sqnr_db: as
+sqnr_db, with all layers before it in int8 too; rmse_scale: root mean square error of the layer alone, in steps (0.29
+is rounding and nothing else); clipped_frac: share of values outside its range; weights_sqnr_db: of its kernel (None: it
+has none); kl: Kullback-Leibler divergence in nats of the network's answer from the float one's, mean over the images,
+and max_change: the largest change of a probability, with this layer alone in int8 (None: not among the worst)."""
 
 
 def layer_errors(
@@ -50,17 +49,17 @@ def layer_errors(
         placement: of it, from `edgeall.optimize.placement.place`.
         spanned: its ranges, from `edgeall.optimize.placement.ranges`.
         images: float32 batches ``(n, h, w, 3)``; gone through several times.
-        worst: of so many layers with the lowest ``sqnr_db`` the effect on the network's answer is measured.
+        worst: of so many layers with the lowest ``channel_sqnr_db`` the effect on the network's answer is measured.
 
     Returns:
         One entry per rounded output: those whose effect was measured first, the largest ``kl`` first, then the others,
-        the lowest ``sqnr_db`` first.
+        the lowest ``channel_sqnr_db`` first.
     """
     network = _Network(folded, placement, spanned)
     step = images_at_once(folded) // 3 or 1  # three values of every activation are held
     parts = [batch[at : at + step] for batch in images for at in range(0, len(batch), step)]
     rows = network.errors(parts)
-    rows.sort(key=lambda row: math.inf if row["sqnr_db"] is None else row["sqnr_db"])
+    rows.sort(key=lambda row: math.inf if row["channel_sqnr_db"] is None else row["channel_sqnr_db"])
     network.measure_effects(rows[:worst], parts)
     return sorted(rows[:worst], key=lambda row: -row["kl"]) + rows[worst:]
 
@@ -69,15 +68,17 @@ def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
     """The worst layers as a table."""
     from edgeall.edge_runtime.tables import table
 
-    columns = ["layer", "kind", "SQNR dB", "in network", "rmse/scale", "clipped %", "weights dB", "KL", "max change"]
+    columns = ["layer", "kind", "channel dB", "SQNR dB", "network dB", "rmse/scale", "clipped", "weights dB"]
+    columns += ["KL", "max change"]
     rows = [
         [
             row["layer"],
             row["kind"],
+            _text(row["channel_sqnr_db"], ".1f"),
             _text(row["sqnr_db"], ".1f"),
             _text(row["network_sqnr_db"], ".1f"),
             f"{row['rmse_scale']:.2f}",
-            f"{100 * row['clipped_frac']:.2f}",
+            f"{100 * row['clipped_frac']:.2f} %",
             _text(row["weights_sqnr_db"], ".1f"),
             _text(row["kl"], ".1e"),
             _text(row["max_change"], ".3f"),
@@ -88,21 +89,60 @@ def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
     return table(columns, rows) + left_out
 
 
-class _Network:
-    """A folded network whose layers can be computed in float or as int8 does it."""
+class Int8Layers:
+    """The layers of a folded network as int8 computes them, one at a time.
+
+    Args:
+        folded: the float network.
+        placement: see `layer_errors`.
+        spanned: see `layer_errors`.
+    """
 
     def __init__(self, folded: Any, placement: Placement, spanned: dict[str, Range]) -> None:
         self.layers = folded.layers
         self.placement = placement
-        self.spanned = spanned
-        self.names = [name for name in placement.outputs if placement.outputs[name] != INPUT]
-        self.rounding = {layer.name: self._with_rounded_kernel(layer) for layer in self.layers[1:]}
+        self._spanned = spanned
+        self._rounding = {layer.name: self._with_rounded_kernel(layer) for layer in self.layers[1:]}
+
+    def compute(self, layer: Any, inputs: list[Any]) -> Any:
+        """A layer's output with its kernel rounded, and rounded itself if it is a tensor in int8."""
+        output = call(self._rounding[layer.name], inputs)
+        limits = self.range_of(layer)
+        return output if limits is None else rounded_output(layer, output, *limits)
+
+    def range_of(self, layer: Any) -> Range | None:
+        """What its output is rounded to."""
+        name = self.placement.outputs.get(layer.name)
+        return None if name is None else self._spanned[name]
+
+    def kernels_of(self, layer: Any) -> tuple[Any, Any] | None:
+        """Its kernel as it is, and rounded; None where none is rounded."""
+        if layer.name not in self.placement.kernels:
+            return None
+        return layer.get_weights()[0], self._rounding[layer.name].get_weights()[0]
+
+    def _with_rounded_kernel(self, layer: Any) -> Any:
+        if layer.name not in self.placement.kernels:
+            return layer
+        copy = copy_of(layer)
+        copy.build(layer.input_shape)
+        kernel, *bias = layer.get_weights()
+        copy.set_weights([fake_kernel(tf.constant(kernel), WITH_WEIGHTS[type(layer)][1]).numpy(), *bias])
+        return copy
+
+
+class _Network(Int8Layers):
+    """A folded network that is compared with itself in int8."""
+
+    @property
+    def names(self) -> list[str]:
+        return [layer.name for layer in self.layers[1:] if layer.name in self.placement.outputs]
 
     def errors(self, parts: list[Any]) -> list[LayerError]:
         """An entry for every rounded output, without its effect."""
         compare = tf.function(self._compare, reduce_retracing=True)
-        sums = np.sum([compare(part).numpy().astype(np.float64) for part in parts], axis=0)
-        return [self._row(name, *row) for name, row in zip(self.names, sums, strict=True)]
+        found = [[sums.numpy().astype(np.float64) for sums in compare(part)] for part in parts]
+        return [self._row(name, np.sum(sums, axis=0)) for name, *sums in zip(self.names, *found, strict=True)]
 
     def measure_effects(self, rows: list[LayerError], parts: list[Any]) -> None:
         """Fill in ``kl`` and ``max_change``."""
@@ -119,29 +159,11 @@ class _Network:
             row["kl"] = max(0.0, float((float32 * np.log(float32 / int8)).sum(axis=1).mean()))
             row["max_change"] = float(np.abs(float32 - int8).max())
 
-    def _with_rounded_kernel(self, layer: Any) -> Any:
-        if layer.name not in self.placement.kernels:
-            return layer
-        copy = copy_of(layer)
-        copy.build(layer.input_shape)
-        kernel, *bias = layer.get_weights()
-        copy.set_weights([fake_kernel(tf.constant(kernel), WITH_WEIGHTS[type(layer)][1]).numpy(), *bias])
-        return copy
-
-    def _range(self, layer: Any) -> Range | None:
-        name = self.placement.outputs.get(layer.name)
-        return None if name is None else self.spanned[name]
-
-    def _rounded(self, layer: Any, inputs: list[Any]) -> Any:
-        """A layer's output as int8 has it."""
-        output = call(self.rounding[layer.name], inputs)
-        limits = self._range(layer)
-        return output if limits is None else rounded_output(layer, output, *limits)
-
     def _compare(self, images: Any) -> Any:
-        """Of every rounded output: sums of squares of signal, own and accumulated noise; values clipped; values."""
+        """Of every rounded output ``(5, channels)``: sums over all places and images of the squares of signal, own and
+        accumulated noise; how many values are clipped, and how many there are."""
         first = self.layers[0]
-        bounds = self.spanned[INPUT]
+        bounds = self.range_of(first) or UNIT
         exact = {first.name: images}
         whole = {first.name: rounded_input(images, bounds)}
         alone: dict[str, Any] = {}
@@ -149,25 +171,29 @@ class _Network:
         for layer in self.layers[1:]:
             name, before = layer.name, sources(layer)
             exact[name] = call(layer, [exact[source.name] for source in before])
-            whole[name] = self._rounded(layer, [whole[source.name] for source in before])
+            whole[name] = self.compute(layer, [whole[source.name] for source in before])
             given = alone if fused(before[0]) else exact  # what a layer is fused into is rounded with it
-            alone[name] = self._rounded(layer, [given[source.name] for source in before])
+            alone[name] = self.compute(layer, [given[source.name] for source in before])
             if name in self.placement.outputs:
-                low, high = self._range(layer) or bounds
+                low, high = self.range_of(layer) or UNIT
                 margin = (high - low) / 510
                 clipped = tf.math.logical_or(exact[name] < low - margin, exact[name] > high + margin)
-                sums = (
+                values = (
                     tf.square(exact[name]),
                     tf.square(alone[name] - exact[name]),
                     tf.square(whole[name] - exact[name]),
+                    tf.cast(clipped, tf.float32),
+                    tf.ones_like(exact[name]),
                 )
-                counts = (tf.cast(clipped, tf.float32), tf.ones_like(exact[name]))
-                rows.append(tf.stack([tf.reduce_sum(values) for values in (*sums, *counts)]))
-        return tf.stack(rows)
+                rows.append(tf.stack([tf.reduce_sum(value, tuple(range(len(value.shape) - 1))) for value in values]))
+        return rows
 
-    def _row(self, name: str, signal: float, alone: float, whole: float, clipped: float, count: float) -> LayerError:
+    def _row(self, name: str, channels: Any) -> LayerError:
+        signal, alone, whole, clipped, count = channels.sum(axis=1).tolist()
+        alive = channels[:, channels[0] > 0]
+        lost = float(np.minimum(alive[1] / alive[0], 1.0).mean()) if alive.size else 0.0
         layer = next(layer for layer in self.layers if layer.name == name)
-        low, high = self._range(layer) or (0.0, 0.0)
+        low, high = self.range_of(layer) or UNIT
         scale = (high - low) / 255
         first = parts_of(layer)[0]
         return {
@@ -175,6 +201,7 @@ class _Network:
             "kind": type(first).__name__,
             "scale": scale,
             "sqnr_db": _db(signal, alone),
+            "channel_sqnr_db": _db(1.0, lost),
             "network_sqnr_db": _db(signal, whole),
             "rmse_scale": math.sqrt(alone / count) / scale,
             "clipped_frac": clipped / count,
@@ -184,9 +211,10 @@ class _Network:
         }
 
     def _weights_db(self, layer: Any) -> float | None:
-        if layer.name not in self.placement.kernels:
+        kernels = self.kernels_of(layer)
+        if kernels is None:
             return None
-        exact, rounded = layer.get_weights()[0], self.rounding[layer.name].get_weights()[0]
+        exact, rounded = (kernel.astype(np.float64) for kernel in kernels)
         return _db(float(np.square(exact).sum()), float(np.square(rounded - exact).sum()))
 
     def _answer(self, images: Any, which: Any, chosen: list[str]) -> Any:
@@ -209,7 +237,7 @@ class _Network:
 
 
 def _branches(network: _Network, layer: Any, inputs: list[Any]) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    return lambda: network._rounded(layer, inputs), lambda: call(layer, inputs)
+    return lambda: network.compute(layer, inputs), lambda: call(layer, inputs)
 
 
 def _db(signal: float, noise: float) -> float | None:

@@ -63,12 +63,27 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "per_class": {"Pro": {"support": 100, "reference_recall": 1.0, "recall": None}},
         "flatbuffer_bytes": 600_000,
         "float_flatbuffer_bytes": 1_700_000,
+        "compressed_bytes": 450_000,
+        "sparsity_frac": 0.75,
+        "float_layers": ["logits"],
         "out": "m.tflite",
         "file_bytes": 700_000,
     }
     text = tables.quantize_text(summary)
-    for figure in ("99.25 %", "99.50 %", "0.25 points", "700,000", "600,000", "block-level split", "99.00 %"):
+    for figure in (
+        "99.25 %",
+        "99.50 %",
+        "0.25 points",
+        "700,000",
+        "600,000",
+        "block-level split",
+        "99.00 %",
+        "450,000",
+        "75.00 %",
+    ):
         assert figure in text
+    assert ["left", "in", "float", "logits"] in [line.split() for line in text.splitlines()]
+    assert "left in float" not in tables.quantize_text({**summary, "float_layers": None})
     assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
 
 
