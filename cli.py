@@ -203,7 +203,9 @@ def data() -> None:
 @click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Before the last layer.")
 @click.option("--augment", type=click.Choice(AUGMENTS), default="light", help="Of training images.")
-@click.option("--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: all]")
+@click.option(
+    "--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: see edgeall models]"
+)
 @click.option("--class-weights/--no-class-weights", default=True, help="Weigh classes by their inverse frequency.")
 @click.option("--patience", type=click.IntRange(1), default=8, help="Epochs in a row that validation finds worse.")
 @click.option("--split-by", type=click.Choice(LEVELS), default="auto")
