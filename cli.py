@@ -212,6 +212,7 @@ def data() -> None:
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
 @click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
+@click.option("--split", type=FILE, help="Split as this split.json says, or the one in this run.")
 @click.option("--per-class", metavar="TRAIN/VAL/TEST", help="As many images of every class, as in 700/150/150.")
 @click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
 @click.option("--seed", type=SEED, default=0)
@@ -286,6 +287,9 @@ def evaluate(target: Path, json: bool, data: Path | None, labels: Path | None, *
     default="test",
     help="Images that travel in the file to check a device by: of the test side, or drawn.",
 )
+@click.option(
+    "--clusters", type=int, metavar="N", help="At most N different weights a layer: a smaller zip (qat-int8)."
+)
 @click.option("--layer-report", is_flag=True, help="What rounding each layer costs, worst first (int8 schemes).")
 @click.option(
     "--float-layers",
@@ -319,7 +323,7 @@ def quantize(run: Path, json: bool, float_layers: str | None, **settings: Any) -
 @click.option("--sparsity", type=float, help="Zero this share of the weights, the smallest ones: a smaller zip.")
 @click.option("--macs", type=float, help="Remove channels until this share of the computation is left: faster.")
 @click.option("--epochs", type=click.IntRange(1), default=10, help="Of training, the unpruned run as the teacher.")
-@click.option("--learning-rate", type=float, default=3e-4, help="Its peak.")
+@click.option("--learning-rate", type=float, default=1e-3, help="Its peak.")
 @click.option("--data", type=FILE, help="Where the images are now.  [default: where the run read them]")
 @_CACHE_DIR
 @click.option("--force", is_flag=True, help="Overwrite a complete run, or one of other settings.")

@@ -32,6 +32,7 @@ class Variant:
 
     Attributes:
         option: of `edgeall prune`; empty for the unpruned run.
+        quantized: more options of `edgeall quantize`.
         max_lost: points of accuracy, int8 against the unpruned float32.
         max_latency: share of the unpruned int8 latency.
         max_compressed: share of the unpruned int8 file's compressed size.
@@ -42,6 +43,7 @@ class Variant:
     max_lost: float | None = None
     max_latency: float | None = None
     max_compressed: float | None = None
+    quantized: tuple[str, int] | tuple[()] = ()
 
 
 VARIANTS = (
@@ -49,6 +51,8 @@ VARIANTS = (
     Variant("half the MACs", ("--macs", 0.5), max_lost=0.5, max_latency=0.65),
     Variant("a quarter of the MACs", ("--macs", 0.25), max_lost=1.5),
     Variant("75 % sparsity", ("--sparsity", 0.75), max_lost=1.0, max_compressed=0.45),
+    Variant("75 % sparsity, 16 clusters", ("--sparsity", 0.75), quantized=("--clusters", 16)),
+    Variant("unpruned, 32 clusters", (), quantized=("--clusters", 32)),
 )
 
 
@@ -75,11 +79,12 @@ def _make(variant: Variant, arguments: argparse.Namespace) -> tuple[dict[str, An
         run = arguments.work / f"{flag.strip('-')}-{value:g}"
         if not (run / "run.json").exists():
             command.answer("prune", arguments.run, flag, value, "--out", run)
-    kept = arguments.work / f"{run.name}.json"
+    out = arguments.work / ("-".join([run.name, *(str(word).strip("-") for word in variant.quantized)]) + ".tflite")
+    kept = out.with_suffix(".json")
     if not kept.exists():
         arguments.work.mkdir(parents=True, exist_ok=True)
-        out = arguments.work / f"{run.name}.tflite"
-        kept.write_text(json.dumps(command.answer("quantize", run, "--scheme", "qat-int8", "--out", out, "--force")))
+        words = ("quantize", run, "--scheme", "qat-int8", *variant.quantized, "--out", out, "--force")
+        kept.write_text(json.dumps(command.answer(*words)))
     return json.loads((run / "run.json").read_text()), json.loads(kept.read_text())
 
 
@@ -88,7 +93,7 @@ def _interleaved(files: dict[str, Path]) -> dict[str, float]:
     from edgeall.edge_runtime.classifier import Classifier
 
     models = {name: Classifier.open(path, threads=1) for name, path in files.items()}
-    spec = next(iter(models.values())).spec
+    spec = next(iter(models.values())).input
     image = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
     times: dict[str, list[float]] = {name: [] for name in models}
     for model in models.values():
@@ -111,9 +116,11 @@ def report(
     whole, dense = made["unpruned"]
     float_accuracy = whole["metrics"]["test"]["accuracy"]
     compressed = {name: len(gzip.compress(Path(answer["out"]).read_bytes(), 9)) for name, (_, answer) in made.items()}
+    unpruned_macs = made["half the MACs"][0]["pruned"]["parent_macs"]
     rows, met = [], True
     for variant in VARIANTS:
         run, answer = made[variant.name]
+        macs = run["pruned"]["macs"] if "pruned" in run else unpruned_macs
         figures = (
             (100 * (float_accuracy - answer["accuracy"]), variant.max_lost, "{:.2f}", "{:g}"),
             (latencies_ms[variant.name] / latencies_ms["unpruned"], variant.max_latency, "{:.2f}", "{:g}"),
@@ -126,7 +133,7 @@ def report(
             said = "" if limit is None else f" (limit {limit_form.format(limit)}: {'met' if ok else 'MISSED'})"
             cells.append(form.format(figure) + said)
         rows.append(
-            f"| {variant.name} | {run['model']['macs'] / 1e6:.1f} M | {run['model']['parameters']:,} | "
+            f"| {variant.name} | {macs / 1e6:.1f} M | {run['model']['parameters']:,} | "
             f"{100 * run['metrics']['test']['accuracy']:.2f} | {100 * answer['accuracy']:.2f} | {cells[0]} | "
             f"{latencies_ms[variant.name]:.2f} | {cells[1]} | {answer['flatbuffer_bytes']:,} | "
             f"{compressed[variant.name]:,} | {cells[2]} |"

@@ -117,6 +117,8 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
         "compressed": f"{summary['compressed_bytes']:,} bytes of flatbuffer in a zip; "
         f"{percent(summary['sparsity_frac'])} of the weights are zero",
     }
+    if summary["clusters"] is not None:
+        facts["clusters"] = f"at most {summary['clusters']} different weights in a layer that is pruned"
     if summary["float_layers"] is not None:
         facts["left in float"] = ", ".join(summary["float_layers"]) or "nothing"
     classes = [

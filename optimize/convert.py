@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Collection
 from typing import Any
@@ -37,7 +36,9 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
     """
     shape = tf.TensorSpec((1, spec.height, spec.width, 3), tf.float32, name="image")
     function = tf.function(lambda image: model(image, training=False)).get_concrete_function(shape)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    held = tf.Module()
+    held.weights = model.variables  # not the model: the converter would have Keras trace every layer of it again
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], held)
     if scheme != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
@@ -79,10 +80,15 @@ def layers_in_float(flatbuffer: bytes, names: Collection[str]) -> list[str]:
         written = [graph.tensors[index] for index in operator.outputs]
         if operator.name in _BOUNDARY or not any(tensor.type.startswith("FLOAT") for tensor in written):
             continue
-        parts = [part for tensor in written for part in re.split("[/;]", tensor.name)]
-        named = [name for name in names if name in parts]
+        made_by = {layer for tensor in written for layer in layers_of(tensor.name)}
+        named = [name for name in names if name in made_by]
         found |= dict.fromkeys(named or [tensor.name for tensor in written])
     return list(found)
+
+
+def layers_of(tensor: str) -> list[str]:
+    """The Keras layers that the converter says a tensor comes from: ``model/layer/Op;model/other/Op``."""
+    return [parts[1] for parts in (section.split("/") for section in tensor.split(";")) if len(parts) > 2]
 
 
 def sparsity(flatbuffer: bytes) -> float:

@@ -46,7 +46,7 @@ from edgeall.train.runs import (
 from edgeall.train.split import SIDES, check_split
 
 EPOCHS = 10
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-3
 RANKING_IMAGES = 320
 RANKING_BATCH = 8
 TIMED_S = 2.0

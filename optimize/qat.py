@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgeall.models.graph import call, copy_of, rebuild
 from edgeall.models.keras_compat import keras, load_tfmot, tf
+from edgeall.optimize.cluster import clustered, codebook
 from edgeall.optimize.placement import (
     NARROWEST,
     WITH_WEIGHTS,
@@ -29,6 +30,7 @@ from edgeall.optimize.placement import (
     rounded_input,
     rounded_output,
 )
+from edgeall.optimize.sparsity import prunable
 
 PLACEMENT = 3
 """Raised when what is quantized where, or trained on what, changes: a checkpoint of before is not gone on with."""
@@ -40,6 +42,8 @@ tfmot = load_tfmot()
 quantizers = tfmot.quantization.keras.quantizers
 Masks = Mapping[str, NDArray[Any]]
 """Layer name to 0 and 1 in the shape of its kernel."""
+Codebooks = Mapping[str, NDArray[Any]]
+"""Layer name to the integers that its weights may be."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class QuantizationAware:
         folded: what it was made from.
         placement: what is quantized in it.
         masks: of the kernels that stay sparse.
+        codebooks: of the kernels that are clustered.
         held: every layer's own variables (kernel, bias) by layer name.
         extremes: of every layer that a range spans.
     """
@@ -59,11 +64,14 @@ class QuantizationAware:
     folded: Any
     placement: Placement
     masks: Masks
+    codebooks: Codebooks
     held: dict[str, list[Any]]
     extremes: dict[str, _Extremes]
 
     def trained(self) -> Any:
-        """The float network: as ``folded``, with the weights as they are now; those that a mask removes are zero."""
+        """The float network: as ``folded``, with the weights as they are now; those that a mask removes are zero, and
+        those of a clustered kernel are in its clusters.
+        """
 
         def make(layer: Any, tensors: list[Any]) -> Any:
             if isinstance(layer, layers.InputLayer):
@@ -73,6 +81,9 @@ class QuantizationAware:
             values = [variable.numpy() for variable in self.held[layer.name]]
             if layer.name in self.masks:
                 values[0] = values[0] * self.masks[layer.name]
+            if layer.name in self.codebooks:
+                axis = WITH_WEIGHTS[type(layer)][1]
+                values[0] = clustered(tf.constant(values[0]), axis, self.codebooks[layer.name]).numpy()
             copy.set_weights(values)
             return output
 
@@ -84,7 +95,11 @@ class QuantizationAware:
 
 
 def quantization_aware(
-    folded: Any, placement: Placement, measured: Mapping[str, Range], masks: Masks | None = None
+    folded: Any,
+    placement: Placement,
+    measured: Mapping[str, Range],
+    masks: Masks | None = None,
+    clusters: int | None = None,
 ) -> QuantizationAware:
     """A trainable copy of ``folded`` that computes as the int8 network will.
 
@@ -93,7 +108,13 @@ def quantization_aware(
         placement: from `edgeall.optimize.placement.place`.
         measured: where the ranges of all activations start, from `edgeall.optimize.placement.extremes`.
         masks: kernels that keep their zeros.
+        clusters: so many values in each kernel that could be pruned, see `edgeall.optimize.cluster`.
     """
+    books: dict[str, NDArray[Any]] = {}
+    if clusters:
+        axes = {layer.name: WITH_WEIGHTS[type(layer)][1] for layer in prunable(folded)}
+        axes = {name: axis for name, axis in axes.items() if name in placement.kernels}
+        books = {name: codebook(folded.get_layer(name).kernel.numpy(), axis, clusters) for name, axis in axes.items()}
     held: dict[str, list[Any]] = {}
     extremes = {name: _Extremes(name, *measured[name]) for span in placement.spans.values() for name in span}
 
@@ -107,7 +128,7 @@ def quantization_aware(
         inner.build(layer.input_shape)
         inner.set_weights(layer.get_weights())
         held[name] = list(inner.weights)  # before the wrapper puts fake-quantized tensors in their place
-        weight = _weight(layer, name in placement.kernels, (masks or {}).get(name))
+        weight = _weight(layer, name in placement.kernels, (masks or {}).get(name), books.get(name))
         span = placement.spans.get(range_name, ())
         output = _Range(layer, extremes.get(name), [extremes[one] for one in span]) if span else None
         if weight or output:
@@ -115,7 +136,7 @@ def quantization_aware(
         result = call(inner, tensors)
         return tf.quantization.fake_quant_with_min_max_args(result, *given) if given else result
 
-    return QuantizationAware(rebuild(folded, place), folded, placement, masks or {}, held, extremes)
+    return QuantizationAware(rebuild(folded, place), folded, placement, masks or {}, books, held, extremes)
 
 
 class _Extremes:
@@ -134,22 +155,29 @@ class _Extremes:
 
 
 class _Weights(quantizers.Quantizer):  # type: ignore[name-defined]
-    """`fake_kernel` of the weights of this very step.
+    """`fake_kernel`, or `clustered`, of the weights of this very step.
 
     Args:
         channel_axis: axis of the output channels in the kernel; None where it stays in float.
         mask: of a sparse kernel.
+        integers: of a clustered one.
     """
 
-    def __init__(self, channel_axis: int | None, mask: NDArray[Any] | None) -> None:
-        self.channel_axis, self.mask = channel_axis, mask
+    def __init__(
+        self, channel_axis: int | None, mask: NDArray[Any] | None, integers: NDArray[Any] | None = None
+    ) -> None:
+        self.channel_axis, self.mask, self.integers = channel_axis, mask, integers
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         return {}
 
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         kernel = inputs if self.mask is None else inputs * tf.constant(self.mask, inputs.dtype)
-        return kernel if self.channel_axis is None else fake_kernel(kernel, self.channel_axis)
+        if self.channel_axis is None:
+            return kernel
+        if self.integers is not None:
+            return clustered(kernel, self.channel_axis, self.integers)
+        return fake_kernel(kernel, self.channel_axis)
 
     def get_config(self) -> dict[str, Any]:
         return {}
@@ -210,8 +238,10 @@ class _Config(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[name-def
         return {}
 
 
-def _weight(layer: Any, quantized: bool, mask: NDArray[Any] | None) -> tuple[str, _Weights] | None:
+def _weight(
+    layer: Any, quantized: bool, mask: NDArray[Any] | None, integers: NDArray[Any] | None
+) -> tuple[str, _Weights] | None:
     if not quantized and mask is None:
         return None
     attribute, axis = WITH_WEIGHTS[type(layer)]
-    return attribute, _Weights(axis if quantized else None, mask)
+    return attribute, _Weights(axis if quantized else None, mask, integers)

@@ -21,6 +21,7 @@ from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import exact_float32, tf
 from edgeall.optimize.card import model_card
+from edgeall.optimize.cluster import FEWEST, MOST
 from edgeall.optimize.convert import (
     INTEGER_SCHEMES,
     SCHEMES,
@@ -69,7 +70,10 @@ if TYPE_CHECKING:
     from edgeall.optimize.qat import QuantizationAware
 
 FOLD_TOLERANCE = 1e-4
-"""Largest difference of a probability that folding BatchNormalization may make."""
+"""Largest difference of a probability that folding BatchNormalization may make; see `_check_folding` for the one way
+that it may be more."""
+ROUNDING = 2.0**-22
+"""Relative change of every weight that stands for the rounding of float32."""
 CALIBRATION_BATCH = 32
 """An activation's range is the mean over batches of this size of its extremes: less at the mercy of a single image
 than the extremes of all."""
@@ -83,6 +87,7 @@ QUANTIZATION_FACTS = (
     "tflite_float",
     "float_layers",
     "sparsity_frac",
+    "clusters",
 )
 GOLDEN_SOURCES = ("test", "synthetic")
 GOLDEN_IMAGES = 2
@@ -102,6 +107,7 @@ def quantize(
     golden: str = "test",
     side: str = "test",
     float_layers: tuple[str, ...] = (),
+    clusters: int | None = None,
     layer_report: bool = False,
     force: bool = False,
     cache_dir: Path | None = None,
@@ -124,6 +130,8 @@ def quantize(
             verified on the validation side: the test side is for the one that it chooses.
         float_layers: layers of an integer scheme whose weights and output are left in float; what reads such an
             output then computes in float too.
+        clusters: of ``qat-int8``: at most so many different values in the weights of each layer that `prune` would
+            prune, so that the file compresses better; see `edgeall.optimize.cluster`.
         layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
 
     Returns:
@@ -145,6 +153,10 @@ def quantize(
     if scheme not in INTEGER_SCHEMES and (float_layers or layer_report):
         option = "--float-layers" if float_layers else "--layer-report"
         raise UsageError(f"{option} says nothing to {scheme}", hint=f"it goes with {' and '.join(INTEGER_SCHEMES)}")
+    if clusters is not None and (scheme != "qat-int8" or not FEWEST <= clusters <= MOST):
+        raise UsageError(
+            f"--clusters {clusters} with {scheme}", hint=f"give {FEWEST} to {MOST} of them, with --scheme qat-int8"
+        )
     _check_out(out, force)
     facts = load_run(run)
     root = data or data_root(facts)
@@ -160,7 +172,7 @@ def quantize(
     placement = place(folded, bounds, float_layers) if scheme in INTEGER_SCHEMES else None
     with exact_float32():
         keras_float = model.predict(plain(test, 2 * images_at_once(model)), verbose=0)
-        _check_folding(keras_float, folded.predict(plain(test, 2 * images_at_once(folded)), verbose=0))
+        _check_folding(keras_float, folded, test)
     progress.note(f"converting to {scheme}")
     float32 = convert(folded, "float32", spec)
     layers: list[LayerError] | None = None
@@ -171,7 +183,7 @@ def quantize(
         if scheme == "qat-int8":
             from edgeall.optimize.qat import quantization_aware  # imports tfmot
 
-            start = quantization_aware(folded, placement, measured, masks)
+            start = quantization_aware(folded, placement, measured, masks, clusters)
             _train_quantized(run, start, sides, len(calibration), facts["settings"], epochs, learning_rate, progress)
             network, measured = start.trained(), start.measured()
         spanned = ranges(placement, measured)
@@ -207,6 +219,7 @@ def quantize(
         "float_flatbuffer_bytes": len(float32),
         "float_layers": layers_in_float(flatbuffer, [layer.name for layer in folded.layers]) if placement else None,
         "sparsity_frac": sparsity(flatbuffer),
+        "clusters": clusters,
         **({} if layers is None else {"layers": layers}),
     }
     if max_drop is not None and cost["drop_points"] > max_drop:
@@ -238,10 +251,30 @@ def _check_out(out: Path, force: bool) -> None:
         raise UsageError(f"{out}: can't be written ({error.strerror})", hint="choose another --out") from error
 
 
-def _check_folding(before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+def _check_folding(before: NDArray[np.float32], folded: Any, side: Images) -> None:
+    """Make sure that folding left the network what it was.
+
+    A hundred layers that have hardly been trained can blow rounding up to more than `FOLD_TOLERANCE`. How far they do
+    is measured then: folding may change an answer no more than changing the last bits of all weights does.
+    """
+
+    def answers() -> Any:
+        return folded.predict(plain(side, 2 * images_at_once(folded)), verbose=0)
+
+    after = answers()
     difference = float(np.abs(before - after).max())
-    if difference > FOLD_TOLERANCE:
-        raise EdgeallError(f"folding BatchNormalization changed a probability by {difference:.2g}; please report this")
+    if difference <= FOLD_TOLERANCE:
+        return
+    weights, generator = folded.get_weights(), np.random.default_rng(0)
+    signs = [generator.choice(np.array([-1, 1], np.float32), value.shape) for value in weights]
+    folded.set_weights([value * (1 + ROUNDING * sign) for value, sign in zip(weights, signs, strict=True)])
+    noise = float(np.abs(answers() - after).max())
+    folded.set_weights(weights)
+    if not difference <= FOLD_TOLERANCE + noise:  # a NaN is refused too
+        raise EdgeallError(
+            f"folding BatchNormalization changed a probability by {difference:.2g}, rounding alone by {noise:.2g}; "
+            "please report this"
+        )
 
 
 def _stratified(side: Images, count: int, seed: int) -> Images:
@@ -311,7 +344,10 @@ def _train_quantized(
     stage = Stage("qat", epochs, learning_rate, epochs, len(train_side), settings["batch_size"], xla=False, soft=True)
     network = [hashlib.sha256(value.tobytes()).hexdigest() for value in folded.get_weights()]
     floats, masks = start.placement.floats, {name: int(mask.sum()) for name, mask in start.masks.items()}
-    key = cache.digest([PLACEMENT, asdict(stage), calibrated, settings, network, floats, masks])
+    books = {name: integers.tolist() for name, integers in start.codebooks.items()}
+    key = cache.digest(
+        [PLACEMENT, asdict(stage), calibrated, settings, network, floats, masks, *([books] if books else [])]
+    )
     checkpoint = run / "qat" / f"{key}.npz"
     if checkpoint.exists():
         progress.note(f"qat: going on with {checkpoint}")

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models import registry
 from edgeall.models.head import add_head, head_of
 from edgeall.models.keras_compat import keras
+from edgeall.models.macs import macs
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.augment import AUGMENTS
@@ -47,6 +48,9 @@ from edgeall.train.synth import is_synthetic
 from edgeall.train.teacher import WEIGHT, Teach, Teacher, check_teachers, ensemble, open_teachers, student
 from edgeall.train.workers import Workers, join
 
+_SPLITTING = ("split_by", "val_frac", "test_frac", "fold", "per_class")
+"""Settings of which `TrainSettings.split` leaves nothing to be decided."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -65,6 +69,7 @@ class TrainSettings:
             pretrained backbones the last stage (`ModelSpec.unfreeze`).
         patience: epochs without a better validation loss before a stage ends.
         fold: ``I/K``, fold I (from 1) of K as the test side.
+        split: a ``split.json``, or a run that has one, to use in place of a split of its own.
         per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.balance`.
         positive: labels that count as positive (ALL), comma-separated.
         teacher: complete runs that the fine-tuning learns from, see `edgeall.train.teacher`.
@@ -91,6 +96,7 @@ class TrainSettings:
     val_frac: float = 0.1
     test_frac: float = 0.2
     fold: str | None = None
+    split: Path | None = None
     per_class: str | None = None
     positive: str | None = None
     seed: int = 0
@@ -218,6 +224,7 @@ def _train(
             "name": settings.model,
             "alpha": settings.alpha,
             "parameters": int(model.count_params()),
+            "macs": macs(model),
             "input": asdict(spec),
         },
         "timing": timing,
@@ -245,6 +252,7 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
     registry.check_args(spec, build_args(settings.as_json()))
     if settings.per_class is not None:
         parse_per_class(settings.per_class)
+    _check_split_options(settings)
     if settings.augment not in AUGMENTS:
         raise UsageError(f"no augmentation called {settings.augment!r}", hint=f"there are: {', '.join(AUGMENTS)}")
     if settings.epochs_head < 0 or settings.epochs_finetune < 0 or settings.epochs_head + settings.epochs_finetune < 1:
@@ -255,6 +263,19 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
     if settings.batch_size < 1 or settings.patience < 1 or not 0 <= settings.dropout < 1:
         raise UsageError("--batch-size and --patience are at least 1, --dropout is at least 0 and below 1")
     return _resolve_teacher(settings)
+
+
+def _check_split_options(settings: TrainSettings) -> None:
+    """Refuse ways of splitting beside a split that is there already."""
+    if settings.split is None:
+        return
+    made = {field.name: field.default for field in fields(settings) if field.name in _SPLITTING}
+    given = [f"--{name.replace('_', '-')}" for name, default in made.items() if getattr(settings, name) != default]
+    if given:
+        raise UsageError(
+            f"--split {settings.split} with {', '.join(given)}: the sides are as that file says",
+            hint="leave out one or the other",
+        )
 
 
 def _resolve_teacher(settings: TrainSettings) -> TrainSettings:
@@ -419,14 +440,18 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
     dataset = scanned.dataset
     if dataset.problems:
         progress.note(f"{len(dataset.problems)} files skipped, first: {dataset.problems[0].path}")
-    split = make_split(
-        scanned,
-        by=settings.split_by,
-        val_frac=settings.val_frac,
-        test_frac=settings.test_frac,
-        seed=settings.seed,
-        fold=_fold(settings.fold),
-    )
+    if settings.split is not None:
+        split = load_split(settings.split / "split.json" if settings.split.is_dir() else settings.split)
+        check_split(split, settings.data)
+    else:
+        split = make_split(
+            scanned,
+            by=settings.split_by,
+            val_frac=settings.val_frac,
+            test_frac=settings.test_frac,
+            seed=settings.seed,
+            fold=_fold(settings.fold),
+        )
     if settings.per_class is not None:
         split = sample_sides(split, parse_per_class(settings.per_class), settings.seed)
     positive_of(settings.positive, split.labels)

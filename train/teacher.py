@@ -98,7 +98,7 @@ def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -
         if teacher.facts["split"]["sha256"] != split.sha256:
             raise UsageError(
                 f"--teacher {teacher.run}: was trained on another split and may know images of this test side",
-                hint="train it with the same --data, --split-by, --val-frac, --test-frac, --fold and --seed",
+                hint=f"train the student on its split: --split {teacher.run}",
             )
         own = input_spec(teacher.facts["settings"])
         if (own.mean, own.std) != (spec.mean, spec.std):

@@ -32,6 +32,7 @@ from edgeall.train.evaluate import evaluate
 from edgeall.train.progress import Progress
 from edgeall.train.run import train
 from edgeall.train.split import load_split
+from edgeall.train.synth import synthesize
 
 QUIET = Progress(quiet=True)
 
@@ -319,6 +320,8 @@ def test_data_that_cannot_be_trained_on(
         {"positive": "Early,Late"},
         {"fold": "three"},
         {"split_by": "subject"},
+        {"split": Path("split.json"), "split_by": "image"},
+        {"split": Path("split.json"), "fold": "1/3"},
     ],
 )
 def test_settings_that_cannot_be_meant(tiny_settings: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -445,6 +448,22 @@ def test_a_fold_is_the_test_side(tiny_settings: Any, tmp_path: Path) -> None:
         sides.append({entry.path for entry in load_split(out / "split.json").side("test")})
     assert not sides[0] & sides[1]
     assert len(sides[0]) == pytest.approx(128 / 3, abs=6)
+
+
+@pytest.mark.parametrize("named", ["run", "file"])
+def test_a_run_can_take_the_split_of_another(tiny_run: Path, tiny_settings: Any, tmp_path: Path, named: str) -> None:
+    given = tiny_run if named == "run" else tiny_run / "split.json"
+    run = train(replace(tiny_settings, out=tmp_path / "run", epochs_finetune=1, seed=7, split=given), QUIET)
+    assert run["split"]["sha256"] == load_split(tiny_run / "split.json").sha256
+    assert load_split(tmp_path / "run" / "split.json").entries == load_split(tiny_run / "split.json").entries
+
+
+def test_a_split_of_other_images_is_refused(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    synthesize(other, 16, seed=9, size=64)
+    with pytest.raises(DataError, match="no longer the 128 images"):
+        train(replace(tiny_settings, data=other, out=tmp_path / "run", split=tiny_run), QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_complete_run_is_not_overwritten(tiny_run: Path, tiny_settings: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
 from edgeall.optimize import qat
-from edgeall.optimize.convert import compressed_bytes, convert, float_tensors, layers_in_float, sparsity
+from edgeall.optimize.cluster import codebook
+from edgeall.optimize.convert import compressed_bytes, convert, float_tensors, layers_in_float, layers_of, sparsity
 from edgeall.optimize.fold import fold_batch_normalization
 from edgeall.optimize.placement import (
     WITH_WEIGHTS,
@@ -31,6 +33,7 @@ from edgeall.optimize.placement import (
     ranges,
     rounded,
 )
+from edgeall.optimize.sparsity import prunable
 
 layers = keras.layers
 PIXELS = blobs(8)
@@ -102,8 +105,8 @@ def test_qat_moves_weights_and_ranges_and_stays_integer(name: str) -> None:
     assert any((one != other).any() for one, other in zip(start, trained.model.get_weights(), strict=True))
     assert trained.measured() != before
     shared = ranges(trained.placement, trained.measured())
-    for span, layers_of in trained.placement.spans.items():
-        lows, highs = zip(*(trained.measured()[one] for one in layers_of), strict=True)
+    for span, spanned in trained.placement.spans.items():
+        lows, highs = zip(*(trained.measured()[one] for one in spanned), strict=True)
         assert shared[span] == (min(0.0, *lows), max(0.0, *highs))
     flatbuffer = _converted(trained)
     assert float_tensors(flatbuffer) == []
@@ -143,6 +146,57 @@ def test_masked_weights_stay_zero_from_training_into_the_file() -> None:
     asked = sum((mask == 0).sum() for mask in masks.values())
     weights = sum(layer.get_weights()[0].size for layer in folded.layers if type(layer) in WITH_WEIGHTS)
     assert asked / weights <= sparsity(flatbuffer) <= asked / weights + 0.05, "rounding makes a few more"
+
+
+def test_clusters_hold_from_training_into_the_file() -> None:
+    folded = fold_batch_normalization(network("pre_activation"))
+    placement = place(folded, BOUNDS)
+    measured = extremes(folded, placement, [IMAGES])
+    masks = {"one_a": np.ones(folded.get_layer("one_a").kernel.shape, np.float32)}
+    masks["one_a"][:, :, ::2] = 0
+    trained = qat.quantization_aware(folded, placement, measured, masks, clusters=8)
+    clustered = {layer.name for layer in prunable(folded)}
+    assert set(trained.codebooks) == clustered, "neither the first convolution nor the logits"
+    _one_step(trained, 1e-2)
+    faked = trained.model(IMAGES, training=False).numpy()
+    flatbuffer = _converted(trained)
+    assert np.abs(_answers(flatbuffer) - faked).max() <= 4 / 256
+    moved = False
+    for name, kernel in _stored_kernels(flatbuffer, placement.kernels).items():
+        assert (len(np.unique(kernel)) <= 8) == (name in clustered), name
+        if name in clustered:
+            assert set(np.unique(kernel)) <= set(trained.codebooks[name])
+        if name == "one_a":
+            assert (np.moveaxis(kernel, 0, -1)[:, :, ::2] == 0).all()
+    for name in clustered:  # a weight may change its cluster
+        before, after = (model.get_layer(name).get_weights()[0] for model in (folded, trained.trained()))
+        moved = moved or bool((np.sign(before) != np.sign(after)).any())
+    assert moved
+
+
+@pytest.mark.parametrize("clusters", [8, 16])
+def test_a_codebook_is_close_to_the_weights_that_it_stands_for(clusters: int) -> None:
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 8, 16)).astype(np.float32)
+    integers = codebook(kernel, 3, clusters)
+    assert len(integers) == clusters and {-127, 0, 127} <= set(integers.tolist())
+    units = 127 * kernel / np.abs(kernel).max(axis=(0, 1, 2))
+    error = np.abs(units[..., np.newaxis] - integers).min(axis=-1)
+    evenly = np.abs(units[..., np.newaxis] - np.linspace(-127, 127, clusters - 1)).min(axis=-1)
+    assert (error**2).mean() < (evenly**2).mean()
+    few = codebook(np.array([[1.0, 0.5], [0.5, 0.25]], np.float32), 1, 16)
+    assert few.tolist() == [-127, 0, 64, 127], "fewer weights than clusters"
+
+
+def _stored_kernels(flatbuffer: bytes, kernels: Collection[str]) -> dict[str, np.ndarray]:
+    """The int8 kernels in the file, output channels first, by layer name."""
+    interpreter = Interpreter(model_content=flatbuffer)
+    interpreter.allocate_tensors()
+    found = {}
+    for operator in _graph(flatbuffer).main.operators:
+        if operator.name in ("CONV_2D", "FULLY_CONNECTED"):
+            made_by = layers_of(_graph(flatbuffer).main.tensors[operator.outputs[0]].name)
+            found[next(name for name in made_by if name in kernels)] = interpreter.get_tensor(operator.inputs[1])
+    return found
 
 
 def test_zeros_are_found_in_every_scheme_and_compress() -> None:

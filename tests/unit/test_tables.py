@@ -65,6 +65,7 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "float_flatbuffer_bytes": 1_700_000,
         "compressed_bytes": 450_000,
         "sparsity_frac": 0.75,
+        "clusters": 16,
         "float_layers": ["logits"],
         "out": "m.tflite",
         "file_bytes": 700_000,
