@@ -23,6 +23,7 @@ from edgeall.optimize.compare import (
 from edgeall.optimize.protocols import protocol_named, split_settings
 from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, is_complete, train
+from edgeall.train.workers import refuse_cluster
 
 
 def compare_backbones(
@@ -60,6 +61,7 @@ def compare_backbones(
         UsageError: an unknown model, protocol, scheme or setting, a folder that holds other runs; before any work.
         DataError: not one model could be trained.
     """
+    refuse_cluster("compare")
     chosen = protocol_named(protocol)
     options = options_of(schemes, qat_epochs, seconds, data, cache_dir)
     dealt = split_settings(chosen, split_by)

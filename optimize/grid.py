@@ -31,6 +31,7 @@ from edgeall.train import cache
 from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, is_complete, train
 from edgeall.train.runs import load_run, write_json
+from edgeall.train.workers import refuse_cluster
 
 ALIVE_EVERY_S = 30.0
 STALE_S = 600.0
@@ -157,6 +158,7 @@ def run_grid(
     Raises:
         UsageError: an unknown backbone, a storage that can't be opened or that holds another grid; before any work.
     """
+    refuse_cluster("compare")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

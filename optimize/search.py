@@ -57,6 +57,7 @@ from edgeall.train.runs import (
     write_json,
 )
 from edgeall.train.split import SIDES, Split, check_split, load_split, save_split
+from edgeall.train.workers import refuse_cluster
 
 SCHEMA = 1
 SLACK_MS, SLACK_BYTES = 1.25, 1.6
@@ -112,6 +113,7 @@ def search(settings: SearchSettings, progress: Progress) -> dict[str, Any]:
         GateError: nothing fits the budget, or nothing that fits reaches ``min_accuracy``; the message names the
             nearest. All but ``best/`` and ``model.tflite`` is written.
     """
+    refuse_cluster("search")
     check(settings)
     space, notes = space_of(settings)
     progress.note(f"{len(space.candidates())} candidates")

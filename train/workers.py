@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -212,6 +213,18 @@ def join(config: str | None, progress: Progress) -> Workers | None:
         return None
     progress.note(f"worker {index + 1} of {len(addresses)} at {addresses[index]}: waiting for the others")
     return Workers(index, len(addresses), _connected(config))
+
+
+def refuse_cluster(command: str) -> None:
+    """Raises UsageError where the environment's ``TF_CONFIG`` names several workers: ``command`` trains one model after
+    the other, and chooses between them, on one machine.
+    """
+    addresses, _ = _parse(os.environ.get("TF_CONFIG") or "")
+    if len(addresses) > 1:
+        raise UsageError(
+            f"TF_CONFIG names {len(addresses)} workers; `edgeall {command}` is not shared that way",
+            hint="unset TF_CONFIG; `edgeall train` alone trains one model on several machines",
+        )
 
 
 @functools.cache  # TensorFlow takes part in one cluster for as long as the process lives

@@ -20,6 +20,10 @@ import pytest
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import keras
+from edgeall.optimize.backbones import compare_backbones
+from edgeall.optimize.grid import run_grid
+from edgeall.optimize.search import search
+from edgeall.optimize.search_settings import SearchSettings
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import Stage, fit
 from edgeall.train.progress import Progress
@@ -188,6 +192,19 @@ def test_what_two_workers_cannot_share(changes: dict[str, int], message: str, tm
     with pytest.raises(UsageError, match=message) as error:
         _check_shares(settings, Workers(1, 2, SimpleNamespace(num_replicas_in_sync=2)))
     assert error.value.hint
+
+
+@pytest.mark.parametrize("command", ["compare", "grid", "search"])
+def test_what_trains_many_models_is_not_shared(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 0}}))
+    with pytest.raises(UsageError, match="2 workers"):
+        if command == "compare":
+            compare_backbones(tmp_path, ["basic_cnn"], "60-20-20", tmp_path / "out", progress=QUIET)
+        elif command == "grid":
+            run_grid(tmp_path, tmp_path / "out", progress=QUIET)
+        else:
+            search(SearchSettings(data=tmp_path, out=tmp_path / "out", max_bytes=1), QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("cluster", [None, {}, {"worker": ["10.0.0.1:2222"]}])
