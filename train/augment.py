@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeall.models.keras_compat import tf
+from edgeall.train.microscope import COMPRESSED, QUALITY, on_some, optics
 
 Augment = Callable[[Any, Any], Any]
 """``augment(images, seed)``: float32 ``(batch, h, w, 3)`` in 0..255, int64 ``(2,)``; returns the same shape."""
@@ -52,7 +53,18 @@ def studies(images: Any, seed: Any) -> Any:
     return _jpeg(_brightness_contrast(images, brightness, contrast), seeds[3], 50, 100)
 
 
-AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies}
+def microscope(images: Any, seed: Any) -> Any:
+    """What another microscope would make of the same field: see `edgeall.train.microscope`.
+
+    Any rotation and mirror image, magnification of +-25 %, shifts of +-5 %; then stain, focus, lamp, lens, sensor and
+    colour; then, for every second image, a JPEG file.
+    """
+    seeds = tf.random.split(seed, 3)
+    images = optics(_rotate_zoom_shift(images, seeds[0], zoom=1.25), seeds[1])
+    return on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
+
+
+AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies, "microscope": microscope}
 
 
 def _brightness_contrast(images: Any, brightness: Any, contrast: Any) -> Any:
@@ -74,11 +86,11 @@ def _jpeg(images: Any, seed: Any, low: int, high: int) -> Any:
     return tf.cast(tf.map_fn(through_file, (pixels, qualities), fn_output_signature=tf.uint8), tf.float32)
 
 
-def _rotate_zoom_shift(images: Any, seed: Any) -> Any:
-    """The geometry of `light`."""
+def _rotate_zoom_shift(images: Any, seed: Any, zoom: float = 1.1) -> Any:
+    """The geometry of `light` and `microscope`."""
     draws = tf.random.stateless_uniform((5, tf.shape(images)[0]), seed, -1.0, 1.0)
     angle = draws[0] * math.pi
-    scale = tf.exp(draws[1] * math.log(1.1))
+    scale = tf.exp(draws[1] * math.log(zoom))
     mirror = tf.sign(draws[2])
     cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
     return _resample(images, (cos * mirror, -sin, sin * mirror, cos), draws[3] * 0.05, draws[4] * 0.05)

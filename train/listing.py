@@ -10,7 +10,7 @@ from typing import Any
 from edgeall.train import duplicates
 from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
 from edgeall.train.progress import Progress
-from edgeall.train.scan import scan
+from edgeall.train.scan import Scan, scan
 from edgeall.train.synth import is_synthetic
 
 
@@ -35,8 +35,12 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
     listed = load_dataset(path)
     with progress.task("reading images", len(listed.samples)) as advance:
         found = scan(listed, lambda done, _: advance(done, ""))
+    return describe(found, duplicates.groups(found))
+
+
+def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
+    """What `list_data` returns, of data that was looked at already."""
     data = found.dataset
-    twins = duplicates.groups(found)
     sizes = Counter(f"{facts.width}x{facts.height}" for facts in found.facts)
     return {
         "root": str(data.root),

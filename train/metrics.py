@@ -89,7 +89,7 @@ def compute_metrics(
         "ci_unit": unit,
         "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
         "log_loss": _log_loss(true, scores),
-        "ece": _expected_calibration_error(scores.max(axis=1), correct),
+        "ece": expected_calibration_error(scores.max(axis=1), correct),
         "labels": list(labels),
         "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
         "per_class": _per_class(labels, true, predicted, scores),
@@ -198,7 +198,7 @@ def _log_loss(true: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
     return float(-np.log(np.maximum(of_truth, LOG_FLOOR)).mean())
 
 
-def _expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
     """Bin m holds the confidences in ((m - 1) / bins, m / bins], as in the paper."""
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
     # sum over bins of images/n * |accuracy - confidence| = sum over bins of |sum of (correct - confidence)| / n

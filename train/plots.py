@@ -181,6 +181,32 @@ def plot_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], pa
     _save(figure, path)
 
 
+def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy of every corruption at every severity, of `edgeall.train.robustness.robustness`, worst one framed."""
+    kinds = list(found["by_corruption"])
+    accuracy = np.array([found["by_corruption"][kind]["by_severity"] for kind in kinds])
+    figure = _figure(5.4, 0.32 * len(kinds) + 1.3)
+    axes = figure.subplots()
+    axes.imshow(accuracy, cmap="RdYlGn", vmin=0.5, vmax=1.0, aspect="auto")
+    for (row, column), value in np.ndenumerate(accuracy):
+        axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", fontsize=8, color=INK)
+    row, column = np.unravel_index(int(accuracy.argmin()), accuracy.shape)
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], fontsize=8)
+    axes.set_xticks(range(accuracy.shape[1]), [str(number + 1) for number in range(accuracy.shape[1])])
+    axes.set_xlabel("severity")
+    axes.set_title(
+        f"accuracy under corruption, %: mean {100 * found['mean']:.1f}, worst {100 * found['worst']:.1f}\n"
+        "research use only, not a diagnosis",
+        fontsize=9,
+        color=INK,
+    )
+    axes.tick_params(length=0, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _save(figure, path)
+
+
 def plot_roc(curves: Sequence[RocCurve], path: Path) -> None:
     """All curves, and below the diagonal, where none runs, the corner in which those of good models lie, enlarged."""
     figure = _figure(5.2, 5.5 + 0.2 * -(-len(curves) // 2))
