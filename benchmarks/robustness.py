@@ -1,0 +1,91 @@
+"""How accurate models stay when the microscope changes, side by side.
+
+python benchmarks/robustness.py DATA MODEL...
+
+Each MODEL lies beside the split.json it was made with; it is measured on that test side, by `edgeall evaluate
+--robustness`. Limits are the project's for alpha 1.0 and 0.35, held against a suite of our own; they were set for
+corruptions that nobody here has seen. Written to `robustness.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import command
+
+LIMITS = {1.0: (99.0, 98.5, 97.5), 0.35: (98.5, 98.0, 97.0)}
+"""Accuracy in %, by alpha: clean, mean of all corruptions, worst."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    found = {
+        model: (
+            command.answer("inspect", model)["manifest"],
+            command.answer("evaluate", model, "--data", arguments.data, "--robustness"),
+        )
+        for model in arguments.models
+    }
+    page, met = report(found)
+    print(page)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "robustness.md").write_text(page, encoding="utf-8")
+    return 0 if met else 1
+
+
+def report(found: dict[Path, tuple[dict[str, Any], dict[str, Any]]]) -> tuple[str, bool]:
+    """A Markdown page, and whether every limit was met."""
+    from edgeall.edge_runtime.device import describe_device
+
+    names = [f"{model.parent.name}/{model.name}" for model in found]
+    rows, met = [], True
+    for number, name in enumerate(("clean", "mean", "worst")):
+        cells = []
+        for manifest, metrics in found.values():
+            limit = LIMITS[manifest["training"]["alpha"]][number]
+            figure = 100 * (metrics["accuracy"] if name == "clean" else metrics["robustness"][name])
+            met = met and figure >= limit
+            cells.append(f"{figure:.2f} (limit {limit}: {'met' if figure >= limit else 'MISSED'})")
+        rows.append(f"| **{name}** | " + " | ".join(cells) + " |")
+    first = next(iter(found.values()))[1]["robustness"]
+    for kind in first["by_corruption"]:
+        cells = [
+            " ".join(f"{100 * value:.1f}" for value in metrics["robustness"]["by_corruption"][kind]["by_severity"])
+            for _, metrics in found.values()
+        ]
+        rows.append(f"| {kind} | " + " | ".join(cells) + " |")
+    described = [
+        f"- {name}: {manifest['training']['backbone']} {manifest['training']['alpha']:g}, "
+        f"{manifest['quantization']['scheme']}, trained with --augment {manifest['training']['augment']}; "
+        f"{metrics['images']} test images, {metrics['split_level']}-level split; expected calibration error "
+        f"{metrics['ece']:.3f} clean, {metrics['robustness']['ece_mean']:.3f} on average under corruption"
+        for name, (manifest, metrics) in zip(names, found.values(), strict=True)
+    ]
+    lines = [
+        "# Accuracy when the microscope changes",
+        "",
+        f"`python benchmarks/robustness.py DATA {' '.join(names)}`, {datetime.now(timezone.utc):%Y-%m-%d}. Corruption "
+        f"suite {first['suite']} ([what it does](../../docs/methods/robustness.md)); accuracy in %, severities 1 to 5.",
+        "",
+        *described,
+        "",
+        "| | " + " | ".join(names) + " |",
+        "| --- |" + " --- |" * len(names),
+        *rows,
+        "",
+        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        "",
+    ]
+    return "\n".join(lines), met
+
+
+if __name__ == "__main__":
+    sys.exit(main())
