@@ -85,6 +85,7 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
         facts |= {
             f"sensitivity {against}": percent(metrics["sensitivity"]) or "",
             f"specificity {against}": percent(metrics["specificity"]) or "",
+            "sensitivity at 95 % specificity": percent(metrics["sensitivity_at_specificity_95"]) or "",
         }
     labels = metrics["labels"]
     classes = [

@@ -26,6 +26,7 @@ from edgeall.optimize.convert import SCHEMES
 from edgeall.optimize.latency import BUSY, PERCENTILES, interleaved
 from edgeall.optimize.pareto import front
 from edgeall.train import cache
+from edgeall.train.metrics import mcnemar
 from edgeall.train.progress import Progress
 from edgeall.train.runs import load_run, source_revision, versions, write_json
 from edgeall.train.split import SplitEntry
@@ -39,7 +40,7 @@ CSV_COLUMNS = (
     *("accuracy_high", "drop_points", "agreement", "macro_f1", "log_loss", "ece", "sensitivity", "specificity"),
     *("test_images", "parameters", "macs", "file_bytes", "flatbuffer_bytes", "compressed_bytes", "latency_p50_ms"),
     *("latency_p90_ms", "on_front", "train_accuracy", "validation_accuracy", "train_log_loss"),
-    *("validation_log_loss", "pruned", "float_layers", "error"),
+    *("validation_log_loss", "pruned", "float_layers", "only_this_right", "only_best_right", "mcnemar_p", "error"),
 )
 
 
@@ -94,7 +95,7 @@ def compare_text(result: Mapping[str, Any]) -> str:
     """`compare_runs`' result for people: one line for each model and scheme, then what failed."""
     from edgeall.edge_runtime.tables import percent, table
 
-    columns = ["model", "scheme", "accuracy", "drop", "macro F1", "params", "MMACs", "file", "zipped", "p50", ""]
+    columns = ["model", "scheme", "accuracy", "p", "drop", "macro F1", "params", "MMACs", "file", "zipped", "p50", ""]
     rows = []
     for row in result["rows"]:
         spread = "" if row["accuracy_sd"] is None else f" ± {100 * row['accuracy_sd']:.2f}"
@@ -103,6 +104,7 @@ def compare_text(result: Mapping[str, Any]) -> str:
                 row["model"],
                 row["scheme"],
                 f"{percent(row['accuracy'])}{spread}",
+                "best" if row["mcnemar_p"] is None else f"{row['mcnemar_p']:.3f}",
                 f"{row['drop_points']:.2f}",
                 f"{row['macro_f1']:.4f}",
                 f"{row['parameters'] / 1e6:.2f} M",
@@ -116,7 +118,8 @@ def compare_text(result: Mapping[str, Any]) -> str:
     parts = [table(columns, rows)]
     if result["failures"]:
         parts.append("\n".join(["failed:", *(f"  {failure_text(failure)}" for failure in result["failures"])]))
-    parts.append("\n".join([*result["notes"], f"report: {result['report']}"]))
+    explained = "p: that so many images or more tell it from the best by chance (McNemar's exact test)"
+    parts.append("\n".join([explained, *result["notes"], f"report: {result['report']}"]))
     return "\n\n".join(parts)
 
 
@@ -146,6 +149,7 @@ def compare_groups(
     out.mkdir(parents=True, exist_ok=True)
     models: dict[str, dict[str, Any]] = {}
     timed: dict[str, tuple[Classifier, NDArray[np.uint8]]] = {}
+    right: dict[tuple[str, str], NDArray[np.bool_]] = {}
     curves: dict[str, tuple[list[SplitEntry], NDArray[np.float32]]] = {}
     for name, folders in groups.items():
         begun = attempt(name, None, functools.partial(_begin, name, folders, options, progress))
@@ -161,6 +165,7 @@ def compare_groups(
                 failures.append(made)
                 continue
             models[name]["schemes"][scheme] = made["facts"]
+            right[name, scheme] = made["right"]
             timed |= {f"{name}\n{scheme}\n{i}": pair for i, pair in enumerate(made["timed"])}
         keras.backend.clear_session()
     if not models:
@@ -173,6 +178,7 @@ def compare_groups(
             folds = [timing["models"][f"{name}\n{scheme}\n{i}"] for i in range(len(groups[name]))]
             facts["latency"] = {key: float(np.mean([fold[key] for fold in folds])) for key in PERCENTILES}
     rows = _mark_front([row for model in models.values() for row in _rows(model)], models)
+    rows = against_best(rows, {name: model["test_sha256"] for name, model in models.items()}, right)
     result = {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -311,6 +317,36 @@ def _mark_front(rows: list[dict[str, Any]], models: Mapping[str, Mapping[str, An
         points = [(rows[i]["latency_p50_ms"], rows[i]["accuracy"]) for i in members]
         chosen.update(members[i] for i in front(points))
     return [{**row, "on_front": i in chosen} for i, row in enumerate(rows)]
+
+
+def against_best(
+    rows: Sequence[Mapping[str, Any]], judged_on: Mapping[str, str], right: Mapping[tuple[str, str], NDArray[np.bool_]]
+) -> list[dict[str, Any]]:
+    """Hold every row against the most accurate one that was judged on the same images.
+
+    Args:
+        rows: with ``model``, ``scheme`` and ``accuracy``.
+        judged_on: a digest of its test images, by model.
+        right: by model and scheme, see `edgeall.optimize.compare_models.measure`.
+
+    Returns:
+        The rows with ``only_this_right``, ``only_best_right`` and ``mcnemar_p``, see `edgeall.train.metrics.mcnemar`;
+        None in the best one's own.
+    """
+    best: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        digest = judged_on[row["model"]]
+        if digest not in best or row["accuracy"] > best[digest]["accuracy"]:
+            best[digest] = row
+    found = []
+    for row in rows:
+        leader = best[judged_on[row["model"]]]
+        test: dict[str, Any] = dict.fromkeys(("only_first", "only_second", "p_value"))
+        if row is not leader:
+            test = mcnemar(right[row["model"], row["scheme"]], right[leader["model"], leader["scheme"]])
+        said = {"only_this_right": test["only_first"], "only_best_right": test["only_second"]}
+        found.append({**row, **said, "mcnemar_p": test["p_value"]})
+    return found
 
 
 def _notes(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -154,7 +154,9 @@ def _test_digest(runs: Sequence[OpenRun]) -> str:
 
 
 def measure(runs: Sequence[OpenRun], scheme: str, out: Path, options: Options, progress: Progress) -> dict[str, Any]:
-    """One model's runs in one scheme: ``facts`` for the report and ``timed``, the open models with an image each."""
+    """One model's runs in one scheme: ``facts`` for the report; ``timed``, the open models with an image
+    each; ``right``, bool by test image, in the order of the files' digests.
+    """
     bundles = [_bundle(run, scheme, options, progress) for run in runs]
     classifiers = [Classifier.from_bundle(bundle, threads=1) for bundle in bundles]
     parts = [
@@ -178,8 +180,10 @@ def measure(runs: Sequence[OpenRun], scheme: str, out: Path, options: Options, p
         **{key: cost[key] for key in ("drop_points", "agreement", "max_abs_difference")},
         "metrics": _metrics(runs, probabilities),
     }
+    order = np.argsort([entry.sha256 for run in runs for entry in run.test], kind="stable")
     images = [run.sides["test"].pixels[run.sides["test"].rows[0]] for run in runs]
-    return {"facts": facts, "timed": list(zip(classifiers, images, strict=True))}
+    right = (probabilities.argmax(axis=1) == truth)[order]
+    return {"facts": facts, "timed": list(zip(classifiers, images, strict=True)), "right": right}
 
 
 def _bundle(run: OpenRun, scheme: str, options: Options, progress: Progress) -> Bundle:

@@ -7,11 +7,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 from sklearn.metrics import (
+    average_precision_score,
     confusion_matrix,
     f1_score,
     precision_recall_fscore_support,
     roc_auc_score,
+    roc_curve,
 )
 
 from edgeall.edge_runtime.errors import DataError
@@ -43,11 +46,14 @@ def compute_metrics(
       without some class isn't marked down for it.
     - ``ece`` is the expected calibration error over `ECE_BINS` equal-width bins of the top-1 probability: the
       mean of |accuracy - confidence| of the bins, weighted by their images.
+    - ``brier`` is the mean over images of the squared distance between probabilities and truth, 0 to 2.
     - ``confusion[i][j]`` counts images of class i predicted as class j.
     - ``per_class[label]["auroc"]`` is one class against the rest; None where one of the two is absent.
     - ``sensitivity`` and ``specificity`` are of *any* positive class against the others: an image counts as called
-      positive when its predicted class is one of ``positive_labels``, whichever. ``auroc_positive`` ranks by the
-      summed probability of those classes.
+      positive when its predicted class is one of ``positive_labels``, whichever. ``auroc_positive`` and
+      ``auprc_positive`` (average precision) rank by the summed probability of those classes;
+      ``sensitivity_at_specificity_95`` is the highest sensitivity that a threshold on it gives while at least 95 % of
+      the others are called negative.
     - ``accuracy_ci95`` is a percentile bootstrap interval of `RESAMPLES` resamples. Images of one subject are alike,
       so whole subjects are resampled where every image's subject is known and there are at least two; ``ci_unit``
       says which of the two was done. Where every image is right the interval collapses to [1, 1].
@@ -90,12 +96,33 @@ def compute_metrics(
         "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
         "log_loss": _log_loss(true, scores),
         "ece": expected_calibration_error(scores.max(axis=1), correct),
+        "brier": float(((scores - np.eye(len(labels))[true]) ** 2).sum(axis=1).mean()),
         "labels": list(labels),
         "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
         "per_class": _per_class(labels, true, predicted, scores),
         "positive_labels": list(positive_labels),
         **_positive_against_rest([labels.index(name) for name in positive_labels], true, predicted, scores),
     }
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+    """Whether two models differ on the same images: McNemar's test, exact.
+
+    Args:
+        first: whether it is right, by image, ``(n,)``.
+        second: the other model, same images in the same order.
+
+    Returns:
+        only_first, only_second: images that one of the two alone gets right; p_value: of so uneven a division, or a
+        more uneven one, among them by chance; 1 where they never differ.
+
+    Source: Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
+    percentages"; the exact form is a binomial test.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    differing = only_first + only_second
+    p_value = float(binomtest(only_first, differing).pvalue) if differing else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p_value": p_value}
 
 
 class Labelled(Protocol):
@@ -176,15 +203,26 @@ def _per_class(
 def _positive_against_rest(
     positive: list[int], true: NDArray[np.int64], predicted: NDArray[np.int64], scores: NDArray[np.float64]
 ) -> dict[str, float | None]:
+    names = ("sensitivity", "specificity", "auroc_positive", "auprc_positive", "sensitivity_at_specificity_95")
     if not positive:
-        return {"sensitivity": None, "specificity": None, "auroc_positive": None}
+        return dict.fromkeys(names)
     ill = np.isin(true, positive)
     called = np.isin(predicted, positive)
-    return {
-        "sensitivity": float(called[ill].mean()) if ill.any() else None,
-        "specificity": float((~called[~ill]).mean()) if not ill.all() else None,
-        "auroc_positive": _auroc(ill, scores[:, positive].sum(axis=1)),
-    }
+    summed = scores[:, positive].sum(axis=1)
+    both = ill.any() and not ill.all()
+    values = (
+        float(called[ill].mean()) if ill.any() else None,
+        float((~called[~ill]).mean()) if not ill.all() else None,
+        _auroc(ill, summed),
+        float(average_precision_score(ill, summed)) if both else None,
+        _sensitivity_at(0.95, ill, summed) if both else None,
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def _sensitivity_at(specificity: float, ill: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    called_wrongly, found, _ = roc_curve(ill, score, drop_intermediate=False)
+    return float(found[1 - called_wrongly >= specificity - 1e-9].max())
 
 
 def _auroc(is_class: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:

@@ -16,7 +16,7 @@ import pytest
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.optimize import backbones, compare_models
 from edgeall.optimize.backbones import compare_backbones
-from edgeall.optimize.compare import _mark_front, compare_runs, compare_text
+from edgeall.optimize.compare import _mark_front, against_best, compare_runs, compare_text
 from edgeall.optimize.compare_report import pruned_pairs
 from edgeall.train.progress import Progress
 from edgeall.train.split import load_split
@@ -253,6 +253,19 @@ def test_a_pruned_model_is_held_against_the_one_it_was_made_from() -> None:
     assert pair["gained"] == "faster, smaller"
     same = model("same", 1000, 4.1, 0.9, {"kind": "sparsity", "run_sha256": "digest of whole"})
     assert pruned_pairs([whole, same])[0]["gained"] == "nothing: no faster, no smaller"
+
+
+def test_every_model_is_held_against_the_best_on_the_same_images() -> None:
+    right = {
+        ("one", "float32"): np.array([True] * 9 + [False]),
+        ("two", "float32"): np.array([True] * 3 + [False] * 6 + [True]),
+        ("else", "float32"): np.array([True] * 10),
+    }
+    rows = [{"model": name, "scheme": scheme, "accuracy": values.mean()} for (name, scheme), values in right.items()]
+    one, two, other = against_best(rows, {"one": "a", "two": "a", "else": "b"}, right)
+    assert one["mcnemar_p"] is None and other["mcnemar_p"] is None, "each the best of its images"
+    assert (two["only_this_right"], two["only_best_right"]) == (1, 6)
+    assert two["mcnemar_p"] == pytest.approx(2 * (1 + 7) / 2**7)
 
 
 def test_the_front_is_drawn_among_models_judged_on_the_same_images() -> None:

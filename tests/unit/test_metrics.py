@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train.metrics import ECE_BINS, LOG_FLOOR, compute_metrics
+from edgeall.train.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, mcnemar
 
 LABELS = ("Benign", "Early", "Pre")
 ILL = ("Early", "Pre")
@@ -48,6 +48,34 @@ def test_sensitivity_counts_any_positive_class_as_found() -> None:
     result = metrics([0, 0, 1, 1, 1, 2], one_hot([0, 2, 2, 1, 0, 2]))
     assert result["sensitivity"] == pytest.approx(3 / 4)
     assert result["specificity"] == pytest.approx(1 / 2)
+
+
+def test_sensitivity_at_a_specificity_is_what_a_threshold_gives() -> None:
+    # Twenty healthy at 0.00 to 0.19; ill at 0.05, 0.185 and 0.5. One healthy may be called ill: a threshold above 0.18.
+    healthy = [[1 - number / 100, number / 100, 0.0] for number in range(20)]
+    ill = [[0.95, 0.05, 0.0], [0.815, 0.0, 0.185], [0.5, 0.25, 0.25]]
+    result = metrics([0] * 20 + [1, 2, 1], healthy + ill)
+    assert result["sensitivity_at_specificity_95"] == pytest.approx(2 / 3)
+    # Ranked: 0.5 ill, 0.19 well, 0.185 ill, then 13 healthy down to 0.06, 0.05 ill and well.
+    assert result["auprc_positive"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 18) / 3, abs=0.01)
+
+
+def test_brier_is_the_squared_distance_from_the_truth() -> None:
+    assert metrics([0, 1], [[1.0, 0.0, 0.0], [0.5, 0.25, 0.25]])["brier"] == pytest.approx(
+        (0 + 0.25 + 0.5625 + 0.0625) / 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p_value"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (8, 2, 2 * 56 / 1024), (3, 3, 1.0)],
+)
+def test_mcnemar_counts_what_one_alone_gets_right(only_first: int, only_second: int, p_value: float) -> None:
+    first = np.array([True] * (only_first + 7) + [False] * (only_second + 4))
+    second = np.array([False] * only_first + [True] * (7 + only_second) + [False] * 4)
+    found = mcnemar(first, second)
+    assert (found["only_first"], found["only_second"]) == (only_first, only_second)
+    assert found["p_value"] == pytest.approx(p_value)
 
 
 def test_auroc_of_the_summed_positive_probability() -> None:
@@ -108,8 +136,11 @@ def test_no_positive_labels() -> None:
 def test_values_as_the_contract_names_them() -> None:
     result = metrics([0, 1, 2], one_hot([0, 1, 0]), split="validation", split_level="subject")
     assert (result["split"], result["split_level"], result["labels"]) == ("validation", "subject", list(LABELS))
-    names = "split split_level images accuracy accuracy_ci95 ci_unit macro_f1 log_loss ece labels confusion per_class"
-    assert " ".join(result) == f"{names} positive_labels sensitivity specificity auroc_positive"
+    names = (
+        "split split_level images accuracy accuracy_ci95 ci_unit macro_f1 log_loss ece brier labels confusion per_class"
+    )
+    against = "sensitivity specificity auroc_positive auprc_positive sensitivity_at_specificity_95"
+    assert " ".join(result) == f"{names} positive_labels {against}"
 
 
 def test_interval_contains_the_point_and_narrows_with_images() -> None:
