@@ -197,14 +197,15 @@ def test_what_two_workers_cannot_share(changes: dict[str, int], message: str, tm
 @pytest.mark.parametrize("command", ["compare", "grid", "search"])
 def test_what_trains_many_models_is_not_shared(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 0}}))
+    out = tmp_path / "out"
+    start = {
+        "compare": lambda: compare_backbones(tmp_path, ["basic_cnn"], "60-20-20", out, progress=QUIET),
+        "grid": lambda: run_grid(tmp_path, out, progress=QUIET),
+        "search": lambda: search(SearchSettings(data=tmp_path, out=out, max_bytes=1), QUIET),
+    }
     with pytest.raises(UsageError, match="2 workers"):
-        if command == "compare":
-            compare_backbones(tmp_path, ["basic_cnn"], "60-20-20", tmp_path / "out", progress=QUIET)
-        elif command == "grid":
-            run_grid(tmp_path, tmp_path / "out", progress=QUIET)
-        else:
-            search(SearchSettings(data=tmp_path, out=tmp_path / "out", max_bytes=1), QUIET)
-    assert not (tmp_path / "out").exists()
+        start[command]()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("cluster", [None, {}, {"worker": ["10.0.0.1:2222"]}])
