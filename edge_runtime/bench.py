@@ -1,4 +1,8 @@
-"""How fast, how large in memory and how right a model is on this device."""
+"""How fast, how large in memory and how right a model is on this device.
+
+Two of MLPerf Inference's scenarios: *single stream*, where the next query is given when the last is answered, and
+*offline*, where all images are there and only images per second count.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,38 @@ import functools
 import hashlib
 import itertools
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime import interpreter, parallel
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import describe_device, peak_rss_bytes
+from edgeall.edge_runtime.device import (
+    condition_warnings,
+    conditions,
+    cores,
+    describe_device,
+    peak_rss_bytes,
+    rss_bytes,
+)
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import decode_rgb, open_rgb
-from edgeall.edge_runtime.pipeline import classify_one, expand
-from edgeall.edge_runtime.preprocess import preprocess
+from edgeall.edge_runtime.parallel import Pool
+from edgeall.edge_runtime.pipeline import expand, prediction
+from edgeall.edge_runtime.preprocess import load_input, preprocess
 
 STAGES = ("decode", "preprocess", "invoke", "end_to_end")
 WARM_UP_QUERIES = 10
 MAX_TIMED_IMAGES = 200
 """Taken evenly from the folder; enough to see its sizes and formats, few enough to stay in the page cache."""
+MAX_SPREAD_PERCENT = 5.0
+"""Of repetitions; figures that differ by more say too much of what else happened."""
 
 Decode = Callable[[], Image.Image]
 
@@ -37,26 +53,40 @@ def bench(
     seconds: float = 5.0,
     min_queries: int = 50,
     *,
+    repetitions: int = 1,
+    sweep: bool = False,
+    profile: bool = False,
     labels_file: str | os.PathLike[str] | None = None,
     mean: float | None = None,
     std: float | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    root: Path = Path("/"),
 ) -> dict[str, Any]:
-    """Measure one model in a single stream: one image after the other, the next begins when the last is done.
+    """Measure one model on this device.
 
     Args:
         path: a packed model, or a foreign one that knows its labels and normalization or is given them.
         images: a folder (or one image); those in folders named like the labels, however deep, give accuracy too,
             in a pass of its own over all of them, untimed. None times the model's golden images.
-        threads: of the interpreter.
-        seconds: the timed loop lasts at least so long.
-        min_queries: and at least so many images.
+        threads: of the interpreter in the single stream.
+        seconds: each timed loop lasts at least so long.
+        min_queries: and takes at least so many images.
+        repetitions: of the single stream.
+        sweep: also the single stream with other numbers of threads, and the offline scenario with every way to
+            spread the cores.
+        profile: also the time of each operator, see `edgeall.edge_runtime.profile`.
         labels_file: foreign models only, as the two below: see `Classifier.open`.
         mean: see there.
         std: see there.
+        note: told what is going on, in one line.
+        root: where ``proc`` and ``sys`` are.
 
     Returns:
+        schema: 1.
         device: `describe_device`.
-        model_sha256: of the whole file.
+        conditions: ``before`` and ``after``, see `conditions`.
+        model, model_sha256: name and digest of the whole file.
+        images_sha256: of the contents of all images given, in order: whether two figures are of the same images.
         runtime: interpreter package and version.
         threads: as asked.
         images: how many different ones were timed.
@@ -64,19 +94,28 @@ def bench(
         load_ms: opening, checking and allocating the model, the interpreter's import left out.
         first_ms: the first image after that, from file to probabilities, before anything is warm: the
             interpreter's first run packs weights, and the decoder is loaded. What a user waits for after start.
-        stages: for each of decode (file to RGB), preprocess (fit, resize), invoke (normalization where the
-            model needs it, the model, dequantization) and end_to_end (all three): p50_ms, p90_ms, p99_ms.
-        images_per_s: queries by the wall time of the loop.
-        peak_rss_bytes: of the whole process, Python and interpreter included.
+        stages: single stream, for each of decode (file to RGB), preprocess (fit, resize), invoke (normalization
+            where the model needs it, the model, dequantization) and end_to_end (all three): p50_ms, p90_ms, p99_ms.
+        images_per_s: single stream, queries by the wall time of the loops.
+        repetitions: queries, images_per_s, invoke_p50_ms and end_to_end_p50_ms of each.
+        spread_percent: of their end_to_end_p50_ms, largest less smallest, by the median; None for one repetition.
+        thread_sweep: threads, invoke_p50_ms, end_to_end_p50_ms, images_per_s of a single stream; None without.
+        offline: interpreters, threads, images_per_s of each way to spread the cores; None without a sweep.
+        peak_rss_bytes: of the whole process, Python and interpreter included, up to the end of the single stream.
+        steady_rss_bytes: at its end.
         accuracy: 0..1, over the images in folders named like a label; None when there is none.
         accuracy_images: how many those are.
+        profile: see `edgeall.edge_runtime.profile`; None without.
+        warnings: what casts doubt on the figures: throttling, other programs, a spread over `MAX_SPREAD_PERCENT`.
         problems: images that could not be read or classified.
 
     Raises:
         BundleError: the model can't be opened.
         UsageError: labels or normalization make no sense, see `Classifier.open`.
         DataError: ``images`` doesn't exist, holds no image or none that can be read; or there are none.
+        EdgeallError: operators can't be timed with this interpreter.
     """
+    samples = [conditions(root)]
     interpreter.runtime_package()
     start = time.perf_counter_ns()
     classifier = Classifier.open(path, threads=threads, labels_file=labels_file, mean=mean, std=std)
@@ -87,17 +126,31 @@ def bench(
 
     first_ns = _warm_up(classifier, sources, problems)
     decoders = list(sources.values())
-    times: list[tuple[int, ...]] = []
-    begin = time.perf_counter_ns()
-    elapsed_ns = 0
-    while elapsed_ns < seconds * 1e9 or len(times) < min_queries:
-        times.append(_query(classifier, decoders[len(times) % len(decoders)]))
-        elapsed_ns = time.perf_counter_ns() - begin
-    peak = peak_rss_bytes()
+    streams = []
+    for number in range(repetitions):
+        note(f"single stream, {number + 1} of {repetitions}")
+        streams.append(_Stream(classifier, decoders, seconds, min_queries))
+        samples.append(conditions(root))
+    steady, peak = rss_bytes(), peak_rss_bytes()
+    spread = _spread_percent([stream.p50_ms("end_to_end") for stream in streams])
+    thread_sweep = _thread_sweep(classifier, streams, decoders, seconds, min_queries, note) if sweep else None
+    offline = _offline(classifier, decoders, seconds, min_queries, note) if sweep else None
+    operators = None
+    if profile:
+        from edgeall.edge_runtime.profile import profile_model
+
+        note("operators")
+        operators = profile_model(path, threads)
+    samples.append(conditions(root))
     accuracy, counted = _accuracy(classifier, _truths(images, files, classifier.labels), problems)
+    times = [query for stream in streams for query in stream.times]
     return {
+        "schema": 1,
         "device": describe_device(),
+        "conditions": {"before": samples[0], "after": samples[-1]},
+        "model": os.path.basename(path),
         "model_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "images_sha256": _images_digest(classifier, files),
         "runtime": interpreter.runtime_version(),
         "threads": threads,
         "images": len(decoders),
@@ -105,12 +158,126 @@ def bench(
         "load_ms": load_ns / 1e6,
         "first_ms": first_ns / 1e6,
         "stages": _percentiles(times),
-        "images_per_s": len(times) / (elapsed_ns / 1e9),
+        "images_per_s": len(times) / sum(stream.seconds for stream in streams),
+        "repetitions": [
+            {
+                "queries": len(stream.times),
+                "images_per_s": stream.images_per_s,
+                "invoke_p50_ms": stream.p50_ms("invoke"),
+                "end_to_end_p50_ms": stream.p50_ms("end_to_end"),
+            }
+            for stream in streams
+        ],
+        "spread_percent": spread,
+        "thread_sweep": thread_sweep,
+        "offline": offline,
         "peak_rss_bytes": peak,
+        "steady_rss_bytes": steady,
         "accuracy": accuracy,
         "accuracy_images": counted,
+        "profile": operators,
+        "warnings": [*condition_warnings(samples), *_spread_warnings(spread, samples)],
         "problems": [{"path": image, "reason": reason} for image, reason in problems.items()],
     }
+
+
+class _Stream:
+    """One timed single stream: nanoseconds of each of `STAGES` for every query, and seconds of the loop."""
+
+    def __init__(self, classifier: Classifier, decoders: Sequence[Decode], seconds: float, min_queries: int) -> None:
+        self.times: list[tuple[int, int, int, int]] = []
+        begin = time.perf_counter_ns()
+        elapsed_ns = 0
+        while elapsed_ns < seconds * 1e9 or len(self.times) < min_queries:
+            self.times.append(_query(classifier, decoders[len(self.times) % len(decoders)]))
+            elapsed_ns = time.perf_counter_ns() - begin
+        self.seconds = elapsed_ns / 1e9
+
+    @property
+    def images_per_s(self) -> float:
+        return len(self.times) / self.seconds
+
+    def p50_ms(self, stage: str) -> float:
+        column = STAGES.index(stage)
+        return statistics.median(query[column] for query in self.times) / 1e6
+
+
+def _thread_sweep(
+    classifier: Classifier,
+    streams: Sequence[_Stream],
+    decoders: Sequence[Decode],
+    seconds: float,
+    min_queries: int,
+    note: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """The single stream with 1, 2, 4, ... threads; what was asked for has been measured already."""
+    rows = []
+    for threads in sorted({classifier.threads, *(threads for threads in (1, 2, 4) if threads <= cores())}):
+        if threads == classifier.threads:
+            stream = streams[-1]
+        else:
+            note(f"single stream, {threads} threads")
+            other = parallel.twin(classifier, threads)
+            for decode in decoders[:WARM_UP_QUERIES]:
+                _query(other, decode)
+            stream = _Stream(other, decoders, seconds, min_queries)
+        rows.append(
+            {
+                "threads": threads,
+                "invoke_p50_ms": stream.p50_ms("invoke"),
+                "end_to_end_p50_ms": stream.p50_ms("end_to_end"),
+                "images_per_s": stream.images_per_s,
+            }
+        )
+    return rows
+
+
+def _offline(
+    classifier: Classifier,
+    decoders: Sequence[Decode],
+    seconds: float,
+    min_queries: int,
+    note: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    def load(decode: Decode) -> NDArray[np.uint8]:
+        return preprocess(decode(), classifier.input)
+
+    rows = []
+    for layout in parallel.fitting(classifier, parallel.layouts(cores())):
+        note(f"offline, interpreters x threads: {layout}")
+        with Pool(classifier, layout) as pool:
+            parallel.throughput(pool, load, decoders, 0, max(WARM_UP_QUERIES, 4 * layout.interpreters))
+            done, elapsed = parallel.throughput(pool, load, decoders, seconds, min_queries)
+        rows.append({"interpreters": layout.interpreters, "threads": layout.threads, "images_per_s": done / elapsed})
+    return rows
+
+
+def _spread_percent(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return 100 * (max(values) - min(values)) / statistics.median(values)
+
+
+def _spread_warnings(spread: float | None, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    if spread is None or spread <= MAX_SPREAD_PERCENT:
+        return []
+    governor = samples[0]["governor"]
+    clock = f" (the clock's governor is {governor})" if governor not in (None, "performance") else ""
+    return [f"repetitions differ by {spread:.1f} %: stop other programs, or take more --seconds{clock}"]
+
+
+def _images_digest(classifier: Classifier, files: Sequence[str]) -> str:
+    """Hex SHA-256 of the contents, not of the names: the same folder on another device has the same."""
+    whole = hashlib.sha256()
+    if not files and classifier.bundle:
+        for golden in classifier.bundle.golden:
+            whole.update(hashlib.sha256(golden.image_bytes).digest())
+    for file in files:
+        try:
+            whole.update(hashlib.sha256(Path(file).read_bytes()).digest())
+        except OSError:  # named among the problems
+            whole.update(b"unreadable")
+    return whole.hexdigest()
 
 
 def _query(classifier: Classifier, decode: Decode) -> tuple[int, int, int, int]:
@@ -177,15 +344,22 @@ def _truths(root: Path | None, files: Sequence[str], labels: Sequence[str]) -> d
 
 
 def _accuracy(classifier: Classifier, truths: Mapping[str, str], problems: dict[str, str]) -> tuple[float | None, int]:
-    """Fraction right over the labelled files that can be classified, and how many those are."""
+    """Fraction right over the labelled files that can be classified, and how many those are.
+
+    By the code path of `edgeall run`, on all cores.
+    """
     right = counted = 0
-    for file, truth in truths.items():
-        prediction = classify_one(classifier, file)
-        if prediction.error is not None:
-            problems[file] = prediction.error
-            continue
-        counted += 1
-        right += prediction.label == truth
+    with Pool(classifier, parallel.fitting(classifier, parallel.layouts(cores()))[0]) as pool:
+        for file, outcome in pool.map(lambda file: load_input(file, classifier.input), truths):
+            if isinstance(outcome, ImageError):
+                problems[file] = outcome.message
+                continue
+            found = prediction(classifier, file, outcome)
+            if found.error is not None:
+                problems[file] = found.error
+                continue
+            counted += 1
+            right += found.label == truths[file]
     return right / counted if counted else None, counted
 
 

@@ -1,14 +1,21 @@
-"""What machine this is: goes beside every measurement."""
+"""What machine this is, and how it fares: goes beside every measurement."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeall.edge_runtime.interpreter import runtime_version
+
+BUSY_LOAD = 0.25
+"""Load per core, before anything of ours runs, from which other programs are taken to disturb a measurement."""
+_THROTTLING = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+"""Bits 0 to 3 of a Raspberry Pi's ``get_throttled``; 16 to 19 say that the same has been since it was switched on."""
 
 
 def describe_device() -> dict[str, Any]:
@@ -25,12 +32,73 @@ def describe_device() -> dict[str, Any]:
         "machine": platform.machine(),
         "board": _first_line(Path("/proc/device-tree/model")),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
         "os": _system(),
         "python": platform.python_version(),
         "runtime": runtime_version(),
     }
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def conditions(root: Path = Path("/")) -> dict[str, Any]:
+    """What may change while something is measured.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+
+    Returns:
+        ``governor`` of the clock, ``clock_mhz`` (the slowest core's), ``max_clock_mhz``, ``temperature_c`` (the
+        hottest zone's), ``throttled`` (a Raspberry Pi's bits, of the kernel or of ``vcgencmd``),
+        ``throttle_count`` (how often x86 cores were slowed down for heat), ``load`` (of one minute, all cores).
+        None for what this machine doesn't say.
+    """
+    cpus = root / "sys/devices/system/cpu"
+    clocks = _numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    fastest = _numbers(cpus.glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq"))
+    zones = _numbers((root / "sys/class/thermal").glob("thermal_zone*/temp"))
+    heat = _numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    load = (_first_line(root / "proc/loadavg") or "").split()
+    return {
+        "governor": _first_line(cpus / "cpu0/cpufreq/scaling_governor"),
+        "clock_mhz": min(clocks) / 1000 if clocks else None,
+        "max_clock_mhz": max(fastest) / 1000 if fastest else None,
+        "temperature_c": max(zones) / 1000 if zones else None,
+        "throttled": _pi_throttled(root),
+        "throttle_count": sum(heat) if heat else None,
+        "load": float(load[0]) if load else None,
+    }
+
+
+def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
+    """What of it casts doubt on figures measured between these samples, the first taken before, the last after."""
+    before, after = samples[0], samples[-1]
+    warnings = []
+    bits = [sample["throttled"] for sample in samples if sample["throttled"] is not None]
+    if bits:
+        now = since = 0
+        for value in bits:
+            now, since = now | value, since | value & ~bits[0]
+        found = [name for bit, name in enumerate(_THROTTLING) if (now >> bit | since >> bit + 16) & 1]
+        if found:
+            warnings.append(
+                f"the board was slowed down while measuring ({', '.join(found)}): "
+                "give it a stronger power supply or cooling, and measure again"
+            )
+    if (after["throttle_count"] or 0) > (before["throttle_count"] or 0):
+        warnings.append("the processor was slowed down for heat while measuring: cool it and measure again")
+    if before["load"] is not None and before["load"] > BUSY_LOAD * cores():
+        warnings.append(f"other programs were running (load {before['load']:g} before it began): stop them")
+    return warnings
+
+
+def rss_bytes() -> int | None:
+    """The physical memory this process holds now; None where the system doesn't say (not Linux)."""
+    return _status_bytes("VmRSS:")
 
 
 def peak_rss_bytes() -> int:
@@ -39,16 +107,43 @@ def peak_rss_bytes() -> int:
     Linux counts it afresh for each program (VmHWM); ``getrusage``, the way elsewhere, may carry over the
     parent's from before ``exec``.
     """
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    peak = _status_bytes("VmHWM:")
+    if peak is not None:
+        return peak
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status_bytes(name: str) -> int | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def _pi_throttled(root: Path) -> int | None:
+    said = _first_line(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    if said is None:
+        try:
+            told = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=5).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        said = told.strip().removeprefix("throttled=")
+    try:
+        return int(said, 16)
+    except ValueError:
+        return None
+
+
+def _numbers(files: Iterator[Path]) -> list[int]:
+    """What these files hold; some zones can't be read while asleep."""
+    lines = [_first_line(file) for file in files]
+    return [int(line) for line in lines if line is not None and line.lstrip("-").isdigit()]
 
 
 def _cpu() -> str:

@@ -127,6 +127,9 @@ def check_manifest(manifest: Manifest, name: str) -> None:
         raise _bad(name, "`labels` holds an empty one, a line break or blanks around one")
     if not set(manifest.positive_labels) <= set(labels):
         raise _bad(name, "`positive_labels` names one that `labels` does not")
+    temperature = manifest.calibration.get("temperature", 1.0)
+    if not _is_number(temperature) or not 0.01 <= temperature <= 100:
+        raise _bad(name, "`calibration.temperature` must be a number from 0.01 to 100")
     threshold = manifest.decision.get("review_below", 0.0)
     if not _is_number(threshold) or not 0 <= threshold <= 1:
         raise _bad(name, "`decision.review_below` must be a number from 0 to 1")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import find_images
 from edgeall.edge_runtime.preprocess import load_input
+
+if TYPE_CHECKING:
+    from edgeall.edge_runtime.parallel import Layout
 
 
 @dataclass(frozen=True)
@@ -73,16 +79,28 @@ def expand(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     return (image for source in sources for image in source)
 
 
-def classify(classifier: Classifier, paths: Iterable[str | os.PathLike[str]]) -> Iterator[Prediction]:
-    """Classify every image of `expand(paths)`, one at a time.
+def classify(
+    classifier: Classifier,
+    paths: Iterable[str | os.PathLike[str]],
+    choose: Callable[[Sequence[str]], Layout] | None = None,
+) -> Iterator[Prediction]:
+    """Classify every image of `expand(paths)`; what comes out is in that order, and the same whichever way it is done.
 
     A bad image gives a `Prediction` with an error, and the rest goes on.
+
+    Args:
+        classifier: an open model.
+        paths: files and folders.
+        choose: given the first images, says how to spread the work over the cores: see `parallel.choose`. None
+            does one image after the other, in this thread.
 
     Raises:
         DataError: as `expand` does, before the first image.
     """
     images = expand(paths)
-    return (classify_one(classifier, image) for image in images)
+    if choose is None:
+        return (classify_one(classifier, image) for image in images)
+    return _side_by_side(classifier, images, choose)
 
 
 def classify_one(classifier: Classifier, image: str) -> Prediction:
@@ -91,9 +109,15 @@ def classify_one(classifier: Classifier, image: str) -> Prediction:
         pixels = load_input(image, classifier.input)
     except ImageError as error:
         return Prediction(image, error=error.message)
-    probabilities = classifier.predict(pixels)
+    return prediction(classifier, image, classifier.predict(pixels))
+
+
+def prediction(classifier: Classifier, image: str, probabilities: NDArray[np.float32]) -> Prediction:
+    """What the model's outputs say of the image, calibrated; not a number says nothing."""
     if not np.isfinite(probabilities).all():
         return Prediction(image, error=f"{image}: the model's outputs for it are not finite numbers")
+    manifest = classifier.bundle.manifest if classifier.bundle else None
+    probabilities = calibrated(probabilities, temperature_of(manifest))
     best = int(probabilities.argmax())
     probability = float(probabilities[best])
     return Prediction(
@@ -101,10 +125,23 @@ def classify_one(classifier: Classifier, image: str) -> Prediction:
         label=classifier.labels[best],
         probability=probability,
         probabilities=dict(zip(classifier.labels, map(float, probabilities), strict=True)),
-        review=probability < _review_below(classifier),
+        review=probability < (manifest.decision.get("review_below", 0.0) if manifest else 0.0),
     )
 
 
-def _review_below(classifier: Classifier) -> float:
-    manifest = classifier.bundle.manifest if classifier.bundle else None
-    return float(manifest.decision.get("review_below", 0.0)) if manifest else 0.0
+def _side_by_side(
+    classifier: Classifier, images: Iterator[str], choose: Callable[[Sequence[str]], Layout]
+) -> Iterator[Prediction]:
+    first = list(islice(images, 2))
+    if len(first) == 1:
+        yield classify_one(classifier, first[0])
+        return
+    from edgeall.edge_runtime import parallel  # whose imports one image doesn't need
+
+    first += islice(images, parallel.WORTH_MEASURING - len(first))
+    with parallel.Pool(classifier, choose(first)) as pool:
+        for image, outcome in pool.map(lambda image: load_input(image, classifier.input), chain(first, images)):
+            if isinstance(outcome, ImageError):
+                yield Prediction(image, error=outcome.message)
+            else:
+                yield prediction(classifier, image, outcome)

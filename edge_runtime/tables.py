@@ -118,6 +118,16 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
         "compressed": f"{summary['compressed_bytes']:,} bytes of flatbuffer in a zip; "
         f"{percent(summary['sparsity_frac'])} of the weights are zero",
     }
+    fitted, decision = summary["calibration"], summary["decision"]
+    facts["calibration"] = (
+        f"temperature {fitted['temperature']:.2f}: calibration error on {fitted['images']:,} validation images "
+        f"{fitted['ece_before']:.4f} before, {fitted['ece_after']:.4f} after"
+    )
+    if decision:
+        facts["review"] = (
+            f"below a probability of {decision['review_below']:.4f}: {percent(decision['reviewed'])} of the validation "
+            f"images; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
+        )
     if summary["clusters"] is not None:
         facts["clusters"] = f"at most {summary['clusters']} different weights in a layer that is pruned"
     if summary["float_layers"] is not None:

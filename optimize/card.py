@@ -34,6 +34,8 @@ def model_card(manifest: Manifest) -> str:
         _metrics(manifest.metrics),
         "## Quantization",
         _facts(manifest.quantization),
+        "## Calibration and review",
+        _decisions(manifest),
         "## Known limits",
         _limits(manifest),
     ]
@@ -101,12 +103,27 @@ def _metrics(metrics: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def _decisions(manifest: Manifest) -> str:
+    if not manifest.calibration:
+        return "Not calibrated: a probability is what the network says, no more."
+    said = (
+        "edgeall divides the logarithms of the model's outputs by a temperature, fitted on the validation side; other "
+        "programs show them as they are."
+    )
+    rule = (
+        _facts(manifest.decision)
+        if manifest.decision
+        else "- review: no rule was set; the most probable label is given."
+    )
+    return f"{said}\n\n{_facts(manifest.calibration)}\n{rule}"
+
+
 def _limits(manifest: Manifest) -> str:
     level = str(manifest.training.get("split_level", "image"))
     limits = [
         _SPLIT_LIMITS[level],
         "Knows only the labels above: whatever else it is shown becomes one of them.",
-        "Another microscope, lamp, stain or camera than the training data's changes its answers; measure before use.",
+        _other_microscopes(manifest.metrics),
     ]
     if manifest.training.get("synthetic"):
         limits.insert(0, "SYNTHETIC: trained and tested on drawn images. Its figures say nothing about blood.")
@@ -114,6 +131,17 @@ def _limits(manifest: Manifest) -> str:
     if "synthetic" in source:
         limits.append("The golden images inside the file are synthetic.")
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _other_microscopes(metrics: dict[str, Any]) -> str:
+    said = "Another microscope, lamp, stain or camera than the training data's changes its answers; measure before use."
+    if "robust_accuracy_mean" not in metrics:
+        return said
+    return (
+        f"{said} Under the corruptions of suite {metrics['robust_suite']}, which imitate such changes, its accuracy is "
+        f"{metrics['robust_accuracy_mean']:.4f} on average and {metrics['robust_accuracy_worst']:.4f} at worst "
+        f"({metrics['robust_worst_at']})."
+    )
 
 
 def _text(value: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime.bundle import Bundle, open_bundle
+from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError
 from edgeall.models.macs import macs
@@ -230,7 +231,7 @@ def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
 def _predictions(
     run: OpenRun, bundle: Bundle, classifier: Classifier, out: Path, title: str, progress: Progress
 ) -> NDArray[np.float32]:
-    """Probabilities of the test side, ``(images, labels)``; kept by what they were made from."""
+    """Calibrated probabilities of the test side, ``(images, labels)``; what the model says is kept by what made it."""
     test = [entry.sha256 for entry in run.test]
     made_of = cache.digest([cache.FORMAT, hashlib.sha256(bundle.flatbuffer).hexdigest(), test])
     path = out / "predictions" / f"{made_of}.npy"
@@ -238,4 +239,4 @@ def _predictions(
         with cache.replacing(path) as temporary:
             np.save(temporary, predict(classifier, run.sides["test"], title, progress))
     rows: NDArray[np.float32] = np.load(path)
-    return rows
+    return calibrated(rows, temperature_of(bundle.manifest))

@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeall.edge_runtime import parallel
+from edgeall.edge_runtime.calibration import calibrated
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import exact_float32, tf
+from edgeall.optimize.calibrate import calibration_of, check_rule, review_rule
 from edgeall.optimize.card import model_card
 from edgeall.optimize.cluster import FEWEST, MOST
 from edgeall.optimize.convert import (
@@ -51,6 +54,7 @@ from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
 from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
+from edgeall.train.robustness import robustness
 from edgeall.train.runs import (
     data_root,
     image_folder,
@@ -109,6 +113,9 @@ def quantize(
     float_layers: tuple[str, ...] = (),
     clusters: int | None = None,
     layer_report: bool = False,
+    robust: bool = False,
+    target_sensitivity: float | None = None,
+    review_budget: float | None = None,
     force: bool = False,
     cache_dir: Path | None = None,
     progress: Progress,
@@ -132,12 +139,17 @@ def quantize(
             output then computes in float too.
         clusters: of ``qat-int8``: at most so many different values in the weights of each layer that `prune` would
             prune, so that the file compresses better; see `edgeall.optimize.cluster`.
+        robust: also measure the result under corruptions, `edgeall.train.robustness.robustness`; mean and worst go
+            into the file.
+        target_sensitivity: see `edgeall.optimize.calibrate.review_rule`, as the next one.
+        review_budget: at most this share of images is sent to review.
         layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
 
     Returns:
         A summary: scheme, sizes, accuracies, agreement, per-class recalls; ``float_layers``, what computes in float
-        (None: everything), ``sparsity_frac`` of the weights in the file, and with ``layer_report`` the ``layers``,
-        see `edgeall.optimize.layer_error.LayerError`.
+        (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration`` and ``decision``, as in the
+        manifest; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`; with ``robust``
+        the ``robustness``.
 
     Raises:
         UsageError: an unknown scheme or layer, a layer option with a scheme that isn't integer, or ``out`` exists.
@@ -159,6 +171,8 @@ def quantize(
         )
     _check_out(out, force)
     facts = load_run(run)
+    positive = [facts["labels"].index(label) for label in facts["positive_labels"]]
+    check_rule(positive, target_sensitivity, review_budget)
     root = data or data_root(facts)
     split = load_own_split(run, facts)
     check_split(split, root)
@@ -177,14 +191,16 @@ def quantize(
     float32 = convert(folded, "float32", spec)
     layers: list[LayerError] | None = None
     if placement:
-        calibration = _stratified(sides["train"], representative, facts["settings"]["seed"])
-        network, measured = folded, _measured(folded, placement, calibration, progress)
+        representatives = _stratified(sides["train"], representative, facts["settings"]["seed"])
+        network, measured = folded, _measured(folded, placement, representatives, progress)
         masks = _masks(folded, facts, progress)
         if scheme == "qat-int8":
             from edgeall.optimize.qat import quantization_aware  # imports tfmot
 
             start = quantization_aware(folded, placement, measured, masks, clusters)
-            _train_quantized(run, start, sides, len(calibration), facts["settings"], epochs, learning_rate, progress)
+            _train_quantized(
+                run, start, sides, len(representatives), facts["settings"], epochs, learning_rate, progress
+            )
             network, measured = start.trained(), start.measured()
         spanned = ranges(placement, measured)
         flatbuffer = convert(rounded(network, placement, spanned), scheme, spec, placement.floats)
@@ -229,8 +245,29 @@ def quantize(
             f"more than --max-drop {max_drop:g}; {out} was not written",
             hint="try --scheme qat-int8, more --epochs, or a wider gate",
         )
-    seed, positive = facts["settings"]["seed"], facts["positive_labels"]
-    metrics = metrics_of(split.side(side), labels, probabilities, positive, side, split.level, seed)
+    validation = sides["validation"]
+    scores = probabilities if side == "validation" else predict(candidate, validation, "calibrating", progress)
+    calibration = calibration_of(scores, validation.labels)
+    temperature = calibration["temperature"]
+    scores = calibrated(scores, temperature)
+    decision = review_rule(scores, validation.labels, positive, target_sensitivity, review_budget)
+    summary |= {"calibration": calibration, "decision": decision}
+    probabilities = calibrated(probabilities, temperature)
+    seed = facts["settings"]["seed"]
+    metrics = metrics_of(split.side(side), labels, probabilities, facts["positive_labels"], side, split.level, seed)
+    if robust:
+        found = robustness(
+            candidate,
+            parallel.Layout(1, candidate.threads),
+            image_folder(root),
+            split.side(side),
+            progress,
+            temperature=temperature,
+        )
+        summary["robustness"] = found
+        worst_at = f"{found['worst_at']['corruption']} at severity {found['worst_at']['severity']}"
+        metrics |= {"robust_suite": found["suite"], "robust_worst_at": worst_at}
+        metrics |= {f"robust_accuracy_{key}": found[key] for key in ("mean", "worst")}
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source)
     pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)
@@ -398,7 +435,8 @@ def _manifest(
     golden_source: str,
 ) -> Manifest:
     settings, model = facts["settings"], facts["model"]
-    kept = ("accuracy_ci95", "ci_unit", "macro_f1", "ece", "log_loss", "sensitivity", "specificity", "per_class")
+    kept = ["accuracy_ci95", "ci_unit", "macro_f1", "ece", "log_loss", "sensitivity", "specificity", "per_class"]
+    kept += [key for key in metrics if key.startswith("robust_")]
     return Manifest(
         name=run.resolve().name,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -432,5 +470,7 @@ def _manifest(
             "float_accuracy": summary["float_accuracy"],
             **{key: metrics[key] for key in kept},
         },
+        calibration=summary["calibration"],
+        decision=summary["decision"],
         golden={"source": golden_source},
     )

@@ -132,8 +132,8 @@ def rotation(pixels: Pixels, severity: int, generator: np.random.Generator) -> P
 def photon_noise(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
     """A short exposure: from 2,000 down to 125 photons in white."""
     white = 4000 / 2.0**severity
-    light = np.clip(pixels, 0, 255) / 255
-    return 255 * (light + np.sqrt(light / white) * generator.standard_normal(pixels.shape, np.float32))
+    light = np.clip(pixels, 0, 255) / np.float32(255)
+    return 255 * (light + np.sqrt(light / np.float32(white)) * generator.standard_normal(pixels.shape, np.float32))
 
 
 def read_noise(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:

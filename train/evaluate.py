@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
+from edgeall.edge_runtime.parallel import WORTH_MEASURING, Pool, choose
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.train import cache
 from edgeall.train.dataset import Dataset, load_dataset, positive_labels
 from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
+from edgeall.train.robustness import robustness
 from edgeall.train.scan import hash_files, scan
 from edgeall.train.split import Split, SplitEntry, check_split, load_split
 
@@ -31,6 +34,7 @@ def evaluate(
     mean: float | None = None,
     std: float | None = None,
     cache_dir: Path | None = None,
+    robust: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
     """Classify labelled images and count.
@@ -43,9 +47,10 @@ def evaluate(
             beside it. Data that holds none of the split's images is other data: all of it is used.
         labels_file: of a foreign model, see `Classifier.open`; also ``mean`` and ``std``.
         cache_dir: of preprocessed images, for a run.
+        robust: also measure a model file under corruptions, see `edgeall.train.robustness.robustness`.
 
     Returns:
-        `compute_metrics`'s dictionary with ``model`` and ``seconds``.
+        `compute_metrics`'s dictionary with ``model``, ``seconds`` and, if asked for, ``robustness``.
 
     Raises:
         UsageError: what can't be combined.
@@ -55,12 +60,17 @@ def evaluate(
     if target.is_dir():
         if split is not None or labels_file is not None or mean is not None or std is not None:
             raise UsageError("a run knows its split, labels and normalization", hint="leave those options out")
+        if robust:
+            raise UsageError(
+                f"{target}: --robustness is measured on what a device runs",
+                hint="quantize the run, name the model file",
+            )
         metrics = _run(target, data, side, cache_dir or cache.default_cache_dir(), progress)
     else:
         if data is None:
             raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
-        classifier = Classifier.open(target, labels_file=labels_file, mean=mean, std=std)
-        metrics = _model(classifier, target, data, side, split, progress)
+        classifier = Classifier.open(target, threads=1, labels_file=labels_file, mean=mean, std=std)
+        metrics = _model(classifier, target, data, side, split, robust, progress)
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 
 
@@ -81,20 +91,35 @@ def _run(run: Path, data: Path | None, side: str | None, cache_dir: Path, progre
 
 
 def _model(
-    classifier: Classifier, path: Path, data: Path, side: str | None, split: Path | None, progress: Progress
+    classifier: Classifier,
+    path: Path,
+    data: Path,
+    side: str | None,
+    split: Path | None,
+    robust: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     manifest = classifier.bundle.manifest if classifier.bundle else None
     training = manifest.training if manifest else {}
     own = _own_split(path, training.get("split_sha256"), split)
     dataset = load_dataset(data)
     entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
+    files = [str(dataset.root / entry.path) for entry in entries]
+    layout = choose(classifier, files[:WORTH_MEASURING], note=progress.note)
     rows: list[NDArray[np.float32]] = []
-    with progress.task("evaluating", len(entries)) as advance:
-        for entry in entries:
-            rows.append(classifier.predict(load_input(dataset.root / entry.path, classifier.input)))
+    with progress.task("evaluating", len(files)) as advance, Pool(classifier, layout) as pool:
+        for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
+            if isinstance(outcome, ImageError):
+                raise outcome
+            rows.append(outcome)
             advance(len(rows), "")
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
-    return metrics_of(entries, classifier.labels, np.stack(rows), positive, side, level, training.get("seed", 0))
+    temperature = temperature_of(manifest)
+    probabilities = calibrated(np.stack(rows), temperature)
+    metrics = metrics_of(entries, classifier.labels, probabilities, positive, side, level, training.get("seed", 0))
+    if robust:
+        metrics["robustness"] = robustness(classifier, layout, dataset.root, entries, progress, temperature=temperature)
+    return metrics
 
 
 def _own_split(model: Path, sha256: str | None, given: Path | None) -> Split | None:

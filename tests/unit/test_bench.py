@@ -2,20 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from fixtures_models import LABELS, grainy_image, png
 
 from edgeall.edge_runtime.bench import STAGES, bench
+from edgeall.edge_runtime.bench_card import bench_text, card
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import describe_device, peak_rss_bytes
-from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.device import condition_warnings, conditions, describe_device, peak_rss_bytes
+from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
+from edgeall.edge_runtime.parallel import layouts
 from edgeall.edge_runtime.pipeline import classify
+from edgeall.edge_runtime.profile import profile_model
 
 
 @pytest.fixture
@@ -171,3 +176,246 @@ def test_device_is_described() -> None:
 
 def test_float_models_are_measured_too(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
     assert bench(pack_tiny("float32", tmp_path / "float.tflite"), seconds=0.05)["images"] == 2
+
+
+def test_repetitions_and_their_spread(tiny_bundle: Path) -> None:
+    result = bench(tiny_bundle, seconds=0.02, min_queries=20, repetitions=3)
+    rows = result["repetitions"]
+    assert len(rows) == 3
+    assert all(row["queries"] >= 20 for row in rows)
+    assert sum(row["queries"] for row in rows) == result["queries"]
+    middle, low, high = sorted(row["end_to_end_p50_ms"] for row in rows)[1], *_ends(rows)
+    assert result["spread_percent"] == pytest.approx(100 * (high - low) / middle)
+    assert any("repetitions differ" in warning for warning in result["warnings"]) == (result["spread_percent"] > 5)
+    assert bench(tiny_bundle, seconds=0, min_queries=1)["spread_percent"] is None
+
+
+def _ends(rows: list[dict[str, float]]) -> tuple[float, float]:
+    values = [row["end_to_end_p50_ms"] for row in rows]
+    return min(values), max(values)
+
+
+def test_a_wide_spread_is_warned_of(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second repetition is made slow, as by another program."""
+    from edgeall.edge_runtime import bench as module
+
+    query, calls = module._query, 0
+
+    def slowed(classifier: Classifier, decode: module.Decode) -> tuple[int, int, int, int]:
+        nonlocal calls
+        calls += 1
+        decoded, preprocessed, invoked, whole = query(classifier, decode)
+        return decoded, preprocessed, invoked, whole * 100 if calls > 10 + 20 else whole
+
+    monkeypatch.setattr(module, "_query", slowed)
+    result = bench(tiny_bundle, seconds=0, min_queries=20, repetitions=2)
+    assert result["spread_percent"] > 100
+    assert any("repetitions differ by" in warning for warning in result["warnings"])
+
+
+def test_the_sweep(tiny_bundle: Path, labelled: tuple[Path, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeall.edge_runtime import bench as module
+
+    monkeypatch.setattr(module, "cores", lambda: 4)
+    notes: list[str] = []
+    result = bench(tiny_bundle, labelled[0], seconds=0.02, min_queries=20, sweep=True, note=notes.append)
+    assert [row["threads"] for row in result["thread_sweep"]] == [1, 2, 4]
+    assert result["thread_sweep"][0]["invoke_p50_ms"] == result["stages"]["invoke"]["p50_ms"], "measured once"
+    assert [(row["interpreters"], row["threads"]) for row in result["offline"]] == [(4, 1), (2, 2), (1, 4)]
+    assert all(row["images_per_s"] > 0 for row in (*result["thread_sweep"], *result["offline"]))
+    assert len(notes) == 1 + 2 + len(layouts(4))
+    plain = bench(tiny_bundle, seconds=0, min_queries=1)
+    assert (plain["thread_sweep"], plain["offline"], plain["profile"]) == (None, None, None)
+
+
+def test_memory_is_of_the_single_stream(tiny_bundle: Path) -> None:
+    result = bench(tiny_bundle, seconds=0.02)
+    assert 10e6 < result["steady_rss_bytes"] <= result["peak_rss_bytes"]
+
+
+def test_the_images_are_known_by_their_contents(
+    tiny_bundle: Path, labelled: tuple[Path, float], tmp_path: Path
+) -> None:
+    def digest(images: Path | None) -> str:
+        return cast(str, bench(tiny_bundle, images, seconds=0, min_queries=1)["images_sha256"])
+
+    images = labelled[0]
+    first = digest(images)
+    shutil.copytree(images, tmp_path / "copy")
+    assert digest(tmp_path / "copy") == first
+    next((tmp_path / "copy").rglob("*.png")).write_bytes(png(grainy_image(77)))
+    assert digest(tmp_path / "copy") != first
+    assert digest(None) not in (first, digest(tmp_path / "copy"))
+    assert digest(None) == digest(None)
+
+
+def a_board(root: Path, **files: str) -> Path:
+    """A tree with the files of /sys and /proc that a Raspberry Pi has."""
+    cpu = "sys/devices/system/cpu/cpu0/cpufreq"
+    paths = {
+        "governor": f"{cpu}/scaling_governor",
+        "clock": f"{cpu}/scaling_cur_freq",
+        "max_clock": f"{cpu}/cpuinfo_max_freq",
+        "temperature": "sys/class/thermal/thermal_zone0/temp",
+        "throttled": "sys/devices/platform/soc/soc:firmware/get_throttled",
+        "throttle_count": "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count",
+        "load": "proc/loadavg",
+    }
+    for name, text in files.items():
+        path = root / paths[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def test_conditions_are_read(tmp_path: Path) -> None:
+    root = a_board(
+        tmp_path,
+        governor="ondemand",
+        clock="600000",
+        max_clock="1800000",
+        temperature="61835",
+        throttled="50005",
+        load="0.52 0.40 0.30 1/99 1234",
+    )
+    (root / "sys/devices/system/cpu/cpu1/cpufreq").mkdir(parents=True)
+    (root / "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq").write_text("1500000")
+    assert conditions(root) == {
+        "governor": "ondemand",
+        "clock_mhz": 600.0,
+        "max_clock_mhz": 1800.0,
+        "temperature_c": 61.835,
+        "throttled": 0x50005,
+        "throttle_count": None,
+        "load": 0.52,
+    }
+    assert set(conditions(tmp_path / "nothing").values()) == {None}
+
+
+def test_the_firmware_s_tool_is_asked_where_the_kernel_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "vcgencmd"
+    tool.write_text('#!/bin/sh\n[ "$1" = get_throttled ] && echo throttled=0x80000\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert conditions(tmp_path)["throttled"] == 0x80000
+    tool.write_text("#!/bin/sh\necho VCHI initialization failed\nexit 255\n")
+    assert conditions(tmp_path)["throttled"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "warned"),
+    [
+        (0x0, 0x0, None),
+        (0x50000, 0x50000, None),  # hours ago
+        (0x0, 0x50005, "under-voltage, throttled"),
+        (0x0, 0x20000, "frequency capped"),  # between the two samples
+        (0x80008, 0x80000, "soft temperature limit"),
+    ],
+)
+def test_a_throttled_board_is_warned_of(
+    before: int, after: int, warned: str | None, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeall.edge_runtime import bench as module
+
+    query, begun = module._query, False
+    a_board(tmp_path, throttled=f"{before:x}", load="0.00 0 0")
+
+    def changing(classifier: Classifier, decode: module.Decode) -> tuple[int, int, int, int]:
+        nonlocal begun
+        if not begun:
+            a_board(tmp_path, throttled=f"{after:x}")
+            begun = True
+        return query(classifier, decode)
+
+    monkeypatch.setattr(module, "_query", changing)
+    result = bench(tiny_bundle, seconds=0, min_queries=5, root=tmp_path)
+    assert result["conditions"]["before"]["throttled"] == before
+    assert result["conditions"]["after"]["throttled"] == after
+    slowed = [warning for warning in result["warnings"] if "slowed down" in warning]
+    assert len(slowed) == (warned is not None)
+    assert warned is None or f"({warned})" in slowed[0]
+
+
+def test_heat_on_x86_and_other_programs_are_warned_of(tmp_path: Path) -> None:
+    cool = conditions(a_board(tmp_path, throttle_count="7", load="0.00 0 0"))
+    assert condition_warnings([cool, cool]) == []
+    hot = conditions(a_board(tmp_path, throttle_count="9"))
+    assert ["for heat" in warning for warning in condition_warnings([cool, hot])] == [True]
+    busy = conditions(a_board(tmp_path, load="99.00 0 0"))
+    assert ["other programs" in warning for warning in condition_warnings([busy, busy])] == [True]
+    assert condition_warnings([cool, {**cool, "load": 99.0}]) == [], "which is our own"
+
+
+def test_operators_are_timed(tiny_bundle: Path) -> None:
+    result = bench(tiny_bundle, seconds=0.05, profile=True)
+    profile = result["profile"]
+    names = " ".join(node["operator"] for node in profile["nodes"]).lower()
+    assert names.count("convolution") == 2
+    assert "fully connected" in names
+    assert "softmax" in names
+    assert sum(row["calls"] for row in profile["operators"]) == len(profile["nodes"])
+    assert sum(row["ms"] for row in profile["operators"]) == pytest.approx(profile["ms"])
+    assert sum(row["percent"] for row in profile["operators"]) == pytest.approx(100)
+    assert [row["ms"] for row in profile["operators"]] == sorted((r["ms"] for r in profile["operators"]), reverse=True)
+    assert 0 < profile["ms"] < 20 * result["stages"]["invoke"]["p50_ms"]
+    text = bench_text(result)
+    assert all(row["operator"] in text for row in profile["operators"])
+
+
+def test_a_profiler_that_fails_is_an_error(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no.tflite").write_bytes(b"no model")
+    with pytest.raises(EdgeallError, match=r"can't time its operators on this machine \(LiteRtCreateModel.*status"):
+        profile_model(tmp_path / "no.tflite", 1)
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -ABRT $$\n")  # as LiteRT does on a Raspberry Pi 4
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    with pytest.raises(EdgeallError, match="it died of SIGABRT") as caught:
+        profile_model(tiny_bundle, 1)
+    assert "--profile" in caught.value.hint
+    monkeypatch.setattr("edgeall.edge_runtime.profile.runtime_package", lambda: "tflite_runtime")
+    with pytest.raises(EdgeallError, match="can't time operators"):
+        profile_model(tiny_bundle, 1)
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects text and what would have to be fetched."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("meta", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+def test_the_card_holds_everything(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
+    result: dict[str, Any] = bench(tiny_bundle, labelled[0], seconds=0.02, repetitions=2, sweep=True, profile=True)
+    result |= {"warnings": ["too <hot>"], "model": "<script>.tflite"}
+    page = Page(card(result))
+    assert page.fetched == []
+    for text in ("too <hot>", "<script>.tflite", "research use only, not a diagnosis"):
+        assert text in page.texts
+    for row in result["profile"]["operators"]:
+        assert page.texts.count(row["operator"]) >= 2, "in the table and in the picture"
+    for row in result["offline"]:
+        assert f"{row['interpreters']} x {row['threads']}" in page.texts
+    assert f"{result['stages']['invoke']['p99_ms']:.3f}" in page.texts
+    assert result["device"]["cpu"] in page.texts
+    bare: dict[str, Any] = bench(tiny_bundle, seconds=0, min_queries=1)
+    assert "Operators" not in Page(card(bare)).texts

@@ -124,6 +124,15 @@ def test_run_fails_when_no_image_could_be_classified(
     assert (status, len(out.splitlines())) == (1, 1)
 
 
+def test_run_says_the_same_however_it_is_spread(
+    tiny_bundle: Path, images: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    alone = edgeall(capfd, "run", tiny_bundle, images, "--json", "--workers", 1, "--threads", 1)
+    assert len(alone[1].splitlines()) == 4
+    for options in ([], ["--workers", 3], ["--threads", 2], ["--workers", 2, "--threads", 2]):
+        assert edgeall(capfd, "run", tiny_bundle, images, "--json", *options)[:2] == alone[:2]
+
+
 def test_run_survives_a_file_name_that_is_no_text(
     tiny_bundle: Path, images: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +166,21 @@ def test_bench_measures_the_golden_images(tiny_bundle: Path, capfd: pytest.Captu
     status, out, err = edgeall(capfd, "bench", tiny_bundle, "--seconds", 0.1)
     assert status == 0
     assert "end_to_end" in out
+    assert "3 repetitions, spread of the p50" in out
+    assert "interpreters x threads" in out
     assert err.rstrip().endswith(RESEARCH_USE)
+
+
+def test_bench_writes_a_page(tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "new" / "bench.html"
+    quick = ("--seconds", 0.01, "--min-queries", 5, "--repetitions", 1, "--no-sweep")
+    status, out, err = edgeall(capfd, "bench", tiny_bundle, *quick, "--profile", "--html", page, "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert (result["queries"] >= 5, result["thread_sweep"], result["spread_percent"]) == (True, None, None)
+    assert "research use only" in page.read_text(encoding="utf-8")
+    assert result["profile"]["operators"][0]["operator"] in page.read_text(encoding="utf-8")
+    assert str(page) in err
 
 
 def test_inspect_shows_and_checks(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,8 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "compressed_bytes": 450_000,
         "sparsity_frac": 0.75,
         "clusters": 16,
+        "calibration": {"temperature": 1.25, "images": 260, "ece_before": 0.0312, "ece_after": 0.0098},
+        "decision": {"review_below": 0.875, "reviewed": 0.05, "accuracy_of_the_rest": 0.999},
         "float_layers": ["logits"],
         "out": "m.tflite",
         "file_bytes": 700_000,
@@ -81,6 +83,9 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "99.00 %",
         "450,000",
         "75.00 %",
+        "temperature 1.25",
+        "0.0312 before, 0.0098 after",
+        "below a probability of 0.8750: 5.00 %",
     ):
         assert figure in text
     assert ["left", "in", "float", "logits"] in [line.split() for line in text.splitlines()]

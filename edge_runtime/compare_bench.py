@@ -1,0 +1,164 @@
+"""Is what was measured now worse than what was measured before?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.tables import table
+
+DEVICE = ("machine", "board", "cpu", "cores")
+"""What makes two devices the same kind. Other versions of the system, Python and the interpreter are told, not refused:
+whether an update made things worse is what one wants to know."""
+TOLD = ("os", "python", "runtime")
+
+Figure = Callable[[Mapping[str, Any]], "float | None"]
+
+FIGURES: dict[str, tuple[bool, Figure]] = {
+    "invoke p50, ms": (False, lambda result: result["stages"]["invoke"]["p50_ms"]),
+    "image p50, ms": (False, lambda result: result["stages"]["end_to_end"]["p50_ms"]),
+    "image p90, ms": (False, lambda result: result["stages"]["end_to_end"]["p90_ms"]),
+    "single stream, images/s": (True, lambda result: result["images_per_s"]),
+    "offline, images/s": (
+        True,
+        lambda result: max((row["images_per_s"] for row in result["offline"] or ()), default=None),
+    ),
+    "peak memory, MB": (False, lambda result: result["peak_rss_bytes"] / 1e6),
+    "accuracy": (True, lambda result: result["accuracy"]),
+}
+"""By name: whether more is better, and the figure, None where it wasn't measured. Load and first image are taken once
+in a run: too little to gate on."""
+
+
+def compare_bench(
+    before: Path,
+    after: Path,
+    max_regression: str,
+    *,
+    across_models: bool = False,
+    across_images: bool = False,
+    across_devices: bool = False,
+) -> dict[str, Any]:
+    """Compare two files of ``edgeall bench --json``.
+
+    Args:
+        before: what to compare with.
+        after: what is judged.
+        max_regression: in percent, as ``5%`` or ``5``: a figure may be worse by so much. The accuracy of one model
+            on the same images may not fall at all.
+        across_models: though the model files differ.
+        across_images: though the images differ.
+        across_devices: though the devices differ.
+
+    Returns:
+        before, after: the paths; max_regression_percent; differences: what differs and was let pass, in words;
+        figures: figure, before, after, worse_percent (negative when better), regression; those that both files hold;
+        regressions: the names of those that are worse by more than allowed.
+
+    Raises:
+        UsageError: ``max_regression`` is no percentage, or what may not differ does.
+        DataError: a file isn't there, or is nothing that ``edgeall bench`` wrote.
+    """
+    allowed = _percentage(max_regression)
+    old, new = _load(before), _load(after)
+    differences = _differences(old, new, models=across_models, images=across_images, devices=across_devices)
+    same = old["model_sha256"] == new["model_sha256"] and old["images_sha256"] == new["images_sha256"]
+    figures = []
+    for name, (more_is_better, figure) in FIGURES.items():
+        was, now = figure(old), figure(new)
+        if was is None or now is None or was <= 0:
+            continue
+        worse = 100 * ((was - now) if more_is_better else (now - was)) / was
+        limit = 0.0 if name == "accuracy" and same else allowed
+        figures.append(
+            {"figure": name, "before": was, "after": now, "worse_percent": worse, "regression": worse > limit}
+        )
+    return {
+        "before": str(before),
+        "after": str(after),
+        "max_regression_percent": allowed,
+        "differences": differences,
+        "figures": figures,
+        "regressions": [row["figure"] for row in figures if row["regression"]],
+    }
+
+
+def compare_text(result: Mapping[str, Any]) -> str:
+    """The figures of `compare_bench`, and what differs."""
+    rows = [
+        [
+            row["figure"],
+            f"{row['before']:.4g}",
+            f"{row['after']:.4g}",
+            f"{-row['worse_percent']:+.1f} %",
+            "WORSE" if row["regression"] else "ok",
+        ]
+        for row in result["figures"]
+    ]
+    lines = [table(["figure", "before", "after", "better by", ""], rows)]
+    return "\n".join([*lines, *(f"differs: {difference}" for difference in result["differences"])])
+
+
+def _percentage(text: str) -> float:
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--max-regression {text}: not a percentage", hint="for instance --max-regression 5%")
+    return value
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["schema"] != 1:
+            raise DataError(f"{path}: of schema {result['schema']}, this version knows 1", hint="update edgeall here")
+        for _, figure in FIGURES.values():
+            figure(result)
+        wanted = ("model_sha256", "images_sha256", "threads")
+        missing = [name for name in wanted if name not in result] + [n for n in DEVICE if n not in result["device"]]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file", hint="write it with `edgeall bench --json`") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not what `edgeall bench --json` writes ({error})", hint="measure again and keep its output"
+        ) from error
+    if missing:
+        raise DataError(f"{path}: lacks {', '.join(missing)}", hint="measure again with this version of edgeall")
+    loaded: dict[str, Any] = result
+    return loaded
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, models: bool, images: bool, devices: bool
+) -> list[str]:
+    """What differs, in words. Raises UsageError where that may not be."""
+    if old["threads"] != new["threads"]:
+        raise UsageError(f"{old['threads']} threads and {new['threads']}", hint="measure both with the same --threads")
+    device = [
+        f"{name} {old['device'][name]} and {new['device'][name]}"
+        for name in DEVICE
+        if old["device"][name] != new["device"][name]
+    ]
+    refused = [
+        ("model_sha256", models, "the models differ", "--across-models"),
+        ("images_sha256", images, "the images differ", "--across-images"),
+    ]
+    found = []
+    for key, allowed, what, flag in refused:
+        if old[key] != new[key]:
+            if not allowed:
+                raise UsageError(f"{what} ({key} {old[key][:12]} and {new[key][:12]})", hint=f"{flag} compares them")
+            found.append(what)
+    if device and not devices:
+        raise UsageError(f"the devices differ ({'; '.join(device)})", hint="--across-devices compares them")
+    told = [
+        f"{name} {old['device'].get(name)} and {new['device'].get(name)}"
+        for name in TOLD
+        if old["device"].get(name) != new["device"].get(name)
+    ]
+    return [*found, *device, *told]

@@ -1,0 +1,176 @@
+"""How long each operator of a model takes, from the profiler that LiteRT's shared library has.
+
+No Python interface leads there, and the C interface is no stable one: whatever a new LiteRT changes breaks this module
+alone. It runs in a child process, because that interface also aborts on some processors (a Raspberry Pi 4's).
+Source: litert/c/litert_profiler.h, litert_profiler_event.h and litert_runtime_options.cc of LiteRT 2.2 and 2.3.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgeall.edge_runtime.errors import EdgeallError
+from edgeall.edge_runtime.interpreter import runtime_package, runtime_version
+
+RUNS = 50
+_WARM_UP_RUNS = 5
+_CHILD_TIMEOUT_S = 600
+_CPU = 1
+_OPERATORS = (2, 8)
+"""Kinds of event: an operator of the interpreter's own; one inside XNNPACK."""
+_EVENT_HEAD = struct.Struct("=QIxxxxQQ")
+"""Address of the name, kind, start and duration in microseconds. What follows has changed before."""
+_MOST_EVENT_BYTES = 256
+_UNWRITTEN = 0xAB
+
+
+def profile_model(path: str | os.PathLike[str], threads: int) -> dict[str, Any]:
+    """Time the operators of a model that the interpreter is known to accept, on an input of zeros.
+
+    Returns:
+        runs; threads; ms: all operators together, medians over the runs;
+        operators: operator (as XNNPACK or the interpreter calls it), calls in one run, ms, percent; longest first;
+        nodes: operator and ms of each, in the order of running.
+
+    Raises:
+        EdgeallError: this interpreter has no such profiler, or it failed.
+    """
+    if runtime_package() != "ai_edge_litert":
+        raise EdgeallError(f"{runtime_version()} can't time operators", hint="leave --profile out")
+    command = [sys.executable, "-m", __name__, os.fspath(path), str(threads)]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise _failed(path, f"no answer in {_CHILD_TIMEOUT_S} s") from error
+    if child.returncode < 0:
+        raise _failed(path, f"it died of {signal.Signals(-child.returncode).name}")
+    if child.returncode:
+        raise _failed(path, (child.stderr.strip().splitlines() or ["no reason given"])[-1])
+    nodes = [{"operator": name, "ms": microseconds / 1000} for name, microseconds in json.loads(child.stdout)]
+    whole = sum(node["ms"] for node in nodes)
+    names = {node["operator"]: [n["ms"] for n in nodes if n["operator"] == node["operator"]] for node in nodes}
+    operators = [
+        {"operator": name, "calls": len(times), "ms": sum(times), "percent": 100 * sum(times) / whole if whole else 0.0}
+        for name, times in names.items()
+    ]
+    operators.sort(key=lambda row: -row["ms"])
+    return {"runs": RUNS, "threads": threads, "ms": whole, "operators": operators, "nodes": nodes}
+
+
+def _failed(path: str | os.PathLike[str], reason: str) -> EdgeallError:
+    return EdgeallError(
+        f"{os.fspath(path)}: {runtime_version()} can't time its operators on this machine ({reason})",
+        hint="leave --profile out",
+    )
+
+
+def _measure(path: str, threads: int) -> list[tuple[str, float]]:
+    """Name and median microseconds of each operator, in order. Raises RuntimeError where the library refuses."""
+    package = importlib.util.find_spec("ai_edge_litert")
+    assert package is not None
+    assert package.origin is not None
+    lib = _Library(ctypes.CDLL(str(Path(package.origin).with_name("libLiteRt.so"))))
+    environment = lib.make("LiteRtCreateEnvironment", 0, None)
+    model = lib.make("LiteRtCreateModelFromFile", environment, os.fsencode(path))
+    options = lib.make("LiteRtCreateOptions")
+    lib.call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
+    settings = {b"runtime_options_string": b"enable_profiling = true\n", b"xnnpack": b"num_threads = %d\n" % threads}
+    for identifier, text in settings.items():
+        lib.call("LiteRtAddOpaqueOptions", options, lib.make("LiteRtCreateOpaqueOptions", identifier, *_owned(text)))
+    compiled = lib.make("LiteRtCreateCompiledModel", environment, model, options)
+    main = ctypes.c_size_t()
+    lib.call("LiteRtGetMainModelSubgraphIndex", model, ctypes.byref(main))
+    graph = lib.make("LiteRtGetModelSubgraph", model, main)
+    buffers = []
+    for side in ("Input", "Output"):
+        tensor = lib.make(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(0))
+        # A struct that only the library looks into; but a size left open (a batch of any size) is -1 there, and the
+        # buffer needs a number.
+        shape = (ctypes.c_int32 * 256)()
+        lib.call("LiteRtGetRankedTensorType", tensor, shape)
+        shape[:] = [1 if size == -1 else size for size in shape]
+        needs = lib.make(f"LiteRtGetCompiledModel{side}BufferRequirements", compiled, *[ctypes.c_size_t(0)] * 2)
+        buffers.append(lib.make("LiteRtCreateManagedTensorBufferFromRequirements", environment, shape, needs))
+        lib.call("LiteRtClearTensorBuffer", buffers[-1])
+    inputs, outputs = ((ctypes.c_void_p * 1)(buffer) for buffer in buffers)
+    one = ctypes.c_size_t(1)
+
+    def run() -> None:
+        lib.call("LiteRtRunCompiledModel", compiled, ctypes.c_size_t(0), one, inputs, one, outputs)
+
+    for _ in range(_WARM_UP_RUNS):
+        run()
+    profiler = lib.make("LiteRtCompiledModelGetProfiler", compiled)
+    runs = []
+    for _ in range(RUNS):
+        lib.call("LiteRtResetProfiler", profiler)
+        lib.call("LiteRtStartProfiler", profiler)
+        run()
+        lib.call("LiteRtStopProfiler", profiler)
+        runs.append(_operators(lib, profiler))
+    names = [name for name, _ in runs[0]]
+    if not names or any([name for name, _ in found] != names for found in runs):
+        raise RuntimeError("its runs don't list the same operators")
+    return [(name, statistics.median(found[index][1] for found in runs)) for index, name in enumerate(names)]
+
+
+def _operators(lib: _Library, profiler: ctypes.c_void_p) -> list[tuple[str, int]]:
+    """Name and microseconds of each operator of the last run."""
+    count = ctypes.c_int()
+    lib.call("LiteRtGetNumProfilerEvents", profiler, ctypes.byref(count))
+    memory = ctypes.create_string_buffer(bytes([_UNWRITTEN]) * (count.value * _MOST_EVENT_BYTES))
+    lib.call("LiteRtGetProfilerEvents", profiler, count, memory)
+    # How long an event is differs between versions: as long as what was written tells. Its last word may be padding.
+    raw = memory.raw[:-1]
+    written = -(-len(raw.rstrip(bytes([_UNWRITTEN]))) // 8) * 8
+    size, rest = divmod(written, max(1, count.value))
+    if rest or size < _EVENT_HEAD.size:
+        raise RuntimeError("its events have another form than known here")
+    events = [_EVENT_HEAD.unpack_from(raw, index * size) for index in range(count.value)]
+    return [
+        (ctypes.string_at(name).decode(errors="replace"), duration)
+        for name, kind, _, duration in events
+        if kind in _OPERATORS
+    ]
+
+
+def _owned(text: bytes) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+    """A copy of ``text`` and the function by which the library will free it."""
+    libc = ctypes.CDLL(None)
+    libc.strdup.restype = ctypes.c_void_p
+    return ctypes.c_void_p(libc.strdup(text)), ctypes.cast(libc.free, ctypes.c_void_p)
+
+
+class _Library:
+    """Calls by name; every one returns a status, 0 when it went well."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            raise RuntimeError(f"{name}: status {status}")
+
+    def make(self, name: str, *arguments: Any) -> ctypes.c_void_p:
+        """For functions whose last argument is where to put what they make."""
+        made = ctypes.c_void_p()
+        self.call(name, *arguments, ctypes.byref(made))
+        return made
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(_measure(sys.argv[1], int(sys.argv[2]))))
+    except (RuntimeError, AttributeError, OSError) as error:  # AttributeError: no such function in this version
+        sys.exit(f"{error}")

@@ -1,0 +1,150 @@
+"""Temperature and review rule: fitted on one side, carried in the file, used where the model runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures_models import manifest
+
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.calibration import FLOOR, calibrated, temperature_of
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import BundleError, UsageError
+from edgeall.edge_runtime.manifest import parse_manifest
+from edgeall.edge_runtime.pipeline import classify
+from edgeall.optimize.calibrate import TEMPERATURES, calibration_of, fit_temperature, review_rule
+from edgeall.optimize.quantize import quantize
+from edgeall.train.evaluate import evaluate
+from edgeall.train.metrics import expected_calibration_error
+from edgeall.train.progress import Progress
+from edgeall.train.split import load_split
+
+QUIET = Progress(quiet=True)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _drawn(count: int, sharpened: float, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and truths drawn from them; then the logits are multiplied by ``sharpened``."""
+    generator = np.random.default_rng(seed)
+    logits = spread * generator.normal(size=(count, 4))
+    honest = _softmax(logits)
+    truth = np.array([generator.choice(4, p=row / row.sum()) for row in honest.astype(float)])
+    return _softmax(logits * sharpened), truth
+
+
+@pytest.mark.parametrize("sharpened", [0.5, 1.0, 1.5, 2.0])
+def test_the_temperature_undoes_what_made_the_model_too_sure(sharpened: float) -> None:
+    probabilities, truth = _drawn(4000, sharpened, spread=1.0)
+    assert fit_temperature(probabilities, truth) == pytest.approx(sharpened, rel=0.12)
+
+
+def test_calibration_helps_on_images_that_it_has_not_seen() -> None:
+    fitted = calibration_of(*_drawn(2000, 3.0, seed=1))
+    assert fitted["ece_after"] < 0.3 * fitted["ece_before"]
+    probabilities, truth = _drawn(2000, 3.0, seed=2)
+    right = probabilities.argmax(axis=1) == truth
+    before = expected_calibration_error(probabilities.max(axis=1).astype(float), right)
+    after = expected_calibration_error(
+        calibrated(probabilities, fitted["temperature"]).max(axis=1).astype(float), right
+    )
+    assert after < 0.3 * before
+
+
+def test_a_model_without_errors_is_not_made_certain() -> None:
+    truth = np.arange(200) % 4
+    probabilities = np.full((200, 4), 0.02, np.float32)
+    probabilities[np.arange(200), truth] = 0.94
+    temperature = fit_temperature(probabilities, truth)
+    assert TEMPERATURES[0] < temperature < 1
+    assert calibrated(probabilities, temperature).max() == pytest.approx(1 - 3 / 204, abs=1e-3)
+
+
+def test_calibration_keeps_the_order_and_sums_to_one() -> None:
+    units = np.random.default_rng(0).integers(0, 256, (50, 4))
+    probabilities = (units / 256).astype(np.float32)
+    for temperature in (0.3, 1.7, 5.0):
+        found = calibrated(probabilities, temperature)
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+        assert (found.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+    assert calibrated(probabilities, 1.0) is probabilities
+    assert np.isfinite(calibrated(np.array([1.0, 0, 0, 0], np.float32), 0.2)).all()
+    assert np.isnan(calibrated(np.array([np.nan, 0.5], np.float32), 2.0)).any(), "not hidden"
+    assert FLOOR < 1 / 256
+
+
+def test_a_budget_is_kept_on_the_side_it_was_set_on() -> None:
+    probabilities, truth = _drawn(1000, 1.0)
+    rule = review_rule(probabilities, truth, [1, 2, 3], None, 0.1)
+    assert rule["reviewed"] == pytest.approx(0.1, abs=0.002) and rule["reviewed"] <= 0.1
+    assert rule["accuracy_of_the_rest"] > (probabilities.argmax(axis=1) == truth).mean()
+
+
+@pytest.mark.parametrize("target", [0.9, 0.98, 0.999])
+def test_a_sensitivity_is_reached_with_as_little_review_as_possible(target: float) -> None:
+    probabilities, truth = _drawn(1000, 1.0)
+    positive = [1, 2, 3]
+
+    def sensitivity(below: float) -> float:
+        ill = np.isin(truth, positive)
+        found = np.isin(probabilities.argmax(axis=1), positive) | (probabilities.max(axis=1).astype(float) < below)
+        return float(found[ill].mean())
+
+    below = review_rule(probabilities, truth, positive, target, None)["review_below"]
+    assert sensitivity(below) >= target > sensitivity(below - 1e-6)
+
+
+def test_a_sensitivity_that_is_reached_already_sends_nothing_to_review() -> None:
+    truth = np.array([0, 1, 2, 3])
+    rule = review_rule(np.eye(4, dtype=np.float32), truth, [1, 2, 3], 0.9, None)
+    assert (rule["review_below"], rule["reviewed"], rule["accuracy_of_the_rest"]) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("positive", "sensitivity", "budget", "message"),
+    [
+        ([1], 0.9, 0.1, "one decides"),
+        ([1], 1.0, None, "is no share"),
+        ([1], None, float("nan"), "is no share"),
+        ([], 0.9, None, "no class counts as ill"),
+    ],
+)
+def test_rules_that_cannot_be_meant(positive: Any, sensitivity: Any, budget: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        review_rule(np.eye(4, dtype=np.float32), np.arange(4), positive, sensitivity, budget)
+
+
+def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
+    out = tmp_path / "model.tflite"
+    summary = quantize(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    bundle = open_bundle(out)
+    assert bundle.manifest is not None
+    temperature = temperature_of(bundle.manifest)
+    assert temperature == summary["calibration"]["temperature"] != 1.0
+    classifier = Classifier.open(out)
+    found = list(classify(classifier, [str(tiny_settings.data)]))
+    below = bundle.manifest.decision["review_below"]
+    assert [item.review for item in found] == [item.probability < below for item in found]
+    assert 0 < sum(item.review for item in found) < len(found)
+    split = load_split(tiny_run / "split.json")
+    metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
+    assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
+    of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.side("test")}
+    said = [(item.probability, item.label == of_test[item.image]) for item in found if item.image in of_test]
+    ece = expected_calibration_error(np.array([row[0] for row in said]), np.array([row[1] for row in said]))
+    assert metrics["ece"] == pytest.approx(ece, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, "warm", 1e9])
+def test_a_temperature_that_cannot_be_is_refused(temperature: Any) -> None:
+    document = json.loads(manifest(flatbuffer_sha256="0" * 64, flatbuffer_bytes=1).to_json())
+    document["calibration"] = {"temperature": temperature}
+    with pytest.raises(BundleError, match="temperature"):
+        parse_manifest(json.dumps(document).encode(), "model.tflite")

@@ -1,0 +1,145 @@
+"""The suite of corruptions, and accuracy under it through the device's own code path."""
+
+from __future__ import annotations
+
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import ImageError, UsageError
+from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.parallel import Layout
+from edgeall.edge_runtime.preprocess import preprocess
+from edgeall.optimize.quantize import quantize
+from edgeall.train.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from edgeall.train.evaluate import evaluate
+from edgeall.train.plots import plot_robustness
+from edgeall.train.progress import Progress
+from edgeall.train.robustness import robustness, robustness_text
+from edgeall.train.split import load_split
+from edgeall.train.synth import synthesize
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Image.Image:
+    folder = tmp_path_factory.mktemp("drawn") / "fields"
+    synthesize(folder, 16, seed=5, size=192)
+    return open_rgb(next(folder.rglob("*.png"), None) or next(folder.rglob("*.jpg")))
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_every_corruption_grows_with_its_severity_and_repeats_itself(kind: str, field: Image.Image) -> None:
+    clean = np.asarray(field, float)
+    strength = []
+    for severity in SEVERITIES:
+        found = [corrupted(field, kind, severity, seed) for seed in ("a", "b", "c", "d")]
+        assert all(image.mode == "RGB" and image.size == field.size for image in found)
+        assert found[0].tobytes() == corrupted(field, kind, severity, "a").tobytes()
+        strength.append(np.mean([np.abs(np.asarray(image, float) - clean).mean() for image in found]))
+    assert 0.2 < strength[0] < strength[-1]
+    # a turned or magnified field is as different at 54 degrees as at 90, and a mixture depends on what is drawn
+    assert kind in ("rotation", "magnification", "mixture") or (np.diff(strength) > 0).all()
+    assert strength[-1] < 130, "there is something left to be seen"
+
+
+@pytest.mark.parametrize("kind", ["tone_curve", "motion", "uneven_light", "read_noise", "mixture"])
+def test_what_is_drawn_depends_on_the_image(kind: str, field: Image.Image) -> None:
+    assert len({corrupted(field, kind, 3, f"digest {number}").tobytes() for number in range(8)}) > 1
+
+
+def test_turning_by_a_right_angle_moves_pixels_and_no_more(field: Image.Image) -> None:
+    ways = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+    seen = set()
+    for number in range(8):
+        turned = np.asarray(corrupted(field, "rotation", 5, str(number)), int)
+        apart = [np.abs(turned - np.asarray(field.transpose(way), int)).max() for way in ways]
+        assert min(apart) <= 1, "one level of rounding"
+        seen.add(int(np.argmin(apart)))
+    assert seen == {0, 1}
+
+
+def test_magnification_keeps_the_centre(field: Image.Image) -> None:
+    dot = Image.new("RGB", (96, 96), (255, 255, 255))
+    dot.paste((0, 0, 0), (40, 40, 56, 56))
+    for seed in ("a", "b", "c"):
+        dark = 255 - np.asarray(corrupted(dot, "magnification", 5, seed), float)[:, :, 0]
+        rows, columns = np.indices(dark.shape)
+        assert (dark * rows).sum() / dark.sum() == pytest.approx(47.5, abs=0.1)
+        assert (dark * columns).sum() / dark.sum() == pytest.approx(47.5, abs=0.1)
+        assert dark.sum() / 255 == pytest.approx(256 * 1.25 ** (2 if dark.sum() / 255 > 256 else -2), rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_run: Path, tiny_models: dict[str, Any], tiny_settings: Any) -> tuple[dict[str, Any], Any, list[Any]]:
+    classifier = Classifier.open(tiny_models["ptq-int8"]["out"], threads=1)
+    entries = list(load_split(tiny_run / "split.json").side("test"))
+    found = robustness(classifier, Layout(2, 1), tiny_settings.data, entries, QUIET, ("jpeg", "underexposed"))
+    return found, classifier, entries
+
+
+def test_a_cell_is_what_the_device_says_of_corrupted_files(measured: Any, tiny_settings: Any) -> None:
+    found, classifier, entries = measured
+    for kind in ("jpeg", "underexposed"):
+        for severity in (1, 5):
+            right = 0
+            for entry in entries:
+                image = corrupted(open_rgb(tiny_settings.data / entry.path), kind, severity, entry.sha256)
+                answer = classifier.predict(preprocess(image, classifier.input))
+                right += classifier.labels[answer.argmax()] == entry.label
+            assert found["by_corruption"][kind]["by_severity"][severity - 1] == pytest.approx(right / len(entries))
+
+
+def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) -> None:
+    found, _, entries = measured
+    cells = np.array([kind["by_severity"] for kind in found["by_corruption"].values()])
+    assert found["images"] == len(entries)
+    assert found["mean"] == pytest.approx(cells.mean())
+    assert found["worst"] == cells.min()
+    at = found["worst_at"]
+    assert found["by_corruption"][at["corruption"]]["by_severity"][at["severity"] - 1] == found["worst"]
+    assert cells.min() < cells.max(), "else the test above would see nothing"
+    assert 0 <= found["ece_mean"] <= 1
+    recalls = np.array([kind["worst_recall_by_severity"] for kind in found["by_corruption"].values()])
+    assert (recalls <= cells + 1e-9).all()
+    text = robustness_text(found)
+    assert f"{100 * found['worst']:.2f} %" in text and "underexposed" in text
+    plot_robustness(found, tmp_path / "plot.png")
+    assert open_rgb(tmp_path / "plot.png").width > 300
+
+
+def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:
+    _, classifier, entries = measured
+    with pytest.raises(ImageError, match=entries[0].path):
+        robustness(classifier, Layout(1, 1), tmp_path, entries[:1], QUIET, ("jpeg",))
+
+
+def test_quantize_writes_mean_and_worst_into_the_file(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeall.optimize.quantize.robustness", partial(robustness, kinds=("jpeg", "underexposed")))
+    out = tmp_path / "model.tflite"
+    folder = tiny_settings.cache_dir
+    found = quantize(tiny_run, "ptq-int8", out, robust=True, cache_dir=folder, progress=QUIET)["robustness"]
+    bundle = open_bundle(out)
+    assert bundle.manifest is not None
+    metrics = bundle.manifest.metrics
+    assert (metrics["robust_accuracy_mean"], metrics["robust_accuracy_worst"]) == (found["mean"], found["worst"])
+    card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
+    assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
+    split = load_split(tiny_run / "split.json")
+    again = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", robust=False, progress=QUIET)
+    assert "robustness" not in again and again["images"] == len(split.side("test")) == found["images"]
+
+
+def test_a_run_is_not_what_a_device_runs(tiny_run: Path) -> None:
+    with pytest.raises(UsageError, match="what a device runs"):
+        evaluate(tiny_run, robust=True, progress=QUIET)
