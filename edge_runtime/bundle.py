@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from edgeall.edge_runtime import signature
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
 from edgeall.edge_runtime.manifest import Manifest, parse_manifest
@@ -24,8 +26,12 @@ MAX_FILE_BYTES = 512_000_000
 """Several times any classifier that a small board can run; a larger file isn't read."""
 MAX_MEMBER_BYTES = 16_000_000
 """Far above any member that `edgeall quantize` packs; keeps a crafted archive from filling the memory."""
+MAX_DIRECTORY_BYTES = 1_000_000
+"""Of the archive, some thousand names; `edgeall quantize` packs half a dozen members."""
 MAX_GOLDEN = 16
 """Golden images of one model; `edgeall quantize` packs two. All together have `MAX_MEMBER_BYTES`."""
+MAX_SIGNED_MEMBERS = 2 * MAX_GOLDEN
+"""More than `edgeall quantize` can pack; each is read before the signature is known to be right."""
 
 _COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
 
@@ -76,20 +82,29 @@ class Bundle:
     file_bytes: int
 
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str] | None = None) -> Bundle:
     """Read and check a model file, ours or a foreign ``.tflite``.
 
     A file of ours must match its digest and carry its whole archive; a foreign one, which has no digest, must
     at least be a flatbuffer whose every offset stays inside the file.
 
+    Args:
+        path: the model file.
+        public_key: an Ed25519 key in PEM; with it the file must be ours and signed with the private half.
+
     Raises:
         BundleError: missing, empty, above `MAX_FILE_BYTES`, not a model, damaged, truncated, with somebody
-            else's archive, or of an unknown manifest schema; each in its own words.
+            else's archive, of an unknown manifest schema, or not signed as asked; each in its own words.
+        EdgeallError: the public key can't be used.
     """
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            return _open(file, name)
+            if public_key is None:
+                return _open(file, name)
+            content = io.BytesIO(file.read(MAX_FILE_BYTES + 1))  # what was checked is what is used
+            _check_signature(content, public_key, name)
+            return _open(content, name)
     except FileNotFoundError as error:
         raise BundleError(f"{name}: no such file", hint="check the path") from error
     except OSError as error:
@@ -116,6 +131,21 @@ def _open(file: IO[bytes], name: str) -> Bundle:
         data = _read_model(file, begin, name)
         _refuse_packed(data, name, archive)
         return _foreign(data, archive, name, file_bytes)
+
+
+def _check_signature(file: IO[bytes], public_key: str | os.PathLike[str], name: str) -> None:
+    archive, begin = _open_archive(file)
+    members = archive.namelist() if archive else []
+    if archive is None or signature.MEMBER not in members:
+        raise BundleError(f"{name}: not signed", hint="have it signed with `edgeall sign`")
+    if len(members) > MAX_SIGNED_MEMBERS or len(set(members)) < len(members):
+        raise BundleError(f"{name}: its archive holds one name twice, or more than `edgeall sign` signs")
+    content = {member: _member(archive, member, name) for member in members}
+    signed = content.pop(signature.MEMBER)
+    file.seek(0)
+    digests = {member: hashlib.sha256(data).hexdigest() for member, data in content.items()}
+    text = signature.signed_text(hashlib.sha256(file.read(max(begin, 0))).hexdigest(), digests)
+    signature.check_signature(signed, text, public_key, name)
 
 
 def _read_model(file: IO[bytes], size: int, name: str) -> bytes:
@@ -183,11 +213,23 @@ def _refuse_packed(data: bytes, name: str, archive: zipfile.ZipFile | None) -> N
 
 def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile | None, int]:
     """The zip at the end of the file and where it begins; ``(None, 0)`` when there is none that can be read."""
+    if _directory_bytes(file) > MAX_DIRECTORY_BYTES:
+        return None, 0
     try:
         archive = zipfile.ZipFile(file)
         return archive, min((info.header_offset for info in archive.infolist()), default=archive.start_dir)
     except Exception:  # a damaged directory makes zipfile raise BadZipFile, ValueError, struct.error, ...
         return None, 0
+
+
+def _directory_bytes(file: IO[bytes]) -> int:
+    """What `zipfile` would read of the directory, whose entries take it seven times their size in memory."""
+    file.seek(max(file.seek(0, os.SEEK_END) - 65_557, 0))  # the end record, and before it the longest comment
+    tail = file.read()
+    at = len(tail) - 22 if tail[-22:-18] == b"PK\5\6" and tail[-2:] == b"\0\0" else tail.rfind(b"PK\5\6")
+    if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":
+        return MAX_FILE_BYTES  # the record for archives of more than 4 GB
+    return int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
 
 
 def _member(archive: zipfile.ZipFile, member: str, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
@@ -220,6 +262,8 @@ def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Gold
 
 def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
     units = entry["units"]
+    if not str(entry["name"]).isprintable():
+        raise ValueError("its name is shown in errors")
     golden = Golden(
         name=str(entry["name"]),
         image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),

@@ -76,6 +76,7 @@ class Classifier:
         labels_file: str | os.PathLike[str] | None = None,
         mean: float | None = None,
         std: float | None = None,
+        public_key: str | os.PathLike[str] | None = None,
     ) -> Classifier:
         """Open a packed model, or a foreign ``.tflite`` with what it lacks given here.
 
@@ -86,14 +87,17 @@ class Classifier:
             mean: foreign models only, with ``std``: the network sees ``(pixel - mean) / std``; overrides the
                 file's own. A uint8 input that is quantized needs neither: the quantization says it.
             std: see ``mean``.
+            public_key: with it the model must be signed, see `open_bundle`.
 
         Raises:
-            BundleError: see `open_bundle`; or labels or normalization are unknown, or contradict the model.
+            BundleError: see `open_bundle`; or labels or normalization are unknown, or contradict the model; or
+                the interpreter crashes on a foreign model (`edgeall.edge_runtime.probe`).
             UsageError: labels or normalization given for a packed model, only one of mean and std, or one
                 that is no finite number.
         """
         normalization = _given_normalization(mean, std)
-        return cls.from_bundle(open_bundle(path), threads=threads, labels_file=labels_file, normalization=normalization)
+        bundle = open_bundle(path, public_key)
+        return cls.from_bundle(bundle, threads=threads, labels_file=labels_file, normalization=normalization)
 
     @classmethod
     def from_bundle(
@@ -145,8 +149,8 @@ class Classifier:
         if pixels.shape != buffer.shape[1:] or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 of shape {buffer.shape[1:]}, not {pixels.dtype} {pixels.shape}")
         if buffer.dtype == np.uint8:
-            buffer[0] = pixels
-        elif buffer.dtype == np.int8:
+            return self.model.invoke(pixels[np.newaxis]).reshape(-1)  # the interpreter copies them, once is enough
+        if buffer.dtype == np.int8:
             np.bitwise_xor(pixels, 0x80, out=buffer.view(np.uint8)[0])  # pixel - 128 in two's complement
         else:
             # The same operations in the same order as `normalize`, without its temporaries.
@@ -222,7 +226,10 @@ def _open_foreign(
         raise BundleError(
             f"{bundle.path}: has no labels of its own", hint="give a text file, one label a line, with --labels FILE"
         )
+    from edgeall.edge_runtime.probe import ensure_runs  # packed models start without it
+
     logits = _ends_in_logits(bundle.graph, bundle.path)
+    ensure_runs(bundle.flatbuffer, bundle.path)  # no digest vouches for it
     model = interpreter.load(bundle.flatbuffer, threads, bundle.path)
     shape = model.input.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:

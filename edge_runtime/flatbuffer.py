@@ -23,6 +23,8 @@ MARKER_FORMAT = struct.Struct("<8sQ")
 """The entry's content: `MARKER_MAGIC` and the flatbuffer's length in bytes."""
 MARKER_MAGIC = b"edgeall\x01"
 METADATA = "TFLITE_METADATA"
+MAX_ITEMS = 8_000_000
+"""Bytes and numbers that are taken out of one file, weights left alone: more than any network has; 0.2 GB."""
 
 _CUSTOM = 32
 _AXIS_LABELS = 2
@@ -169,7 +171,7 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.left = 2 * len(data)  # twice: an honest file may share strings and vectors
+        self.left = min(2 * len(data), MAX_ITEMS)  # twice: an honest file may share strings and vectors
 
     def number(self, form: struct.Struct, at: int) -> int:
         if at < 0 or at + form.size > len(self.data):

@@ -58,6 +58,13 @@ class Model:
         output: NDArray[Any] = self._interpreter.get_tensor(self.output.index)
         return output
 
+    def uses_xnnpack(self) -> bool:
+        """Whether XNNPACK, the only delegate that is applied unasked, has taken some of the graph's nodes.
+
+        Source: a private method, the only one that tells; both packages of `RUNTIMES` have it.
+        """
+        return any(node["op_name"] == "DELEGATE" for node in self._interpreter._get_ops_details())
+
 
 def load(flatbuffer: bytes, threads: int, name: str) -> Model:
     """Build an interpreter and allocate its tensors.
@@ -68,7 +75,7 @@ def load(flatbuffer: bytes, threads: int, name: str) -> Model:
         name: how an error calls the file.
 
     Raises:
-        EdgeallError: no interpreter is installed.
+        EdgeallError: no interpreter is installed, or it and numpy clash.
         BundleError: the interpreter refuses the model, or it has several inputs or outputs.
     """
     package = runtime_package()
@@ -79,19 +86,27 @@ def load(flatbuffer: bytes, threads: int, name: str) -> Model:
         return Model(interpreter, package, name)
     except (ValueError, RuntimeError) as error:
         raise _refused(name, error) from error
+    except SystemError as error:  # tflite-runtime can be imported with numpy 2, and then does this
+        raise EdgeallError(
+            f"{package} doesn't work with numpy {np.__version__}",
+            hint="`edgeall doctor`; most often: pip install 'numpy<2'",
+        ) from error
 
 
 def runtime_package() -> str:
-    """Name of the installed interpreter package. Raises EdgeallError when there is none."""
+    """Name of the installed interpreter package. Raises EdgeallError when there is none that can be imported."""
+    broken = ""
     for package in RUNTIMES:
         try:
             importlib.import_module(f"{package}.interpreter")
-        except ImportError:
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != package:
+                broken = f"{package} can't be imported: {error}"  # a numpy that it wasn't built for, a missing library
             continue
         return package
     raise EdgeallError(
-        "no TFLite interpreter is installed",
-        hint="pip install ai-edge-litert (on 32-bit Arm: pip install tflite-runtime 'numpy<2')",
+        broken or "no TFLite interpreter is installed",
+        hint="`edgeall doctor` tells what fits this machine; most often: pip install ai-edge-litert",
     )
 
 

@@ -41,7 +41,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.color != "RGB" or self.resize != "bilinear" or self.fit not in FITS:
             raise BundleError(
-                f"input contract color={self.color} resize={self.resize} fit={self.fit} is not one this version knows",
+                f"input contract {self.color!r}, {self.resize!r}, {self.fit!r} is not one this version knows",
                 hint="update edgeall on this device",
             )
         shape_ok = 0 < self.height <= 4096 and 0 < self.width <= 4096

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures_models import LABELS
 from hypothesis import HealthCheck, given, settings
@@ -196,6 +199,7 @@ def test_a_member_that_is_missing(tiny_bundle: Path, write: Callable[[bytes], Pa
         ("golden/golden.json", golden_json("0.png", probability=float("-inf")), "golden.json is not what"),
         ("golden/golden.json", golden_json("0.png", unit=10**400), "golden.json is not what"),
         ("golden/golden.json", golden_json("0.png", unit=-129), "golden.json is not what"),
+        ("golden/golden.json", golden_json("0\n.png"), "golden.json is not what"),
         ("golden/golden.json", golden_json("0.png", unit=float("inf")), "golden.json is not what"),
         (
             "golden/golden.json",
@@ -291,6 +295,47 @@ def test_a_file_of_an_absurd_size_is_not_read(tmp_path: Path) -> None:
         file.truncate(MAX_FILE_BYTES + 1)  # sparse
     with pytest.raises(BundleError, match=r"more than the 512,000,000 that a model may have"):
         open_bundle(path)
+
+
+def test_a_flatbuffer_of_millions_of_tables_is_not_taken_apart(write: Callable[[bytes], Path]) -> None:
+    """Twelve megabytes of references to one operator code: as objects they would be half a gigabyte."""
+    count = 3_000_000
+    model = struct.pack("<I4s4HiII", 16, b"TFL3", 8, 8, 0, 4, 8, 4, count)  # a vtable, the model, its vector's length
+    code = struct.pack("<HHi", 4, 4, 4)
+    references = np.arange(4 * count + 4, 4, -4, dtype="<u4")
+    path = write(model + references.tobytes() + code)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="truncated or damaged"):
+        open_bundle(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * path.stat().st_size
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_an_archive_with_a_huge_directory_is_not_opened(
+    tiny_bundle: Path, write: Callable[[bytes], Path], zip64: bool
+) -> None:
+    """Each entry takes zipfile seven times its size: of half a gigabyte, all that a board has."""
+    fields = (b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+    directory = (struct.pack("<4s4B4HL2L5H2L", *fields) + b"a") * 30_000
+    model = open_bundle(tiny_bundle).flatbuffer.replace(b"edgeall", b"another")
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 30_000, 30_000, len(directory), len(model), 0)
+    if zip64:
+        begin = len(model) + len(directory)
+        counts = (30_000, 30_000, len(directory), len(model))
+        record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, *counts)
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+        end = record + struct.pack("<4sLQL", b"PK\6\7", 0, begin, 1) + end
+    path = write(model + directory + end)
+    with zipfile.ZipFile(path) as archive:
+        assert len(archive.infolist()) == 30_000
+    tracemalloc.start()
+    opened = open_bundle(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert opened.manifest is None
+    assert peak < 4_000_000
 
 
 @FILES

@@ -233,6 +233,31 @@ def test_no_interpreter_installed(monkeypatch: pytest.MonkeyPatch, tiny_bundle: 
     assert "pip install" in caught.value.hint
 
 
+def test_an_interpreter_that_is_installed_but_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tflite-runtime without the libraries it was built for: not the same as none."""
+    (tmp_path / "broken_runtime").mkdir()
+    (tmp_path / "broken_runtime" / "__init__.py").touch()
+    (tmp_path / "broken_runtime" / "interpreter.py").write_text("raise ImportError('libatomic.so.1 is missing')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(interpreter, "RUNTIMES", ("broken_runtime", "no_such_runtime"))
+    with pytest.raises(EdgeallError, match=r"^broken_runtime can't be imported: libatomic"):
+        interpreter.runtime_package()
+
+
+def test_an_interpreter_that_clashes_with_numpy(
+    tiny_flatbuffers: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tflite-runtime 2.14 raises with numpy 2, after it could be imported."""
+
+    def construct(**_: object) -> None:
+        raise SystemError("<built-in method CreateWrapperFromBuffer> returned a result with an exception set")
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", construct)
+    with pytest.raises(EdgeallError, match=r"ai_edge_litert doesn't work with numpy \d") as caught:
+        interpreter.load(tiny_flatbuffers["uint8"], 1, "m")
+    assert "numpy<2" in caught.value.hint
+
+
 def test_a_model_the_interpreter_refuses(tiny_flatbuffers: dict[str, bytes]) -> None:
     """Its own exception becomes ours."""
     with pytest.raises(BundleError, match="the interpreter refuses the model"):

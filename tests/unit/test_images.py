@@ -6,6 +6,8 @@ import io
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -51,14 +53,26 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG file that claims a size and has next to no pixels."""
+def png_file(width: int, height: int, rows: bytes = b"\0", bits: int = 8, color_type: int = 2) -> bytes:
+    """A PNG file as it says, whatever pixels it has; unless given, next to none."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff_file(width: int, height: int, pixels: bytes, bits: tuple[int, ...], photometric: int, *more: Any) -> bytes:
+    """A little-endian TIFF file of one strip; ``more`` are (tag, value) pairs of one SHORT each."""
+    begin = 8 + len(bits) * 2
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (259, 3, 1, 1), (262, 3, 1, photometric)]
+    entries += [(258, 3, len(bits), 8 if len(bits) > 2 else bits[0] | (bits[-1] << 16) * (len(bits) == 2))]
+    entries += [(273, 4, 1, begin), (277, 3, 1, len(bits)), (278, 4, 1, height), (279, 4, 1, len(pixels))]
+    entries += [(tag, 3, 1, value) for tag, value in more]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    head = b"II*\0" + struct.pack("<I", begin + len(pixels)) + struct.pack(f"<{len(bits)}H", *bits)
+    return head + pixels + struct.pack("<H", len(entries)) + directory + bytes(4)
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
@@ -77,7 +91,7 @@ def test_jpeg_gives_what_pillow_makes_of_it() -> None:
 @pytest.mark.parametrize("size", [(8_000, 8_013), (60_000, 60_000), (1, MAX_PIXELS + 1)])
 def test_too_many_pixels_are_refused_from_the_header(no_decoding: None, size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match=r"^x: more than 64 megapixels$"):
-        decode_rgb(png_header(*size), "x")
+        decode_rgb(png_file(*size), "x")
 
 
 def test_a_real_file_of_64_1_megapixels_is_refused(no_decoding: None) -> None:
@@ -94,7 +108,7 @@ def test_the_limit_itself_is_allowed() -> None:
         decode_rgb(data[:1000], "x")
 
 
-@pytest.mark.parametrize("form", ["GIF", "PPM", "TGA", "ICO"])
+@pytest.mark.parametrize("form", ["GIF", "PPM", "TGA", "ICO", "PDF", "JPEG2000"])
 def test_the_content_decides_and_not_the_suffix(tmp_path: Path, no_decoding: None, form: str) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(encoded(PICTURE, form))
@@ -105,8 +119,38 @@ def test_the_content_decides_and_not_the_suffix(tmp_path: Path, no_decoding: Non
 @pytest.mark.parametrize("form", ["WEBP", "TIFF", "PNG"])
 def test_several_frames_are_refused_by_name(no_decoding: None, form: str) -> None:
     data = encoded(PICTURE, form, save_all=True, append_images=[PICTURE.rotate(180)])
-    with pytest.raises(ImageError, match=r"^film: has 2 frames or pages$"):
+    with pytest.raises(ImageError, match=r"^film: has several frames or pages$"):
         decode_rgb(data, "film")
+
+
+def test_a_hundred_thousand_pages_are_not_counted(no_decoding: None) -> None:
+    """Pillow's count of them would take minutes: it looks each up in the list of all before."""
+    data = bytearray(encoded(Image.new("L", (4, 4)), "TIFF"))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    page = bytes(data[first : first + 2 + 12 * entries])
+    begin, count = len(data), 100_000
+    struct.pack_into("<I", data, first + len(page), begin)
+    nexts = [begin + (len(page) + 4) * index for index in range(1, count)] + [0]
+    data += b"".join(page + struct.pack("<I", place) for place in nexts)
+    start = time.process_time()
+    with pytest.raises(ImageError, match="several frames or pages"):
+        decode_rgb(bytes(data), "x")
+    assert time.process_time() - start < 2
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused(no_decoding: None) -> None:
+    """95 bytes make libjpeg go over all pixels once more: at 64 megapixels a small file would take minutes."""
+    data = encoded(Image.new("L", (4_000, 4_000), 90), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="progressive JPEG of more than 100 scans"):
+        decode_rgb(data[:-2] + scan * 1_000 + data[-2:], "x")
+
+
+def test_progressive_jpegs_give_their_pixels() -> None:
+    image = grainy_image(4, (64, 48))
+    plain, progressive = (decoded(encoded(image, "JPEG", progressive=kind)) for kind in (False, True))
+    np.testing.assert_array_equal(progressive, plain)
 
 
 def test_a_phone_s_multi_picture_jpeg_is_its_first_picture() -> None:
@@ -190,6 +234,44 @@ def test_sixteen_bit_grey_is_scaled(form: str, dtype: str) -> None:
     np.testing.assert_array_equal(pixels, np.repeat((grey // 257)[..., None], 3, axis=-1))
 
 
+WIDE = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), np.uint16)
+
+
+@pytest.mark.parametrize(("channels", "color_type"), [(3, 2), (4, 6), (2, 4)])
+def test_sixteen_bit_colour_in_png(channels: int, color_type: int) -> None:
+    """Within one of the exact value: Pillow takes the upper byte."""
+    samples = WIDE[..., :channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    exact = samples / 257
+    if channels != 3:
+        exact = exact[..., :-1] * exact[..., -1:] / 255 + 255 - exact[..., -1:]
+    pixels = decoded(png_file(7, 5, rows, bits=16, color_type=color_type))
+    np.testing.assert_allclose(pixels, np.broadcast_to(exact, pixels.shape), atol=1.5)
+
+
+def test_sixteen_bit_colour_in_tiff() -> None:
+    data = tiff_file(7, 5, WIDE[..., :3].astype("<u2").tobytes(), (16, 16, 16), 2)
+    np.testing.assert_allclose(decoded(data), WIDE[..., :3] / 257, atol=1)
+
+
+def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
+    """A camera's: white is 4095, and taken for 16 bits it would be all but black."""
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    first, second = values.reshape(-1, 2).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8)
+    pixels = decoded(tiff_file(64, 64, packed.tobytes(), (12,), 1))
+    np.testing.assert_allclose(pixels[..., 0], values * (255 / 4095), atol=1)
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_whose_zero_is_white(bits: int) -> None:
+    """Photometric interpretation 0 of TIFF."""
+    values = np.linspace(0, 2**bits - 1, 35).astype(f"<u{bits // 8}")
+    pixels = decoded(tiff_file(7, 5, values.tobytes(), (bits,), 0))
+    np.testing.assert_allclose(pixels[..., 0].reshape(-1), 255 - values / (2**bits - 1) * 255, atol=1)
+
+
 def test_eight_bit_grey_and_black_and_white() -> None:
     grey = np.asarray(PICTURE.convert("L"))
     np.testing.assert_array_equal(decoded(png(PICTURE.convert("L"))), np.repeat(grey[..., None], 3, axis=-1))
@@ -206,10 +288,78 @@ def test_cmyk() -> None:
     assert cyan[0, 0].tolist() == [0, 255, 255]
 
 
-def test_pixels_without_an_agreed_range() -> None:
-    for image in (Image.new("F", (2, 2)), Image.new("I", (2, 2))):
-        with pytest.raises(ImageError, match="no agreed range"):
-            decode_rgb(encoded(image, "TIFF"), "x")
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_pixels_without_an_agreed_range(no_decoding: None, mode: str) -> None:
+    with pytest.raises(ImageError, match=f"^x: {mode}-mode pixels have no agreed range as RGB$"):
+        decode_rgb(encoded(Image.new(mode, (2, 2)), "TIFF"), "x")
+
+
+def test_grey_that_is_multiplied_by_its_transparency(no_decoding: None) -> None:
+    with pytest.raises(ImageError, match="La-mode pixels"):
+        decode_rgb(tiff_file(7, 5, bytes(70), (8, 8), 1, (338, 1)), "x")
+
+
+def test_colour_that_is_multiplied_by_its_transparency() -> None:
+    """TIFF's associated alpha: what is stored has been multiplied by it already."""
+    rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    stored = np.concatenate([(rgba[..., :3] * (rgba[..., 3:] / 255)).round(), rgba[..., 3:]], axis=-1).astype(np.uint8)
+    pixels = decoded(tiff_file(7, 5, stored.tobytes(), (8, 8, 8, 8), 2, (338, 1)))
+    np.testing.assert_allclose(pixels, stored[..., :3] + (255.0 - rgba[..., 3:]), atol=2)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff_file(100, 100, bytes(100), (8,), 1),
+        encoded(PICTURE, "BMP")[:22] + struct.pack("<i", 7_000) + encoded(PICTURE, "BMP")[26:],
+        encoded(PICTURE, "BMP")[:10] + struct.pack("<I", 10_000) + encoded(PICTURE, "BMP")[14:],
+    ],
+    ids=["tiff of one row", "bmp of more rows", "bmp of pixels behind its end"],
+)
+def test_files_that_claim_more_than_they_hold(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r"^x: truncated or damaged"):
+        decode_rgb(data, "x")
+
+
+def test_what_pillow_fills_up() -> None:
+    """A limit, told in the guide: rows that a whole PNG or JPEG stream doesn't have come out black or grey."""
+    short = png_file(100, 100, (b"\0" + b"\xff" * 300) * 50)
+    assert decoded(short)[:, 0, 0].tolist() == [255] * 50 + [0] * 50
+    data = encoded(grainy_image(3, (64, 48)), "JPEG")
+    place = data.index(b"\xff\xc0") + 5
+    taller = decoded(data[:place] + struct.pack(">HH", 96, 64) + data[place + 4 :])
+    assert taller.shape == (96, 64, 3)
+    assert np.ptp(taller[72:]) <= 1
+
+
+def test_no_more_is_read_than_there_is(tmp_path: Path) -> None:
+    """A PNG chunk that claims 4 GB: Pillow would have Python allocate them."""
+    data = bytearray(encoded(PICTURE))
+    place = data.index(b"IDAT") - 4
+    struct.pack_into(">I", data, place, 2**32 - 2**16)
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    tracemalloc.start()
+    np.testing.assert_array_equal(np.asarray(open_rgb(path)), PIXELS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_exif_that_is_damaged_says_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(PICTURE, "JPEG", exif=exif)
+    place = data.index(b"Exif\0\0")
+    plain = np.asarray(Image.open(io.BytesIO(encoded(PICTURE, "JPEG"))))
+    for spoilt in (b"\xff" * 8, b"II*\0\xff\xff\xff\xff"):
+        try:
+            pixels = decoded(data[: place + 6] + spoilt + data[place + 14 :])
+        except ImageError as error:
+            assert "truncated or damaged" in error.message
+        else:
+            np.testing.assert_array_equal(pixels, plain)
 
 
 def test_missing_empty_folder_text(tmp_path: Path) -> None:
