@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | clean. The first call makes .venv; later ones find it there.
+# make demo | test | fuzz | lint | bench | clean. The first call makes .venv; later ones find it there.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,16 +12,24 @@ FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
 	&& { echo "$$name"; exit 0; }; done; \
 	echo "training needs Python 3.10, 3.11 or 3.12 on PATH (TensorFlow and tfmot have no wheels beyond)" >&2; exit 1
 
-.PHONY: demo test test-all lint types bench clean
+.PHONY: demo test test-all fuzz test-device lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgeall demo --out build/demo
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL) --durations=15
+	$(BIN)/python -m pytest -q -m "not slow and not device" $(PARALLEL) --durations=15
 
 test-all: lint
-	$(BIN)/python -m pytest -q $(PARALLEL) --durations=15
+	$(BIN)/python -m pytest -q -m "not device" $(PARALLEL) --durations=15
+
+# On emulated Raspberry Pis: root, and apt install mmdebstrap qemu-user-static.
+test-device: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m device --durations=15 tests/device
+
+# 10,000 damaged images, as many damaged models, and what the interpreter makes of some of the latter.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m slow tests/fuzz
 
 lint: $(INSTALLED) types
 	$(BIN)/ruff check
@@ -31,7 +39,7 @@ lint: $(INSTALLED) types
 types: $(INSTALLED)
 	mkdir -p build/types && ln -sfn ../.. build/types/edgeall
 	MYPYPATH=build/types $(BIN)/mypy -m edgeall -m edgeall.cli \
-		-p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize -p edgeall.train
+		-p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize -p edgeall.train
 
 bench: $(INSTALLED) $(DEMO_MODEL)
 	$(BIN)/python benchmarks/startup.py $(DEMO_MODEL) build/demo/images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from json import dumps  # a flag and a setting are called json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,14 @@ from edgeall import __version__
 from edgeall.edge_runtime import errors
 
 if TYPE_CHECKING:
+    from edgeall.edge_runtime.parallel import Layout as Spread
     from edgeall.edge_runtime.pipeline import Prediction
     from edgeall.train.synth import Layout
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 SIDES = ("train", "validation", "test")
 LEVELS = ("auto", "subject", "block", "image")
-AUGMENTS = ("none", "light", "studies")
+AUGMENTS = ("none", "light", "microscope", "studies")
 GRID = "grid-48"
 PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
 TRAIN_EXTRA = {
@@ -31,6 +32,8 @@ TRAIN_EXTRA = {
     *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub", "optuna", "sqlalchemy"),
 }
 """Modules that the device install leaves out."""
+DEPLOY_EXTRA = {"paramiko", "adbutils", "packaging"}
+"""Modules that reach other machines."""
 
 FILE = click.Path(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
@@ -87,6 +90,11 @@ def _as_failure(error: Exception) -> errors.EdgeallError | None:
         return errors.EdgeallError(
             f"this command needs {error.name}, which the device install leaves out",
             hint='pip install ".[train]" in a checkout of edgeall (Python 3.10 to 3.12)',
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name in DEPLOY_EXTRA:
+        return errors.EdgeallError(
+            f"this command needs {error.name}, which only machines that deploy have",
+            hint='pip install ".[deploy]" in a checkout of edgeall',
         )
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
         return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
@@ -169,7 +177,17 @@ _CACHE_DIR = click.option(
 _LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
 _MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
 _STD = click.option("--std", type=float, help="See --mean.")
-_THREADS = click.option("--threads", type=click.IntRange(1), help="Interpreter threads.")
+_THREADS = click.option("--threads", type=click.IntRange(1), help="Of each interpreter.  [default: measured once]")
+_WHEEL = click.option(
+    "--wheel", type=FILE, help="edgeall's wheel for the device.  [default: built from this checkout, once]"
+)
+_DEVICE_PYTHON = click.option("--device-python", metavar="COMMAND", default="python3", help="The device's.")
+_WORKERS = click.option("--workers", type=click.IntRange(1), help="Interpreters.  [default: measured once]")
+
+
+_REQUIRE_SIGNATURE = click.option(
+    "--require-signature", type=FILE, metavar="KEY.pub", help="Refuse a model that isn't signed with this key."
+)
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -185,6 +203,11 @@ def cli() -> None:
 @cli.group()
 def data() -> None:
     """See, make and get data."""
+
+
+@cli.group()
+def devices() -> None:
+    """The list of devices that have a name."""
 
 
 @_command(cli, "train")
@@ -253,8 +276,18 @@ def train(json: bool, **settings: Any) -> None:
 @_MEAN
 @_STD
 @_CACHE_DIR
+@click.option("--robustness", is_flag=True, help="Also under changes of lamp, stain, focus, sensor and file.")
+@click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
 @_JSON
-def evaluate(target: Path, json: bool, data: Path | None, labels: Path | None, **settings: Any) -> None:
+def evaluate(
+    target: Path,
+    json: bool,
+    data: Path | None,
+    labels: Path | None,
+    robustness: bool,
+    plot: Path | None,
+    **settings: Any,
+) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
     from edgeall.edge_runtime.tables import metrics_text
     from edgeall.train.dataset import load_dataset
@@ -263,8 +296,18 @@ def evaluate(target: Path, json: bool, data: Path | None, labels: Path | None, *
     from edgeall.train.runs import load_run
     from edgeall.train.synth import is_synthetic
 
-    metrics = evaluate_target(target, data=data, labels_file=labels, **settings, progress=Progress())
+    robust = robustness or plot is not None
+    metrics = evaluate_target(target, data=data, labels_file=labels, robust=robust, **settings, progress=Progress())
     _print(metrics, json, lambda: metrics_text(metrics))
+    if robust:
+        from edgeall.train.plots import plot_robustness
+        from edgeall.train.robustness import robustness_text
+
+        if not json:
+            print("\n" + robustness_text(metrics["robustness"]))
+        if plot is not None:
+            plot_robustness(metrics["robustness"], plot)
+            _note(f"{plot}: written")
     drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
     _note_synthetic(drawn or (data is not None and is_synthetic(load_dataset(data))))
     _note_research_use(json)
@@ -296,10 +339,19 @@ def evaluate(target: Path, json: bool, data: Path | None, labels: Path | None, *
     metavar="LAYERS",
     help="Leave these in float, comma-separated (int8 schemes).",
 )
+@click.option("--robustness", is_flag=True, help="Measure it under changes of the microscope too; into the file.")
+@click.option(
+    "--target-sensitivity",
+    type=float,
+    help="Of the ill, call this share ill or ask for review, as validation shows it.",
+)
+@click.option(
+    "--review-budget", type=float, help="Ask for review of this share of images at most, the least sure ones."
+)
 @_CACHE_DIR
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @_JSON
-def quantize(run: Path, json: bool, float_layers: str | None, **settings: Any) -> None:
+def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, **settings: Any) -> None:
     """Convert a run, verify the result on the test side, and pack it into one file.
 
     A run that was pruned to sparsity keeps its zeros.
@@ -309,10 +361,15 @@ def quantize(run: Path, json: bool, float_layers: str | None, **settings: Any) -
     from edgeall.optimize.quantize import quantize as quantize_run
     from edgeall.train.progress import Progress
 
-    summary = quantize_run(run, **settings, float_layers=_listed(float_layers), progress=Progress())
+    layers = _listed(float_layers)
+    summary = quantize_run(run, **settings, robust=robustness, float_layers=layers, progress=Progress())
     _print(summary, json, lambda: quantize_text(summary))
     if "layers" in summary and not json:
         print("\n" + layer_error_text(summary["layers"]))
+    if robustness and not json:
+        from edgeall.train.robustness import robustness_text
+
+        print("\n" + robustness_text(summary["robustness"]))
     _note_synthetic(summary["synthetic"])
     _note_research_use(json)
 
@@ -496,7 +553,9 @@ def models(json: bool) -> None:
 @_LABELS
 @_MEAN
 @_STD
+@_WORKERS
 @_THREADS
+@_REQUIRE_SIGNATURE
 @click.pass_context
 def run_model(
     ctx: click.Context,
@@ -507,9 +566,11 @@ def run_model(
     labels: Path | None,
     mean: float | None,
     std: float | None,
+    workers: int | None,
     threads: int | None,
+    require_signature: Path | None,
 ) -> None:
-    """Classify images.
+    """Classify images, on all cores.
 
     An image that can't be read gives an error line and the rest goes on; the exit status is 1 only when no image at
     all could be classified.
@@ -519,12 +580,22 @@ def run_model(
     from edgeall.edge_runtime.tables import prediction_lines
 
     form = _one_of(ctx, json=json, csv=csv)
-    classifier = Classifier.open(model, threads=threads, labels_file=labels, mean=mean, std=std)
+    alone = len(paths) == 1 and not paths[0].is_dir()
+    threads_now = threads or (None if alone else 1)
+    classifier = Classifier.open(
+        model, threads=threads_now, labels_file=labels, mean=mean, std=std, public_key=require_signature
+    )
+
+    def choose(first: Sequence[str]) -> Spread:
+        from edgeall.edge_runtime.parallel import choose as choose_layout
+
+        return choose_layout(classifier, first, interpreters=workers, threads=threads, note=_note)
+
     done = failed = 0
 
     def counted() -> Iterator[Prediction]:
         nonlocal done, failed
-        for prediction in classify(classifier, [str(path) for path in paths]):
+        for prediction in classify(classifier, [str(path) for path in paths], None if alone else choose):
             done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
             yield prediction
 
@@ -541,35 +612,196 @@ def run_model(
 @click.option(
     "--images", type=FILE, help="Folder; one folder a class gives accuracy too.  [default: the golden images]"
 )
-@click.option("--threads", type=click.IntRange(1), default=1, help="Interpreter threads.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="How long to measure at least.")
+@click.option("--threads", type=click.IntRange(1), default=1, help="Of the interpreter, one image after the other.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="Of each measurement, at least.")
+@click.option("--min-queries", type=click.IntRange(1), default=50, help="Images of each measurement, at least.")
+@click.option("--repetitions", type=click.IntRange(1), default=3, help="A spread over 5 % is warned of.")
+@click.option("--sweep/--no-sweep", default=True, help="Also other numbers of threads, and several interpreters.")
+@click.option("--profile", is_flag=True, help="Also the time of each operator.")
+@click.option("--html", type=FILE, help="Write a self-contained page.")
+@click.option("--on", metavar="TARGET", help="There: ssh://user@host, adb:SERIAL, or a name from edgeall devices.")
+@click.option("--benchmark-model", type=FILE, help="On adb: LiteRT's program, built for the device; times the network.")
+@_WHEEL
+@_DEVICE_PYTHON
 @_LABELS
 @_MEAN
 @_STD
 @_JSON
-def bench(model: Path, json: bool, labels: Path | None, **settings: Any) -> None:
-    """Accuracy, latency and memory on this device."""
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    /,
+    model: Path,
+    json: bool,
+    labels: Path | None,
+    html: Path | None,
+    on: str | None,
+    benchmark_model: Path | None,
+    wheel: Path | None,
+    device_python: str,
+    **settings: Any,
+) -> None:
+    """Accuracy, latency, throughput and memory on this device, or on another one."""
     from edgeall.edge_runtime.bench import bench as bench_model
-    from edgeall.edge_runtime.tables import bench_text
+    from edgeall.edge_runtime.bench_card import bench_text, write_card
 
-    result = bench_model(model, labels_file=labels, **settings)
+    if benchmark_model is not None:
+        from edgeall.deploy.command import benchmark_model_on, benchmark_model_text
+        from edgeall.train.progress import Progress
+
+        chosen = {name: settings[name] for name in ("threads", "seconds")}
+        timed = benchmark_model_on(on, model, benchmark_model, **chosen, progress=Progress())
+        _print(timed, json, lambda: benchmark_model_text(timed))
+        return
+    if on is not None:
+        from edgeall.deploy.command import bench_on, given_options
+        from edgeall.train.progress import Progress
+
+        forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
+        chosen = {"images": settings["images"], "wheel": wheel, "python": device_python}
+        result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
+    else:
+        result = bench_model(model, labels_file=labels, note=_note, **settings)
     _print(result, json, lambda: bench_text(result))
+    if html is not None:
+        write_card(result, html)
+        _note(f"{html}: written")
+    for warning in result["warnings"]:
+        _note(f"warning: {warning}")
     _note_research_use(json)
+
+
+@_command(cli, "compare-bench")
+@click.argument("before", metavar="A.json", type=FILE)
+@click.argument("after", metavar="B.json", type=FILE)
+@click.option("--max-regression", metavar="PERCENT", default="5%", help="Status 3 when a figure of B is worse by more.")
+@click.option("--across-models", is_flag=True, help="Though the model files differ.")
+@click.option("--across-images", is_flag=True, help="Though the images differ.")
+@click.option("--across-devices", is_flag=True, help="Though the devices or interpreters differ.")
+@_JSON
+def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **across: bool) -> None:
+    """Gate what `edgeall bench --json` measured against what it measured before.
+
+    \b
+    edgeall bench model.tflite --images smears --json > before.json
+    edgeall compare-bench before.json after.json --max-regression 5%
+    """
+    from edgeall.edge_runtime.compare_bench import compare_bench as compare_files
+    from edgeall.edge_runtime.compare_bench import compare_text
+
+    result = compare_files(before, after, max_regression, **across)
+    _print(result, json, lambda: compare_text(result))
+    if result["regressions"]:
+        raise errors.GateError(
+            f"{after}: worse than {before} by more than {result['max_regression_percent']:g} %: "
+            + ", ".join(result["regressions"])
+        )
 
 
 @_command(cli, "inspect")
 @click.argument("model", type=FILE)
+@_REQUIRE_SIGNATURE
 @_JSON
 @click.pass_context
-def inspect(ctx: click.Context, model: Path, json: bool) -> None:
+def inspect(ctx: click.Context, model: Path, require_signature: Path | None, json: bool) -> None:
     """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
+    from edgeall.edge_runtime.bundle import open_bundle
     from edgeall.edge_runtime.inspect import inspect_model
     from edgeall.edge_runtime.tables import inspect_text
 
-    facts = inspect_model(model)
+    if require_signature is not None:
+        open_bundle(model, require_signature)
+    facts = inspect_model(model) | {"signature_ok": None if require_signature is None else True}
+    if require_signature is not None:
+        _note(f"{model}: signed with the key of {require_signature}")
     _print(facts, json, lambda: inspect_text(facts))
     _note_research_use(json)
     ctx.exit(1 if facts["golden_ok"] is False else 0)
+
+
+@_command(cli, "sign")
+@click.argument("model", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Private Ed25519 key, PEM.")
+@click.option("--new-key", is_flag=True, help="Make it first, and KEY.pub for the devices.")
+@_JSON
+def sign(model: Path, key: Path, new_key: bool, json: bool) -> None:
+    """Sign a packed model, for devices that take no other (`--require-signature`)."""
+    from edgeall.edge_runtime.tables import record
+    from edgeall.optimize.sign import make_key
+    from edgeall.optimize.sign import sign as sign_model
+
+    if new_key:
+        _note(f"{key}: keep it secret; {make_key(key)}: for the devices")
+    summary = sign_model(model, key)
+    _print(summary, json, lambda: record(summary))
+
+
+@_command(cli, "doctor")
+@_JSON
+@click.pass_context
+def doctor(ctx: click.Context, json: bool) -> None:
+    """Whether this machine has all that a device needs; what is wrong comes with the command that mends it."""
+    from edgeall.edge_runtime import doctor as room
+
+    result = room.diagnose(room.this_machine())
+    _print(result, json, lambda: room.doctor_text(result))
+    ctx.exit(0 if result["ok"] else 1)
+
+
+@_command(cli, "deploy")
+@click.argument("arguments", metavar="[MODEL] TARGET", nargs=-1, required=True)
+@click.option("--rollback", is_flag=True, help="Back to the model before; takes the TARGET alone.")
+@click.option("--offline", is_flag=True, help="Collect the device's packages here: it has no network.")
+@_WHEEL
+@_DEVICE_PYTHON
+@_JSON
+def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json: bool, **settings: Any) -> None:
+    """Put a packed model on a device over ssh: copied, verified there, switched to at once, the one before kept.
+
+    TARGET is ssh://user@host, ssh://user@host:port or a name from `edgeall devices`. Whatever fails, the old model
+    serves on. You log in by key; the host key must be in ~/.ssh/known_hosts.
+
+    \b
+    edgeall deploy model.tflite ssh://pi@raspberrypi.local
+    edgeall deploy --rollback ssh://pi@raspberrypi.local
+    """
+    from edgeall.deploy.command import deploy_text, deploy_to
+    from edgeall.train.progress import Progress
+
+    result = deploy_to(arguments, rollback, Progress(), python=device_python, **settings)
+    _print(result, json, lambda: deploy_text(result))
+    _note_research_use(json)
+
+
+@_command(devices, "ls")
+@_JSON
+def devices_ls(json: bool) -> None:
+    """Show the list."""
+    from edgeall.deploy.devices import read_devices
+    from edgeall.edge_runtime.tables import record
+
+    known = read_devices()
+    _print({"devices": known}, json, lambda: record(known) if known else "none yet: edgeall devices add NAME TARGET")
+
+
+@_command(devices, "add")
+@click.argument("name")
+@click.argument("target")
+def devices_add(name: str, target: str) -> None:
+    """Give a TARGET a NAME: ssh://user@host, ssh://user@host:port or adb:SERIAL."""
+    from edgeall.deploy.devices import add_device, list_file
+
+    add_device(name, target)
+    _note(f"{name} is in {list_file()}")
+
+
+@_command(devices, "rm")
+@click.argument("name")
+def devices_rm(name: str) -> None:
+    """Take a NAME off the list."""
+    from edgeall.deploy.devices import remove_device
+
+    remove_device(name)
 
 
 @_command(data, "ls")
@@ -612,6 +844,27 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
         summary = synthesize(out, images, seed, layout, size, on_progress=lambda done, _: advance(done, ""))
     _print(summary, json, lambda: record(summary))
     _note_synthetic(True)
+
+
+@_command(data, "audit")
+@click.argument("path", metavar="DIR|MANIFEST", type=FILE)
+@click.option("--html", type=FILE, help="Write a self-contained page with examples.")
+@click.option("--seed", type=SEED, default=0)
+@_JSON
+def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
+    """What would make a network trained on this data seem better than it is: duplicates, shortcuts, imbalance."""
+    from edgeall.train.audit import audit, audit_text
+    from edgeall.train.progress import Progress
+
+    found = audit(path, Progress(), seed)
+    _print(found.facts, json, lambda: audit_text(found.facts))
+    if html is not None:
+        from edgeall.train.audit_report import write_audit
+
+        write_audit(found, html)
+        _note(f"{html}: written")
+    _note_synthetic(found.facts["synthetic"])
+    _note_research_use(json)
 
 
 @_command(data, "leak")

@@ -121,7 +121,12 @@ def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.Monkey
     config = tmp_path / "c.toml"
     config.write_text('[bench]\nimages = "folder"\nseconds = 2\nlabels = "names.txt"\nmean = 127.5\n')
     assert edgeall("bench", "m.tflite", "--config", config, "--std", 2)[0] == 1
+    assert callable(called.pop("note"))
     assert called == {
+        "min_queries": 50,
+        "repetitions": 3,
+        "sweep": True,
+        "profile": False,
         "model": Path("m.tflite"),
         "images": Path("folder"),
         "seconds": 2.0,
@@ -253,6 +258,7 @@ def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
     arguments = ["RUN", "--scheme", "qat-int8", "--out", "y"]
     settings = cli.quantize.make_context("quantize", arguments, obj={}).params
     assert settings.pop("json") is False
+    settings["robust"] = settings.pop("robustness")
     parameters = inspect.signature(quantize).parameters
     assert set(settings) == set(parameters) - {"progress", "side"}  # a search's own
     assert settings.pop("float_layers") is None

@@ -1,0 +1,74 @@
+"""The short list of known devices: a name and where it is. No key, no password."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from edgeall.deploy.target import FORMS, Target, parse_target
+from edgeall.edge_runtime.errors import DataError, UsageError
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+def list_file() -> Path:
+    """``devices.json`` in the user's configuration folder."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "edgeall" / "devices.json"
+
+
+def read_devices() -> dict[str, str]:
+    """Name to target, sorted by name. Raises DataError when the file is not what `write_devices` writes."""
+    path = list_file()
+    try:
+        devices = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON", hint="mend it or remove it") from error
+    if not isinstance(devices, dict) or not all(isinstance(value, str) for value in devices.values()):
+        raise DataError(f"{path}: not an object of names and targets", hint="mend it or remove it")
+    return dict(sorted(devices.items()))
+
+
+def add_device(name: str, target: str) -> dict[str, str]:
+    """Put ``name`` on the list, in place of what had that name; returns the list.
+
+    Raises:
+        UsageError: a name with more than letters, digits and ``._-``, or ``target`` is no device's.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r}: a name has letters, digits, `.`, `_` and `-`")
+    parsed = parse_target(target)
+    if parsed is None:
+        raise UsageError(f"{target}: no device", hint="ssh://user@host, ssh://user@host:port or adb:SERIAL")
+    return _write(read_devices() | {name: str(parsed)})
+
+
+def remove_device(name: str) -> dict[str, str]:
+    """Take ``name`` off the list; returns what is left. Raises UsageError when it isn't on it."""
+    devices = read_devices()
+    if name not in devices:
+        raise UsageError(f"{name}: not on the list", hint=f"there are: {', '.join(devices) or 'none'}")
+    return _write({key: value for key, value in devices.items() if key != name})
+
+
+def find_target(text: str) -> Target:
+    """What a URL or a name on the list names. Raises UsageError when it is neither."""
+    target = parse_target(text)
+    if target is None and (listed := read_devices().get(text)) is not None:
+        target = parse_target(listed)
+    if target is None:
+        raise UsageError(f"{text}: no such device", hint=FORMS)
+    return target
+
+
+def _write(devices: dict[str, str]) -> dict[str, str]:
+    path = list_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(dict(sorted(devices.items())), indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+    return dict(sorted(devices.items()))

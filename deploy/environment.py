@@ -1,0 +1,160 @@
+"""The environment that edgeall runs in on a device: one for each wheel, made once, apart from the system's Python."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeall.deploy import package
+from edgeall.deploy.shell import Finished, Reporter, Shell, ask, checked, command_line
+from edgeall.deploy.target import DeviceError
+from edgeall.deploy.upload import upload
+
+OLDEST_PYTHON = (3, 10)
+NEWEST_PYTHON_32 = (3, 11)
+"""tflite-runtime, the interpreter of 32-bit Arm, has no wheel beyond."""
+INSTALL_BYTES = 400_000_000
+"""The environment takes 150 MB, the wheels while they are unpacked as much again."""
+WHEELS = "wheels"
+
+# Run by the environment's own Python. Its pip knows best which wheels it would take.
+_TAGS = """
+import json
+from pip._vendor.packaging import markers, tags
+found = list(tags.sys_tags())
+print(json.dumps({
+    "markers": markers.default_environment(),
+    "platforms": list(dict.fromkeys(tag.platform for tag in found if tag.platform != "any")),
+    "abis": list(dict.fromkeys(tag.abi for tag in found)),
+    "python": tags.interpreter_version(),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where edgeall is installed on a device.
+
+    Attributes:
+        name: of its folder in ``~/.edgeall/env``: version and the wheel's digest.
+        edgeall: the command, an absolute path there.
+    """
+
+    name: str
+    edgeall: str
+
+
+def check_python(shell: Shell, facts: Mapping[str, Any]) -> None:
+    """Refuse a device whose Python no interpreter wheel fits.
+
+    Args:
+        shell: the device.
+        facts: of `edgeall.deploy.on_device.facts`.
+
+    Raises:
+        DeviceError: says what fits.
+    """
+    version = tuple(facts["python"][:2])
+    said = ".".join(map(str, facts["python"]))
+    if facts["implementation"] != "cpython" or version < OLDEST_PYTHON:
+        raise DeviceError(
+            f"{shell.name}: its Python is {facts['implementation']} {said}, edgeall needs CPython 3.10 or later",
+            hint="a Raspberry Pi OS of 2023 or later has one; another on the device is named by --python",
+        )
+    if facts["bits"] == 32 and version > NEWEST_PYTHON_32:
+        raise DeviceError(
+            f"{shell.name}: a 32-bit system with Python {said}: no TFLite interpreter has a wheel for that",
+            hint="take the 64-bit Raspberry Pi OS, or a 32-bit one with Python 3.11 (bookworm)",
+        )
+
+
+def prepare(
+    shell: Shell,
+    python: str,
+    facts: Mapping[str, Any],
+    progress: Reporter,
+    wheel: Path | None = None,
+    offline: bool = False,
+) -> Environment:
+    """Install edgeall on the device, in an environment of its own, unless the same wheel is installed there already.
+
+    Args:
+        shell: the device.
+        python: its Python, a command.
+        facts: of `edgeall.deploy.on_device.facts`.
+        progress: shows what takes long.
+        wheel: edgeall's; None builds one.
+        offline: the device has no network: all it needs is collected here and sent along. Otherwise its own pip
+            fetches the dependencies.
+
+    Raises:
+        DeviceError: its Python is none that fits, there is no room, or an install command fails.
+        EdgeallError: the wheel can't be built, or a dependency has no wheel for this device.
+    """
+    check_python(shell, facts)
+    wheel = package.wheel(wheel)
+    name = package.environment_name(wheel)
+    state = ask(shell, python, "environment", name=name)
+    environment = Environment(name, f"{state['path']}/bin/edgeall")
+    if state["complete"]:
+        return environment
+    if facts["free_bytes"] < INSTALL_BYTES:
+        raise DeviceError(
+            f"{shell.name}: {facts['free_bytes'] / 1e6:.0f} MB are free, an install needs {INSTALL_BYTES / 1e6:.0f}",
+            hint="make room on the device",
+        )
+    progress.note(f"{shell.name}: installing edgeall {name} in {state['path']} (some minutes on a small board)")
+    made = shell.run(command_line(python, "-m", "venv", "--clear", state["path"]))
+    if made.status:
+        raise _no_venv(shell, python, made)
+    inside = f"{state['path']}/bin/python"
+    install = [inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
+    if facts["bits"] == 32 and facts["machine"] in ("aarch64", "x86_64"):
+        # A 32-bit system under a 64-bit kernel: without this it takes itself for a 64-bit one (docs/guide.md).
+        install.insert(0, "linux32")
+    folder = f"{WHEELS}/{name}"
+    if offline:
+        there = _send_wheelhouse(shell, python, inside, wheel, folder, progress)
+        install += ["--no-index", "--find-links", there, f"{there}/{wheel.name}"]
+    else:
+        install += [upload(shell, python, wheel, f"{folder}/{wheel.name}", progress)]
+    checked(shell, install)
+    checked(shell, [environment.edgeall, "--version"])
+    ask(shell, python, "environment_done", name=name)
+    ask(shell, python, "remove", path=WHEELS)
+    return environment
+
+
+def _send_wheelhouse(shell: Shell, python: str, inside: str, wheel: Path, folder: str, progress: Reporter) -> str:
+    """Collect the wheels here and send them as one archive; returns their folder on the device."""
+    device = json.loads(checked(shell, [inside, "-c", _TAGS]).out)
+    with tempfile.TemporaryDirectory() as here:
+        progress.note(f"collecting wheels for {device['platforms'][0]}, Python {device['python']}")
+        house = package.wheelhouse(wheel, device, Path(here) / "wheels")
+        archive = Path(here) / "wheels.tar"
+        pack(house, Path(here) / "wheels", archive)
+        upload(shell, python, archive, f"{folder}.tar", progress)
+    return str(ask(shell, python, "unpack", path=f"{folder}.tar")["path"])
+
+
+def pack(files: list[Path], base: Path, archive: Path) -> None:
+    """A tar archive of files, named as below ``base``; the same files make the same bytes, so that a copy resumes."""
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for file in files:
+            entry = tarfile.TarInfo(file.relative_to(base).as_posix())
+            entry.size = file.stat().st_size
+            with file.open("rb") as stream:
+                tar.addfile(entry, stream)
+
+
+def _no_venv(shell: Shell, python: str, made: Finished) -> DeviceError:
+    missing = "ensurepip" in made.out + made.err or "No module named venv" in made.err
+    return DeviceError(
+        f"{shell.name}: {python} can't make a virtual environment ({made.reason})",
+        hint="on the device: sudo apt install python3-venv" if missing else "",
+    )
