@@ -52,8 +52,13 @@ VARIANTS = (
     Variant("half the MACs", ("--macs", 0.5), max_lost=0.5, max_latency=0.65),
     Variant("a quarter of the MACs", ("--macs", 0.25), max_lost=1.5),
     Variant("75 % sparsity", ("--sparsity", 0.75), max_lost=1.0, max_compressed=0.45),
-    Variant("75 % sparsity, 16 clusters", ("--sparsity", 0.75), quantized=("--clusters", 16)),
-    Variant("unpruned, 32 clusters", (), quantized=("--clusters", 32)),
+    Variant(
+        "75 % sparsity, 16 clusters",
+        ("--sparsity", 0.75),
+        max_lost=1.0,
+        max_compressed=0.45,
+        quantized=("--clusters", 16),
+    ),
 )
 
 

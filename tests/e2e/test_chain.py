@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.golden import check_golden
@@ -29,6 +31,7 @@ from edgeall.models.keras_compat import keras
 from edgeall.optimize.convert import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.evaluate import evaluate
+from edgeall.train.metrics import expected_calibration_error
 from edgeall.train.progress import Progress
 from edgeall.train.run import train
 from edgeall.train.split import load_split
@@ -151,7 +154,16 @@ def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
     )
     for key in ("images", "accuracy", "accuracy_ci95", "confusion", "macro_f1", "split", "split_level", "labels"):
         assert of_run[key] == of_model[key], key
-    assert of_run["ece"] == pytest.approx(of_model["ece"], abs=1e-5)
+    temperature = temperature_of(open_bundle(Path(tiny_models["float32"]["out"])).manifest)
+    with (tiny_run / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["side"] == "test"]
+    labels = of_run["labels"]
+    said = calibrated(
+        np.array([[float(row[f"p_{label}"]) for label in labels] for row in rows], np.float32), temperature
+    )
+    right = np.array([labels[index] == row["label"] for index, row in zip(said.argmax(axis=1), rows, strict=True)])
+    expected = expected_calibration_error(said.max(axis=1).astype(float), right)
+    assert of_model["ece"] == pytest.approx(expected, abs=1e-5), "but for the temperature they are the same"
 
 
 def test_evaluate_gives_the_figures_that_quantize_promised(

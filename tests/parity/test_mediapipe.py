@@ -15,7 +15,7 @@ from fixtures_models import LABELS, SPEC, grainy_image
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.edge_runtime.pipeline import classify
+from edgeall.edge_runtime.preprocess import load_input
 
 IMAGES = 200
 
@@ -105,7 +105,9 @@ def _both(model: Path, python: Path, files: list[Path]) -> tuple[list[dict[str, 
     result = subprocess.run(command, input=names, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     theirs = [json.loads(line) for line in result.stdout.splitlines()]
-    ours = [dict(prediction.probabilities) for prediction in classify(Classifier.open(model), files)]
+    classifier = Classifier.open(model)  # its outputs as they are: MediaPipe doesn't know of the manifest's temperature
+    outputs = [classifier.predict(load_input(file, classifier.input)) for file in files]
+    ours = [dict(zip(classifier.labels, map(float, row), strict=True)) for row in outputs]
     return ours, [{label: scores[label] for label in LABELS} for scores in theirs]
 
 
