@@ -547,7 +547,7 @@ def models(json: bool) -> None:
 
 @_command(cli, "run")
 @click.argument("model", type=FILE)
-@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE)
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", is_flag=True, help="Print one JSON object a line, as they come.")
 @click.option("--csv", is_flag=True, help="Print CSV.")
 @_LABELS
@@ -560,7 +560,7 @@ def models(json: bool) -> None:
 def run_model(
     ctx: click.Context,
     model: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     json: bool,
     csv: bool,
     labels: Path | None,
@@ -580,7 +580,7 @@ def run_model(
     from edgeall.edge_runtime.tables import prediction_lines
 
     form = _one_of(ctx, json=json, csv=csv)
-    alone = len(paths) == 1 and not paths[0].is_dir()
+    alone = len(paths) == 1 and not os.path.isdir(paths[0])
     threads_now = threads or (None if alone else 1)
     classifier = Classifier.open(
         model, threads=threads_now, labels_file=labels, mean=mean, std=std, public_key=require_signature
@@ -595,7 +595,7 @@ def run_model(
 
     def counted() -> Iterator[Prediction]:
         nonlocal done, failed
-        for prediction in classify(classifier, [str(path) for path in paths], None if alone else choose):
+        for prediction in classify(classifier, paths, None if alone else choose):
             done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
             yield prediction
 

@@ -33,7 +33,7 @@ def describe_device() -> dict[str, Any]:
         "board": _first_line(Path("/proc/device-tree/model")),
         "cpu": _cpu(),
         "cores": cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
+        "memory_bytes": memory_bytes(),
         "os": _system(),
         "python": platform.python_version(),
         "runtime": runtime_version(),
@@ -99,6 +99,11 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
 def rss_bytes() -> int | None:
     """The physical memory this process holds now; None where the system doesn't say (not Linux)."""
     return _status_bytes("VmRSS:")
+
+
+def memory_bytes() -> int | None:
+    """Of the whole machine; None where the system doesn't say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def peak_rss_bytes() -> int:

@@ -9,7 +9,9 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import queue
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.classifier import MAX_DEFAULT_THREADS, Classifier
-from edgeall.edge_runtime.device import cores, describe_device
+from edgeall.edge_runtime.device import cores, memory_bytes
 from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.preprocess import load_input
 
@@ -177,7 +179,7 @@ def layouts(usable: int) -> tuple[Layout, ...]:
 def fitting(classifier: Classifier, known: Sequence[Layout]) -> Sequence[Layout]:
     """Those that the device's memory is enough for; at least the one with the fewest interpreters."""
     assert classifier.bundle is not None
-    most = _MEMORY_SHARE * (describe_device()["memory_bytes"] or float("inf"))
+    most = _MEMORY_SHARE * (memory_bytes() or float("inf"))
     needed = 2 * len(classifier.bundle.flatbuffer)
     return [layout for layout in known if layout.interpreters * needed <= most] or known[-1:]
 
@@ -234,11 +236,15 @@ def _measure(classifier: Classifier, layout: Layout, images: Sequence[str]) -> f
 
 
 def _key(classifier: Classifier) -> str:
-    """Says which model it is, and which device."""
+    """Says which model it is, which interpreter and which device. Not by `describe_device`: finding a package's version
+    takes 1.5 MB of memory, a file's time takes none.
+    """
     assert classifier.bundle is not None
-    device = describe_device()
-    facts = [device[name] for name in ("machine", "board", "cpu", "cores", "runtime")]
-    return hashlib.sha256(json.dumps(facts).encode() + classifier.bundle.flatbuffer).hexdigest()
+    module = str(sys.modules[interpreter.runtime_package()].__file__)
+    facts = [platform.node(), platform.machine(), cores(), module, os.stat(module).st_mtime_ns]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(classifier.bundle.flatbuffer)  # by itself: joined to the rest it would be copied
+    return digest.hexdigest()
 
 
 def _recall(memory: Path, key: str) -> Layout | None:

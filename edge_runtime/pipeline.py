@@ -69,7 +69,7 @@ def expand(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
         if not path.is_dir():
             if not path.exists():
                 raise DataError(f"{path}: no such file or folder", hint="check the path")
-            sources.append(iter([str(path)]))
+            sources.append(iter((str(given),)))
             continue
         images = (str(image) for image in find_images(path))
         first = next(images, None)

@@ -295,8 +295,7 @@ def test_interpreters_have_to_fit_into_memory(
     asked = measured(monkeypatch, {})
     classifier = Classifier.open(tiny_bundle, threads=1)
     assert classifier.bundle is not None
-    small = {**parallel.describe_device(), "memory_bytes": 12 * len(classifier.bundle.flatbuffer)}
-    monkeypatch.setattr(parallel, "describe_device", lambda: small)
+    monkeypatch.setattr(parallel, "memory_bytes", lambda: 12 * len(classifier.bundle.flatbuffer))
     many = ["x.png"] * parallel.WORTH_MEASURING
     assert choose(classifier, many, note=print, memory=tmp_path / "l.json") == Layout(1, 2)
     assert asked == []
