@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from email.parser import BytesParser
 from pathlib import Path
 
+from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 
 ROOT_FILES = ("__init__.py", "cli.py", "setup.cfg", "pyproject.toml", "README.md")
@@ -45,7 +46,7 @@ def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:
     for file in files:
         digest.update(f"{file.relative_to(source).as_posix()}\0{file.stat().st_size}\0".encode())
         digest.update(file.read_bytes())
-    folder = _cache() / "wheels" / digest.hexdigest()[:16]
+    folder = cache_dir() / "wheels" / digest.hexdigest()[:16]
     built = sorted(folder.glob("*.whl"))
     return built[0] if built else _build(source, files, folder)
 
@@ -144,10 +145,6 @@ def _build(source: Path, files: Sequence[Path], folder: Path) -> Path:
         (built,) = (Path(made) / "dist").glob("*.whl")
         folder.mkdir(exist_ok=True)
         return Path(shutil.move(built, folder / built.name))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeall"
 
 
 def _last_lines(text: str) -> str:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import queue
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.classifier import MAX_DEFAULT_THREADS, Classifier
 from edgeall.edge_runtime.device import cores, memory_bytes
 from edgeall.edge_runtime.errors import ImageError
@@ -219,8 +219,8 @@ def throughput(
 
 
 def default_memory() -> Path:
-    """``layouts.json`` in ``$XDG_CACHE_HOME/edgeall``, by default ``~/.cache/edgeall``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeall" / "layouts.json"
+    """``layouts.json`` in the user's `cache_dir`."""
+    return cache_dir() / "layouts.json"
 
 
 def _measure(classifier: Classifier, layout: Layout, images: Sequence[str]) -> float:
@@ -240,8 +240,7 @@ def _key(classifier: Classifier) -> str:
     takes 1.5 MB of memory, a file's time takes none.
     """
     assert classifier.bundle is not None
-    module = str(sys.modules[interpreter.runtime_package()].__file__)
-    facts = [platform.node(), platform.machine(), cores(), module, os.stat(module).st_mtime_ns]
+    facts = [platform.node(), cores(), interpreter.installation()]
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(classifier.bundle.flatbuffer)  # by itself: joined to the rest it would be copied
     return digest.hexdigest()

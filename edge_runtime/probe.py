@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.errors import BundleError, EdgeallError
 
 SECONDS = 60.0
@@ -98,13 +98,11 @@ def answer(name: str) -> None:
 
 def _marker(flatbuffer: bytes) -> Path:
     """An empty file whose name stands for the model, this machine and this installation of the interpreter."""
-    from edgeall.edge_runtime.interpreter import runtime_package
+    from edgeall.edge_runtime.interpreter import installation
 
-    module = str(sys.modules[runtime_package()].__file__)
-    digest = hashlib.sha256(f"{platform.machine()} {module} {os.stat(module).st_mtime_ns}\n".encode())
+    digest = hashlib.sha256(f"{installation()}\n".encode())
     digest.update(flatbuffer)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "edgeall", "opened", digest.hexdigest())
+    return cache_dir() / "opened" / digest.hexdigest()
 
 
 def _limit() -> None:

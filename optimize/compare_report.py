@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.optimize.prune import FASTER
 from edgeall.train import plots
 from edgeall.train.cache import replacing
+from edgeall.train.page import png_uri, template
 from edgeall.train.split import SplitEntry
 
 ABSENT = "\N{EN DASH}"
@@ -50,23 +48,31 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
     tradeoff = None
     if points:
         plots.plot_tradeoff(points, folder / "tradeoff.png")
-        tradeoff = _png_uri(folder / "tradeoff.png")
+        tradeoff = png_uri(folder / "tradeoff.png")
     drawn = {}
     for number, model in enumerate(models):
         entries, probabilities = curves[model["name"]]
         file = folder / f"roc-{number}.png"
         plots.plot_roc(_class_curves(labels, entries, probabilities, model["float"]), file)
-        drawn[model["name"]] = _png_uri(file)
+        drawn[model["name"]] = png_uri(file)
     together = _positive_curves(models, curves, labels)
     if together:
         plots.plot_roc(together, folder / "roc-positive.png")
-    page = _template().render(
+    page = template(
+        "edgeall.optimize",
+        "compare.html",
+        percent=_percent,
+        fixed=_fixed,
+        megabytes=_megabytes,
+        millions=_millions,
+        said=_said,
+    ).render(
         result=result,
         models=models,
         levels=LEVELS,
         tradeoff=tradeoff,
         roc=drawn,
-        roc_positive=_png_uri(folder / "roc-positive.png") if together else None,
+        roc_positive=png_uri(folder / "roc-positive.png") if together else None,
         positive=models[0]["float"]["positive_labels"],
         pairs=pruned_pairs(models),
         shares=_shares,
@@ -157,15 +163,6 @@ def _shares(confusion: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]
     return [[(count, count / max(sum(row), 1)) for count in row] for row in confusion]
 
 
-def _template() -> jinja2.Template:
-    source = importlib.resources.files("edgeall.optimize").joinpath("templates/compare.html").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=_percent, fixed=_fixed, megabytes=_megabytes, millions=_millions, said=_said)
-    return environment.from_string(source)
-
-
 def _percent(share: float | None, digits: int = 2) -> str:
     return ABSENT if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
@@ -192,7 +189,3 @@ def _said(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_said, value))
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
-
-
-def _png_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -382,9 +382,7 @@ def _train_quantized(
     network = [hashlib.sha256(value.tobytes()).hexdigest() for value in folded.get_weights()]
     floats, masks = start.placement.floats, {name: int(mask.sum()) for name, mask in start.masks.items()}
     books = {name: integers.tolist() for name, integers in start.codebooks.items()}
-    key = cache.digest(
-        [PLACEMENT, asdict(stage), calibrated, settings, network, floats, masks, *([books] if books else [])]
-    )
+    key = cache.digest([PLACEMENT, asdict(stage), calibrated, settings, network, floats, masks, books])
     checkpoint = run / "qat" / f"{key}.npz"
     if checkpoint.exists():
         progress.note(f"qat: going on with {checkpoint}")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import importlib.resources
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.tables import percent
-from edgeall.train.audit import Audit
+from edgeall.train.audit import SHORTCUT, Audit
+from edgeall.train.page import jpeg_uri, template
 from edgeall.train.probes import SIDE, background_of
 
 EXAMPLES = 4
@@ -34,12 +31,9 @@ def write_audit(audit: Audit, path: Path) -> None:
         label: [index for index, item in enumerate(images) if item.sample.label == label]
         for label in audit.facts["labels"]
     }
-    template = importlib.resources.files("edgeall.train").joinpath("templates/audit.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=percent)
-    page = environment.from_string(template).render(
+    page = template("edgeall.train", "audit.html", percent=percent).render(
+        shortcut=SHORTCUT,
+        swatches=SWATCHES,
         facts=audit.facts,
         backgrounds={label: _backgrounds(audit, chosen) for label, chosen in by_label.items()} if audit.scores else {},
         examples={
@@ -82,6 +76,4 @@ def _shown(root: Path, name: str) -> dict[str, Any]:
 def _uri(image: Image.Image) -> str:
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return jpeg_uri(small)

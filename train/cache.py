@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.preprocess import InputSpec, load_input
 from edgeall.train.progress import Progress
 from edgeall.train.split import SplitEntry
@@ -22,9 +23,8 @@ FORMAT = 1
 """Raised whenever `edge_runtime.preprocess` changes what it returns."""
 
 
-def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/edgeall``, by default ``~/.cache/edgeall``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeall"
+default_cache_dir = cache_dir
+"""The device keeps its own things there too."""
 
 
 def pixels(

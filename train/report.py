@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import importlib.resources
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.train import plots
+from edgeall.train.page import jpeg_uri, png_uri, template
 from edgeall.train.split import Split, load_split
 
 SIDES = ("train", "validation", "test")
@@ -61,7 +58,9 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     plots.plot_errors(errors, folder / "errors.png")
 
     split = load_split(run_dir / "split.json")
-    page = _template().render(
+    page = template(
+        "edgeall.train", "report.html", percent=_percent, fixed=_fixed, value=_value, timing=_timing
+    ).render(
         run=run,
         test=test,
         title=_title(run),
@@ -72,11 +71,11 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
         sides=SIDES,
         class_counts=_class_counts(run),
         positive=_positive_counts(test),
-        errors=[{**error, "source": _jpeg_uri(error["thumbnail"])} for error in errors],
+        errors=[{**error, "source": error["thumbnail"] and jpeg_uri(error["thumbnail"])} for error in errors],
         images={
-            "curves": (_png_uri(folder / "curves.png"), _describe_curves(history)),
-            "confusion": (_png_uri(folder / "confusion.png"), _describe_confusion(test)),
-            "roc": (_png_uri(folder / "roc.png"), _describe_roc(curves)),
+            "curves": (png_uri(folder / "curves.png"), _describe_curves(history)),
+            "confusion": (png_uri(folder / "confusion.png"), _describe_confusion(test)),
+            "roc": (png_uri(folder / "roc.png"), _describe_roc(curves)),
         },
     )
     report = run_dir / "report.html"
@@ -220,15 +219,6 @@ def _describe_roc(curves: Sequence[plots.RocCurve]) -> str:
     return f"ROC curves. Area under the curve: {areas}."
 
 
-def _template() -> jinja2.Template:
-    source = importlib.resources.files("edgeall.train").joinpath("templates/report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=_percent, fixed=_fixed, value=_value, timing=_timing)
-    return environment.from_string(source)
-
-
 def _percent(share: float | None, digits: int = 1) -> str:
     return ABSENT if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
@@ -260,15 +250,3 @@ def _duration(seconds: float) -> str:
     if minutes == 0:
         return f"{seconds:.1f} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _png_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def _jpeg_uri(image: Image.Image | None) -> str | None:
-    if image is None:
-        return None
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

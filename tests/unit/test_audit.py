@@ -16,7 +16,7 @@ from PIL import Image
 from edgeall.edge_runtime.errors import DataError
 from edgeall.train import probes
 from edgeall.train.audit import Audit, audit, audit_text
-from edgeall.train.audit_report import write_audit
+from edgeall.train.audit_report import SWATCHES, write_audit
 from edgeall.train.probes import background_of, score
 from edgeall.train.progress import Progress
 from edgeall.train.synth import synthesize
@@ -170,7 +170,7 @@ def test_the_page_shows_everything_and_loads_nothing(clean: Audit, tmp_path: Pat
     assert "not a diagnosis" in page
     assert all(label in page for label in clean.facts["labels"])
     assert all(probe["looks_at"] in html.unescape(page) for probe in clean.facts["probes"].values())
-    assert page.count('class="swatch"') == 4 * 32
+    assert page.count('class="swatch"') == 4 * SWATCHES
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "<script" not in page
 

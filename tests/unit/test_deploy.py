@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -233,6 +234,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_old_model_and_no_part(
     assert serving(device) == models[2].read_bytes()
 
 
+@pytest.mark.skipif(shutil.which("ssh-keyscan") is None, reason="the hint's own command needs OpenSSH's client")
 def test_an_unknown_host_is_not_trusted(device: Device, tiny_bundle: Path) -> None:
     (device.user_home / ".ssh" / "known_hosts").unlink()
     with pytest.raises(DeviceError, match=r"not in ~/\.ssh/known_hosts") as caught:
