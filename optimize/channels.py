@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ LEAST_SHARE = 0.1
 """Of a group's channels at least so many stay, and at least so large a share."""
 TILE = 8
 """Kept channels are a multiple of this: XNNPACK's kernels on NEON work on tiles of 8, and a part of one costs all."""
+SLOW = 8
+"""What one MAC of a depthwise convolution takes, and one value read or written, in MACs of a dense convolution
+(docs/decisions/0006)."""
 
 
 class Budget:
@@ -31,6 +35,7 @@ class Budget:
     Attributes:
         groups: the channels that can be removed.
         total: MACs of the model as it is.
+        time_saved: by removing one channel of each group from the model as it is, in MACs of a dense convolution.
     """
 
     def __init__(self, model: Any) -> None:
@@ -41,6 +46,9 @@ class Budget:
             for name, count in layer_macs(model).items()
         ]
         self.total = sum(count for count, _ in self._terms)
+        self.time_saved = dict.fromkeys((group.name for group in self.groups), 0.0)
+        for name, count in layer_macs(model).items():
+            self._add_time(model.get_layer(name), count, channels)
 
     def macs(self, kept: Mapping[str, int]) -> int:
         """MACs with so many channels of each group kept; all of a group that isn't named."""
@@ -62,15 +70,8 @@ class Budget:
                 hint="ask for more, or train a smaller backbone",
             )
 
-    def saved(self) -> dict[str, float]:
-        """MACs saved by removing one channel of each group from the model as it is."""
-        return {
-            group.name: sum(count for count, widths in self._terms if group.name in widths) / group.channels
-            for group in self.groups
-        }
-
     def allocate(self, scores: Mapping[str, NDArray[np.float64]], share: float) -> dict[str, NDArray[np.int64]]:
-        """The channels to keep: the best for their MACs across the whole network.
+        """The channels to keep: the best for the time they take, across the whole network.
 
         Args:
             scores: how much each channel of each group matters, ``(channels,)``, comparable between groups.
@@ -83,8 +84,7 @@ class Budget:
             UsageError: no network is small enough.
         """
         self.check(share)
-        saved = self.saved()
-        worth = {name: values / saved[name] for name, values in scores.items()}
+        worth = {name: values / self.time_saved[name] for name, values in scores.items()}
         thresholds = np.unique(np.concatenate([[0.0], *worth.values()]))
 
         def kept(threshold: float) -> dict[str, int]:
@@ -98,6 +98,15 @@ class Budget:
             low, high = (low, middle) if small_enough else (middle, high)
         counts = kept(thresholds[high])
         return {name: np.sort(np.argsort(-scores[name], kind="stable")[:count]) for name, count in counts.items()}
+
+    def _add_time(self, layer: Any, macs: int, channels: Channels) -> None:
+        """What a layer takes, shared out among the channels that it reads and makes."""
+        read, made = channels.read(layer.name), channels.made(layer.name)
+        computing = macs * (SLOW if type(layer) is keras.layers.DepthwiseConv2D else 1)
+        for group in {group.name: group for group in (read, made) if group}.values():
+            shapes = [shape for of, shape in ((read, layer.input_shape), (made, layer.output_shape)) if of is group]
+            moved = sum(math.prod(shape[1:]) for shape in shapes)
+            self.time_saved[group.name] += (computing + SLOW * moved) / group.channels
 
 
 def round_up(channels: int, wanted: int) -> int:

@@ -45,7 +45,8 @@ from edgeall.train.runs import (
 )
 from edgeall.train.split import SIDES, check_split
 
-EPOCHS = 10
+EPOCHS = {"macs": 16, "sparsity": 10}
+"""A network that lost channels has more to learn again, and learns it faster."""
 LEARNING_RATE = 1e-3
 RANKING_IMAGES = 320
 RANKING_BATCH = 8
@@ -62,7 +63,7 @@ def prune(
     *,
     sparsity: float | None = None,
     macs: float | None = None,
-    epochs: int = EPOCHS,
+    epochs: int | None = None,
     learning_rate: float = LEARNING_RATE,
     data: Path | None = None,
     force: bool = False,
@@ -81,7 +82,8 @@ def prune(
         out: the new run's folder; the same command goes on with an unfinished one.
         sparsity: share of zeros wanted in the kernels of `edgeall.optimize.sparsity.prunable` layers.
         macs: share of the run's multiply-accumulates that may be left.
-        epochs: of the training afterwards (``macs``) or while and after weights are zeroed (``sparsity``).
+        epochs: of the training afterwards (``macs``) or while and after weights are zeroed (``sparsity``); by default
+            `EPOCHS`.
         learning_rate: its peak.
         data: where the images are now, if not where the run read them.
         force: overwrite another run in ``out``.
@@ -105,7 +107,10 @@ def prune(
         DataError: the run is not complete, or the data is not what it was trained on.
     """
     started = time.perf_counter()
-    kind, asked = _asked(sparsity, macs, epochs, learning_rate)
+    kind, asked = _asked(sparsity, macs, learning_rate)
+    epochs = EPOCHS[kind] if epochs is None else epochs
+    if epochs < 1:
+        raise UsageError(f"--epochs {epochs}: at least 1")
     parent = load_run(run)
     if run.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"{out}: is or holds the run that is pruned", hint="choose another --out")
@@ -221,7 +226,7 @@ def prune_text(run: Mapping[str, Any]) -> str:
 _TITLES = {"sparsity": "unstructured sparsity", "macs": "fewer channels"}
 
 
-def _asked(sparsity: float | None, macs: float | None, epochs: int, learning_rate: float) -> tuple[str, float]:
+def _asked(sparsity: float | None, macs: float | None, learning_rate: float) -> tuple[str, float]:
     """What kind of pruning, and how much."""
     given = {kind: value for kind, value in (("sparsity", sparsity), ("macs", macs)) if value is not None}
     if len(given) != 1:
@@ -230,8 +235,6 @@ def _asked(sparsity: float | None, macs: float | None, epochs: int, learning_rat
     ((kind, asked),) = given.items()
     if not 0 < asked < 1:  # refuses NaN too
         raise UsageError(f"--{kind} {asked:g} is no share", hint="give a number above 0 and below 1")
-    if epochs < 1:
-        raise UsageError(f"--epochs {epochs}: at least 1")
     if not 0 < learning_rate <= 1:
         raise UsageError(f"--learning-rate {learning_rate:g} is no learning rate", hint="give a number above 0")
     return kind, asked

@@ -17,7 +17,7 @@ from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.macs import macs
 from edgeall.models.narrow import groups, with_channels
-from edgeall.optimize.channels import Budget, importance, round_up
+from edgeall.optimize.channels import SLOW, Budget, importance, round_up
 from edgeall.optimize.prune import prune, prune_text, verdict
 from edgeall.optimize.quantize import quantize
 from edgeall.optimize.sparsity import Masks, prunable, sparsity_of
@@ -300,7 +300,7 @@ def test_importance_is_how_far_the_logits_move() -> None:
     assert found[6] < 1e-6 and found[7] == 0
 
 
-def test_the_best_channels_for_their_macs_are_kept() -> None:
+def test_the_best_channels_for_their_time_are_kept() -> None:
     inputs = layers.Input((16, 16, 3))
     x = layers.Conv2D(32, 3, padding="same", name="dear")(inputs)
     x = layers.Conv2D(40, 3, strides=4, padding="same", name="cheap")(layers.ReLU()(x))
@@ -317,13 +317,24 @@ def test_the_best_channels_for_their_macs_are_kept() -> None:
         for name, kept in keep.items():
             dropped = np.setdiff1d(np.arange(len(scores[name])), kept)
             assert not dropped.size or scores[name][dropped].max() <= scores[name][kept].min()
-    saved = budget.saved()
+    saved = budget.time_saved
     worthless = {**scores, "cheap": scores["cheap"] * saved["cheap"] / saved["dear"] * 1e-3}
     counts = {name: len(kept) for name, kept in budget.allocate(worthless, 0.9).items()}
     assert counts["cheap"] < 40 and counts["dear"] == 32 and counts["few"] == 12
     assert [round_up(40, 0), round_up(40, 17), round_up(12, 9), round_up(500, 0), round_up(4, 0)] == [8, 24, 9, 56, 4]
     with pytest.raises(UsageError, match="can't be reached"):
         budget.allocate(scores, budget.smallest() * 0.99)
+
+
+def test_a_depthwise_mac_and_a_value_moved_take_longer_than_a_dense_mac() -> None:
+    inputs = layers.Input((8, 8, 3))
+    x = layers.Conv2D(16, 1, use_bias=False, name="made")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(12, 1, name="read")(x))
+    budget = Budget(add_head(keras.Model(inputs, x), 2, 0.0))
+    dense = 64 * (3 + 12)
+    moved = 64 * (1 + 2 + 1)  # written once, read and written by the depthwise convolution, read once
+    assert budget.time_saved["made"] == dense + SLOW * (64 * 9 + moved)
 
 
 def test_the_macs_of_a_budget_are_those_of_the_narrowed_network(tiny_run: Path) -> None:
