@@ -254,7 +254,7 @@ def devices() -> None:
 @_JSON
 def train(json: bool, **settings: Any) -> None:
     """Fine-tune a backbone on a folder of images, evaluate it on the test side and report."""
-    from edgeall.edge_runtime.tables import metrics_text
+    from edgeall.edge_runtime.tools.tables import metrics_text
     from edgeall.train.progress import Progress
     from edgeall.train.run import TrainSettings
     from edgeall.train.run import train as train_run
@@ -289,7 +289,7 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
-    from edgeall.edge_runtime.tables import metrics_text
+    from edgeall.edge_runtime.tools.tables import metrics_text
     from edgeall.train.dataset import load_dataset
     from edgeall.train.evaluate import evaluate as evaluate_target
     from edgeall.train.progress import Progress
@@ -356,7 +356,7 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
 
     A run that was pruned to sparsity keeps its zeros.
     """
-    from edgeall.edge_runtime.tables import quantize_text
+    from edgeall.edge_runtime.tools.tables import quantize_text
     from edgeall.optimize.layer_error import layer_error_text
     from edgeall.optimize.quantize import quantize as quantize_run
     from edgeall.train.progress import Progress
@@ -535,7 +535,7 @@ def search(json: bool, **settings: Any) -> None:
 @_JSON
 def models(json: bool) -> None:
     """The backbones: parameters, MACs and size, and what quantization and pruning can do with them."""
-    from edgeall.edge_runtime.tables import models_text
+    from edgeall.edge_runtime.tools.tables import models_text
     from edgeall.models.listing import listing
     from edgeall.models.registry import names
     from edgeall.optimize.support import support
@@ -581,7 +581,7 @@ def run_model(
     """
     from edgeall.edge_runtime.classifier import Classifier
     from edgeall.edge_runtime.pipeline import classify
-    from edgeall.edge_runtime.tables import prediction_lines
+    from edgeall.edge_runtime.tools.tables import prediction_lines
 
     form = _one_of(ctx, json=json, csv=csv)
     alone = len(paths) == 1 and not os.path.isdir(paths[0])
@@ -646,8 +646,8 @@ def bench(
     **settings: Any,
 ) -> None:
     """Accuracy, latency, throughput and memory on this device, or on another one."""
-    from edgeall.edge_runtime.bench import bench as bench_model
-    from edgeall.edge_runtime.bench_card import bench_text, write_card
+    from edgeall.edge_runtime.tools.bench import bench as bench_model
+    from edgeall.edge_runtime.tools.bench_card import bench_text, write_card
 
     if benchmark_model is not None:
         from edgeall.deploy.command import benchmark_model_on, benchmark_model_text
@@ -690,8 +690,8 @@ def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **
     edgeall bench model.tflite --images smears --json > before.json
     edgeall compare-bench before.json after.json --max-regression 5%
     """
-    from edgeall.edge_runtime.compare_bench import compare_bench as compare_files
-    from edgeall.edge_runtime.compare_bench import compare_text
+    from edgeall.edge_runtime.tools.compare_bench import compare_bench as compare_files
+    from edgeall.edge_runtime.tools.compare_bench import compare_text
 
     result = compare_files(before, after, max_regression, **across)
     _print(result, json, lambda: compare_text(result))
@@ -710,8 +710,8 @@ def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **
 def inspect(ctx: click.Context, model: Path, require_signature: Path | None, json: bool) -> None:
     """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
     from edgeall.edge_runtime.bundle import open_bundle
-    from edgeall.edge_runtime.inspect import inspect_model
-    from edgeall.edge_runtime.tables import inspect_text
+    from edgeall.edge_runtime.tools.inspect import inspect_model
+    from edgeall.edge_runtime.tools.tables import inspect_text
 
     if require_signature is not None:
         open_bundle(model, require_signature)
@@ -730,7 +730,7 @@ def inspect(ctx: click.Context, model: Path, require_signature: Path | None, jso
 @_JSON
 def sign(model: Path, key: Path, new_key: bool, json: bool) -> None:
     """Sign a packed model, for devices that take no other (`--require-signature`)."""
-    from edgeall.edge_runtime.tables import record
+    from edgeall.edge_runtime.tools.tables import record
     from edgeall.optimize.sign import make_key
     from edgeall.optimize.sign import sign as sign_model
 
@@ -745,7 +745,7 @@ def sign(model: Path, key: Path, new_key: bool, json: bool) -> None:
 @click.pass_context
 def doctor(ctx: click.Context, json: bool) -> None:
     """Whether this machine has all that a device needs; what is wrong comes with the command that mends it."""
-    from edgeall.edge_runtime import doctor as room
+    from edgeall.edge_runtime.tools import doctor as room
 
     result = room.diagnose(room.this_machine())
     _print(result, json, lambda: room.doctor_text(result))
@@ -782,7 +782,7 @@ def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json:
 def devices_ls(json: bool) -> None:
     """Show the list."""
     from edgeall.deploy.devices import read_devices
-    from edgeall.edge_runtime.tables import record
+    from edgeall.edge_runtime.tools.tables import record
 
     known = read_devices()
     _print({"devices": known}, json, lambda: record(known) if known else "none yet: edgeall devices add NAME TARGET")
@@ -820,7 +820,7 @@ def data_ls(path: Path, json: bool) -> None:
       fold_*/<all|hem>/UID_<subject>_...  C-NMC 2019 as distributed
       FILE.csv                            columns path,label and optionally subject
     """
-    from edgeall.edge_runtime.tables import data_text
+    from edgeall.edge_runtime.tools.tables import data_text
     from edgeall.train.listing import list_data
     from edgeall.train.progress import Progress
 
@@ -840,7 +840,7 @@ def data_ls(path: Path, json: bool) -> None:
 @_JSON
 def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, json: bool) -> None:
     """Draw a labelled set of synthetic smears, with the masks and boxes of their cells."""
-    from edgeall.edge_runtime.tables import record
+    from edgeall.edge_runtime.tools.tables import record
     from edgeall.train.progress import Progress
     from edgeall.train.synth import synthesize
 
@@ -907,7 +907,7 @@ def data_fetch(name: str, out: Path | None) -> None:
 @click.option("--out", type=FILE, default=Path("build/demo"), help="Where everything of it goes.")
 def demo(out: Path) -> None:
     """Draw synthetic smears, train, quantize, evaluate and time: the whole chain in some minutes."""
-    from edgeall.edge_runtime.tables import demo_text
+    from edgeall.edge_runtime.tools.tables import demo_text
     from edgeall.optimize.demo import demo as run_demo
     from edgeall.train.progress import Progress
 

@@ -14,7 +14,7 @@ from edgeall.deploy.release import PYTHON, deploy, rollback
 from edgeall.deploy.shell import Reporter
 from edgeall.deploy.target import SshTarget
 from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.tables import record
+from edgeall.edge_runtime.tools.tables import record
 
 
 def deploy_to(

@@ -109,7 +109,7 @@ def verify(shell: Shell, edgeall: str, model: str) -> list[dict[str, Any]]:
     """Digest and golden images, checked on the device by its own edgeall.
 
     Returns:
-        ``golden`` of `edgeall.edge_runtime.inspect.inspect_model`.
+        ``golden`` of `edgeall.edge_runtime.tools.inspect.inspect_model`.
 
     Raises:
         BundleError: the device finds the file damaged, or makes something else of a golden image.

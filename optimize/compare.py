@@ -93,7 +93,7 @@ def compare_runs(
 
 def compare_text(result: Mapping[str, Any]) -> str:
     """`compare_runs`' result for people: one line for each model and scheme, then what failed."""
-    from edgeall.edge_runtime.tables import percent, table
+    from edgeall.edge_runtime.tools.tables import percent, table
 
     columns = ["model", "scheme", "accuracy", "p", "drop", "macro F1", "params", "MMACs", "file", "zipped", "p50", ""]
     rows = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import edgeall
-from edgeall.edge_runtime.bench import bench
+from edgeall.edge_runtime.tools.bench import bench
 from edgeall.optimize.quantize import quantize
 from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, train

@@ -203,7 +203,7 @@ def _fetch_weights(plan: _Plan) -> None:
 
 def grid_text(result: Mapping[str, Any]) -> str:
     """`run_grid`'s result for people."""
-    from edgeall.edge_runtime.tables import percent, table
+    from edgeall.edge_runtime.tools.tables import percent, table
 
     columns = ["model", "protocol", "learning rate", "dropout", "validation", "test", "test loss", "state"]
     rows = [

@@ -66,7 +66,7 @@ def layer_errors(
 
 def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
     """The worst layers as a table."""
-    from edgeall.edge_runtime.tables import table
+    from edgeall.edge_runtime.tools.tables import table
 
     columns = ["layer", "kind", "channel dB", "SQNR dB", "network dB", "rmse/scale", "clipped", "weights dB"]
     columns += ["KL", "max change"]

@@ -133,7 +133,7 @@ def measure_leak(
 
 def leak_text(result: Mapping[str, Any]) -> str:
     """`measure_leak`'s result for people."""
-    from edgeall.edge_runtime.tables import percent, table
+    from edgeall.edge_runtime.tools.tables import percent, table
 
     means = {
         "before": "images and copies dealt alike (before the split)",

@@ -17,7 +17,7 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.tables import percent, record, table
+from edgeall.edge_runtime.tools.tables import percent, record, table
 from edgeall.models.keras_compat import keras, tf
 from edgeall.models.macs import macs as macs_of
 from edgeall.models.narrow import groups, narrow

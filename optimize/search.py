@@ -27,7 +27,7 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
-from edgeall.edge_runtime.tables import percent
+from edgeall.edge_runtime.tools.tables import percent
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.candidate import (
     Candidate,

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from edgeall.edge_runtime.errors import GateError
-from edgeall.edge_runtime.tables import percent, record, table
+from edgeall.edge_runtime.tools.tables import percent, record, table
 from edgeall.optimize.candidate import Candidate
 from edgeall.optimize.pareto import front
 from edgeall.train import cache

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.edge_runtime.tables import percent, table
+from edgeall.edge_runtime.tools.tables import percent, table
 from edgeall.train import duplicates
 from edgeall.train.dataset import load_dataset
 from edgeall.train.duplicates import Duplicates

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.edge_runtime.tables import percent
+from edgeall.edge_runtime.tools.tables import percent
 from edgeall.train.audit import SHORTCUT, Audit
 from edgeall.train.page import jpeg_uri, template
 from edgeall.train.probes import SIDE, background_of

@@ -16,7 +16,7 @@ from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.parallel import Layout, Pool
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
-from edgeall.edge_runtime.tables import percent, table
+from edgeall.edge_runtime.tools.tables import percent, table
 from edgeall.train.corruptions import CORRUPTIONS, SEVERITIES, SUITE, corrupted
 from edgeall.train.metrics import expected_calibration_error
 from edgeall.train.progress import Progress

@@ -24,7 +24,7 @@ import dataclasses, json, sys
 import numpy
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.golden import check_golden
-from edgeall.edge_runtime.inspect import inspect_model
+from edgeall.edge_runtime.tools.inspect import inspect_model
 from edgeall.edge_runtime.pipeline import classify
 
 assert int(numpy.__version__.split(".")[0]) == 1

@@ -13,14 +13,14 @@ from typing import Any, cast
 import pytest
 from fixtures_models import LABELS, grainy_image, png
 
-from edgeall.edge_runtime.bench import STAGES, bench
-from edgeall.edge_runtime.bench_card import bench_text, card
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import condition_warnings, conditions, describe_device, peak_rss_bytes
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
 from edgeall.edge_runtime.parallel import layouts
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.edge_runtime.profile import profile_model
+from edgeall.edge_runtime.tools.bench import STAGES, bench
+from edgeall.edge_runtime.tools.bench_card import bench_text, card
+from edgeall.edge_runtime.tools.profile import profile_model
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def _ends(rows: list[dict[str, float]]) -> tuple[float, float]:
 
 def test_a_wide_spread_is_warned_of(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second repetition is made slow, as by another program."""
-    from edgeall.edge_runtime import bench as module
+    from edgeall.edge_runtime.tools import bench as module
 
     query, calls = module._query, 0
 
@@ -214,13 +214,15 @@ def test_a_wide_spread_is_warned_of(tiny_bundle: Path, monkeypatch: pytest.Monke
 
 
 def test_the_sweep(tiny_bundle: Path, labelled: tuple[Path, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeall.edge_runtime import bench as module
+    from edgeall.edge_runtime.tools import bench as module
 
     monkeypatch.setattr(module, "cores", lambda: 4)
     notes: list[str] = []
     result = bench(tiny_bundle, labelled[0], seconds=0.02, min_queries=20, sweep=True, note=notes.append)
     assert [row["threads"] for row in result["thread_sweep"]] == [1, 2, 4]
-    assert result["thread_sweep"][0]["invoke_p50_ms"] == result["stages"]["invoke"]["p50_ms"], "measured once"
+    assert result["thread_sweep"][0]["invoke_p50_ms"] == pytest.approx(
+        result["stages"]["invoke"]["p50_ms"], rel=1e-9
+    ), "measured once"
     assert [(row["interpreters"], row["threads"]) for row in result["offline"]] == [(4, 1), (2, 2), (1, 4)]
     assert all(row["images_per_s"] > 0 for row in (*result["thread_sweep"], *result["offline"]))
     assert len(notes) == 1 + 2 + len(layouts(4))
@@ -317,7 +319,7 @@ def test_the_firmware_s_tool_is_asked_where_the_kernel_says_nothing(
 def test_a_throttled_board_is_warned_of(
     before: int, after: int, warned: str | None, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeall.edge_runtime import bench as module
+    from edgeall.edge_runtime.tools import bench as module
 
     query, begun = module._query, False
     a_board(tmp_path, throttled=f"{before:x}", load="0.00 0 0")
@@ -375,7 +377,7 @@ def test_a_profiler_that_fails_is_an_error(tiny_bundle: Path, tmp_path: Path, mo
     with pytest.raises(EdgeallError, match="it died of SIGABRT") as caught:
         profile_model(tiny_bundle, 1)
     assert "--profile" in caught.value.hint
-    monkeypatch.setattr("edgeall.edge_runtime.profile.runtime_package", lambda: "tflite_runtime")
+    monkeypatch.setattr("edgeall.edge_runtime.tools.profile.runtime_package", lambda: "tflite_runtime")
     with pytest.raises(EdgeallError, match="can't time operators"):
         profile_model(tiny_bundle, 1)
 

@@ -10,8 +10,8 @@ from fixtures_models import LABELS, SPEC
 
 from edgeall.edge_runtime import golden
 from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.inspect import inspect_model
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.tools.inspect import inspect_model
 
 
 def test_a_packed_integer_model(tiny_bundle: Path) -> None:

@@ -117,7 +117,7 @@ def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.Monkey
         called.update(settings, model=model)
         raise DataError("enough")
 
-    monkeypatch.setattr("edgeall.edge_runtime.bench.bench", recorder)
+    monkeypatch.setattr("edgeall.edge_runtime.tools.bench.bench", recorder)
     config = tmp_path / "c.toml"
     config.write_text('[bench]\nimages = "folder"\nseconds = 2\nlabels = "names.txt"\nmean = 127.5\n')
     assert edgeall("bench", "m.tflite", "--config", config, "--std", 2)[0] == 1

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from edgeall import cli
-from edgeall.edge_runtime.bench import bench
-from edgeall.edge_runtime.compare_bench import compare_bench, compare_text
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.tools.bench import bench
+from edgeall.edge_runtime.tools.compare_bench import compare_bench, compare_text
 
 Change = Callable[[dict[str, Any]], None]
 

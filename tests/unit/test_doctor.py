@@ -20,9 +20,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeall import cli
-from edgeall.edge_runtime import doctor, interpreter
-from edgeall.edge_runtime.doctor import Machine, diagnose, doctor_text, this_machine
+from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.errors import BundleError
+from edgeall.edge_runtime.tools import doctor
+from edgeall.edge_runtime.tools.doctor import Machine, diagnose, doctor_text, this_machine
 
 INSTALLED = {
     "click": "8.4.0",
@@ -331,7 +332,7 @@ def test_it_works_where_nothing_else_does(tmp_path: Path, repository: Path) -> N
 def test_it_starts_without_what_it_examines() -> None:
     script = textwrap.dedent("""
         import sys
-        import edgeall.edge_runtime.doctor
+        import edgeall.edge_runtime.tools.doctor
         print(*sorted({name.partition(".")[0] for name in sys.modules}))
     """)
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeall.edge_runtime import tables
 from edgeall.edge_runtime.pipeline import Prediction
+from edgeall.edge_runtime.tools import tables
 from edgeall.train.metrics import compute_metrics
 
 SCORES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.0, 0.2, 0.8]])

@@ -74,7 +74,7 @@ def bench(
         repetitions: of the single stream.
         sweep: also the single stream with other numbers of threads, and the offline scenario with every way to
             spread the cores.
-        profile: also the time of each operator, see `edgeall.edge_runtime.profile`.
+        profile: also the time of each operator, see `edgeall.edge_runtime.tools.profile`.
         labels_file: foreign models only, as the two below: see `Classifier.open`.
         mean: see there.
         std: see there.
@@ -105,7 +105,7 @@ def bench(
         steady_rss_bytes: at its end.
         accuracy: 0..1, over the images in folders named like a label; None when there is none.
         accuracy_images: how many those are.
-        profile: see `edgeall.edge_runtime.profile`; None without.
+        profile: see `edgeall.edge_runtime.tools.profile`; None without.
         warnings: what casts doubt on the figures: throttling, other programs, a spread over `MAX_SPREAD_PERCENT`.
         problems: images that could not be read or classified.
 
@@ -137,7 +137,7 @@ def bench(
     offline = _offline(classifier, decoders, seconds, min_queries, note) if sweep else None
     operators = None
     if profile:
-        from edgeall.edge_runtime.profile import profile_model
+        from edgeall.edge_runtime.tools.profile import profile_model
 
         note("operators")
         operators = profile_model(path, threads)

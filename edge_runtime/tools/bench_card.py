@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.tables import bench_text as single_stream_text
-from edgeall.edge_runtime.tables import percent, table
+from edgeall.edge_runtime.tools.tables import bench_text as single_stream_text
+from edgeall.edge_runtime.tools.tables import percent, table
 
 Rows = Sequence[Sequence[object]]
 
@@ -25,7 +25,7 @@ _LINE_PX, _NAME_PX, _BAR_PX = 22, 260, 460
 
 
 def bench_text(result: Mapping[str, Any]) -> str:
-    """The figures of `edgeall.edge_runtime.bench.bench`."""
+    """The figures of `edgeall.edge_runtime.tools.bench.bench`."""
     parts = [single_stream_text(result)]
     if result["spread_percent"] is not None:
         parts.append(f"{len(result['repetitions'])} repetitions, spread of the p50 {result['spread_percent']:.1f} %")

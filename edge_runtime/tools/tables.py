@@ -189,7 +189,7 @@ def demo_text(result: Mapping[str, Any]) -> str:
 
 
 def bench_text(result: Mapping[str, Any]) -> str:
-    """The figures of `edgeall.edge_runtime.bench.bench`."""
+    """The figures of `edgeall.edge_runtime.tools.bench.bench`."""
     device = result["device"]
     facts = {
         "device": ", ".join(str(device[key]) for key in ("cpu", "os", "runtime") if device.get(key)),
@@ -211,7 +211,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
 
 
 def inspect_text(facts: Mapping[str, Any]) -> str:
-    """What `edgeall.edge_runtime.inspect.inspect_model` found."""
+    """What `edgeall.edge_runtime.tools.inspect.inspect_model` found."""
     manifest = facts["manifest"] or {}
     labels = facts["labels"]
     rows: dict[str, object] = {

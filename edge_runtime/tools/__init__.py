@@ -1,0 +1,1 @@
+"""What a person asks of a device besides classifying: measure, inspect, mend; and how answers are printed."""
