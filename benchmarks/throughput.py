@@ -93,8 +93,10 @@ def main() -> int:
     device = _device_environment()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        # What edgeall finds out about this device is found out in the warm-up round.
+        # What edgeall finds out about this device is found out in the warm-up round. Byte code is written in it, too,
+        # which this shell may forbid.
         environment = {**os.environ, "XDG_CACHE_HOME": str(work / "cache")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         folder, one = _folders(arguments.images, arguments.count, work)
         program = "import sys; from edgeall.edge_runtime.bundle import open_bundle as o; print(*o(sys.argv[1]).labels)"
         labels = _ask(device, program, arguments.model).split()

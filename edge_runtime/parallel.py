@@ -60,7 +60,11 @@ class Layout:
 
 
 class Pool:
-    """Interpreters of one model and the threads that feed them, one more than those to read ahead.
+    """Interpreters of one model and the threads that feed them: one for each, which reads, resizes and classifies image
+    after image, and one more where an interpreter has several threads, which would wait for it.
+
+    No more than that: threads beyond the cores take the cores from each other half-way through an image
+    (benchmarks/results/throughput.md).
 
     A context manager: leaving it lets the images under way finish and starts no other.
 
@@ -75,7 +79,7 @@ class Pool:
         own = classifier.threads == layout.threads
         for index in range(layout.interpreters):
             self._idle.put(classifier if own and index == 0 else twin(classifier, layout.threads))
-        self._workers = layout.interpreters + 1
+        self._workers = layout.interpreters + (layout.threads > 1)
         self._executor = ThreadPoolExecutor(self._workers, "edgeall")
 
     def __enter__(self) -> Pool:
