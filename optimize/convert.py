@@ -104,8 +104,8 @@ def sparsity(flatbuffer: bytes) -> float:
 
 
 def compressed_bytes(flatbuffer: bytes) -> int:
-    """Size as it travels where files are compressed (zlib, level 9): the only size that zeros make smaller."""
-    return len(zlib.compress(flatbuffer, 9))
+    """Size as it travels where files are compressed (zlib, as zip does it): the only size that zeros make smaller."""
+    return len(zlib.compress(flatbuffer))
 
 
 def _constant(flatbuffer: bytes, graph: Subgraph, index: int) -> Any:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,6 @@ from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models import registry
 from edgeall.models.head import add_head
-from edgeall.models.keras_compat import keras
 from edgeall.models.narrow import with_channels
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
@@ -65,8 +66,10 @@ def load_model(run: Path, facts: dict[str, Any]) -> Any:
         model = with_channels(model, facts["model"]["channels"])
     path = run / "model.keras"
     try:
-        model.set_weights(keras.models.load_model(path, compile=False).get_weights())
-    except (OSError, ValueError, KeyError) as error:
+        # Not Keras's load_model: it jumps about inside the archive, and each step back reads all of it anew.
+        with ZipFile(path) as archive, TemporaryDirectory() as folder:
+            model.load_weights(archive.extract("model.weights.h5", folder))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{path}: missing or damaged ({str(error).splitlines()[0]})", hint="train again") from error
     return model
 
