@@ -14,6 +14,7 @@ _SPLIT_LIMITS = {
     ),
     "image": "Image-level split: optimistic. Images of one subject may be on both sides of the split.",
 }
+_BY_SUBJECT = ("accuracy", "sensitivity", "specificity", "auroc_positive")
 
 
 def model_card(manifest: Manifest) -> str:
@@ -79,7 +80,9 @@ def _positives(manifest: Manifest) -> str:
 
 
 def _facts(values: dict[str, Any]) -> str:
-    rows = [(key, value) for key, value in values.items() if isinstance(value, (str, int, float))]
+    rows = [
+        (key, value) for key, value in values.items() if isinstance(value, (str, int, float)) or _is_interval(value)
+    ]
     return "\n".join(f"- {key.replace('_', ' ')}: {_text(value)}" for key, value in rows) or "Nothing recorded."
 
 
@@ -100,6 +103,14 @@ def _metrics(metrics: dict[str, Any]) -> str:
                 ]
             )
         )
+    subjects = metrics.get("subjects")
+    if isinstance(subjects, dict) and subjects.get("subjects"):
+        said = [
+            f"{name.replace('_', ' ')} {_text(subjects[name])}"
+            for name in _BY_SUBJECT
+            if subjects.get(name) is not None
+        ]
+        blocks.append(f"By subject ({subjects['subjects']}, each by the mean of its images): {', '.join(said)}.")
     return "\n\n".join(blocks)
 
 
@@ -144,5 +155,11 @@ def _other_microscopes(metrics: dict[str, Any]) -> str:
     )
 
 
+def _is_interval(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, float) for end in value)
+
+
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_text, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)

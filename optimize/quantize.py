@@ -433,8 +433,8 @@ def _manifest(
     golden_source: str,
 ) -> Manifest:
     settings, model = facts["settings"], facts["model"]
-    kept = ["accuracy_ci95", "ci_unit", "macro_f1", "ece", "log_loss", "sensitivity", "specificity", "per_class"]
-    kept += [key for key in metrics if key.startswith("robust_")]
+    kept = ["ci_unit", "macro_f1", "ece", "brier", "log_loss", "sensitivity", "specificity", "auroc_positive"]
+    kept += [key for key in metrics if key.endswith("_ci95") or key.startswith("robust_")] + ["per_class"]
     return Manifest(
         name=run.resolve().name,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -467,8 +467,14 @@ def _manifest(
             "accuracy": metrics["accuracy"],
             "float_accuracy": summary["float_accuracy"],
             **{key: metrics[key] for key in kept},
+            "subjects": _without_names(metrics["subjects"]),
         },
         calibration=summary["calibration"],
         decision=summary["decision"],
         golden={"source": golden_source},
     )
+
+
+def _without_names(subjects: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Figures by subject without the people themselves: the file goes where their names must not."""
+    return subjects and {key: value for key, value in subjects.items() if key != "per_subject"}

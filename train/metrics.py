@@ -18,9 +18,11 @@ from sklearn.metrics import (
 )
 
 from edgeall.edge_runtime.errors import DataError
+from edgeall.train.bootstrap import intervals
 
 ECE_BINS = 15
-RESAMPLES = 2000
+POSITIVE_INTERVALS = ("sensitivity", "specificity", "auroc_positive")
+SUBJECT_FIGURES = ("accuracy", "macro_f1", *POSITIVE_INTERVALS)
 LOG_FLOOR = 1e-7
 """Keras clips probabilities at the same value, so `log_loss` and Keras' own figure agree. An 8-bit output holds
 exact zeros: without a floor one wrong image would make the loss infinite."""
@@ -54,9 +56,10 @@ def compute_metrics(
       ``auprc_positive`` (average precision) rank by the summed probability of those classes;
       ``sensitivity_at_specificity_95`` is the highest sensitivity that a threshold on it gives while at least 95 % of
       the others are called negative.
-    - ``accuracy_ci95`` is a percentile bootstrap interval of `RESAMPLES` resamples. Images of one subject are alike,
-      so whole subjects are resampled where every image's subject is known and there are at least two; ``ci_unit``
-      says which of the two was done. Where every image is right the interval collapses to [1, 1].
+    - ``accuracy_ci95``, and the same of macro F1, sensitivity, specificity and ``auroc_positive``, is a percentile
+      bootstrap interval, see `edgeall.train.bootstrap.intervals`: by subject where every image has one and there are
+      at least two. ``ci_unit`` says which of the two was done. Where every image is right it collapses to [1, 1].
+    - ``subjects``: the same figures of people instead of images, see `_by_subject`; None where not all are known.
 
     Args:
         labels: the k class names, in the model's output order.
@@ -77,7 +80,6 @@ def compute_metrics(
 
     Source:
         C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (ECE).
-        B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
     """
     true = np.asarray(y_true, dtype=np.int64)
     scores = np.asarray(probabilities, dtype=np.float64)
@@ -85,15 +87,18 @@ def compute_metrics(
     classes = np.arange(len(labels))
     predicted = scores.argmax(axis=1)
     correct = predicted == true
-    low, high, unit = _accuracy_interval(correct, subjects, seed)
+    positive = [labels.index(name) for name in positive_labels]
+    summed = scores[:, positive].sum(axis=1)
+    spread, unit = intervals(true, predicted, len(labels), positive, summed, subjects, seed)
     return {
         "split": split,
         "split_level": split_level,
         "images": len(true),
         "accuracy": float(correct.mean()),
-        "accuracy_ci95": [low, high],
+        "accuracy_ci95": spread["accuracy"],
         "ci_unit": unit,
         "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
+        "macro_f1_ci95": spread["macro_f1"],
         "log_loss": _log_loss(true, scores),
         "ece": expected_calibration_error(scores.max(axis=1), correct),
         "brier": float(((scores - np.eye(len(labels))[true]) ** 2).sum(axis=1).mean()),
@@ -101,8 +106,59 @@ def compute_metrics(
         "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
         "per_class": _per_class(labels, true, predicted, scores),
         "positive_labels": list(positive_labels),
-        **_positive_against_rest([labels.index(name) for name in positive_labels], true, predicted, scores),
+        **_positive_against_rest(positive, true, predicted, summed),
+        **{f"{name}_ci95": spread[name] if positive else None for name in POSITIVE_INTERVALS},
+        "subjects": _by_subject(labels, true, scores, positive_labels, subjects, seed),
     }
+
+
+def _by_subject(
+    labels: Sequence[str],
+    true: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    positive_labels: Sequence[str],
+    subjects: Sequence[str | None] | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Figures of subjects: the mean probability over a subject's images decides, each subject counts once.
+
+    Returns:
+        - subjects: how many; several_classes: those whose images don't all carry one label, left out of all figures;
+        - accuracy, macro_f1, sensitivity, specificity, auroc_positive, their intervals, and confusion, of subjects;
+        - per_subject: to each its label, what it is taken for, its images, and the share of them that is right,
+          the worst first.
+
+        None where a subject is unknown, or there is only one; no figures where all have several classes.
+    """
+    known = [name for name in subjects or () if name is not None]
+    if len(known) != len(true) or len(set(known)) < 2:
+        return None
+    names, owner = np.unique(known, return_inverse=True)
+    images = np.bincount(owner)
+    means = np.stack([np.bincount(owner, weights=column) for column in scores.T], axis=1) / images[:, None]
+    of_label = np.zeros((len(names), len(labels)), np.int64)
+    np.add.at(of_label, (owner, true), 1)
+    right = np.bincount(owner, weights=scores.argmax(axis=1) == true)
+    whole = (of_label > 0).sum(axis=1) == 1
+    per_subject = [
+        {
+            "subject": str(names[i]),
+            "label": labels[int(of_label[i].argmax())] if whole[i] else None,
+            "predicted": labels[int(means[i].argmax())],
+            "images": int(images[i]),
+            "accuracy": float(right[i] / images[i]),
+        }
+        for i in range(len(names))
+    ]
+    found: dict[str, Any] = {"subjects": int(whole.sum()), "several_classes": int((~whole).sum())}
+    if whole.any():
+        figures = compute_metrics(
+            labels, of_label[whole].argmax(axis=1), means[whole], positive_labels, split="", split_level="", seed=seed
+        )
+        found |= {key: figures[key] for name in SUBJECT_FIGURES for key in (name, f"{name}_ci95")}
+        found["confusion"] = figures["confusion"]
+    found["per_subject"] = sorted(per_subject, key=lambda row: (row["accuracy"], row["subject"]))
+    return found
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
@@ -201,14 +257,13 @@ def _per_class(
 
 
 def _positive_against_rest(
-    positive: list[int], true: NDArray[np.int64], predicted: NDArray[np.int64], scores: NDArray[np.float64]
+    positive: list[int], true: NDArray[np.int64], predicted: NDArray[np.int64], summed: NDArray[np.float64]
 ) -> dict[str, float | None]:
     names = ("sensitivity", "specificity", "auroc_positive", "auprc_positive", "sensitivity_at_specificity_95")
     if not positive:
         return dict.fromkeys(names)
     ill = np.isin(true, positive)
     called = np.isin(predicted, positive)
-    summed = scores[:, positive].sum(axis=1)
     both = ill.any() and not ill.all()
     values = (
         float(called[ill].mean()) if ill.any() else None,
@@ -242,23 +297,3 @@ def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray
     # sum over bins of images/n * |accuracy - confidence| = sum over bins of |sum of (correct - confidence)| / n
     gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
-
-
-def _accuracy_interval(
-    correct: NDArray[np.bool_], subjects: Sequence[str | None] | None, seed: int
-) -> tuple[float, float, str]:
-    rng = np.random.default_rng(seed)
-    known = [name for name in subjects if name is not None] if subjects is not None else []
-    if len(known) == len(correct) and len(set(known)) > 1:
-        unit = "subject"
-        _, owner = np.unique(known, return_inverse=True)
-        images = np.bincount(owner)
-        right = np.bincount(owner, weights=correct)
-        times = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=RESAMPLES)
-        accuracies = (times @ right) / (times @ images)
-    else:
-        unit = "image"
-        # Drawing n images with replacement and counting the right ones is a binomial draw: no index table needed.
-        accuracies = rng.binomial(len(correct), correct.mean(), size=RESAMPLES) / len(correct)
-    low, high = np.percentile(accuracies, (2.5, 97.5))
-    return float(low), float(high), unit

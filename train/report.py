@@ -63,6 +63,8 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     ).render(
         run=run,
         test=test,
+        percent=_percent,
+        fixed=_fixed,
         title=_title(run),
         level=SPLIT_LEVELS[split.level],
         level_means=_level_means(split),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,20 +71,27 @@ def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], f
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
     """The figures of `edgeall.train.metrics.compute_metrics`."""
-    low, high = metrics["accuracy_ci95"]
     facts = {
         "images": f"{metrics['images']:,} ({metrics['split']}, {_split(metrics['split_level'])})",
-        "accuracy": f"{percent(metrics['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, "
-        f"by {metrics['ci_unit']})",
-        "macro F1": f"{metrics['macro_f1']:.4f}",
+        "accuracy": f"{percent(metrics['accuracy'])} (95 % interval {_interval(metrics, 'accuracy', percent)}, "
+        f"by {metrics['ci_unit']}, as those below)",
+        "macro F1": f"{metrics['macro_f1']:.4f} ({_interval(metrics, 'macro_f1', _four)})",
         "log loss": f"{metrics['log_loss']:.4f}",
         "calibration error": f"{metrics['ece']:.4f}",
     }
     if metrics["positive_labels"]:
         against = f"({', '.join(metrics['positive_labels'])} against the rest)"
         facts |= {
-            f"sensitivity {against}": percent(metrics["sensitivity"]) or "",
-            f"specificity {against}": percent(metrics["specificity"]) or "",
+            **{
+                f"{name} {against}": f"{percent(metrics[name])} ({_interval(metrics, name, percent)})"
+                for name in ("sensitivity", "specificity")
+                if metrics[name] is not None
+            },
+            **(
+                {f"AUROC {against}": f"{metrics['auroc_positive']:.4f} ({_interval(metrics, 'auroc_positive', _four)})"}
+                if metrics["auroc_positive"] is not None
+                else {}
+            ),
             "sensitivity at 95 % specificity": percent(metrics["sensitivity_at_specificity_95"]) or "",
         }
     labels = metrics["labels"]
@@ -93,13 +100,44 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
         for label, row in ((label, metrics["per_class"][label]) for label in labels)
     ]
     confusion = [[label, *row] for label, row in zip(labels, metrics["confusion"], strict=True)]
-    return "\n\n".join(
-        [
-            record(facts),
-            table(["class", "precision", "recall", "F1", "images"], classes),
-            table(["true \\ predicted", *labels], confusion),
-        ]
-    )
+    parts = [
+        record(facts),
+        table(["class", "precision", "recall", "F1", "images"], classes),
+        table(["true \\ predicted", *labels], confusion),
+    ]
+    if metrics["subjects"]:
+        parts.append(subjects_text(metrics["subjects"]))
+    return "\n\n".join(parts)
+
+
+def subjects_text(found: Mapping[str, Any], most: int = 12) -> str:
+    """The figures of people, ``subjects`` of the metrics; of the people themselves the ``most`` that go worst."""
+    several = found["several_classes"]
+    facts = {"subjects": f"{found['subjects']:,}, each by the mean of its images"}
+    if several:
+        facts["subjects"] += f"; {several:,} with images of several classes left out"
+    for name, said in (("accuracy", percent), ("sensitivity", percent), ("specificity", percent)):
+        if found.get(name) is not None:
+            facts[f"{name} by subject"] = f"{said(found[name])} ({_interval(found, name, said)})"
+    if found.get("auroc_positive") is not None:
+        facts["AUROC by subject"] = f"{found['auroc_positive']:.4f} ({_interval(found, 'auroc_positive', _four)})"
+    rows = [
+        [row["subject"], row["label"] or "several", row["predicted"], row["images"], percent(row["accuracy"])]
+        for row in found["per_subject"][:most]
+    ]
+    rest = len(found["per_subject"]) - len(rows)
+    shown = table(["subject", "class", "taken for", "images", "of them right"], rows)
+    return f"{record(facts)}\n\n{shown}" + (f"\nand {rest:,} more, none worse (--json has all)" if rest else "")
+
+
+def _interval(found: Mapping[str, Any], name: str, said: Callable[[float], str | None]) -> str:
+    """``98.25 % to 99.61 %``."""
+    low, high = found[f"{name}_ci95"]
+    return f"{said(low)} to {said(high)}"
+
+
+def _four(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def quantize_text(summary: Mapping[str, Any]) -> str:

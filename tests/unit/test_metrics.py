@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score, roc_auc_score
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, mcnemar
+from edgeall.train import bootstrap
+from edgeall.train.dataset import load_dataset
+from edgeall.train.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, mcnemar, metrics_of
 
 LABELS = ("Benign", "Early", "Pre")
 ILL = ("Early", "Pre")
@@ -137,10 +141,12 @@ def test_values_as_the_contract_names_them() -> None:
     result = metrics([0, 1, 2], one_hot([0, 1, 0]), split="validation", split_level="subject")
     assert (result["split"], result["split_level"], result["labels"]) == ("validation", "subject", list(LABELS))
     names = (
-        "split split_level images accuracy accuracy_ci95 ci_unit macro_f1 log_loss ece brier labels confusion per_class"
+        "split split_level images accuracy accuracy_ci95 ci_unit macro_f1 macro_f1_ci95 log_loss ece brier "
+        "labels confusion per_class"
     )
     against = "sensitivity specificity auroc_positive auprc_positive sensitivity_at_specificity_95"
-    assert " ".join(result) == f"{names} positive_labels {against}"
+    spread = "sensitivity_ci95 specificity_ci95 auroc_positive_ci95"
+    assert " ".join(result) == f"{names} positive_labels {against} {spread} subjects"
 
 
 def test_interval_contains_the_point_and_narrows_with_images() -> None:
@@ -190,6 +196,105 @@ def test_one_subject_per_image_agrees_with_the_image_interval() -> None:
     by_subject = metrics([0] * 400, one_hot(predicted), subjects=[str(i) for i in range(400)])
     assert by_subject["ci_unit"] == "subject"
     assert by_subject["accuracy_ci95"] == pytest.approx(by_image["accuracy_ci95"], abs=0.01)
+
+
+def drawn(images: int, people: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Truths, probabilities and subjects: a person has one class and is easy or hard as a whole."""
+    generator = np.random.default_rng(seed)
+    owner = generator.integers(0, people, images)
+    true = generator.integers(0, 3, people)[owner]
+    logits = generator.normal(size=(images, 3)) + generator.normal(1.0, 1.5, people)[owner, None] * np.eye(3)[true]
+    steps = np.round(64 * np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))  # with ties, as int8 gives them
+    return true, (steps + 1e-3) / 64, [f"p{number}" for number in owner]
+
+
+@pytest.mark.parametrize("by_subject", [True, False])
+def test_intervals_are_those_of_drawing_again_and_again(by_subject: bool) -> None:
+    true, rows, subjects = drawn(150, 25, seed=1)
+    result = metrics(true, rows, subjects=subjects if by_subject else None)
+    generator = np.random.default_rng(3)
+    owner = np.unique(subjects, return_inverse=True)[1] if by_subject else np.arange(len(true))
+    members = [np.flatnonzero(owner == number) for number in range(owner.max() + 1)]
+    found: dict[str, list[float]] = {name: [] for name in bootstrap.NAMES}
+    for _ in range(200):
+        chosen = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
+        truth, predicted = true[chosen], rows[chosen].argmax(axis=1)
+        found["accuracy"].append((truth == predicted).mean())
+        found["macro_f1"].append(f1_score(truth, predicted, average="macro"))
+        found["sensitivity"].append((predicted[truth > 0] > 0).mean())
+        found["specificity"].append((predicted[truth == 0] == 0).mean())
+        found["auroc_positive"].append(roc_auc_score(truth > 0, rows[chosen][:, 1:].sum(axis=1)))
+    for name, values in found.items():
+        low, high = np.percentile(values, (2.5, 97.5))
+        assert low < result[name] < high
+        assert result[f"{name}_ci95"] == pytest.approx([low, high], abs=0.3 * (high - low)), name
+
+
+def test_weighted_areas_are_scikit_learns() -> None:
+    true, rows, _ = drawn(80, 20, seed=2)
+    score = rows[:, 1:].sum(axis=1)
+    times = np.random.default_rng(0).multinomial(80, np.full(80, 1 / 80), size=5).astype(np.float32)
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    ill = (true > 0)[order]
+    assert len(starts) < 80, "there are ties"
+    found = bootstrap._weighted_auroc(times[:, order] * ill, times[:, order] * ~ill, starts)
+    assert found == pytest.approx([roc_auc_score(true > 0, score, sample_weight=weights) for weights in times])
+
+
+def test_a_subject_counts_once_and_by_its_mean() -> None:
+    # a: two of three right, mean in favour; b: one of two right, its sure mistake outweighs; c: right; d: ill, missed.
+    true = [1, 1, 1, 1, 1, 0, 0, 2]
+    rows = [[0.1, 0.9, 0.0], [0.1, 0.9, 0.0], [0.8, 0.2, 0.0], [0.4, 0.6, 0.0], [0.9, 0.1, 0.0]]
+    rows += [[0.7, 0.3, 0.0], [0.6, 0.4, 0.0], [0.55, 0.0, 0.45]]
+    result = metrics(true, rows, subjects=["a", "a", "a", "b", "b", "c", "c", "d"])
+    found = result["subjects"]
+    assert (result["ci_unit"], found["subjects"], found["several_classes"]) == ("subject", 4, 0)
+    assert found["accuracy"] == 0.5
+    assert found["sensitivity"] == pytest.approx(1 / 3)
+    assert found["specificity"] == 1.0
+    # Means of the ill's probability: a 2/3, b 0.35, d 0.45; c 0.35, which ties with b.
+    assert found["auroc_positive"] == pytest.approx(2.5 / 3)
+    assert found["confusion"] == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
+    assert [(row["subject"], row["images"], row["accuracy"], row["label"]) for row in found["per_subject"]] == [
+        ("d", 1, 0.0, "Pre"),
+        ("b", 2, 0.5, "Early"),
+        ("a", 3, pytest.approx(2 / 3), "Early"),
+        ("c", 2, 1.0, "Benign"),
+    ]
+    assert [row["predicted"] for row in found["per_subject"]] == ["Benign", "Benign", "Early", "Benign"]
+
+
+def test_a_subject_of_several_classes_has_no_class_of_its_own() -> None:
+    result = metrics([0, 1, 1, 0], one_hot([0, 1, 1, 0]), subjects=["a", "a", "b", "c"])["subjects"]
+    assert (result["subjects"], result["several_classes"], result["accuracy"]) == (2, 1, 1.0)
+    assert {row["subject"]: row["label"] for row in result["per_subject"]} == {"a": None, "b": "Early", "c": "Benign"}
+    mixed = metrics([0, 1, 1, 0], one_hot([0, 1, 1, 0]), subjects=["a", "a", "b", "b"])["subjects"]
+    assert "accuracy" not in mixed and (mixed["subjects"], mixed["several_classes"]) == (0, 2)
+
+
+def test_subjects_of_real_cells_are_known(test_data: Path) -> None:
+    cells = load_dataset(test_data / "cnmc")
+    rows = [[0.4, 0.6] if sample.subject in ("H7", "16") else [0.7, 0.3] for sample in cells.samples]
+    result = metrics_of(cells.samples, cells.labels, rows, ("all",), "test", "subject", 0)
+    healthy = {sample.subject for sample in cells.samples if sample.label == "hem"}
+    ill = {sample.subject for sample in cells.samples if sample.label == "all"}
+    assert (result["ci_unit"], result["subjects"]["subjects"]) == ("subject", len(healthy) + len(ill))
+    assert result["subjects"]["sensitivity"] == pytest.approx(1 - 1 / len(ill))
+    assert result["subjects"]["specificity"] == pytest.approx(1 / len(healthy))
+
+
+@pytest.mark.parametrize("subjects", [None, ["a", "b", None, "c"], ["a", "a", "a", "a"]])
+def test_no_subject_figures_where_subjects_are_not_known(subjects: list[str | None] | None) -> None:
+    assert metrics([0, 0, 1, 1], one_hot([0, 0, 1, 0]), subjects=subjects)["subjects"] is None
+
+
+def test_a_resample_without_ill_images_has_no_sensitivity_and_says_nothing_of_it() -> None:
+    result = metrics([0, 0, 0, 1], one_hot([0, 0, 0, 1]))
+    assert result["sensitivity_ci95"] == [1.0, 1.0]
+    assert metrics([0, 0], one_hot([0, 1]))["sensitivity_ci95"] is None
+    assert metrics([0, 1], one_hot([0, 1]), positive_labels=())["auroc_positive_ci95"] is None
+    assert metrics([1], one_hot([1]))["accuracy_ci95"] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("subjects", [["a", "b", None, "c"], ["a", "a", "a", "a"], [None] * 4])

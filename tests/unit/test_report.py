@@ -104,6 +104,7 @@ def make_run(
             positive,
             split=side,
             split_level=level,
+            subjects=[(subjects or {}).get(path) for path, s, *_ in rows if s == side],
         )
         for side in SIDES
     }
@@ -291,6 +292,21 @@ def test_other_split_levels_are_not(tmp_path: Path, level: str) -> None:
     text = report(tmp_path, rows, level=level).text
     assert f"{level}-level split." in text
     assert "optimistic" not in text
+
+
+def test_subjects_have_figures_and_a_table_of_their_own(tmp_path: Path) -> None:
+    # Two of four images of Early's one test subject are wrong, less surely than the others are right.
+    rows = [*right("train"), *right("validation"), *right("test"), ("x", "test", 1, 0, 0.9), ("y", "test", 1, 0, 0.9)]
+    of = {path: f"{side} {true} <i>" for path, side, true, *_ in rows}
+    page = report(tmp_path, rows, level="subject", subjects=of)
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Subjects of the test side The mean probability" in text
+    assert "subjects 4 accuracy 100.00 % 100.0 % to 100.0 %" in text
+    assert "of them right test 1 <i> Early Early 4 50.0 %" in text
+    assert "bootstrap over subjects" in text
+    assert "<i>" not in page.html
+    (tmp_path / "unknown").mkdir()
+    assert "Subjects of the test side" not in report(tmp_path / "unknown", rows).text
 
 
 KNOWN, UNSEEN = "Which patient an image shows is not known", "the test images come from unseen subjects"

@@ -42,6 +42,21 @@ def test_metrics_show_confusion_and_what_the_split_is_worth() -> None:
     assert ["Early", "100.00", "%", "50.00", "%", "0.6667", "2"] in rows
 
 
+def test_subjects_come_with_their_figures_the_worst_first() -> None:
+    labels, true = ("all", "hem"), [number // 2 % 2 for number in range(40)]
+    scores = np.array([[0.3, 0.7] if number in (0, 4, 5) else np.eye(2)[true[number]] for number in range(40)])
+    names = [f"s{number // 2:02d}" for number in range(40)]
+    found = compute_metrics(labels, true, scores, ("all",), split="test", split_level="subject", subjects=names)
+    text = tables.metrics_text(found)
+    low, high = found["subjects"]["sensitivity_ci95"]
+    assert f"sensitivity by subject  90.00 % ({100 * low:.2f} % to {100 * high:.2f} %)" in text
+    assert "by subject, as those below" in text
+    rows = [line.split() for line in text.splitlines()]
+    place = rows.index(["s02", "all", "hem", "2", "0.00", "%"])
+    assert rows[place + 1] == ["s00", "all", "all", "2", "50.00", "%"]
+    assert "and 8 more, none worse" in text
+
+
 def test_metrics_without_positive_classes_have_no_sensitivity() -> None:
     text = metrics("subject", ())
     assert "subject-level split" in text
