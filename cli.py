@@ -278,6 +278,7 @@ def train(json: bool, **settings: Any) -> None:
 @_CACHE_DIR
 @click.option("--robustness", is_flag=True, help="Also under changes of lamp, stain, focus, sensor and file.")
 @click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
+@click.option("--html", type=FILE, help="Write a self-contained page, with reliability and risk against coverage.")
 @_JSON
 def evaluate(
     target: Path,
@@ -286,6 +287,7 @@ def evaluate(
     labels: Path | None,
     robustness: bool,
     plot: Path | None,
+    html: Path | None,
     **settings: Any,
 ) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
@@ -298,18 +300,25 @@ def evaluate(
 
     robust = robustness or plot is not None
     metrics = evaluate_target(target, data=data, labels_file=labels, robust=robust, **settings, progress=Progress())
-    _print(metrics, json, lambda: metrics_text(metrics))
-    if robust:
-        from edgeall.train.plots import plot_robustness
+    texts = [("Figures", metrics_text(metrics))] if html is not None or not json else []
+    if robust and texts:
         from edgeall.train.robustness import robustness_text
 
-        if not json:
-            print("\n" + robustness_text(metrics["robustness"]))
-        if plot is not None:
-            plot_robustness(metrics["robustness"], plot)
-            _note(f"{plot}: written")
+        texts.append(("When the microscope changes", robustness_text(metrics["robustness"])))
+    _print(metrics, json, lambda: "\n\n".join(text for _, text in texts))
+    if plot is not None:
+        from edgeall.train.plots import plot_robustness
+
+        plot_robustness(metrics["robustness"], plot)
+        _note(f"{plot}: written")
     drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
-    _note_synthetic(drawn or (data is not None and is_synthetic(load_dataset(data))))
+    drawn = drawn or (data is not None and is_synthetic(load_dataset(data)))
+    if html is not None:
+        from edgeall.train.model_report import write_model_report
+
+        write_model_report(html, f"{target} on {data or 'its own data'}", texts, metrics, drawn)
+        _note(f"{html}: written")
+    _note_synthetic(drawn)
     _note_research_use(json)
 
 

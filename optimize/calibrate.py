@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 
 from edgeall.edge_runtime.calibration import FLOOR, calibrated
 from edgeall.edge_runtime.errors import UsageError
-from edgeall.train.metrics import expected_calibration_error
+from edgeall.train.metrics import brier_score, expected_calibration_error
 
 TEMPERATURES = (0.2, 10.0)
 
@@ -57,6 +57,7 @@ def calibration_of(probabilities: NDArray[np.float32], truth: NDArray[np.int64])
     for name, scores in (("before", probabilities), ("after", calibrated(probabilities, temperature))):
         confidence = scores.max(axis=1).astype(np.float64)
         found[f"ece_{name}"] = expected_calibration_error(confidence, scores.argmax(axis=1) == truth)
+        found[f"brier_{name}"] = brier_score(scores, truth)
     return found
 
 

@@ -21,6 +21,7 @@ from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.tools.tables import metrics_text, quantize_text
 from edgeall.models.keras_compat import exact_float32, tf
 from edgeall.optimize.calibrate import calibration_of, check_rule, review_rule
 from edgeall.optimize.card import model_card
@@ -53,8 +54,10 @@ from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
 from edgeall.train.metrics import metrics_of
+from edgeall.train.model_report import write_model_report
 from edgeall.train.progress import Progress
-from edgeall.train.robustness import robustness
+from edgeall.train.reliability import trust
+from edgeall.train.robustness import robustness, robustness_text
 from edgeall.train.runs import (
     data_root,
     image_folder,
@@ -93,6 +96,8 @@ QUANTIZATION_FACTS = (
     "sparsity_frac",
     "clusters",
 )
+REVIEW_FACTS = ("reviewed", "accuracy_of_the_rest", "sensitivity_with_review")
+"""What the review rule, set on the validation side, does to the side that the manifest's metrics are of."""
 GOLDEN_SOURCES = ("test", "synthetic")
 GOLDEN_IMAGES = 2
 GOLDEN_CANDIDATES = 48
@@ -148,8 +153,9 @@ def quantize(
     Returns:
         A summary: scheme, sizes, accuracies, agreement, per-class recalls; ``float_layers``, what computes in float
         (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration`` and ``decision``, as in the
-        manifest; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`; with ``robust``
-        the ``robustness``.
+        manifest; what `edgeall.train.reliability.trust` says of the test side; ``report``, the page beside the file
+        that shows it; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`; with
+        ``robust`` the ``robustness``.
 
     Raises:
         UsageError: an unknown scheme or layer, a layer option with a scheme that isn't integer, or ``out`` exists.
@@ -252,9 +258,14 @@ def quantize(
     scores = calibrated(scores, temperature)
     decision = review_rule(scores, validation.labels, positive, target_sensitivity, review_budget)
     summary |= {"calibration": calibration, "decision": decision}
-    probabilities = calibrated(probabilities, temperature)
     seed = facts["settings"]["seed"]
+    believed = trust(probabilities, test.labels, positive, temperature, decision.get("review_below"))
+    summary |= believed
+    probabilities = calibrated(probabilities, temperature)
     metrics = metrics_of(split.side(side), labels, probabilities, facts["positive_labels"], side, split.level, seed)
+    metrics |= {"ece_uncalibrated": believed["reliability"]["before"]["ece"], "aurc": believed["risk_coverage"]["aurc"]}
+    if believed["review"] is not None:
+        metrics |= {key: believed["review"][key] for key in REVIEW_FACTS}
     if robust:
         found = robustness(
             candidate,
@@ -271,7 +282,23 @@ def quantize(
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source)
     pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)
-    return {**summary, "out": str(out), "file_bytes": out.stat().st_size}
+    summary |= {"out": str(out), "file_bytes": out.stat().st_size}
+    if side == "test":  # a search has many candidates and one report
+        summary["report"] = str(out.with_suffix(".report.html"))
+        _write_report(summary, metrics, manifest)
+    return summary
+
+
+def _write_report(summary: dict[str, Any], metrics: dict[str, Any], manifest: Manifest) -> None:
+    """The page beside the model: what it gets right, and whether its probabilities can be believed."""
+    shown = metrics | {
+        key: summary[key] for key in ("reliability", "risk_coverage", "review", "robustness") if key in summary
+    }
+    texts = [("What the conversion cost", quantize_text(summary)), ("On the test side", metrics_text(shown))]
+    if "robustness" in summary:
+        texts.append(("When the microscope changes", robustness_text(summary["robustness"])))
+    title = f"{manifest.name}, {summary['scheme']}"
+    write_model_report(Path(summary["report"]), title, texts, shown, summary["synthetic"])
 
 
 def _check_out(out: Path, force: bool) -> None:
@@ -433,7 +460,8 @@ def _manifest(
     golden_source: str,
 ) -> Manifest:
     settings, model = facts["settings"], facts["model"]
-    kept = ["ci_unit", "macro_f1", "ece", "brier", "log_loss", "sensitivity", "specificity", "auroc_positive"]
+    kept = [key for key in ("ece_uncalibrated", "aurc", *REVIEW_FACTS) if key in metrics]
+    kept += ["ci_unit", "macro_f1", "ece", "brier", "log_loss", "sensitivity", "specificity", "auroc_positive"]
     kept += [key for key in metrics if key.endswith("_ci95") or key.startswith("robust_")] + ["per_class"]
     return Manifest(
         name=run.resolve().name,

@@ -19,6 +19,7 @@ from edgeall.train import cache
 from edgeall.train.dataset import Dataset, load_dataset, positive_labels
 from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
+from edgeall.train.reliability import trust
 from edgeall.train.robustness import robustness
 from edgeall.train.scan import hash_files, scan
 from edgeall.train.split import Split, SplitEntry, check_split, load_split
@@ -50,7 +51,8 @@ def evaluate(
         robust: also measure a model file under corruptions, see `edgeall.train.robustness.robustness`.
 
     Returns:
-        `compute_metrics`'s dictionary with ``model``, ``seconds`` and, if asked for, ``robustness``.
+        `compute_metrics`'s dictionary with ``model``, ``seconds``, what `edgeall.train.reliability.trust` says, and, if
+        asked for, ``robustness``.
 
     Raises:
         UsageError: what can't be combined.
@@ -87,7 +89,8 @@ def _run(run: Path, data: Path | None, side: str | None, cache_dir: Path, progre
     rows = np.arange(len(entries))
     probabilities = runs.load_model(run, facts).predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
     positive, seed = facts["positive_labels"], facts["settings"]["seed"]
-    return metrics_of(entries, labels, probabilities, positive, side, level, seed)
+    metrics = metrics_of(entries, labels, probabilities, positive, side, level, seed)
+    return metrics | _trust(entries, labels, probabilities, positive, None, None)
 
 
 def _model(
@@ -114,12 +117,27 @@ def _model(
             rows.append(outcome)
             advance(len(rows), "")
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
-    temperature = temperature_of(manifest)
-    probabilities = calibrated(np.stack(rows), temperature)
+    temperature, raw = temperature_of(manifest), np.stack(rows)
+    below = manifest.decision.get("review_below") if manifest else None
+    probabilities = calibrated(raw, temperature)
     metrics = metrics_of(entries, classifier.labels, probabilities, positive, side, level, training.get("seed", 0))
+    fitted = temperature if manifest and manifest.calibration else None
+    metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below)
     if robust:
         metrics["robustness"] = robustness(classifier, layout, dataset.root, entries, progress, temperature=temperature)
     return metrics
+
+
+def _trust(
+    entries: Sequence[SplitEntry],
+    labels: tuple[str, ...],
+    probabilities: NDArray[np.float32],
+    positive: Sequence[str],
+    temperature: float | None,
+    review_below: float | None,
+) -> dict[str, Any]:
+    truth = np.array([labels.index(entry.label) for entry in entries])
+    return trust(probabilities, truth, [labels.index(label) for label in positive], temperature, review_below)
 
 
 def _own_split(model: Path, sha256: str | None, given: Path | None) -> Split | None:

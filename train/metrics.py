@@ -101,7 +101,7 @@ def compute_metrics(
         "macro_f1_ci95": spread["macro_f1"],
         "log_loss": _log_loss(true, scores),
         "ece": expected_calibration_error(scores.max(axis=1), correct),
-        "brier": float(((scores - np.eye(len(labels))[true]) ** 2).sum(axis=1).mean()),
+        "brier": brier_score(scores, true),
         "labels": list(labels),
         "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
         "per_class": _per_class(labels, true, predicted, scores),
@@ -291,9 +291,19 @@ def _log_loss(true: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
     return float(-np.log(np.maximum(of_truth, LOG_FLOOR)).mean())
 
 
+def brier_score(probabilities: NDArray[Any], truth: NDArray[np.int64]) -> float:
+    """Mean over images of the squared distance between probabilities and truth, 0 to 2."""
+    wanted = np.eye(probabilities.shape[1])[truth]
+    return float(((probabilities - wanted) ** 2).sum(axis=1).mean())
+
+
+def in_bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of each confidence's bin: m holds those in (m / bins, (m + 1) / bins], as in the paper."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+
+
 def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Bin m holds the confidences in ((m - 1) / bins, m / bins], as in the paper."""
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    """Over the bins of `in_bins`."""
     # sum over bins of images/n * |accuracy - confidence| = sum over bins of |sum of (correct - confidence)| / n
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
+    gaps = np.bincount(in_bins(confidence), weights=correct - confidence, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(confidence))

@@ -207,6 +207,48 @@ def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_reliability(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy against confidence before calibration and after, of `edgeall.train.reliability.trust`; images below."""
+    panels = [(name, found[name]) for name in ("before", "after") if found[name] is not None]
+    figure = _figure(4.0 * len(panels) + 0.4, 4.8)
+    grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, gridspec_kw={"height_ratios": (3.2, 1)})
+    most = max(row["images"] for _, panel in panels for row in panel["bins"])
+    for (upper, lower), (name, panel) in zip(grid.T, panels, strict=True):
+        low, high, images, sure, right = (
+            np.array([row[key] for row in panel["bins"]]) for key in ("low", "high", "images", "confidence", "accuracy")
+        )
+        upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
+        upper.bar(low, right, high - low, align="edge", color=TRAIN, alpha=0.35, edgecolor=TRAIN, linewidth=0.8)
+        upper.plot(sure, right, "o", color=INK, markersize=4)
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+        when = f"{name} calibration" if len(panels) > 1 else "not calibrated"
+        figures = f"ECE {panel['ece']:.4f}, Brier {panel['brier']:.4f}"
+        upper.set_title(f"{when}\n{figures}", fontsize=10, color=INK)
+        lower.bar(low, images, high - low, align="edge", color=QUIET)
+        lower.set(yscale="log", ylim=(0.7, 1.5 * most), xlabel="probability of the label", ylabel="images")
+        _clean(upper)
+        _clean(lower)
+    _save(figure, path)
+
+
+def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | None, path: Path) -> None:
+    """Error of the surest images against their share, and where the review threshold lies."""
+    figure = _figure(6.2, 4.0)
+    axes = figure.subplots()
+    coverage, risk = np.array(found["coverage"]), np.array(found["risk"])
+    axes.step(100 * coverage, 100 * risk, where="pre", color=TRAIN, linewidth=1.8, label=f"AURC {found['aurc']:.5f}")
+    if review is not None:
+        kept, rest = 1 - review["reviewed"], review["accuracy_of_the_rest"]
+        axes.axvline(100 * kept, color=VALIDATION, linewidth=1, linestyle="--")
+        label = f"review below {review['below']:.4f}: {100 * review['reviewed']:.1f} % of images"
+        axes.plot([100 * kept], [0 if rest is None else 100 * (1 - rest)], "o", color=VALIDATION, label=label)
+    axes.set(xlim=(0, 101), xlabel="images answered, the surest first, %", ylabel="of them wrong, %")
+    axes.set_ylim(bottom=0, top=max(1.0, 108 * risk.max()))
+    _clean(axes)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    _save(figure, path)
+
+
 def plot_roc(curves: Sequence[RocCurve], path: Path) -> None:
     """All curves, and below the diagonal, where none runs, the corner in which those of good models lie, enlarged."""
     figure = _figure(5.2, 5.5 + 0.2 * -(-len(curves) // 2))

@@ -94,6 +94,7 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
             ),
             "sensitivity at 95 % specificity": percent(metrics["sensitivity_at_specificity_95"]) or "",
         }
+    facts |= trust_facts(metrics)
     labels = metrics["labels"]
     classes = [
         [label, percent(row["precision"]), percent(row["recall"]), f"{row['f1']:.4f}", row["support"]]
@@ -108,6 +109,28 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
     if metrics["subjects"]:
         parts.append(subjects_text(metrics["subjects"]))
     return "\n\n".join(parts)
+
+
+def trust_facts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Lines of what `edgeall.train.reliability.trust` says; none of a result without it."""
+    if "reliability" not in found:
+        return {}
+    fitted, before, after = (found["reliability"][key] for key in ("temperature", "before", "after"))
+    said = f"calibration error {before['ece']:.4f}, Brier score {before['brier']:.4f}"
+    if after is None:
+        facts = {"calibration": f"none; {said}"}
+    else:
+        later = f"{after['ece']:.4f} and {after['brier']:.4f} after"
+        facts = {"calibration": f"temperature {fitted:.2f}: {said} before, {later}"}
+    curve, review = found["risk_coverage"], found["review"]
+    shares = ", ".join(f"{percent(error)} of the surest {float(s):.0%}" for s, error in curve["error_at"].items())
+    facts["wrong"] = f"{shares} (area under the risk-coverage curve {curve['aurc']:.5f})"
+    if review is not None:
+        facts["sent to review"] = (
+            f"{percent(review['reviewed'])}, with a probability below {review['below']:.4f}; accuracy of the rest "
+            f"{percent(review['accuracy_of_the_rest']) or '-'}"
+        )
+    return facts
 
 
 def subjects_text(found: Mapping[str, Any], most: int = 12) -> str:
@@ -166,6 +189,8 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
             f"below a probability of {decision['review_below']:.4f}: {percent(decision['reviewed'])} of the validation "
             f"images; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
         )
+    if summary.get("report"):
+        facts["report"] = summary["report"]
     if summary["clusters"] is not None:
         facts["clusters"] = f"at most {summary['clusters']} different weights in a layer that is pruned"
     if summary["float_layers"] is not None:

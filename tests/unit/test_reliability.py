@@ -1,0 +1,143 @@
+"""What is said of a model's sureness: by hand, against scikit-learn, and in the pages where a user finds it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+from edgeall.edge_runtime.calibration import calibrated
+from edgeall.edge_runtime.tools.tables import metrics_text
+from edgeall.optimize.quantize import quantize
+from edgeall.train.evaluate import evaluate
+from edgeall.train.metrics import ECE_BINS, compute_metrics
+from edgeall.train.model_report import write_model_report
+from edgeall.train.progress import Progress
+from edgeall.train.reliability import POINTS, reliability, review, risk_coverage, trust
+
+QUIET = Progress(quiet=True)
+
+
+def drawn(count: int, seed: int = 0, levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    rows = generator.dirichlet(np.ones(3) * 0.6, count).astype(np.float32)
+    truth = np.array([generator.choice(3, p=row / row.sum()) for row in rows.astype(float)])
+    return (np.round(rows * levels) / levels if levels else rows).astype(np.float32), truth
+
+
+def test_bins_are_those_of_scikit_learn_and_give_the_same_error_as_the_metrics() -> None:
+    rows, truth = drawn(400)
+    found = reliability(rows, truth)
+    right, sure = calibration_curve(rows.argmax(axis=1) == truth, rows.max(axis=1), n_bins=ECE_BINS)
+    assert [row["accuracy"] for row in found["bins"]] == pytest.approx(list(right))
+    assert [row["confidence"] for row in found["bins"]] == pytest.approx(list(sure))
+    assert sum(row["images"] for row in found["bins"]) == 400
+    assert all(row["low"] < row["confidence"] <= row["high"] for row in found["bins"])
+    metrics = compute_metrics(("a", "b", "c"), truth, rows, (), split="test", split_level="image")
+    assert (found["ece"], found["brier"]) == pytest.approx((metrics["ece"], metrics["brier"]))
+    gaps = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in found["bins"]) / 400
+    assert found["ece"] == pytest.approx(gaps)
+
+
+def test_risk_and_coverage_by_hand() -> None:
+    # Sureness 0.9 right, 0.8 right and wrong (a tie), 0.6 wrong, 0.5 right.
+    rows = np.array([[0.8, 0.2], [0.9, 0.1], [0.5, 0.45], [0.8, 0.2], [0.6, 0.4]], np.float32)
+    found = risk_coverage(rows, np.array([0, 0, 0, 1, 1]))
+    assert found["coverage"] == [0.2, 0.6, 0.8, 1.0]
+    assert found["risk"] == pytest.approx([0.0, 1 / 3, 0.5, 0.4])
+    assert found["threshold"] == pytest.approx([0.9, 0.8, 0.6, 0.5])
+    assert found["aurc"] == pytest.approx((0 + 1 / 3 + 1 / 3 + 0.5 + 0.4) / 5)
+    assert found["error_at"] == pytest.approx({"1": 0.4, "0.99": 0.4, "0.95": 0.4, "0.9": 0.4, "0.8": 0.5})
+
+
+def test_area_is_the_mean_over_the_images_and_orders_of_equal_sureness_do_not_matter() -> None:
+    rows, truth = drawn(900, levels=32)
+    sure, wrong = rows.max(axis=1), rows.argmax(axis=1) != truth
+    wanted = np.mean([wrong[sure >= threshold].mean() for threshold in sure])
+    shuffled = np.random.default_rng(5).permutation(900)
+    assert risk_coverage(rows, truth)["aurc"] == pytest.approx(wanted)
+    assert risk_coverage(rows[shuffled], truth[shuffled]) == risk_coverage(rows, truth)
+    many = risk_coverage(*drawn(3000))
+    assert len(many["coverage"]) == POINTS and many["coverage"][-1] == 1.0
+    rows, truth = drawn(3000)
+    surest = np.argsort(-rows.max(axis=1))[:2700]
+    assert many["error_at"]["0.9"] == pytest.approx((rows.argmax(axis=1) != truth)[surest].mean())
+
+
+def test_a_review_rule_is_counted_on_the_images_given() -> None:
+    rows = np.array([[0.9, 0.1], [0.55, 0.45], [0.2, 0.8], [0.6, 0.4], [0.45, 0.55]], np.float32)
+    truth = np.array([0, 1, 1, 1, 0])
+    found = review(rows, truth, [1], below=0.58)
+    assert found == {
+        "below": 0.58,
+        "reviewed": pytest.approx(0.4),
+        "accuracy_of_the_rest": pytest.approx(2 / 3),
+        "sensitivity_with_review": pytest.approx(2 / 3),
+    }
+    assert review(rows, truth, [1], below=1.0)["accuracy_of_the_rest"] is None
+    assert review(rows, truth, [], below=0.5)["sensitivity_with_review"] is None
+
+
+def test_trust_speaks_of_calibrated_probabilities_and_shows_both() -> None:
+    rows, truth = drawn(500)
+    found = trust(rows, truth, [1, 2], 2.5, 0.6)
+    assert found["reliability"]["before"] == reliability(rows, truth)
+    assert found["reliability"]["after"] == reliability(calibrated(rows, 2.5), truth)
+    assert found["review"]["reviewed"] == pytest.approx((calibrated(rows, 2.5).max(axis=1) < 0.6).mean())
+    alone = trust(rows, truth, [], None, None)
+    assert (alone["reliability"]["after"], alone["review"]) == (None, None)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(("temperature", "below"), [(2.5, 0.6), (None, None), (1.5, 1.0)])
+def test_the_page_shows_both_diagrams_and_where_the_threshold_lies(
+    tmp_path: Path, temperature: float | None, below: float | None
+) -> None:
+    rows, truth = drawn(300)
+    metrics = compute_metrics(("a", "b", "<c>"), truth, rows, (), split="test", split_level="image")
+    metrics |= trust(rows, truth, [], temperature, below)
+    text = metrics_text(metrics)
+    assert ("sent to review" in text) == (below is not None)
+    assert ("none; calibration error" in text) == (temperature is None)
+    page = tmp_path / "page.html"
+    write_model_report(page, "a <model>", [("Figures", text)], metrics, synthetic=True)
+    html = page.read_text(encoding="utf-8")
+    assert html.count("research use only, not a diagnosis") == 2
+    assert "SYNTHETIC" in html and "a &lt;model&gt;" in html and "<c>" not in html
+    assert html.count('src="data:image/png;base64,') == 2
+    assert "http://" not in html and "https://" not in html and "<script" not in html
+    assert ("after calibration error" in html) == (temperature is not None)
+
+
+def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.tflite"
+    summary = quantize(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    page = Path(summary["report"])
+    assert page == tmp_path / "model.report.html"
+    html = page.read_text(encoding="utf-8")
+    metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
+    for key in ("reliability", "risk_coverage", "review"):
+        assert metrics[key] == summary[key], "measured twice, through two code paths"
+    assert metrics["reliability"]["before"]["bins"] != metrics["reliability"]["after"]["bins"]
+    assert metrics["ece"] == pytest.approx(metrics["reliability"]["after"]["ece"])
+    assert f"Sent to review: {metrics['review']['reviewed']:.4f}" in html
+    manifest = json.loads(zipfile.ZipFile(out).read("edgeall.json"))
+    assert manifest["metrics"]["aurc"] == metrics["risk_coverage"]["aurc"]
+    assert manifest["metrics"]["reviewed"] == metrics["review"]["reviewed"]
+    assert manifest["metrics"]["ece_uncalibrated"] == metrics["reliability"]["before"]["ece"]
+    assert manifest["calibration"]["brier_after"] <= manifest["calibration"]["brier_before"] + 0.05
+    assert "per_subject" not in json.dumps(manifest), "names of people don't travel"
+
+
+def test_a_run_is_shown_as_it_is_not_calibrated(tiny_run: Path, tiny_settings: Any) -> None:
+    found = evaluate(tiny_run, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    assert found["reliability"]["after"] is None and found["review"] is None
+    assert found["reliability"]["before"]["ece"] == pytest.approx(found["ece"])
+    assert "calibration" in metrics_text(found)
