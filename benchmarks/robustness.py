@@ -46,7 +46,7 @@ def report(found: dict[Path, tuple[dict[str, Any], dict[str, Any]]]) -> tuple[st
     from edgeall.edge_runtime.device import describe_device
 
     names = [f"{model.parent.name}/{model.name}" for model in found]
-    rows, met = [], True
+    rows, sureness, met = [], [], True
     for number, name in enumerate(("clean", "mean", "worst")):
         cells = []
         for manifest, metrics in found.values():
@@ -62,6 +62,15 @@ def report(found: dict[Path, tuple[dict[str, Any], dict[str, Any]]]) -> tuple[st
             for _, metrics in found.values()
         ]
         rows.append(f"| {kind} | " + " | ".join(cells) + " |")
+    for name, read in (("calibration error", _ece), ("sent to review, %", _reviewed)):
+        cells = [read(metrics) for _, metrics in found.values()]
+        sureness.append(f"| {name}: clean; mean; worst | " + " | ".join(cells) + " |")
+    for kind in first["by_corruption"]:
+        cells = [
+            " ".join(f"{value:.3f}" for value in metrics["robustness"]["by_corruption"][kind]["ece_by_severity"])
+            for _, metrics in found.values()
+        ]
+        sureness.append(f"| {kind} | " + " | ".join(cells) + " |")
     described = [
         f"- {name}: {manifest['training']['backbone']} {manifest['training']['alpha']:g}, "
         f"{manifest['quantization']['scheme']}, trained with --augment {manifest['training']['augment']}; "
@@ -81,10 +90,33 @@ def report(found: dict[Path, tuple[dict[str, Any], dict[str, Any]]]) -> tuple[st
         "| --- |" + " --- |" * len(names),
         *rows,
         "",
+        "## Calibration error when the microscope changes",
+        "",
+        "How far a model's probabilities are from how often it is right; severities 1 to 5. Images that it isn't sure "
+        "of are sent to review where its file names a threshold.",
+        "",
+        "| | " + " | ".join(names) + " |",
+        "| --- |" + " --- |" * len(names),
+        *sureness,
+        "",
         *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
         "",
     ]
     return "\n".join(lines), met
+
+
+def _ece(metrics: dict[str, Any]) -> str:
+    found = metrics["robustness"]
+    return f"{metrics['ece']:.3f}; {found['ece_mean']:.3f}; {found['ece_worst']:.3f}"
+
+
+def _reviewed(metrics: dict[str, Any]) -> str:
+    if metrics["review"] is None:
+        return "no threshold in the file"
+    cells = [
+        value for kind in metrics["robustness"]["by_corruption"].values() for value in kind["reviewed_by_severity"]
+    ]
+    return f"{100 * metrics['review']['reviewed']:.1f}; {100 * sum(cells) / len(cells):.1f}; {100 * max(cells):.1f}"
 
 
 if __name__ == "__main__":

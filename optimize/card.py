@@ -151,8 +151,21 @@ def _other_microscopes(metrics: dict[str, Any]) -> str:
     return (
         f"{said} Under the corruptions of suite {metrics['robust_suite']}, which imitate such changes, its accuracy is "
         f"{metrics['robust_accuracy_mean']:.4f} on average and {metrics['robust_accuracy_worst']:.4f} at worst "
-        f"({metrics['robust_worst_at']})."
+        f"({metrics['robust_worst_at']}).{_sureness(metrics)}"
     )
+
+
+def _sureness(metrics: dict[str, Any]) -> str:
+    """What becomes of its probabilities under those corruptions; files of older versions don't know."""
+    if "robust_ece_mean" not in metrics:
+        return ""
+    said = (
+        f" Its probabilities are then off by {metrics['robust_ece_mean']:.4f} on average and by "
+        f"{metrics['robust_ece_worst']:.4f} at worst (expected calibration error)"
+    )
+    if "robust_reviewed_mean" in metrics:
+        said += f", and it asks for review of {100 * metrics['robust_reviewed_mean']:.1f} % of the images"
+    return f"{said}."
 
 
 def _is_interval(value: object) -> bool:

@@ -274,11 +274,14 @@ def quantize(
             split.side(side),
             progress,
             temperature=temperature,
+            review_below=decision.get("review_below"),
         )
         summary["robustness"] = found
         worst_at = f"{found['worst_at']['corruption']} at severity {found['worst_at']['severity']}"
         metrics |= {"robust_suite": found["suite"], "robust_worst_at": worst_at}
         metrics |= {f"robust_accuracy_{key}": found[key] for key in ("mean", "worst")}
+        metrics |= {f"robust_ece_{key}": found[f"ece_{key}"] for key in ("mean", "worst")}
+        metrics |= {} if found["reviewed_mean"] is None else {"robust_reviewed_mean": found["reviewed_mean"]}
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source)
     pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)

@@ -124,7 +124,9 @@ def _model(
     fitted = temperature if manifest and manifest.calibration else None
     metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below)
     if robust:
-        metrics["robustness"] = robustness(classifier, layout, dataset.root, entries, progress, temperature=temperature)
+        metrics["robustness"] = robustness(
+            classifier, layout, dataset.root, entries, progress, temperature=temperature, review_below=below
+        )
     return metrics
 
 

@@ -235,7 +235,7 @@ def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | Non
     """Error of the surest images against their share, and where the review threshold lies."""
     figure = _figure(6.2, 4.0)
     axes = figure.subplots()
-    coverage, risk = np.array(found["coverage"]), np.array(found["risk"])
+    coverage, risk = np.array([0.0, *found["coverage"]]), np.array([found["risk"][0], *found["risk"]])
     axes.step(100 * coverage, 100 * risk, where="pre", color=TRAIN, linewidth=1.8, label=f"AURC {found['aurc']:.5f}")
     if review is not None:
         kept, rest = 1 - review["reviewed"], review["accuracy_of_the_rest"]

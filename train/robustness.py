@@ -35,8 +35,9 @@ def robustness(
     kinds: Sequence[str] = tuple(CORRUPTIONS),
     *,
     temperature: float = 1.0,
+    review_below: float | None = None,
 ) -> dict[str, Any]:
-    """Accuracy under every corruption at every severity.
+    """Accuracy, calibration and review under every corruption at every severity.
 
     Each image is decoded, corrupted at its own size, and then goes the way of any other. What is drawn depends on the
     corruption, the severity and the file's digest, so two models see the same pixels.
@@ -48,13 +49,16 @@ def robustness(
         entries: labelled images, none of which it was trained on.
         kinds: of `CORRUPTIONS`.
         temperature: of the model's calibration.
+        review_below: of its decision; None where it has none.
 
     Returns:
         - suite: `SUITE`; images: how many of each;
         - mean: of all cells, a cell being one corruption at one severity, 0..1;
         - worst: the lowest cell; worst_at: its corruption and severity;
-        - ece_mean: expected calibration error, mean of all cells;
-        - by_corruption: to each its mean, accuracy by severity and worst class recall by severity.
+        - ece_mean and ece_worst: expected calibration error, mean and highest of all cells;
+        - reviewed_mean: share of images that the decision sends to review, mean of all cells; None without one;
+        - by_corruption: to each its mean and, by severity, accuracy, worst class recall, ``ece_by_severity`` and, where
+          there is a decision, ``reviewed_by_severity``.
 
     Raises:
         ImageError: an image that can't be read.
@@ -74,24 +78,27 @@ def robustness(
     accuracy = right.mean(axis=-1)
     recalls = np.stack([right[..., truth == label].mean(axis=-1) for label in np.unique(truth)])
     row, column = (int(place) for place in np.unravel_index(int(accuracy.argmin()), accuracy.shape))
-    calibration = [
-        expected_calibration_error(cell.max(axis=-1).astype(np.float64), correct)
-        for cell, correct in zip(
-            probabilities.reshape(-1, *probabilities.shape[2:]), right.reshape(-1, len(entries)), strict=True
-        )
-    ]
+    confidence = probabilities.max(axis=-1).astype(np.float64)
+    ece = np.array(
+        [list(map(expected_calibration_error, sure, correct)) for sure, correct in zip(confidence, right, strict=True)]
+    )
+    reviewed = None if review_below is None else (confidence < review_below).mean(axis=-1)
     return {
         "suite": SUITE,
         "images": len(entries),
         "mean": float(accuracy.mean()),
         "worst": float(accuracy.min()),
         "worst_at": {"corruption": kinds[row], "severity": SEVERITIES[column]},
-        "ece_mean": float(np.mean(calibration)),
+        "ece_mean": float(ece.mean()),
+        "ece_worst": float(ece.max()),
+        "reviewed_mean": None if reviewed is None else float(reviewed.mean()),
         "by_corruption": {
             kind: {
                 "mean": float(accuracy[number].mean()),
                 "by_severity": accuracy[number].tolist(),
                 "worst_recall_by_severity": recalls[:, number].min(axis=0).tolist(),
+                "ece_by_severity": ece[number].tolist(),
+                **({} if reviewed is None else {"reviewed_by_severity": reviewed[number].tolist()}),
             }
             for number, kind in enumerate(kinds)
         },
@@ -100,16 +107,29 @@ def robustness(
 
 def robustness_text(found: Mapping[str, Any]) -> str:
     """The table for people."""
+    asked = found["reviewed_mean"] is not None
     rows = [
-        [kind, *(percent(value) for value in cells["by_severity"]), percent(cells["mean"])]
+        [
+            kind,
+            *(percent(value) for value in cells["by_severity"]),
+            percent(cells["mean"]),
+            *(f"{cells['ece_by_severity'][place]:.3f}" for place in (0, -1)),
+            *([percent(cells["reviewed_by_severity"][place]) for place in (0, -1)] if asked else []),
+        ]
         for kind, cells in found["by_corruption"].items()
     ]
+    ends = (SEVERITIES[0], SEVERITIES[-1])
+    heads = ["corruption", *map(str, SEVERITIES), "mean", *(f"ECE {end}" for end in ends)]
+    heads += [f"review {end}" for end in ends] if asked else []
     at = found["worst_at"]
     said = (
         f"under {len(rows)} corruptions at {len(SEVERITIES)} severities: mean {percent(found['mean'])}, worst "
-        f"{percent(found['worst'])} ({at['corruption']} at {at['severity']}); {found['images']:,} images each"
+        f"{percent(found['worst'])} ({at['corruption']} at {at['severity']}); {found['images']:,} images each\n"
+        f"calibration error: mean {found['ece_mean']:.4f}, worst {found['ece_worst']:.4f}"
     )
-    return f"{table(['corruption', *map(str, SEVERITIES), 'mean'], rows)}\n\n{said}"
+    if asked:
+        said += f"; sent to review: {percent(found['reviewed_mean'])} on average"
+    return f"{table(heads, rows)}\n\n{said}"
 
 
 def _load(folder: Path, spec: InputSpec, cell: Cell) -> NDArray[np.uint8]:

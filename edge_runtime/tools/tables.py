@@ -123,7 +123,7 @@ def trust_facts(found: Mapping[str, Any]) -> dict[str, str]:
         later = f"{after['ece']:.4f} and {after['brier']:.4f} after"
         facts = {"calibration": f"temperature {fitted:.2f}: {said} before, {later}"}
     curve, review = found["risk_coverage"], found["review"]
-    shares = ", ".join(f"{percent(error)} of the surest {float(s):.0%}" for s, error in curve["error_at"].items())
+    shares = ", ".join(f"{percent(error)} of the surest {100 * float(s):g} %" for s, error in curve["error_at"].items())
     facts["wrong"] = f"{shares} (area under the risk-coverage curve {curve['aurc']:.5f})"
     if review is not None:
         facts["sent to review"] = (

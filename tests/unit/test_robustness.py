@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.calibration import calibrated
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import ImageError, UsageError
 from edgeall.edge_runtime.images import open_rgb
@@ -22,6 +23,7 @@ from edgeall.train.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from edgeall.train.evaluate import evaluate
 from edgeall.train.plots import plot_robustness
 from edgeall.train.progress import Progress
+from edgeall.train.reliability import reliability
 from edgeall.train.robustness import robustness, robustness_text
 from edgeall.train.split import load_split
 from edgeall.train.synth import synthesize
@@ -107,13 +109,34 @@ def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) ->
     at = found["worst_at"]
     assert found["by_corruption"][at["corruption"]]["by_severity"][at["severity"] - 1] == found["worst"]
     assert cells.min() < cells.max(), "else the test above would see nothing"
-    assert 0 <= found["ece_mean"] <= 1
+    ece = np.array([kind["ece_by_severity"] for kind in found["by_corruption"].values()])
+    assert (found["ece_mean"], found["ece_worst"]) == pytest.approx((ece.mean(), ece.max()))
+    assert 0 <= ece.min() < ece.max() <= 1
+    assert found["reviewed_mean"] is None and "review 1" not in robustness_text(found)
     recalls = np.array([kind["worst_recall_by_severity"] for kind in found["by_corruption"].values()])
     assert (recalls <= cells + 1e-9).all()
     text = robustness_text(found)
     assert f"{100 * found['worst']:.2f} %" in text and "underexposed" in text
     plot_robustness(found, tmp_path / "plot.png")
     assert open_rgb(tmp_path / "plot.png").width > 300
+
+
+def test_calibration_and_review_of_a_cell_are_what_the_device_says(measured: Any, tiny_settings: Any) -> None:
+    _, classifier, entries = measured
+    images = (
+        corrupted(open_rgb(tiny_settings.data / entry.path), "underexposed", 4, entry.sha256) for entry in entries
+    )
+    rows = calibrated(np.stack([classifier.predict(preprocess(each, classifier.input)) for each in images]), 1.7)
+    truth = np.array([classifier.labels.index(entry.label) for entry in entries])
+    below = float(np.median(rows.max(axis=1)))
+    rules = {"temperature": 1.7, "review_below": below}
+    found = robustness(classifier, Layout(1, 1), tiny_settings.data, entries, QUIET, ("underexposed",), **rules)
+    cells = found["by_corruption"]["underexposed"]
+    assert cells["ece_by_severity"][3] == pytest.approx(reliability(rows, truth)["ece"])
+    assert cells["reviewed_by_severity"][3] == pytest.approx((rows.max(axis=1) < below).mean())
+    assert 0 < cells["reviewed_by_severity"][3] < 1
+    assert found["reviewed_mean"] == pytest.approx(np.mean(cells["reviewed_by_severity"]))
+    assert "review 5" in robustness_text(found) and "sent to review" in robustness_text(found)
 
 
 def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:
@@ -128,13 +151,19 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     monkeypatch.setattr("edgeall.optimize.quantize.robustness", partial(robustness, kinds=("jpeg", "underexposed")))
     out = tmp_path / "model.tflite"
     folder = tiny_settings.cache_dir
-    found = quantize(tiny_run, "ptq-int8", out, robust=True, cache_dir=folder, progress=QUIET)["robustness"]
+    asked = {"robust": True, "review_budget": 0.2}
+    found = quantize(tiny_run, "ptq-int8", out, **asked, cache_dir=folder, progress=QUIET)["robustness"]
     bundle = open_bundle(out)
     assert bundle.manifest is not None
     metrics = bundle.manifest.metrics
     assert (metrics["robust_accuracy_mean"], metrics["robust_accuracy_worst"]) == (found["mean"], found["worst"])
+    assert (metrics["robust_ece_mean"], metrics["robust_ece_worst"]) == (found["ece_mean"], found["ece_worst"])
+    assert metrics["robust_reviewed_mean"] == found["reviewed_mean"] > 0
     card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
     assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
+    assert f"off by {found['ece_mean']:.4f} on average" in card
+    assert f"asks for review of {100 * found['reviewed_mean']:.1f} % of the images" in card
+    assert 'alt="Accuracy under corruption' in out.with_suffix(".report.html").read_text(encoding="utf-8")
     split = load_split(tiny_run / "split.json")
     again = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", robust=False, progress=QUIET)
     assert "robustness" not in again and again["images"] == len(split.side("test")) == found["images"]
