@@ -270,6 +270,7 @@ def train(json: bool, **settings: Any) -> None:
 @_command(cli, "evaluate")
 @click.argument("target", metavar="RUN|MODEL", type=FILE)
 @click.option("--data", type=FILE, help="Folder or manifest.  [default: the run's own]")
+@click.option("--site", type=FILE, help="Another laboratory's images, instead: beside the model's own test side.")
 @click.option("--side", type=click.Choice([*SIDES, "all"]), help="Of the split.  [default: test; all of other data]")
 @click.option("--split", type=FILE, help="The model's split.json.  [default: the run's own, or the one beside MODEL]")
 @_LABELS
@@ -284,6 +285,7 @@ def evaluate(
     target: Path,
     json: bool,
     data: Path | None,
+    site: Path | None,
     labels: Path | None,
     robustness: bool,
     plot: Path | None,
@@ -299,8 +301,13 @@ def evaluate(
     from edgeall.train.synth import is_synthetic
 
     robust = robustness or plot is not None
-    metrics = evaluate_target(target, data=data, labels_file=labels, robust=robust, **settings, progress=Progress())
+    settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
+    metrics = evaluate_target(target, **settings, progress=Progress())
     texts = [("Figures", metrics_text(metrics))] if html is not None or not json else []
+    if site is not None and texts:
+        from edgeall.train.site import site_text
+
+        texts.append(("Beside its own test side", site_text(metrics["site"])))
     if robust and texts:
         from edgeall.train.robustness import robustness_text
 
@@ -312,11 +319,11 @@ def evaluate(
         plot_robustness(metrics["robustness"], plot)
         _note(f"{plot}: written")
     drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
-    drawn = drawn or (data is not None and is_synthetic(load_dataset(data)))
+    drawn = drawn or any(is_synthetic(load_dataset(folder)) for folder in (data, site) if folder is not None)
     if html is not None:
         from edgeall.train.model_report import write_model_report
 
-        write_model_report(html, f"{target} on {data or 'its own data'}", texts, metrics, drawn)
+        write_model_report(html, f"{target} on {site or data or 'its own data'}", texts, metrics, drawn)
         _note(f"{html}: written")
     _note_synthetic(drawn)
     _note_research_use(json)

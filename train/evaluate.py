@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgeall.train.progress import Progress
 from edgeall.train.reliability import trust
 from edgeall.train.robustness import robustness
 from edgeall.train.scan import hash_files, scan
+from edgeall.train.site import Site, beside_own, read_site, repeated
 from edgeall.train.split import Split, SplitEntry, check_split, load_split
 
 
@@ -36,6 +38,7 @@ def evaluate(
     std: float | None = None,
     cache_dir: Path | None = None,
     robust: bool = False,
+    site: Path | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Classify labelled images and count.
@@ -49,16 +52,20 @@ def evaluate(
         labels_file: of a foreign model, see `Classifier.open`; also ``mean`` and ``std``.
         cache_dir: of preprocessed images, for a run.
         robust: also measure a model file under corruptions, see `edgeall.train.robustness.robustness`.
+        site: another laboratory's folder or manifest: measured in place of ``data``, which then only says where the
+            model's own images are, to be looked for among the site's.
 
     Returns:
         `compute_metrics`'s dictionary with ``model``, ``seconds``, what `edgeall.train.reliability.trust` says, and, if
-        asked for, ``robustness``.
+        asked for, ``robustness`` and ``site``, see `edgeall.train.site.beside_own`.
 
     Raises:
         UsageError: what can't be combined.
         DataError: the images aren't those of the split any more, or have classes the model doesn't know.
     """
     started = time.perf_counter()
+    if site is not None and side is not None:
+        raise UsageError(f"--side {side} with --site: all of its images are evaluated", hint="leave one of them out")
     if target.is_dir():
         if split is not None or labels_file is not None or mean is not None or std is not None:
             raise UsageError("a run knows its split, labels and normalization", hint="leave those options out")
@@ -67,47 +74,72 @@ def evaluate(
                 f"{target}: --robustness is measured on what a device runs",
                 hint="quantize the run, name the model file",
             )
-        metrics = _run(target, data, side, cache_dir or cache.default_cache_dir(), progress)
+        metrics = _run(target, data, side, site, cache_dir or cache.default_cache_dir(), progress)
     else:
-        if data is None:
+        if data is None and site is None:
             raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
         classifier = Classifier.open(target, threads=1, labels_file=labels_file, mean=mean, std=std)
-        metrics = _model(classifier, target, data, side, split, robust, progress)
+        metrics = _model(classifier, target, data, side, split, robust, site, progress)
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 
 
-def _run(run: Path, data: Path | None, side: str | None, cache_dir: Path, progress: Progress) -> dict[str, Any]:
+def _run(
+    run: Path, data: Path | None, side: str | None, site: Path | None, cache_dir: Path, progress: Progress
+) -> dict[str, Any]:
     from edgeall.train import runs
     from edgeall.train.batches import Images, plain
 
     facts = runs.load_run(run)
     root = data or runs.data_root(facts)
     own, labels = runs.load_own_split(run, facts), tuple(facts["labels"])
-    entries, side, level = _entries(load_dataset(root), root, own, data is None, side, labels, run, progress)
+    there = None if site is None else read_site(site, labels, run, progress)
+    entries: Sequence[SplitEntry]
+    if there is not None:
+        folder, entries, side, level = there.root, there.entries, "site", "site"
+    else:
+        folder = runs.image_folder(root)
+        entries, side, level = _entries(load_dataset(root), root, own, data is None, side, labels, run, progress)
     spec = runs.input_spec(facts["settings"])
-    pixels = cache.pixels(runs.image_folder(root), entries, spec, cache_dir, progress)
+    pixels = cache.pixels(folder, entries, spec, cache_dir, progress)
     rows = np.arange(len(entries))
     probabilities = runs.load_model(run, facts).predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
     positive, seed = facts["positive_labels"], facts["settings"]["seed"]
     metrics = metrics_of(entries, labels, probabilities, positive, side, level, seed)
-    return metrics | _trust(entries, labels, probabilities, positive, None, None)
+    metrics |= _trust(entries, labels, probabilities, positive, None, None)
+    if site is not None and there is not None:
+        twins = _repeated(there, own, runs.image_folder(root), progress)
+        metrics["site"] = beside_own(site, there, metrics, facts["metrics"]["test"], twins)
+    return metrics
 
 
 def _model(
     classifier: Classifier,
     path: Path,
-    data: Path,
+    data: Path | None,
     side: str | None,
     split: Path | None,
     robust: bool,
+    site: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
     manifest = classifier.bundle.manifest if classifier.bundle else None
     training = manifest.training if manifest else {}
     own = _own_split(path, training.get("split_sha256"), split)
-    dataset = load_dataset(data)
-    entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
-    files = [str(dataset.root / entry.path) for entry in entries]
+    there: Site | None = None
+    entries: Sequence[SplitEntry]
+    if site is not None:
+        if manifest is None or not manifest.metrics.get("per_class"):
+            raise UsageError(
+                f"{path}: says nothing of its own test side to hold a site against", hint=f"use --data {site}"
+            )
+        there = read_site(site, classifier.labels, path, progress)
+        folder, entries, side, level = there.root, there.entries, "site", "site"
+    else:
+        assert data is not None
+        dataset = load_dataset(data)
+        folder = dataset.root
+        entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
+    files = [str(folder / entry.path) for entry in entries]
     layout = choose(classifier, files[:WORTH_MEASURING], note=progress.note)
     rows: list[NDArray[np.float32]] = []
     with progress.task("evaluating", len(files)) as advance, Pool(classifier, layout) as pool:
@@ -125,9 +157,37 @@ def _model(
     metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below)
     if robust:
         metrics["robustness"] = robustness(
-            classifier, layout, dataset.root, entries, progress, temperature=temperature, review_below=below
+            classifier, layout, folder, entries, progress, temperature=temperature, review_below=below
         )
+    if site is not None and there is not None and manifest is not None:
+        twins = _repeated(there, own, _own_images(path, data, own), progress)
+        metrics["site"] = beside_own(site, there, metrics, manifest.metrics, twins)
     return metrics
+
+
+def _repeated(site: Site, own: Split | None, images: Path | None, progress: Progress) -> dict[str, Any]:
+    """See `edgeall.train.site.repeated`; said aloud where there are any, or where nobody can tell."""
+    twins = repeated(site, own, images, progress)
+    if twins["images"]:
+        progress.note(
+            f"warning: {twins['images']:,} of the site's {len(site.entries):,} images are the model's own or nearly so "
+            f"(first: {twins['first']}): the figures flatter it"
+        )
+    elif twins["looked_for"] is None:
+        progress.note("which images the model was trained on isn't known here: give --split RUN/split.json")
+    return twins
+
+
+def _own_images(model: Path, data: Path | None, split: Split | None) -> Path | None:
+    """Where the images of a model's split are: as ``--data`` says, or the ``run.json`` beside it if that is its own."""
+    if data is not None:
+        return data if data.is_dir() else data.parent
+    try:
+        run = json.loads(model.with_name("run.json").read_text(encoding="utf-8"))
+        root = Path(run["data"]["root"]) if split and run["split"]["sha256"] == split.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return root.parent if root and root.is_file() else root
 
 
 def _trust(

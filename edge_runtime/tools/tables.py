@@ -343,6 +343,7 @@ _SPLITS = {
     "block": "block-level split",
     "image": "image-level split: optimistic",
     "none": "no split known",
+    "site": "another laboratory's",
 }
 
 
