@@ -279,6 +279,7 @@ def train(json: bool, **settings: Any) -> None:
 @_CACHE_DIR
 @click.option("--robustness", is_flag=True, help="Also under changes of lamp, stain, focus, sensor and file.")
 @click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
+@click.option("--against", type=FILE, metavar="OTHER", help="Hold MODEL against this one on the same images.")
 @click.option("--html", type=FILE, help="Write a self-contained page, with reliability and risk against coverage.")
 @_JSON
 def evaluate(
@@ -308,6 +309,10 @@ def evaluate(
         from edgeall.train.site import site_text
 
         texts.append(("Beside its own test side", site_text(metrics["site"])))
+    if "against" in metrics and texts:
+        from edgeall.train.against import against_text
+
+        texts.append(("Against another model", against_text(metrics["against"])))
     if robust and texts:
         from edgeall.train.robustness import robustness_text
 

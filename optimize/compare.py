@@ -355,7 +355,13 @@ def _notes(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if any(model["optimistic"] for model in every):
         notes.append("image-level split: optimistic (the same patient may be on both sides)")
     if len({model["test_sha256"] for model in every}) > 1:
-        notes.append("not all models were judged on the same images: their accuracies can't be compared directly")
+        notes.append(
+            "not all models were judged on the same images: their accuracies can't be compared directly, and p is "
+            "against the best of those judged on the same ones"
+        )
+    judged = [facts["metrics"]["ci_unit"] for model in every for facts in model["schemes"].values()]
+    if "subject" in judged:
+        notes.append("p takes images for independent, which those of one subject are not: it is on the small side")
     timed = [facts["latency"] for model in every for facts in model["schemes"].values()]
     scattered = sum(latency["p90_ms"] > BUSY * latency["p10_ms"] for latency in timed)
     if scattered:

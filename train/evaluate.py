@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
-from edgeall.edge_runtime.parallel import WORTH_MEASURING, Pool, choose
+from edgeall.edge_runtime.parallel import WORTH_MEASURING, Layout, Pool, choose
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.train import cache
+from edgeall.train.against import held_against, open_other
 from edgeall.train.dataset import Dataset, load_dataset, positive_labels
 from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
@@ -39,6 +40,7 @@ def evaluate(
     cache_dir: Path | None = None,
     robust: bool = False,
     site: Path | None = None,
+    against: Path | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Classify labelled images and count.
@@ -54,10 +56,12 @@ def evaluate(
         robust: also measure a model file under corruptions, see `edgeall.train.robustness.robustness`.
         site: another laboratory's folder or manifest: measured in place of ``data``, which then only says where the
             model's own images are, to be looked for among the site's.
+        against: another model file to hold a model file against, on the same images.
 
     Returns:
         `compute_metrics`'s dictionary with ``model``, ``seconds``, what `edgeall.train.reliability.trust` says, and, if
-        asked for, ``robustness`` and ``site``, see `edgeall.train.site.beside_own`.
+        asked for, ``robustness``, ``site``, see `edgeall.train.site.beside_own`, and ``against``, see
+        `edgeall.train.against.held_against`.
 
     Raises:
         UsageError: what can't be combined.
@@ -69,9 +73,9 @@ def evaluate(
     if target.is_dir():
         if split is not None or labels_file is not None or mean is not None or std is not None:
             raise UsageError("a run knows its split, labels and normalization", hint="leave those options out")
-        if robust:
+        if robust or against is not None:
             raise UsageError(
-                f"{target}: --robustness is measured on what a device runs",
+                f"{target}: {'--robustness' if robust else '--against'} is measured on what a device runs",
                 hint="quantize the run, name the model file",
             )
         metrics = _run(target, data, side, site, cache_dir or cache.default_cache_dir(), progress)
@@ -79,7 +83,7 @@ def evaluate(
         if data is None and site is None:
             raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
         classifier = Classifier.open(target, threads=1, labels_file=labels_file, mean=mean, std=std)
-        metrics = _model(classifier, target, data, side, split, robust, site, progress)
+        metrics = _model(classifier, target, data, side, split, robust, site, against, progress)
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 
 
@@ -120,6 +124,7 @@ def _model(
     split: Path | None,
     robust: bool,
     site: Path | None,
+    against: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
     manifest = classifier.bundle.manifest if classifier.bundle else None
@@ -139,22 +144,22 @@ def _model(
         dataset = load_dataset(data)
         folder = dataset.root
         entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
-    files = [str(folder / entry.path) for entry in entries]
-    layout = choose(classifier, files[:WORTH_MEASURING], note=progress.note)
-    rows: list[NDArray[np.float32]] = []
-    with progress.task("evaluating", len(files)) as advance, Pool(classifier, layout) as pool:
-        for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
-            if isinstance(outcome, ImageError):
-                raise outcome
-            rows.append(outcome)
-            advance(len(rows), "")
+    split_sha256 = training.get("split_sha256") if level not in ("none", "site") else None
+    other = None if against is None else open_other(against, path, classifier.labels, split_sha256)
+    files = [folder / entry.path for entry in entries]
+    layout = choose(classifier, [str(file) for file in files[:WORTH_MEASURING]], note=progress.note)
+    raw = _outputs(classifier, layout, files, "evaluating", progress)
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
-    temperature, raw = temperature_of(manifest), np.stack(rows)
+    temperature = temperature_of(manifest)
     below = manifest.decision.get("review_below") if manifest else None
     probabilities = calibrated(raw, temperature)
     metrics = metrics_of(entries, classifier.labels, probabilities, positive, side, level, training.get("seed", 0))
     fitted = temperature if manifest and manifest.calibration else None
     metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below)
+    if against is not None and other is not None:
+        others = _outputs(other, layout, files, f"evaluating {against}", progress)
+        seed = training.get("seed", 0)
+        metrics["against"] = held_against(against, entries, classifier.labels, raw, others, seed)
     if robust:
         metrics["robustness"] = robustness(
             classifier, layout, folder, entries, progress, temperature=temperature, review_below=below
@@ -163,6 +168,20 @@ def _model(
         twins = _repeated(there, own, _own_images(path, data, own), progress)
         metrics["site"] = beside_own(site, there, metrics, manifest.metrics, twins)
     return metrics
+
+
+def _outputs(
+    classifier: Classifier, layout: Layout, files: Sequence[Path], title: str, progress: Progress
+) -> NDArray[np.float32]:
+    """What the model gives, ``(files, labels)``. Raises ImageError for an image that can't be read."""
+    rows: list[NDArray[np.float32]] = []
+    with progress.task(title, len(files)) as advance, Pool(classifier, layout) as pool:
+        for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
+            if isinstance(outcome, ImageError):
+                raise outcome
+            rows.append(outcome)
+            advance(len(rows), "")
+    return np.stack(rows)
 
 
 def _repeated(site: Site, own: Split | None, images: Path | None, progress: Progress) -> dict[str, Any]:

@@ -97,6 +97,9 @@ def test_folds_make_one_row_with_mean_and_spread(folds: Any) -> None:
     assert row["test_images"] == len(images) == np.sum(model["float"]["confusion"])
     assert row["split_level"] == "subject"
     assert not row["optimistic"]
+    people = {entry.subject for run in runs for entry in load_split(run / "split.json").side("test")}
+    assert model["schemes"]["float32"]["metrics"]["subjects"]["subjects"] == len(people)
+    assert any("those of one subject are not" in note for note in result["notes"])
     text = Page((called["out"] / "compare.html").read_text()).text
     assert "fold 3" in text
     assert "optimistic" not in text
