@@ -87,7 +87,10 @@ def report(found: dict[str, command.Done], load: float) -> tuple[str, bool]:
         ),
     }
     probes = list(real["probes"])
-    busy = f" **Something else was running**: load average {load:.1f} when it began; times are contended."
+    busy = (
+        f" **Something else was running**: load average {load:.1f} when it began; seconds are contended, processor "
+        "time less so."
+    )
     lines = [
         "# What the audit finds",
         "",
@@ -108,6 +111,7 @@ def report(found: dict[str, command.Done], load: float) -> tuple[str, bool]:
         "| exact duplicates | " + " | ".join(str(done.answer["exact_duplicates"]) for done in found.values()) + " |",
         "| near duplicates | " + " | ".join(str(done.answer["near_duplicates"]) for done in found.values()) + " |",
         "| seconds, the whole command | " + " | ".join(f"{done.seconds:.0f}" for done in found.values()) + " |",
+        "| seconds of processor time | " + " | ".join(f"{done.cpu_seconds:.0f}" for done in found.values()) + " |",
         "| peak memory, MB | " + " | ".join(f"{done.peak_bytes / 1e6:.0f}" for done in found.values()) + " |",
         "",
         *(f"- {'met' if met else '**MISSED**'}: {text}" for text, met in checks.items()),

@@ -22,12 +22,14 @@ class Done:
         status: its exit status.
         answer: the JSON object it printed; empty where it failed.
         seconds: wall time.
+        cpu_seconds: of all its threads together, which other programs change little.
         peak_bytes: of its resident memory.
     """
 
     status: int
     answer: dict[str, Any]
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -41,7 +43,8 @@ def run(*words: object) -> Done:
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     answer = json.loads(printed) if process.returncode == 0 else {}
-    return Done(process.returncode, answer, seconds, usage.ru_maxrss * 1024)
+    used = usage.ru_utime + usage.ru_stime
+    return Done(process.returncode, answer, seconds, used, usage.ru_maxrss * 1024)
 
 
 def answer(*words: object) -> dict[str, Any]:
