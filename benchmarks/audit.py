@@ -138,7 +138,7 @@ def _cell(facts: dict[str, Any], name: str, named: list[str]) -> str:
 def _findings(found: dict[str, command.Done]) -> list[str]:
     lines = []
     for title, done in found.items():
-        lines += [f"Findings on the {title}:", ""]
+        lines += [f"Findings, {title}:", ""]
         lines += [f"- {finding['level']}: {finding['text']}" for finding in done.answer["findings"]] or ["- none"]
         lines.append("")
     return lines
