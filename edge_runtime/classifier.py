@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.bundle import Bundle, open_bundle, read_labels
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.flatbuffer import Graph, read_graph
+from edgeall.edge_runtime.novelty import novelty
 from edgeall.edge_runtime.preprocess import InputSpec
 
 MAX_DEFAULT_THREADS = 4
@@ -21,6 +23,22 @@ MAX_DEFAULT_THREADS = 4
 
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
 """Operators that may follow the softmax without changing what the output means."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that a model says of one image.
+
+    Attributes:
+        probabilities: float32 ``(labels,)``, as `Classifier.predict` returns.
+        novelty: above 1 the image is unlike those the model was made with; None where the model has no such score.
+        features: float32, the model's second output: ``(features,)``, or the map ``(height, width, features)`` whose
+            mean they are; None for a model of one output.
+    """
+
+    probabilities: NDArray[np.float32]
+    novelty: float | None = None
+    features: NDArray[np.float32] | None = None
 
 
 class Classifier:
@@ -117,9 +135,8 @@ class Classifier:
                 f"{bundle.path}: carries its own labels and normalization",
                 hint="leave --labels, --mean and --std out",
             )
-        if _ends_in_logits(bundle.graph, bundle.path):
-            raise BundleError(f"{bundle.path}: a packed model must end in SOFTMAX")
-        model = interpreter.load(bundle.flatbuffer, threads, bundle.path)
+        answer = probabilities_of(bundle.graph, bundle.path)
+        model = interpreter.load(bundle.flatbuffer, threads, bundle.path, answer)
         return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
 
     @classmethod
@@ -127,9 +144,8 @@ class Classifier:
         cls, flatbuffer: bytes, labels: Sequence[str], spec: InputSpec, *, threads: int = 1, name: str = "model"
     ) -> Classifier:
         """A converted model that is not packed yet; it must end in SOFTMAX. Raises BundleError as `open` does."""
-        if _ends_in_logits(read_graph(flatbuffer, name), name):
-            raise BundleError(f"{name}: the converted model must end in SOFTMAX")
-        return cls(interpreter.load(flatbuffer, threads, name), labels, spec, threads=threads)
+        answer = probabilities_of(read_graph(flatbuffer, name), name)
+        return cls(interpreter.load(flatbuffer, threads, name, answer), labels, spec, threads=threads)
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify one preprocessed image.
@@ -142,6 +158,17 @@ class Classifier:
         """
         scores = self.dequantize(self.predict_units(pixels))
         return _softmax(scores) if self.logits else scores
+
+    def answer(self, pixels: NDArray[np.uint8]) -> Answer:
+        """`predict`, and what the model's second output says, where it has one."""
+        probabilities, second = self.predict(pixels), self.model.second
+        if second is None:
+            return Answer(probabilities)
+        features = _dequantized(self.model.second_units()[0], second)
+        familiar = self.bundle.familiar if self.bundle else None
+        if familiar is None or not np.isfinite(probabilities).all():
+            return Answer(probabilities, features=features)
+        return Answer(probabilities, novelty(pooled(features), familiar), features)
 
     def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The raw output of one image, in the output's own type and units, shape ``(len(labels),)``."""
@@ -160,11 +187,12 @@ class Classifier:
 
     def dequantize(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """Raw outputs as float32: ``(unit - zero_point) * scale`` where the output is quantized."""
-        values = units.astype(np.float32)
-        output = self.model.output
-        if output.scale > 0:
-            values = (values - np.float32(output.zero_point)) * np.float32(output.scale)
-        return values
+        return _dequantized(units, self.model.output)
+
+
+def pooled(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`Answer.features` as a vector: a map's mean over its places."""
+    return np.asarray(features.reshape(-1, features.shape[-1]).mean(axis=0), np.float32)
 
 
 _OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))
@@ -256,22 +284,46 @@ def _input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
     return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
 
 
+def probabilities_of(graph: Graph, name: str) -> int:
+    """Number of the tensor that holds the probabilities: the first output that comes from a SOFTMAX.
+
+    Raises:
+        BundleError: none does, or there are more than two outputs.
+    """
+    found = [output for output in graph.main.outputs if _last_operator(graph, output) == "SOFTMAX"]
+    if not found or len(graph.main.outputs) > 2:
+        raise BundleError(f"{name}: a packed model must end in SOFTMAX")
+    return found[0]
+
+
 def _ends_in_logits(graph: Graph, name: str) -> bool:
     """False when the output comes from a SOFTMAX, True when it doesn't.
 
     Raises:
         BundleError: the output comes from a LOGISTIC, which scores every label by itself.
     """
+    last = _last_operator(graph, graph.main.outputs[0]) if graph.main.outputs else "nothing"
+    if last == "LOGISTIC":
+        raise BundleError(f"{name}: ends in LOGISTIC, which scores each label by itself: not a classifier of one label")
+    return last != "SOFTMAX"
+
+
+def _last_operator(graph: Graph, output: int) -> str:
+    """The operator that gives an output its meaning."""
     main = graph.main
-    operator = main.producer(main.outputs[0]) if main.outputs else None
+    operator = main.producer(output)
     for _ in main.operators:
         if operator is None or operator.name not in _PASSING or not operator.inputs:
             break
         operator = main.producer(operator.inputs[0])
-    last = operator.name if operator else "nothing"
-    if last == "LOGISTIC":
-        raise BundleError(f"{name}: ends in LOGISTIC, which scores each label by itself: not a classifier of one label")
-    return last != "SOFTMAX"
+    return operator.name if operator else "nothing"
+
+
+def _dequantized(units: NDArray[np.generic], tensor: interpreter.TensorInfo) -> NDArray[np.float32]:
+    values = units.astype(np.float32)
+    if tensor.scale > 0:
+        values = (values - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+    return values
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -32,10 +32,13 @@ from edgeall.optimize.convert import (
     convert,
     layers_in_float,
     sparsity,
+    with_second_output,
 )
 from edgeall.optimize.fold import fold_batch_normalization
 from edgeall.optimize.golden import choose_golden
 from edgeall.optimize.layer_error import LayerError, layer_errors
+from edgeall.optimize.novelty import IMAGES as NOVELTY_IMAGES
+from edgeall.optimize.novelty import fit_novelty
 from edgeall.optimize.pack import pack
 from edgeall.optimize.placement import (
     WITH_WEIGHTS,
@@ -48,7 +51,7 @@ from edgeall.optimize.placement import (
     ranges,
     rounded,
 )
-from edgeall.optimize.verify import compare, predict
+from edgeall.optimize.verify import answers, compare, predict
 from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
@@ -116,6 +119,7 @@ def quantize(
     robust: bool = False,
     target_sensitivity: float | None = None,
     review_budget: float | None = None,
+    explain: bool = False,
     force: bool = False,
     cache_dir: Path | None = None,
     progress: Progress,
@@ -143,13 +147,15 @@ def quantize(
             into the file.
         target_sensitivity: see `edgeall.optimize.calibrate.review_rule`, as the next one.
         review_budget: at most this share of images is sent to review.
+        explain: give the last feature map as the second output, not its mean alone: `edgeall run --explain` draws with
+            it where the answer comes from.
         layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
 
     Returns:
         A summary: scheme, sizes, accuracies, agreement, per-class recalls; ``float_layers``, what computes in float
-        (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration`` and ``decision``, as in the
-        manifest; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`; with ``robust``
-        the ``robustness``.
+        (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration``, ``decision`` and ``novelty``,
+        as in the manifest; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`; with
+        ``robust`` the ``robustness``.
 
     Raises:
         UsageError: an unknown scheme or layer, a layer option with a scheme that isn't integer, or ``out`` exists.
@@ -203,13 +209,12 @@ def quantize(
             )
             network, measured = start.trained(), start.measured()
         spanned = ranges(placement, measured)
-        flatbuffer = convert(rounded(network, placement, spanned), scheme, spec, placement.floats)
+        whole = rounded(network, placement, spanned)
+        flatbuffer = convert(with_second_output(whole, explain), scheme, spec, placement.floats)
         if layer_report:
             layers = _layer_report(network, placement, spanned, sides["validation"], progress)
-    elif scheme == "float32":
-        flatbuffer = float32
     else:
-        flatbuffer = convert(folded, scheme, spec)
+        flatbuffer = convert(with_second_output(folded, explain), scheme, spec)
 
     labels = split.labels
     candidate = Classifier.from_flatbuffer(flatbuffer, labels, spec, name=f"{scheme} model")
@@ -246,12 +251,15 @@ def quantize(
             hint="try --scheme qat-int8, more --epochs, or a wider gate",
         )
     validation = sides["validation"]
-    scores = probabilities if side == "validation" else predict(candidate, validation, "calibrating", progress)
+    scores, features = answers(candidate, validation, "calibrating", progress)
     calibration = calibration_of(scores, validation.labels)
     temperature = calibration["temperature"]
     scores = calibrated(scores, temperature)
     decision = review_rule(scores, validation.labels, positive, target_sensitivity, review_budget)
-    summary |= {"calibration": calibration, "decision": decision}
+    familiar = _stratified(sides["train"], NOVELTY_IMAGES, facts["settings"]["seed"])
+    _, known = answers(candidate, familiar, "what is familiar", progress)
+    novelty, plane = fit_novelty(known, features, len(labels))
+    summary |= {"calibration": calibration, "decision": decision, "novelty": novelty}
     probabilities = calibrated(probabilities, temperature)
     seed = facts["settings"]["seed"]
     metrics = metrics_of(split.side(side), labels, probabilities, facts["positive_labels"], side, split.level, seed)
@@ -270,7 +278,7 @@ def quantize(
         metrics |= {f"robust_accuracy_{key}": found[key] for key in ("mean", "worst")}
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source)
-    pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)
+    pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out, plane)
     return {**summary, "out": str(out), "file_bytes": out.stat().st_size}
 
 
@@ -470,5 +478,6 @@ def _manifest(
         },
         calibration=summary["calibration"],
         decision=summary["decision"],
+        novelty=summary["novelty"],
         golden={"source": golden_source},
     )

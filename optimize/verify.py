@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.classifier import Classifier, pooled
 from edgeall.train.batches import Images
 from edgeall.train.progress import Progress
 
@@ -20,6 +20,21 @@ def predict(classifier: Classifier, images: Images, title: str, progress: Progre
             rows.append(classifier.predict(images.pixels[row]))
             advance(done, "")
     return np.stack(rows)
+
+
+def answers(
+    classifier: Classifier, images: Images, title: str, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`predict`, and the pooled features ``(len(images), features)`` that the model's second output gives."""
+    found = []
+    with progress.task(title, len(images)) as advance:
+        for done, row in enumerate(images.rows, start=1):
+            answer = classifier.answer(images.pixels[row])
+            assert answer.features is not None
+            found.append((answer.probabilities, pooled(answer.features)))
+            advance(done, "")
+    probabilities, features = zip(*found, strict=True)
+    return np.stack(probabilities), np.stack(features)
 
 
 def compare(

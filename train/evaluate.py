@@ -111,7 +111,7 @@ def _model(
         for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
             if isinstance(outcome, ImageError):
                 raise outcome
-            rows.append(outcome)
+            rows.append(outcome.probabilities)
             advance(len(rows), "")
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
     temperature = temperature_of(manifest)

@@ -65,7 +65,7 @@ def robustness(
         for (_, kind, severity), outcome in pool.map(partial(_load, folder, classifier.input), cells):
             if isinstance(outcome, ImageError):
                 raise outcome
-            rows.append(outcome)
+            rows.append(outcome.probabilities)
             advance(len(rows), f"{kind} {severity}")
     index = {label: number for number, label in enumerate(classifier.labels)}
     truth = np.array([index[entry.label] for entry in entries])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_LABEL_COLUMNS = 24
 """ImageNet has a label of 112 characters."""
+_REVIEW = len("review: unfamiliar")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -52,21 +53,23 @@ def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], f
         for prediction in predictions:
             yield json.dumps(prediction.as_json())
     elif form == "csv":
-        yield _csv_line(["image", "label", "probability", "review", "error", *(f"p_{label}" for label in labels)])
+        names = ["image", "label", "probability", "review", "reason", "novelty", "error"]
+        yield _csv_line([*names, *(f"p_{label}" for label in labels)])
         for p in predictions:
             values = [p.probabilities.get(label, "") for label in labels]
             if p.error is not None:
-                yield _csv_line([p.image, "", "", "", p.error, *values])
+                yield _csv_line([p.image, "", "", "", "", "", p.error, *values])
             else:
-                yield _csv_line([p.image, p.label, p.probability, "yes" if p.review else "no", "", *values])
+                said = ["yes" if p.review else "no", p.reason or "", "" if p.novelty is None else p.novelty, ""]
+                yield _csv_line([p.image, p.label, p.probability, *said, *values])
     else:
         width = min(max((len(_plain(label)) for label in labels), default=0), MAX_LABEL_COLUMNS)
         for p in predictions:
             if p.error is not None:
-                yield f"{'error'.ljust(width)}  {'':8}  {'':6}  {_plain(p.error)}"
+                yield f"{'error'.ljust(width)}  {'':8}  {'':{_REVIEW}}  {_plain(p.error)}"
             else:
-                review = "review" if p.review else ""
-                yield f"{_plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {review:6}  {_plain(p.image)}"
+                review = (f"review: {p.reason}" if p.review else "").ljust(_REVIEW)
+                yield f"{_plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {review}  {_plain(p.image)}"
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
