@@ -278,6 +278,7 @@ def train(json: bool, **settings: Any) -> None:
 @_CACHE_DIR
 @click.option("--robustness", is_flag=True, help="Also under changes of lamp, stain, focus, sensor and file.")
 @click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
+@click.option("--explain", type=FILE, metavar="DIR", help="Of a run: draw there what speaks for its worst answers.")
 @_JSON
 def evaluate(
     target: Path,

@@ -32,13 +32,13 @@ class Answer:
     Attributes:
         probabilities: float32 ``(labels,)``, as `Classifier.predict` returns.
         novelty: above 1 the image is unlike those the model was made with; None where the model has no such score.
-        features: float32, the model's second output: ``(features,)``, or the map ``(height, width, features)`` whose
-            mean they are; None for a model of one output.
+        units: the model's second output in its own type and units: features, ``(features,)``, or the map
+            ``(height, width, features)`` whose mean they are; None for a model of one output.
     """
 
     probabilities: NDArray[np.float32]
     novelty: float | None = None
-    features: NDArray[np.float32] | None = None
+    units: NDArray[np.generic] | None = None
 
 
 class Classifier:
@@ -50,6 +50,7 @@ class Classifier:
         bundle: the file it came from; None when built from a bare flatbuffer.
         threads: of the interpreter.
         model: the interpreter with its tensor descriptions.
+        familiar: what the model's own images look like to it; None for a model without a novelty score.
         logits: True for a foreign model whose graph doesn't end in SOFTMAX: its outputs are taken as logits
             and the softmax is applied here. A packed model always ends in SOFTMAX.
     """
@@ -70,6 +71,7 @@ class Classifier:
         self.threads = threads
         self.logits = logits
         self.bundle = bundle
+        self.familiar = bundle.familiar if bundle else None
         name = model.name
         shape = (1, spec.height, spec.width, 3)
         if model.input.shape != shape:
@@ -79,6 +81,10 @@ class Classifier:
             raise BundleError(
                 f"{name}: the model has {outputs} outputs but there are {len(self.labels)} labels",
                 hint="give the label file that belongs to this model with --labels",
+            )
+        if self.familiar is not None and (model.second is None or model.second.shape[-1] != len(self.familiar.mean)):
+            raise BundleError(
+                f"{name}: its novelty score is of other features than it gives", hint="quantize the run again"
             )
         if model.output.dtype not in _OUTPUT_TYPES:
             raise BundleError(f"{name}: outputs of type {model.output.dtype} are not supported")
@@ -161,14 +167,26 @@ class Classifier:
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answer:
         """`predict`, and what the model's second output says, where it has one."""
-        probabilities, second = self.predict(pixels), self.model.second
-        if second is None:
+        probabilities = self.predict(pixels)
+        if self.model.second is None:
             return Answer(probabilities)
-        features = _dequantized(self.model.second_units()[0], second)
-        familiar = self.bundle.familiar if self.bundle else None
-        if familiar is None or not np.isfinite(probabilities).all():
-            return Answer(probabilities, features=features)
-        return Answer(probabilities, novelty(pooled(features), familiar), features)
+        units = self.model.second_units()[0]
+        known = self.familiar is not None and np.isfinite(probabilities).all()
+        new = novelty(self.pooled(units), self.familiar) if known and self.familiar else None
+        return Answer(probabilities, new, units)
+
+    def features(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
+        """`Answer.units` as float32."""
+        assert self.model.second is not None
+        return _dequantized(units, self.model.second)
+
+    def pooled(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
+        """`Answer.units` as a vector of float32: a map's mean over its places. Added up before it is dequantized."""
+        if units.ndim == 1:
+            return self.features(units)
+        places = units.reshape(-1, units.shape[-1])
+        kind = np.float32 if units.dtype == np.float32 else np.int32
+        return self.features(np.add.reduce(places, axis=0, dtype=kind) / np.float32(len(places)))
 
     def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The raw output of one image, in the output's own type and units, shape ``(len(labels),)``."""
@@ -188,11 +206,6 @@ class Classifier:
     def dequantize(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """Raw outputs as float32: ``(unit - zero_point) * scale`` where the output is quantized."""
         return _dequantized(units, self.model.output)
-
-
-def pooled(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`Answer.features` as a vector: a map's mean over its places."""
-    return np.asarray(features.reshape(-1, features.shape[-1]).mean(axis=0), np.float32)
 
 
 _OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))

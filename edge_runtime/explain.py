@@ -55,7 +55,7 @@ def head_of(graph: Graph, flatbuffer: bytes, name: str) -> tuple[NDArray[np.floa
 
 
 def evidence(features: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What each place says for each label, ``(height, width, labels)``: the mean over places plus the bias is the logit.
+    """What every place says for a label, ``(height, width, labels)``: mean over places plus bias is the logit.
 
     Args:
         features: the map ``(height, width, features)``.
@@ -98,9 +98,9 @@ class Explainer:
         Raises:
             DataError: the file can't be written.
         """
-        assert prediction.features is not None
+        assert prediction.units is not None
         label = self.classifier.labels.index(prediction.label)
-        found = evidence(prediction.features, self.weights)[:, :, label]
+        found = evidence(self.classifier.features(prediction.units), self.weights)[:, :, label]
         pixels = load_input(prediction.image, self.classifier.input)
         self._drawn += 1
         out = self.folder / f"{self._drawn:05d}-{Path(prediction.image).stem}.png"

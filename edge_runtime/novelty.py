@@ -73,7 +73,11 @@ def read_familiar(facts: Mapping[str, Any], content: bytes, name: str) -> Famili
     try:
         features, scales, threshold = int(facts["features"]), np.array(facts["scales"], float), facts["threshold"]
         stored = np.frombuffer(content, np.int8).reshape(len(scales), features)
-        if scales.ndim != 1 or not np.isfinite(scales).all() or not (math.isfinite(threshold) and threshold > 0):
+        if (
+            scales.ndim != 1
+            or not np.isfinite(scales).all()
+            or not (math.isfinite(threshold) and threshold > 0 < features)
+        ):
             raise ValueError("numbers that are none")
     except (KeyError, ValueError, TypeError, OverflowError, IndexError) as error:
         raise BundleError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.calibration import calibrated, temperature_of
+from edgeall.edge_runtime.calibration import calibrated, review_reason, temperature_of
 from edgeall.edge_runtime.classifier import Answer, Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import find_images
@@ -36,7 +36,7 @@ class Prediction:
             below the manifest's ``decision.review_below``), else None.
         novelty: how unlike the images the model was made with, see `edgeall.edge_runtime.novelty`; None where the
             model doesn't say.
-        features: see `edgeall.edge_runtime.classifier.Answer`.
+        units: see `edgeall.edge_runtime.classifier.Answer`.
         error: None, or what is wrong with the image or the model's outputs; then the other fields say nothing.
     """
 
@@ -46,7 +46,7 @@ class Prediction:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     novelty: float | None = None
-    features: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    units: NDArray[np.generic] | None = field(default=None, repr=False, compare=False)
     error: str | None = None
 
     @property
@@ -135,19 +135,14 @@ def prediction(classifier: Classifier, image: str, answer: Answer) -> Prediction
     probabilities = calibrated(probabilities, temperature_of(manifest))
     best = int(probabilities.argmax())
     probability = float(probabilities[best])
-    reason = None
-    if answer.novelty is not None and answer.novelty > 1:
-        reason = "unfamiliar"
-    elif manifest is not None and probability < manifest.decision.get("review_below", 0.0):
-        reason = "uncertain"
     return Prediction(
         image=image,
         label=classifier.labels[best],
         probability=probability,
         probabilities=dict(zip(classifier.labels, map(float, probabilities), strict=True)),
-        reason=reason,
+        reason=review_reason(manifest, probability, answer.novelty),
         novelty=answer.novelty,
-        features=answer.features,
+        units=answer.units,
     )
 
 

@@ -20,6 +20,7 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
+from edgeall.edge_runtime.novelty import read_familiar
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import exact_float32, tf
 from edgeall.optimize.calibrate import calibration_of, check_rule, review_rule
@@ -259,6 +260,7 @@ def quantize(
     familiar = _stratified(sides["train"], NOVELTY_IMAGES, facts["settings"]["seed"])
     _, known = answers(candidate, familiar, "what is familiar", progress)
     novelty, plane = fit_novelty(known, features, len(labels))
+    candidate.familiar = read_familiar(novelty, plane, out.name)
     summary |= {"calibration": calibration, "decision": decision, "novelty": novelty}
     probabilities = calibrated(probabilities, temperature)
     seed = facts["settings"]["seed"]
@@ -271,6 +273,7 @@ def quantize(
             split.side(side),
             progress,
             temperature=temperature,
+            review_below=decision.get("review_below", 0.0),
         )
         summary["robustness"] = found
         worst_at = f"{found['worst_at']['corruption']} at severity {found['worst_at']['severity']}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.classifier import Classifier, pooled
+from edgeall.edge_runtime.classifier import Classifier
 from edgeall.train.batches import Images
 from edgeall.train.progress import Progress
 
@@ -30,8 +30,8 @@ def answers(
     with progress.task(title, len(images)) as advance:
         for done, row in enumerate(images.rows, start=1):
             answer = classifier.answer(images.pixels[row])
-            assert answer.features is not None
-            found.append((answer.probabilities, pooled(answer.features)))
+            assert answer.units is not None
+            found.append((answer.probabilities, classifier.pooled(answer.units)))
             advance(done, "")
     probabilities, features = zip(*found, strict=True)
     return np.stack(probabilities), np.stack(features)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeall.edge_runtime.calibration import calibrated, temperature_of
-from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.calibration import calibrated, review_reason, temperature_of
+from edgeall.edge_runtime.classifier import Answer, Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
 from edgeall.edge_runtime.parallel import WORTH_MEASURING, Pool, choose
 from edgeall.edge_runtime.preprocess import load_input
@@ -35,6 +34,7 @@ def evaluate(
     std: float | None = None,
     cache_dir: Path | None = None,
     robust: bool = False,
+    explain: Path | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Classify labelled images and count.
@@ -48,9 +48,12 @@ def evaluate(
         labels_file: of a foreign model, see `Classifier.open`; also ``mean`` and ``std``.
         cache_dir: of preprocessed images, for a run.
         robust: also measure a model file under corruptions, see `edgeall.train.robustness.robustness`.
+        explain: a folder for what the network of a run sees in the images it gets wrong or is least sure of, see
+            `edgeall.train.gradcam`.
 
     Returns:
-        `compute_metrics`'s dictionary with ``model``, ``seconds`` and, if asked for, ``robustness``.
+        `compute_metrics`'s dictionary with ``model``, ``seconds``; for a model with a novelty score or a review rule
+        ``reviewed``, the share sent to review, and ``unfamiliar``; and, if asked for, ``robustness``.
 
     Raises:
         UsageError: what can't be combined.
@@ -65,8 +68,12 @@ def evaluate(
                 f"{target}: --robustness is measured on what a device runs",
                 hint="quantize the run, name the model file",
             )
-        metrics = _run(target, data, side, cache_dir or cache.default_cache_dir(), progress)
+        metrics = _run(target, data, side, cache_dir or cache.default_cache_dir(), explain, progress)
     else:
+        if explain is not None:
+            raise UsageError(
+                f"{target}: --explain is of a run's network", hint="for a model file: `edgeall run MODEL DIR --explain`"
+            )
         if data is None:
             raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
         classifier = Classifier.open(target, threads=1, labels_file=labels_file, mean=mean, std=std)
@@ -74,7 +81,9 @@ def evaluate(
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 
 
-def _run(run: Path, data: Path | None, side: str | None, cache_dir: Path, progress: Progress) -> dict[str, Any]:
+def _run(
+    run: Path, data: Path | None, side: str | None, cache_dir: Path, explain: Path | None, progress: Progress
+) -> dict[str, Any]:
     from edgeall.train import runs
     from edgeall.train.batches import Images, plain
 
@@ -85,7 +94,15 @@ def _run(run: Path, data: Path | None, side: str | None, cache_dir: Path, progre
     spec = runs.input_spec(facts["settings"])
     pixels = cache.pixels(runs.image_folder(root), entries, spec, cache_dir, progress)
     rows = np.arange(len(entries))
-    probabilities = runs.load_model(run, facts).predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
+    model = runs.load_model(run, facts)
+    probabilities = model.predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
+    if explain is not None:
+        from edgeall.train.gradcam import write_overlays
+
+        truth = np.array([labels.index(entry.label) for entry in entries])
+        names = [entry.path for entry in entries]
+        written = write_overlays(explain, model, pixels, spec, probabilities, truth, labels, names)
+        progress.note(f"{explain}: {len(written)} images explained")
     positive, seed = facts["positive_labels"], facts["settings"]["seed"]
     return metrics_of(entries, labels, probabilities, positive, side, level, seed)
 
@@ -106,19 +123,27 @@ def _model(
     entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
     files = [str(dataset.root / entry.path) for entry in entries]
     layout = choose(classifier, files[:WORTH_MEASURING], note=progress.note)
-    rows: list[NDArray[np.float32]] = []
+    answers: list[Answer] = []
     with progress.task("evaluating", len(files)) as advance, Pool(classifier, layout) as pool:
         for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
             if isinstance(outcome, ImageError):
                 raise outcome
-            rows.append(outcome.probabilities)
-            advance(len(rows), "")
+            answers.append(outcome)
+            advance(len(answers), "")
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
     temperature = temperature_of(manifest)
-    probabilities = calibrated(np.stack(rows), temperature)
+    probabilities = calibrated(np.stack([answer.probabilities for answer in answers]), temperature)
     metrics = metrics_of(entries, classifier.labels, probabilities, positive, side, level, training.get("seed", 0))
+    if classifier.familiar or (manifest and manifest.decision):
+        asked = zip(answers, probabilities.max(axis=1), strict=True)
+        reasons = [review_reason(manifest, float(top), answer.novelty) for answer, top in asked]
+        metrics["reviewed"] = float(np.mean([reason is not None for reason in reasons]))
+        metrics["unfamiliar"] = float(np.mean([reason == "unfamiliar" for reason in reasons]))
     if robust:
-        metrics["robustness"] = robustness(classifier, layout, dataset.root, entries, progress, temperature=temperature)
+        below = manifest.decision.get("review_below", 0.0) if manifest else 0.0
+        metrics["robustness"] = robustness(
+            classifier, layout, dataset.root, entries, progress, temperature=temperature, review_below=below
+        )
     return metrics
 
 

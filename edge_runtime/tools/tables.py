@@ -83,6 +83,9 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
         "log loss": f"{metrics['log_loss']:.4f}",
         "calibration error": f"{metrics['ece']:.4f}",
     }
+    if "reviewed" in metrics:
+        said = f"{percent(metrics['unfamiliar'])} because they are unlike the training images"
+        facts["sent to review"] = f"{percent(metrics['reviewed'])}, {said}"
     if metrics["positive_labels"]:
         against = f"({', '.join(metrics['positive_labels'])} against the rest)"
         facts |= {
@@ -131,6 +134,9 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
             f"below a probability of {decision['review_below']:.4f}: {percent(decision['reviewed'])} of the validation "
             f"images; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
         )
+    novelty = summary["novelty"]
+    share = percent(novelty["reviewed"])
+    facts["unfamiliar"] = f"{share} of {novelty['images']['validation']:,} validation images, by their features"
     if summary["clusters"] is not None:
         facts["clusters"] = f"at most {summary['clusters']} different weights in a layer that is pruned"
     if summary["float_layers"] is not None:
