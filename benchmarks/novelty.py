@@ -122,13 +122,12 @@ def candidates(train: Features, truth: NDArray[np.int64]) -> dict[str, Score]:
     """Scores by name, fitted."""
     found: dict[str, Score] = {"1 - highest probability": lambda _, probabilities: 1 - probabilities.max(axis=1)}
     for name, change in (("", lambda f: f), ("roots: ", lambda f: np.sqrt(np.abs(f))), ("unit roots: ", roots)):
-        known = change(train).astype(np.float64)
+        known = change(train)
         means = np.stack([known[truth == label].mean(axis=0) for label in np.unique(truth)])
         within = known - means[np.unique(truth, return_inverse=True)[1]]
-        found[f"{name}Mahalanobis, diagonal"] = nearest(change, means, np.diag(1 / (within.var(axis=0) + 1e-3)))
-        cov = np.cov(within.T)
-        cov += 0.01 * np.eye(len(cov)) * np.trace(cov) / len(cov)
-        found[f"{name}Mahalanobis, full (too large to travel)"] = nearest(change, means, np.linalg.inv(cov))
+        spread = within.var(axis=0)
+        found[f"{name}Mahalanobis, diagonal"] = nearest(change, means, 1 / np.sqrt(spread + spread.mean() / 10))
+        found[f"{name}Mahalanobis, full (too large to travel)"] = nearest(change, means, whitening(within))
         centre = known.mean(axis=0)
         axes = np.linalg.svd(known - centre, full_matrices=False)[2]
         for count in (4, 16):
@@ -137,22 +136,38 @@ def candidates(train: Features, truth: NDArray[np.int64]) -> dict[str, Score]:
     return found
 
 
-def nearest(change: Callable[[Features], Features], means: Any, precision: Any) -> Score:
-    """Squared Mahalanobis distance from the nearest class mean."""
+def nearest(change: Callable[[Features], Features], means: Any, whitener: Any) -> Score:
+    """Squared distance from the nearest class mean, in coordinates of unit variance.
+
+    Args:
+        whitener: one factor for each coordinate, or a matrix ``(coordinates, new coordinates)``.
+    """
+
+    def white(values: Any) -> Any:
+        return values @ whitener if whitener.ndim == 2 else values * whitener
+
+    centres = [white(mean) for mean in means]
 
     def score(features: Features, _: NDArray[np.float32]) -> NDArray[np.float64]:
-        offsets = change(features)[:, None, :] - means
-        return np.asarray(np.einsum("nci,nci->nc", offsets @ precision, offsets).min(axis=1))
+        places = white(change(features))
+        return np.min([np.square(places - centre).sum(axis=1) for centre in centres], axis=0)
 
     return score
+
+
+def whitening(within: Any) -> Any:
+    """Of the covariance of rows, shrunk by a hundredth towards the same variance for all."""
+    cov = np.cov(within.T).astype(np.float32)
+    cov += np.eye(len(cov), dtype=np.float32) * (0.01 * np.trace(cov) / len(cov))
+    return np.linalg.inv(np.linalg.cholesky(cov)).T
 
 
 def inside(change: Callable[[Features], Features], means: Any, truth: Any, known: Any, axes: Any) -> Score:
     """The same within a few principal axes."""
     places = known @ axes.T
     centres = means @ axes.T
-    precision = np.linalg.inv(np.cov((places - centres[np.unique(truth, return_inverse=True)[1]]).T))
-    return nearest(lambda features: change(features) @ axes.T, centres, precision)
+    within = places - centres[np.unique(truth, return_inverse=True)[1]]
+    return nearest(lambda features: change(features) @ axes.T, centres, whitening(within))
 
 
 def beside(change: Callable[[Features], Features], centre: Any, axes: Any) -> Score:

@@ -43,8 +43,9 @@ class Familiar:
 
 def roots(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Square roots of features, signs kept, scaled to length 1: ``(..., features)``, float32."""
-    found = np.copysign(np.sqrt(np.abs(features)), features)
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), _TINY), np.float32)
+    sizes = np.abs(features)
+    length = np.sqrt(sizes.sum(axis=-1, keepdims=True))  # of the roots
+    return np.asarray(np.sign(features) * np.sqrt(sizes) / np.maximum(length, _TINY), np.float32)
 
 
 def distance(features: NDArray[np.float32], familiar: Familiar) -> NDArray[np.float32]:

@@ -53,7 +53,8 @@ def evaluate(
 
     Returns:
         `compute_metrics`'s dictionary with ``model``, ``seconds``; for a model with a novelty score or a review rule
-        ``reviewed``, the share sent to review, and ``unfamiliar``; and, if asked for, ``robustness``.
+        ``reviewed``, the share sent to review, and ``unfamiliar``; with ``explain`` of a drawn set ``on_cells``, see
+        `edgeall.train.gradcam.on_cells`; and, if asked for, ``robustness``.
 
     Raises:
         UsageError: what can't be combined.
@@ -97,14 +98,19 @@ def _run(
     model = runs.load_model(run, facts)
     probabilities = model.predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
     if explain is not None:
-        from edgeall.train.gradcam import write_overlays
+        from edgeall.train.gradcam import on_cells, write_overlays
 
         truth = np.array([labels.index(entry.label) for entry in entries])
         names = [entry.path for entry in entries]
         written = write_overlays(explain, model, pixels, spec, probabilities, truth, labels, names)
         progress.note(f"{explain}: {len(written)} images explained")
+        cells = on_cells(model, pixels, spec, probabilities, runs.image_folder(root), names)
+        if cells is not None:
+            said = f"{100 * cells['evidence']:.1f} % of what speaks for the labels lies on nucleated cells"
+            progress.note(f"{said}, which cover {100 * cells['area']:.1f} % of the images")
     positive, seed = facts["positive_labels"], facts["settings"]["seed"]
-    return metrics_of(entries, labels, probabilities, positive, side, level, seed)
+    metrics = metrics_of(entries, labels, probabilities, positive, side, level, seed)
+    return metrics if explain is None or cells is None else {**metrics, "on_cells": cells}
 
 
 def _model(

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeall.edge_runtime.explain import captioned, overlay
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models.head import LOGITS
 from edgeall.models.keras_compat import keras, tf
+from edgeall.train.synth import TRUTH
 
 SHOWN = 8
 """Of each kind: surely wrong, and hardly decided."""
+_BATCH = 16
 
 
 def grad_cam(model: Any, images: NDArray[np.float32], classes: Sequence[int]) -> NDArray[np.float32]:
@@ -57,6 +60,41 @@ def worth_seeing(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -
     wrong = [int(index) for index in np.argsort(-top, kind="stable") if called[index] != truth[index]][:SHOWN]
     unsure = [int(index) for index in np.argsort(top, kind="stable") if index not in wrong][:SHOWN]
     return [(index, "wrong") for index in wrong] + [(index, "unsure") for index in unsure]
+
+
+def on_cells(
+    model: Any,
+    pixels: NDArray[np.uint8],
+    spec: InputSpec,
+    probabilities: NDArray[np.float32],
+    root: Path,
+    names: Sequence[str],
+) -> dict[str, float] | None:
+    """How much of what speaks for the given labels lies on nucleated cells, where masks tell where those are.
+
+    Args:
+        root: of the data; drawn sets (`edgeall.train.synth`) have their masks there.
+        names: of the images, below ``root``.
+
+    Returns:
+        ``evidence``, the share of the positive evidence of all images that lies on cells, and ``area``, the share of
+        the images that cells cover: what evidence spread evenly would have; None without masks.
+    """
+    masks = [(root / TRUTH / name).with_suffix(".mask.png") for name in names]
+    if not all(mask.is_file() for mask in masks):
+        return None
+    on, everywhere, area = 0.0, 0.0, 0.0
+    size = (spec.width, spec.height)
+    for at in range(0, len(names), _BATCH):
+        called = probabilities[at : at + _BATCH].argmax(axis=1)
+        found = grad_cam(model, normalize(pixels[at : at + _BATCH], spec), called.tolist())
+        for one, path in zip(found, masks[at : at + _BATCH], strict=True):
+            with Image.open(path) as mask:
+                cell = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0
+            spread = Image.fromarray(np.maximum(one, 0)).resize(size, Image.Resampling.BILINEAR)
+            positive = np.asarray(spread, np.float64)
+            on, everywhere, area = on + positive[cell].sum(), everywhere + positive.sum(), area + cell.mean()
+    return {"evidence": float(on / everywhere) if everywhere else 0.0, "area": float(area / len(names))}
 
 
 def write_overlays(

@@ -239,6 +239,7 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
             "positive labels": manifest["positive_labels"] or "none known",
             "calibration": manifest["calibration"] or "none",
             "decision": manifest["decision"] or "the most probable label",
+            "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",
             "fit": manifest["input"]["fit"],
         }
     rows |= {

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgeall.edge_runtime.explain import evidence
-from edgeall.edge_runtime.preprocess import normalize
+from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models.keras_compat import keras
 from edgeall.train.evaluate import evaluate
-from edgeall.train.gradcam import grad_cam, worth_seeing
+from edgeall.train.gradcam import grad_cam, on_cells, worth_seeing
 from edgeall.train.progress import Progress
 from edgeall.train.runs import input_spec, load_model, load_run
 
@@ -46,6 +47,31 @@ def test_another_kind_of_head_has_one_too() -> None:
     assert found[1] == pytest.approx(seen[1] @ kernel[..., 0].sum(axis=(0, 1)), abs=1e-4)
 
 
+def test_evidence_on_cells_is_counted(tmp_path: Path) -> None:
+    """A network that looks at brightness alone, and a mask that covers what is bright, or what is not."""
+    layers = keras.layers
+    inputs = layers.Input((32, 32, 3))
+    features = layers.AveragePooling2D(4)(inputs)
+    pooled = layers.GlobalAveragePooling2D()(layers.ReLU()(features))
+    model = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name="logits")(pooled)))
+    model.get_layer("logits").set_weights([np.ones((3, 2), np.float32), np.zeros(2, np.float32)])
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    pixels[:, :, :16] = 255
+    cell = np.zeros((32, 32), np.uint8)
+    cell[:, :16] = 2
+    (tmp_path / ".truth" / "a").mkdir(parents=True)
+    arguments = (pixels, InputSpec(32, 32), np.full((2, 2), 0.5, np.float32), tmp_path, ["a/1.png", "a/2.png"])
+    Image.fromarray(cell).save(tmp_path / ".truth" / "a" / "1.mask.png")
+    assert on_cells(model, *arguments) is None
+    Image.fromarray(cell).save(tmp_path / ".truth" / "a" / "2.mask.png")
+    found = on_cells(model, *arguments)
+    assert found is not None and found["evidence"] > 0.9 and found["area"] == 0.5
+    for name in ("1", "2"):
+        Image.fromarray(2 - cell).save(tmp_path / ".truth" / "a" / f"{name}.mask.png")
+    found = on_cells(model, *arguments)
+    assert found is not None and found["evidence"] < 0.1
+
+
 def test_what_is_worth_seeing() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.51, 0.49], [0.05, 0.95]], np.float32)
     assert worth_seeing(probabilities, np.array([0, 1, 0, 0])) == [
@@ -59,6 +85,9 @@ def test_what_is_worth_seeing() -> None:
 def test_evaluate_draws_them(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
     folder = tmp_path / "why"
     metrics = evaluate(tiny_run, explain=folder, cache_dir=tiny_settings.cache_dir, progress=Progress(quiet=True))
+    cells = metrics["on_cells"]
+    assert 0.02 < cells["area"] < 0.6
+    assert 0 < cells["evidence"] < 1
     wrong = round((1 - metrics["accuracy"]) * metrics["images"])
     names = [path.name for path in folder.iterdir()]
     assert sum(name.startswith("wrong-") for name in names) == min(wrong, 8)

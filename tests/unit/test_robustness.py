@@ -90,12 +90,15 @@ def test_a_cell_is_what_the_device_says_of_corrupted_files(measured: Any, tiny_s
     found, classifier, entries = measured
     for kind in ("jpeg", "underexposed"):
         for severity in (1, 5):
-            right = 0
+            right = strange = 0
             for entry in entries:
                 image = corrupted(open_rgb(tiny_settings.data / entry.path), kind, severity, entry.sha256)
-                answer = classifier.predict(preprocess(image, classifier.input))
-                right += classifier.labels[answer.argmax()] == entry.label
-            assert found["by_corruption"][kind]["by_severity"][severity - 1] == pytest.approx(right / len(entries))
+                answer = classifier.answer(preprocess(image, classifier.input))
+                right += classifier.labels[answer.probabilities.argmax()] == entry.label
+                strange += answer.novelty > 1
+            cells = found["by_corruption"][kind]
+            assert cells["by_severity"][severity - 1] == pytest.approx(right / len(entries))
+            assert cells["reviewed_by_severity"][severity - 1] == pytest.approx(strange / len(entries))
 
 
 def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) -> None:
@@ -110,6 +113,9 @@ def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) ->
     assert 0 <= found["ece_mean"] <= 1
     recalls = np.array([kind["worst_recall_by_severity"] for kind in found["by_corruption"].values()])
     assert (recalls <= cells + 1e-9).all()
+    reviewed = np.array([kind["reviewed_by_severity"] for kind in found["by_corruption"].values()])
+    assert found["reviewed_mean"] == pytest.approx(reviewed.mean())
+    assert 0 < reviewed.max(), "a field with a fifth of its light is nothing like the others"
     text = robustness_text(found)
     assert f"{100 * found['worst']:.2f} %" in text and "underexposed" in text
     plot_robustness(found, tmp_path / "plot.png")

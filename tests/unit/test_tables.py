@@ -67,6 +67,7 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "sparsity_frac": 0.75,
         "clusters": 16,
         "calibration": {"temperature": 1.25, "images": 260, "ece_before": 0.0312, "ece_after": 0.0098},
+        "novelty": {"reviewed": 0.0231, "images": {"train": 512, "validation": 260}},
         "decision": {"review_below": 0.875, "reviewed": 0.05, "accuracy_of_the_rest": 0.999},
         "float_layers": ["logits"],
         "out": "m.tflite",
