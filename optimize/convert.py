@@ -55,7 +55,7 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
     except Exception as error:  # the converter wraps whatever MLIR says in exceptions of many kinds
         raise EdgeallError(f"conversion to {scheme} failed: {str(error).strip().splitlines()[0]}") from error
     if scheme in INTEGER_SCHEMES:
-        found = layers_in_float(flatbuffer, [layer.name for layer in model.layers])
+        found = layers_in_float(flatbuffer, [layer.name for layer in model.layers], model.output_names[0])
         left = [name for name in found if name not in float_layers]
         if left or (float_tensors(flatbuffer) and not float_layers):
             named = left or float_tensors(flatbuffer)
@@ -93,21 +93,24 @@ def float_tensors(flatbuffer: bytes) -> list[str]:
     return [tensor.name for part in graph.subgraphs for tensor in part.tensors if tensor.type.startswith("FLOAT")]
 
 
-def layers_in_float(flatbuffer: bytes, names: Collection[str]) -> list[str]:
+def layers_in_float(flatbuffer: bytes, names: Collection[str], second: str = "") -> list[str]:
     """The layers that compute in float, in running order.
 
     Args:
         flatbuffer: a converted model.
         names: of the Keras model's layers. The converter names what an operator writes after the layers that it came
             from; where it doesn't, its name for it is returned.
+        second: the layer that a second output comes from, whose name the converter doesn't keep.
     """
     found: dict[str, None] = {}
     graph = read_graph(flatbuffer, "model").main
+    unnamed = {graph.tensors[index].name: second for index in graph.outputs[1:]}
     for operator in graph.operators:
         written = [graph.tensors[index] for index in operator.outputs]
         if operator.name in _BOUNDARY or not any(tensor.type.startswith("FLOAT") for tensor in written):
             continue
         made_by = {layer for tensor in written for layer in layers_of(tensor.name)}
+        made_by |= {unnamed[tensor.name] for tensor in written if tensor.name in unnamed}
         named = [name for name in names if name in made_by]
         found |= dict.fromkeys(named or [tensor.name for tensor in written])
     return list(found)

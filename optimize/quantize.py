@@ -210,12 +210,13 @@ def quantize(
             )
             network, measured = start.trained(), start.measured()
         spanned = ranges(placement, measured)
-        whole = rounded(network, placement, spanned)
-        flatbuffer = convert(with_second_output(whole, explain), scheme, spec, placement.floats)
+        whole = with_second_output(rounded(network, placement, spanned), explain)
+        flatbuffer = convert(whole, scheme, spec, placement.floats)
         if layer_report:
             layers = _layer_report(network, placement, spanned, sides["validation"], progress)
     else:
-        flatbuffer = convert(with_second_output(folded, explain), scheme, spec)
+        whole = with_second_output(folded, explain)
+        flatbuffer = convert(whole, scheme, spec)
 
     labels = split.labels
     candidate = Classifier.from_flatbuffer(flatbuffer, labels, spec, name=f"{scheme} model")
@@ -239,7 +240,9 @@ def quantize(
         "flatbuffer_bytes": len(flatbuffer),
         "compressed_bytes": compressed_bytes(flatbuffer),
         "float_flatbuffer_bytes": len(float32),
-        "float_layers": layers_in_float(flatbuffer, [layer.name for layer in folded.layers]) if placement else None,
+        "float_layers": layers_in_float(flatbuffer, [layer.name for layer in folded.layers], whole.output_names[0])
+        if placement
+        else None,
         "sparsity_frac": sparsity(flatbuffer),
         "clusters": clusters,
         **({} if layers is None else {"layers": layers}),
