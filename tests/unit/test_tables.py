@@ -170,6 +170,7 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
             "positive_labels": [EVIL],
             "input": {"fit": EVIL},
             **{key: {EVIL: [EVIL]} for key in ("quantization", "training", "metrics", "calibration", "decision")},
+            "novelty": {EVIL: EVIL},
         },
         "labels": [EVIL, "b"],
         "normalization": [1.0, 1.0],
