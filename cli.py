@@ -281,6 +281,7 @@ def train(json: bool, **settings: Any) -> None:
 @click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
 @click.option("--against", type=FILE, metavar="OTHER", help="Hold MODEL against this one on the same images.")
 @click.option("--html", type=FILE, help="Write a self-contained page, with reliability and risk against coverage.")
+@click.option("--explain", type=FILE, metavar="DIR", help="Of a run: draw there what speaks for its worst answers.")
 @_JSON
 def evaluate(
     target: Path,
@@ -369,6 +370,7 @@ def evaluate(
 @click.option(
     "--review-budget", type=float, help="Ask for review of this share of images at most, the least sure ones."
 )
+@click.option("--explain", is_flag=True, help="Carry the last feature map too: `run --explain` draws from it.")
 @_CACHE_DIR
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @_JSON
@@ -575,6 +577,7 @@ def models(json: bool) -> None:
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", is_flag=True, help="Print one JSON object a line, as they come.")
 @click.option("--csv", is_flag=True, help="Print CSV.")
+@click.option("--explain", type=FILE, metavar="DIR", help="Draw there what speaks for each label: see quantize.")
 @_LABELS
 @_MEAN
 @_STD
@@ -588,6 +591,7 @@ def run_model(
     paths: tuple[str, ...],
     json: bool,
     csv: bool,
+    explain: Path | None,
     labels: Path | None,
     mean: float | None,
     std: float | None,
@@ -616,12 +620,18 @@ def run_model(
 
         return choose_layout(classifier, first, interpreters=workers, threads=threads, note=_note)
 
+    if explain is not None:
+        from edgeall.edge_runtime.explain import Explainer
+
+        explainer = Explainer(classifier, explain)
     done = failed = 0
 
     def counted() -> Iterator[Prediction]:
         nonlocal done, failed
         for prediction in classify(classifier, paths, None if alone else choose):
             done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
+            if explain is not None and prediction.error is None:
+                explainer.draw(prediction)
             yield prediction
 
     for line in prediction_lines(counted(), classifier.labels, form or "table"):

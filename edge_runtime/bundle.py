@@ -16,6 +16,8 @@ from edgeall.edge_runtime import signature
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
 from edgeall.edge_runtime.manifest import Manifest, parse_manifest
+from edgeall.edge_runtime.novelty import MEMBER as NOVELTY
+from edgeall.edge_runtime.novelty import Familiar, read_familiar
 
 MANIFEST = "edgeall.json"
 LABELS = "labels.txt"
@@ -69,6 +71,7 @@ class Bundle:
         golden: empty for a foreign model.
         model_card: Markdown; None for a foreign model.
         file_bytes: size of the whole file.
+        familiar: what the model's own images look like to it; None for a foreign model or one without a novelty score.
     """
 
     path: str
@@ -80,6 +83,7 @@ class Bundle:
     golden: tuple[Golden, ...]
     model_card: str | None
     file_bytes: int
+    familiar: Familiar | None = None
 
 
 def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str] | None = None) -> Bundle:
@@ -181,6 +185,7 @@ def _ours(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file
         golden=_read_golden(archive, len(labels), name),
         model_card=_member(archive, MODEL_CARD, name).decode("utf-8", errors="replace"),
         file_bytes=file_bytes,
+        familiar=read_familiar(manifest.novelty, _member(archive, NOVELTY, name), name) if manifest.novelty else None,
     )
 
 

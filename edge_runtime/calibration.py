@@ -19,6 +19,23 @@ def temperature_of(manifest: Manifest | None) -> float:
     return float(manifest.calibration.get("temperature", 1.0)) if manifest else 1.0
 
 
+def review_reason(manifest: Manifest | None, probability: float, novelty: float | None) -> str | None:
+    """Why somebody should look at an image: ``unfamiliar``, since then its label means nothing, else ``uncertain``.
+
+    Args:
+        manifest: the model's, which may state ``decision.review_below``.
+        probability: of the label, calibrated.
+        novelty: see `edgeall.edge_runtime.novelty`.
+
+    Returns:
+        None where nobody need look.
+    """
+    if novelty is not None and novelty > 1:
+        return "unfamiliar"
+    below = manifest.decision.get("review_below", 0.0) if manifest else 0.0
+    return "uncertain" if probability < below else None
+
+
 def calibrated(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
     """Softmax of the logarithms divided by ``temperature``: above 1 less sure, below 1 surer. The order stays.
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.bundle import Bundle, open_bundle, read_labels
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.flatbuffer import Graph, read_graph
+from edgeall.edge_runtime.novelty import novelty
 from edgeall.edge_runtime.preprocess import InputSpec
 
 MAX_DEFAULT_THREADS = 4
@@ -21,6 +23,22 @@ MAX_DEFAULT_THREADS = 4
 
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
 """Operators that may follow the softmax without changing what the output means."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that a model says of one image.
+
+    Attributes:
+        probabilities: float32 ``(labels,)``, as `Classifier.predict` returns.
+        novelty: above 1 the image is unlike those the model was made with; None where the model has no such score.
+        units: the model's second output in its own type and units: features, ``(features,)``, or the map
+            ``(height, width, features)`` whose mean they are; None for a model of one output.
+    """
+
+    probabilities: NDArray[np.float32]
+    novelty: float | None = None
+    units: NDArray[np.generic] | None = None
 
 
 class Classifier:
@@ -32,6 +50,7 @@ class Classifier:
         bundle: the file it came from; None when built from a bare flatbuffer.
         threads: of the interpreter.
         model: the interpreter with its tensor descriptions.
+        familiar: what the model's own images look like to it; None for a model without a novelty score.
         logits: True for a foreign model whose graph doesn't end in SOFTMAX: its outputs are taken as logits
             and the softmax is applied here. A packed model always ends in SOFTMAX.
     """
@@ -52,6 +71,7 @@ class Classifier:
         self.threads = threads
         self.logits = logits
         self.bundle = bundle
+        self.familiar = bundle.familiar if bundle else None
         name = model.name
         shape = (1, spec.height, spec.width, 3)
         if model.input.shape != shape:
@@ -61,6 +81,10 @@ class Classifier:
             raise BundleError(
                 f"{name}: the model has {outputs} outputs but there are {len(self.labels)} labels",
                 hint="give the label file that belongs to this model with --labels",
+            )
+        if self.familiar is not None and (model.second is None or model.second.shape[-1] != len(self.familiar.mean)):
+            raise BundleError(
+                f"{name}: its novelty score is of other features than it gives", hint="quantize the run again"
             )
         if model.output.dtype not in _OUTPUT_TYPES:
             raise BundleError(f"{name}: outputs of type {model.output.dtype} are not supported")
@@ -117,9 +141,8 @@ class Classifier:
                 f"{bundle.path}: carries its own labels and normalization",
                 hint="leave --labels, --mean and --std out",
             )
-        if _ends_in_logits(bundle.graph, bundle.path):
-            raise BundleError(f"{bundle.path}: a packed model must end in SOFTMAX")
-        model = interpreter.load(bundle.flatbuffer, threads, bundle.path)
+        answer = probabilities_of(bundle.graph, bundle.path)
+        model = interpreter.load(bundle.flatbuffer, threads, bundle.path, answer)
         return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
 
     @classmethod
@@ -127,9 +150,8 @@ class Classifier:
         cls, flatbuffer: bytes, labels: Sequence[str], spec: InputSpec, *, threads: int = 1, name: str = "model"
     ) -> Classifier:
         """A converted model that is not packed yet; it must end in SOFTMAX. Raises BundleError as `open` does."""
-        if _ends_in_logits(read_graph(flatbuffer, name), name):
-            raise BundleError(f"{name}: the converted model must end in SOFTMAX")
-        return cls(interpreter.load(flatbuffer, threads, name), labels, spec, threads=threads)
+        answer = probabilities_of(read_graph(flatbuffer, name), name)
+        return cls(interpreter.load(flatbuffer, threads, name, answer), labels, spec, threads=threads)
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify one preprocessed image.
@@ -142,6 +164,29 @@ class Classifier:
         """
         scores = self.dequantize(self.predict_units(pixels))
         return _softmax(scores) if self.logits else scores
+
+    def answer(self, pixels: NDArray[np.uint8]) -> Answer:
+        """`predict`, and what the model's second output says, where it has one."""
+        probabilities = self.predict(pixels)
+        if self.model.second is None:
+            return Answer(probabilities)
+        units = self.model.second_units()[0]
+        known = self.familiar is not None and np.isfinite(probabilities).all()
+        new = novelty(self.pooled(units), self.familiar) if known and self.familiar else None
+        return Answer(probabilities, new, units)
+
+    def features(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
+        """`Answer.units` as float32."""
+        assert self.model.second is not None
+        return _dequantized(units, self.model.second)
+
+    def pooled(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
+        """`Answer.units` as a vector of float32: a map's mean over its places. Added up before it is dequantized."""
+        if units.ndim == 1:
+            return self.features(units)
+        places = units.reshape(-1, units.shape[-1])
+        kind = np.float32 if units.dtype == np.float32 else np.int32
+        return self.features(np.add.reduce(places, axis=0, dtype=kind) / np.float32(len(places)))
 
     def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The raw output of one image, in the output's own type and units, shape ``(len(labels),)``."""
@@ -160,11 +205,7 @@ class Classifier:
 
     def dequantize(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """Raw outputs as float32: ``(unit - zero_point) * scale`` where the output is quantized."""
-        values = units.astype(np.float32)
-        output = self.model.output
-        if output.scale > 0:
-            values = (values - np.float32(output.zero_point)) * np.float32(output.scale)
-        return values
+        return _dequantized(units, self.model.output)
 
 
 _OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))
@@ -256,22 +297,46 @@ def _input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
     return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
 
 
+def probabilities_of(graph: Graph, name: str) -> int:
+    """Number of the tensor that holds the probabilities: the first output that comes from a SOFTMAX.
+
+    Raises:
+        BundleError: none does, or there are more than two outputs.
+    """
+    found = [output for output in graph.main.outputs if _last_operator(graph, output) == "SOFTMAX"]
+    if not found or len(graph.main.outputs) > 2:
+        raise BundleError(f"{name}: a packed model must end in SOFTMAX")
+    return found[0]
+
+
 def _ends_in_logits(graph: Graph, name: str) -> bool:
     """False when the output comes from a SOFTMAX, True when it doesn't.
 
     Raises:
         BundleError: the output comes from a LOGISTIC, which scores every label by itself.
     """
+    last = _last_operator(graph, graph.main.outputs[0]) if graph.main.outputs else "nothing"
+    if last == "LOGISTIC":
+        raise BundleError(f"{name}: ends in LOGISTIC, which scores each label by itself: not a classifier of one label")
+    return last != "SOFTMAX"
+
+
+def _last_operator(graph: Graph, output: int) -> str:
+    """The operator that gives an output its meaning."""
     main = graph.main
-    operator = main.producer(main.outputs[0]) if main.outputs else None
+    operator = main.producer(output)
     for _ in main.operators:
         if operator is None or operator.name not in _PASSING or not operator.inputs:
             break
         operator = main.producer(operator.inputs[0])
-    last = operator.name if operator else "nothing"
-    if last == "LOGISTIC":
-        raise BundleError(f"{name}: ends in LOGISTIC, which scores each label by itself: not a classifier of one label")
-    return last != "SOFTMAX"
+    return operator.name if operator else "nothing"
+
+
+def _dequantized(units: NDArray[np.generic], tensor: interpreter.TensorInfo) -> NDArray[np.float32]:
+    values = units.astype(np.float32)
+    if tensor.scale > 0:
+        values = (values - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+    return values
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:

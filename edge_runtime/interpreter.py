@@ -38,14 +38,24 @@ class TensorInfo:
 
 
 class Model:
-    """An allocated interpreter for one input, one output and a batch of one. Not safe to share between threads."""
+    """An allocated interpreter for one input and a batch of one. Not safe to share between threads.
 
-    def __init__(self, interpreter: Any, runtime: str, name: str) -> None:
+    Attributes:
+        output: what `invoke` returns.
+        second: what else the model says; None for a model of one output.
+    """
+
+    def __init__(self, interpreter: Any, runtime: str, name: str, answer: int | None = None) -> None:
         self._interpreter = interpreter
         self.runtime = runtime
         self.name = name
         self.input = _only(interpreter.get_input_details(), "input")
-        self.output = _only(interpreter.get_output_details(), "output")
+        outputs = interpreter.get_output_details()
+        self.second: TensorInfo | None = None
+        if answer is not None and len(outputs) == 2:
+            (self.second,) = [_info(detail) for detail in outputs if detail["index"] != answer]
+            outputs = [detail for detail in outputs if detail["index"] == answer]
+        self.output = _only(outputs, "output")
 
     def invoke(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Run one batch of the input's shape and dtype; returns a copy of the raw output.
@@ -61,6 +71,12 @@ class Model:
         output: NDArray[Any] = self._interpreter.get_tensor(self.output.index)
         return output
 
+    def second_units(self) -> NDArray[Any]:
+        """A copy of the raw `second` output of the last `invoke`."""
+        assert self.second is not None
+        units: NDArray[Any] = self._interpreter.get_tensor(self.second.index)
+        return units
+
     def uses_xnnpack(self) -> bool:
         """Whether XNNPACK, the only delegate that is applied unasked, has taken some of the graph's nodes.
 
@@ -69,24 +85,26 @@ class Model:
         return any(node["op_name"] == "DELEGATE" for node in self._interpreter._get_ops_details())
 
 
-def load(flatbuffer: bytes, threads: int, name: str) -> Model:
+def load(flatbuffer: bytes, threads: int, name: str, answer: int | None = None) -> Model:
     """Build an interpreter and allocate its tensors.
 
     Args:
         flatbuffer: a whole model; not copied.
         threads: for the kernels, at least 1.
         name: how an error calls the file.
+        answer: the number of the output tensor that is the model's answer, where it may have a second one; None
+            for a model that must have one output.
 
     Raises:
         EdgeallError: no interpreter is installed, or it and numpy clash.
-        BundleError: the interpreter refuses the model, or it has several inputs or outputs.
+        BundleError: the interpreter refuses the model, or it has several inputs, or more outputs than it may.
     """
     package = runtime_package()
     interpreter_class = importlib.import_module(f"{package}.interpreter").Interpreter
     try:
         interpreter = interpreter_class(model_content=flatbuffer, num_threads=threads)
         interpreter.allocate_tensors()
-        return Model(interpreter, package, name)
+        return Model(interpreter, package, name, answer)
     except (ValueError, RuntimeError) as error:
         raise _refused(name, error) from error
     except SystemError as error:  # tflite-runtime can be imported with numpy 2, and then does this
@@ -137,7 +155,10 @@ def _refused(name: str, error: Exception) -> BundleError:
 def _only(details: list[dict[str, Any]], what: str) -> TensorInfo:
     if len(details) != 1:
         raise ValueError(f"it has {len(details)} {what}s, a classifier has one")
-    detail = details[0]
+    return _info(details[0])
+
+
+def _info(detail: dict[str, Any]) -> TensorInfo:
     scale, zero_point = detail["quantization"]
     return TensorInfo(
         index=detail["index"],

@@ -38,6 +38,7 @@ class Manifest:
         metrics: of one split, which it names.
         calibration: empty when uncalibrated.
         decision: thresholds, e.g. ``review_below``.
+        novelty: the score of how unlike the training images an image is; empty where the model has none.
         golden: where the golden images come from.
         intended_use: one sentence.
         flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.pack`.
@@ -57,6 +58,7 @@ class Manifest:
     metrics: dict[str, Any]
     calibration: dict[str, Any] = field(default_factory=dict)
     decision: dict[str, Any] = field(default_factory=dict)
+    novelty: dict[str, Any] = field(default_factory=dict)
     golden: dict[str, Any] = field(default_factory=dict)
     intended_use: str = RESEARCH_USE
     flatbuffer_sha256: str = ""
@@ -105,6 +107,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         flatbuffer_sha256=_take(values, "flatbuffer_sha256", str, name),
         flatbuffer_bytes=_take(values, "flatbuffer_bytes", int, name),
         intended_use=_take(values, "intended_use", str, name),
+        novelty=_take(values, "novelty", dict, name) if "novelty" in values else {},
         **{
             key: _take(values, key, dict, name)
             for key in ("quantization", "training", "metrics", "calibration", "decision", "golden")

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.cache import cache_dir
-from edgeall.edge_runtime.classifier import MAX_DEFAULT_THREADS, Classifier
+from edgeall.edge_runtime.classifier import MAX_DEFAULT_THREADS, Answer, Classifier, probabilities_of
 from edgeall.edge_runtime.device import cores, memory_bytes
 from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.preprocess import load_input
 
 T = TypeVar("T")
-Outcome = NDArray[np.float32] | ImageError
-"""Probabilities of one image, or why there are none."""
+Outcome = Answer | ImageError
+"""What the model says of one image, or why nothing."""
 
 WORTH_MEASURING = 256
 """Images from which a second of measuring pays; fewer are spread as is best for most models and devices."""
@@ -119,7 +119,7 @@ class Pool:
             return error
         classifier = self._idle.get()
         try:
-            return classifier.predict(pixels)
+            return classifier.answer(pixels)
         finally:
             self._idle.put(classifier)
 
@@ -191,7 +191,9 @@ def fitting(classifier: Classifier, known: Sequence[Layout]) -> Sequence[Layout]
 def twin(classifier: Classifier, threads: int) -> Classifier:
     """The same model again, in an interpreter of its own; the file's bytes are shared."""
     assert classifier.bundle is not None, "only a classifier opened from a file has a twin"
-    model = interpreter.load(classifier.bundle.flatbuffer, threads, classifier.model.name)
+    bundle, name = classifier.bundle, classifier.model.name
+    answer = probabilities_of(bundle.graph, name) if bundle.manifest else None
+    model = interpreter.load(bundle.flatbuffer, threads, name, answer)
     return Classifier(
         model,
         classifier.labels,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.calibration import calibrated, temperature_of
-from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.calibration import calibrated, review_reason, temperature_of
+from edgeall.edge_runtime.classifier import Answer, Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import find_images
 from edgeall.edge_runtime.preprocess import load_input
@@ -31,7 +31,12 @@ class Prediction:
         label: the most probable one; empty when there is an error.
         probability: of `label`, 0..1.
         probabilities: of every label.
-        review: `probability` is below the manifest's ``decision.review_below``: somebody should look.
+        review: somebody should look, for `reason`.
+        reason: ``unfamiliar`` (`novelty` is above 1: the label means nothing), else ``uncertain`` (`probability` is
+            below the manifest's ``decision.review_below``), else None.
+        novelty: how unlike the images the model was made with, see `edgeall.edge_runtime.novelty`; None where the
+            model doesn't say.
+        units: see `edgeall.edge_runtime.classifier.Answer`.
         error: None, or what is wrong with the image or the model's outputs; then the other fields say nothing.
     """
 
@@ -39,8 +44,15 @@ class Prediction:
     label: str = ""
     probability: float = 0.0
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    review: bool = False
+    reason: str | None = None
+    novelty: float | None = None
+    units: NDArray[np.generic] | None = field(default=None, repr=False, compare=False)
     error: str | None = None
+
+    @property
+    def review(self) -> bool:
+        """See above."""
+        return self.reason is not None
 
     def as_json(self) -> dict[str, Any]:
         """The object of one line of ``edgeall run --json``."""
@@ -52,6 +64,8 @@ class Prediction:
             "probability": self.probability,
             "probabilities": dict(self.probabilities),
             "review": self.review,
+            "reason": self.reason,
+            "novelty": self.novelty,
         }
 
 
@@ -109,11 +123,12 @@ def classify_one(classifier: Classifier, image: str) -> Prediction:
         pixels = load_input(image, classifier.input)
     except ImageError as error:
         return Prediction(image, error=error.message)
-    return prediction(classifier, image, classifier.predict(pixels))
+    return prediction(classifier, image, classifier.answer(pixels))
 
 
-def prediction(classifier: Classifier, image: str, probabilities: NDArray[np.float32]) -> Prediction:
+def prediction(classifier: Classifier, image: str, answer: Answer) -> Prediction:
     """What the model's outputs say of the image, calibrated; not a number says nothing."""
+    probabilities = answer.probabilities
     if not np.isfinite(probabilities).all():
         return Prediction(image, error=f"{image}: the model's outputs for it are not finite numbers")
     manifest = classifier.bundle.manifest if classifier.bundle else None
@@ -125,7 +140,9 @@ def prediction(classifier: Classifier, image: str, probabilities: NDArray[np.flo
         label=classifier.labels[best],
         probability=probability,
         probabilities=dict(zip(classifier.labels, map(float, probabilities), strict=True)),
-        review=probability < (manifest.decision.get("review_below", 0.0) if manifest else 0.0),
+        reason=review_reason(manifest, probability, answer.novelty),
+        novelty=answer.novelty,
+        units=answer.units,
     )
 
 

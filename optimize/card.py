@@ -133,7 +133,7 @@ def _limits(manifest: Manifest) -> str:
     level = str(manifest.training.get("split_level", "image"))
     limits = [
         _SPLIT_LIMITS[level],
-        "Knows only the labels above: whatever else it is shown becomes one of them.",
+        "Knows only the labels above: whatever else it is shown becomes one of them. " + _unfamiliar(manifest.novelty),
         _other_microscopes(manifest.metrics),
     ]
     if manifest.training.get("synthetic"):
@@ -142,6 +142,15 @@ def _limits(manifest: Manifest) -> str:
     if "synthetic" in source:
         limits.append("The golden images inside the file are synthetic.")
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _unfamiliar(novelty: dict[str, Any]) -> str:
+    if not novelty:
+        return "It can't tell what is unlike its training images."
+    return (
+        "edgeall asks for review of images whose features are unlike the training images', which other programs don't; "
+        f"of clean validation images it asks for {novelty['reviewed']:.4f}."
+    )
 
 
 def _other_microscopes(metrics: dict[str, Any]) -> str:

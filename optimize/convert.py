@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeall.edge_runtime.errors import EdgeallError
+from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.flatbuffer import Subgraph, read_graph
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.models.keras_compat import quiet, tf
+from edgeall.models.graph import sources
+from edgeall.models.head import LOGITS
+from edgeall.models.keras_compat import keras, quiet, tf
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 INTEGER_SCHEMES = ("ptq-int8", "qat-int8")
@@ -26,7 +28,8 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
     """Convert a flat Keras model with a batch of one.
 
     Args:
-        model: float input, normalized; for the integer schemes from `edgeall.optimize.placement.rounded`.
+        model: float input, normalized; for the integer schemes from `edgeall.optimize.placement.rounded`; for a second
+            output from `with_second_output`.
         scheme: one of `SCHEMES`.
         spec: the input contract.
         float_layers: layers that an integer scheme may leave in float.
@@ -52,12 +55,36 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
     except Exception as error:  # the converter wraps whatever MLIR says in exceptions of many kinds
         raise EdgeallError(f"conversion to {scheme} failed: {str(error).strip().splitlines()[0]}") from error
     if scheme in INTEGER_SCHEMES:
-        found = layers_in_float(flatbuffer, [layer.name for layer in model.layers])
+        found = layers_in_float(flatbuffer, [layer.name for layer in model.layers], model.output_names[0])
         left = [name for name in found if name not in float_layers]
         if left or (float_tensors(flatbuffer) and not float_layers):
             named = left or float_tensors(flatbuffer)
             raise EdgeallError(f"conversion to {scheme} left {len(named)} layers in float: {', '.join(named[:5])}")
     return flatbuffer
+
+
+def with_second_output(network: Any, explain: bool) -> Any:
+    """A network that also says what its last layer saw: the pooled features, or the map that they are the mean of.
+
+    Args:
+        network: flat, ending in global average pooling, a dense layer and a softmax.
+        explain: the map.
+
+    Returns:
+        A model of two outputs, in the order in which `convert` gives the probabilities first: the converter (TensorFlow
+        2.21) turns it round.
+
+    Raises:
+        UsageError: ``explain``, and the network pools in another way.
+    """
+    pooling = sources(network.get_layer(LOGITS))[0]
+    while not pooling.get_weights() and not isinstance(pooling, keras.layers.GlobalAveragePooling2D):
+        pooling = sources(pooling)[0]  # dropout, or what rounds
+    if not explain:
+        return keras.Model(network.input, [network.get_layer(LOGITS).input, network.output])
+    if not isinstance(pooling, keras.layers.GlobalAveragePooling2D):
+        raise UsageError(f"{network.name} doesn't end in global average pooling: it has no map", hint="omit --explain")
+    return keras.Model(network.input, [pooling.input, network.output])
 
 
 def float_tensors(flatbuffer: bytes) -> list[str]:
@@ -66,21 +93,24 @@ def float_tensors(flatbuffer: bytes) -> list[str]:
     return [tensor.name for part in graph.subgraphs for tensor in part.tensors if tensor.type.startswith("FLOAT")]
 
 
-def layers_in_float(flatbuffer: bytes, names: Collection[str]) -> list[str]:
+def layers_in_float(flatbuffer: bytes, names: Collection[str], second: str = "") -> list[str]:
     """The layers that compute in float, in running order.
 
     Args:
         flatbuffer: a converted model.
         names: of the Keras model's layers. The converter names what an operator writes after the layers that it came
             from; where it doesn't, its name for it is returned.
+        second: the layer that a second output comes from, whose name the converter doesn't keep.
     """
     found: dict[str, None] = {}
     graph = read_graph(flatbuffer, "model").main
+    unnamed = {graph.tensors[index].name: second for index in graph.outputs[1:]}
     for operator in graph.operators:
         written = [graph.tensors[index] for index in operator.outputs]
         if operator.name in _BOUNDARY or not any(tensor.type.startswith("FLOAT") for tensor in written):
             continue
         made_by = {layer for tensor in written for layer in layers_of(tensor.name)}
+        made_by |= {unnamed[tensor.name] for tensor in written if tensor.name in unnamed}
         named = [name for name in names if name in made_by]
         found |= dict.fromkeys(named or [tensor.name for tensor in written])
     return list(found)

@@ -18,6 +18,8 @@ _RGB = 1
 _IMAGE_PROPERTIES = 2
 _FEATURE_PROPERTIES = 1
 _NORMALIZATION = 1
+_SCORE_THRESHOLDING = 3
+_NEVER = 1e30
 _TENSOR_AXIS_LABELS = 2
 _PARSER = "1.0.0"
 _MODEL_FIELDS = 8
@@ -25,8 +27,15 @@ _ALIGN = 16
 """schema.fbs aligns buffer data to 16 bytes; kernels may count on it."""
 
 
-def classifier_metadata(name: str, description: str, label_file: str, spec: InputSpec) -> bytes:
-    """The ``TFLITE_METADATA`` blob of an image classifier: one RGB image in, one label per score out."""
+def classifier_metadata(
+    name: str, description: str, label_file: str, spec: InputSpec, second: str | None = None
+) -> bytes:
+    """The ``TFLITE_METADATA`` blob of an image classifier: one RGB image in, one label per score out.
+
+    Args:
+        second: name of the second output, where there is one. MediaPipe takes it for another classification; a score
+            threshold that nothing reaches has it report none of its numbers.
+    """
     builder = flatbuffers.Builder(1024)
     options = _table(builder, 2, {0: _floats(builder, (spec.mean,)), 1: _floats(builder, (spec.std,))})
     unit = _table(builder, 2, {1: options}, {0: _NORMALIZATION})
@@ -34,7 +43,12 @@ def classifier_metadata(name: str, description: str, label_file: str, spec: Inpu
     file_name = builder.CreateString(label_file)
     file = _table(builder, 5, {0: file_name}, {2: _TENSOR_AXIS_LABELS})
     scores = _tensor(builder, "probability", _FEATURE_PROPERTIES, _table(builder, 0, {}), {6: _vector(builder, file)})
-    inputs, outputs = _vector(builder, image), _vector(builder, scores)
+    found = [scores]
+    if second is not None:
+        never = _table(builder, 1, {}, floats={0: _NEVER})
+        unit = _vector(builder, _table(builder, 2, {1: never}, {0: _SCORE_THRESHOLDING}))
+        found.append(_tensor(builder, second, _FEATURE_PROPERTIES, _table(builder, 0, {}), {4: unit}))
+    inputs, outputs = _vector(builder, image), _vector(builder, *found)
     subgraph = _vector(builder, _table(builder, 10, {2: inputs, 3: outputs}))
     texts = {0: builder.CreateString(name), 1: builder.CreateString(description)}
     model = _table(builder, 8, {**texts, 3: subgraph, 7: builder.CreateString(_PARSER)})
@@ -176,14 +190,20 @@ class _Front:
 
 
 def _table(
-    builder: flatbuffers.Builder, fields: int, offsets: Mapping[int, int], codes: Mapping[int, int] | None = None
+    builder: flatbuffers.Builder,
+    fields: int,
+    offsets: Mapping[int, int],
+    codes: Mapping[int, int] | None = None,
+    floats: Mapping[int, float] | None = None,
 ) -> int:
-    """One table from references to other objects and one-byte numbers."""
+    """One table from references to other objects, one-byte numbers and floats."""
     builder.StartObject(fields)
     for number, target in offsets.items():
         builder.PrependUOffsetTRelativeSlot(number, target, 0)
     for number, code in (codes or {}).items():
         builder.PrependInt8Slot(number, code, 0)
+    for number, value in (floats or {}).items():
+        builder.PrependFloat32Slot(number, value, 0.0)
     return int(builder.EndObject())
 
 
@@ -194,9 +214,10 @@ def _tensor(builder: flatbuffers.Builder, name: str, kind: int, properties: int,
     return _table(builder, 7, {0: text, 3: content, **extra})
 
 
-def _vector(builder: flatbuffers.Builder, item: int) -> int:
-    builder.StartVector(4, 1, 4)
-    builder.PrependUOffsetTRelative(item)
+def _vector(builder: flatbuffers.Builder, *items: int) -> int:
+    builder.StartVector(4, len(items), 4)
+    for item in reversed(items):
+        builder.PrependUOffsetTRelative(item)
     return int(builder.EndVector())
 
 

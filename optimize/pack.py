@@ -19,14 +19,18 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from edgeall.edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD
-from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.classifier import Classifier, probabilities_of
 from edgeall.edge_runtime.errors import BundleError, DataError
 from edgeall.edge_runtime.flatbuffer import METADATA, Tensor, read_graph
 from edgeall.edge_runtime.golden import check_golden, pixels_digest
 from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.manifest import Manifest, check_manifest
+from edgeall.edge_runtime.novelty import MEMBER as NOVELTY
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
 from edgeall.optimize.metadata import classifier_metadata, marked
+
+_SECOND = {2: "features", 4: "feature map"}
+"""What a second output is called, by its rank."""
 
 
 def pack(
@@ -35,6 +39,7 @@ def pack(
     golden: Sequence[tuple[str, bytes, ArrayLike]],
     model_card: str,
     out: Path,
+    novelty: bytes | None = None,
 ) -> Path:
     """Write a packed model: the flatbuffer with TFLite metadata, then a stored zip with the rest.
 
@@ -42,12 +47,13 @@ def pack(
     images) before it takes its name, so ``out`` is either a whole model or what it was before.
 
     Args:
-        flatbuffer: the converted model, ending in SOFTMAX.
+        flatbuffer: the converted model, ending in SOFTMAX; the first of its one or two outputs.
         manifest: ``flatbuffer_sha256`` and ``flatbuffer_bytes`` are filled in here.
         golden: at least one of (file name ending in ``.png``, PNG file, the model's own probabilities as
             `Classifier.predict` gave them); see `golden_png`.
         model_card: Markdown, see `edgeall.optimize.card`.
         out: the file to write; its folder is made.
+        novelty: what the manifest's ``novelty`` speaks of, from `edgeall.optimize.novelty.fit_novelty`.
 
     Returns:
         ``out``.
@@ -58,19 +64,24 @@ def pack(
         DataError: the file can't be written.
     """
     check_manifest(manifest, out.name)
-    entry = classifier_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input)
+    graph = read_graph(flatbuffer, out.name)
+    main, outputs = graph.main, graph.main.outputs
+    if probabilities_of(graph, out.name) != outputs[0]:
+        raise BundleError(f"{out.name}: its probabilities must be the first output: other programs count on it")
+    second = _SECOND[len(main.tensors[outputs[1]].shape)] if len(outputs) > 1 else None
+    entry = classifier_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, second)
     model = marked(flatbuffer, {METADATA: entry})
     manifest = dataclasses.replace(
         manifest, flatbuffer_sha256=hashlib.sha256(model).hexdigest(), flatbuffer_bytes=len(model)
     )
-    main = read_graph(model, out.name).main
-    output = main.tensors[main.outputs[0]]
     members = {
         MANIFEST: manifest.to_json().encode(),
         LABELS: "".join(f"{label}\n" for label in manifest.labels).encode(),
         MODEL_CARD: model_card.encode(),
-        GOLDEN: _golden_json(golden, manifest, output, out.name),
+        GOLDEN: _golden_json(golden, manifest, main.tensors[outputs[0]], out.name),
     }
+    if novelty is not None:
+        members[NOVELTY] = novelty
     members |= {GOLDEN_FOLDER + name: image for name, image, _ in golden}
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

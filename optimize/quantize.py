@@ -20,6 +20,7 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
+from edgeall.edge_runtime.novelty import distance, read_familiar
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.tools.tables import metrics_text, quantize_text
 from edgeall.models.keras_compat import exact_float32, tf
@@ -33,10 +34,13 @@ from edgeall.optimize.convert import (
     convert,
     layers_in_float,
     sparsity,
+    with_second_output,
 )
 from edgeall.optimize.fold import fold_batch_normalization
 from edgeall.optimize.golden import choose_golden
 from edgeall.optimize.layer_error import LayerError, layer_errors
+from edgeall.optimize.novelty import IMAGES as NOVELTY_IMAGES
+from edgeall.optimize.novelty import fit_novelty
 from edgeall.optimize.pack import pack
 from edgeall.optimize.placement import (
     WITH_WEIGHTS,
@@ -49,7 +53,7 @@ from edgeall.optimize.placement import (
     ranges,
     rounded,
 )
-from edgeall.optimize.verify import compare, predict
+from edgeall.optimize.verify import answers, compare, predict
 from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
@@ -121,6 +125,7 @@ def quantize(
     robust: bool = False,
     target_sensitivity: float | None = None,
     review_budget: float | None = None,
+    explain: bool = False,
     force: bool = False,
     cache_dir: Path | None = None,
     progress: Progress,
@@ -148,14 +153,16 @@ def quantize(
             into the file.
         target_sensitivity: see `edgeall.optimize.calibrate.review_rule`, as the next one.
         review_budget: at most this share of images is sent to review.
+        explain: give the last feature map as the second output, not its mean alone: `edgeall run --explain` draws with
+            it where the answer comes from.
         layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
 
     Returns:
         A summary: scheme, sizes, accuracies, agreement, per-class recalls; ``float_layers``, what computes in float
-        (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration`` and ``decision``, as in the
-        manifest; what `edgeall.train.reliability.trust` says of the test side; ``report``, the page beside the file
-        that shows it; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`; with
-        ``robust`` the ``robustness``.
+        (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration``, ``decision`` and ``novelty``,
+        as in the manifest; what `edgeall.train.reliability.trust` says of the test side; ``report``, the page beside
+        the file that shows it; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`;
+        with ``robust`` the ``robustness``.
 
     Raises:
         UsageError: an unknown scheme or layer, a layer option with a scheme that isn't integer, or ``out`` exists.
@@ -209,17 +216,17 @@ def quantize(
             )
             network, measured = start.trained(), start.measured()
         spanned = ranges(placement, measured)
-        flatbuffer = convert(rounded(network, placement, spanned), scheme, spec, placement.floats)
+        whole = with_second_output(rounded(network, placement, spanned), explain)
+        flatbuffer = convert(whole, scheme, spec, placement.floats)
         if layer_report:
             layers = _layer_report(network, placement, spanned, sides["validation"], progress)
-    elif scheme == "float32":
-        flatbuffer = float32
     else:
-        flatbuffer = convert(folded, scheme, spec)
+        whole = with_second_output(folded, explain)
+        flatbuffer = convert(whole, scheme, spec)
 
     labels = split.labels
     candidate = Classifier.from_flatbuffer(flatbuffer, labels, spec, name=f"{scheme} model")
-    probabilities = predict(candidate, test, f"verifying {scheme}", progress)
+    probabilities, test_features = answers(candidate, test, f"verifying {scheme}", progress)
     cost = compare(labels, test.labels, keras_float, probabilities)
     reference = Classifier.from_flatbuffer(float32, labels, spec, name="float32 model")
     tflite_float = probabilities if scheme == "float32" else predict(reference, test, "verifying float32", progress)
@@ -239,7 +246,9 @@ def quantize(
         "flatbuffer_bytes": len(flatbuffer),
         "compressed_bytes": compressed_bytes(flatbuffer),
         "float_flatbuffer_bytes": len(float32),
-        "float_layers": layers_in_float(flatbuffer, [layer.name for layer in folded.layers]) if placement else None,
+        "float_layers": layers_in_float(flatbuffer, [layer.name for layer in folded.layers], whole.output_names[0])
+        if placement
+        else None,
         "sparsity_frac": sparsity(flatbuffer),
         "clusters": clusters,
         **({} if layers is None else {"layers": layers}),
@@ -252,14 +261,19 @@ def quantize(
             hint="try --scheme qat-int8, more --epochs, or a wider gate",
         )
     validation = sides["validation"]
-    scores = probabilities if side == "validation" else predict(candidate, validation, "calibrating", progress)
+    scores, features = answers(candidate, validation, "calibrating", progress)
     calibration = calibration_of(scores, validation.labels)
     temperature = calibration["temperature"]
     scores = calibrated(scores, temperature)
     decision = review_rule(scores, validation.labels, positive, target_sensitivity, review_budget)
-    summary |= {"calibration": calibration, "decision": decision}
+    familiar = _stratified(sides["train"], NOVELTY_IMAGES, facts["settings"]["seed"])
+    _, known = answers(candidate, familiar, "what is familiar", progress)
+    novelty, plane = fit_novelty(known, features, len(labels))
+    candidate.familiar = read_familiar(novelty, plane, out.name)
+    unfamiliar = distance(test_features, candidate.familiar) > candidate.familiar.threshold
+    summary |= {"calibration": calibration, "decision": decision, "novelty": novelty}
     seed = facts["settings"]["seed"]
-    believed = trust(probabilities, test.labels, positive, temperature, decision.get("review_below"))
+    believed = trust(probabilities, test.labels, positive, temperature, decision.get("review_below"), unfamiliar)
     summary |= believed
     probabilities = calibrated(probabilities, temperature)
     metrics = metrics_of(split.side(side), labels, probabilities, facts["positive_labels"], side, split.level, seed)
@@ -284,7 +298,7 @@ def quantize(
         metrics |= {} if found["reviewed_mean"] is None else {"robust_reviewed_mean": found["reviewed_mean"]}
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source)
-    pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out)
+    pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out, plane)
     summary |= {"out": str(out), "file_bytes": out.stat().st_size}
     if side == "test":  # a search has many candidates and one report
         summary["report"] = str(out.with_suffix(".report.html"))
@@ -502,6 +516,7 @@ def _manifest(
         },
         calibration=summary["calibration"],
         decision=summary["decision"],
+        novelty=summary["novelty"],
         golden={"source": golden_source},
     )
 

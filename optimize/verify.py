@@ -22,6 +22,21 @@ def predict(classifier: Classifier, images: Images, title: str, progress: Progre
     return np.stack(rows)
 
 
+def answers(
+    classifier: Classifier, images: Images, title: str, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`predict`, and the pooled features ``(len(images), features)`` that the model's second output gives."""
+    found = []
+    with progress.task(title, len(images)) as advance:
+        for done, row in enumerate(images.rows, start=1):
+            answer = classifier.answer(images.pixels[row])
+            assert answer.units is not None
+            found.append((answer.probabilities, classifier.pooled(answer.units)))
+            advance(done, "")
+    probabilities, features = zip(*found, strict=True)
+    return np.stack(probabilities), np.stack(features)
+
+
 def compare(
     labels: tuple[str, ...],
     truth: NDArray[np.int64],

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime.calibration import calibrated, temperature_of
-from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.classifier import Answer, Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
 from edgeall.edge_runtime.parallel import WORTH_MEASURING, Layout, Pool, choose
 from edgeall.edge_runtime.preprocess import load_input
@@ -41,6 +41,7 @@ def evaluate(
     robust: bool = False,
     site: Path | None = None,
     against: Path | None = None,
+    explain: Path | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Classify labelled images and count.
@@ -57,11 +58,14 @@ def evaluate(
         site: another laboratory's folder or manifest: measured in place of ``data``, which then only says where the
             model's own images are, to be looked for among the site's.
         against: another model file to hold a model file against, on the same images.
+        explain: a folder for what the network of a run sees in the images it gets wrong or is least sure of, see
+            `edgeall.train.gradcam`.
 
     Returns:
         `compute_metrics`'s dictionary with ``model``, ``seconds``, what `edgeall.train.reliability.trust` says, and, if
         asked for, ``robustness``, ``site``, see `edgeall.train.site.beside_own`, and ``against``, see
-        `edgeall.train.against.held_against`.
+        `edgeall.train.against.held_against`; with ``explain`` of a drawn set ``on_cells``, see
+        `edgeall.train.gradcam.on_cells`.
 
     Raises:
         UsageError: what can't be combined.
@@ -78,8 +82,12 @@ def evaluate(
                 f"{target}: {'--robustness' if robust else '--against'} is measured on what a device runs",
                 hint="quantize the run, name the model file",
             )
-        metrics = _run(target, data, side, site, cache_dir or cache.default_cache_dir(), progress)
+        metrics = _run(target, data, side, site, cache_dir or cache.default_cache_dir(), explain, progress)
     else:
+        if explain is not None:
+            raise UsageError(
+                f"{target}: --explain is of a run's network", hint="for a model file: `edgeall run MODEL DIR --explain`"
+            )
         if data is None and site is None:
             raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
         classifier = Classifier.open(target, threads=1, labels_file=labels_file, mean=mean, std=std)
@@ -88,7 +96,13 @@ def evaluate(
 
 
 def _run(
-    run: Path, data: Path | None, side: str | None, site: Path | None, cache_dir: Path, progress: Progress
+    run: Path,
+    data: Path | None,
+    side: str | None,
+    site: Path | None,
+    cache_dir: Path,
+    explain: Path | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     from edgeall.train import runs
     from edgeall.train.batches import Images, plain
@@ -106,10 +120,24 @@ def _run(
     spec = runs.input_spec(facts["settings"])
     pixels = cache.pixels(folder, entries, spec, cache_dir, progress)
     rows = np.arange(len(entries))
-    probabilities = runs.load_model(run, facts).predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
+    model = runs.load_model(run, facts)
+    probabilities = model.predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
+    if explain is not None:
+        from edgeall.train.gradcam import on_cells, write_overlays
+
+        truth = np.array([labels.index(entry.label) for entry in entries])
+        names = [entry.path for entry in entries]
+        written = write_overlays(explain, model, pixels, spec, probabilities, truth, labels, names)
+        progress.note(f"{explain}: {len(written)} images explained")
+        cells = on_cells(model, pixels, spec, probabilities, runs.image_folder(root), names)
+        if cells is not None:
+            said = f"{100 * cells['evidence']:.1f} % of what speaks for the labels lies on nucleated cells"
+            progress.note(f"{said}, which cover {100 * cells['area']:.1f} % of the images")
     positive, seed = facts["positive_labels"], facts["settings"]["seed"]
     metrics = metrics_of(entries, labels, probabilities, positive, side, level, seed)
     metrics |= _trust(entries, labels, probabilities, positive, None, None)
+    if explain is not None and cells is not None:
+        metrics["on_cells"] = cells
     if site is not None and there is not None:
         twins = _repeated(there, own, runs.image_folder(root), progress)
         metrics["site"] = beside_own(site, there, metrics, facts["metrics"]["test"], twins)
@@ -148,16 +176,16 @@ def _model(
     other = None if against is None else open_other(against, path, classifier.labels, split_sha256)
     files = [folder / entry.path for entry in entries]
     layout = choose(classifier, [str(file) for file in files[:WORTH_MEASURING]], note=progress.note)
-    raw = _outputs(classifier, layout, files, "evaluating", progress)
+    raw, unfamiliar = _outputs(classifier, layout, files, "evaluating", progress)
     positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
     temperature = temperature_of(manifest)
     below = manifest.decision.get("review_below") if manifest else None
     probabilities = calibrated(raw, temperature)
     metrics = metrics_of(entries, classifier.labels, probabilities, positive, side, level, training.get("seed", 0))
     fitted = temperature if manifest and manifest.calibration else None
-    metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below)
+    metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below, unfamiliar)
     if against is not None and other is not None:
-        others = _outputs(other, layout, files, f"evaluating {against}", progress)
+        others, _ = _outputs(other, layout, files, f"evaluating {against}", progress)
         seed = training.get("seed", 0)
         metrics["against"] = held_against(against, entries, classifier.labels, raw, others, seed)
     if robust:
@@ -172,16 +200,21 @@ def _model(
 
 def _outputs(
     classifier: Classifier, layout: Layout, files: Sequence[Path], title: str, progress: Progress
-) -> NDArray[np.float32]:
-    """What the model gives, ``(files, labels)``. Raises ImageError for an image that can't be read."""
-    rows: list[NDArray[np.float32]] = []
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Probabilities ``(files, labels)``, and which images are unfamiliar where the model tells.
+
+    Raises:
+        ImageError: an image can't be read.
+    """
+    rows: list[Answer] = []
     with progress.task(title, len(files)) as advance, Pool(classifier, layout) as pool:
         for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
             if isinstance(outcome, ImageError):
                 raise outcome
             rows.append(outcome)
             advance(len(rows), "")
-    return np.stack(rows)
+    unfamiliar = np.array([row.novelty is not None and row.novelty > 1 for row in rows])
+    return np.stack([row.probabilities for row in rows]), unfamiliar if classifier.familiar else None
 
 
 def _repeated(site: Site, own: Split | None, images: Path | None, progress: Progress) -> dict[str, Any]:
@@ -216,9 +249,11 @@ def _trust(
     positive: Sequence[str],
     temperature: float | None,
     review_below: float | None,
+    unfamiliar: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     truth = np.array([labels.index(entry.label) for entry in entries])
-    return trust(probabilities, truth, [labels.index(label) for label in positive], temperature, review_below)
+    ill = [labels.index(label) for label in positive]
+    return trust(probabilities, truth, ill, temperature, review_below, unfamiliar)
 
 
 def _own_split(model: Path, sha256: str | None, given: Path | None) -> Split | None:

@@ -240,7 +240,7 @@ def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | Non
     if review is not None:
         kept, rest = 1 - review["reviewed"], review["accuracy_of_the_rest"]
         axes.axvline(100 * kept, color=VALIDATION, linewidth=1, linestyle="--")
-        label = f"review below {review['below']:.4f}: {100 * review['reviewed']:.1f} % of images"
+        label = f"sent to review: {100 * review['reviewed']:.1f} % of images"
         axes.plot([100 * kept], [0 if rest is None else 100 * (1 - rest)], "o", color=VALIDATION, label=label)
     axes.set(xlim=(0, 101), xlabel="images answered, the surest first, %", ylabel="of them wrong, %")
     axes.set_ylim(bottom=0, top=max(1.0, 108 * risk.max()))

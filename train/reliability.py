@@ -23,6 +23,7 @@ def trust(
     positive: Sequence[int],
     temperature: float | None,
     review_below: float | None,
+    unfamiliar: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """What metrics say of a model's probabilities besides its labels.
 
@@ -32,11 +33,12 @@ def trust(
         positive: the classes that count as ill.
         temperature: of its calibration; None where it has none.
         review_below: of its decision; None where it has none.
+        unfamiliar: ``(n,)``, what its novelty score says; None where it has none.
 
     Returns:
         - ``reliability``: temperature; ``before`` calibration and ``after``, see `reliability`; after is None without;
         - ``risk_coverage`` of the calibrated probabilities, see `risk_coverage`;
-        - ``review``, see `review`; None without a threshold.
+        - ``review``, see `review`; None of a model that never asks for it.
     """
     final = probabilities if temperature is None else calibrated(probabilities, temperature)
     return {
@@ -46,7 +48,7 @@ def trust(
             "after": None if temperature is None else reliability(final, truth),
         },
         "risk_coverage": risk_coverage(final, truth),
-        "review": None if review_below is None else review(final, truth, positive, review_below),
+        "review": review(final, truth, positive, review_below, unfamiliar),
     }
 
 
@@ -107,22 +109,40 @@ def risk_coverage(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) 
     }
 
 
+def sent_to_review(
+    probabilities: NDArray[np.float32], below: float | None, unfamiliar: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """Which images somebody should look at, ``(...)`` of ``(..., labels)``; None of a model that never asks for it."""
+    if below is None:
+        return unfamiliar
+    uncertain = probabilities.max(axis=-1).astype(np.float64) < below
+    return uncertain if unfamiliar is None else uncertain | unfamiliar
+
+
 def review(
-    probabilities: NDArray[np.float32], truth: NDArray[np.int64], positive: Sequence[int], below: float
-) -> dict[str, Any]:
-    """What a review rule does to these images.
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    positive: Sequence[int],
+    below: float | None,
+    unfamiliar: NDArray[np.bool_] | None = None,
+) -> dict[str, Any] | None:
+    """What review does to these images; None of a model that never asks for it.
 
     Returns:
-        below; reviewed: share of images sent to review; accuracy_of_the_rest, None where nothing is left;
-        sensitivity_with_review: share of the ill that is called ill or sent to review, None where nobody is ill.
+        below; reviewed: share of images sent to review; unfamiliar: the share that is sent for that, None where nothing
+        tells; accuracy_of_the_rest, None where nothing is left; sensitivity_with_review: share of the ill that is
+        called ill or sent to review, None where nobody is ill.
     """
-    asked = probabilities.max(axis=1).astype(np.float64) < below
+    asked = sent_to_review(probabilities, below, unfamiliar)
+    if asked is None:
+        return None
     predicted = probabilities.argmax(axis=1)
     ill = np.isin(truth, positive)
     found = asked | np.isin(predicted, positive)
     return {
         "below": below,
         "reviewed": float(asked.mean()),
+        "unfamiliar": None if unfamiliar is None else float(unfamiliar.mean()),
         "accuracy_of_the_rest": float((predicted == truth)[~asked].mean()) if not asked.all() else None,
         "sensitivity_with_review": float(found[ill].mean()) if ill.any() else None,
     }

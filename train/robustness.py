@@ -20,6 +20,7 @@ from edgeall.edge_runtime.tools.tables import percent, table
 from edgeall.train.corruptions import CORRUPTIONS, SEVERITIES, SUITE, corrupted
 from edgeall.train.metrics import expected_calibration_error
 from edgeall.train.progress import Progress
+from edgeall.train.reliability import sent_to_review
 from edgeall.train.split import SplitEntry
 
 Cell = tuple[SplitEntry, str, int]
@@ -56,25 +57,30 @@ def robustness(
         - mean: of all cells, a cell being one corruption at one severity, 0..1;
         - worst: the lowest cell; worst_at: its corruption and severity;
         - ece_mean and ece_worst: expected calibration error, mean and highest of all cells;
-        - reviewed_mean: share of images that the decision sends to review, mean of all cells; None without one;
+        - reviewed_mean: share of images sent to review, mean of all cells; accuracy_of_the_rest: of all that are not;
+          both None of a model with neither a decision nor a novelty score;
         - by_corruption: to each its mean and, by severity, accuracy, worst class recall, ``ece_by_severity`` and, where
-          there is a decision, ``reviewed_by_severity``.
+          there is review, ``reviewed_by_severity``.
 
     Raises:
         ImageError: an image that can't be read.
     """
     cells: list[Cell] = [(entry, kind, severity) for kind in kinds for severity in SEVERITIES for entry in entries]
     rows: list[NDArray[np.float32]] = []
+    unfamiliar: list[bool] = []
     with progress.task("robustness", len(cells)) as advance, Pool(classifier, layout) as pool:
         for (_, kind, severity), outcome in pool.map(partial(_load, folder, classifier.input), cells):
             if isinstance(outcome, ImageError):
                 raise outcome
-            rows.append(outcome)
+            rows.append(outcome.probabilities)
+            unfamiliar.append(outcome.novelty is not None and outcome.novelty > 1)
             advance(len(rows), f"{kind} {severity}")
     index = {label: number for number, label in enumerate(classifier.labels)}
     truth = np.array([index[entry.label] for entry in entries])
     probabilities = calibrated(np.stack(rows), temperature).reshape(len(kinds), len(SEVERITIES), len(entries), -1)
     right = probabilities.argmax(axis=-1) == truth
+    strange = np.array(unfamiliar).reshape(right.shape) if classifier.familiar else None
+    asked = sent_to_review(probabilities, review_below, strange)
     accuracy = right.mean(axis=-1)
     recalls = np.stack([right[..., truth == label].mean(axis=-1) for label in np.unique(truth)])
     row, column = (int(place) for place in np.unravel_index(int(accuracy.argmin()), accuracy.shape))
@@ -82,7 +88,6 @@ def robustness(
     ece = np.array(
         [list(map(expected_calibration_error, sure, correct)) for sure, correct in zip(confidence, right, strict=True)]
     )
-    reviewed = None if review_below is None else (confidence < review_below).mean(axis=-1)
     return {
         "suite": SUITE,
         "images": len(entries),
@@ -91,14 +96,15 @@ def robustness(
         "worst_at": {"corruption": kinds[row], "severity": SEVERITIES[column]},
         "ece_mean": float(ece.mean()),
         "ece_worst": float(ece.max()),
-        "reviewed_mean": None if reviewed is None else float(reviewed.mean()),
+        "reviewed_mean": None if asked is None else float(asked.mean()),
+        "accuracy_of_the_rest": None if asked is None or asked.all() else float(right[~asked].mean()),
         "by_corruption": {
             kind: {
                 "mean": float(accuracy[number].mean()),
                 "by_severity": accuracy[number].tolist(),
                 "worst_recall_by_severity": recalls[:, number].min(axis=0).tolist(),
                 "ece_by_severity": ece[number].tolist(),
-                **({} if reviewed is None else {"reviewed_by_severity": reviewed[number].tolist()}),
+                **({} if asked is None else {"reviewed_by_severity": asked[number].mean(axis=-1).tolist()}),
             }
             for number, kind in enumerate(kinds)
         },
@@ -129,6 +135,7 @@ def robustness_text(found: Mapping[str, Any]) -> str:
     )
     if asked:
         said += f"; sent to review: {percent(found['reviewed_mean'])} on average"
+        said += f", of the others {percent(found['accuracy_of_the_rest']) or '-'} are right"
     return f"{table(heads, rows)}\n\n{said}"
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_LABEL_COLUMNS = 24
 """ImageNet has a label of 112 characters."""
+_REVIEW = len("review: unfamiliar")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -52,21 +53,23 @@ def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], f
         for prediction in predictions:
             yield json.dumps(prediction.as_json())
     elif form == "csv":
-        yield _csv_line(["image", "label", "probability", "review", "error", *(f"p_{label}" for label in labels)])
+        names = ["image", "label", "probability", "review", "reason", "novelty", "error"]
+        yield _csv_line([*names, *(f"p_{label}" for label in labels)])
         for p in predictions:
             values = [p.probabilities.get(label, "") for label in labels]
             if p.error is not None:
-                yield _csv_line([p.image, "", "", "", p.error, *values])
+                yield _csv_line([p.image, "", "", "", "", "", p.error, *values])
             else:
-                yield _csv_line([p.image, p.label, p.probability, "yes" if p.review else "no", "", *values])
+                said = ["yes" if p.review else "no", p.reason or "", "" if p.novelty is None else p.novelty, ""]
+                yield _csv_line([p.image, p.label, p.probability, *said, *values])
     else:
         width = min(max((len(_plain(label)) for label in labels), default=0), MAX_LABEL_COLUMNS)
         for p in predictions:
             if p.error is not None:
-                yield f"{'error'.ljust(width)}  {'':8}  {'':6}  {_plain(p.error)}"
+                yield f"{'error'.ljust(width)}  {'':8}  {'':{_REVIEW}}  {_plain(p.error)}"
             else:
-                review = "review" if p.review else ""
-                yield f"{_plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {review:6}  {_plain(p.image)}"
+                review = (f"review: {p.reason}" if p.review else "").ljust(_REVIEW)
+                yield f"{_plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {review}  {_plain(p.image)}"
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
@@ -126,10 +129,13 @@ def trust_facts(found: Mapping[str, Any]) -> dict[str, str]:
     shares = ", ".join(f"{percent(error)} of the surest {100 * float(s):g} %" for s, error in curve["error_at"].items())
     facts["wrong"] = f"{shares} (area under the risk-coverage curve {curve['aurc']:.5f})"
     if review is not None:
-        facts["sent to review"] = (
-            f"{percent(review['reviewed'])}, with a probability below {review['below']:.4f}; accuracy of the rest "
-            f"{percent(review['accuracy_of_the_rest']) or '-'}"
-        )
+        why = []
+        if review["unfamiliar"] is not None:
+            why.append(f"{percent(review['unfamiliar'])} unlike the training images")
+        if review["below"] is not None:
+            why.append(f"{'else ' if why else ''}with a probability below {review['below']:.4f}")
+        rest = percent(review["accuracy_of_the_rest"]) or "-"
+        facts["sent to review"] = f"{percent(review['reviewed'])}: {', '.join(why)}; accuracy of the rest {rest}"
     return facts
 
 
@@ -189,6 +195,9 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
             f"below a probability of {decision['review_below']:.4f}: {percent(decision['reviewed'])} of the validation "
             f"images; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
         )
+    novelty = summary["novelty"]
+    share = percent(novelty["reviewed"])
+    facts["unfamiliar"] = f"{share} of {novelty['images']['validation']:,} validation images, by their features"
     if summary.get("report"):
         facts["report"] = summary["report"]
     if summary["clusters"] is not None:
@@ -293,6 +302,7 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
             "positive labels": manifest["positive_labels"] or "none known",
             "calibration": manifest["calibration"] or "none",
             "decision": manifest["decision"] or "the most probable label",
+            "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",
             "fit": manifest["input"]["fit"],
         }
     rows |= {

@@ -44,7 +44,7 @@ from ai_edge_litert.interpreter import Interpreter
 options = dict(word[2:].split("=", 1) for word in sys.argv[1:])
 interpreter = Interpreter(options["graph"], num_threads=int(options["num_threads"]))
 interpreter.allocate_tensors()
-(taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+(taken,), given = interpreter.get_input_details(), interpreter.get_output_details()
 pixels = np.zeros(taken["shape"], taken["dtype"])
 if "input_layer_value_files" in options:
     name, _, file = options["input_layer_value_files"].replace("::", "\\0").partition(":")
@@ -59,7 +59,8 @@ while len(times) < int(options["num_runs"]) or time.time() - begin < float(optio
     interpreter.invoke()
     times.append((time.perf_counter() - start) * 1e6)
 if "output_filepath" in options:
-    interpreter.get_tensor(given["index"]).tofile(options["output_filepath"])
+    with open(options["output_filepath"], "wb") as file:  # all of them, one behind the other
+        file.writelines(interpreter.get_tensor(one["index"]).tobytes() for one in given)
 t = np.array(times)
 print(f"INFO: count=1 first={t[0]:.0f} curr={t[0]:.0f} min={t[0]:.0f} max={t[0]:.0f} avg={t[0]:g} std=0")
 print(f"INFO: count={len(t)} first={t[0]:.0f} curr={t[-1]:.0f} min={t.min():.0f} max={t.max():.0f} avg={t.mean():g} "

@@ -550,7 +550,7 @@ def test_the_four_commands(tiny_run: Path, synthetic_fields: Path, tmp_path: Pat
     assert main(["run", str(model), str(synthetic_fields / "Pro"), "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 32
-    assert set(lines[0]) == {"image", "label", "probability", "probabilities", "review"}
+    assert set(lines[0]) == {"image", "label", "probability", "probabilities", "review", "reason", "novelty"}
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=0.02)
     assert main(["inspect", str(model)]) == 0
     captured = capsys.readouterr()

@@ -15,9 +15,11 @@ from fixtures_models import LABELS, SPEC, grainy_image
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.edge_runtime.preprocess import load_input
+from edgeall.edge_runtime.preprocess import InputSpec, load_input
 
 IMAGES = 200
+SPEC_48 = InputSpec(48, 48)
+"""Of `tiny_run`."""
 
 PROGRAM = """
 import json, sys
@@ -97,6 +99,40 @@ def test_what_quantize_makes(
     tolerance = 0.02 if scheme == "dynamic" else 1e-5
     for one, other in zip(*_both(Path(tiny_models[scheme]["out"]), mediapipe_python, files), strict=True):
         assert one == pytest.approx(other, abs=tolerance)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "ptq-int8"])
+@pytest.mark.parametrize("explain", [False, True], ids=["features", "feature map"])
+def test_the_second_output_is_there_and_silent(
+    scheme: str,
+    explain: bool,
+    tiny_run: Path,
+    tiny_settings: Any,
+    synthetic_fields: Path,
+    mediapipe_python: Path,
+    tmp_path: Path,
+) -> None:
+    """MediaPipe takes it for another classification, whose metadata say that nothing is worth reporting."""
+    from edgeall.optimize.quantize import quantize
+    from edgeall.train.progress import Progress
+
+    model, cached = tmp_path / "model.tflite", tiny_settings.cache_dir
+    quantize(tiny_run, scheme, model, explain=explain, cache_dir=cached, progress=Progress(quiet=True))
+    image = tmp_path / "image.png"
+    open_rgb(next(synthetic_fields.glob("*/*.png"))).resize((48, 48)).save(image)
+    program = PROGRAM.replace("print(", "print([len(head.categories) for head in result.classifications]);print(")
+    result = subprocess.run(
+        [str(mediapipe_python), "-c", program, str(model)],
+        input=str(image),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    heads, scores = map(json.loads, result.stdout.splitlines())
+    assert heads == [len(LABELS), 0]
+    ours = Classifier.open(model).predict(load_input(image, SPEC_48))
+    assert [scores[label] for label in LABELS] == pytest.approx(ours.tolist(), abs=1e-5)
 
 
 def _both(model: Path, python: Path, files: list[Path]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:

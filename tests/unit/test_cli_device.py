@@ -51,7 +51,7 @@ def test_run_json_is_one_object_a_line(tiny_bundle: Path, images: Path, capfd: p
     ]
     for line in lines[:3]:
         assert line == classify_one(Classifier.open(tiny_bundle), line["image"]).as_json()
-        assert list(line) == ["image", "label", "probability", "probabilities", "review"]
+        assert list(line) == ["image", "label", "probability", "probabilities", "review", "reason", "novelty"]
         assert tuple(line["probabilities"]) == LABELS
     assert list(lines[3]) == ["image", "error"]
     assert "1 of 4 images could not be classified" in err
@@ -102,7 +102,7 @@ def test_run_marks_what_needs_review(
 ) -> None:
     model = pack_tiny("uint8", tmp_path / "strict.tflite", decision={"review_below": 1.0})
     out = edgeall(capfd, "run", model, images / "1, of three.png")[1]
-    assert " review " in out
+    assert " review: uncertain " in out
     (row,) = csv.DictReader(io.StringIO(edgeall(capfd, "run", model, images / "1, of three.png", "--csv")[1]))
     assert row["review"] == "yes"
 

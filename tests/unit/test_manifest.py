@@ -31,7 +31,13 @@ def test_another_schema_is_refused(schema: int, way_out: str) -> None:
     assert way_out in caught.value.hint
 
 
-@pytest.mark.parametrize("key", sorted(json.loads(PACKED.to_json())))
+def test_a_model_of_before_there_was_a_novelty_score() -> None:
+    values = json.loads(PACKED.to_json())
+    del values["novelty"]
+    assert parse_manifest(json.dumps(values), "m").novelty == {}
+
+
+@pytest.mark.parametrize("key", sorted(json.loads(PACKED.to_json()).keys() - {"novelty"}))
 def test_a_missing_or_mistyped_field_is_named(key: str) -> None:
     values = json.loads(PACKED.to_json())
     for broken in ({k: v for k, v in values.items() if k != key}, values | {key: None}, values | {key: True}):

@@ -59,7 +59,7 @@ def test_the_same_units(tiny_bundle: Path, layout: Layout) -> None:
     with Pool(classifier, layout) as pool:
         found = list(pool.map(lambda index: pixels[index], range(50)))
     assert [index for index, _ in found] == list(range(50))
-    assert all(np.array_equal(outcome, wanted[index]) for index, outcome in found)
+    assert all(np.array_equal(outcome.probabilities, wanted[index]) for index, outcome in found)
 
 
 def load(seed: int, classifier: Classifier) -> NDArray[np.uint8]:

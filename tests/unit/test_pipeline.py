@@ -55,7 +55,7 @@ def test_predictions_are_the_classifier_s(tiny_bundle: Path, folder: Path) -> No
 
 def test_json_line(tiny_bundle: Path, folder: Path) -> None:
     line = json.loads(json.dumps(next(classify(Classifier.open(tiny_bundle), [folder])).as_json()))
-    assert list(line) == ["image", "label", "probability", "probabilities", "review"]
+    assert list(line) == ["image", "label", "probability", "probabilities", "review", "reason", "novelty"]
     assert list(line["probabilities"]) == list(LABELS)
 
 

@@ -92,12 +92,15 @@ def test_a_cell_is_what_the_device_says_of_corrupted_files(measured: Any, tiny_s
     found, classifier, entries = measured
     for kind in ("jpeg", "underexposed"):
         for severity in (1, 5):
-            right = 0
+            right = strange = 0
             for entry in entries:
                 image = corrupted(open_rgb(tiny_settings.data / entry.path), kind, severity, entry.sha256)
-                answer = classifier.predict(preprocess(image, classifier.input))
-                right += classifier.labels[answer.argmax()] == entry.label
-            assert found["by_corruption"][kind]["by_severity"][severity - 1] == pytest.approx(right / len(entries))
+                answer = classifier.answer(preprocess(image, classifier.input))
+                right += classifier.labels[answer.probabilities.argmax()] == entry.label
+                strange += answer.novelty > 1
+            cells = found["by_corruption"][kind]
+            assert cells["by_severity"][severity - 1] == pytest.approx(right / len(entries))
+            assert cells["reviewed_by_severity"][severity - 1] == pytest.approx(strange / len(entries))
 
 
 def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) -> None:
@@ -112,9 +115,11 @@ def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) ->
     ece = np.array([kind["ece_by_severity"] for kind in found["by_corruption"].values()])
     assert (found["ece_mean"], found["ece_worst"]) == pytest.approx((ece.mean(), ece.max()))
     assert 0 <= ece.min() < ece.max() <= 1
-    assert found["reviewed_mean"] is None and "review 1" not in robustness_text(found)
     recalls = np.array([kind["worst_recall_by_severity"] for kind in found["by_corruption"].values()])
     assert (recalls <= cells + 1e-9).all()
+    reviewed = np.array([kind["reviewed_by_severity"] for kind in found["by_corruption"].values()])
+    assert found["reviewed_mean"] == pytest.approx(reviewed.mean())
+    assert reviewed.max() > 0, "a field with a fifth of its light is nothing like the others"
     text = robustness_text(found)
     assert f"{100 * found['worst']:.2f} %" in text and "underexposed" in text
     plot_robustness(found, tmp_path / "plot.png")
@@ -126,17 +131,23 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(measured: Any
     images = (
         corrupted(open_rgb(tiny_settings.data / entry.path), "underexposed", 4, entry.sha256) for entry in entries
     )
-    rows = calibrated(np.stack([classifier.predict(preprocess(each, classifier.input)) for each in images]), 1.7)
+    answers = [classifier.answer(preprocess(each, classifier.input)) for each in images]
+    rows = calibrated(np.stack([answer.probabilities for answer in answers]), 1.7)
+    strange = np.array([answer.novelty > 1 for answer in answers])
     truth = np.array([classifier.labels.index(entry.label) for entry in entries])
     below = float(np.median(rows.max(axis=1)))
     rules = {"temperature": 1.7, "review_below": below}
     found = robustness(classifier, Layout(1, 1), tiny_settings.data, entries, QUIET, ("underexposed",), **rules)
     cells = found["by_corruption"]["underexposed"]
     assert cells["ece_by_severity"][3] == pytest.approx(reliability(rows, truth)["ece"])
-    assert cells["reviewed_by_severity"][3] == pytest.approx((rows.max(axis=1) < below).mean())
-    assert 0 < cells["reviewed_by_severity"][3] < 1
+    assert cells["reviewed_by_severity"][3] == pytest.approx(((rows.max(axis=1) < below) | strange).mean())
+    assert cells["reviewed_by_severity"][3] > 0
     assert found["reviewed_mean"] == pytest.approx(np.mean(cells["reviewed_by_severity"]))
     assert "review 5" in robustness_text(found) and "sent to review" in robustness_text(found)
+    classifier.familiar = None  # as one of a file without a novelty score
+    del rules["review_below"]
+    found = robustness(classifier, Layout(1, 1), tiny_settings.data, entries[:2], QUIET, ("underexposed",), **rules)
+    assert found["reviewed_mean"] is None and "review" not in robustness_text(found)
 
 
 def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeall.edge_runtime.explain import evidence
+from edgeall.edge_runtime.preprocess import InputSpec, normalize
+from edgeall.models.keras_compat import keras
+from edgeall.train.evaluate import evaluate
+from edgeall.train.gradcam import grad_cam, on_cells, worth_seeing
+from edgeall.train.progress import Progress
+from edgeall.train.runs import input_spec, load_model, load_run
+
+
+def test_of_averaged_features_it_is_the_class_activation_map(tiny_run: Path) -> None:
+    facts = load_run(tiny_run)
+    model, spec = load_model(tiny_run, facts), input_spec(facts["settings"])
+    random = np.random.default_rng(0)
+    images = normalize(random.integers(0, 256, (4, spec.height, spec.width, 3), np.uint8), spec)
+    last = [layer for layer in model.layers if len(layer.output_shape) == 4][-1]
+    features, logits = keras.Model(model.input, [last.output, model.get_layer("logits").output]).predict(
+        images, verbose=0
+    )
+    kernel, bias = model.get_layer("logits").get_weights()
+    for label in range(4):
+        found = grad_cam(model, images, [label] * 4)
+        assert found == pytest.approx(evidence(features, kernel.T)[..., label], abs=1e-4)
+        assert found.mean(axis=(1, 2)) + bias[label] == pytest.approx(logits[:, label], abs=1e-4)
+
+
+def test_another_kind_of_head_has_one_too() -> None:
+    """A dense layer on the places themselves: what the gradient says, no more."""
+    layers = keras.layers
+    inputs = layers.Input((12, 12, 3))
+    features = layers.Conv2D(4, 3, activation="relu", name="map")(inputs)
+    logits = layers.Dense(2, name="logits")(layers.Flatten()(features))
+    model = keras.Model(inputs, layers.Softmax()(logits))
+    images = np.random.default_rng(0).normal(0, 1, (2, 12, 12, 3)).astype(np.float32)
+    seen = keras.Model(inputs, features).predict(images, verbose=0)
+    kernel = model.get_layer("logits").get_weights()[0].reshape(10, 10, 4, 2)
+    found = grad_cam(model, images, [1, 0])
+    assert found[0] == pytest.approx(seen[0] @ kernel[..., 1].sum(axis=(0, 1)), abs=1e-4)
+    assert found[1] == pytest.approx(seen[1] @ kernel[..., 0].sum(axis=(0, 1)), abs=1e-4)
+
+
+def test_evidence_on_cells_is_counted(tmp_path: Path) -> None:
+    """A network that looks at brightness alone, and a mask that covers what is bright, or what is not."""
+    layers = keras.layers
+    inputs = layers.Input((32, 32, 3))
+    features = layers.AveragePooling2D(4)(inputs)
+    pooled = layers.GlobalAveragePooling2D()(layers.ReLU()(features))
+    model = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name="logits")(pooled)))
+    model.get_layer("logits").set_weights([np.ones((3, 2), np.float32), np.zeros(2, np.float32)])
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    pixels[:, :, :16] = 255
+    cell = np.zeros((32, 32), np.uint8)
+    cell[:, :16] = 2
+    (tmp_path / ".truth" / "a").mkdir(parents=True)
+    arguments = (pixels, InputSpec(32, 32), np.full((2, 2), 0.5, np.float32), tmp_path, ["a/1.png", "a/2.png"])
+    Image.fromarray(cell).save(tmp_path / ".truth" / "a" / "1.mask.png")
+    assert on_cells(model, *arguments) is None
+    Image.fromarray(cell).save(tmp_path / ".truth" / "a" / "2.mask.png")
+    found = on_cells(model, *arguments)
+    assert found is not None and found["evidence"] > 0.9 and found["area"] == 0.5
+    for name in ("1", "2"):
+        Image.fromarray(2 - cell).save(tmp_path / ".truth" / "a" / f"{name}.mask.png")
+    found = on_cells(model, *arguments)
+    assert found is not None and found["evidence"] < 0.1
+
+
+def test_what_is_worth_seeing() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.51, 0.49], [0.05, 0.95]], np.float32)
+    assert worth_seeing(probabilities, np.array([0, 1, 0, 0])) == [
+        (3, "wrong"),
+        (1, "wrong"),
+        (2, "unsure"),
+        (0, "unsure"),
+    ]
+
+
+def test_evaluate_draws_them(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "why"
+    metrics = evaluate(tiny_run, explain=folder, cache_dir=tiny_settings.cache_dir, progress=Progress(quiet=True))
+    cells = metrics["on_cells"]
+    assert 0.02 < cells["area"] < 0.6
+    assert 0 < cells["evidence"] < 1
+    wrong = round((1 - metrics["accuracy"]) * metrics["images"])
+    names = [path.name for path in folder.iterdir()]
+    assert sum(name.startswith("wrong-") for name in names) == min(wrong, 8)
+    assert sum(name.startswith("unsure-") for name in names) == min(metrics["images"] - min(wrong, 8), 8)

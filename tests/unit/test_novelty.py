@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures_models import grainy_image, png
+from numpy.typing import NDArray
+
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.calibration import review_reason
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import BundleError
+from edgeall.edge_runtime.images import find_images
+from edgeall.edge_runtime.novelty import distance, novelty, read_familiar, roots
+from edgeall.edge_runtime.pipeline import classify, classify_one
+from edgeall.optimize.novelty import CLEAN_SHARE, fit_novelty
+
+FEATURES = 96
+
+
+def drawn(seed: int, count: int, directions: int = 3) -> NDArray[np.float32]:
+    """Positive features of ``count`` images that differ in a few directions and a little in all."""
+    basis = np.random.default_rng(0).uniform(0, 1, (directions, FEATURES)) ** 4
+    random = np.random.default_rng(seed)
+    mixed = random.uniform(0.2, 1, (count, directions)) @ basis
+    return np.maximum(mixed * (1 + random.normal(0, 0.05, mixed.shape)), 0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[dict[str, Any], bytes]:
+    return fit_novelty(drawn(1, 300), drawn(2, 400), classes=3)
+
+
+def test_the_stated_share_of_validation_is_new(fitted: tuple[dict[str, Any], bytes]) -> None:
+    facts, content = fitted
+    scores = distance(drawn(2, 400), read_familiar(facts, content, "m"))
+    assert (scores > facts["threshold"]).mean() == pytest.approx(CLEAN_SHARE)
+    assert facts["reviewed"] == pytest.approx(CLEAN_SHARE)
+    assert facts["images"] == {"train": 300, "validation": 400}
+
+
+def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[dict[str, Any], bytes]) -> None:
+    familiar = read_familiar(*fitted, "m")
+    assert np.mean([novelty(one, familiar) > 1 for one in drawn(3, 300)]) < 2.5 * CLEAN_SHARE
+    strange = np.random.default_rng(4).uniform(0, 1, (50, FEATURES)).astype(np.float32)
+    assert all(novelty(one, familiar) > 1 for one in strange)
+    assert novelty(np.zeros(FEATURES, np.float32), familiar) > 1, "a black frame may leave no feature at all"
+
+
+def test_brightness_of_the_features_says_nothing(fitted: tuple[dict[str, Any], bytes]) -> None:
+    familiar, some = read_familiar(*fitted, "m"), drawn(5, 20)
+    assert distance(some, familiar) == pytest.approx(distance(3 * some, familiar), abs=1e-6)
+
+
+def test_roots_keep_signs_and_have_length_one() -> None:
+    found = roots(np.array([[4.0, -9.0, 0.0], [0.0, 0.0, 0.0]], np.float32))
+    assert found[0] == pytest.approx(np.array([2, -3, 0]) / np.sqrt(13))
+    assert not found[1].any()
+
+
+def test_few_images_give_fewer_axes() -> None:
+    facts, content = fit_novelty(drawn(1, 3), drawn(2, 5), classes=3)
+    assert len(facts["scales"]) == 4
+    assert len(content) == 4 * FEATURES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0},
+        {"threshold": "1"},
+        {"scales": [1.0]},
+        {"scales": "many"},
+        {"scales": [1.0, 1.0, 1.0, 1.0, None]},
+        {"features": 95},
+        {"features": -96},
+        {"features": None},
+    ],
+)
+def test_nonsense_is_named(fitted: tuple[dict[str, Any], bytes], change: dict[str, Any]) -> None:
+    facts, content = fitted
+    with pytest.raises(BundleError, match="novelty score is not what"):
+        read_familiar(facts | change, content, "m")
+    for key in change:
+        with pytest.raises(BundleError, match="novelty score is not what"):
+            read_familiar({name: value for name, value in facts.items() if name != key}, content, "m")
+
+
+def test_why_somebody_should_look(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    manifest = open_bundle(pack_tiny("uint8", tmp_path / "m.tflite", decision={"review_below": 0.7})).manifest
+    assert review_reason(manifest, 0.6, None) == review_reason(manifest, 0.6, 1.0) == "uncertain"
+    assert review_reason(manifest, 0.6, 1.01) == review_reason(manifest, 0.9, 1.01) == "unfamiliar"
+    assert review_reason(manifest, 0.7, 0.5) is None
+    assert review_reason(None, 0.0, None) is None
+
+
+def test_a_model_of_one_output_says_nothing_of_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(png(grainy_image(1)))
+    (found,) = classify(Classifier.open(tiny_bundle), [image])
+    assert (found.novelty, found.reason, found.units) == (None, None, None)
+
+
+SCHEMES = ["float32", "float16", "dynamic", "ptq-int8", "qat-int8"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_quantize_fits_it(scheme: str, tiny_models: dict[str, Any], synthetic_fields: Path, tmp_path: Path) -> None:
+    """Synthetic smears are familiar; grains, black, white and a far blurred field are not."""
+    model = Path(tiny_models[scheme]["out"])
+    classifier = Classifier.open(model, threads=1)
+    manifest = open_bundle(model).manifest
+    assert manifest is not None and manifest.novelty == tiny_models[scheme]["novelty"]
+    own = [classify_one(classifier, str(path)) for path in list(find_images(synthetic_fields))[::4]]
+    assert np.mean([one.review for one in own]) < 0.25
+    assert all(one.novelty is not None and one.novelty > 0 for one in own)
+    strange = tmp_path / "noise.png"
+    strange.write_bytes(png(grainy_image(3)))
+    found = classify_one(classifier, str(strange))
+    assert (found.review, found.reason) == (True, "unfamiliar")
+    line = json.loads(json.dumps(found.as_json()))
+    assert line["reason"] == "unfamiliar" and line["novelty"] > 1
