@@ -76,11 +76,17 @@ def test_a_review_rule_is_counted_on_the_images_given() -> None:
     assert found == {
         "below": 0.58,
         "reviewed": pytest.approx(0.4),
+        "unfamiliar": None,
         "accuracy_of_the_rest": pytest.approx(2 / 3),
         "sensitivity_with_review": pytest.approx(2 / 3),
     }
     assert review(rows, truth, [1], below=1.0)["accuracy_of_the_rest"] is None
     assert review(rows, truth, [], below=0.5)["sensitivity_with_review"] is None
+    assert review(rows, truth, [1], below=None) is None
+    new = np.array([True, False, False, False, False])  # a sure one
+    both, alone = (review(rows, truth, [1], below, new) for below in (0.58, None))
+    assert (both["reviewed"], both["unfamiliar"], both["accuracy_of_the_rest"]) == pytest.approx((0.6, 0.2, 0.5))
+    assert (alone["reviewed"], alone["below"], alone["accuracy_of_the_rest"]) == pytest.approx((0.2, None, 0.25))
 
 
 def test_trust_speaks_of_calibrated_probabilities_and_shows_both() -> None:

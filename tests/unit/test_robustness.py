@@ -126,7 +126,9 @@ def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) ->
     assert open_rgb(tmp_path / "plot.png").width > 300
 
 
-def test_calibration_and_review_of_a_cell_are_what_the_device_says(measured: Any, tiny_settings: Any) -> None:
+def test_calibration_and_review_of_a_cell_are_what_the_device_says(
+    measured: Any, tiny_settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, classifier, entries = measured
     images = (
         corrupted(open_rgb(tiny_settings.data / entry.path), "underexposed", 4, entry.sha256) for entry in entries
@@ -144,7 +146,7 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(measured: Any
     assert cells["reviewed_by_severity"][3] > 0
     assert found["reviewed_mean"] == pytest.approx(np.mean(cells["reviewed_by_severity"]))
     assert "review 5" in robustness_text(found) and "sent to review" in robustness_text(found)
-    classifier.familiar = None  # as one of a file without a novelty score
+    monkeypatch.setattr(classifier, "familiar", None)  # as of a file without a novelty score
     del rules["review_below"]
     found = robustness(classifier, Layout(1, 1), tiny_settings.data, entries[:2], QUIET, ("underexposed",), **rules)
     assert found["reviewed_mean"] is None and "review" not in robustness_text(found)
