@@ -104,7 +104,18 @@ def test_only_init_and_cli_at_the_root(repository: Path) -> None:
 DEVICE = {"numpy", "PIL", "cryptography", "edgeall.edge_runtime", *sys.stdlib_module_names}
 """All that edge_runtime may import, late imports included; the interpreter comes by `importlib`, see below. The device
 install has no cryptography: it is asked for where a signature is."""
-RIG = DEVICE | {"fastapi", "starlette", "uvicorn", "anyio", "jinja2", "argon2", "cv2", "skimage", "picamera2"}
+RIG = DEVICE | {
+    "edgeall.__version__",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "anyio",
+    "jinja2",
+    "argon2",
+    "cv2",
+    "skimage",
+    "picamera2",
+}
 """What rig/ may import besides: its extra, and what drives a camera."""
 HARMLESS = ("importlib.metadata", "import importlib.util", "importlib.util.find_spec")
 """What looks for a package and imports nothing of it."""
