@@ -47,7 +47,7 @@ class CameraError(EdgeallError):
 
 
 class NoFrameError(CameraError):
-    """Nothing new within the time asked for, and the source is well: nothing was put into the folder, a replay ended."""
+    """Nothing new within the time asked for, yet all is well: nothing was put into the folder, a replay ended."""
 
 
 class Camera(Protocol):

@@ -1,8 +1,8 @@
 """Is a frame worth judging? Cheap enough to be asked of every one.
 
-What the gate measures needs no training: how sharp edges are beside their own contrast, how much of the field is covered,
-how far it moved since the frame before, and whether its colours are those of a stained smear. The limits are fitted to
-images that a model was trained on (`fit`) and travel in its manifest.
+What the gate measures needs no training: how sharp edges are beside their own contrast, how much of the field is
+covered, how far it moved since the frame before, and whether its colours are those of a stained smear. The limits are
+fitted to images that a model was trained on (`fit`) and travel in its manifest.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _sharpness(green: NDArray[np.uint8]) -> float:
     noise = (np.median(np.abs(second)) / 0.6745) ** 2 / 6
     near_energy = max(float(np.vdot(near, near)) / near.size - 2 * noise, 0.0)
     far_energy = max(float(np.vdot(far, far)) / far.size - 2 * noise, 1e-3)
-    return min(max((near_energy / far_energy - 1 / 16) / (3 / 16), 0.0), 1.0)
+    return float(min(max((near_energy / far_energy - 1 / 16) / (3 / 16), 0.0), 1.0))
 
 
 def _odd(part: NDArray[np.int16]) -> float:
@@ -228,7 +228,7 @@ def _odd(part: NDArray[np.int16]) -> float:
 def _coarse(green: NDArray[np.uint8]) -> Floats:
     height, width = green.shape[0] // _COARSE, green.shape[1] // _COARSE
     blocks = green[: height * _COARSE, : width * _COARSE].reshape(height, _COARSE, width, _COARSE)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
 
 
 def _motion_px(before: Floats, now: Floats) -> float | None:

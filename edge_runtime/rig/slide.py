@@ -21,14 +21,18 @@ from edgeall.edge_runtime.rig.camera import Frame
 
 Floats = NDArray[np.float32]
 
-PX_PER_UM = 10.0
-"""Of a 100x objective on a common camera: a red cell is 70 pixels wide."""
-LAMP = (236.0, 232.0, 228.0)
+PX_PER_UM = 29.0
+"""A 100x objective: a red cell takes a sixth of a frame 1280 pixels wide, as in the public sets of smears."""
+LAMP = np.array((236.0, 232.0, 228.0), np.float32)
 """The empty field's colour, R, G, B."""
 # Absorbance (R, G, B) at density 1, as published smears show them.
-_NUCLEUS, _CYTOPLASM, _RED_CELL = (0.95, 1.55, 0.40), (0.62, 0.70, 0.22), (0.30, 0.55, 0.50)
+_NUCLEUS = np.array((0.95, 1.55, 0.40), np.float32)
+_CYTOPLASM = np.array((0.62, 0.70, 0.22), np.float32)
+_RED_CELL = np.array((0.30, 0.55, 0.50), np.float32)
 _EMPTY_FRAC, _THICK_FRAC = 0.22, 0.77
 """Of the slide's width: nothing lies before the first, cells lie on one another behind the second."""
+_EDGE_PX = 0.2 * PX_PER_UM
+"""What the objective resolves."""
 _RED_CELL_UM2 = 39.6
 _DWELL, _MOVE = 30, 6
 """Frames that the stage rests, and that it takes to the next place."""
@@ -139,7 +143,7 @@ def draw_slide(seed: int, kind: str = "Pre", size: tuple[int, int] = (6144, 3072
             _multiply(pixels, stamps[which], x, y)
     boxes: list[tuple[int, int, int, int]] = []
     middles: list[tuple[float, float, float]] = []
-    for number in range(int(area / 1500)):
+    for number in range(int(area / 500)):
         x, y = rng.uniform(_EMPTY_FRAC + 0.02, 1.0) * width, rng.uniform(0, height)
         patch, cover = _nucleated(rng, _BYSTANDER if number % 16 == 15 else KINDS[kind])
         reach = len(cover) / 2
@@ -167,7 +171,7 @@ class SimulatedCamera:
         seed: int = 0,
         size: tuple[int, int] = (1280, 960),
         rate: float | None = 30.0,
-        blur_px: float = 4.0,
+        blur_px: float = 8.0,
         name: str = "simulated slide",
     ) -> None:
         self.name = name
@@ -211,7 +215,7 @@ class SimulatedCamera:
             top=top,
             blur_px=round(4 * blur) / 4,
             lamp=round(100 * lamp) / 100,
-            moving=0 < under_way,
+            moving=under_way > 0,
             zone=self.slide.zone(left + width / 2),
             cells=self.slide.cells(left, top, width, height),
         )
@@ -266,7 +270,8 @@ def _grid(half: int) -> tuple[Floats, Floats]:
 
 def _soft(distance: Floats, edge: float) -> Floats:
     """Signed distance, positive inside, to coverage 0..1 over an edge ``edge`` pixels wide."""
-    return np.clip(distance / np.float32(edge) + np.float32(0.5), 0, 1)
+    cover: Floats = np.clip(distance / np.float32(edge) + np.float32(0.5), 0, 1)
+    return cover
 
 
 def _red_cell(rng: np.random.Generator) -> NDArray[np.uint16]:
@@ -274,10 +279,11 @@ def _red_cell(rng: np.random.Generator) -> NDArray[np.uint16]:
     radius = 3.55 * PX_PER_UM * rng.normal(1.0, 0.05)
     x, y = _grid(int(1.2 * radius) + 2)
     rho = np.hypot(x, y)
-    cover = _soft(radius * (1 + _waves(rng, np.arctan2(y, x), 0.03)) - rho, 2.0)
+    cover = _soft(radius * (1 + _waves(rng, np.arctan2(y, x), 0.03)) - rho, _EDGE_PX)
     hollow = np.clip(1 - (rho / (0.66 * radius)) ** 2, 0, 1)
     density = rng.normal(0.7, 0.06) * cover * (1 - rng.uniform(0.3, 0.7) * hollow)
-    return np.round(256 * np.exp(-density[..., None] * np.float32(_RED_CELL))).astype(np.uint16)
+    stamp: NDArray[np.uint16] = np.round(256 * np.exp(-density[..., None] * _RED_CELL)).astype(np.uint16)
+    return stamp
 
 
 def _nucleated(rng: np.random.Generator, kind: Kind) -> tuple[Floats, Floats]:
@@ -297,13 +303,14 @@ def _nucleated(rng: np.random.Generator, kind: Kind) -> tuple[Floats, Floats]:
             inner = np.maximum(inner, 0.52 * nucleus - np.hypot(lx, ly))
     else:
         inner = nucleus * (1 + _waves(rng, np.arctan2(ny, nx), 0.04)) - np.hypot(nx, ny)
-    core = _soft(np.minimum(inner, membrane - 1), 3.0)
-    grain = Image.fromarray(rng.standard_normal((len(x) // 6 + 2, len(x) // 6 + 2), np.float32))
+    core = _soft(np.minimum(inner, membrane - 1), _EDGE_PX)
+    grains = int(len(x) / (0.6 * PX_PER_UM)) + 2
+    grain = Image.fromarray(rng.standard_normal((grains, grains), np.float32))
     chromatin = 0.92 + 0.2 * np.tanh(np.asarray(grain.resize((len(x), len(x)), Image.Resampling.BICUBIC)))
     plasm = rng.uniform(0.35, 0.6) * (0.75 + 0.5 * np.clip(rho / cell, 0, 1) ** 3)
-    density = (core * chromatin)[..., None] * np.float32(_NUCLEUS)
-    density += (plasm * (1 - core))[..., None] * np.float32(_CYTOPLASM)
-    return np.float32(LAMP) * np.exp(-density), _soft(membrane, 2.5)
+    density = (core * chromatin)[..., None] * _NUCLEUS
+    density += (plasm * (1 - core))[..., None] * _CYTOPLASM
+    return LAMP * np.exp(-density), _soft(membrane, _EDGE_PX)
 
 
 def _window(

@@ -27,6 +27,7 @@ from edgeall.edge_runtime.device import conditions, rss_bytes
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.pipeline import Prediction, prediction
 from edgeall.edge_runtime.preprocess import preprocess
+from edgeall.edge_runtime.rig import cells
 from edgeall.edge_runtime.rig.camera import CameraState, Frame, KeptOpen
 from edgeall.edge_runtime.rig.quality import Gate, Quality, thresholds_of
 from edgeall.edge_runtime.rig.record import FrameRow, Record, RecordError, RecordFullError, SessionNotes
@@ -345,7 +346,7 @@ class Station:
                 verdict = self._verdict(frame)
                 self._fault = ""
             except Exception as error:  # one frame, or one driver, must not end the watch
-                self._fault = f"judging fails: {getattr(error, 'message', None) or f'{type(error).__name__}: {error}'}"
+                self._fault = f"judging fails: {_words(error)}"
                 self._publish(None)
                 self._stop.wait(_BEAT_S)
                 continue
@@ -364,20 +365,21 @@ class Station:
             return _Verdict(picture, "unjudged", quality)
         if self.unit == "cell":
             return self._verdict_of_cells(picture, quality)
-        said = self._ask(frame.pixels)
+        said = self._ask(preprocess(Image.fromarray(frame.pixels), self._classifier.input))
         return _Verdict(picture, "judged", quality, said.label, said.probability, said.probabilities, said.review)
 
     def _verdict_of_cells(self, picture: Picture, quality: Quality) -> _Verdict:
-        from edgeall.edge_runtime.rig.cells import crop, find_cells  # a model of fields needs none of it
-
         pixels = picture.frame.pixels
-        said = [(cell, self._ask(crop(pixels, cell))) for cell in find_cells(pixels)]
+        whole = [cell for cell in cells.find_cells(pixels) if not cell.touches_border]
+        said = [(cell, self._ask(cells.crop(pixels, cell, self._classifier.input))) for cell in whole]
         if not said:
             return _Verdict(picture, "judged", quality)
         mean = {label: float(np.mean([each.probabilities[label] for _, each in said])) for label in self.labels}
         label = max(mean, key=lambda name: mean[name])
-        cells = tuple(JudgedCell(cell.box, each.label, each.probability, each.review) for cell, each in said)
-        return _Verdict(picture, "judged", quality, label, mean[label], mean, any(cell.review for cell in cells), cells)
+        judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.review) for cell, each in said)
+        return _Verdict(
+            picture, "judged", quality, label, mean[label], mean, any(cell.review for cell in judged), judged
+        )
 
     def _ask(self, pixels: NDArray[np.uint8]) -> Prediction:
         image = Image.fromarray(pixels)
@@ -414,9 +416,8 @@ class Station:
                 job.done.set_result(self._write(job))
                 self._not_recorded = ""
             except Exception as error:
-                if isinstance(error, RecordError):
-                    self._not_recorded = error.message
-                    self._retry_at = time.monotonic() + _RETRY_S
+                self._not_recorded = f"nothing is recorded: {_words(error)}"
+                self._retry_at = time.monotonic() + _RETRY_S
                 job.done.set_exception(error)
             finally:
                 self._jobs.task_done()
@@ -503,6 +504,10 @@ class Station:
         elif self._health.space == "no images":
             problems.append("the disk is getting full: images are not saved")
         return tuple(problem for problem in problems if problem)
+
+
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, EdgeallError) else f"{type(error).__name__}: {error}"
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
