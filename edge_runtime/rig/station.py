@@ -382,10 +382,8 @@ class Station:
         )
 
     def _ask(self, pixels: NDArray[np.uint8]) -> Prediction:
-        image = Image.fromarray(pixels)
-        said = prediction(
-            self._classifier, "frame", self._classifier.predict(preprocess(image, self._classifier.input))
-        )
+        """What the model says of its input."""
+        said = prediction(self._classifier, "frame", self._classifier.predict(pixels))
         if said.error:
             raise StationError(said.error)
         return said
