@@ -143,6 +143,7 @@ def test_a_copy_on_a_read_only_disk_can_be_verified(small_disk: Path, tmp_path: 
     with Record(folder, limits=Limits(0, 0)) as record:
         record.start_session(SessionNotes("slide"))
         head = record.head()
+    shutil.copytree(folder, small_disk / "closed")  # without a log
     live = start(folder, 1)
     assert live.stdout is not None
     for _ in range(4):
@@ -154,4 +155,5 @@ def test_a_copy_on_a_read_only_disk_can_be_verified(small_disk: Path, tmp_path: 
     with Record(folder, create=False) as record, pytest.raises(RecordError, match="readonly"):
         record.add_event("anything", {})
     assert check(folder, head).problems == []
+    assert check(small_disk / "closed", head).rows == 2
     assert check(tmp_path / "in use", head).rows >= 3
