@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.manifest import Manifest
@@ -23,13 +24,22 @@ Floats = NDArray[np.float32]
 
 REASONS = ("dark", "bright", "not a smear", "empty", "thick", "blurred", "moving")
 """Why a frame may not be worth judging; the first that hold hide those that they make meaningless."""
-_WIDTH = 640
-"""Frames are looked at in about this width."""
-_COARSE = 8
+_WIDTH = 320
+"""Frames are looked at in about this width, each pixel the mean of a block: noise is down by the block's side."""
+_COARSE = 4
+"""Movement is looked for in blocks of so many of those."""
+_SHADE = 0.82
+"""What is darker than this part of the background is covered; the corners of a lit field are brighter."""
+_DIMMING = 0.9
+"""How far a slide's lamp may fall before a field without any background is taken for one."""
 _STILL_S = 0.7
 """Two frames further apart than this say nothing about movement: stills from a folder."""
 _TOP = 3
 """The slide's best focus is the third best seen: one odd frame doesn't set it."""
+_MEDIAN_OF_SQUARE = 0.4549
+"""Of a normal variable of unit variance."""
+_COLOURED, _GREENER = 25.0, 12.0
+"""Grey levels between a pixel's channels that make it coloured; by which green may pass the lesser of red and blue."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +53,17 @@ class Thresholds:
         clipped_max: share of the field that is at the sensor's end; more is bright.
         covered_min: share of the field that something covers; less is empty.
         covered_max: more is thick.
-        motion_max_px: movement since the frame before, in pixels of a field 640 wide.
+        motion_max_px: movement since the frame before, in pixels of a field 320 wide.
         odd_max: share of the coloured part of the field whose colour no stain has; more is not a smear.
     """
 
     focus_min: float = 0.6
-    sharpness_floor: float = 0.15
+    sharpness_floor: float = 0.01
     background_min: float = 90.0
     clipped_max: float = 0.6
     covered_min: float = 0.03
     covered_max: float = 0.93
-    motion_max_px: float = 2.0
+    motion_max_px: float = 1.0
     odd_max: float = 0.25
 
 
@@ -65,7 +75,7 @@ class Quality:
         ok: worth judging.
         reasons: why not: some of `REASONS`.
         focus: 0..1 of the slide's best so far; 0 where there is nothing to focus on.
-        sharpness: of edges by themselves, 0..1.
+        sharpness: how much of the contrast lies between neighbouring pixels of a field 320 wide.
         brightness: grey level of the field's brightest part, 0..255.
         clipped: share of the field at the sensor's end.
         covered: share of the field that is not background.
@@ -86,14 +96,22 @@ class Quality:
 
 @dataclass(frozen=True)
 class _Looks:
-    """What one frame by itself shows; `Gate` compares it with the slide's others."""
+    """What one frame by itself shows; `Gate` compares it with the slide's others.
 
+    Attributes:
+        green: float32 (height, width), about `_WIDTH` wide: the channel that both dyes absorb.
+        sharpness, brightness, clipped, odd: see `Quality`.
+    """
+
+    green: Floats
     sharpness: float
     brightness: float
     clipped: float
-    covered: float
     odd: float
-    coarse: Floats
+
+    def covered(self, background: float) -> float:
+        """Share of the field that is darker than this background."""
+        return float(np.count_nonzero(self.green < _SHADE * background) / self.green.size)
 
 
 class Gate:
@@ -108,34 +126,34 @@ class Gate:
         self.new_slide()
 
     def new_slide(self) -> None:
-        """Forget the last slide's best focus."""
+        """Forget the last slide's best focus and its lamp."""
         self._best: list[float] = []
+        self._lamp = 0.0
         self._before: tuple[Floats, float] | None = None
 
     def judge(self, frame: Frame) -> Quality:
         """What there is to say of the frame; also raises the slide's best focus."""
         limits, looks = self.thresholds, _look(frame.pixels)
-        taken = frame.taken.timestamp()
-        motion = None
-        if self._before is not None and 0 < taken - self._before[1] < _STILL_S:
-            motion = _motion_px(self._before[0], looks.coarse)
-        self._before = looks.coarse, taken
+        motion = self._motion_px(looks.green, frame.taken.timestamp())
+        self._lamp = max(looks.brightness, self._lamp)
+        # Where cells lie on one another there is no background; the slide's other fields have shown it.
+        covered = looks.covered(max(looks.brightness, _DIMMING * self._lamp))
 
         reasons = []
         if looks.brightness < limits.background_min:
             reasons.append("dark")
         if looks.clipped > limits.clipped_max:
             reasons.append("bright")
-        if looks.odd > limits.odd_max:
-            reasons.append("not a smear")
-        if looks.covered < limits.covered_min:
+        if covered < limits.covered_min:
             reasons.append("empty")
-        if looks.covered > limits.covered_max:
+        elif looks.odd > limits.odd_max:
+            reasons.append("not a smear")
+        if covered > limits.covered_max:
             reasons.append("thick")
+        if not reasons:
+            self._best = sorted([*self._best, looks.sharpness])[-_TOP:]
         focus = 0.0
         if "empty" not in reasons:
-            if not reasons:
-                self._best = sorted([*self._best, looks.sharpness])[-_TOP:]
             best = max(self._best[0] if self._best else 0.0, limits.sharpness_floor)
             focus = min(looks.sharpness / best, 1.0)
             if focus < limits.focus_min:
@@ -149,10 +167,20 @@ class Gate:
             sharpness=looks.sharpness,
             brightness=looks.brightness,
             clipped=looks.clipped,
-            covered=looks.covered,
+            covered=covered,
             motion_px=motion,
             odd=looks.odd,
         )
+
+    def _motion_px(self, green: Floats, taken_s: float) -> float | None:
+        before, now = self._before, _blocks(green, _COARSE)
+        self._before = now, taken_s
+        if before is None or before[0].shape != now.shape or not 0 < taken_s - before[1] < _STILL_S:
+            return None
+        change = now - before[0]
+        change -= change.mean()  # the lamp
+        slope = np.abs(np.diff(now, axis=1)).mean() + np.abs(np.diff(now, axis=0)).mean()
+        return float(_COARSE * np.abs(change).mean() / max(slope, 1.0))
 
 
 def thresholds_of(manifest: Manifest | None) -> Thresholds:
@@ -181,7 +209,9 @@ def to_values(thresholds: Thresholds) -> dict[str, float]:
 
 
 def fit(images: Iterable[NDArray[np.uint8]]) -> Thresholds:
-    """Limits that nearly all of a model's own images keep.
+    """Limits that nearly all of a model's own images keep, and never stricter than the defaults.
+
+    What no single image shows, how far focus may fall and how much a field may move, stays as it is by default.
 
     Args:
         images: uint8 (height, width, 3) of good fields, a few hundred.
@@ -192,50 +222,61 @@ def fit(images: Iterable[NDArray[np.uint8]]) -> Thresholds:
     looks = [_look(image) for image in images]
     if not looks:
         raise ValueError("no image to fit the gate to")
-    return Thresholds()
+    own = Thresholds()
+    covered = [each.covered(each.brightness) for each in looks]
+
+    def of(name: str, percent: float) -> float:
+        return float(np.percentile([getattr(each, name) for each in looks], percent))
+
+    return dataclasses.replace(
+        own,
+        sharpness_floor=min(own.sharpness_floor, 0.25 * of("sharpness", 5)),
+        background_min=min(own.background_min, 0.8 * of("brightness", 1)),
+        clipped_max=max(own.clipped_max, (1 + of("clipped", 99)) / 2),
+        covered_min=min(own.covered_min, 0.5 * float(np.percentile(covered, 1))),
+        covered_max=max(own.covered_max, (1 + float(np.percentile(covered, 99))) / 2),
+        odd_max=max(own.odd_max, (1 + of("odd", 99)) / 2),
+    )
 
 
 def _look(pixels: NDArray[np.uint8]) -> _Looks:
-    step = max(pixels.shape[1] // _WIDTH, 1)
-    small = pixels[::step, ::step]
-    green = small[..., 1]
-    part = small[::2, ::2].astype(np.int16)
-    brightness = float(np.percentile(green[::4, ::4], 95))
-    clipped = float((part.min(axis=2) >= 250).mean())
-    covered = float((green[::2, ::2] < 0.82 * brightness).mean())
-    return _Looks(_sharpness(green), brightness, clipped, covered, _odd(part), _coarse(green))
+    image = Image.fromarray(pixels)
+    shrink = max(round(image.width / _WIDTH), 1)
+    small = np.asarray(image.reduce(shrink) if shrink > 1 else image)
+    green = small[..., 1].astype(np.float32)
+    white = np.percentile(small[::2, ::2].reshape(-1, 3), 95, axis=0)
+    return _Looks(
+        green=green,
+        sharpness=_sharpness(green, float(white[1])),
+        brightness=float(white[1]),
+        clipped=float(np.count_nonzero(small.min(axis=2) >= 250) / green.size),
+        odd=_odd(small[::2, ::2], white),
+    )
 
 
-def _sharpness(green: NDArray[np.uint8]) -> float:
-    grey = green.astype(np.float32)
-    near = grey[:, 1:] - grey[:, :-1]
-    far = grey[:, 4:] - grey[:, :-4]
-    second = near[::4, 1::4] - near[::4, :-1:4][:, : near[::4, 1::4].shape[1]]
-    noise = (np.median(np.abs(second)) / 0.6745) ** 2 / 6
-    near_energy = max(float(np.vdot(near, near)) / near.size - 2 * noise, 0.0)
-    far_energy = max(float(np.vdot(far, far)) / far.size - 2 * noise, 1e-3)
-    return float(min(max((near_energy / far_energy - 1 / 16) / (3 / 16), 0.0), 1.0))
+def _sharpness(green: Floats, background: float) -> float:
+    """How much of the contrast lies between neighbours: the root of the Laplacian's variance over the field's own.
+
+    The noise is measured in the background, where there is nothing else, and taken off.
+    """
+    middle = green[1:-1, 1:-1]
+    laplacian = 4 * middle - green[:-2, 1:-1] - green[2:, 1:-1] - green[1:-1, :-2] - green[1:-1, 2:]
+    empty = laplacian[middle > 0.95 * background][::4]
+    noise = float(np.median(np.square(empty))) / _MEDIAN_OF_SQUARE if len(empty) else 0.0
+    energy = float(np.vdot(laplacian, laplacian)) / laplacian.size
+    return float(np.sqrt(max(energy - noise, 0.0) / max(float(green.var()), 1.0)))
 
 
-def _odd(part: NDArray[np.int16]) -> float:
-    background = np.maximum(np.percentile(part.reshape(-1, 3)[::4], 95, axis=0), 1.0)
-    red, green, blue = (part[..., channel] * np.float32(255 / background[channel]) for channel in range(3))
-    coloured = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue) > 25
-    strange = coloured & (green > np.minimum(red, blue) + 12)
-    return float(strange.sum() / max(coloured.sum(), 0.02 * coloured.size))
+def _odd(small: NDArray[np.uint8], white: NDArray[np.float64]) -> float:
+    """Share of the coloured part that is greener than a stain lets it be; white is what the background is."""
+    red, green, blue = (small[..., channel] * np.float32(255 / max(white[channel], 1.0)) for channel in range(3))
+    least, most = np.minimum(red, blue), np.maximum(red, blue)
+    coloured = np.maximum(most, green) - np.minimum(least, green) > _COLOURED
+    strange = coloured & (green > least + _GREENER)
+    return float(np.count_nonzero(strange) / max(np.count_nonzero(coloured), 0.02 * coloured.size))
 
 
-def _coarse(green: NDArray[np.uint8]) -> Floats:
-    height, width = green.shape[0] // _COARSE, green.shape[1] // _COARSE
-    blocks = green[: height * _COARSE, : width * _COARSE].reshape(height, _COARSE, width, _COARSE)
+def _blocks(grey: Floats, side: int) -> Floats:
+    height, width = grey.shape[0] // side, grey.shape[1] // side
+    blocks = grey[: height * side, : width * side].reshape(height, side, width, side)
     return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
-
-
-def _motion_px(before: Floats, now: Floats) -> float | None:
-    """About how far the field moved: the change of grey over its slope. None where the two can't be compared."""
-    if before.shape != now.shape:
-        return None
-    change = now - before
-    change -= change.mean()
-    slope = np.abs(np.diff(now, axis=1)).mean() + np.abs(np.diff(now, axis=0)).mean()
-    return float(_COARSE * np.abs(change).mean() / max(slope, 0.5))
