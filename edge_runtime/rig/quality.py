@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.rig.camera import Frame
 
 Floats = NDArray[np.float32]
+_T = TypeVar("_T", bound=np.generic)
 
 REASONS = ("dark", "bright", "not a smear", "empty", "thick", "blurred", "moving")
 """Why a frame may not be worth judging; the first that hold hide those that they make meaningless."""
@@ -38,8 +39,8 @@ _TOP = 3
 """The slide's best focus is the third best seen: one odd frame doesn't set it."""
 _MEDIAN_OF_SQUARE = 0.4549
 """Of a normal variable of unit variance."""
-_COLOURED, _GREENER = 25.0, 12.0
-"""Grey levels between a pixel's channels that make it coloured; by which green may pass the lesser of red and blue."""
+_GREY, _LEAST_GREEN = 0.05, 0.30
+"""Shares of the optical density: as near to a third each as this is grey; stains have at least so much in green."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,17 @@ class Thresholds:
         covered_min: share of the field that something covers; less is empty.
         covered_max: more is thick.
         motion_max_px: movement since the frame before, in pixels of a field 320 wide.
-        odd_max: share of the coloured part of the field whose colour no stain has; more is not a smear.
+        odd_max: share of what covers the field that has no stain's colour; more is not a smear.
     """
 
     focus_min: float = 0.6
     sharpness_floor: float = 0.01
     background_min: float = 90.0
-    clipped_max: float = 0.6
+    clipped_max: float = 0.45
     covered_min: float = 0.03
-    covered_max: float = 0.93
+    covered_max: float = 0.8
     motion_max_px: float = 1.0
-    odd_max: float = 0.25
+    odd_max: float = 0.12
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Quality:
         clipped: share of the field at the sensor's end.
         covered: share of the field that is not background.
         motion_px: since the frame before; None where that is unknown.
-        odd: share of the coloured part whose colour no stain has.
+        odd: share of what covers the field that has no stain's colour.
     """
 
     ok: bool
@@ -173,7 +174,7 @@ class Gate:
         )
 
     def _motion_px(self, green: Floats, taken_s: float) -> float | None:
-        before, now = self._before, _blocks(green, _COARSE)
+        before, now = self._before, np.asarray(Image.fromarray(green).reduce(_COARSE))
         self._before = now, taken_s
         if before is None or before[0].shape != now.shape or not 0 < taken_s - before[1] < _STILL_S:
             return None
@@ -249,7 +250,7 @@ def _look(pixels: NDArray[np.uint8]) -> _Looks:
         green=green,
         sharpness=_sharpness(green, float(white[1])),
         brightness=float(white[1]),
-        clipped=float(np.count_nonzero(small.min(axis=2) >= 250) / green.size),
+        clipped=float(np.count_nonzero(_least(*np.moveaxis(small, 2, 0)) >= 250) / green.size),
         odd=_odd(small[::2, ::2], white),
     )
 
@@ -268,15 +269,27 @@ def _sharpness(green: Floats, background: float) -> float:
 
 
 def _odd(small: NDArray[np.uint8], white: NDArray[np.float64]) -> float:
-    """Share of the coloured part that is greener than a stain lets it be; white is what the background is."""
-    red, green, blue = (small[..., channel] * np.float32(255 / max(white[channel], 1.0)) for channel in range(3))
-    least, most = np.minimum(red, blue), np.maximum(red, blue)
-    coloured = np.maximum(most, green) - np.minimum(least, green) > _COLOURED
-    strange = coloured & (green > least + _GREENER)
-    return float(np.count_nonzero(strange) / max(np.count_nonzero(coloured), 0.02 * coloured.size))
+    """Share of what covers the field that is grey, or absorbs too little green: no stain of blood does either.
+
+    By each channel's share of the optical density, so that neither the lamp's colour nor the stain's strength matters.
+    """
+    covering = small[small[..., 1] < _SHADE * white[1]].astype(np.float32)
+    if len(covering) < 0.01 * small[..., 1].size:
+        return 0.0
+    red, green, blue = (
+        np.maximum(np.log(np.float32(max(white[i], 1.0)) / np.maximum(covering[:, i], 4.0)), 0.0) for i in range(3)
+    )
+    whole = red + green + blue
+    grey = np.maximum(_most(red, green, blue), 2 / 3 * whole - _least(red, green, blue)) < (1 / 3 + _GREY) * whole
+    return float(np.count_nonzero(grey | (green < _LEAST_GREEN * whole)) / len(covering))
 
 
-def _blocks(grey: Floats, side: int) -> Floats:
-    height, width = grey.shape[0] // side, grey.shape[1] // side
-    blocks = grey[: height * side, : width * side].reshape(height, side, width, side)
-    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
+def _least(red: NDArray[_T], green: NDArray[_T], blue: NDArray[_T]) -> NDArray[_T]:
+    """The same as ``min(axis=2)``, in a fifth of the time."""
+    least: NDArray[_T] = np.minimum(np.minimum(red, green), blue)
+    return least
+
+
+def _most(red: NDArray[_T], green: NDArray[_T], blue: NDArray[_T]) -> NDArray[_T]:
+    most: NDArray[_T] = np.maximum(np.maximum(red, green), blue)
+    return most
