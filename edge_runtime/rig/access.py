@@ -122,6 +122,9 @@ def _write_users(path: Path, users: dict[str, User]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
+        if os.geteuid() == 0:  # the rig, which is not root as a service, has to read it
+            owner = (path if path.exists() else path.parent).stat()
+            os.chown(temporary, owner.st_uid, owner.st_gid)
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump({"users": table}, file, indent=1)
             file.write("\n")
@@ -300,7 +303,7 @@ class Access:
         if stamp != self._read_from:
             try:
                 self._users, self._read_from = read_users(self._file), stamp
-            except EdgeallError:
+            except (EdgeallError, OSError):
                 self._users, self._read_from = {}, stamp
         return self._users.get(name)
 

@@ -43,8 +43,13 @@ class Broadcast(Generic[T]):
         self._kept: OrderedDict[int, T] = OrderedDict()
         self._watched = threading.Event()
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
         self.viewers = 0
-        self.closed = False
+
+    @property
+    def closed(self) -> bool:
+        """No stream goes on."""
+        return self._closed.is_set()
 
     def start(self) -> None:
         """Begin, on the running event loop."""
@@ -54,7 +59,7 @@ class Broadcast(Generic[T]):
 
     def close(self) -> None:
         """End every viewer's stream; may be called from a signal handler."""
-        self.closed = True
+        self._closed.set()
         self._watched.set()
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended already
@@ -84,7 +89,7 @@ class Broadcast(Generic[T]):
         return self._round, self._message
 
     def snapshot(self, number: int) -> T | None:
-        """One that was told of lately, by its number; the newest in place of one that is gone; None before the first."""
+        """One that was told of lately, by its number, else the newest; None before the first."""
         kept = self._kept
         if number in kept:
             return kept[number]
@@ -92,12 +97,9 @@ class Broadcast(Generic[T]):
 
     def _watch(self) -> None:
         number = -1
-        while not self.closed:
-            self._watched.wait()
+        while self._watched.wait() and not self._closed.is_set():
             began = time.monotonic()
             live = self._wait(number, IDLE_S)
-            if self.closed:
-                break
             number = live.number
             text = self._text(live)
             assert self._loop is not None

@@ -8,8 +8,12 @@ import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeall.edge_runtime.errors import EdgeallError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=timezone.utc)
 """A board without a network may take today for a day long past."""
@@ -58,7 +62,7 @@ def certificate(path: Path, names: Iterable[str]) -> str:
     return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def _general_name(name: str) -> object:
+def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 
     try:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 import signal
 import socket
+import sys
+import threading
+import time
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +21,7 @@ import uvicorn
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import Access, read_users
 from edgeall.edge_runtime.rig.app import create_app
 from edgeall.edge_runtime.rig.broadcast import Broadcast
@@ -24,11 +30,16 @@ from edgeall.edge_runtime.rig.certificate import certificate
 from edgeall.edge_runtime.rig.guard import local_names
 from edgeall.edge_runtime.rig.page import Page
 from edgeall.edge_runtime.rig.record import Program, Record
+from edgeall.edge_runtime.rig.service import Watchdog
 from edgeall.edge_runtime.rig.station import Live, Station
 
+DEMO_MODEL = Path(__file__).with_name("demo.tflite")
+"""Of the cells of simulated slides; `edgeall.optimize.rig_demo` makes it."""
 CERTIFICATE = "page.pem"
 """In the record's folder."""
 SIMULATED = "simulated"
+ALIVE_S = 10.0
+"""The judging thread may be silent so long before the watchdog is told that something is wrong."""
 STOP_S = 5
 """For requests that are under way when the rig is told to stop."""
 
@@ -100,7 +111,9 @@ def serve(
     with Record(record, program=program) as kept:
         names = local_names() | {address.host.lower()}
         fingerprint = None if address.loopback else certificate(record / CERTIFICATE, names | _own_addresses())
-        station = Station(KeptOpen(lambda: open_camera(camera)), classifier, kept)
+        beat = _Beat()
+        station = Station(KeptOpen(lambda: open_camera(camera)), classifier, kept, on_beat=beat)
+        watchdog = Watchdog(beat.recent)
         page = Page(
             kept,
             model=name,
@@ -134,13 +147,53 @@ def serve(
                 note(f"the page: {place}")
                 if fingerprint is not None:
                     note(f"its certificate's SHA-256, to compare at the browser's warning: {fingerprint}")
+                watchdog.start()
                 opened(place)
 
             station.start()
             try:
                 _Server(config, broadcast, ready).run(sockets=[listener])
             finally:
+                watchdog.stop()
                 station.stop()
+
+
+def install(model: Path, camera: str, record: Path, listen: str, users: Path | None) -> list[str]:
+    """Have systemd run the same `edgeall rig`; returns the commands that start and watch it.
+
+    Raises:
+        UsageError: ``listen`` would let in everybody.
+        EdgeallError: as `edgeall.edge_runtime.rig.service.install`.
+    """
+    _check_users(parse_address(listen), users)
+    arguments = ["rig", str(model.absolute()), "--camera", camera, "--record", str(record.absolute())]
+    arguments += ["--listen", listen]
+    files = [model]
+    if users is not None:
+        arguments += ["--users", str(users.absolute())]
+        if not users.absolute().is_relative_to(service.STATE):  # what lies there becomes the service's own
+            files.append(users)
+    return service.install(arguments, files)
+
+
+def show(address: str) -> None:
+    """Open the page in this desktop's browser; where there is no desktop, nothing happens."""
+    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+class _Beat:
+    """When the judging thread last gave a sign of life."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        self._last = time.monotonic()
+
+    def recent(self) -> bool:
+        """Within `ALIVE_S`."""
+        return time.monotonic() - self._last < ALIVE_S
 
 
 class _Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""What the rig says to people: words for what the gate, the camera and the disk report; numbers as people write them."""
+"""What the rig says to people: words for what the gate and the disk report, numbers as people write them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ SPACE = {
     "no images": "The disk is nearly full: frames are judged and recorded, images are no longer saved",
     "full": "The disk is full: nothing is judged",
 }
+NOTHING = "-"
+"""In place of a number that isn't there."""
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 STATUSES = {"judged": "judged", "refused": "refused", "unjudged": "not judged"}
 REVIEWS = {"needed": "asks for review", "done": "reviewed", "corrected": "corrected"}
 
@@ -42,27 +45,22 @@ def advice(name: str) -> str:
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """``0.123`` as ``12.3 %``."""
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"  # noqa: RUF001
+    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def moment(value: str | datetime | None) -> str:
     """A time in UTC to the second, as ``2026-11-21 10:00:00``; of text, what ISO 8601 says."""
     if value is None:
-        return "–"  # noqa: RUF001
+        return NOTHING
     return str(value)[:19].replace("T", " ")
 
 
 def size(count: float | None) -> str:
     """Bytes as people write them."""
     if count is None:
-        return "–"  # noqa: RUF001
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            break
-        count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{count:.1f} {unit}"
+        return NOTHING
+    power = min(max(len(str(int(abs(count)))) - 1, 0) // 3, len(_UNITS) - 1)
+    return f"{count / 1000**power:.{1 if power > 2 else 0}f} {_UNITS[power]}"
 
 
 def renderer() -> Callable[..., str]:

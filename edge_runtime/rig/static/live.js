@@ -59,6 +59,7 @@ function fetchPicture() {
 }
 
 view.addEventListener("load", () => {
+  if (!shown) return; // the dark one that the page came with
   drawBoxes($("boxes"), shown.size[0], shown.size[1], shown.cells);
   view.dataset.picture = shown.picture;
   loading = false;
