@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -229,13 +230,13 @@ class Video(_OpenCv):
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`."""
+        self._pace.wait()
         frame = self._next()
         if frame is None:
             if self._number == 0:
                 raise CameraError(f"{self.name}: holds no frame that can be decoded")
             time.sleep(timeout_s)
             raise NoFrameError(f"{self.name}: ended after {self._number} frames")
-        self._pace.wait()
         return frame
 
 
@@ -265,7 +266,8 @@ class UsbCamera(_OpenCv):
 class PiCamera:
     """A Raspberry Pi's camera, by picamera2 (``apt install python3-picamera2``).
 
-    Source: The Picamera2 Library manual, chapters 4 and 6: the format called BGR888 is R, G, B in memory.
+    Tested with a stand-in for picamera2, not on a Pi. Source: The Picamera2 Library manual, chapters 4 and 6: the format
+    called BGR888 is R, G, B in memory; a capture that isn't waited for is a job for `Picamera2.wait`.
     """
 
     def __init__(self) -> None:
@@ -295,8 +297,9 @@ class PiCamera:
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`."""
         try:
-            pixels = self._camera.capture_array("main", wait=timeout_s)
-        except (RuntimeError, TimeoutError) as error:
+            job = self._camera.capture_array("main", wait=False)
+            pixels = self._camera.wait(job, timeout=timeout_s)
+        except (RuntimeError, TimeoutError, FutureTimeoutError) as error:
             raise CameraError(f"picamera2: gives no frame ({error or type(error).__name__})") from error
         self._number += 1
         return Frame(pixels, datetime.now(timezone.utc), self._number - 1)
@@ -318,7 +321,7 @@ def check_frame(frame: Frame, name: str) -> Frame:
         raise CameraError(f"{name}: gave an image of {width}x{height} pixels")
     if not pixels[::16, ::16].any() and not pixels.any():
         raise CameraError(f"{name}: every pixel is black", hint="is the lamp on and the light path open?")
-    pixels = np.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(pixels).view()  # the camera may go on to write to its own
     pixels.flags.writeable = False
     return Frame(pixels, frame.taken, frame.number)
 
@@ -330,6 +333,7 @@ class CameraState:
     Attributes:
         state: ``live``; ``reopening``: it failed and is tried again; ``stalled``: it hangs.
         detail: why it isn't live, or what a person may want to know; empty when there is nothing to say.
+        fault: the last thing that went wrong, also when it is well again; empty when nothing has.
         name: the camera's.
         frames: taken in all, over all openings.
         dropped_frames: of them, those that a newer one replaced before anybody asked for them.
@@ -339,6 +343,7 @@ class CameraState:
 
     state: str
     detail: str
+    fault: str
     name: str
     frames: int
     dropped_frames: int
@@ -376,6 +381,7 @@ class KeptOpen:
         self._dropped = 0
         self._openings = 0
         self._state, self._detail, self._name = "reopening", "not opened yet", "camera"
+        self._fault = ""
 
     def start(self) -> None:
         """Begin."""
@@ -406,6 +412,7 @@ class KeptOpen:
             return CameraState(
                 state=self._state,
                 detail=self._detail,
+                fault=self._fault,
                 name=self._name,
                 frames=self._sequence,
                 dropped_frames=self._dropped,
@@ -440,6 +447,8 @@ class KeptOpen:
     def _say(self, state: str, detail: str) -> None:
         with self._changed:
             self._state, self._detail = state, detail
+            if state != "live":
+                self._fault = detail
 
     def _put(self, frame: Frame) -> None:
         with self._changed:
@@ -513,4 +522,4 @@ class _Pace:
     def wait(self) -> None:
         """Until the next is due."""
         time.sleep(max(self._due - time.monotonic(), 0.0))
-        self._due = max(self._due, time.monotonic() - self._period_s) + self._period_s
+        self._due = max(self._due + self._period_s, time.monotonic())

@@ -49,7 +49,8 @@ class Thresholds:
 
     Attributes:
         focus_min: least focus, relative to the slide's best.
-        sharpness_floor: no slide's best is taken for less; see `Quality.sharpness`.
+        sharpness_floor: no slide's best is taken for less, or a slide that begins out of focus would pass; see
+            `Quality.sharpness`.
         background_min: grey level of the empty part of a field; darker is dark.
         clipped_max: share of the field that is at the sensor's end; more is bright.
         covered_min: share of the field that something covers; less is empty.
@@ -59,7 +60,7 @@ class Thresholds:
     """
 
     focus_min: float = 0.6
-    sharpness_floor: float = 0.01
+    sharpness_floor: float = 0.1
     background_min: float = 90.0
     clipped_max: float = 0.45
     covered_min: float = 0.03
@@ -155,7 +156,8 @@ class Gate:
             self._best = sorted([*self._best, looks.sharpness])[-_TOP:]
         focus = 0.0
         if "empty" not in reasons:
-            best = max(self._best[0] if self._best else 0.0, limits.sharpness_floor)
+            seen = self._best[0 if len(self._best) == _TOP else -1] if self._best else 0.0
+            best = max(seen, limits.sharpness_floor)
             focus = min(looks.sharpness / best, 1.0)
             if focus < limits.focus_min:
                 reasons.append("blurred")

@@ -30,7 +30,7 @@ from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.rig import cells
 from edgeall.edge_runtime.rig.camera import CameraState, Frame, KeptOpen
 from edgeall.edge_runtime.rig.quality import Gate, Quality, thresholds_of
-from edgeall.edge_runtime.rig.record import FrameRow, Record, RecordError, RecordFullError, SessionNotes
+from edgeall.edge_runtime.rig.record import FrameRow, Record, RecordError, SessionNotes
 
 SAVE = ("every frame", "on review", "on capture")
 """Whose image is kept: every judged frame's; those that the model wants looked at, and captured ones; captured ones."""
@@ -228,7 +228,7 @@ class Station:
         self._fault = ""
         self._not_recorded = ""
         self._retry_at = 0.0
-        self._reopened = 0
+        self._noted = ("", "")
         space = record.space()
         self._health = Health(space.free_bytes, space.state)
         unended = [session for session in record.sessions()[:1] if session.ended is None]
@@ -336,23 +336,22 @@ class Station:
     def _judge_all(self) -> None:
         after = 0
         while not self._stop.is_set():
-            self._on_beat()
-            taken = self._camera.wait(after, _BEAT_S)
-            if taken is None:
-                self._publish(None)
-                continue
-            after, frame = taken
             try:
+                self._on_beat()
+                taken = self._camera.wait(after, _BEAT_S)
+                if taken is None:
+                    self._publish(None)
+                    continue
+                after, frame = taken
                 verdict = self._verdict(frame)
                 self._fault = ""
+                self._times.append(time.monotonic())
+                self._publish(verdict)
+                self._hand_on(verdict)
             except Exception as error:  # one frame, or one driver, must not end the watch
                 self._fault = f"judging fails: {_words(error)}"
                 self._publish(None)
                 self._stop.wait(_BEAT_S)
-                continue
-            self._times.append(time.monotonic())
-            self._publish(verdict)
-            self._hand_on(verdict)
 
     def _verdict(self, frame: Frame) -> _Verdict:
         if self._new_slide:
@@ -401,6 +400,8 @@ class Station:
                 return
             except queue.Full:
                 self._on_beat()
+                self._fault = "judging waits for the record: the disk is slow"
+                self._publish(None)
 
     # The other threads
 
@@ -445,21 +446,21 @@ class Station:
             self._health = Health(
                 space.free_bytes, space.state, found["temperature_c"], found["throttled"], rss_bytes(), found["load"]
             )
-            if self._not_recorded and time.monotonic() >= self._retry_at and space.state != "full":
+            if time.monotonic() >= self._retry_at:
                 self._not_recorded = ""  # the next frame tries
             self._note_camera()
             self._stop.wait(_HEALTH_S)
 
     def _note_camera(self) -> None:
+        """Record that the camera fails, and that it works again; not every attempt to open it."""
         state = self._camera.state()
-        if state.reopened != self._reopened:
-            self._reopened = state.reopened
-            try:
-                self._record.add_event(
-                    "camera", {"reopened": state.reopened, "state": state.state, "detail": state.detail}
-                )
-            except (RecordError, RecordFullError) as error:
-                self._not_recorded = error.message
+        if (state.state, state.fault) == self._noted:
+            return
+        try:
+            self._record.add_event("camera", dataclasses.asdict(state))
+            self._noted = state.state, state.fault
+        except RecordError as error:
+            self._not_recorded = f"nothing is recorded: {error.message}"
 
     # Snapshots
 
