@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +111,36 @@ def build_rig(folder: Path, users: Path | None = None, secure: bool = False, **p
         access = Access(users)
     app, broadcast = create_app(station, page, access, local_names(), secure=secure)
     return Rig(record, station, access, app, broadcast)
+
+
+class Served:
+    """`edgeall rig` in a process of its own, over a simulated slide."""
+
+    def __init__(self, folder: Path, *options: object, listen: str = "127.0.0.1:0") -> None:
+        self.folder = folder
+        command = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.exit(main(sys.argv[1:]))"]
+        arguments = ["rig", "--demo", "--record", folder / "record", "--listen", listen, *options]
+        environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+        self.process = subprocess.Popen(
+            [*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
+        )
+        assert self.process.stderr is not None
+        self.said = []
+        for line in self.process.stderr:
+            self.said.append(line)
+            if line.startswith("the page: "):
+                self.address = line.removeprefix("the page: ").strip().rstrip("/")
+                return
+        raise AssertionError("".join(self.said))
+
+    def stop(self) -> int:
+        """SIGTERM, as systemd does it; gives the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
 
 
 @pytest.fixture

@@ -70,10 +70,11 @@ class Broadcast(Generic[T]):
         if self._thread is not None:
             self._thread.join()
 
-    def enter(self) -> None:
-        """One more viewer. On the event loop, as `leave`."""
+    def enter(self) -> int:
+        """One more viewer. On the event loop, as `leave`. Gives the last round, which may be long past."""
         self.viewers += 1
         self._watched.set()
+        return self._round
 
     def leave(self) -> None:
         """One less; with nobody looking nothing is made."""

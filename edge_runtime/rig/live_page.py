@@ -191,8 +191,7 @@ def _model(page: Page) -> dict[str, Any]:
 
 
 async def _stream(broadcast: Broadcast[Live], access: Access, token: str) -> AsyncIterator[str]:
-    seen, asked = 0, time.monotonic()
-    broadcast.enter()
+    seen, asked = broadcast.enter(), time.monotonic()
     try:
         yield "retry: 1000\n\n"
         while not broadcast.closed:

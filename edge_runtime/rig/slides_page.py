@@ -164,6 +164,7 @@ def slides_routes(page: Page) -> APIRouter:
             standing=standing,
             chosen=_cell(found, cell, set(standing)),
             labels=page.labels,
+            unit=page.unit,
             older=next((each.id for each in record.frames(found.session, before=frame, limit=1)), None),
             needed=next((i for i in _ids(record.frames(found.session, review="needed", limit=2)) if i != frame), None),
             explains=page.explain is not None and found.image is not None,
@@ -182,8 +183,8 @@ def slides_routes(page: Page) -> APIRouter:
             raise UsageError(f"{label!r} is no label of this model", hint=f"there are: {', '.join(page.labels)}")
         found = record.frame(frame)
         index = int(cell) if cell else None
-        if found.row.cells and index is None:
-            raise UsageError("this model judges cells: choose one")
+        if index is None and (found.row.cells or page.unit == "cell"):
+            raise UsageError("this model judges cells, not whole fields", hint="choose a cell")
         record.add_review(frame, label, page.user(request).name, note.strip(), index)
         after = f"?cell={index + 1}" if index is not None and index + 1 < len(found.row.cells) else ""
         return RedirectResponse(f"/frames/{frame}{after}", 303)

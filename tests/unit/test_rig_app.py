@@ -193,8 +193,7 @@ def test_all_viewers_hear_of_one_snapshot_that_was_made_once() -> None:
         broadcast.start()
 
         async def viewer() -> list[str]:
-            broadcast.enter()
-            seen, heard = 0, []
+            seen, heard = broadcast.enter(), []
             while len(heard) < 3:
                 seen, message = await broadcast.newer(seen, 5.0)
                 heard.append(message)
@@ -205,6 +204,7 @@ def test_all_viewers_hear_of_one_snapshot_that_was_made_once() -> None:
         assert len(broadcast._kept) <= KEPT
         assert broadcast.snapshot(3).number == 3
         assert broadcast.snapshot(-5).number == made[-1]
+        assert broadcast.enter() >= 3  # what was told to others is no news to somebody who comes later
         broadcast.close()
         await asyncio.to_thread(broadcast.join)
         assert await asyncio.wait_for(broadcast.newer(99, 60), 1) is not None
@@ -323,6 +323,16 @@ def test_cells_are_reviewed_one_by_one(rig: Rig, page: TestClient) -> None:
         picture = page.get(f"/frames/{frame}/cells/{index}.jpg")
         assert max(Image.open(io.BytesIO(picture.content)).size) <= 160
     assert page.get(f"/frames/{frame}/cells/3.jpg").status_code == 404
+
+
+def test_a_field_without_cells_can_not_be_one_of_a_model_of_cells(make_rig: MakeRig) -> None:
+    for unit, offered, status in (("cell", False, 400), ("field", True, 303)):
+        rig = make_rig(unit=unit)
+        page = TestClient(rig.app, base_url="http://localhost", follow_redirects=False)
+        frame = rig.frame(rig.session(), status="refused", label=None, reasons=("blurred",))
+        assert ('id="review"' in page.get(f"/frames/{frame}").text) is offered
+        headers = {"x-csrf-token": rig.access.csrf(page.cookies["edgeall"])}
+        assert page.post(f"/frames/{frame}/review", data={"label": "Pre"}, headers=headers).status_code == status
 
 
 def test_a_frame_leads_on(rig: Rig, page: TestClient) -> None:

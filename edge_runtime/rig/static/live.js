@@ -1,13 +1,13 @@
 "use strict";
 // The live view: events say what there is to see, the picture is fetched as fast as this browser shows it.
 const $ = (id) => document.getElementById(id);
-const view = $("view");
+let view = $("view");
 const bars = [...$("bars").children];
 const csrf = document.querySelector("meta[name=csrf]").content;
 const capture = $("capture");
 const slide = $("slide");
 let latest = null; // the newest event
-let shown = null; // the event whose picture is on the screen, or on its way there
+let shown = null; // the event whose picture is on the screen
 let loading = false;
 let problems = "";
 
@@ -51,24 +51,25 @@ function tell(now) {
   }
 }
 
-function fetchPicture() {
+async function fetchPicture() {
   if (loading || !latest || latest.picture === null || (shown && shown.picture === latest.picture)) return;
   loading = true;
-  shown = latest;
-  view.src = `/live/${latest.picture}.jpg`; // the old picture stays until the new one is there
+  const event = latest;
+  const next = view.cloneNode();
+  next.src = `/live/${event.picture}.jpg`;
+  try {
+    await next.decode(); // then picture and boxes change in one step
+    shown = event;
+    next.dataset.picture = event.picture;
+    view.replaceWith(next);
+    view = next;
+    drawBoxes($("boxes"), event.size[0], event.size[1], event.cells);
+    setTimeout(fetchPicture, 0);
+  } catch {
+    setTimeout(fetchPicture, 1000); // the rig is busy, or gone
+  }
+  loading = false;
 }
-
-view.addEventListener("load", () => {
-  if (!shown) return; // the dark one that the page came with
-  drawBoxes($("boxes"), shown.size[0], shown.size[1], shown.cells);
-  view.dataset.picture = shown.picture;
-  loading = false;
-  fetchPicture();
-});
-view.addEventListener("error", () => {
-  loading = false;
-  setTimeout(fetchPicture, 1000);
-});
 
 let source = null;
 function listen() {
@@ -96,6 +97,9 @@ document.addEventListener("visibilitychange", () => {
   source.close();
   if (!document.hidden) listen();
 });
+
+// Beginning or ending a slide leads to another page: the news of it must not reload this one meanwhile.
+document.addEventListener("submit", () => source.close());
 
 async function takeCapture() {
   if (!capture || capture.disabled) return;
