@@ -266,8 +266,8 @@ class UsbCamera(_OpenCv):
 class PiCamera:
     """A Raspberry Pi's camera, by picamera2 (``apt install python3-picamera2``).
 
-    Tested with a stand-in for picamera2, not on a Pi. Source: The Picamera2 Library manual, chapters 4 and 6: the format
-    called BGR888 is R, G, B in memory; a capture that isn't waited for is a job for `Picamera2.wait`.
+    Tested with a stand-in for picamera2, not on a Pi. Source: The Picamera2 Library manual, chapters 4 and 6: the
+    format called BGR888 is R, G, B in memory; a capture that isn't waited for is a job for `Picamera2.wait`.
     """
 
     def __init__(self) -> None:
