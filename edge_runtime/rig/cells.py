@@ -28,24 +28,24 @@ _BACKGROUND_PERCENTILE = 90
 _STEPS = 64
 """Of one unit of optical density, where a histogram is made of it."""
 
-LEAST_BLUE = 0.24
+LEAST_BLUE = 0.27
 """Density of methylene blue below which nothing is a nucleus: red cells reach 0.2."""
-TOWARDS_NUCLEI = 0.5
+TOWARDS_NUCLEI = 0.42
 """Where between the mean densities of red cells and of nuclei the one ends and the other begins."""
 TEXTURE = 0.03
 """Gaps in one piece of chromatin are narrower than twice this; here and below, in red cells' diameters."""
-GAP = 0.09
+GAP = 0.07
 
 """Lobes of one nucleus are no farther apart than twice this."""
 LEAST_AREA = 0.3
 """The least nucleus, in red cells' areas; platelets are smaller."""
-HOLE = 0.2
+HOLE = 0.13
 """The largest gap that a folded nucleus encloses, in squares of red cells' diameters."""
-CUT = 0.5
+CUT = 0.8
 """The share of it that the border leaves of one at least."""
 NECK = 0.75
 """Two nuclei touch where the neck is narrower than this fraction of the smaller one's width."""
-LOBE = 0.35
+LOBE = 0.3
 """Lobes are smaller, in squares of red cells' diameters."""
 SPECK = 0.02
 """What is smaller is no part of a nucleus either."""

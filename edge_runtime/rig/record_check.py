@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeall.edge_runtime.rig import chain
 from edgeall.edge_runtime.rig.image_store import ImageStore
+from edgeall.edge_runtime.tools.tables import record
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ def check(folder: Path, head: str | None = None) -> Verification:
         images += 1
         problems += _check_image(store, image, number)
     return Verification(rows, images, pruned, last, problems)
+
+
+def as_json(found: Verification) -> dict[str, Any]:
+    """The object of ``edgeall record verify --json``."""
+    return asdict(found) | {"ok": not found.problems, "problems": [str(problem) for problem in found.problems]}
+
+
+def check_text(found: Verification) -> str:
+    """The same for people: what is wrong, and the head to be noted."""
+    facts = {"rows": found.rows, "images": found.images, "pruned images": found.pruned, "head": found.head}
+    verdict = [f"ALTERED  {problem}" for problem in found.problems] or ["whole"]
+    return "\n".join([record(facts), "", *verdict])
 
 
 def _read_row(number: int, text: str) -> tuple[dict[str, Any], list[Problem]]:

@@ -76,7 +76,7 @@ def squared_distances(mask: Mask, limit: int) -> NDArray[np.int32]:
     before = np.maximum.accumulate(np.where(mask, np.int32(-far), columns), axis=1)
     after = np.minimum.accumulate(np.where(mask, np.int32(width + far), columns)[:, ::-1], axis=1)[:, ::-1]
     across = np.minimum(np.minimum(columns - before, after - columns), far) ** 2
-    result = across.copy()
+    result: NDArray[np.int32] = across.copy()
     for step in range(1, min(limit, mask.shape[0] - 1) + 1):
         shifted = across + step * step
         np.minimum(result[step:], shifted[:-step], out=result[step:])
@@ -139,16 +139,15 @@ def split(mask: Mask, neck: float, least: float) -> Labels:
 
     for pixel in order.tolist():
         here = depth[pixel]
-        around = {flood[pixel + step] for step in neighbours}
-        around.discard(-1)
-        met = sorted({root(number) for number in around}, key=peak.__getitem__)
-        if not met:
+        around = [pixel + step for step in neighbours if flood[pixel + step] >= 0]
+        if not around:
             flood[pixel] = len(parent)
             parent.append(len(parent))
             peak.append(here)
             continue
+        flood[pixel] = flood[max(around, key=depth.__getitem__)]  # uphill
+        met = sorted({root(flood[near]) for near in around}, key=peak.__getitem__)
         largest = met[-1]
-        flood[pixel] = largest
         for other in met[:-1]:
             if peak[other] < least or here > neck * peak[other]:
                 parent[other] = largest
