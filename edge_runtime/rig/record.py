@@ -14,6 +14,7 @@ import os
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -561,10 +562,6 @@ _REVIEW = {
     "done": _REVIEWED,
     "corrected": f"{_LAST_REVIEW} IS NOT NULL AND {_LAST_REVIEW} IS NOT e.label",
 }
-_CELL_REVIEW = (
-    "(SELECT r.label FROM entries r WHERE r.frame = e.number AND r.kind = 'review' AND r.cell = c.key"
-    " ORDER BY r.number DESC LIMIT 1)"
-)
 
 
 def _free_bytes(folder: Path) -> int:
@@ -618,40 +615,69 @@ def _frame(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedFrame:
 
 
 def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
-    def count(what: str, source: str = "", condition: str = "1") -> dict[Any, int]:
-        query = (
-            f"SELECT {what}, count(*) FROM entries e {source}"
-            f" WHERE e.kind = 'frame' AND e.session = ? AND {condition} GROUP BY 1"
-        )
-        return dict(database.execute(query, (session_id,)).fetchall())
+    """One pass over the frames as the model left them, then what reviews make of the few that have any."""
+    frames: dict[str, Counter[Any]] = {
+        name: Counter() for name in ("status", "label", "cell", "image", "lost", "asked")
+    }
+    counted = database.execute(
+        "SELECT status, label, review, image IS NOT NULL, json_extract(row, '$.image_lost') IS NOT NULL, count(*)"
+        " FROM entries WHERE kind = 'frame' AND session = ? GROUP BY 1, 2, 3, 4, 5",
+        (session_id,),
+    )
+    for status, label, asked, image, lost, count in counted:
+        frames["status"][status] += count
+        frames["label"][label if status == "judged" else None] += count
+        for name, holds in (("image", image), ("lost", lost), ("asked", asked)):
+            frames[name][bool(holds)] += count
+    each = (
+        "SELECT {}, count(*) FROM entries e JOIN json_each(e.row, '{}') c"
+        " WHERE e.kind = 'frame' AND e.session = ? AND e.status = ? GROUP BY 1 ORDER BY 2 DESC"
+    )
+    reasons = dict(database.execute(each.format("c.value", "$.reasons"), (session_id, "refused")).fetchall())
+    by_cells = each.format("json_extract(c.value, '$.label')", "$.cells")
+    frames["cell"].update(dict(database.execute(by_cells, (session_id, "judged")).fetchall()))
 
-    judged, cells = "e.status = 'judged'", "JOIN json_each(e.row, '$.cells') c"
-    cell_label = "json_extract(c.value, '$.label')"
-    statuses = count("e.status")
-    reasons = count("c.value", "JOIN json_each(e.row, '$.reasons') c", "e.status = 'refused'")
+    labels, cells = Counter(frames["label"]), Counter(frames["cell"])
+    reviewed = database.execute(
+        "SELECT row FROM entries WHERE kind = 'frame' AND number IN"
+        " (SELECT frame FROM entries WHERE kind = 'review' AND session = ?)",
+        (session_id,),
+    ).fetchall()
+    asked = corrected = 0
+    for (text,) in reviewed:
+        frame = _frame(database, json.loads(text))
+        asked += frame.row.review
+        corrected += frame.corrected
+        if frame.row.status == "judged":
+            _move(labels, frame.row.label, frame.label)
+            for cell, label in {review.cell: review.label for review in frame.reviews}.items():
+                if cell is not None:
+                    _move(cells, frame.row.cells[cell].get("label"), label)
     return Summary(
-        frames={status: statuses.get(status, 0) for status in STATUSES},
-        reasons=dict(sorted(reasons.items(), key=lambda item: -item[1])),
-        labels=_shares(count(_STANDING, condition=judged), count("e.label", condition=judged)),
-        cells=_shares(
-            count(f"coalesce({_CELL_REVIEW}, {cell_label})", cells, judged), count(cell_label, cells, judged)
-        ),
-        review_needed=count(_REVIEW["needed"]).get(1, 0),
-        reviewed=count(_REVIEW["done"]).get(1, 0),
-        corrected=count(_REVIEW["corrected"]).get(1, 0),
-        images=count("e.image IS NOT NULL").get(1, 0),
-        images_lost=count("json_extract(e.row, '$.image_lost') IS NOT NULL").get(1, 0),
+        frames={status: frames["status"][status] for status in STATUSES},
+        reasons=reasons,
+        labels=_shares(labels, frames["label"]),
+        cells=_shares(cells, frames["cell"]),
+        review_needed=frames["asked"][True] - asked,
+        reviewed=len(reviewed),
+        corrected=corrected,
+        images=frames["image"][True],
+        images_lost=frames["lost"][True],
     )
 
 
-def _shares(standing: dict[Any, int], by_model: dict[Any, int]) -> tuple[Share, ...]:
-    labels = [label for label in {**standing, **by_model} if label is not None]
-    total = sum(standing.get(label, 0) for label in labels)
+def _move(counts: Counter[Any], old: str | None, new: str | None) -> None:
+    counts[old] -= 1
+    counts[new] += 1
+
+
+def _shares(standing: Counter[Any], by_model: Counter[Any]) -> tuple[Share, ...]:
+    labels = [label for label in {*standing, *by_model} if label is not None]
+    total = sum(standing[label] for label in labels)
     shares = []
-    for label in sorted(labels, key=lambda label: (-standing.get(label, 0), label)):
-        number = standing.get(label, 0)
-        low, high = wilson_interval(number, total)
-        shares.append(Share(label, number, by_model.get(label, 0), number / total, low, high))
+    for label in sorted(labels, key=lambda label: (-standing[label], label)):
+        low, high = wilson_interval(standing[label], total)
+        shares.append(Share(label, standing[label], by_model[label], standing[label] / total, low, high))
     return tuple(shares)
 
 
