@@ -34,7 +34,8 @@ from edgeall.edge_runtime.rig.slide import SimulatedCamera, Slide, draw_slide
 from edgeall.edge_runtime.rig.station import Station
 
 RATE, LATENCY_MS, MEMORY_FRAC = 0.8, 100.0, 0.05
-CHECKPOINTS = 20
+CHECKPOINTS, WARM_UP = 20, 2
+"""Of the memory run, and those of them that are not held against it: until then what drew the slide is given back."""
 
 
 class Resting(SimulatedCamera):
@@ -134,11 +135,20 @@ def _memory(model: Path, slide: Slide, frames: int) -> list[tuple[int, int]]:
                     seen = live.camera.frames - live.camera.dropped_frames
                     if number % 10 == 0 and live.picture is not None:
                         live.picture.jpeg()
-                found.append((seen, rss_bytes() or 0))
+                found.append((seen, _held_bytes()))
                 print(f"{seen} frames, {found[-1][1] / 1e6:.1f} MB", file=sys.stderr)
         finally:
             station.stop()
     return found
+
+
+def _held_bytes() -> int:
+    """The least of twenty looks: frames on their way, 4 MB each, come and go in between."""
+    looks = []
+    for _ in range(20):
+        looks.append(rss_bytes() or 0)
+        time.sleep(0.02)
+    return min(looks)
 
 
 def report(
@@ -149,9 +159,11 @@ def report(
     ratio = statistics.median(each["rate"] / each["limit"] for each in rounds)
     checks = [("frames/s, station : parts alone", ratio, ">=", RATE)]
     if memory:
-        base = memory[0][1]
-        drift = max(abs(held - base) for _, held in memory) / base
-        checks.append((f"memory, largest departure over {memory[-1][0]:,} frames", drift, "<=", MEMORY_FRAC))
+        held = [bytes_held for _, bytes_held in memory[WARM_UP:]]
+        base = statistics.median(held)
+        drift = max(abs(each - base) for each in held) / base
+        name = f"memory, largest departure from its median, frames {memory[WARM_UP][0]:,} to {memory[-1][0]:,}"
+        checks.append((name, drift, "<=", MEMORY_FRAC))
     met = [figure >= limit if sign == ">=" else figure <= limit for _, figure, sign, limit in checks]
     lines = [
         "# The rig",

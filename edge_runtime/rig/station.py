@@ -182,13 +182,30 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class _Job:
-    """A frame to be recorded."""
+    """A frame to be recorded; ``pixels`` where its image is to be kept."""
 
     session_id: int
-    verdict: _Verdict
-    trigger: str
-    with_image: bool
+    row: FrameRow
+    pixels: NDArray[np.uint8] | None
     done: Future[int]
+
+
+def _job(session_id: int, verdict: _Verdict, trigger: str, with_image: bool) -> _Job:
+    frame, quality = verdict.picture.frame, dataclasses.asdict(verdict.quality)
+    row = FrameRow(
+        taken=frame.taken,
+        number=frame.number,
+        status=verdict.status,
+        trigger=trigger,
+        reasons=verdict.quality.reasons,
+        label=verdict.label or None,
+        probability=verdict.probability if verdict.label else None,
+        probabilities=verdict.probabilities,
+        review=verdict.review,
+        quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")},
+        cells=[dataclasses.asdict(cell) for cell in verdict.cells],
+    )
+    return _Job(session_id, row, frame.pixels if with_image else None, Future())
 
 
 class Station:
@@ -324,7 +341,7 @@ class Station:
             live.review,
             live.cells,
         )
-        job = _Job(session_id, verdict, "capture", True, Future())
+        job = _job(session_id, verdict, "capture", True)
         try:
             self._jobs.put(job, timeout=timeout_s)
             return job.done.result(timeout_s)
@@ -393,7 +410,7 @@ class Station:
         if session_id is None or self._not_recorded or verdict.status == "unjudged":
             return
         keep = verdict.status == "judged" and (save == "every frame" or (save == "on review" and verdict.review))
-        job = _Job(session_id, verdict, "auto", keep, Future())
+        job = _job(session_id, verdict, "auto", keep)
         while not self._stop.is_set():
             try:
                 self._jobs.put(job, timeout=_BEAT_S)
@@ -419,26 +436,12 @@ class Station:
                 self._retry_at = time.monotonic() + _RETRY_S
                 job.done.set_exception(error)
             finally:
+                del job  # its pixels aren't kept until the next one comes
                 self._jobs.task_done()
 
     def _write(self, job: _Job) -> int:
-        verdict, frame = job.verdict, job.verdict.picture.frame
-        quality = dataclasses.asdict(verdict.quality)
-        row = FrameRow(
-            taken=frame.taken,
-            number=frame.number,
-            status=verdict.status,
-            trigger=job.trigger,
-            reasons=verdict.quality.reasons,
-            label=verdict.label or None,
-            probability=verdict.probability if verdict.label else None,
-            probabilities=verdict.probabilities,
-            review=verdict.review,
-            quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")},
-            cells=[dataclasses.asdict(cell) for cell in verdict.cells],
-        )
-        image = encode(frame.pixels, SAVED_QUALITY) if job.with_image else None
-        return self._record.add_frame(job.session_id, row, image)
+        image = encode(job.pixels, SAVED_QUALITY) if job.pixels is not None else None
+        return self._record.add_frame(job.session_id, job.row, image)
 
     def _look_after(self) -> None:
         while not self._stop.is_set():
