@@ -12,11 +12,18 @@ missed. The limit on memory is meant for 100,000 frames.
 from __future__ import annotations
 
 import argparse
+import http.client
+import json
 import os
+import re
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -51,12 +58,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement of frames/s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=2000, help="of the memory run; 0 leaves it out")
+    parser.add_argument("--viewers", type=int, default=5, help="of the page; 0 leaves it out")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     slide = draw_slide(seed=0)
     rounds = [_round(arguments.model, slide, arguments.seconds) for _ in range(arguments.rounds)]
     memory = _memory(arguments.model, slide, arguments.frames) if arguments.frames else []
-    page, met = report(arguments, rounds, memory)
+    latencies = _page(arguments.model, arguments.viewers, arguments.seconds) if arguments.viewers else {}
+    page, met = report(arguments, rounds, memory, latencies)
     print(page)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -151,8 +160,69 @@ def _held_bytes() -> int:
     return min(looks)
 
 
+def _page(model: Path, viewers: int, seconds: float) -> dict[str, list[float]]:
+    """ms of each request, by what was asked for, of a rig in a process of its own, a slide being recorded.
+
+    Every viewer does as the page's script: takes each event and fetches the picture that it names. One more person goes
+    through the other pages, twice a second.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with Record(folder) as record:
+            record.start_session(SessionNotes(sample="benchmark"))
+        command = [sys.executable, "-c", "from edgeall.cli import main; main()", "rig", str(model)]
+        command += ["--camera", "simulated", "--record", folder, "--listen", "127.0.0.1:0"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as rig:
+            try:
+                assert rig.stderr is not None
+                said = next(found for line in rig.stderr if (found := re.search(r"http://127.0.0.1:(\d+)/", line)))
+                threading.Thread(target=rig.stderr.read, daemon=True).start()
+                return _look_on(int(said[1]), viewers, seconds)
+            finally:
+                rig.send_signal(signal.SIGTERM)
+
+
+def _look_on(port: int, viewers: int, seconds: float) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {"live picture": [], "/": [], "/slides": [], "/health": []}
+    begin = time.monotonic() + 5.0  # the model, the slide and the page's templates are loaded by then
+    end = begin + seconds
+
+    def ask(connection: http.client.HTTPConnection, path: str, name: str) -> None:
+        started = time.perf_counter()
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{path}: status {response.status}")
+        if time.monotonic() > begin:
+            times[name].append(1000 * (time.perf_counter() - started))
+
+    def view() -> None:
+        stream, pictures = (http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(2))
+        stream.request("GET", "/events")
+        events = stream.getresponse()
+        while time.monotonic() < end:
+            line = events.readline()
+            if line.startswith(b"data: ") and (number := json.loads(line[6:])["picture"]) is not None:
+                ask(pictures, f"/live/{number}.jpg", "live picture")
+
+    def browse() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        while time.monotonic() < end:
+            for path in ("/", "/slides", "/health"):
+                ask(connection, path, path)
+                time.sleep(0.5)
+
+    with ThreadPoolExecutor(viewers + 1) as people:
+        for done in [people.submit(browse), *(people.submit(view) for _ in range(viewers))]:
+            done.result()
+    return times
+
+
 def report(
-    arguments: argparse.Namespace, rounds: list[dict[str, float]], memory: list[tuple[int, int]]
+    arguments: argparse.Namespace,
+    rounds: list[dict[str, float]],
+    memory: list[tuple[int, int]],
+    latencies: dict[str, list[float]],
 ) -> tuple[str, bool]:
     """A Markdown page, and whether every limit was met."""
     middle = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
@@ -164,13 +234,19 @@ def report(
         drift = max(abs(each - base) for each in held) / base
         name = f"memory, largest departure from its median, frames {memory[WARM_UP][0]:,} to {memory[-1][0]:,}"
         checks.append((name, drift, "<=", MEMORY_FRAC))
+    for name, times in latencies.items():
+        figure = float(np.percentile(times, 95))
+        checks.append(
+            (f"{name}, p95 of {len(times)} requests with {arguments.viewers} viewers, ms", figure, "<=", LATENCY_MS)
+        )
     met = [figure >= limit if sign == ">=" else figure <= limit for _, figure, sign, limit in checks]
     lines = [
         "# The rig",
         "",
         f"`python benchmarks/rig.py {arguments.model.name} --seconds {arguments.seconds:g} --rounds {arguments.rounds} "
-        f"--frames {arguments.frames}`, {datetime.now(timezone.utc):%Y-%m-%d}. Simulated camera, 1280x960, as fast as "
-        "it goes, a session being recorded; one thread for the model. Medians of the rounds.",
+        f"--frames {arguments.frames} --viewers {arguments.viewers}`, {datetime.now(timezone.utc):%Y-%m-%d}. Simulated "
+        "camera, 1280x960, as fast as it goes (the page's: 30 frames/s), a session being recorded; one thread for the "
+        "model. Medians of the rounds.",
         "",
         f"- Alone, ms a frame: gate {middle['gate']:.2f}, preprocess {middle['preprocess']:.2f}, invoke "
         f"{middle['invoke']:.2f}: {middle['limit']:.1f} frames/s at most.",
