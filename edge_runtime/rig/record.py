@@ -421,6 +421,7 @@ class Record:
         label: str | None = None,
         status: str | None = None,
         review: str | None = None,
+        with_image: bool = False,
         limit: int | None = 50,
         before: int | None = None,
     ) -> list[RecordedFrame]:
@@ -431,6 +432,7 @@ class Record:
             label: only those whose label stands so, see `RecordedFrame.label`.
             status: only those of one of `STATUSES`.
             review: only those of one of `REVIEWS`.
+            with_image: only those whose image was saved.
             limit: how many at most; None for all.
             before: only those with a lower id: the last one of the page before.
 
@@ -446,6 +448,8 @@ class Record:
             values.append(label)
         if review is not None:
             wanted.append(_REVIEW[review])
+        if with_image:
+            wanted.append("e.image IS NOT NULL")
         if before is not None:
             wanted.append("e.number < ?")
             values.append(before)

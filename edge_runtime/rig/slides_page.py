@@ -75,9 +75,9 @@ def slides_routes(page: Page) -> APIRouter:
         """The same to be printed, with thumbnails: what was reviewed first, then what asks for it, then the newest."""
         chosen: dict[int, RecordedFrame] = {}
         for review, status in (("done", None), ("needed", None), (None, "judged")):
-            for frame in record.frames(session, review=review, status=status, limit=REPORT_FRAMES):
-                if frame.image is not None and len(chosen) < REPORT_FRAMES:
-                    chosen.setdefault(frame.id, frame)
+            found = record.frames(session, review=review, status=status, with_image=True, limit=REPORT_FRAMES)
+            for frame in found[: REPORT_FRAMES - len(chosen)]:
+                chosen.setdefault(frame.id, frame)
         return page.html(
             request,
             "report.html",
@@ -124,9 +124,10 @@ def slides_routes(page: Page) -> APIRouter:
         label: Annotated[str, Query(max_length=100)] = "",
         status: Literal["", "judged", "refused", "unjudged"] = "",
         review: Literal["", "needed", "done", "corrected"] = "",
+        images: Literal["kept", "all"] = "kept",
         before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
     ) -> HTMLResponse:
-        """Recorded frames of one slide, the newest one's where none is chosen."""
+        """Recorded frames of one slide, the newest where none is chosen: those with an image, or all."""
         sessions = record.sessions()
         chosen = record.session(session) if session else (sessions[0] if sessions else None)
         frames: list[RecordedFrame] = []
@@ -136,6 +137,7 @@ def slides_routes(page: Page) -> APIRouter:
                 label=label or None,
                 status=status or None,
                 review=review or None,
+                with_image=images == "kept",
                 limit=PER_PAGE + 1,
                 before=before,
             )
@@ -146,7 +148,13 @@ def slides_routes(page: Page) -> APIRouter:
             chosen=chosen,
             frames=frames[:PER_PAGE],
             more=frames[PER_PAGE - 1].id if len(frames) > PER_PAGE else None,
-            filters={"session": chosen.id if chosen else "", "label": label, "status": status, "review": review},
+            filters={
+                "session": chosen.id if chosen else "",
+                "label": label,
+                "status": status,
+                "review": review,
+                "images": images,
+            },
             labels=page.labels,
         )
 

@@ -15,19 +15,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fixtures_rig import Rig
+from fixtures_rig import TAKEN, Rig
 from PIL import Image
-
-from edgeall.edge_runtime.manifest import RESEARCH_USE
-
-pytest.importorskip("fastapi", reason="the rig's extra is not installed")
 from starlette.testclient import TestClient
 
+from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.rig import slides_page, words
 from edgeall.edge_runtime.rig.broadcast import KEPT, Broadcast
 from edgeall.edge_runtime.rig.live_page import MAX_VIEWERS, Teller, light
 from edgeall.edge_runtime.rig.quality import REASONS
-from edgeall.edge_runtime.rig.record import REVIEWS, SPACES, STATUSES
+from edgeall.edge_runtime.rig.record import REVIEWS, SPACES, STATUSES, FrameRow
 
 MakeRig = Callable[..., Rig]
 
@@ -245,6 +242,8 @@ def test_the_gallery_filters(rig: Rig, page: TestClient) -> None:
     assert shown(f"?session={session}&label=Early") == {early}
     assert shown("?status=refused&label=&review=") == {refused}
     assert shown("?review=needed") == {early}
+    bare = rig.record.add_frame(session, FrameRow(taken=TAKEN, number=4, status="refused", reasons=("dark",)))
+    assert bare not in shown("") and bare in shown("?images=all")
     assert shown(f"?before={refused}") == {pre, early}
     assert "Out of focus" in page.get("/gallery").text
     assert page.get("/gallery?session=999").status_code == 404

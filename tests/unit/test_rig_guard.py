@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 from fixtures_rig import PASSWORDS, Rig, build_rig
-
-from edgeall.edge_runtime.manifest import RESEARCH_USE
-
-pytest.importorskip("fastapi", reason="the rig's extra is not installed")
 from starlette.testclient import TestClient
 
+from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.rig.access import Access
 from edgeall.edge_runtime.rig.app import create_app
 from edgeall.edge_runtime.rig.guard import HEADERS, MAX_BODY_BYTES, MAX_FIELDS, known_host

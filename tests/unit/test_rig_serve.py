@@ -10,15 +10,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fixtures_rig import Served
 
 from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
-
-pytest.importorskip("fastapi", reason="the rig's extra is not installed")
-httpx2 = pytest.importorskip("httpx2")
 from edgeall.edge_runtime.rig import serve as room
 from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import read_users

@@ -16,18 +16,23 @@ function text(id, value) {
   if (element.textContent !== value) element.textContent = value;
 }
 
+function fill(bar, fraction) {
+  bar.lastElementChild.setAttribute("width", 100 * fraction);
+}
+
 function tell(now) {
   const light = $("light");
   if (!light.classList.contains(now.level)) light.className = `light ${now.level}`;
   text("title", now.title);
   text("advice", now.advice);
-  $("focus").value = now.focus;
+  fill($("focus"), now.focus);
+  text("focus-said", now.focus ? `${Math.round(100 * now.focus)} %` : "");
   text("label", now.label || "–");
   text("probability", now.probability);
   $("asks").hidden = !now.review;
   for (const bar of bars) {
     const [value, words] = now.probabilities[bar.firstElementChild.textContent];
-    bar.querySelector("meter").value = value;
+    fill(bar.querySelector("svg"), value);
     bar.querySelector("span").textContent = words;
   }
   text("rate", now.rate);
