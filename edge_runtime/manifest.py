@@ -39,6 +39,7 @@ class Manifest:
         calibration: empty when uncalibrated.
         decision: thresholds, e.g. ``review_below``.
         golden: where the golden images come from.
+        quality: limits of the rig's quality gate (`edgeall.edge_runtime.rig.quality`); empty where none were fitted.
         intended_use: one sentence.
         flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.pack`.
         flatbuffer_bytes: its length, which is where the archive begins.
@@ -58,6 +59,7 @@ class Manifest:
     calibration: dict[str, Any] = field(default_factory=dict)
     decision: dict[str, Any] = field(default_factory=dict)
     golden: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
     intended_use: str = RESEARCH_USE
     flatbuffer_sha256: str = ""
     flatbuffer_bytes: int = 0
@@ -105,6 +107,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         flatbuffer_sha256=_take(values, "flatbuffer_sha256", str, name),
         flatbuffer_bytes=_take(values, "flatbuffer_bytes", int, name),
         intended_use=_take(values, "intended_use", str, name),
+        quality=_take(values, "quality", dict, name) if "quality" in values else {},
         **{
             key: _take(values, key, dict, name)
             for key in ("quantization", "training", "metrics", "calibration", "decision", "golden")

@@ -192,7 +192,7 @@ def thresholds_of(manifest: Manifest | None) -> Thresholds:
     Raises:
         BundleError: a limit that is no number.
     """
-    return from_values(getattr(manifest, "quality", {}) or {})
+    return from_values(manifest.quality if manifest else {})
 
 
 def from_values(values: Mapping[str, Any]) -> Thresholds:

@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.manifest import parse_manifest
 from edgeall.edge_runtime.rig.camera import Frame
 from edgeall.edge_runtime.rig.quality import (
     REASONS,
@@ -212,6 +213,11 @@ def test_thresholds_survive_the_manifest(slide: Slide) -> None:
     assert from_values(json.loads(json.dumps(to_values(fitted)))) == fitted
     assert from_values({"focus_min": 0.5, "of a later version": "x"}) == Thresholds(focus_min=0.5)
     assert thresholds_of(None) == thresholds_of(manifest()) == Thresholds()
+    packed = parse_manifest(manifest(quality=to_values(fitted)).to_json(), "model.tflite")
+    assert thresholds_of(packed) == fitted
+    older = json.loads(packed.to_json())
+    del older["quality"]
+    assert thresholds_of(parse_manifest(json.dumps(older), "model.tflite")) == Thresholds()
 
 
 @pytest.mark.parametrize("value", ["high", None, True, [0.5]])
