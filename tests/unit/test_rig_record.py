@@ -8,16 +8,19 @@ import json
 import os
 import re
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from edgeall import __version__
+from edgeall import __version__, cli
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.rig import chain
@@ -672,3 +675,101 @@ def test_export_leaves_pruned_images_out(record: Record, tmp_path: Path) -> None
     record.prune_images(datetime.now(timezone.utc) + timedelta(days=1))
     summary = export_session(record, session, tmp_path / "out")
     assert (summary["frames"], summary["images"], summary["training"]) == (1, 0, {})
+
+
+# Any alteration, and the commands
+
+
+@pytest.fixture(scope="module")
+def some_rows(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
+    folder = tmp_path_factory.mktemp("record")
+    with Record(folder, program=PROGRAM, limits=Limits(0, 0)) as record:
+        session = record.start_session(SessionNotes("S1"))
+        record.add_review(record.add_frame(session, JUDGED), "Benign", "expert")
+        record.end_session(session)
+    with sqlite3.connect(folder / chain.DATABASE) as database:
+        rows: list[tuple[int, str, str]] = database.execute("SELECT number, row, digest FROM entries").fetchall()
+    database.close()
+    return rows
+
+
+def found_in(rows: Sequence[tuple[int, str, str]]) -> list[str]:
+    """What is found in a database of these rows, which nobody guarded while they were written."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = sqlite3.connect(Path(folder) / chain.DATABASE)
+        database.execute("PRAGMA synchronous = OFF")
+        statements = [statement for script in chain.MIGRATIONS for statement in script]
+        for statement in statements:
+            if "TRIGGER" not in statement:
+                database.execute(statement)
+        database.executemany("INSERT INTO entries (number, row, digest) VALUES (?, ?, ?)", rows)
+        for statement in statements:
+            if "TRIGGER" in statement:
+                database.execute(statement)
+        database.execute(f"PRAGMA user_version = {len(chain.MIGRATIONS)}")
+        database.commit()
+        database.close()
+        return [str(problem) for problem in check(Path(folder)).problems]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_altered_is_found(some_rows: list[tuple[int, str, str]], data: st.DataObject) -> None:
+    rows = list(some_rows)
+    at = data.draw(st.integers(0, len(rows) - 2))  # the last row can go without a trace
+    number, text, digest = rows[at]
+    kind = data.draw(st.sampled_from(["text", "digest", "drop", "swap", "repeat"]))
+    if kind == "text":
+        # Inside a JSON text, so that SQLite can still compute its columns.
+        values = json.loads(text)
+        key = data.draw(st.sampled_from(sorted(set(values) - {"number"})))
+        value = data.draw(
+            st.one_of(st.none(), st.integers(-9, 9), st.text(max_size=9)).filter(lambda v: v != values[key])
+        )
+        rows[at] = (number, chain.canonical(values | {key: value}), digest)
+    elif kind == "digest":
+        rows[at] = (number, text, data.draw(st.text("0123456789abcdef", min_size=64, max_size=64)))
+    elif kind == "drop":
+        rows = [(n - (n > number), t, d) for n, t, d in rows if n != number]
+    elif kind == "swap":
+        rows[at], rows[at + 1] = (number, *rows[at + 1][1:]), (number + 1, text, digest)
+    else:
+        rows = [*rows[: at + 1], *((n + 1, t, d) for n, t, d in rows[at:])]
+    assert found_in(rows) != []
+
+
+def test_the_rows_as_they_were_are_whole(some_rows: list[tuple[int, str, str]]) -> None:
+    assert found_in(some_rows) == []
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "slides"
+    with Record(folder, program=PROGRAM, limits=Limits(0, 0)) as record:
+        session = record.start_session(SessionNotes("S1"))
+        frame = record.add_frame(session, JUDGED, jpeg(tmp_path, "red"))
+        record.add_review(frame, "Pre", "expert")
+        head = record.head()
+
+    def edgeall(*words: object) -> tuple[int, str, str]:
+        status = cli.main(["record", *map(str, words)])
+        return (status, *capsys.readouterr())
+
+    status, out, _ = edgeall("verify", folder, "--json")
+    assert (status, json.loads(out)) == (
+        0,
+        {"rows": 4, "images": 1, "pruned": 0, "head": head, "ok": True, "problems": []},
+    )
+    assert head in edgeall("verify", folder)[1]
+    status, out, _ = edgeall("verify", folder, "--head", "ab" * 32)
+    assert status == 1 and "ALTERED  no row has the digest" in out
+    status, out, error = edgeall("export", folder, "--session", session, "--out", tmp_path / "out")
+    assert status == 0 and (tmp_path / "out" / "training" / "Pre").is_dir() and RESEARCH_USE in error
+    status, _, error = edgeall("export", folder, "--session", 99, "--out", tmp_path / "none")
+    assert status == 1 and f"there are: {session}" in error
+    tomorrow = (datetime.now(timezone.utc) + timedelta(days=2)).date()
+    status, out, _ = edgeall("prune", folder, "--before", tomorrow, "--json")
+    assert (status, json.loads(out)["images"]) == (0, 1)
+    assert json.loads(edgeall("verify", folder, "--head", head, "--json")[1])["pruned"] == 1
+    assert edgeall("verify", tmp_path / "nothing")[0] == 1
+    assert not (tmp_path / "nothing").exists()
+    assert edgeall("prune", folder, "--before", "yesterday")[0] == 2
