@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Form, Request
@@ -110,11 +110,11 @@ def _add_login(app: FastAPI, page: Page, access: Access) -> None:
 
 def _add_static(app: FastAPI) -> None:
     """Style and scripts, read once: a name from a browser is looked up here and never in a folder."""
-    folder = importlib.resources.files("edgeall.edge_runtime.rig").joinpath("static")
+    folder = Path(__file__).with_name("static")
     files = {file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in TYPES}
 
     @app.get("/static/{name}")
-    def static(name: Annotated[str, InPath(pattern="^[a-z0-9.-]{1,64}$")]) -> Response:
+    async def static(name: Annotated[str, InPath(pattern="^[a-z0-9.-]{1,64}$")]) -> Response:
         """A style, a script or a drawing of the page."""
         if name not in files:
             raise Missing("there is no such file")

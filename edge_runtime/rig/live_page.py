@@ -200,7 +200,7 @@ async def _stream(broadcast: Broadcast[Live], access: Access, token: str) -> Asy
             seen = now
             if time.monotonic() - asked > ALIVE_S:
                 asked = time.monotonic()
-                if await run_sync(access.who, token) is None:
+                if access.who(token) is None:
                     return
     finally:
         broadcast.leave()
