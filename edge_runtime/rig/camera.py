@@ -25,7 +25,7 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".mjpeg", ".webm"})
 OPENCV = "pip install opencv-python-headless"
 _POLL_S = 0.1
 _BEING_WRITTEN_S = 2.0
-"""A file that was touched within this time and can't be decoded is taken for one that is still being written."""
+"""A file that can't be decoded is taken for one that is being written, until it has not changed for so long."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class WatchedFolder:
         self._number = 0
         newest = self._images()[-1:]
         self._seen = (newest[0][0] - 1, "") if newest else (0, "")
+        self._unfinished = (0, "", 0.0)
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`; a file that can't be decoded and isn't being written is a CameraError, and is passed over."""
@@ -128,7 +129,7 @@ class WatchedFolder:
                 try:
                     pixels = np.asarray(open_rgb(self._folder / name))
                 except ImageError as error:
-                    if time.time() - changed_ns / 1e9 < _BEING_WRITTEN_S:
+                    if self._is_being_written(changed_ns, name):
                         break
                     self._seen = (changed_ns, name)
                     raise CameraError(error.message, error.hint) from error
@@ -142,15 +143,22 @@ class WatchedFolder:
     def close(self) -> None:
         """Nothing to let go of."""
 
+    def _is_being_written(self, changed_ns: int, name: str) -> bool:
+        """By our own clock: the folder may be another machine's."""
+        if self._unfinished[:2] != (changed_ns, name):
+            self._unfinished = changed_ns, name, time.monotonic()
+        return time.monotonic() - self._unfinished[2] < _BEING_WRITTEN_S
+
     def _images(self) -> list[tuple[int, str]]:
         """When each was last written (ns), and its name; oldest first."""
+        images = []
         try:
             with os.scandir(self._folder) as entries:
-                return sorted(
-                    (entry.stat().st_mtime_ns, entry.name)
-                    for entry in entries
-                    if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith(".")
-                )
+                for entry in entries:
+                    if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
+                        with suppress(FileNotFoundError):  # renamed or removed just now
+                            images.append((entry.stat().st_mtime_ns, entry.name))
+            return sorted(images)
         except OSError as error:
             raise CameraError(f"{self._folder}: can't be listed ({error.strerror})", hint="check the path") from error
 
@@ -177,8 +185,8 @@ class ImageSequence:
             raise NoFrameError(f"{self.name}: ended after {self._number} images")
         try:
             pixels = np.asarray(open_rgb(path))
-        except ImageError as error:
-            raise CameraError(error.message, error.hint) from error
+        except ImageError as error:  # opened anew it would begin anew
+            raise NoFrameError(f"passed over: {error.message}", error.hint) from error
         self._pace.wait()
         self._number += 1
         return Frame(pixels, datetime.now(timezone.utc), self._number - 1)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -30,7 +31,7 @@ from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.rig import cells
 from edgeall.edge_runtime.rig.camera import CameraState, Frame, KeptOpen
 from edgeall.edge_runtime.rig.quality import Gate, Quality, thresholds_of
-from edgeall.edge_runtime.rig.record import FrameRow, Record, RecordError, SessionNotes
+from edgeall.edge_runtime.rig.record import FrameRow, Record, SessionNotes
 
 SAVE = ("every frame", "on review", "on capture")
 """Whose image is kept: every judged frame's; those that the model wants looked at, and captured ones; captured ones."""
@@ -241,6 +242,7 @@ class Station:
         self._jobs: queue.Queue[_Job] = queue.Queue(_WAITING_ROWS)
         self._times: deque[float] = deque(maxlen=1000)
         self._settings = Settings()
+        self._handing_on = threading.Lock()  # between a session's end and its last row
         self._new_slide = False
         self._fault = ""
         self._not_recorded = ""
@@ -303,18 +305,20 @@ class Station:
             StationError: another is being recorded.
             EdgeallError: as `Record.start_session`.
         """
-        if self._session_id is not None:
-            raise StationError("a session is open", hint="end it first")
-        self._session_id = self._record.start_session(notes)
-        self._new_slide = True
-        return self._session_id
+        with self._handing_on:
+            if self._session_id is not None:
+                raise StationError("a session is open", hint="end it first")
+            self._session_id = self._record.start_session(notes)
+            self._new_slide = True
+            return self._session_id
 
     def end_session(self) -> int:
         """End the slide, once what was judged is recorded; returns the session's id. Raises StationError: none open."""
-        session_id = self._session_id
-        if session_id is None:
-            raise StationError("no session is open", hint="start one first")
-        self._session_id = None
+        with self._handing_on:
+            session_id = self._session_id
+            if session_id is None:
+                raise StationError("no session is open", hint="start one first")
+            self._session_id = None
         self._jobs.join()
         self._record.end_session(session_id)
         return session_id
@@ -326,8 +330,8 @@ class Station:
             StationError: no session is open, or there is no frame yet.
             EdgeallError: as `Record.add_frame`.
         """
-        session_id, live = self._session_id, self._live
-        if session_id is None:
+        live, until = self._live, time.monotonic() + timeout_s
+        if self._session_id is None:
             raise StationError("a capture belongs to a slide", hint="start a session first")
         if live.picture is None or live.quality is None:
             raise StationError("the camera has given no frame yet", hint=live.camera.detail)
@@ -341,12 +345,24 @@ class Station:
             live.review,
             live.cells,
         )
-        job = _job(session_id, verdict, "capture", True)
         try:
-            self._jobs.put(job, timeout=timeout_s)
-            return job.done.result(timeout_s)
-        except (queue.Full, TimeoutError) as error:
+            job = self._enter(verdict, until)
+            return job.done.result(max(until - time.monotonic(), 0.0))
+        except (queue.Full, FutureTimeoutError) as error:
             raise StationError("the record takes too long", hint="see the health page: is the disk slow?") from error
+
+    def _enter(self, verdict: _Verdict, until: float) -> _Job:
+        """Have a capture recorded, in the session that is open. Raises queue.Full when the time is over."""
+        if not self._handing_on.acquire(timeout=max(until - time.monotonic(), 0.0)):
+            raise queue.Full
+        try:
+            if self._session_id is None:
+                raise StationError("the session has just been ended", hint="start another one first")
+            job = _job(self._session_id, verdict, "capture", True)
+            self._jobs.put(job, timeout=max(until - time.monotonic(), 0.0))
+            return job
+        finally:
+            self._handing_on.release()
 
     # The judging thread
 
@@ -360,11 +376,12 @@ class Station:
                     self._publish(None)
                     continue
                 after, frame = taken
+                session_id = self._session_id
                 verdict = self._verdict(frame)
                 self._fault = ""
                 self._times.append(time.monotonic())
                 self._publish(verdict)
-                self._hand_on(verdict)
+                self._hand_on(verdict, session_id)
             except Exception as error:  # one frame, or one driver, must not end the watch
                 self._fault = f"judging fails: {_words(error)}"
                 self._publish(None)
@@ -404,26 +421,28 @@ class Station:
             raise StationError(said.error)
         return said
 
-    def _hand_on(self, verdict: _Verdict) -> None:
-        """Have the frame recorded; waits while the disk is behind."""
-        session_id, save = self._session_id, self._settings.save
+    def _hand_on(self, verdict: _Verdict, session_id: int | None) -> None:
+        """Have the frame recorded in the session it was judged in, if that is still open."""
         if session_id is None or self._not_recorded or verdict.status == "unjudged":
             return
+        save = self._settings.save
         keep = verdict.status == "judged" and (save == "every frame" or (save == "on review" and verdict.review))
         job = _job(session_id, verdict, "auto", keep)
-        while not self._stop.is_set():
-            try:
-                self._jobs.put(job, timeout=_BEAT_S)
-                return
-            except queue.Full:
-                self._on_beat()
-                self._fault = "judging waits for the record: the disk is slow"
-                self._publish(None)
+        with self._handing_on:
+            while session_id == self._session_id:
+                try:
+                    self._jobs.put(job, timeout=_BEAT_S)
+                    return
+                except queue.Full:
+                    self._on_beat()
+                    self._fault = "judging waits for the record: the disk is slow"
+                    self._publish(None)
 
     # The other threads
 
     def _record_all(self) -> None:
-        while not (self._stop.is_set() and self._jobs.empty()):
+        judge = self._threads[0]
+        while judge.is_alive() or not self._jobs.empty():
             try:
                 job = self._jobs.get(timeout=_BEAT_S)
             except queue.Empty:
@@ -432,8 +451,7 @@ class Station:
                 job.done.set_result(self._write(job))
                 self._not_recorded = ""
             except Exception as error:
-                self._not_recorded = f"nothing is recorded: {_words(error)}"
-                self._retry_at = time.monotonic() + _RETRY_S
+                self._cant_record(error)
                 job.done.set_exception(error)
             finally:
                 del job  # its pixels aren't kept until the next one comes
@@ -445,13 +463,21 @@ class Station:
 
     def _look_after(self) -> None:
         while not self._stop.is_set():
-            space, found = self._record.space(), conditions()
-            self._health = Health(
-                space.free_bytes, space.state, found["temperature_c"], found["throttled"], rss_bytes(), found["load"]
-            )
-            if time.monotonic() >= self._retry_at:
-                self._not_recorded = ""  # the next frame tries
-            self._note_camera()
+            try:
+                space, found = self._record.space(), conditions()
+                self._health = Health(
+                    space.free_bytes,
+                    space.state,
+                    found["temperature_c"],
+                    found["throttled"],
+                    rss_bytes(),
+                    found["load"],
+                )
+                if time.monotonic() >= self._retry_at:
+                    self._not_recorded = ""  # the next frame tries
+                self._note_camera()
+            except Exception as error:  # the disk is gone, say: that is to be told, not to be missed
+                self._cant_record(error)
             self._stop.wait(_HEALTH_S)
 
     def _note_camera(self) -> None:
@@ -459,11 +485,12 @@ class Station:
         state = self._camera.state()
         if (state.state, state.fault) == self._noted:
             return
-        try:
-            self._record.add_event("camera", dataclasses.asdict(state))
-            self._noted = state.state, state.fault
-        except RecordError as error:
-            self._not_recorded = f"nothing is recorded: {error.message}"
+        self._record.add_event("camera", dataclasses.asdict(state))
+        self._noted = state.state, state.fault
+
+    def _cant_record(self, error: Exception) -> None:
+        self._not_recorded = f"nothing is recorded: {_words(error)}"
+        self._retry_at = time.monotonic() + _RETRY_S
 
     # Snapshots
 

@@ -19,6 +19,7 @@ from fixtures_models import grainy_image
 from PIL import Image
 
 from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.rig import camera as camera_module
 from edgeall.edge_runtime.rig.camera import (
     Camera,
     CameraError,
@@ -314,7 +315,10 @@ def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(7)))
 
 
-def test_a_damaged_file_is_an_error_and_does_not_block_the_next(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error_and_does_not_block_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
     camera = open_camera(str(tmp_path))
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
     old = time.time() - 60
@@ -343,6 +347,17 @@ def test_an_image_sequence_is_replayed_in_order_at_its_rate(tmp_path: Path) -> N
     assert (frames[4].taken - frames[0].taken).total_seconds() >= 0.19
     with pytest.raises(NoFrameError, match="ended after 5 images"):
         camera.read(0.01)
+
+
+def test_a_damaged_image_of_a_sequence_is_passed_over(tmp_path: Path) -> None:
+    for number in range(3):
+        grainy_image(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
+    camera = open_camera(f"replay:{tmp_path}", rate=100.0)
+    camera.read(1.0)
+    with pytest.raises(NoFrameError, match=r"passed over: .*1\.png"):
+        camera.read(1.0)
+    assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(2)))
 
 
 def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:

@@ -272,6 +272,45 @@ def test_one_slide_at_a_time(make: Callable[..., Station]) -> None:
         station.change_settings(Settings(save="sometimes"))
 
 
+def test_slides_may_follow_one_another_at_any_moment(
+    make: Callable[..., Station], slide: Slide, record: Record
+) -> None:
+    """No row comes too late for its session, none is lost to a fault."""
+    station = make(lambda: Stills(slide, period_s=0.001))
+    until(station, lambda live: live.picture is not None)
+    sessions = []
+    for _ in range(15):
+        sessions.append(station.start_session(NOTES))
+        station.capture()
+        assert station.end_session() == sessions[-1]
+        assert station.live().problems == ()
+    for session in sessions:
+        assert any(frame.row.trigger == "capture" for frame in record.frames(session, limit=None))
+    with ThreadPoolExecutor(8) as people:  # at the same moment
+        tried = list(people.map(lambda _: attempt(lambda: station.start_session(NOTES)), range(8)))
+        assert sum(isinstance(each, int) for each in tried) == 1
+        assert sum(isinstance(each, int) for each in people.map(lambda _: attempt(station.end_session), range(8))) == 1
+
+
+def attempt(do: Callable[[], int]) -> int | StationError:
+    """What came of it."""
+    try:
+        return do()
+    except StationError as error:
+        return error
+
+
+def test_a_disk_that_is_gone_is_told(
+    make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = make()
+    until(station, lambda live: live.status == "judged")
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "space", lambda: (_ for _ in ()).throw(OSError("Input/output error")))
+        until(station, lambda live: "nothing is recorded: OSError: Input/output error" in live.problems)
+    until(station, lambda live: live.status == "judged" and live.problems == ())
+
+
 def test_a_session_goes_on_after_a_restart(make: Callable[..., Station], record: Record) -> None:
     station = make()
     session = station.start_session(NOTES)
