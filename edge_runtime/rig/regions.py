@@ -5,6 +5,7 @@ Masks are bool, ``(height, width)``. How this compares with the libraries: docs/
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,12 @@ class Regions:
     labels: Labels
     areas: NDArray[np.int64]
     boxes: NDArray[np.int64]
+
+
+LARGE = 3000
+"""Pixels of a region above which it is cut at half the resolution: the flooding is in Python."""
+ROUND = 1.25
+"""A region is one where its area is below this many times that of the largest disc in it."""
 
 
 def label(mask: Mask) -> Regions:
@@ -120,8 +127,15 @@ def split(mask: Mask, neck: float, least: float) -> Labels:
         int32 labels from 1 without gaps, 0 outside the mask.
     """
     height, width = mask.shape
+    area = int(mask.sum())
+    if area > LARGE:
+        coarse = split(mask[::2, ::2], neck, least / 2)
+        return _spread(coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width], mask)
     # The border counts as outside: a region that the image cuts off is no wider than what is seen of it.
-    depths = np.sqrt(squared_distances(np.pad(mask, 1), max(height, width)))
+    depths = np.sqrt(squared_distances(np.pad(mask, 1), min(height, width) // 2 + 1))
+    widest = float(depths.max())
+    if widest < least or area < ROUND * math.pi * widest * widest:
+        return mask.astype(np.int32)
     stride = width + 2
     inside = np.flatnonzero(depths > 0)
     order = inside[np.argsort(-depths.ravel()[inside], kind="stable")]
@@ -155,3 +169,20 @@ def split(mask: Mask, neck: float, least: float) -> Labels:
     names = {number: name for name, number in enumerate(sorted(set(roots.values())), 1)}
     found = np.array([names[roots[number]] if number >= 0 else 0 for number in flood], np.int32)
     return found.reshape(height + 2, stride)[1:-1, 1:-1]
+
+
+def _spread(labels: Labels, mask: Mask) -> Labels:
+    """Labels of a coarser grid made to cover the mask: what they miss of it takes a neighbour's."""
+    labels = np.where(mask, labels, 0).astype(np.int32)
+    if not labels.any():
+        return mask.astype(np.int32)
+    height, width = mask.shape
+    while (missed := mask & (labels == 0)).any():
+        roomy = np.pad(labels, 1)
+        for top in range(3):
+            for left in range(3):
+                near = roomy[top : top + height, left : left + width]
+                labels = np.where(missed & (labels == 0), near, labels)
+        if (mask & (labels == 0) == missed).all():  # apart from all that has a label
+            return np.where(missed, 1, labels).astype(np.int32)
+    return labels

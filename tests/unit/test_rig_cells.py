@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -236,6 +237,29 @@ def test_splitting_covers_the_region() -> None:
     assert set(np.unique(regions.split(mask, 0.2, 5))) == {0, 1}  # the neck is not that narrow
     assert set(np.unique(regions.split(mask, 0.7, 30))) == {0, 1}  # nothing is that wide
     assert (regions.split(np.ones((5, 9), np.bool_), 0.7, 1) == 1).all()
+
+
+@pytest.mark.parametrize("scale", [1, 2, 5])
+def test_large_regions_are_split_alike(scale: int) -> None:
+    y, x = np.mgrid[: 40 * scale, : 80 * scale]
+    mask = ((x / scale - 22) ** 2 + (y / scale - 20) ** 2 < 300) | ((x / scale - 54) ** 2 + (y / scale - 20) ** 2 < 200)
+    parts = regions.split(mask, 0.75, 5 * scale)
+    assert ((parts > 0) == mask).all()
+    areas = sorted(np.bincount(parts.ravel())[1:] / scale**2)
+    assert areas == [pytest.approx(math.pi * 200, rel=0.1), pytest.approx(math.pi * 300, rel=0.1)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))),
+    st.sampled_from([0, 4, 3000]),
+    st.floats(0.1, 1),
+    st.floats(0, 4),
+)
+def test_every_pixel_of_a_region_gets_a_label(mask: NDArray[np.bool_], large: int, neck: float, least: float) -> None:
+    with mock.patch.object(regions, "LARGE", max(large, 1)):
+        parts = regions.split(mask, neck, least)
+    assert ((parts > 0) == mask).all()
 
 
 # Files
