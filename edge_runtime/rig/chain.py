@@ -197,7 +197,7 @@ def full(path: Path) -> RecordFullError:
     """The error of a disk without room."""
     return RecordFullError(
         f"{path}: the disk is full; judging has stopped, what is recorded is kept",
-        hint="free some space, or remove old images with `edgeall record prune`",
+        hint="free some space; `edgeall record prune`, which writes a row itself, then removes old images",
     )
 
 
