@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
@@ -18,7 +19,7 @@ from edgeall.edge_runtime.rig import words
 from edgeall.edge_runtime.rig.access import Access
 from edgeall.edge_runtime.rig.broadcast import Broadcast
 from edgeall.edge_runtime.rig.page import Page
-from edgeall.edge_runtime.rig.record import MAX_TEXT, SessionNotes
+from edgeall.edge_runtime.rig.record import MAX_TEXT, RecordError, SessionNotes
 from edgeall.edge_runtime.rig.station import SAVE, Live, Picture, Settings, Station
 
 MAX_VIEWERS = 24
@@ -82,8 +83,9 @@ class Teller:
             self._session = None
         elif self._session is None or self._session["id"] != session_id or now - self._counted > _COUNT_S:
             self._counted = now
-            session = self._page.record.session(session_id)
-            self._session = {"id": session_id, "sample": session.notes.sample, "frames": session.frames}
+            with suppress(RecordError):  # the disk's trouble is told by `problems`; the picture goes on
+                session = self._page.record.session(session_id)
+                self._session = {"id": session_id, "sample": session.notes.sample, "frames": session.frames}
         return self._session
 
 

@@ -15,7 +15,8 @@ from edgeall.edge_runtime.rig.record import Record
 from edgeall.edge_runtime.rig.words import renderer
 
 Explain = Callable[[bytes], bytes]
-"""A recorded JPEG to a PNG of the same image with the model's class-activation map over it; from any thread."""
+"""A recorded JPEG of a field to a PNG of it under the model's class-activation map. Called by several threads, so not
+with the station's own classifier."""
 
 
 class Page:

@@ -175,7 +175,7 @@ def slides_routes(page: Page) -> APIRouter:
             unit=page.unit,
             older=next((each.id for each in record.frames(found.session, before=frame, limit=1)), None),
             needed=next((i for i in _ids(record.frames(found.session, review="needed", limit=2)) if i != frame), None),
-            explains=page.explain is not None and found.image is not None,
+            explains=page.explain is not None and page.unit == "field" and found.image is not None,
         )
 
     @routes.post("/frames/{frame}/review")

@@ -24,7 +24,7 @@ from edgeall.edge_runtime.rig import slides_page, words
 from edgeall.edge_runtime.rig.broadcast import KEPT, Broadcast
 from edgeall.edge_runtime.rig.live_page import MAX_VIEWERS, Teller, light
 from edgeall.edge_runtime.rig.quality import REASONS
-from edgeall.edge_runtime.rig.record import REVIEWS, SPACES, STATUSES, FrameRow
+from edgeall.edge_runtime.rig.record import REVIEWS, SPACES, STATUSES, FrameRow, RecordError
 
 MakeRig = Callable[..., Rig]
 
@@ -164,6 +164,16 @@ def test_the_slide_in_the_live_view_is_counted(rig: Rig) -> None:
     said = json.loads(teller(live(rig, session_id=session)))
     assert said["session"] == {"id": session, "sample": "S-9", "frames": 1}
     assert json.loads(teller(live(rig, session_id=None)))["session"] is None
+
+
+def test_the_live_view_outlives_a_record_that_can_not_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise RecordError("the disk is gone")
+
+    monkeypatch.setattr(rig.record, "session", fail)
+    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record))  # type: ignore[arg-type]
+    said = json.loads(teller(live(rig, session_id=1, problems=("the disk is gone",))))
+    assert (said["session"], said["problems"]) == (None, ["the disk is gone"])
 
 
 def test_too_many_viewers_are_sent_away(rig: Rig, page: TestClient) -> None:
