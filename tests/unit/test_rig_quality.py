@@ -77,9 +77,9 @@ def test_good_fields_pass_under_any_usual_lamp_and_noise(slide: Slide, light: fl
 @pytest.mark.parametrize("deviation", [0.0, 4.0])
 def test_focus_falls_with_every_step_out_of_focus_whatever_is_in_view(slide: Slide, deviation: float) -> None:
     gate = Gate()
-    for number, pixels in enumerate(fields(slide)):
+    for number, pixels in enumerate(fields(slide)[:3]):
         assert look(gate, noisy(pixels, deviation), number).ok
-    for pixels in fields(slide)[::2]:
+    for pixels in fields(slide)[::4]:
         steps = [look(gate, noisy(blurred(pixels, um), deviation), 99) for um in (0.0, 0.05, 0.1, 0.2, 0.3)]
         focus = [quality.focus for quality in steps]
         assert focus == sorted(focus, reverse=True) and focus[0] > 0.75
@@ -160,10 +160,10 @@ def test_the_simulated_camera_is_judged_as_its_truth_says(slide: Slide) -> None:
     for number, pixels in enumerate(fields(slide)[:3]):
         look(gate, pixels, number - 99)
     wrong: Counter[str] = Counter()
-    numbers = range(0, 720, 6)
+    numbers = range(0, 720, 12)
     for number in numbers:
         view, quality = camera.view(number), look(gate, camera.pixels(number), number, 1 / 30)
-        moved = number and (view.left, view.top) != (camera.view(number - 6).left, camera.view(number - 6).top)
+        moved = number and (view.left, view.top) != (camera.view(number - 12).left, camera.view(number - 12).top)
         wrong["moving"] += view.zone == "smear" and ("moving" in quality.reasons) != bool(moved)
         wrong["blurred"] += view.zone == "smear" and view.blur_px > 5 and "blurred" not in quality.reasons
         wrong["sharp"] += view.zone == "smear" and view.blur_px < 1 and "blurred" in quality.reasons

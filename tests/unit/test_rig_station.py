@@ -73,6 +73,7 @@ def make(
     monkeypatch.setattr(station_module, "_RETRY_S", 0.1)
     monkeypatch.setattr(station_module, "_BEAT_S", 0.1)
     monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.5)
     stations: list[Station] = []
 
     def start(
