@@ -17,6 +17,8 @@ from edgeall import __version__
 from edgeall.edge_runtime import errors
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from edgeall.edge_runtime.parallel import Layout as Spread
     from edgeall.edge_runtime.pipeline import Prediction
     from edgeall.train.synth import Layout
@@ -34,6 +36,8 @@ TRAIN_EXTRA = {
 """Modules that the device install leaves out."""
 DEPLOY_EXTRA = {"paramiko", "adbutils", "packaging"}
 """Modules that reach other machines."""
+RIG_EXTRA = {"fastapi", "starlette", "uvicorn", "argon2"}
+"""Modules that serve the rig's page."""
 
 FILE = click.Path(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
@@ -95,6 +99,11 @@ def _as_failure(error: Exception) -> errors.EdgeallError | None:
         return errors.EdgeallError(
             f"this command needs {error.name}, which only machines that deploy have",
             hint='pip install ".[deploy]" in a checkout of edgeall',
+        )
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in RIG_EXTRA:
+        return errors.EdgeallError(
+            f"this command needs {error.name}, which only a microscope rig has",
+            hint='pip install ".[rig]" in a checkout of edgeall',
         )
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
         return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
@@ -208,6 +217,16 @@ def data() -> None:
 @cli.group()
 def devices() -> None:
     """The list of devices that have a name."""
+
+
+@cli.group("rig-user")
+def rig_user() -> None:
+    """Who may log in to a rig's page."""
+
+
+@cli.group()
+def record() -> None:
+    """Check, thin out and export what a rig has recorded."""
 
 
 @_command(cli, "train")
@@ -642,6 +661,34 @@ def run_model(
     ctx.exit(0 if done else 1)
 
 
+@_command(cli, "cells")
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True)
+@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
+@click.option("--model", type=FILE, help="Crop to the input of this packed model.  [default: squares as they are]")
+@click.option(
+    "--red-cell-px",
+    type=click.FloatRange(4),
+    help="Diameter of a red cell.  [default: 0.163 of the longer side, a 100x oil objective's]",
+)
+@_JSON
+@click.pass_context
+def cells(
+    ctx: click.Context, paths: tuple[str, ...], out: Path, model: Path | None, red_cell_px: float | None, json: bool
+) -> None:
+    """Find the nucleated cells of smear fields: a table, crops, and the images with boxes drawn over them."""
+    from edgeall.edge_runtime.bundle import open_bundle
+    from edgeall.edge_runtime.rig.cells_files import cells_of_files, cells_text
+
+    manifest = None if model is None else open_bundle(model).manifest
+    if model is not None and manifest is None:
+        raise errors.UsageError(f"{model}: has no manifest that says what its input is", hint="give a packed model")
+    result = cells_of_files(paths, out, None if manifest is None else manifest.input, red_cell_px)
+    _print(result, json, lambda: cells_text(result))
+    _note(f"{out}: cells.csv, crops/, overlays/")
+    _note_research_use(json)
+    ctx.exit(0 if any("error" not in image for image in result["images"]) else 1)
+
+
 @_command(cli, "bench")
 @click.argument("model", type=FILE)
 @click.option(
@@ -837,6 +884,130 @@ def devices_rm(name: str) -> None:
     from edgeall.deploy.devices import remove_device
 
     remove_device(name)
+
+
+@_command(cli, "rig")
+@click.argument("model", type=FILE, required=False)
+@click.option(
+    "--camera",
+    metavar="SOURCE",
+    help="picamera2, /dev/video0, a folder to watch, replay:PATH of images or a video, or simulated.",
+)
+@click.option("--record", type=FILE, metavar="DIR", help="Where all that is seen and said is kept.")
+@click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:8000", help="Beyond this machine it needs --users.")
+@click.option("--users", type=FILE, help="Who may log in: made by edgeall rig-user.")
+@click.option("--demo", is_flag=True, help="A simulated slide, a model of its cells, a record in build/rig-demo.")
+@click.option("--install-service", is_flag=True, help="Have systemd run it from now on; needs root.")
+def rig(
+    model: Path | None,
+    camera: str | None,
+    record: Path | None,
+    listen: str,
+    users: Path | None,
+    demo: bool,
+    install_service: bool,
+) -> None:
+    """Judge what a microscope's camera sees, keep a record, and show it on a page in the browser.
+
+    \b
+    edgeall rig --demo
+    edgeall rig model.tflite --camera picamera2 --record slides
+    """
+    from edgeall.edge_runtime.rig import serve as room
+
+    if demo:
+        model, camera = model or room.DEMO_MODEL, camera or room.SIMULATED
+        record = record or Path("build/rig-demo")
+    if model is None or camera is None or record is None:
+        raise errors.UsageError("a rig needs MODEL, --camera and --record", hint="or --demo, which brings all three")
+    _note_research_use(False)
+    if install_service:
+        for command in room.install(model, camera, record, listen, users):
+            print(command)
+        return
+    room.serve(model, camera, record, listen, users, note=_note, opened=room.show if demo else lambda address: None)
+
+
+@_command(rig_user, "add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["view", "operate"]), required=True, help="Look, or also act and review.")
+@click.option("--users", type=FILE, required=True, help="The file; made when missing.")
+@click.option("--force", is_flag=True, help="Give somebody who is there a new role and password.")
+def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
+    """Let somebody in; the password is the first line of stdin."""
+    from edgeall.edge_runtime.rig.access import add_user
+
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        _note("password (it is not shown):")
+        password = getpass("")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    add_user(users, name, role, password, replace=force)
+    _note(f"{name} may {role}: {users}")
+
+
+@_command(rig_user, "rm")
+@click.argument("name")
+@click.option("--users", type=FILE, required=True, help="The file.")
+def rig_user_rm(name: str, users: Path) -> None:
+    """Let somebody in no longer; a running rig forgets them at once."""
+    from edgeall.edge_runtime.rig.access import remove_user
+
+    remove_user(users, name)
+
+
+@_command(record, "verify")
+@click.argument("folder", type=FILE)
+@click.option("--head", metavar="HASH", help="A head noted earlier: shows that no row up to it was cut off.")
+@_JSON
+@click.pass_context
+def record_verify(ctx: click.Context, folder: Path, head: str | None, json: bool) -> None:
+    """Find every alteration of a record: rows changed, removed, inserted or reordered; images missing or altered.
+
+    Rows cut off at the end leave no trace in the record itself. Note the head that is printed, somewhere else, and give
+    it with --head later.
+    """
+    from edgeall.edge_runtime.rig.record_check import as_json, check, check_text
+
+    found = check(folder, head)
+    _print(as_json(found), json, lambda: check_text(found))
+    ctx.exit(1 if found.problems else 0)
+
+
+@_command(record, "prune")
+@click.argument("folder", type=FILE)
+@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), required=True, help="UTC.")
+@_JSON
+def record_prune(folder: Path, before: datetime, json: bool) -> None:
+    """Remove images recorded before a day; rows stay, and the removal is recorded."""
+    from datetime import timezone
+
+    from edgeall.edge_runtime.rig.record import Record
+    from edgeall.edge_runtime.tools.tables import record as facts
+
+    with Record(folder, create=False) as opened:
+        pruned = opened.prune_images(before.replace(tzinfo=timezone.utc))
+    result = {"images": pruned.images, "freed_bytes": pruned.freed_bytes}
+    _print(result, json, lambda: facts(result))
+
+
+@_command(record, "export")
+@click.argument("folder", type=FILE)
+@click.option("--session", type=int, required=True, help="Its number, as the page shows it.")
+@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
+@_JSON
+def record_export(folder: Path, session: int, out: Path, json: bool) -> None:
+    """Write a session's frames as a table, its images, and the reviewed ones as a folder for `edgeall train`."""
+    from edgeall.edge_runtime.rig.record import Record
+    from edgeall.edge_runtime.rig.record_export import export_session
+    from edgeall.edge_runtime.tools.tables import record as facts
+
+    with Record(folder, create=False) as opened:
+        result = export_session(opened, session, out)
+    _print(result, json, lambda: facts(result))
+    _note_research_use(json)
 
 
 @_command(data, "ls")

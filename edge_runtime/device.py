@@ -96,6 +96,11 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
     return warnings
 
 
+def throttling(bits: int | None) -> list[str]:
+    """In words what slows a Raspberry Pi down now, by its ``throttled`` bits; nothing where there are none."""
+    return [name for bit, name in enumerate(_THROTTLING) if (bits or 0) >> bit & 1]
+
+
 def rss_bytes() -> int | None:
     """The physical memory this process holds now; None where the system doesn't say (not Linux)."""
     return _status_bytes("VmRSS:")

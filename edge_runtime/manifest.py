@@ -40,6 +40,7 @@ class Manifest:
         decision: thresholds, e.g. ``review_below``.
         novelty: the score of how unlike the training images an image is; empty where the model has none.
         golden: where the golden images come from.
+        quality: limits of the rig's quality gate (`edgeall.edge_runtime.rig.quality`); empty where none were fitted.
         intended_use: one sentence.
         flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.pack`.
         flatbuffer_bytes: its length, which is where the archive begins.
@@ -60,6 +61,7 @@ class Manifest:
     decision: dict[str, Any] = field(default_factory=dict)
     novelty: dict[str, Any] = field(default_factory=dict)
     golden: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
     intended_use: str = RESEARCH_USE
     flatbuffer_sha256: str = ""
     flatbuffer_bytes: int = 0
@@ -107,7 +109,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         flatbuffer_sha256=_take(values, "flatbuffer_sha256", str, name),
         flatbuffer_bytes=_take(values, "flatbuffer_bytes", int, name),
         intended_use=_take(values, "intended_use", str, name),
-        novelty=_take(values, "novelty", dict, name) if "novelty" in values else {},
+        **{key: _take(values, key, dict, name) if key in values else {} for key in ("novelty", "quality")},
         **{
             key: _take(values, key, dict, name)
             for key in ("quantization", "training", "metrics", "calibration", "decision", "golden")

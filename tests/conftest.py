@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["fixtures_models", "fixtures_run", "fixtures_ssh"]
+pytest_plugins = ["fixtures_models", "fixtures_rig", "fixtures_run", "fixtures_ssh"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

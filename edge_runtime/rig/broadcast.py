@@ -1,0 +1,121 @@
+"""One thread that watches the station, and any number of viewers who are told at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
+
+
+class _Numbered(Protocol):
+    @property
+    def number(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Numbered)
+
+SHORTEST_S = 0.1
+"""Between two pictures on the page: more a second than anybody can judge by, fewer bytes than a lab's network minds."""
+IDLE_S = 1.0
+KEPT = 4
+"""Snapshots that a viewer who is a little late still finds."""
+
+
+class Broadcast(Generic[T]):
+    """Hands each new snapshot of the station to every viewer as one text, made once.
+
+    Args:
+        wait: blocks until a snapshot with a number above ``after`` is there, or some seconds have passed; then gives
+            the newest one.
+        text: a snapshot for the page.
+    """
+
+    def __init__(self, wait: Callable[[int, float], T], text: Callable[[T], str]) -> None:
+        self._wait, self._text = wait, text
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn = asyncio.Event()
+        self._round = 0
+        self._message = ""
+        self._kept: OrderedDict[int, T] = OrderedDict()
+        self._watched = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self.viewers = 0
+
+    @property
+    def closed(self) -> bool:
+        """No stream goes on."""
+        return self._closed.is_set()
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._watch, name="page", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End every viewer's stream; may be called from a signal handler."""
+        self._closed.set()
+        self._watched.set()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def join(self) -> None:
+        """Wait for the thread to end."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def enter(self) -> int:
+        """One more viewer. On the event loop, as `leave`. Gives the last round, which may be long past."""
+        self.viewers += 1
+        self._watched.set()
+        return self._round
+
+    def leave(self) -> None:
+        """One less; with nobody looking nothing is made."""
+        self.viewers -= 1
+        if not self.viewers and not self.closed:
+            self._watched.clear()
+
+    async def newer(self, seen: int, timeout_s: float) -> tuple[int, str]:
+        """The newest text with its round, once there is one after round ``seen``, or when the time is over."""
+        if self._round == seen and not self.closed:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._turn.wait(), timeout_s)
+        return self._round, self._message
+
+    def snapshot(self, number: int) -> T | None:
+        """One that was told of lately, by its number, else the newest; None before the first."""
+        kept = self._kept
+        if number in kept:
+            return kept[number]
+        return next(reversed(kept.values()), None)
+
+    def _watch(self) -> None:
+        number = -1
+        while self._watched.wait() and not self._closed.is_set():
+            began = time.monotonic()
+            live = self._wait(number, IDLE_S)
+            number = live.number
+            text = self._text(live)
+            assert self._loop is not None
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._publish, live, text)
+            time.sleep(max(0.0, SHORTEST_S - (time.monotonic() - began)))
+
+    def _publish(self, live: T, text: str) -> None:
+        self._kept[live.number] = live
+        self._kept.move_to_end(live.number)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        self._round, self._message = self._round + 1, text
+        self._wake()
+
+    def _wake(self) -> None:
+        turn, self._turn = self._turn, asyncio.Event()
+        turn.set()

@@ -1,0 +1,208 @@
+"""The pages of what goes on now: live view, captures, starting and ending a slide, settings, health."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Form, Request
+from fastapi import Path as InPath
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from edgeall.edge_runtime.device import describe_device, throttling
+from edgeall.edge_runtime.errors import EdgeallError
+from edgeall.edge_runtime.rig import words
+from edgeall.edge_runtime.rig.access import Access
+from edgeall.edge_runtime.rig.broadcast import Broadcast
+from edgeall.edge_runtime.rig.page import Page
+from edgeall.edge_runtime.rig.record import MAX_TEXT, RecordError, SessionNotes
+from edgeall.edge_runtime.rig.station import SAVE, Live, Picture, Settings, Station
+
+MAX_VIEWERS = 24
+ALIVE_S = 10.0
+"""A stream says something so often at least, and asks whether its viewer is still logged in."""
+_COUNT_S = 3.0
+Short = Annotated[str, Form(max_length=MAX_TEXT)]
+
+
+class TooManyViewers(EdgeallError):
+    """More live views are open than this machine should serve."""
+
+
+class Teller:
+    """Puts a snapshot of the station into what ``live.js`` shows; used by one thread."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._picture: Picture | None = None
+        self._picture_number = 0
+        self._session: dict[str, Any] | None = None
+        self._counted = 0.0
+
+    def __call__(self, live: Live) -> str:
+        """One line of JSON."""
+        if live.picture is not self._picture:
+            self._picture, self._picture_number = live.picture, live.number
+        level, title, advice = light(live)
+        judged = live.status == "judged"
+        return json.dumps(
+            {
+                "picture": self._picture_number if live.picture else None,
+                "size": live.size,
+                "level": level,
+                "title": title,
+                "advice": advice,
+                "label": live.label if judged else "",
+                "probability": words.percent(live.probability) if judged and live.label else "",
+                "probabilities": {
+                    label: [round(live.probabilities[label], 4), words.percent(live.probabilities[label])]
+                    if judged and label in live.probabilities
+                    else [0, ""]
+                    for label in self._page.labels
+                },
+                "review": live.review and judged,
+                "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in live.cells]
+                if judged
+                else [],
+                "focus": round(live.quality.focus, 3) if live.quality else 0,
+                "rate": f"{live.frames_per_s:.1f} frames/s",
+                "camera": f"{live.camera.name}: {live.camera.state}",
+                "session": self._told_session(live.session_id),
+                "problems": list(live.problems),
+            }
+        )
+
+    def _told_session(self, session_id: int | None) -> dict[str, Any] | None:
+        """Which slide, and how many frames it has: counted now and then."""
+        now = time.monotonic()
+        if session_id is None:
+            self._session = None
+        elif self._session is None or self._session["id"] != session_id or now - self._counted > _COUNT_S:
+            self._counted = now
+            with suppress(RecordError):  # the disk's trouble is told by `problems`; the picture goes on
+                session = self._page.record.session(session_id)
+                self._session = {"id": session_id, "sample": session.notes.sample, "frames": session.frames}
+        return self._session
+
+
+def light(live: Live) -> tuple[str, str, str]:
+    """The quality light: ``good``, ``warn`` or ``bad``, what it means, and what to do about it."""
+    if live.camera.state != "live":
+        return "bad", "No picture", live.camera.detail or "waiting for the camera"
+    if live.status == "waiting" or live.quality is None:
+        return "bad", "No picture yet", "waiting for the camera"
+    if live.status == "refused":
+        reasons = live.quality.reasons
+        return "warn", ", ".join(map(words.reason, reasons)), "; ".join(filter(None, map(words.advice, reasons)))
+    if live.status == "unjudged":
+        return "warn", "Not judged", live.problems[0] if live.problems else "judging is switched off in the settings"
+    return "good", "Good field", "" if live.session_id is not None else "start a slide to record what is seen"
+
+
+def live_routes(page: Page, station: Station, access: Access, broadcast: Broadcast[Live]) -> APIRouter:
+    """The routes."""
+    routes, record = APIRouter(), page.record
+    device = describe_device()
+
+    @routes.get("/", response_class=HTMLResponse)
+    def live(request: Request) -> HTMLResponse:
+        """What the camera sees, and what the model says of it."""
+        session_id = station.session_id
+        session = record.session(session_id) if session_id is not None else None
+        return page.html(request, "live.html", labels=page.labels, session=session, unit=page.unit)
+
+    @routes.get("/events", response_class=StreamingResponse)
+    async def events(request: Request) -> StreamingResponse:
+        """The same as it changes: server-sent events."""
+        if broadcast.viewers >= MAX_VIEWERS:
+            raise TooManyViewers(f"{MAX_VIEWERS} live views are open already", hint="close one of them")
+        return StreamingResponse(_stream(broadcast, access, request.state.token), media_type="text/event-stream")
+
+    @routes.get("/live/{number}.jpg")
+    async def picture(number: Annotated[int, InPath(ge=0, le=2**62)]) -> Response:
+        """The picture that an event named, or the newest."""
+        found = broadcast.snapshot(number) or station.live()
+        if found.picture is None:
+            return Response(status_code=404)
+        return Response(await run_sync(found.picture.jpeg), media_type="image/jpeg")
+
+    @routes.post("/capture")
+    def capture() -> JSONResponse:
+        """Record what is shown now, with its image; gives the frame's id."""
+        return JSONResponse({"frame": station.capture()})
+
+    @routes.post("/slides")
+    def start(
+        sample: Annotated[str, Form(min_length=1, max_length=MAX_TEXT)],
+        operator: Short = "",
+        stain: Short = "",
+        magnification: Short = "",
+        notes: Short = "",
+    ) -> RedirectResponse:
+        """Begin a slide."""
+        given = (text.strip() for text in (sample, operator, stain, magnification, notes))
+        station.start_session(SessionNotes(*given))
+        return RedirectResponse("/", 303)
+
+    @routes.post("/slides/end")
+    def end() -> RedirectResponse:
+        """End it; goes on to what it comes to."""
+        return RedirectResponse(f"/slides/{station.end_session()}", 303)
+
+    @routes.get("/settings", response_class=HTMLResponse)
+    def settings(request: Request, saved: bool = False) -> HTMLResponse:
+        """What an operator may change."""
+        return page.html(
+            request, "settings.html", settings=station.settings, choices=SAVE, saved=saved, model=_model(page)
+        )
+
+    @routes.post("/settings")
+    def change(
+        save: Annotated[Literal["every frame", "on review", "on capture"], Form()],
+        judge: Annotated[bool, Form()] = False,
+    ) -> RedirectResponse:
+        """Change it."""
+        station.change_settings(Settings(judge=judge, save=save))
+        return RedirectResponse("/settings?saved=true", 303)
+
+    @routes.get("/health", response_class=HTMLResponse)
+    def health(request: Request) -> HTMLResponse:
+        """How machine, camera and disk fare."""
+        now = station.live()
+        return page.html(
+            request,
+            "health.html",
+            live=now,
+            light=light(now),
+            device=device,
+            throttling=throttling(now.health.throttled),
+            events=record.events(20),
+            model=_model(page),
+            viewers=broadcast.viewers,
+        )
+
+    return routes
+
+
+def _model(page: Page) -> dict[str, Any]:
+    return {"name": page.model, "sha256": page.model_sha256, "unit": page.unit}
+
+
+async def _stream(broadcast: Broadcast[Live], access: Access, token: str) -> AsyncIterator[str]:
+    seen, asked = broadcast.enter(), time.monotonic()
+    try:
+        yield "retry: 1000\n\n"
+        while not broadcast.closed:
+            now, message = await broadcast.newer(seen, ALIVE_S)
+            yield f"data: {message}\n\n" if now != seen else ": alive\n\n"
+            seen = now
+            if time.monotonic() - asked > ALIVE_S:
+                asked = time.monotonic()
+                if access.who(token) is None:
+                    return
+    finally:
+        broadcast.leave()

@@ -1,0 +1,75 @@
+"""Small pictures of recorded images, made when asked for and kept while they fit."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from PIL import Image
+
+from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.rig.record import Record, RecordedFrame
+
+THUMBNAIL_PX = 320
+CELL_PX = 160
+KEPT_BYTES = 8_000_000
+
+
+class Pictures:
+    """Thumbnails and cut-out cells as JPEG, by digest and cell; safe between threads."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def whole(self, digest: str) -> bytes | None:
+        """The image as recorded; None where there is none (any longer), or the name is no digest."""
+        path = self._record.image_path(digest)
+        return None if path is None else path.read_bytes()
+
+    def thumbnail(self, digest: str) -> bytes | None:
+        """`THUMBNAIL_PX` at most on either side."""
+        return self._make((digest, None), digest, lambda image: _within(image, THUMBNAIL_PX))
+
+    def cell(self, frame: RecordedFrame, index: int) -> bytes | None:
+        """One cell of a frame with a little of what is around it."""
+        if frame.image is None or not 0 <= index < len(frame.row.cells):
+            return None
+        left, top, right, bottom = frame.row.cells[index]["box"]
+        margin = (right - left + bottom - top) // 12
+        box = (left - margin, top - margin, right + margin, bottom + margin)
+
+        def cut(image: Image.Image) -> Image.Image:
+            inside = (max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height))
+            return _within(image.crop(inside), CELL_PX)
+
+        return self._make((frame.image, box), frame.image, cut)
+
+    def _make(self, key: Hashable, digest: str, change: Callable[[Image.Image], Image.Image]) -> bytes | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        path = self._record.image_path(digest)
+        if path is None:
+            return None
+        file = io.BytesIO()
+        with open_rgb(path) as image:
+            change(image).save(file, "JPEG", quality=82)
+        picture = file.getvalue()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = picture
+                self._bytes += len(picture)
+            while self._bytes > KEPT_BYTES:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return picture
+
+
+def _within(image: Image.Image, px: int) -> Image.Image:
+    image.thumbnail((px, px), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return image

@@ -1,0 +1,142 @@
+"""What leaves a record: a table of frames, their images, and the reviewed ones as a folder for `edgeall train`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.manifest import RESEARCH_USE
+from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError
+
+COLUMNS = (
+    *("frame", "session", "sample", "recorded", "taken", "camera_frame", "trigger", "status", "reasons"),
+    *("label", "model_label", "probability", "review_asked", "reviewed_by", "review_note", "cells", "image"),
+    *("probabilities", "model", "model_sha256", "software", "use"),
+)
+
+
+def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]:
+    """Write all that a record holds of a session into a new folder.
+
+    ``frames.csv``, ``images/``, ``training/<label>/`` (the reviewed ones) and ``session.json`` (notes, summary, and the
+    head of the chain that all this was taken from).
+
+    Raises:
+        RecordError: no such session.
+        UsageError: the folder holds something already.
+    """
+    session = record.session(session_id)
+    _make(out)
+    rows = export_csv(record, session_id, out / "frames.csv")
+    images = 0
+    (out / "images").mkdir()
+    for digest in {frame.image for frame in record.frames(session_id, limit=None) if frame.image}:
+        images += _copy(record, digest, out / "images" / f"{digest}.jpg")
+    training = export_training(record, out / "training", session_id)
+    facts = {
+        "use": RESEARCH_USE,
+        "session": dataclasses.asdict(session),
+        "summary": dataclasses.asdict(record.summary(session_id)),
+        "head": record.head(),
+    }
+    (out / "session.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"frames": rows, "images": images, "training": training, "out": str(out)}
+
+
+def export_csv(record: Record, session_id: int, out: Path) -> int:
+    """Write a line for each frame of a session, oldest first; returns how many. Raises RecordError where none is."""
+    session = record.session(session_id)
+    frames = record.frames(session_id, limit=None)
+    try:
+        with open(out, "x", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for frame in reversed(frames):
+                own = [review for review in frame.reviews if review.cell is None]
+                writer.writerow(
+                    [
+                        *(frame.id, session_id, session.notes.sample, frame.at, frame.row.taken.isoformat()),
+                        *(frame.row.number, frame.row.trigger, frame.row.status, "; ".join(frame.row.reasons)),
+                        *(frame.label, frame.row.label, frame.row.probability, "yes" if frame.row.review else "no"),
+                        *((own[-1].by, own[-1].note) if own else ("", "")),
+                        *(len(frame.row.cells), frame.image, json.dumps(dict(frame.row.probabilities))),
+                        *(session.model, session.model_sha256, session.software, RESEARCH_USE),
+                    ]
+                )
+    except FileExistsError as error:
+        raise UsageError(f"{out}: is there already", hint="choose another name") from error
+    return len(frames)
+
+
+def export_training(record: Record, folder: Path, session_id: int | None = None) -> dict[str, int]:
+    """Write the reviewed images as ``folder/<label>/<image>``, the layout that `edgeall train` reads.
+
+    A reviewed frame is copied as it was recorded; a reviewed cell is cut out of it and saved as PNG. The last review
+    of each counts. Images that were pruned, or never saved, are left out.
+
+    Args:
+        record: the record.
+        folder: a new or empty one.
+        session_id: None takes all sessions.
+
+    Returns:
+        Images of each label.
+
+    Raises:
+        RecordError: no such session.
+        UsageError: the folder holds something already.
+    """
+    sessions = [session.id for session in record.sessions()] if session_id is None else [session_id]
+    _make(folder)
+    written: Counter[str] = Counter()
+    for number in sessions:
+        for frame in record.frames(number, review="done", limit=None):
+            for cell, label in {review.cell: review.label for review in frame.reviews}.items():
+                written[label] += _write_example(record, frame, cell, folder / label)
+    return dict(sorted((label, count) for label, count in written.items() if count))
+
+
+def _write_example(record: Record, frame: RecordedFrame, cell: int | None, folder: Path) -> int:
+    path = None if frame.image is None else record.image_path(frame.image)
+    if path is None or frame.image is None:
+        return 0
+    folder.mkdir(exist_ok=True)
+    if cell is None:
+        return _copy(record, frame.image, folder / f"{frame.image}.jpg")
+    with open_rgb(path) as image:
+        _cut(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
+    return 1
+
+
+def _cut(image: Image.Image, box: list[int]) -> Image.Image:
+    left, top, right, bottom = box
+    return image.crop((left, top, right, bottom))
+
+
+def _copy(record: Record, digest: str, to: Path) -> int:
+    path = record.image_path(digest)
+    if path is None or to.exists():
+        return 0
+    shutil.copyfile(path, to)
+    return 1
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: not a folder", hint="choose another name") from error
+    except OSError as error:
+        raise RecordError(f"{folder}: can't be written ({error.strerror})") from error
+    if taken:
+        raise UsageError(f"{folder}: holds something already", hint="choose a new folder")

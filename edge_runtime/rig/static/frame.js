@@ -1,0 +1,42 @@
+"use strict";
+// Review by keyboard: 1 to 9 choose a label, arrows up and down a cell, right the older frame, N the next to review.
+const form = document.getElementById("review");
+const image = document.getElementById("picture");
+const boxes = document.getElementById("boxes");
+const radios = form ? [...form.querySelectorAll("input[name=cell]")] : [];
+
+function draw() {
+  if (!image || !image.naturalWidth || !radios.length) return;
+  const cells = radios.map((radio) => ({ box: radio.dataset.box.split(" ").map(Number), chosen: radio.checked }));
+  drawBoxes(boxes, image.naturalWidth, image.naturalHeight, cells);
+}
+
+if (image) image.addEventListener("load", draw);
+for (const radio of radios) radio.addEventListener("change", draw);
+draw();
+const chosen = radios.find((radio) => radio.checked);
+if (chosen) chosen.scrollIntoView({ block: "nearest" });
+
+document.addEventListener("keydown", (event) => {
+  if (!isShortcut(event)) return;
+  const label = form && form.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
+  const link = { ArrowRight: "older", n: "needed", N: "needed" }[event.key];
+  const target = link && document.getElementById(link);
+  if (label) {
+    event.preventDefault();
+    form.requestSubmit(label);
+  } else if (target && !(event.key === "ArrowRight" && event.target.type === "radio")) {
+    event.preventDefault();
+    location.assign(target.href);
+  }
+});
+
+const explain = document.getElementById("explain");
+if (explain) {
+  const plain = image.src;
+  explain.addEventListener("click", () => {
+    const shown = explain.getAttribute("aria-pressed") === "true";
+    explain.setAttribute("aria-pressed", String(!shown));
+    image.src = shown ? plain : explain.dataset.map;
+  });
+}

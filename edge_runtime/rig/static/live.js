@@ -1,0 +1,133 @@
+"use strict";
+// The live view: events say what there is to see, the picture is fetched as fast as this browser shows it.
+const $ = (id) => document.getElementById(id);
+let view = $("view");
+const bars = [...$("bars").children];
+const csrf = document.querySelector("meta[name=csrf]").content;
+const capture = $("capture");
+const slide = $("slide");
+let latest = null; // the newest event
+let shown = null; // the event whose picture is on the screen
+let loading = false;
+let problems = "";
+
+function text(id, value) {
+  const element = $(id);
+  if (element.textContent !== value) element.textContent = value;
+}
+
+function fill(bar, fraction) {
+  bar.lastElementChild.setAttribute("width", 100 * fraction);
+}
+
+function tell(now) {
+  const light = $("light");
+  if (!light.classList.contains(now.level)) light.className = `light ${now.level}`;
+  text("title", now.title);
+  text("advice", now.advice);
+  fill($("focus"), now.focus);
+  text("focus-said", now.focus ? `${Math.round(100 * now.focus)} %` : "");
+  text("label", now.label || "–");
+  text("probability", now.probability);
+  $("asks").hidden = !now.review;
+  for (const bar of bars) {
+    const [value, words] = now.probabilities[bar.firstElementChild.textContent];
+    fill(bar.querySelector("svg"), value);
+    bar.querySelector("span").textContent = words;
+  }
+  text("rate", now.rate);
+  text("camera", now.camera);
+  if (now.problems.join() !== problems) {
+    problems = now.problems.join();
+    $("problems").replaceChildren(...now.problems.map((problem) => {
+      const line = document.createElement("p");
+      line.className = "notice bad";
+      line.textContent = problem;
+      return line;
+    }));
+  }
+  const session = now.session ? String(now.session.id) : "";
+  if (session !== slide.dataset.session) {
+    // Another viewer began or ended a slide. What is being typed here is not thrown away for that.
+    const typing = [...slide.querySelectorAll("input:not([type=hidden]), textarea")].some((field) => field.value !== field.defaultValue);
+    if (!typing) location.reload();
+  } else if (now.session) {
+    text("frames", String(now.session.frames));
+  }
+}
+
+async function fetchPicture() {
+  if (loading || !latest || latest.picture === null || (shown && shown.picture === latest.picture)) return;
+  loading = true;
+  const event = latest;
+  const next = view.cloneNode();
+  next.src = `/live/${event.picture}.jpg`;
+  try {
+    await next.decode(); // then picture and boxes change in one step
+    shown = event;
+    next.dataset.picture = event.picture;
+    view.replaceWith(next);
+    view = next;
+    drawBoxes($("boxes"), event.size[0], event.size[1], event.cells);
+    setTimeout(fetchPicture, 0);
+  } catch {
+    setTimeout(fetchPicture, 1000); // the rig is busy, or gone
+  }
+  loading = false;
+}
+
+let source = null;
+function listen() {
+  source = new EventSource("/events");
+  source.onmessage = (message) => {
+    latest = JSON.parse(message.data);
+    text("connection", "");
+    tell(latest);
+    fetchPicture();
+  };
+  source.onerror = async () => {
+    text("connection", "No connection to the rig; trying again.");
+    $("light").className = "light bad";
+    text("title", "No connection");
+    text("advice", "");
+    if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    const answer = await fetch("/", { method: "HEAD", headers: { accept: "text/html" } }).catch(() => null);
+    if (answer && answer.redirected) location.assign("/login");
+    else setTimeout(listen, 3000);
+  };
+}
+listen();
+// Nobody looks: spare the network, and take it up again later.
+document.addEventListener("visibilitychange", () => {
+  source.close();
+  if (!document.hidden) listen();
+});
+
+// Beginning or ending a slide leads to another page: the news of it must not reload this one meanwhile.
+document.addEventListener("submit", () => source.close());
+
+async function takeCapture() {
+  if (!capture || capture.disabled) return;
+  capture.disabled = true;
+  const said = $("said");
+  try {
+    const answer = await fetch("/capture", { method: "POST", headers: { "x-csrf-token": csrf } });
+    if (!answer.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      throw new Error(page.querySelector("main p, main h1").textContent);
+    }
+    const { frame } = await answer.json();
+    const link = document.createElement("a");
+    link.href = `/frames/${frame}`;
+    link.textContent = `frame ${frame}`;
+    said.replaceChildren("Captured as ", link, ".");
+  } catch (error) {
+    said.textContent = `Not captured: ${error.message}`;
+  }
+  capture.disabled = false;
+}
+
+if (capture) capture.addEventListener("click", takeCapture);
+document.addEventListener("keydown", (event) => {
+  if (isShortcut(event) && event.key.toLowerCase() === "c") takeCapture();
+});

@@ -1,0 +1,59 @@
+"""Takes the pictures of the rig's page that README and guide show: ``python tests/browser/pictures.py docs/images``."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from fixtures_rig import Served
+
+LARGEST_BYTES = 150_000
+WATCHED_S = 25
+"""So long the slide is looked at before its summary is taken: it leads over an empty and a thick place too."""
+
+
+def take(out: Path) -> None:
+    """Write ``rig-live.jpg`` and ``rig-summary.jpg``."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        rig = Served(Path(folder))
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        try:
+            page = browser.new_page(viewport={"width": 1400, "height": 880}, color_scheme="light")
+            page.goto(rig.address)
+            page.get_by_label("Sample id").fill("DEMO-1")
+            page.get_by_role("button", name="Start the slide").click()
+            page.get_by_role("heading", name="DEMO-1").wait_for()
+            page.wait_for_timeout(1000 * WATCHED_S)
+            page.locator("main:has(#light.good):has(#boxes rect.cell) #probability:not(:empty)").wait_for()
+            save(page, out / "rig-live.jpg")
+            page.get_by_role("button", name="End this slide").click()
+            page.wait_for_url("**/slides/*")
+            save(page, out / "rig-summary.jpg")
+        finally:
+            browser.close()
+            rig.stop()
+
+
+def save(page: Any, file: Path) -> None:
+    """What the window shows, as good as `LARGEST_BYTES` allow."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    for quality in range(92, 40, -4):
+        picture.save(file, quality=quality, optimize=True)
+        if file.stat().st_size <= LARGEST_BYTES:
+            print(f"{file}: {file.stat().st_size} bytes")
+            return
+    raise SystemExit(f"{file}: more than {LARGEST_BYTES} bytes")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    take(target)

@@ -1,0 +1,275 @@
+"""The rig's page in a real browser: what a person sees and does by mouse, by keyboard alone and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_rig import PASSWORDS, Served
+
+from edgeall.edge_runtime.manifest import RESEARCH_USE
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe_module = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
+WIDE, PHONE = (1400, 900), (380, 760)
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+WAIT_MS = 60_000
+"""On a machine that is busy with other things."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """At the machine itself: nobody logs in."""
+    rig = Served(tmp_path_factory.mktemp("rig"))
+    yield rig
+    rig.stop()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, users_file: Path) -> Iterator[Served]:
+    """With a users file."""
+    rig = Served(tmp_path_factory.mktemp("guarded"), "--users", users_file)
+    yield rig
+    rig.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """``open_page(address, size, **context)``: a page of a fresh browser whose console must stay silent."""
+    contexts, complaints = [], []
+
+    def make(address: str, size: tuple[int, int] = WIDE, **settings: Any) -> Any:
+        context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, **settings)
+        context.set_default_timeout(WAIT_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type != "log" else None)
+        page.on("request", lambda request: complaints.append(request.url) if address not in request.url else None)
+        page.goto(address)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def until(page: Any, expression: str, check: Callable[[Any], bool]) -> Any:
+    """The value of a JavaScript expression once it passes; the page's own policy forbids Playwright's way to wait."""
+    ends = time.monotonic() + WAIT_MS / 1000
+    while not check(value := page.evaluate(expression)):
+        assert time.monotonic() < ends, f"{expression} stays {value}"
+        page.wait_for_timeout(50)
+    return value
+
+
+def start_slide(page: Any, sample: str) -> None:
+    page.get_by_label("Sample id").fill(sample)
+    page.get_by_role("button", name="Start the slide").click()
+    page.get_by_role("heading", name=sample).wait_for()
+
+
+def end_slide(page: Any) -> None:
+    page.get_by_role("button", name="End this slide").click()
+    page.wait_for_url("**/slides/*")
+
+
+def wait_for_good_field(page: Any) -> None:
+    page.locator("main:has(#light.good) #probability:not(:empty)").wait_for()
+
+
+def capture(page: Any, take: Callable[[], None], follow: Callable[[], None]) -> None:
+    """Capture a field with cells; ends on its page. The slide moves on while one reaches for the button."""
+    live = page.url
+    for _ in range(10):
+        wait_for_good_field(page)
+        take()
+        page.locator("#said a").wait_for()
+        follow()
+        page.wait_for_url("**/frames/*")
+        if page.locator("#review").count():
+            return
+        page.goto(live)
+    raise AssertionError("ten captures without a cell")
+
+
+def capture_by_mouse(page: Any) -> None:
+    capture(page, page.get_by_role("button", name="Capture").click, page.locator("#said a").click)
+
+
+def test_the_live_view_moves(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    assert RESEARCH_USE in page.locator("body").inner_text().lower()
+    shown = "Number(document.getElementById('view').dataset.picture ?? -1)"
+    numbers = [-1]
+    for _ in range(3):
+        numbers.append(until(page, shown, lambda number: number > numbers[-1]))
+    assert page.evaluate("document.getElementById('view').naturalWidth") == 1280
+    until(page, "parseFloat(document.getElementById('rate').textContent)", lambda rate: rate > 0)
+    wait_for_good_field(page)
+    assert page.locator("#boxes rect.cell").count() > 0
+
+
+def test_capture_review_correct_export(served: Served, open_page: Callable[..., Any], tmp_path: Path) -> None:
+    page = open_page(served.address)
+    start_slide(page, "S-mouse")
+    capture_by_mouse(page)
+    cells = page.locator("input[name=cell]").count()
+    assert cells > 0
+    said = page.locator("fieldset.cells span").first.inner_text()
+    other = next(label for label in ("Benign", "Early", "Pre", "Pro") if label not in said)
+    page.locator("fieldset.cells label").first.click()
+    page.get_by_role("button", name=other).click()
+    page.locator("fieldset.cells em", has_text="reviewed").first.wait_for()
+    assert other in page.locator("fieldset.cells span").first.inner_text()
+    page.get_by_role("link", name="S-mouse").click()
+    assert page.locator("dl.counts div", has_text="reviewed").locator("dd").inner_text() == "1"
+    for name, ending in (("Table (CSV)", ".csv"), ("Training folder", ".zip")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name).click()
+        download.value.save_as(tmp_path / f"export{ending}")
+    assert RESEARCH_USE in (tmp_path / "export.csv").read_text()
+    names = zipfile.ZipFile(tmp_path / "export.zip").namelist()
+    assert any(name.startswith(f"{other}/") and name.endswith(".png") for name in names)
+    page.get_by_role("link", name="Report to print").click()
+    assert page.locator(".tile img").first.evaluate("image => image.complete || image.loading === 'lazy'")
+    page.goto(served.address)
+    end_slide(page)
+
+
+def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    keys = page.keyboard
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            keys.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"Tab never gets to {selector}")
+
+    keys.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    tab_to("input[name=sample]")
+    keys.type("S-keys c")  # the letter of the capture is a letter here
+    keys.press("Enter")
+    page.get_by_role("heading", name="S-keys c").wait_for()
+
+    def follow() -> None:
+        tab_to("#said a")
+        keys.press("Enter")
+
+    capture(page, lambda: keys.press("c"), follow)
+    keys.press("4")
+    page.locator("ul.log li", has_text="Pro").first.wait_for()
+    page.goto(served.address)
+    tab_to("form[action='/slides/end'] button")
+    keys.press("Enter")
+    page.wait_for_url("**/slides/*")
+
+
+def test_log_in_roles_and_log_out(guarded: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(guarded.address)
+    page.wait_for_url("**/login")
+
+    def log_in(name: str) -> None:
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORDS[name])
+        page.get_by_role("button", name="Log in").click()
+        page.locator("#view").wait_for()
+
+    log_in("viktor")
+    wait_for_good_field(page)
+    assert page.get_by_role("button", name="Start the slide").count() == 0
+    page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/login")
+    log_in("olga")
+    start_slide(page, "S-olga")
+    assert page.get_by_role("button", name="Capture").is_enabled()
+    end_slide(page)
+
+
+def test_on_a_phone(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address, PHONE, has_touch=True, is_mobile=True)
+    start_slide(page, "S-phone")
+    capture_by_mouse(page)
+    frame = page.url
+    for address in ("", "/slides", "/gallery", "/settings", "/health", frame.removeprefix(served.address)):
+        page.goto(served.address + address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], address
+    page.goto(served.address)
+    box = page.get_by_role("button", name="Capture").bounding_box()
+    assert box["height"] >= 44 and box["y"] + box["height"] <= PHONE[1]  # in reach without scrolling
+    end_slide(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
+def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
+    axe = axe_module.Axe()
+    page = open_page(served.address)
+    start_slide(page, "S-axe")
+    capture_by_mouse(page)
+    addresses = ["", "/slides", "/gallery", "/settings", "/health", page.url.removeprefix(served.address)]
+
+    def check(address: str) -> None:
+        page.goto(served.address + address)
+        if not address:
+            page.locator("#view[data-picture]").wait_for()
+        for size, scheme in ((WIDE, "light"), (PHONE, "dark")):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            page.emulate_media(color_scheme=scheme)
+            found = axe.run(page, options=RULES).response["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (address, scheme)
+
+    for address in addresses:
+        check(address)
+    page.goto(served.address)
+    end_slide(page)
+    session = page.url.removeprefix(served.address)
+    for address in (session, f"{session}/report", ""):  # the last one without a slide
+        check(address)
+
+
+def test_log_in_page_is_accessible(guarded: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(guarded.address)
+    assert axe_module.Axe().run(page, options=RULES).response["violations"] == []
+
+
+def test_stopped_in_order_with_its_slide_intact(tmp_path: Path, chromium: Any) -> None:
+    rig = Served(tmp_path)
+    try:
+        page = chromium.new_page()
+        page.goto(rig.address)
+        start_slide(page, "S-lasting")
+        wait_for_good_field(page)
+        began = time.monotonic()
+    finally:
+        status = rig.stop()  # while its live view is open
+    assert (status, time.monotonic() - began < 15) == (0, True)
+    page.get_by_text("No connection to the rig").wait_for()
+    again = Served(tmp_path)
+    try:
+        page.goto(again.address)
+        page.get_by_role("heading", name="S-lasting").wait_for()
+        end_slide(page)
+    finally:
+        page.close()
+        again.stop()

@@ -1,0 +1,157 @@
+"""Fixtures for the rig: a station over a small simulated slide, judged by the model that the demo ships."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fixtures_models import grainy_image
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from edgeall.edge_runtime.classifier import Classifier
+    from edgeall.edge_runtime.rig.access import Access
+    from edgeall.edge_runtime.rig.broadcast import Broadcast
+    from edgeall.edge_runtime.rig.record import Record
+    from edgeall.edge_runtime.rig.station import Live, Station
+
+PASSWORDS = {"olga": "operates the rig", "viktor": "looks at the rig"}
+ROLES = {"olga": "operate", "viktor": "view"}
+TAKEN = datetime(2026, 11, 21, 10, tzinfo=timezone.utc)
+
+
+@dataclass
+class Rig:
+    """A rig without a server: its parts, and ways to fill its record."""
+
+    record: Record
+    station: Station
+    access: Access
+    app: FastAPI
+    broadcast: Broadcast[Live]
+
+    def session(self, sample: str = "S-1") -> int:
+        """A slide that is recorded now."""
+        from edgeall.edge_runtime.rig.record import SessionNotes
+
+        return self.station.start_session(SessionNotes(sample, "olga", "Wright", "100x oil"))
+
+    def frame(self, session: int, seed: int = 0, **facts: Any) -> int:
+        """A recorded frame with an image; judged as Pre unless told otherwise."""
+        from io import BytesIO
+
+        from edgeall.edge_runtime.rig.record import FrameRow
+
+        image = BytesIO()
+        grainy_image(seed, (640, 480)).save(image, "JPEG")
+        labels = {"label": "Pre", "probability": 0.9, "probabilities": {"Benign": 0.1, "Pre": 0.9}}
+        row = FrameRow(taken=TAKEN, number=seed, **({"status": "judged", **labels} | facts))
+        return self.record.add_frame(session, row, image.getvalue())
+
+
+@pytest.fixture(scope="session")
+def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Olga may operate, Viktor may view."""
+    from edgeall.edge_runtime.rig.access import add_user
+
+    path = tmp_path_factory.mktemp("users") / "users.json"
+    with quick_hashes():
+        for name, password in PASSWORDS.items():
+            add_user(path, name, ROLES[name], password)
+    return path
+
+
+@contextmanager
+def quick_hashes() -> Iterator[None]:
+    """Argon2 as it is, but for the memory and time that it is made to take."""
+    from argon2 import PasswordHasher
+
+    from edgeall.edge_runtime.rig import access
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(access, "PasswordHasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield
+
+
+@cache
+def demo_classifier() -> Classifier:
+    """The demo's model; one station at a time runs it."""
+    from edgeall.edge_runtime.classifier import Classifier
+    from edgeall.edge_runtime.rig.serve import DEMO_MODEL
+
+    return Classifier.open(DEMO_MODEL, threads=1)
+
+
+def build_rig(folder: Path, users: Path | None = None, secure: bool = False, **page_facts: Any) -> Rig:
+    """A rig over the simulated slide, not started; without ``users`` it lets everybody in. Close its record."""
+    from edgeall.edge_runtime.rig.access import Access
+    from edgeall.edge_runtime.rig.app import create_app
+    from edgeall.edge_runtime.rig.camera import KeptOpen, open_camera
+    from edgeall.edge_runtime.rig.guard import local_names
+    from edgeall.edge_runtime.rig.page import Page
+    from edgeall.edge_runtime.rig.record import Record
+    from edgeall.edge_runtime.rig.station import Station
+
+    record, classifier = Record(folder), demo_classifier()
+    station = Station(KeptOpen(lambda: open_camera("simulated")), classifier, record)
+    facts = {"model": "demo", "model_sha256": "0" * 64, "labels": classifier.labels, "unit": "field"}
+    page = Page(record, **({**facts, "synthetic": True} | page_facts))
+    with quick_hashes():
+        access = Access(users)
+    app, broadcast = create_app(station, page, access, local_names(), secure=secure)
+    return Rig(record, station, access, app, broadcast)
+
+
+class Served:
+    """`edgeall rig` in a process of its own, over a simulated slide."""
+
+    def __init__(self, folder: Path, *options: object, listen: str = "127.0.0.1:0") -> None:
+        self.folder = folder
+        command = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.exit(main(sys.argv[1:]))"]
+        arguments = ["rig", "--demo", "--record", folder / "record", "--listen", listen, *options]
+        environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+        self.process = subprocess.Popen(
+            [*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
+        )
+        assert self.process.stderr is not None
+        self.said = []
+        for line in self.process.stderr:
+            self.said.append(line)
+            if line.startswith("the page: "):
+                self.address = line.removeprefix("the page: ").strip().rstrip("/")
+                return
+        raise AssertionError("".join(self.said))
+
+    def stop(self) -> int:
+        """SIGTERM, as systemd does it; gives the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """`build_rig` with a folder of its own, closed in the end."""
+    made: list[Rig] = []
+
+    def make(users: Path | None = None, **settings: Any) -> Rig:
+        made.append(build_rig(tmp_path / f"record-{len(made)}", users, **settings))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.record.close()

@@ -1,0 +1,528 @@
+"""What the pages of the rig show and do. Who may is in test_rig_guard.py; how it looks and moves in tests/browser."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fixtures_rig import TAKEN, Rig
+from PIL import Image
+from starlette.testclient import TestClient
+
+from edgeall.edge_runtime.manifest import RESEARCH_USE
+from edgeall.edge_runtime.rig import slides_page, words
+from edgeall.edge_runtime.rig.broadcast import KEPT, Broadcast
+from edgeall.edge_runtime.rig.live_page import MAX_VIEWERS, Teller, light
+from edgeall.edge_runtime.rig.quality import REASONS
+from edgeall.edge_runtime.rig.record import REVIEWS, SPACES, STATUSES, FrameRow, RecordError
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig()
+
+
+@pytest.fixture
+def page(rig: Rig) -> Iterator[TestClient]:
+    """A browser at the machine itself, its CSRF token with every request."""
+    with TestClient(rig.app, base_url="http://localhost", follow_redirects=False) as client:
+        client.get("/login")
+        client.headers["x-csrf-token"] = rig.access.csrf(next(iter(client.cookies.values())))
+        yield client
+
+
+@pytest.fixture
+def running(rig: Rig, page: TestClient) -> Iterator[TestClient]:
+    """The same, and the station judges."""
+    rig.station.start()
+    try:
+        live = rig.station.live()
+        until = time.monotonic() + 30
+        while live.picture is None and time.monotonic() < until:
+            live = rig.station.wait(live.number, 1.0)
+        yield page
+    finally:
+        rig.station.stop()
+
+
+def texts(html: str) -> str:
+    """What a page says, without its tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+# A slide
+
+
+def test_a_slide_begins_and_ends(rig: Rig, page: TestClient) -> None:
+    form = {"sample": " S-17 ", "operator": "olga", "stain": "Wright", "magnification": "100x", "notes": "a\nb"}
+    assert page.post("/slides", data=form).headers["location"] == "/"
+    (session,) = rig.record.sessions()
+    assert (session.notes.sample, session.notes.notes, session.ended) == ("S-17", "a\nb", None)
+    assert "S-17" in texts(page.get("/").text)
+    again = page.post("/slides", data={"sample": "S-18"})
+    assert (again.status_code, "a session is open" in again.text) == (409, True)
+    assert page.post("/slides/end").headers["location"] == f"/slides/{session.id}"
+    assert rig.record.session(session.id).ended is not None
+    assert page.post("/slides/end").status_code == 409
+
+
+@pytest.mark.parametrize("form", [{}, {"sample": ""}, {"sample": "  "}, {"sample": "x", "notes": "x" * 2001}])
+def test_a_slide_needs_a_sample_and_takes_no_novel(rig: Rig, page: TestClient, form: dict[str, str]) -> None:
+    answer = page.post("/slides", data=form)
+    assert answer.status_code == 400
+    assert rig.record.sessions() == []
+
+
+def test_no_page_asks_for_a_patient(rig: Rig, page: TestClient) -> None:
+    live = page.get("/").text
+    assert not re.search(r'name="[^"]*(patient|birth|sex)', live)
+    assert "No patient" in live
+
+
+# Capture and live view
+
+
+def test_a_capture_needs_a_slide_and_a_picture(rig: Rig, page: TestClient) -> None:
+    assert "belongs to a slide" in page.post("/capture").text
+    rig.session()
+    answer = page.post("/capture")
+    assert (answer.status_code, "no frame yet" in answer.text) == (409, True)
+
+
+def test_live_picture_and_capture(rig: Rig, running: TestClient) -> None:
+    session = rig.session()
+    answer = running.get("/live/0.jpg")
+    assert Image.open(io.BytesIO(answer.content)).size == rig.station.live().size
+    captured = running.post("/capture").json()["frame"]
+    frame = rig.record.frame(captured)
+    assert (frame.session, frame.row.trigger) == (session, "capture")
+    assert frame.image is not None
+    picture = running.get(f"/images/{frame.image}.jpg")
+    assert Image.open(io.BytesIO(picture.content)).size == rig.station.live().size
+    assert "immutable" in picture.headers["cache-control"]
+
+
+def test_before_the_first_picture(rig: Rig, page: TestClient) -> None:
+    assert page.get("/live/0.jpg").status_code == 404
+    assert light(rig.station.live())[0] == "bad"
+
+
+def live(rig: Rig, **changes: Any) -> Any:
+    now = rig.station.live()
+    camera = SimpleNamespace(state="live", detail="", name="camera", dropped_frames=0)
+    quality = SimpleNamespace(focus=0.5, reasons=(), ok=True)
+    values = {**vars(now), "camera": camera, "quality": quality, "status": "judged", "size": (64, 48), **changes}
+    return SimpleNamespace(**values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "title"),
+    [
+        ({}, "good", "Good field"),
+        ({"status": "refused"}, "warn", "Out of focus, Moving"),
+        ({"status": "unjudged"}, "warn", "Not judged"),
+        ({"status": "waiting"}, "bad", "No picture yet"),
+        ({"camera": SimpleNamespace(state="stalled", detail="hangs", name="x", dropped_frames=0)}, "bad", "No picture"),
+    ],
+)
+def test_the_quality_light(rig: Rig, changes: dict[str, Any], level: str, title: str) -> None:
+    quality = SimpleNamespace(focus=0.2, reasons=("blurred", "moving"), ok=False)
+    said = light(live(rig, **({"quality": quality} if changes.get("status") == "refused" else {}), **changes))
+    assert said[:2] == (level, title)
+    if title.startswith("Out"):
+        assert said[2] == "turn the fine focus; let the stage rest"
+
+
+def test_what_is_told_of_a_frame_that_was_not_judged_names_no_label(rig: Rig) -> None:
+    page: Any = SimpleNamespace(labels=("Benign", "Pre"), record=rig.record)
+    judged = {"label": "Pre", "probability": 0.9, "probabilities": {"Benign": 0.1, "Pre": 0.9}, "review": True}
+    cell = SimpleNamespace(box=(1, 2, 3, 4), label="Pre", probability=0.9, review=True)
+    said = json.loads(Teller(page)(live(rig, **judged, cells=(cell,))))
+    assert (said["label"], said["probability"], said["review"]) == ("Pre", "90.0 %", True)
+    assert said["probabilities"] == {"Benign": [0.1, "10.0 %"], "Pre": [0.9, "90.0 %"]}
+    assert said["cells"] == [{"box": [1, 2, 3, 4], "label": "Pre", "review": True}]
+    said = json.loads(Teller(page)(live(rig, **judged, cells=(cell,), status="refused")))
+    assert (said["label"], said["probability"], said["review"], said["cells"]) == ("", "", False, [])
+
+
+def test_the_slide_in_the_live_view_is_counted(rig: Rig) -> None:
+    session = rig.session("S-9")
+    rig.frame(session)
+    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record))  # type: ignore[arg-type]
+    said = json.loads(teller(live(rig, session_id=session)))
+    assert said["session"] == {"id": session, "sample": "S-9", "frames": 1}
+    assert json.loads(teller(live(rig, session_id=None)))["session"] is None
+
+
+def test_the_live_view_outlives_a_record_that_can_not_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise RecordError("the disk is gone")
+
+    monkeypatch.setattr(rig.record, "session", fail)
+    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record))  # type: ignore[arg-type]
+    said = json.loads(teller(live(rig, session_id=1, problems=("the disk is gone",))))
+    assert (said["session"], said["problems"]) == (None, ["the disk is gone"])
+
+
+def test_too_many_viewers_are_sent_away(rig: Rig, page: TestClient) -> None:
+    rig.broadcast.viewers = MAX_VIEWERS
+    try:
+        assert page.get("/events").status_code == 429
+    finally:
+        rig.broadcast.viewers = 0
+
+
+# Broadcast
+
+
+def test_all_viewers_hear_of_one_snapshot_that_was_made_once() -> None:
+    made: list[int] = []
+    numbers = iter(range(1, 1000))
+
+    def wait(after: int, timeout_s: float) -> Any:
+        time.sleep(0.01)
+        return SimpleNamespace(number=next(numbers))
+
+    async def watch() -> list[list[str]]:
+        broadcast: Broadcast[Any] = Broadcast(wait, lambda live: made.append(live.number) or str(live.number))
+        broadcast.start()
+
+        async def viewer() -> list[str]:
+            seen, heard = broadcast.enter(), []
+            while len(heard) < 3:
+                seen, message = await broadcast.newer(seen, 5.0)
+                heard.append(message)
+            broadcast.leave()
+            return heard
+
+        heard = await asyncio.gather(*(viewer() for _ in range(5)))
+        assert len(broadcast._kept) <= KEPT
+        assert broadcast.snapshot(3).number == 3
+        assert broadcast.snapshot(-5).number == made[-1]
+        assert broadcast.enter() >= 3  # what was told to others is no news to somebody who comes later
+        broadcast.close()
+        await asyncio.to_thread(broadcast.join)
+        assert await asyncio.wait_for(broadcast.newer(99, 60), 1) is not None
+        return heard
+
+    heard = asyncio.run(watch())
+    assert all(each == ["1", "2", "3"] for each in heard)
+    assert len(made) < 8
+
+
+def test_nothing_is_made_while_nobody_looks() -> None:
+    asked = threading.Event()
+
+    async def idle() -> None:
+        broadcast: Broadcast[Any] = Broadcast(lambda after, timeout_s: asked.set(), str)
+        broadcast.start()
+        await asyncio.sleep(0.3)
+        broadcast.close()
+        await asyncio.to_thread(broadcast.join)
+
+    asyncio.run(idle())
+    assert not asked.is_set()
+
+
+# Gallery, frames, review
+
+
+def test_the_gallery_filters(rig: Rig, page: TestClient) -> None:
+    session = rig.session()
+    pre = rig.frame(session, 1)
+    early = rig.frame(session, 2, label="Early", review=True)
+    refused = rig.frame(session, 3, status="refused", label=None, reasons=("blurred",))
+
+    def shown(query: str) -> set[int]:
+        return {int(found) for found in re.findall(r'href="/frames/(\d+)"', page.get(f"/gallery{query}").text)}
+
+    assert shown("") == {pre, early, refused}
+    assert shown(f"?session={session}&label=Early") == {early}
+    assert shown("?status=refused&label=&review=") == {refused}
+    assert shown("?review=needed") == {early}
+    bare = rig.record.add_frame(session, FrameRow(taken=TAKEN, number=4, status="refused", reasons=("dark",)))
+    assert bare not in shown("") and bare in shown("?images=all")
+    assert shown(f"?before={refused}") == {pre, early}
+    assert "Out of focus" in page.get("/gallery").text
+    assert page.get("/gallery?session=999").status_code == 404
+    for wrong in ("?status=x", "?session=0", "?session=x", f"?session={2**70}", "?before=-1", "?label=" + "x" * 101):
+        assert page.get(f"/gallery{wrong}").status_code == 400, wrong
+
+
+def test_the_gallery_in_pages(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slides_page, "PER_PAGE", 2)
+    session = rig.session()
+    frames = [rig.frame(session, seed) for seed in range(5)]
+    address, seen = "/gallery?label=Pre", []
+    while address:
+        html = page.get(address).text
+        seen.append([int(found) for found in re.findall(r'href="/frames/(\d+)"', html)])
+        more = re.search(r'rel="next" href="([^"]+)"', html)
+        address = more.group(1).replace("&amp;", "&") if more else ""
+    assert seen == [frames[:2:-1], frames[2:0:-1], frames[:1]]
+
+
+def test_a_review_confirms_or_corrects(rig: Rig, page: TestClient) -> None:
+    frame = rig.frame(rig.session(), review=True)
+    html = page.get(f"/frames/{frame}").text
+    assert re.findall(r'value="(\w+)" data-key="(\d)"', html) == [
+        ("Benign", "1"),
+        ("Early", "2"),
+        ("Pre", "3"),
+        ("Pro", "4"),
+    ]
+    assert "asks for review" in texts(html)
+    answer = page.post(f"/frames/{frame}/review", data={"label": "Early", "note": " lobed "})
+    assert answer.headers["location"] == f"/frames/{frame}"
+    (review,) = rig.record.frame(frame).reviews
+    assert (review.label, review.by, review.note, review.cell) == ("Early", "local", "lobed", None)
+    assert "corrected" in texts(page.get(f"/frames/{frame}").text)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"label": ""},
+        {"label": "Nonsense"},
+        {"label": "../x"},
+        {"label": "Pre", "cell": "-1"},
+        {"label": "Pre", "cell": "7"},
+    ],
+)
+def test_a_review_that_can_not_be_meant(rig: Rig, page: TestClient, form: dict[str, str]) -> None:
+    frame = rig.frame(rig.session())
+    assert page.post(f"/frames/{frame}/review", data=form).status_code == 400
+    assert page.post("/frames/9999/review", data={"label": "Pre"}).status_code in (404, 409)
+    assert rig.record.frame(frame).reviews == ()
+
+
+def test_cells_are_reviewed_one_by_one(rig: Rig, page: TestClient) -> None:
+    cells = [
+        {"box": [10, 10, 90, 90], "label": "Pre", "probability": 0.9, "review": False},
+        {"box": [100, 100, 200, 180], "label": "Pre", "probability": 0.5, "review": True},
+        {"box": [560, 400, 640, 480], "label": "Pre", "probability": 0.4, "review": True},
+    ]
+    frame = rig.frame(rig.session(), cells=cells)
+
+    def chosen(address: str) -> list[str]:
+        return re.findall(r'name="cell" value="(\d)"[^>]* checked', page.get(address).text)
+
+    assert chosen(f"/frames/{frame}") == ["1"]
+    assert page.post(f"/frames/{frame}/review", data={"label": "Pro"}).status_code == 400
+    answer = page.post(f"/frames/{frame}/review", data={"label": "Pro", "cell": "1"})
+    assert answer.headers["location"] == f"/frames/{frame}?cell=2"
+    assert chosen(answer.headers["location"]) == ["2"]
+    assert [(each.cell, each.label) for each in rig.record.frame(frame).reviews] == [(1, "Pro")]
+    last = page.post(f"/frames/{frame}/review", data={"label": "Pro", "cell": "2"})
+    assert last.headers["location"] == f"/frames/{frame}"
+    for index in range(3):
+        picture = page.get(f"/frames/{frame}/cells/{index}.jpg")
+        assert max(Image.open(io.BytesIO(picture.content)).size) <= 160
+    assert page.get(f"/frames/{frame}/cells/3.jpg").status_code == 404
+
+
+def test_a_field_without_cells_can_not_be_one_of_a_model_of_cells(make_rig: MakeRig) -> None:
+    for unit, offered, status in (("cell", False, 400), ("field", True, 303)):
+        rig = make_rig(unit=unit)
+        page = TestClient(rig.app, base_url="http://localhost", follow_redirects=False)
+        frame = rig.frame(rig.session(), status="refused", label=None, reasons=("blurred",))
+        assert ('id="review"' in page.get(f"/frames/{frame}").text) is offered
+        headers = {"x-csrf-token": rig.access.csrf(page.cookies["edgeall"])}
+        assert page.post(f"/frames/{frame}/review", data={"label": "Pre"}, headers=headers).status_code == status
+
+
+def test_a_frame_leads_on(rig: Rig, page: TestClient) -> None:
+    session = rig.session()
+    first, second = rig.frame(session, 1, review=True), rig.frame(session, 2)
+    html = page.get(f"/frames/{second}").text
+    assert f'id="older" href="/frames/{first}"' in html and f'id="needed" href="/frames/{first}"' in html
+    assert 'id="older"' not in page.get(f"/frames/{first}").text
+    assert 'id="needed"' not in page.get(f"/frames/{first}").text
+
+
+def test_what_people_typed_is_shown_as_text(rig: Rig, page: TestClient) -> None:
+    session = rig.session("<script>alert(1)</script>")
+    frame = rig.frame(session)
+    rig.record.add_review(frame, "Pre", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}")
+    for address in ("/", "/slides", f"/slides/{session}", f"/slides/{session}/report", "/gallery", f"/frames/{frame}"):
+        html = page.get(address).text
+        assert "<script>alert" not in html and "<img src=x" not in html, address
+    assert "{{ 7 * 7 }}" in page.get(f"/frames/{frame}").text
+
+
+def test_pictures_are_made_once_and_named_by_digest_alone(rig: Rig, page: TestClient) -> None:
+    frame = rig.record.frame(rig.frame(rig.session()))
+    first, second = (page.get(f"/images/{frame.image}/thumbnail.jpg") for _ in range(2))
+    assert Image.open(io.BytesIO(first.content)).size == (320, 240)
+    assert first.content == second.content
+    assert page.get(f"/images/{'0' * 64}.jpg").status_code == 404
+    for wrong in ("x", "..%2f..%2fpage.pem", "A" * 64, "0" * 63, "%00" * 64):
+        assert page.get(f"/images/{wrong}.jpg").status_code in (400, 404), wrong
+
+
+# The map of what a label stands on
+
+
+def test_without_a_map_nothing_offers_one(rig: Rig, page: TestClient) -> None:
+    frame = rig.frame(rig.session())
+    assert 'id="explain"' not in page.get(f"/frames/{frame}").text
+    assert page.get(f"/frames/{frame}/map.png").status_code == 404
+
+
+def test_a_model_with_a_map_is_asked_for_it(make_rig: MakeRig) -> None:
+    asked: list[bytes] = []
+
+    def explain(jpeg: bytes) -> bytes:
+        asked.append(jpeg)
+        return b"a png"
+
+    rig = make_rig(explain=explain)
+    frame = rig.frame(rig.session())
+    page = TestClient(rig.app, base_url="http://localhost")
+    assert 'id="explain"' in page.get(f"/frames/{frame}").text
+    assert page.get(f"/frames/{frame}/map.png").content == b"a png"
+    (jpeg,) = asked
+    assert Image.open(io.BytesIO(jpeg)).size == (640, 480)
+
+
+# Summary, report, exports
+
+
+def test_the_summary_and_the_report(rig: Rig, page: TestClient) -> None:
+    session = rig.session("S-5")
+    for seed in range(8):
+        rig.frame(session, seed)
+    for seed in range(2):
+        rig.frame(session, 10 + seed, label="Early", review=True)
+    rig.frame(session, 20, status="refused", label=None, reasons=("blurred", "dark"))
+    for address in (f"/slides/{session}", f"/slides/{session}/report"):
+        said = texts(page.get(address).text)
+        assert "80.0 %" in said and "49.0 % to 94.3 %" in said  # Wilson's interval of 8 in 10
+        assert "1 Out of focus" in said and "1 Too dark" in said
+        assert "S-5" in said and "Wright" in said
+    report = page.get(f"/slides/{session}/report").text
+    assert len(re.findall('class="tile"', report)) == 10
+    assert rig.record.head() in report
+    assert texts(report).count("Research use only, not a diagnosis") >= 2
+
+
+def test_an_empty_slide_has_a_summary_too(rig: Rig, page: TestClient) -> None:
+    session = rig.session()
+    for address in (f"/slides/{session}", f"/slides/{session}/report"):
+        assert "Nothing was judged yet." in page.get(address).text
+    assert page.get("/slides/999").status_code == 404
+    assert page.get(f"/slides/{2**65}").status_code == 400
+
+
+def test_the_table(rig: Rig, page: TestClient) -> None:
+    session = rig.session("../../S-5")
+    frame = rig.frame(session)
+    answer = page.get(f"/slides/{session}/frames.csv")
+    assert answer.headers["content-disposition"] == f'attachment; filename="slide-{session}.csv"'
+    (row,) = csv.DictReader(io.StringIO(answer.text))
+    assert (row["frame"], row["label"], row["use"]) == (str(frame), "Pre", RESEARCH_USE)
+
+
+def test_the_training_folder(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = set(tmp_path.iterdir())
+    session = rig.session()
+    assert page.get(f"/slides/{session}/training.zip").status_code == 404
+    frame = rig.frame(session)
+    rig.record.add_review(frame, "Early", "olga")
+    for address in (f"/slides/{session}/training.zip", "/training.zip"):
+        archive = zipfile.ZipFile(io.BytesIO(page.get(address).content))
+        assert sorted(archive.namelist()) == ["Early/", f"Early/{rig.record.frame(frame).image}.jpg", "README.txt"]
+        assert RESEARCH_USE in archive.read("README.txt").decode()
+    assert set(tmp_path.iterdir()) == before  # nothing of the exports is left
+
+
+def test_one_export_at_a_time(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = rig.session()
+    rig.frame(session)
+    going, go = threading.Event(), threading.Event()
+    export = rig.record.export_csv
+
+    def slow(*arguments: Any) -> int:
+        going.set()
+        assert go.wait(10)
+        return export(*arguments)
+
+    monkeypatch.setattr(rig.record, "export_csv", slow)
+    other = TestClient(rig.app, base_url="http://localhost")
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(other.get(f"/slides/{session}/frames.csv").status_code))
+    thread.start()
+    assert going.wait(10)
+    assert page.get(f"/slides/{session}/frames.csv").status_code == 429
+    go.set()
+    thread.join(10)
+    assert statuses == [200]
+
+
+# Settings, health, words
+
+
+def test_settings(rig: Rig, page: TestClient) -> None:
+    assert page.post("/settings", data={"save": "on capture"}).headers["location"] == "/settings?saved=true"
+    assert (rig.station.settings.judge, rig.station.settings.save) == (False, "on capture")
+    page.post("/settings", data={"save": "every frame", "judge": "true"})
+    assert (rig.station.settings.judge, rig.station.settings.save) == (True, "every frame")
+    assert [event.kind for event in rig.record.events()] == ["settings", "settings"]
+    assert page.post("/settings", data={"save": "never"}).status_code == 400
+    assert "Saved, and noted in the record" in page.get("/settings?saved=true").text
+
+
+def test_health(rig: Rig, page: TestClient) -> None:
+    rig.record.add_event("camera", {"reopened": 3})
+    said = texts(page.get("/health").text)
+    for what in ("Free disk", "Temperature", "Slowed down", "Passed over", "camera", "reopened: 3", "0" * 64):
+        assert what in said, what
+
+
+def test_an_error_of_ours_is_a_page(rig: Rig, page: TestClient) -> None:
+    answer = page.get("/frames/77")
+    assert answer.status_code == 404
+    assert "no frame 77" in answer.text and "Go back" in answer.text
+
+
+def test_there_are_words_for_everything_that_is_reported() -> None:
+    assert set(words.REASONS) == set(REASONS)
+    assert set(words.STATUSES) == set(STATUSES)
+    assert set(words.REVIEWS) == set(REVIEWS)
+    assert set(words.SPACE) == set(SPACES)
+    assert (words.reason("new one"), words.advice("new one")) == ("New one", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (12_345_678, "12 MB"),
+        (1e9, "1.0 GB"),
+        (3e13, "30.0 TB"),
+    ],
+)
+def test_sizes(count: float | None, said: str) -> None:
+    assert words.size(count) == said
+
+
+def test_numbers_that_are_not_there() -> None:
+    assert (words.percent(None), words.moment(None)) == ("-", "-")
+    assert words.moment("2026-11-21T10:00:00.123456Z") == "2026-11-21 10:00:00"

@@ -1,0 +1,512 @@
+"""Every kind of camera, and every way one fails: it is reopened, said to be, and nothing else comes to harm."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from datetime import datetime, timezone
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures_models import grainy_image
+from PIL import Image
+
+from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.rig import camera as camera_module
+from edgeall.edge_runtime.rig.camera import (
+    Camera,
+    CameraError,
+    CameraState,
+    Frame,
+    KeptOpen,
+    NoFrameError,
+    check_frame,
+    open_camera,
+)
+
+GOOD = np.full((48, 64, 3), 200, np.uint8)
+
+
+def frame(pixels: Any = GOOD, number: int = 0) -> Frame:
+    return Frame(pixels, datetime.now(timezone.utc), number)
+
+
+def until(true: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Wait for it; fail when it doesn't come."""
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.01)
+
+
+class Scripted:
+    """A camera that does as told: a frame's pixels, an exception to raise, or an event to hang on; then good frames."""
+
+    name = "scripted"
+
+    def __init__(self, acts: list[Any], period_s: float = 0.005) -> None:
+        self.acts, self.period_s, self.number, self.closed = acts, period_s, 0, False
+
+    def read(self, timeout_s: float) -> Frame:
+        time.sleep(self.period_s)
+        act = self.acts.pop(0) if self.acts else GOOD
+        if isinstance(act, threading.Event):
+            act.wait(30)
+        if isinstance(act, Exception):
+            raise act
+        self.number += 1
+        return frame(act, self.number - 1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., KeptOpen]]:
+    """``keep(factory)`` starts a KeptOpen that is quick to give up and to try again."""
+    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(KeptOpen, "OPEN_S", 0.5)
+    started: list[KeptOpen] = []
+
+    def start(factory: Callable[[], Camera]) -> KeptOpen:
+        camera = KeptOpen(factory, stall_s=0.3)
+        started.append(camera)
+        camera.start()
+        return camera
+
+    yield start
+    for camera in started:
+        camera.stop()
+
+
+# What keeps one open
+
+
+def test_the_newest_frame_wins_and_the_others_are_counted(keep: Callable[..., KeptOpen]) -> None:
+    camera = keep(lambda: Scripted([]))
+    first = camera.wait(0, 5.0)
+    assert first is not None
+    until(lambda: camera.state().frames >= first[0] + 20)
+    taken = camera.wait(first[0], 5.0)
+    assert taken is not None and taken[0] >= first[0] + 20 and taken[1].number == taken[0] - 1
+    state = camera.state()
+    assert (state.state, state.detail, state.name, state.reopened) == ("live", "", "scripted", 0)
+    assert 19 <= state.dropped_frames < state.frames
+
+
+def test_nothing_new_is_none() -> None:
+    camera = KeptOpen(lambda: Scripted([]))
+    assert camera.wait(0, 0.01) is None
+    assert camera.state() == CameraState("reopening", "not opened yet", "", "camera", 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (CameraError("camera: its cable is off"), "camera: its cable is off"),
+        (OSError("no such device"), "scripted: OSError: no such device"),
+        (GOOD.astype(np.float32), "gave float32 (48, 64, 3), not an 8-bit RGB image"),
+        (GOOD[..., 0], "gave uint8 (48, 64), not"),
+        (GOOD[..., [0, 1, 2, 0]], "gave uint8 (48, 64, 4), not"),
+        (GOOD[:8], "gave an image of 64x8 pixels"),
+        (np.zeros((48, 64, 3), np.uint8), "every pixel is black"),
+        (None, "gave NoneType, not"),
+    ],
+)
+def test_a_camera_that_fails_is_said_to_and_opened_anew(keep: Callable[..., KeptOpen], act: Any, said: str) -> None:
+    opened: list[Scripted] = []
+    details = []
+
+    def factory() -> Scripted:
+        details.append(camera.state())
+        opened.append(Scripted([GOOD, act] if len(opened) < 3 else []))
+        return opened[-1]
+
+    camera = KeptOpen(factory, stall_s=0.3)
+    camera = keep(factory)
+    until(lambda: len(opened) == 4 and camera.state().state == "live")
+    assert [state.state for state in details[1:]] == ["reopening"] * 3
+    assert all(said in state.detail for state in details[1:]), details
+    assert [each.closed for each in opened] == [True, True, True, False]
+    assert camera.state().reopened == 3 and camera.state().hung == 0 and said in camera.state().fault
+    before = camera.state().frames
+    until(lambda: camera.state().frames > before + 5)
+
+
+def test_a_camera_that_cant_be_opened_is_tried_again_at_longer_and_longer_intervals(
+    keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.4)
+    times: list[float] = []
+
+    def factory() -> Camera:
+        times.append(time.monotonic())
+        raise CameraError("camera: not there", hint="plug it in")
+
+    camera = keep(factory)
+    until(lambda: len(times) == 6)
+    waits = np.diff(times)
+    assert all(wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2, 0.4, 0.4), strict=True)), waits
+    assert camera.state().detail == "camera: not there (plug it in)"
+    assert waits[4] < 0.8
+
+
+def test_a_read_that_hangs_is_given_up_and_its_late_frame_is_not_shown(keep: Callable[..., KeptOpen]) -> None:
+    release = threading.Event()
+    late = np.full((48, 64, 3), 77, np.uint8)
+    opened: list[Scripted] = []
+
+    def factory() -> Scripted:
+        opened.append(Scripted([GOOD, release, late] if not opened else []))
+        return opened[-1]
+
+    camera = keep(factory)
+    until(lambda: camera.state().state == "stalled")
+    assert "hangs, gives no frame for 0.3 s" in camera.state().detail
+    until(lambda: camera.state().state == "live")
+    assert camera.state().hung == 1
+    opened[0].acts.insert(0, late)
+    release.set()
+    until(lambda: camera.state().hung == 0)
+    assert opened[0].closed
+    sequence = 0
+    for _ in range(20):
+        taken = camera.wait(sequence, 5.0)
+        assert taken is not None and taken[1].pixels[0, 0, 0] == 200
+        sequence = taken[0]
+
+
+def test_an_opening_that_hangs_is_given_up(keep: Callable[..., KeptOpen]) -> None:
+    release = threading.Event()
+    calls: list[int] = []
+
+    def factory() -> Scripted:
+        calls.append(1)
+        if len(calls) == 1:
+            release.wait(30)
+        return Scripted([])
+
+    camera = keep(factory)
+    until(lambda: "doesn't open for 0.5 s" in camera.state().detail)
+    until(lambda: camera.state().state == "live")
+    release.set()
+
+
+def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callable[..., KeptOpen]) -> None:
+    release = threading.Event()
+    opened: list[Scripted] = []
+
+    def factory() -> Scripted:
+        opened.append(Scripted([] if release.is_set() else [release]))
+        return opened[-1]
+
+    before = threading.active_count()
+    camera = keep(factory)
+    until(lambda: camera.state().hung == KeptOpen.MAX_HUNG)
+    time.sleep(1.0)
+    assert len(opened) == KeptOpen.MAX_HUNG and threading.active_count() <= before + 1 + KeptOpen.MAX_HUNG
+    until(lambda: "unplug it" in camera.state().detail)
+    assert camera.state().state == "stalled"
+    release.set()
+    until(lambda: camera.state().state == "live" and camera.state().hung == 0)
+    assert all(each.closed for each in opened[:-1])
+
+
+def test_stopping_ends_the_threads_and_closes_the_camera(keep: Callable[..., KeptOpen]) -> None:
+    before = threading.active_count()
+    opened: list[Scripted] = []
+
+    def factory() -> Scripted:
+        opened.append(Scripted([]))
+        return opened[-1]
+
+    camera = keep(factory)
+    until(lambda: camera.state().frames > 3)
+    camera.stop()
+    assert threading.active_count() == before and [each.closed for each in opened] == [True]
+
+
+def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., KeptOpen]) -> None:
+    release = threading.Event()
+    camera = keep(lambda: Scripted([release]))
+    until(lambda: camera.state().state == "stalled")
+    begin = time.monotonic()
+    camera.stop(timeout_s=0.5)
+    assert time.monotonic() - begin < 2.0
+    release.set()
+
+
+def test_a_source_with_nothing_new_is_well(keep: Callable[..., KeptOpen], tmp_path: Path) -> None:
+    grainy_image(0).save(tmp_path / "a.png")
+    KeptOpen.READ_S, kept = 0.05, KeptOpen.READ_S
+    try:
+        camera = keep(lambda: open_camera(str(tmp_path)))
+        until(lambda: "no new image" in camera.state().detail)
+        time.sleep(0.5)  # longer than a camera may be silent
+        assert camera.state().state == "live" and camera.state().reopened == 0
+    finally:
+        KeptOpen.READ_S = kept
+
+
+def test_frames_are_shared_and_so_can_not_be_written_to() -> None:
+    checked = check_frame(frame(GOOD[:, ::-1]), "camera")
+    assert checked.pixels.flags.c_contiguous and not checked.pixels.flags.writeable
+    assert GOOD.flags.writeable
+
+
+# What may be opened
+
+
+def test_what_is_no_camera_is_refused(tmp_path: Path) -> None:
+    for source in ("nonsense", "replay:nowhere", str(tmp_path / "missing")):
+        with pytest.raises(UsageError, match="no camera, folder or video") as caught:
+            open_camera(source)
+        assert "simulated" in caught.value.hint
+
+
+def test_the_simulated_slide_is_a_camera() -> None:
+    camera = open_camera("simulated")
+    assert camera.read(1.0).pixels.shape == (960, 1280, 3)
+    camera.close()
+
+
+def put(folder: Path, name: str, seed: int, at: float) -> None:
+    """An image written at a time."""
+    grainy_image(seed).save(folder / name)
+    os.utime(folder / name, (at, at))
+
+
+def test_a_watched_folder_gives_the_newest_and_then_each_new_one(tmp_path: Path) -> None:
+    now = time.time() - 100
+    put(tmp_path, "b.png", 1, now)
+    put(tmp_path, "a.png", 2, now + 1)
+    (tmp_path / "notes.txt").write_text("no image")
+    camera = open_camera(str(tmp_path))
+    assert np.array_equal(camera.read(0.1).pixels, np.asarray(grainy_image(2)))
+    with pytest.raises(NoFrameError, match="no new image"):
+        camera.read(0.05)
+    put(tmp_path, "d.png", 4, now + 3)
+    put(tmp_path, "c.png", 3, now + 2)
+    frames = [camera.read(0.1) for _ in range(2)]
+    assert [each.number for each in frames] == [1, 2]
+    assert all(np.array_equal(f.pixels, np.asarray(grainy_image(s))) for f, s in zip(frames, (3, 4), strict=True))
+    put(tmp_path, "d.png", 5, now + 4)  # written over
+    assert np.array_equal(camera.read(0.1).pixels, np.asarray(grainy_image(5)))
+
+
+def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    grainy_image(7).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "whole.png").unlink()
+    camera = open_camera(str(tmp_path))
+    (tmp_path / "x.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NoFrameError):
+        camera.read(0.1)
+    (tmp_path / "x.png").write_bytes(whole)
+    assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(7)))
+
+
+def test_a_damaged_file_is_an_error_and_does_not_block_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
+    camera = open_camera(str(tmp_path))
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
+    old = time.time() - 60
+    os.utime(tmp_path / "bad.png", (old, old))
+    with pytest.raises(CameraError, match=r"bad\.png: ") as caught:
+        camera.read(1.0)
+    assert not isinstance(caught.value, NoFrameError)
+    put(tmp_path, "good.png", 1, old + 1)
+    assert camera.read(1.0).pixels.shape == (60, 75, 3)
+
+
+def test_a_folder_that_disappears_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    camera = open_camera(str(tmp_path / "in"))
+    (tmp_path / "in").rmdir()
+    with pytest.raises(CameraError, match="can't be listed"):
+        camera.read(0.1)
+
+
+def test_an_image_sequence_is_replayed_in_order_at_its_rate(tmp_path: Path) -> None:
+    for number in range(5):
+        grainy_image(number).save(tmp_path / f"{number}.png")
+    camera = open_camera(f"replay:{tmp_path}", rate=20.0)
+    frames = [camera.read(1.0) for _ in range(5)]
+    assert all(np.array_equal(f.pixels, np.asarray(grainy_image(n))) for n, f in enumerate(frames))
+    assert (frames[4].taken - frames[0].taken).total_seconds() >= 0.19
+    with pytest.raises(NoFrameError, match="ended after 5 images"):
+        camera.read(0.01)
+
+
+def test_a_damaged_image_of_a_sequence_is_passed_over(tmp_path: Path) -> None:
+    for number in range(3):
+        grainy_image(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
+    camera = open_camera(f"replay:{tmp_path}", rate=100.0)
+    camera.read(1.0)
+    with pytest.raises(NoFrameError, match=r"passed over: .*1\.png"):
+        camera.read(1.0)
+    assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(2)))
+
+
+def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (64, 48))
+    for level in (40, 120, 200):
+        writer.write(np.full((48, 64, 3), (level, 90, 30), np.uint8))  # B, G, R
+    writer.release()
+    camera = open_camera(f"replay:{tmp_path / 'v.avi'}")
+    frames = [camera.read(1.0) for _ in range(3)]
+    assert [int(f.pixels[20, 20, 2]) for f in frames] == pytest.approx([40, 120, 200], abs=8)
+    assert all(abs(int(f.pixels[20, 20, 0]) - 30) < 8 for f in frames)
+    assert 0.07 <= (frames[2].taken - frames[0].taken).total_seconds() < 2.0
+    with pytest.raises(NoFrameError, match="ended after 3 frames"):
+        camera.read(0.01)
+    camera.close()
+
+
+def test_a_file_that_is_no_video_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    (tmp_path / "v.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(CameraError, match="can't be opened"):
+        open_camera(f"replay:{tmp_path / 'v.mp4'}")
+
+
+def test_a_usb_camera_that_is_not_there_is_an_error() -> None:
+    pytest.importorskip("cv2")
+    with pytest.raises(CameraError, match="camera 63: can't be opened") as caught:
+        open_camera("63")
+    assert "plugged in" in caught.value.hint
+
+
+@pytest.mark.parametrize(("source", "opened"), [("0", 0), ("/dev/video2", "/dev/video2")])
+def test_a_usb_camera_is_asked_for_its_size_and_its_newest_frame(
+    monkeypatch: pytest.MonkeyPatch, source: str, opened: object
+) -> None:
+    """A stand-in with OpenCV's interface: there is no camera on the machine that runs this."""
+    settings: dict[str, float] = {}
+    pictures = [np.full((48, 64, 3), (1, 2, 3), np.uint8)]
+
+    class VideoCapture:
+        def __init__(self, given: object, interface: int) -> None:
+            assert (given, interface) == (opened, 200)
+
+        def isOpened(self) -> bool:
+            return True
+
+        def set(self, name: str, value: float) -> bool:
+            settings[name] = value
+            return True
+
+        def read(self) -> tuple[bool, Any]:
+            return (True, pictures.pop()) if pictures else (False, None)
+
+        def release(self) -> None:
+            settings["released"] = 1
+
+    fake: Any = ModuleType("cv2")
+    fake.__dict__.update(VideoCapture=VideoCapture, CAP_V4L2=200, COLOR_BGR2RGB=4, VideoWriter_fourcc=lambda *c: 1)
+    fake.__dict__.update({name: name for name in ("CAP_PROP_FOURCC", "CAP_PROP_FRAME_WIDTH", "CAP_PROP_BUFFERSIZE")})
+    fake.CAP_PROP_FRAME_HEIGHT = "CAP_PROP_FRAME_HEIGHT"
+    fake.cvtColor = lambda pixels, code: pixels[..., ::-1]
+    monkeypatch.setitem(sys.modules, "cv2", fake)
+    camera = open_camera(source)
+    assert settings["CAP_PROP_FRAME_WIDTH"] == 1280 and settings["CAP_PROP_BUFFERSIZE"] == 1
+    assert camera.read(1.0).pixels[0, 0].tolist() == [3, 2, 1]
+    with pytest.raises(CameraError, match="gives no frame"):
+        camera.read(1.0)
+    camera.close()
+    assert settings["released"] == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "hint"),
+    [("0", "cv2", "pip install opencv-python-headless"), ("picamera2", "picamera2", "apt install python3-picamera2")],
+)
+def test_what_drives_it_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, source: str, module: str, hint: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CameraError) as caught:
+        open_camera(source)
+    assert hint in caught.value.hint
+
+
+def fake_picamera2(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Any]:
+    """A stand-in with the interface that the Picamera2 manual documents; returns what was called."""
+    calls: list[Any] = []
+
+    class Picamera2:
+        def create_video_configuration(self, main: dict[str, Any]) -> SimpleNamespace:
+            return SimpleNamespace(main=main)
+
+        def configure(self, configuration: SimpleNamespace) -> None:
+            calls.append(configuration.main)
+
+        def start(self) -> None:
+            calls.append("start")
+
+        def capture_array(self, name: str, wait: bool) -> Any:
+            assert name == "main" and not wait
+            return "job"
+
+        def wait(self, job: str, timeout: float) -> Any:
+            assert job == "job" and timeout > 0
+            return GOOD
+
+        def stop(self) -> None:
+            calls.append("stop")
+
+        def close(self) -> None:
+            calls.append("close")
+
+    for name, value in changes.items():
+        setattr(Picamera2, name, value)
+    module: Any = ModuleType("picamera2")
+    module.Picamera2 = Picamera2
+    monkeypatch.setitem(sys.modules, "picamera2", module)
+    return calls
+
+
+def test_a_pi_camera_is_asked_for_rgb(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_picamera2(monkeypatch)
+    camera = open_camera("picamera2")
+    assert camera.read(1.0).number == 0 and camera.read(1.0).number == 1
+    camera.close()
+    assert calls == [{"size": (1280, 960), "format": "BGR888"}, "start", "stop", "close"]
+
+
+def fails(error: Exception) -> Callable[..., Any]:
+    def method(*arguments: Any, **named: Any) -> Any:
+        raise error
+
+    return method
+
+
+def test_a_pi_camera_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_picamera2(monkeypatch, __init__=fails(IndexError("list index out of range")))
+    with pytest.raises(CameraError, match="list index out of range"):
+        open_camera("picamera2")
+    calls = fake_picamera2(monkeypatch, start=fails(RuntimeError("device is busy")))
+    with pytest.raises(CameraError, match="device is busy"):
+        open_camera("picamera2")
+    assert calls[-1] == "close"
+    fake_picamera2(monkeypatch, wait=fails(FutureTimeoutError()))
+    with pytest.raises(CameraError, match="gives no frame"):
+        open_camera("picamera2").read(0.1)
+
+
+def test_large_and_small_images_of_a_folder_are_frames(tmp_path: Path) -> None:
+    Image.new("L", (3000, 2000), 128).save(tmp_path / "grey.tif")
+    assert open_camera(f"replay:{tmp_path}", rate=100.0).read(1.0).pixels.shape == (2000, 3000, 3)

@@ -1,0 +1,187 @@
+"""Starting the rig: where it listens, whom it lets in, its certificate, its command line."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import ssl
+import stat
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fixtures_rig import Served
+
+from edgeall import cli
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from edgeall.edge_runtime.rig import serve as room
+from edgeall.edge_runtime.rig import service
+from edgeall.edge_runtime.rig.access import read_users
+from edgeall.edge_runtime.rig.certificate import certificate
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", 8000, True),
+        ("localhost:0", "localhost", 0, True),
+        ("[::1]:80", "::1", 80, True),
+        ("127.9.9.9:80", "127.9.9.9", 80, True),
+        ("0.0.0.0:80", "0.0.0.0", 80, False),
+        ("[::]:80", "::", 80, False),
+        ("192.168.1.4:80", "192.168.1.4", 80, False),
+        ("rig.local:80", "rig.local", 80, False),
+        ("localhost.evil:80", "localhost.evil", 80, False),
+    ],
+)
+def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
+    address = room.parse_address(text)
+    assert (address.host, address.port, address.loopback) == (host, port, loopback)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8000", ":8000", "localhost", "localhost:", "localhost:x", "localhost:65536", "::1:80"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(UsageError, match="--listen"):
+        room.parse_address(text)
+
+
+def arguments(tmp_path: Path, listen: str, users: Path | None) -> tuple[Any, ...]:
+    return room.DEMO_MODEL, "simulated", tmp_path / "record", listen, users
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.168.1.4:0", "rig.local:0"])
+def test_beyond_this_machine_it_needs_users(tmp_path: Path, listen: str) -> None:
+    for start in (
+        lambda: room.serve(*arguments(tmp_path, listen, None), note=print),
+        lambda: room.install(*arguments(tmp_path, listen, None)),
+    ):
+        with pytest.raises(UsageError, match="would let in everybody"):
+            start()
+    assert not (tmp_path / "record").exists()
+
+
+def test_a_users_file_without_users_lets_nobody_in_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names nobody"):
+        room.serve(*arguments(tmp_path, "127.0.0.1:0", tmp_path / "users.json"), note=print)
+
+
+def test_a_path_that_is_no_camera_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no camera, folder or video"):
+        room.serve(room.DEMO_MODEL, "/no/such", tmp_path / "record", "127.0.0.1:0", None, note=print)
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(EdgeallError, match=r"--listen 127.0.0.1:\d+: .*in use"):
+            room.serve(*arguments(tmp_path, listen, None), note=print)
+
+
+def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "page.pem"
+    fingerprint = certificate(path, ["rig.local", "192.168.1.4", "::1"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert certificate(path, ["other"]) == fingerprint
+    assert path.read_text() == text
+    der = ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :])
+    assert fingerprint.replace(":", "").lower() == hashlib.sha256(der).hexdigest()
+    ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(path)
+    path.write_text("nonsense")
+    with pytest.raises(EdgeallError, match="no certificate"):
+        certificate(path, [])
+
+
+def test_the_demos_model_is_small_and_says_what_it_is() -> None:
+    bundle = open_bundle(room.DEMO_MODEL)
+    assert bundle.manifest is not None
+    assert room.DEMO_MODEL.stat().st_size < 150_000
+    assert (bundle.manifest.unit, bundle.manifest.training["synthetic"]) == ("cell", True)
+    assert bundle.manifest.metrics["accuracy"] > 0.9
+
+
+def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_file: Path) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(service, "install", lambda *given: called.append(given) or ["systemctl start it"])
+    model, camera, record, listen, _ = arguments(tmp_path, "0.0.0.0:8000", None)
+    monkeypatch.chdir(tmp_path)
+    assert room.install(model, camera, Path("record"), listen, users_file) == ["systemctl start it"]
+    ((words, files),) = called
+    expected = ["rig", str(model), "--camera", camera, "--record", str(tmp_path / "record"), "--listen", listen]
+    assert words == [*expected, "--users", str(users_file)]
+    assert files == [model, users_file]
+    made = cli.cli.commands["rig"].make_context("rig", words[1:], obj={})
+    assert made.params["record"] == record
+    monkeypatch.setattr(service, "STATE", users_file.parent)
+    room.install(model, camera, record, listen, users_file)
+    assert called[-1][1] == [model]
+
+
+def test_beyond_loopback_it_is_served_over_tls_and_asks_for_a_log_in(tmp_path: Path, users_file: Path) -> None:
+    rig = Served(tmp_path, "--users", users_file, listen="0.0.0.0:0")
+    try:
+        assert rig.address.startswith("https://0.0.0.0:")
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "record" / "page.pem"))
+        with httpx2.Client(verify=trusted, base_url=rig.address.replace("0.0.0.0", "localhost"), timeout=20) as browser:
+            assert "Secure" in browser.get("/login").headers["set-cookie"]
+            assert browser.get("/settings").status_code == 401
+    finally:
+        assert rig.stop() == 0
+
+
+# The command line
+
+
+@pytest.mark.parametrize("given", [[], ["m.tflite"], ["m.tflite", "--camera", "0"], ["--camera", "0", "--record", "r"]])
+def test_a_rig_needs_three_things(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["rig", *given]) == 2
+    assert "a rig needs MODEL, --camera and --record" in capsys.readouterr().err
+
+
+def test_the_demo_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(room, "serve", lambda *given, **named: called.append((given, named)))
+    assert cli.main(["rig", "--demo"]) == 0
+    assert cli.main(["rig", "own.tflite", "--demo", "--record", "r", "--listen", "localhost:1"]) == 0
+    (first, named), (second, _) = called
+    assert first == (room.DEMO_MODEL, "simulated", Path("build/rig-demo"), "127.0.0.1:8000", None)
+    assert named["opened"] is room.show
+    assert second == (Path("own.tflite"), "simulated", Path("r"), "localhost:1", None)
+
+
+def test_users_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users = tmp_path / "users.json"
+
+    def add(password: str, *options: str) -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO(password))
+        return cli.main(["rig-user", "add", "anna", "--role", "view", "--users", str(users), *options])
+
+    assert add("a long password\nsecond line") == 0
+    assert "anna may view" in capsys.readouterr().err
+    assert add("short\n", "--force") == 2
+    assert add("another password\n") == 2
+    before = json.loads(users.read_text())
+    assert add("another password\n", "--force") == 0
+    assert json.loads(users.read_text()) != before
+    assert "another password" not in users.read_text()
+    assert cli.main(["rig-user", "rm", "anna", "--users", str(users)]) == 0
+    assert read_users(users) == {}
+    assert cli.main(["rig-user", "rm", "anna", "--users", str(users)]) == 2
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
+
+    monkeypatch.setattr(room, "serve", missing)
+    assert cli.main(["rig", "--demo"]) == 1
+    assert 'pip install ".[rig]"' in capsys.readouterr().err

@@ -1,0 +1,512 @@
+"""The loop: what it judges, records and shows, and that nothing which fails around it ends it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.device import rss_bytes
+from edgeall.edge_runtime.errors import BundleError, UsageError
+from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.pipeline import prediction
+from edgeall.edge_runtime.preprocess import preprocess
+from edgeall.edge_runtime.rig import station as station_module
+from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen
+from edgeall.edge_runtime.rig.cells import crop, find_cells
+from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, SessionNotes
+from edgeall.edge_runtime.rig.slide import Slide, draw_slide
+from edgeall.edge_runtime.rig.station import Live, Settings, Station, StationError
+
+NOTES = SessionNotes(sample="S-1", operator="someone")
+
+
+class Stills:
+    """A camera that shows sharp fields of a slide in turn, so far apart in time that none moves; number 3 is empty."""
+
+    name = "stills"
+
+    def __init__(self, slide: Slide, period_s: float = 0.02) -> None:
+        self.number, self.period_s, self.closed = 0, period_s, False
+        windows = [(1400 + 700 * (n % 4), 500 * (n // 4)) for n in range(8)]
+        self.fields = [np.ascontiguousarray(slide.pixels[y : y + 960, x : x + 1280]) for x, y in windows]
+        self.fields[3] = np.ascontiguousarray(slide.pixels[:960, :1280])
+
+    def read(self, timeout_s: float) -> Frame:
+        time.sleep(self.period_s)
+        self.number += 1
+        taken = datetime.fromtimestamp(1_800_000_000 + self.number, timezone.utc)
+        return Frame(self.fields[(self.number - 1) % len(self.fields)], taken, self.number - 1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def slide() -> Slide:
+    return draw_slide(seed=1, size=(6144, 2000))
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[Record]:
+    with Record(tmp_path / "record", limits=Limits(0, 0)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make(
+    slide: Slide, record: Record, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Station]]:
+    """``make(**changes)`` starts a station on `Stills`, that looks after itself at short intervals."""
+    monkeypatch.setattr(station_module, "_HEALTH_S", 0.05)
+    monkeypatch.setattr(station_module, "_RETRY_S", 0.1)
+    monkeypatch.setattr(station_module, "_BEAT_S", 0.1)
+    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.5)
+    stations: list[Station] = []
+
+    def start(
+        camera: Callable[[], Camera] | None = None, bundle: Path = tiny_bundle, to: Record = record, **named: Any
+    ) -> Station:
+        kept = KeptOpen(camera or (lambda: Stills(slide)), stall_s=0.5)
+        station = Station(kept, Classifier.open(bundle, threads=1), to, **named)
+        stations.append(station)
+        station.start()
+        return station
+
+    yield start
+    for station in stations:
+        station.stop()
+
+
+def until(station: Station, true: Callable[[Live], object], timeout_s: float = 20.0) -> Live:
+    """The first snapshot of which it is true."""
+    end, live = time.monotonic() + timeout_s, station.live()
+    while not true(live):
+        assert time.monotonic() < end, live
+        live = station.wait(live.number, 0.5)
+    return live
+
+
+def said_by_hand(live: Live, bundle: Path) -> tuple[str, float, bool]:
+    """What `edgeall run` would say of the frame that is shown."""
+    assert live.picture is not None
+    classifier = Classifier.open(bundle, threads=1)
+    image = Image.fromarray(live.picture.frame.pixels)
+    said = prediction(classifier, "", classifier.answer(preprocess(image, classifier.input)))
+    return said.label, said.probability, said.review
+
+
+# What is judged and shown
+
+
+def test_frames_are_judged_as_the_command_line_would(make: Callable[..., Station], tiny_bundle: Path) -> None:
+    station = make()
+    live = until(station, lambda live: live.status == "judged" and live.frames_per_s > 0)
+    assert (live.label, live.probability, live.review) == said_by_hand(live, tiny_bundle)
+    assert list(live.probabilities) == list(station.labels) and live.size == (1280, 960)
+    assert live.quality is not None and live.quality.ok and live.problems == ()
+    assert live.camera.state == "live" and live.session_id is None
+    later = until(station, lambda later: later.number > live.number + 3)
+    assert later.taken is not None and live.taken is not None and later.taken > live.taken
+
+
+def test_a_refused_frame_is_not_judged(make: Callable[..., Station]) -> None:
+    live = until(make(), lambda live: live.status == "refused")
+    assert live.quality is not None and live.quality.reasons == ("empty",)
+    assert (live.label, live.probability, dict(live.probabilities), live.review) == ("", 0.0, {}, False)
+
+
+def test_the_models_own_limit_decides_what_is_to_be_looked_at(
+    make: Callable[..., Station], pack_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    for limit in (0.0, 1.0):
+        bundle = pack_tiny("uint8", tmp_path / f"{limit}.tflite", decision={"review_below": limit})
+        live = until(make(bundle=bundle), lambda live: live.status == "judged")
+        assert live.review is (live.probability < limit) and live.review is said_by_hand(live, bundle)[2]
+
+
+def test_a_model_of_cells_judges_each_whole_cell(
+    make: Callable[..., Station], pack_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = pack_tiny("uint8", tmp_path / "cells.tflite", unit="cell", decision={"review_below": 0.5})
+    live = until(make(bundle=bundle), lambda live: len(live.cells) > 1)
+    assert live.picture is not None
+    pixels, classifier = live.picture.frame.pixels, Classifier.open(bundle, threads=1)
+    whole = [cell for cell in find_cells(pixels) if not cell.touches_border]
+    by_hand = [prediction(classifier, "", classifier.answer(crop(pixels, cell, classifier.input))) for cell in whole]
+    assert [cell.box for cell in live.cells] == [cell.box for cell in whole]
+    assert [cell.label for cell in live.cells] == [said.label for said in by_hand]
+    mean = {label: np.mean([said.probabilities[label] for said in by_hand]) for label in classifier.labels}
+    assert live.probabilities == pytest.approx(mean) and live.label == max(mean, key=lambda label: mean[label])
+    assert live.review is any(said.review for said in by_hand)
+
+
+def test_a_frame_is_encoded_once_for_any_number_of_viewers(
+    make: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = station_module.encode
+    monkeypatch.setattr(
+        station_module, "encode", lambda *given: (encoded.append(1), time.sleep(0.05), encode(*given))[2]
+    )
+    station = make()
+    live = until(station, lambda live: live.picture is not None)
+    with ThreadPoolExecutor(5) as viewers:
+        files = list(viewers.map(lambda _: live.jpeg, range(20)))
+    assert len(encoded) == 1 and len({id(file) for file in files}) == 1
+    assert files[0] is not None and files[0][:2] == b"\xff\xd8"
+    until(station, lambda later: later.number > live.number + 5)
+    assert len(encoded) == 1  # nobody looked
+
+
+def test_a_viewer_waits_for_something_newer(make: Callable[..., Station], slide: Slide) -> None:
+    station = make(lambda: Stills(slide, period_s=0.3))
+    live = until(station, lambda live: live.picture is not None)
+    begin = time.monotonic()
+    assert station.wait(live.number, 5.0).number > live.number
+    assert time.monotonic() - begin < 2.0
+    assert station.wait(10**9, 0.05).number < 10**9
+
+
+def test_a_slow_model_judges_the_newest_frame(
+    make: Callable[..., Station], slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = Classifier.predict
+    monkeypatch.setattr(Classifier, "predict", lambda self, pixels: (time.sleep(0.2), predict(self, pixels))[1])
+    station = make(lambda: Stills(slide, period_s=0.005))
+    live = until(station, lambda live: live.camera.frames > 60 and live.status == "judged")
+    assert live.camera.dropped_frames > 30 and live.picture is not None
+    assert station.live().camera.frames - live.picture.frame.number < 80
+
+
+# What is recorded
+
+
+def rows(station: Station, record: Record, at_least: int = 12) -> Any:
+    """What a session of so many frames left behind."""
+    session = station.start_session(NOTES)
+    count = len(station._times)
+    until(station, lambda live: len(station._times) > count + at_least)
+    assert station.end_session() == session
+    return record.frames(session, limit=None)
+
+
+def test_every_judged_and_refused_frame_is_recorded(make: Callable[..., Station], record: Record) -> None:
+    station = make()
+    until(station, lambda live: live.picture is not None)
+    frames = rows(station, record)
+    assert len(frames) >= 12
+    assert Counter(frame.row.status for frame in frames).keys() == {"judged", "refused"}
+    for frame in frames:
+        assert (frame.row.label is None) == (frame.row.status == "refused") == bool(frame.row.reasons)
+        assert frame.row.quality["covered"] >= 0 and frame.row.trigger == "auto"
+    numbers = [frame.row.number for frame in sorted(frames, key=lambda frame: frame.id)]
+    assert numbers == sorted(set(numbers))
+    assert not record.verify()
+
+
+@pytest.mark.parametrize(
+    ("save", "limit", "kept"),
+    [("every frame", 0.0, True), ("on review", 0.0, False), ("on review", 1.0, True), ("on capture", 1.0, False)],
+)
+def test_images_are_saved_as_the_settings_say(
+    make: Callable[..., Station],
+    record: Record,
+    pack_tiny: Callable[..., Path],
+    tmp_path: Path,
+    save: str,
+    limit: float,
+    kept: bool,
+) -> None:
+    station = make(bundle=pack_tiny("uint8", tmp_path / "m.tflite", decision={"review_below": limit}))
+    station.change_settings(Settings(save=save))
+    frames = rows(station, record)
+    assert {frame.image is not None for frame in frames if frame.row.status == "judged"} == {kept}
+    assert {frame.image for frame in frames if frame.row.status == "refused"} <= {None}
+
+
+def test_a_capture_keeps_what_is_shown(make: Callable[..., Station], record: Record, tiny_bundle: Path) -> None:
+    station = make()
+    with pytest.raises(StationError, match="belongs to a slide"):
+        station.capture()
+    station.start_session(NOTES)
+    until(station, lambda live: live.status == "judged")
+    frame = record.frame(station.capture())
+    assert (frame.row.trigger, frame.row.status in ("judged", "refused")) == ("capture", True)
+    assert frame.image is not None
+    path = record.image_path(frame.image)
+    assert path is not None and open_rgb(path).size == (1280, 960)
+
+
+def test_without_judging_a_capture_is_kept_all_the_same(make: Callable[..., Station], record: Record) -> None:
+    station = make()
+    station.change_settings(Settings(judge=False))
+    session = station.start_session(NOTES)
+    until(station, lambda live: live.status == "unjudged" and live.session_id == session)
+    while record.frame(station.capture()).row.status == "refused":
+        until(station, lambda live: live.status == "unjudged")
+    station.end_session()
+    frames = record.frames(session, limit=None)
+    assert {frame.row.trigger for frame in frames if frame.row.status == "unjudged"} == {"capture"}
+
+
+def test_one_slide_at_a_time(make: Callable[..., Station]) -> None:
+    station = make()
+    with pytest.raises(StationError, match="no session is open"):
+        station.end_session()
+    station.start_session(NOTES)
+    with pytest.raises(StationError, match="a session is open"):
+        station.start_session(NOTES)
+    with pytest.raises(UsageError, match="sometimes"):
+        station.change_settings(Settings(save="sometimes"))
+
+
+def test_slides_may_follow_one_another_at_any_moment(
+    make: Callable[..., Station], slide: Slide, record: Record
+) -> None:
+    """No row comes too late for its session, none is lost to a fault."""
+    station = make(lambda: Stills(slide, period_s=0.001))
+    until(station, lambda live: live.picture is not None)
+    sessions = []
+    for _ in range(15):
+        sessions.append(station.start_session(NOTES))
+        station.capture()
+        assert station.end_session() == sessions[-1]
+        assert station.live().problems == ()
+    for session in sessions:
+        assert any(frame.row.trigger == "capture" for frame in record.frames(session, limit=None))
+    with ThreadPoolExecutor(8) as people:  # at the same moment
+        tried = list(people.map(lambda _: attempt(lambda: station.start_session(NOTES)), range(8)))
+        assert sum(isinstance(each, int) for each in tried) == 1
+        assert sum(isinstance(each, int) for each in people.map(lambda _: attempt(station.end_session), range(8))) == 1
+
+
+def attempt(do: Callable[[], int]) -> int | StationError:
+    """What came of it."""
+    try:
+        return do()
+    except StationError as error:
+        return error
+
+
+def test_a_disk_that_is_gone_is_told(
+    make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = make()
+    until(station, lambda live: live.status == "judged")
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "space", lambda: (_ for _ in ()).throw(OSError("Input/output error")))
+        until(station, lambda live: "nothing is recorded: OSError: Input/output error" in live.problems)
+    until(station, lambda live: live.status == "judged" and live.problems == ())
+
+
+def test_a_session_goes_on_after_a_restart(make: Callable[..., Station], record: Record) -> None:
+    station = make()
+    session = station.start_session(NOTES)
+    until(station, lambda live: live.status == "judged" and live.session_id == session)
+    station.stop()
+    before = record.session(session).frames
+    again = make()
+    assert again.session_id == session
+    until(again, lambda live: record.session(session).frames > before)
+    again.end_session()
+    assert make().session_id is None
+
+
+def test_no_capture_before_the_first_frame(make: Callable[..., Station]) -> None:
+    def none() -> Camera:
+        raise CameraError("camera: not there")
+
+    station = make(none)
+    station.start_session(NOTES)
+    live = until(station, lambda live: "camera: not there" in live.problems)
+    assert (live.status, live.picture, live.jpeg, live.size, live.taken) == ("waiting", None, None, None, None)
+    with pytest.raises(StationError, match="no frame yet"):
+        station.capture()
+
+
+# What fails around it
+
+
+def test_a_full_disk_stops_the_images_and_then_the_judging(make: Callable[..., Station], record: Record) -> None:
+    station = make()
+    station.change_settings(Settings(save="every frame"))
+    session = station.start_session(NOTES)
+    until(station, lambda live: live.status == "judged")
+    record.limits = Limits(images_bytes=10**18, judging_bytes=0)
+    until(station, lambda live: live.health.space == "no images")
+    assert any("images are not saved" in problem for problem in station.live().problems)
+    frame = record.frame(station.capture())
+    assert (frame.image, frame.image_lost) == (None, "disk")
+    record.limits = Limits(images_bytes=10**18, judging_bytes=10**18)
+    live = until(station, lambda live: live.health.space == "full" and live.status == "unjudged")
+    assert any("nothing is judged" in problem for problem in live.problems)
+    with pytest.raises(RecordError):
+        station.capture()
+    record.limits = Limits(0, 0)
+    until(station, lambda live: live.status == "judged" and live.problems == ())
+    station.end_session()
+    assert record.session(session).frames > 0 and not record.verify()
+
+
+def test_a_record_that_fails_stops_the_judging_until_it_works_again(
+    make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = make()
+    station.start_session(NOTES)
+    until(station, lambda live: live.status == "judged")
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "add_frame", lambda *given: (_ for _ in ()).throw(RecordError("the disk is gone")))
+        live = until(station, lambda live: live.status == "unjudged")
+        assert "nothing is recorded: the disk is gone" in live.problems
+        with pytest.raises(RecordError, match="the disk is gone"):
+            station.capture()
+    until(station, lambda live: live.status == "judged" and live.problems == ())
+
+
+def test_a_model_that_fails_is_said_to_and_the_watch_goes_on(
+    make: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[float] = []
+    station = make(on_beat=lambda: beats.append(time.monotonic()))
+    until(station, lambda live: live.status == "judged")
+    for error, words in (
+        (BundleError("the interpreter fails"), "the interpreter fails"),
+        (ValueError("x"), "ValueError: x"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Classifier, "predict", lambda *given, error=error: (_ for _ in ()).throw(error))
+            until(station, lambda live, words=words: f"judging fails: {words}" in live.problems)
+        until(station, lambda live: live.status == "judged" and live.problems == ())
+    assert max(np.diff(beats)) < 1.0
+
+
+def test_outputs_that_are_not_numbers_are_a_fault_not_a_label(
+    make: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classifier, "predict", lambda *given: np.full(4, np.nan, np.float32))
+    live = until(make(), lambda live: any("not finite" in problem for problem in live.problems))
+    assert live.label == ""
+
+
+def test_a_camera_that_fails_is_shown_with_its_last_frame_and_recorded(
+    make: Callable[..., Station], slide: Slide, record: Record
+) -> None:
+    broken = threading.Event()
+
+    class Breaking(Stills):
+        def read(self, timeout_s: float) -> Frame:
+            if broken.is_set():
+                raise CameraError("camera: unplugged")
+            return super().read(timeout_s)
+
+    station = make(lambda: Breaking(slide))
+    until(station, lambda live: live.status == "judged")
+    broken.set()
+    live = until(station, lambda live: "camera: unplugged" in live.problems)
+    assert live.camera.state == "reopening" and live.picture is not None
+    until(station, lambda later: later.number > live.number + 2)  # still alive to viewers
+    time.sleep(0.2)
+    broken.clear()
+    until(station, lambda live: live.camera.state == "live" and live.problems == ())
+    time.sleep(0.2)
+    events = [event.detail for event in record.events() if event.kind == "camera"]
+    assert {event["state"] for event in events} == {"live", "reopening"}
+    assert events[-1]["fault"] == "camera: unplugged" or events[0]["fault"] == "camera: unplugged"
+    assert len(events) < 6  # not one for each attempt
+
+
+def test_a_slow_disk_makes_judging_wait_but_not_the_watchdog(
+    make: Callable[..., Station], slide: Slide, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[float] = []
+    add = record.add_frame
+    monkeypatch.setattr(record, "add_frame", lambda *given: (time.sleep(0.4), add(*given))[1])
+    station = make(lambda: Stills(slide, period_s=0.005), on_beat=lambda: beats.append(time.monotonic()))
+    session = station.start_session(NOTES)
+    until(station, lambda live: any("the disk is slow" in problem for problem in live.problems))
+    monkeypatch.setattr(record, "add_frame", add)
+    station.end_session()
+    assert record.session(session).frames >= 8 and max(np.diff(beats)) < 1.0
+
+
+def test_stopping_records_what_was_judged_and_ends_the_threads(make: Callable[..., Station], record: Record) -> None:
+    before = threading.active_count()
+    station = make()
+    session = station.start_session(NOTES)
+    until(station, lambda live: live.status == "judged" and live.session_id == session)
+    station.stop()
+    assert threading.active_count() == before
+    assert record.session(session).frames > 0
+
+
+# For minutes
+
+
+class Faulty:
+    """A simulated camera that now and then hangs, disappears, or gives what is no picture. Seeded."""
+
+    name = "faulty"
+
+    def __init__(self, slide: Slide, rng: np.random.Generator, often: float) -> None:
+        if rng.random() < 0.3:
+            raise CameraError("faulty: not there")
+        self._stills, self._rng, self._often = Stills(slide, period_s=0.01), rng, often
+
+    def read(self, timeout_s: float) -> Frame:
+        frame = self._stills.read(timeout_s)
+        if self._rng.random() > self._often:
+            return frame
+        kind = int(self._rng.integers(6))
+        if kind == 0:
+            time.sleep(float(self._rng.uniform(0.6, 2.0)))  # longer than the keeper's patience
+        if kind == 1:
+            raise OSError("no such device")
+        if kind == 2:
+            raise CameraError("faulty: truncated")
+        garbage: list[Any] = [np.zeros_like(frame.pixels), frame.pixels[..., 0], frame.pixels.astype(np.float64)]
+        return replace(frame, pixels=garbage[kind - 3]) if kind >= 3 else frame
+
+    def close(self) -> None:
+        self._stills.close()
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=pytest.mark.slow)])
+def test_soak_with_camera_faults(make: Callable[..., Station], slide: Slide, record: Record, seconds: int) -> None:
+    """No crash, no leak of memory or threads, no beat of the watchdog missed."""
+    beats: list[float] = []
+    rng, before = np.random.default_rng(7), threading.active_count()
+    station = make(lambda: Faulty(slide, rng, 0.05), on_beat=lambda: beats.append(time.monotonic()))
+    memory: list[int] = []
+    begin = time.monotonic()
+    while time.monotonic() - begin < seconds:
+        session = station.start_session(NOTES)
+        part_end = time.monotonic() + seconds / 10
+        while time.monotonic() < part_end:
+            live = station.wait(station.live().number, 0.5)
+            assert live.picture is None or live.jpeg
+        station.end_session()
+        memory.append(rss_bytes() or 0)
+        # keeper, judge, recorder, health, one reader, and those that hang
+        assert threading.active_count() <= before + 5 + KeptOpen.MAX_HUNG
+    state = station.live().camera
+    assert state.reopened >= seconds / 10 and state.frames > 5 * seconds, state
+    assert max(np.diff(beats)) < 2.0  # a systemd watchdog's default share of its limit
+    assert memory[-1] <= 1.05 * max(memory[: len(memory) // 2]), memory
+    station.stop()
+    assert threading.active_count() <= before + KeptOpen.MAX_HUNG
+    time.sleep(2.0)
+    assert threading.active_count() == before
+    assert record.session(session).ended and not record.verify()
