@@ -52,6 +52,14 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
     return {"frames": rows, "images": images, "training": training, "out": str(out)}
 
 
+def _as_text(value: object) -> object:
+    """A spreadsheet computes what begins like a formula, whoever typed it: an apostrophe keeps it a text.
+
+    Source: OWASP, CSV injection.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def export_csv(record: Record, session_id: int, out: Path) -> int:
     """Write a line for each frame of a session, oldest first; returns how many. Raises RecordError where none is."""
     session = record.session(session_id)
@@ -62,16 +70,15 @@ def export_csv(record: Record, session_id: int, out: Path) -> int:
             writer.writerow(COLUMNS)
             for frame in reversed(frames):
                 own = [review for review in frame.reviews if review.cell is None]
-                writer.writerow(
-                    [
-                        *(frame.id, session_id, session.notes.sample, frame.at, frame.row.taken.isoformat()),
-                        *(frame.row.number, frame.row.trigger, frame.row.status, "; ".join(frame.row.reasons)),
-                        *(frame.label, frame.row.label, frame.row.probability, "yes" if frame.row.review else "no"),
-                        *((own[-1].by, own[-1].note) if own else ("", "")),
-                        *(len(frame.row.cells), frame.image, json.dumps(dict(frame.row.probabilities))),
-                        *(session.model, session.model_sha256, session.software, RESEARCH_USE),
-                    ]
-                )
+                row = [
+                    *(frame.id, session_id, session.notes.sample, frame.at, frame.row.taken.isoformat()),
+                    *(frame.row.number, frame.row.trigger, frame.row.status, "; ".join(frame.row.reasons)),
+                    *(frame.label, frame.row.label, frame.row.probability, "yes" if frame.row.review else "no"),
+                    *((own[-1].by, own[-1].note) if own else ("", "")),
+                    *(len(frame.row.cells), frame.image, json.dumps(dict(frame.row.probabilities))),
+                    *(session.model, session.model_sha256, session.software, RESEARCH_USE),
+                ]
+                writer.writerow(map(_as_text, row))
     except FileExistsError as error:
         raise UsageError(f"{out}: is there already", hint="choose another name") from error
     return len(frames)

@@ -669,6 +669,14 @@ def test_export(record: Record, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_sample_that_is_a_formula_stays_a_text(record: Record, tmp_path: Path) -> None:
+    session = record.start_session(SessionNotes("=HYPERLINK(1)"))
+    record.add_review(record.add_frame(session, JUDGED), "Pre", "expert", "@SUM(1)")
+    record.export_csv(session, tmp_path / "frames.csv")
+    (row,) = csv.DictReader((tmp_path / "frames.csv").read_text().splitlines())
+    assert (row["sample"], row["review_note"], row["label"]) == ("'=HYPERLINK(1)", "'@SUM(1)", "Pre")
+
+
 def test_export_leaves_pruned_images_out(record: Record, tmp_path: Path) -> None:
     session = record.start_session(SessionNotes("S1"))
     record.add_review(record.add_frame(session, JUDGED, jpeg(tmp_path, "red")), "Pre", "expert")
