@@ -125,7 +125,7 @@ def test_the_live_view_moves(served: Served, open_page: Callable[..., Any]) -> N
     assert page.evaluate("document.getElementById('view').naturalWidth") == 1280
     until(page, "parseFloat(document.getElementById('rate').textContent)", lambda rate: rate > 0)
     wait_for_good_field(page)
-    assert page.locator("#boxes rect.cell").count() > 0
+    until(page, "document.querySelectorAll('#boxes rect.cell').length", lambda count: count > 0)
 
 
 def test_capture_review_correct_export(served: Served, open_page: Callable[..., Any], tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
             page.locator("#view[data-picture]").wait_for()
         for size, scheme in ((WIDE, "light"), (PHONE, "dark")):
             page.set_viewport_size({"width": size[0], "height": size[1]})
-            page.emulate_media(color_scheme=scheme)
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour half-way to another
             found = axe.run(page, options=RULES).response["violations"]
             assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (address, scheme)
 
