@@ -49,6 +49,7 @@ def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOC
         epochs_finetune=epochs,
         patience=epochs,
         lr_finetune=3e-3,
+        augment="light",  # from nothing and in minutes a network can't learn what every microscope would make of a cell
         cache_dir=out / "cache",
     )
     facts = _finished(settings) or train(replace(settings, force=True), progress)

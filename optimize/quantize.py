@@ -22,6 +22,7 @@ from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.novelty import distance, read_familiar
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.rig import quality
 from edgeall.edge_runtime.tools.tables import metrics_text, quantize_text
 from edgeall.models.keras_compat import exact_float32, tf
 from edgeall.optimize.calibrate import calibration_of, check_rule, review_rule
@@ -105,6 +106,8 @@ REVIEW_FACTS = ("reviewed", "accuracy_of_the_rest", "sensitivity_with_review")
 GOLDEN_SOURCES = ("test", "synthetic")
 GOLDEN_IMAGES = 2
 GOLDEN_CANDIDATES = 48
+GATE_IMAGES = 300
+"""Of the train side, that the rig's quality gate is fitted to."""
 
 
 def quantize(
@@ -297,7 +300,7 @@ def quantize(
         metrics |= {f"robust_ece_{key}": found[f"ece_{key}"] for key in ("mean", "worst")}
         metrics |= {} if found["reviewed_mean"] is None else {"robust_reviewed_mean": found["reviewed_mean"]}
     source, images = _golden_images(golden, facts, split, root)
-    manifest = _manifest(run, facts, split, spec, summary, metrics, source)
+    manifest = _manifest(run, facts, split, spec, summary, metrics, source, _gate(facts, split, root))
     pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out, plane)
     summary |= {"out": str(out), "file_bytes": out.stat().st_size}
     if side == "test":  # a search has many candidates and one report
@@ -475,6 +478,7 @@ def _manifest(
     summary: dict[str, Any],
     metrics: dict[str, Any],
     golden_source: str,
+    gate: dict[str, float],
 ) -> Manifest:
     settings, model = facts["settings"], facts["model"]
     kept = [key for key in ("ece_uncalibrated", "aurc", *REVIEW_FACTS) if key in metrics]
@@ -517,8 +521,20 @@ def _manifest(
         calibration=summary["calibration"],
         decision=summary["decision"],
         novelty=summary["novelty"],
+        quality=gate,
         golden={"source": golden_source},
     )
+
+
+def _gate(facts: dict[str, Any], split: Split, root: Path) -> dict[str, float]:
+    """Limits of the rig's quality gate for fields like those of the train side; none where images are single cells:
+    what the rig's camera sees are fields.
+    """
+    if facts["unit"] != "field":
+        return {}
+    train, folder = split.side("train"), image_folder(root)
+    some = train[:: max(len(train) // GATE_IMAGES, 1)]
+    return quality.to_values(quality.fit(np.asarray(open_rgb(folder / entry.path)) for entry in some))
 
 
 def _without_names(subjects: dict[str, Any] | None) -> dict[str, Any] | None:

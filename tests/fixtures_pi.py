@@ -128,10 +128,16 @@ def sshd_in(root: Path, keys: Path, port: int, environment: dict[str, str], log:
         process.wait()
 
 
-def install_beside(site: Path, wheel: Path, requirements: Sequence[str], platforms: Sequence[str]) -> None:
-    """Unpack wheels for another processor into a folder; this machine's pip does it, so nothing is emulated."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-compile", "--target", str(site), "--implementation", "cp"]
+def install_beside(
+    site: Path, wheel: Path | str, requirements: Sequence[str], platforms: Sequence[str], dependencies: bool = False
+) -> None:
+    """Unpack wheels for another processor into a folder; this machine's pip does it, so nothing is emulated.
+
+    With ``dependencies`` also those that the wheels name, by this machine's processor.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += [*([] if dependencies else ["--no-deps"]), "--no-compile", "--target", str(site)]
+    command += ["--implementation", "cp"]
     command += ["--python-version", "3.11", "--only-binary", ":all:"]
     for platform in platforms:
         command += ["--platform", platform]

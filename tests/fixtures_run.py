@@ -34,6 +34,7 @@ def tiny_settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
         input_size=48,
         epochs_finetune=4,
         lr_finetune=3e-3,
+        augment="light",
         cache_dir=tmp_path_factory.mktemp("pixels"),
     )
 

@@ -64,7 +64,7 @@ class Teller:
                     else [0, ""]
                     for label in self._page.labels
                 },
-                "review": live.review and judged,
+                "review": words.asks(live.review_reason) if live.review and judged else "",
                 "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in live.cells]
                 if judged
                 else [],
@@ -131,12 +131,13 @@ def live_routes(page: Page, station: Station, access: Access, broadcast: Broadca
         return Response(await run_sync(found.picture.jpeg), media_type="image/jpeg")
 
     @routes.post("/capture")
-    def capture() -> JSONResponse:
+    def capture(request: Request) -> JSONResponse:
         """Record what is shown now, with its image; gives the frame's id."""
-        return JSONResponse({"frame": station.capture()})
+        return JSONResponse({"frame": station.capture(page.user(request).name)})
 
     @routes.post("/slides")
     def start(
+        request: Request,
         sample: Annotated[str, Form(min_length=1, max_length=MAX_TEXT)],
         operator: Short = "",
         stain: Short = "",
@@ -145,13 +146,13 @@ def live_routes(page: Page, station: Station, access: Access, broadcast: Broadca
     ) -> RedirectResponse:
         """Begin a slide."""
         given = (text.strip() for text in (sample, operator, stain, magnification, notes))
-        station.start_session(SessionNotes(*given))
+        station.start_session(SessionNotes(*given), page.user(request).name)
         return RedirectResponse("/", 303)
 
     @routes.post("/slides/end")
-    def end() -> RedirectResponse:
+    def end(request: Request) -> RedirectResponse:
         """End it; goes on to what it comes to."""
-        return RedirectResponse(f"/slides/{station.end_session()}", 303)
+        return RedirectResponse(f"/slides/{station.end_session(page.user(request).name)}", 303)
 
     @routes.get("/settings", response_class=HTMLResponse)
     def settings(request: Request, saved: bool = False) -> HTMLResponse:
@@ -162,11 +163,12 @@ def live_routes(page: Page, station: Station, access: Access, broadcast: Broadca
 
     @routes.post("/settings")
     def change(
+        request: Request,
         save: Annotated[Literal["every frame", "on review", "on capture"], Form()],
         judge: Annotated[bool, Form()] = False,
     ) -> RedirectResponse:
         """Change it."""
-        station.change_settings(Settings(judge=judge, save=save))
+        station.change_settings(Settings(judge=judge, save=save), page.user(request).name)
         return RedirectResponse("/settings?saved=true", 303)
 
     @routes.get("/health", response_class=HTMLResponse)

@@ -133,9 +133,11 @@ class FrameRow:
         probability: of `label`, 0..1.
         probabilities: of every label.
         review: the model asks for somebody to look.
+        review_reason: why, as `edgeall.edge_runtime.pipeline.Prediction.reason` says.
         quality: the gate's figures.
         cells: for a model of cells, each with ``box`` (left, top, right, bottom), ``label``, ``probability``,
-            ``review``.
+            ``review``, ``review_reason``.
+        by: who captured it.
     """
 
     taken: datetime
@@ -149,6 +151,8 @@ class FrameRow:
     review: bool = False
     quality: Mapping[str, Any] = field(default_factory=dict)
     cells: Sequence[Mapping[str, Any]] = ()
+    review_reason: str | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -310,8 +314,8 @@ class Record:
 
     # Writing
 
-    def start_session(self, notes: SessionNotes) -> int:
-        """Begin a slide; returns the session's id.
+    def start_session(self, notes: SessionNotes, by: str = "") -> int:
+        """Begin a slide; ``by`` is who did. Returns the session's id.
 
         Raises:
             UsageError: a text is too long, or the sample has no name.
@@ -323,11 +327,11 @@ class Record:
         if not notes.sample.strip():
             raise UsageError("a session needs the name of its sample")
         self._refuse_when_full()
-        return self._add("session", {"notes": values})
+        return self._add("session", {"notes": values, "by": by})
 
-    def end_session(self, session_id: int) -> None:
-        """End a slide. Raises RecordError where there is no such session, or it has ended."""
-        self._add("end", {"session": session_id})
+    def end_session(self, session_id: int, by: str = "") -> None:
+        """End a slide; ``by`` is who did. Raises RecordError where there is no such session, or it has ended."""
+        self._add("end", {"session": session_id, "by": by})
 
     def add_frame(self, session_id: int, row: FrameRow, image_jpeg: bytes | None = None) -> int:
         """Record a frame; returns its id.

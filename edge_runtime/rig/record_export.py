@@ -19,7 +19,18 @@ from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError
 
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "trigger", "status", "reasons"),
-    *("label", "model_label", "probability", "review_asked", "reviewed_by", "review_note", "cells", "image"),
+    *(
+        "captured_by",
+        "label",
+        "model_label",
+        "probability",
+        "review_asked",
+        "review_reason",
+        "reviewed_by",
+        "review_note",
+        "cells",
+        "image",
+    ),
     *("probabilities", "model", "model_sha256", "software", "use"),
 )
 
@@ -73,7 +84,8 @@ def export_csv(record: Record, session_id: int, out: Path) -> int:
                 row = [
                     *(frame.id, session_id, session.notes.sample, frame.at, frame.row.taken.isoformat()),
                     *(frame.row.number, frame.row.trigger, frame.row.status, "; ".join(frame.row.reasons)),
-                    *(frame.label, frame.row.label, frame.row.probability, "yes" if frame.row.review else "no"),
+                    *(frame.row.by, frame.label, frame.row.label, frame.row.probability),
+                    *("yes" if frame.row.review else "no", frame.row.review_reason),
                     *((own[-1].by, own[-1].note) if own else ("", "")),
                     *(len(frame.row.cells), frame.image, json.dumps(dict(frame.row.probabilities))),
                     *(session.model, session.model_sha256, session.software, RESEARCH_USE),

@@ -73,6 +73,7 @@ class JudgedCell:
     label: str
     probability: float
     review: bool
+    review_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Live:
         probability: of `label`, 0..1.
         probabilities: of every label; of a model of cells the mean over the frame's cells.
         review: the model asks for somebody to look.
+        review_reason: why, see `edgeall.edge_runtime.pipeline.Prediction.reason`; of cells, what counts for more.
         cells: for a model of cells, those that were judged.
         frames_per_s: judged or refused, over the last two seconds.
         camera: how it fares.
@@ -143,6 +145,7 @@ class Live:
     probability: float
     probabilities: Mapping[str, float]
     review: bool
+    review_reason: str | None
     cells: tuple[JudgedCell, ...]
     frames_per_s: float
     camera: CameraState
@@ -178,6 +181,7 @@ class _Verdict:
     probability: float = 0.0
     probabilities: Mapping[str, float] = field(default_factory=dict)
     review: bool = False
+    review_reason: str | None = None
     cells: tuple[JudgedCell, ...] = ()
 
 
@@ -191,18 +195,20 @@ class _Job:
     done: Future[int]
 
 
-def _job(session_id: int, verdict: _Verdict, trigger: str, with_image: bool) -> _Job:
+def _job(session_id: int, verdict: _Verdict, with_image: bool, captured_by: str | None = None) -> _Job:
     frame, quality = verdict.picture.frame, dataclasses.asdict(verdict.quality)
     row = FrameRow(
         taken=frame.taken,
         number=frame.number,
         status=verdict.status,
-        trigger=trigger,
+        trigger="auto" if captured_by is None else "capture",
         reasons=verdict.quality.reasons,
         label=verdict.label or None,
         probability=verdict.probability if verdict.label else None,
         probabilities=verdict.probabilities,
         review=verdict.review,
+        review_reason=verdict.review_reason,
+        by=captured_by,
         quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")},
         cells=[dataclasses.asdict(cell) for cell in verdict.cells],
     )
@@ -293,13 +299,13 @@ class Station:
         """In force."""
         return self._settings
 
-    def change_settings(self, settings: Settings) -> None:
+    def change_settings(self, settings: Settings, by: str = "") -> None:
         """Have others in force; recorded as an event. Raises RecordError as `Record.add_event` does."""
-        self._record.add_event("settings", dataclasses.asdict(settings))
+        self._record.add_event("settings", dataclasses.asdict(settings) | {"by": by})
         self._settings = settings
 
-    def start_session(self, notes: SessionNotes) -> int:
-        """Begin to record a slide; returns the session's id.
+    def start_session(self, notes: SessionNotes, by: str = "") -> int:
+        """Begin to record a slide, at the word of ``by``; returns the session's id.
 
         Raises:
             StationError: another is being recorded.
@@ -308,11 +314,11 @@ class Station:
         with self._handing_on:
             if self._session_id is not None:
                 raise StationError("a session is open", hint="end it first")
-            self._session_id = self._record.start_session(notes)
+            self._session_id = self._record.start_session(notes, by)
             self._new_slide = True
             return self._session_id
 
-    def end_session(self) -> int:
+    def end_session(self, by: str = "") -> int:
         """End the slide, once what was judged is recorded; returns the session's id. Raises StationError: none open."""
         with self._handing_on:
             session_id = self._session_id
@@ -320,10 +326,10 @@ class Station:
                 raise StationError("no session is open", hint="start one first")
             self._session_id = None
         self._jobs.join()
-        self._record.end_session(session_id)
+        self._record.end_session(session_id, by)
         return session_id
 
-    def capture(self, timeout_s: float = 30.0) -> int:
+    def capture(self, by: str = "", timeout_s: float = 30.0) -> int:
         """Record the frame that is shown now, with its image, whatever the gate says; returns the frame's id.
 
         Raises:
@@ -343,22 +349,23 @@ class Station:
             live.probability,
             live.probabilities,
             live.review,
+            live.review_reason,
             live.cells,
         )
         try:
-            job = self._enter(verdict, until)
+            job = self._enter(verdict, by, until)
             return job.done.result(max(until - time.monotonic(), 0.0))
         except (queue.Full, FutureTimeoutError) as error:
             raise StationError("the record takes too long", hint="see the health page: is the disk slow?") from error
 
-    def _enter(self, verdict: _Verdict, until: float) -> _Job:
+    def _enter(self, verdict: _Verdict, by: str, until: float) -> _Job:
         """Have a capture recorded, in the session that is open. Raises queue.Full when the time is over."""
         if not self._handing_on.acquire(timeout=max(until - time.monotonic(), 0.0)):
             raise queue.Full
         try:
             if self._session_id is None:
                 raise StationError("the session has just been ended", hint="start another one first")
-            job = _job(self._session_id, verdict, "capture", True)
+            job = _job(self._session_id, verdict, True, by)
             self._jobs.put(job, timeout=max(until - time.monotonic(), 0.0))
             return job
         finally:
@@ -399,7 +406,8 @@ class Station:
         if self.unit == "cell":
             return self._verdict_of_cells(picture, quality)
         said = self._ask(preprocess(Image.fromarray(frame.pixels), self._classifier.input))
-        return _Verdict(picture, "judged", quality, said.label, said.probability, said.probabilities, said.review)
+        asks = said.review, said.reason
+        return _Verdict(picture, "judged", quality, said.label, said.probability, said.probabilities, *asks)
 
     def _verdict_of_cells(self, picture: Picture, quality: Quality) -> _Verdict:
         pixels = picture.frame.pixels
@@ -409,10 +417,12 @@ class Station:
             return _Verdict(picture, "judged", quality)
         mean = {label: float(np.mean([each.probabilities[label] for _, each in said])) for label in self.labels}
         label = max(mean, key=lambda name: mean[name])
-        judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.review) for cell, each in said)
-        return _Verdict(
-            picture, "judged", quality, label, mean[label], mean, any(cell.review for cell in judged), judged
+        judged = tuple(
+            JudgedCell(cell.box, each.label, each.probability, each.review, each.reason) for cell, each in said
         )
+        reasons = sorted(cell.review_reason for cell in judged if cell.review_reason)  # "unfamiliar" says more: last
+        asks = any(cell.review for cell in judged), reasons[-1] if reasons else None
+        return _Verdict(picture, "judged", quality, label, mean[label], mean, *asks, judged)
 
     def _ask(self, pixels: NDArray[np.uint8]) -> Prediction:
         """What the model says of its input."""
@@ -427,7 +437,7 @@ class Station:
             return
         save = self._settings.save
         keep = verdict.status == "judged" and (save == "every frame" or (save == "on review" and verdict.review))
-        job = _job(session_id, verdict, "auto", keep)
+        job = _job(session_id, verdict, keep)
         with self._handing_on:
             while session_id == self._session_id:
                 try:
@@ -511,7 +521,7 @@ class Station:
             of_frame = {each.name: getattr(self._live, each.name) for each in dataclasses.fields(_Verdict)}
         else:
             of_frame = {"picture": None, "status": "waiting", "quality": None, "label": "", "probability": 0.0}
-            of_frame |= {"probabilities": {}, "review": False, "cells": ()}
+            of_frame |= {"probabilities": {}, "review": False, "review_reason": None, "cells": ()}
         camera = self._camera.state()
         return Live(
             number=number,

@@ -30,6 +30,7 @@ NOTHING = "-"
 """In place of a number that isn't there."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 STATUSES = {"judged": "judged", "refused": "refused", "unjudged": "not judged"}
+ASKS = {"unfamiliar": "asks for review: unlike what it has learnt", "uncertain": "asks for review: not sure"}
 REVIEWS = {"needed": "asks for review", "done": "reviewed", "corrected": "corrected"}
 
 
@@ -41,6 +42,11 @@ def reason(name: str) -> str:
 def advice(name: str) -> str:
     """What to do about it; empty where nothing is known."""
     return REASONS[name][1] if name in REASONS else ""
+
+
+def asks(review_reason: str | None) -> str:
+    """That the model wants somebody to look, and why; rows of before it said why have no reason."""
+    return ASKS.get(review_reason or "", "asks for review")
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -72,7 +78,7 @@ def renderer() -> Callable[..., str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
+    environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice, asks=asks)
     environment.globals.update(
         research_use=RESEARCH_USE, version=__version__, STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from PIL import Image
 
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.errors import ImageError, UsageError
 from edgeall.edge_runtime.explain import Explainer, evidence, head_of, on_demand, overlay
 from edgeall.edge_runtime.golden import check_golden
 from edgeall.edge_runtime.images import find_images

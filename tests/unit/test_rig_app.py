@@ -107,7 +107,7 @@ def test_live_picture_and_capture(rig: Rig, running: TestClient) -> None:
     assert Image.open(io.BytesIO(answer.content)).size == rig.station.live().size
     captured = running.post("/capture").json()["frame"]
     frame = rig.record.frame(captured)
-    assert (frame.session, frame.row.trigger) == (session, "capture")
+    assert (frame.session, frame.row.trigger, frame.row.by) == (session, "capture", "local")
     assert frame.image is not None
     picture = running.get(f"/images/{frame.image}.jpg")
     assert Image.open(io.BytesIO(picture.content)).size == rig.station.live().size
@@ -147,14 +147,16 @@ def test_the_quality_light(rig: Rig, changes: dict[str, Any], level: str, title:
 
 def test_what_is_told_of_a_frame_that_was_not_judged_names_no_label(rig: Rig) -> None:
     page: Any = SimpleNamespace(labels=("Benign", "Pre"), record=rig.record)
-    judged = {"label": "Pre", "probability": 0.9, "probabilities": {"Benign": 0.1, "Pre": 0.9}, "review": True}
+    judged = {"label": "Pre", "probability": 0.9, "probabilities": {"Benign": 0.1, "Pre": 0.9}}
+    judged |= {"review": True, "review_reason": "unfamiliar"}
     cell = SimpleNamespace(box=(1, 2, 3, 4), label="Pre", probability=0.9, review=True)
     said = json.loads(Teller(page)(live(rig, **judged, cells=(cell,))))
-    assert (said["label"], said["probability"], said["review"]) == ("Pre", "90.0 %", True)
+    assert (said["label"], said["probability"]) == ("Pre", "90.0 %")
+    assert said["review"] == "asks for review: unlike what it has learnt"
     assert said["probabilities"] == {"Benign": [0.1, "10.0 %"], "Pre": [0.9, "90.0 %"]}
     assert said["cells"] == [{"box": [1, 2, 3, 4], "label": "Pre", "review": True}]
     said = json.loads(Teller(page)(live(rig, **judged, cells=(cell,), status="refused")))
-    assert (said["label"], said["probability"], said["review"], said["cells"]) == ("", "", False, [])
+    assert (said["label"], said["probability"], said["review"], said["cells"]) == ("", "", "", [])
 
 
 def test_the_slide_in_the_live_view_is_counted(rig: Rig) -> None:

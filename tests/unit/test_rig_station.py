@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.rig import station as station_module
 from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen
 from edgeall.edge_runtime.rig.cells import crop, find_cells
+from edgeall.edge_runtime.rig.chain import reading
 from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, SessionNotes
 from edgeall.edge_runtime.rig.slide import Slide, draw_slide
 from edgeall.edge_runtime.rig.station import Live, Settings, Station, StationError
@@ -235,6 +237,19 @@ def test_images_are_saved_as_the_settings_say(
     frames = rows(station, record)
     assert {frame.image is not None for frame in frames if frame.row.status == "judged"} == {kept}
     assert {frame.image for frame in frames if frame.row.status == "refused"} <= {None}
+    asked = {(frame.row.review, frame.row.review_reason) for frame in frames if frame.row.status == "judged"}
+    assert asked == {(True, "uncertain") if limit else (False, None)}
+
+
+def test_the_record_says_who(make: Callable[..., Station], record: Record) -> None:
+    station = make()
+    station.start_session(NOTES, "olga")
+    station.change_settings(Settings(judge=False), "viktor")
+    station.end_session("anna")
+    with reading(record.folder) as database:
+        rows = [json.loads(row) for (row,) in database.execute("SELECT row FROM entries")]
+    said = {row.get("event", row["kind"]): row.get("by", row.get("detail", {}).get("by")) for row in rows}
+    assert (said["session"], said["settings"], said["end"]) == ("olga", "viktor", "anna")
 
 
 def test_a_capture_keeps_what_is_shown(make: Callable[..., Station], record: Record, tiny_bundle: Path) -> None:
@@ -243,7 +258,8 @@ def test_a_capture_keeps_what_is_shown(make: Callable[..., Station], record: Rec
         station.capture()
     station.start_session(NOTES)
     until(station, lambda live: live.status == "judged")
-    frame = record.frame(station.capture())
+    frame = record.frame(station.capture("olga"))
+    assert frame.row.by == "olga"
     assert (frame.row.trigger, frame.row.status in ("judged", "refused")) == ("capture", True)
     assert frame.image is not None
     path = record.image_path(frame.image)

@@ -30,6 +30,7 @@ function tell(now) {
   text("label", now.label || "–");
   text("probability", now.probability);
   $("asks").hidden = !now.review;
+  text("asks", now.review);
   for (const bar of bars) {
     const [value, words] = now.probabilities[bar.firstElementChild.textContent];
     fill(bar.querySelector("svg"), value);

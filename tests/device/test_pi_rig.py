@@ -1,0 +1,122 @@
+"""`edgeall rig` on an emulated Raspberry Pi: a slide is judged and recorded there, also through a power cut."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fixtures_pi
+import httpx2
+import pytest
+from fixtures_pi import PATH, Pi, fresh_home, make_root
+from PIL import Image
+
+from edgeall.deploy import package
+from edgeall.edge_runtime.rig.serve import DEMO_MODEL
+from edgeall.edge_runtime.rig.slide import SimulatedCamera, draw_slide
+
+pytestmark = pytest.mark.device
+
+HOME = "/home/rig"
+PROGRAM = "import sys; from edgeall.cli import main; sys.exit(main())"
+PATIENCE_S = 300
+"""Everything takes tens of times as long under emulation."""
+PLATFORMS = tuple(f"manylinux{version}_aarch64" for version in ("2014", "_2_17", "_2_28", "_2_34", "_2_36"))
+
+
+@pytest.fixture(scope="session")
+def pi() -> Iterator[Pi]:
+    """A Pi 4 with a 64-bit system and the device install with the rig's packages in its user's home."""
+    root = make_root("arm64")
+    with fresh_home(root, "rig") as home:
+        fixtures_pi.install_beside(home / "site", f"{package.wheel()}[rig]", [], PLATFORMS, dependencies=True)
+        (home / "frames").mkdir()
+        yield Pi(root, "cortex-a72", {"HOME": HOME, "PATH": PATH, "PYTHONPATH": f"{HOME}/site"})
+
+
+@pytest.fixture(scope="session")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Frames of the simulated slide, as a camera's files: drawing them there would take minutes."""
+    folder = tmp_path_factory.mktemp("fields")
+    camera = SimulatedCamera(draw_slide(seed=0), seed=1, rate=None)
+    for number in range(6):
+        Image.fromarray(camera.pixels(number)).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+@contextmanager
+def rig_on(pi: Pi) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    """`edgeall rig` over a watched folder, and a visitor of its page."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    model = f"{HOME}/site/edgeall/edge_runtime/rig/{DEMO_MODEL.name}"
+    words = ("rig", model, "--camera", f"{HOME}/frames", "--record", f"{HOME}/slides", "--listen", f"127.0.0.1:{port}")
+    settings = [f"{key}={value}" for key, value in {**pi.environment, "QEMU_CPU": pi.cpu}.items()]
+    command = ["chroot", str(pi.root), "/usr/bin/env", "-i", *settings, "python3", "-c", PROGRAM, *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("the page: "):
+            break
+    else:
+        raise AssertionError("".join(said))
+    threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as page:
+            found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.get("/").text)
+            assert found is not None
+            page.headers["x-csrf-token"] = found[1]
+            yield process, page
+    finally:
+        process.kill()
+        process.wait()
+
+
+def put(pi: Pi, image: Path) -> None:
+    """As a camera's program does: under another name until it is whole."""
+    folder = pi.root / "home" / "rig" / "frames"
+    part = folder / f".{image.name}"
+    part.write_bytes(image.read_bytes())
+    part.rename(folder / image.name)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end, "it didn't come to that"
+        time.sleep(1)
+
+
+def rows(page: httpx2.Client) -> list[str]:
+    """Of slide 1's table, without the line of names."""
+    return page.get("/slides/1/frames.csv").text.splitlines()[1:]
+
+
+def test_a_slide_is_judged_and_survives_a_power_cut(pi: Pi, fields: list[Path]) -> None:
+    with rig_on(pi) as (process, page):
+        assert "research use only, not a diagnosis" in page.get("/").text
+        assert page.post("/slides", data={"sample": "S-1"}).status_code == 303
+        for count, image in enumerate(fields[:3], 1):
+            put(pi, image)
+            wait_for(lambda count=count: len(rows(page)) == count)  # type: ignore[misc]
+        before = rows(page)
+        assert any(",judged," in row for row in before), before
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with rig_on(pi) as (process, page):
+        assert rows(page) == before
+        put(pi, fields[3])
+        wait_for(lambda: len(rows(page)) == len(before) + 1)  # the slide goes on: nobody began it again
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    checked = pi.json("python3", "-c", PROGRAM, "record", "verify", f"{HOME}/slides", "--json")
+    assert checked["problems"] == []
