@@ -9,7 +9,7 @@ import math
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from edgeall.edge_runtime import signature
@@ -76,7 +76,7 @@ class Bundle:
 
     path: str
     flatbuffer: bytes
-    graph: Graph
+    graph: Graph = field(compare=False)  # of the flatbuffer, which is compared
     manifest: Manifest | None
     labels: tuple[str, ...] | None
     normalization: tuple[float, float] | None
@@ -178,7 +178,7 @@ def _ours(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file
     return Bundle(
         path=name,
         flatbuffer=flatbuffer,
-        graph=read_graph(flatbuffer, name),
+        graph=read_graph(flatbuffer, name, whole=False),
         manifest=manifest,
         labels=manifest.labels,
         normalization=(manifest.input.mean, manifest.input.std),

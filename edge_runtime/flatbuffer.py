@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.ops import OPERATORS, TENSOR_TYPES
@@ -69,7 +69,7 @@ class Operator:
 class Subgraph:
     """Tensors, operators in running order, and the indices of the graph's inputs and outputs."""
 
-    tensors: tuple[Tensor, ...]
+    tensors: Sequence[Tensor]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -116,19 +116,21 @@ class TfliteMetadata:
     label_files: tuple[str, ...]
 
 
-def read_graph(data: bytes, name: str) -> Graph:
-    """Parse a whole model, all offsets and buffers checked against the end of ``data``.
+def read_graph(data: bytes, name: str, *, whole: bool = True) -> Graph:
+    """Parse a model, all offsets and buffers checked against the end of ``data``.
 
     Args:
         data: a TFLite flatbuffer; bytes after its end are allowed.
         name: how an error calls the file.
+        whole: False, for a file whose digest is right, leaves each tensor until it is asked for: that is most of the
+            work, and most starts need none of it.
 
     Raises:
         BundleError: not a TFLite flatbuffer, or truncated or damaged.
     """
     if data[4:8] != b"TFL3":
         raise BundleError(f"{name}: not a TFLite model", hint="give a .tflite file made by `edgeall quantize`")
-    return _guarded(data, name, _read_graph)
+    return _guarded(data, name, lambda model: _read_graph(model, name, whole))
 
 
 def read_metadata(blob: bytes, name: str) -> TfliteMetadata:
@@ -253,18 +255,51 @@ class _Table:
         return [_Table(self.reader, self.reader.follow(start + 4 * index)) for index in range(count)]
 
 
+class _Tensors(Sequence[Tensor]):
+    """A subgraph's tensors, each read when it is asked for. Raises BundleError then."""
+
+    def __init__(self, table: _Table, buffers: list[tuple[int, int]], name: str) -> None:
+        self._reader, self._buffers, self._name = table.reader, buffers, name
+        self._start, self._count = table.vector(0, 4)
+        self._known: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Tensor, ...]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | tuple[Tensor, ...]:
+        places = range(self._count)[index]
+        return tuple(map(self._read, places)) if isinstance(places, range) else self._read(places)
+
+    def _read(self, index: int) -> Tensor:
+        if index not in self._known:
+            try:
+                table = _Table(self._reader, self._reader.follow(self._start + 4 * index))
+                self._known[index] = _read_tensor(table, self._buffers)
+            except _DamagedError as error:
+                raise _damaged(self._name) from error
+        return self._known[index]
+
+
 def _guarded(data: bytes, name: str, read: Callable[[_Table], T]) -> T:
     try:
         return read(_Reader(data).root())
     except _DamagedError as error:
-        raise BundleError(f"{name}: the flatbuffer is truncated or damaged", hint="copy the file again") from error
+        raise _damaged(name) from error
 
 
-def _read_graph(model: _Table) -> Graph:
+def _damaged(name: str) -> BundleError:
+    return BundleError(f"{name}: the flatbuffer is truncated or damaged", hint="copy the file again")
+
+
+def _read_graph(model: _Table, name: str, whole: bool) -> Graph:
     # Model: version 0, operator_codes 1, subgraphs 2, buffers 4, metadata 6
     names = [_operator_name(code) for code in model.tables(1)]
     buffers = [_buffer(buffer) for buffer in model.tables(4)]
-    subgraphs = tuple(_read_subgraph(table, names, buffers) for table in model.tables(2))
+    subgraphs = tuple(_read_subgraph(table, names, _Tensors(table, buffers, name), whole) for table in model.tables(2))
     if not subgraphs:
         raise _DamagedError
     return Graph(model.number(0, _U32), subgraphs, _metadata_entries(model.reader, model))
@@ -290,9 +325,9 @@ def _buffer(buffer: _Table) -> tuple[int, int]:
     return (offset, size) if size > count else (at, count)
 
 
-def _read_subgraph(table: _Table, names: list[str], buffers: list[tuple[int, int]]) -> Subgraph:
+def _read_subgraph(table: _Table, names: list[str], lazy: _Tensors, whole: bool) -> Subgraph:
     # SubGraph: tensors 0, inputs 1, outputs 2, operators 3
-    tensors = tuple(_read_tensor(tensor, buffers) for tensor in table.tables(0))
+    tensors = tuple(lazy) if whole else lazy
     operators = []
     for operator in table.tables(3):
         # Operator: opcode_index 0, inputs 1, outputs 2

@@ -47,6 +47,17 @@ def test_agrees_with_the_generated_schema(tiny_flatbuffers: dict[str, bytes], ki
         assert list(operator.outputs) == list(expected.outputs)
 
 
+def test_tensors_may_be_left_until_they_are_asked_for(tiny_flatbuffers: dict[str, bytes]) -> None:
+    data = tiny_flatbuffers["uint8"]
+    whole, lazy = read_graph(data, "m").main, read_graph(data, "m", whole=False).main
+    assert lazy.operators == whole.operators and len(lazy.tensors) == len(whole.tensors)
+    assert lazy.tensors[-1] == whole.tensors[-1] and lazy.tensors[1:3] == whole.tensors[1:3]
+    for _ in range(1000):  # what is known is not read again, or a file's budget would run out
+        assert tuple(lazy.tensors) == whole.tensors
+    with pytest.raises(IndexError):
+        lazy.tensors[len(whole.tensors)]
+
+
 def test_integer_model_has_no_float_tensor(tiny_flatbuffers: dict[str, bytes]) -> None:
     assert not any("FLOAT" in name for name in read_graph(tiny_flatbuffers["uint8"], "m").tensor_types())
     assert "FLOAT32" in read_graph(tiny_flatbuffers["float32"], "m").tensor_types()
