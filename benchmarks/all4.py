@@ -99,6 +99,7 @@ def report(arguments: argparse.Namespace, run: dict[str, Any], schemes: dict[str
     split, data = run["split"], run["data"]
     typed = f"python benchmarks/all4.py DATA --weights FILE --alpha {arguments.alpha:g} --split-by {arguments.split_by}"
     typed += f" --augment {run['settings']['augment']}"
+    typed += f" --epochs {arguments.epochs}" if arguments.epochs else ""
     lines = [
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, split by {arguments.split_by}",
         "",

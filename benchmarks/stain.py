@@ -101,7 +101,7 @@ def _trained(
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             normalize(open_rgb(path)).save(out)
-    settings = json.loads((arguments.beside / "settings.json").read_text())
+    settings = json.loads((arguments.beside / "settings.json").read_text())["settings"]
     words = {name: settings[name] for name in ("alpha", "augment", "epochs_finetune", "split_by", "seed")}
     options = [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", value)]
     if not (run / "run.json").exists():
