@@ -244,7 +244,7 @@ def record() -> None:
 @click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
 @click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Before the last layer.")
-@click.option("--augment", type=click.Choice(AUGMENTS), default="light", help="Of training images.")
+@click.option("--augment", type=click.Choice(AUGMENTS), default="microscope", help="Of training images.")
 @click.option(
     "--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: see edgeall models]"
 )

@@ -1,6 +1,6 @@
 """The chain on the real four-class set: what training and quantization reach, beside the limits of the project.
 
-python benchmarks/all4.py DATA --weights FILE --alpha 0.35 --split-by image
+python benchmarks/all4.py DATA --weights FILE --alpha 0.35 --split-by image [--augment light] [--epochs 16]
 
 Runs `edgeall train`, then `edgeall quantize` in three schemes, as a user would, one after the other, and writes
 `all4-<alpha>-<split>.md`. Nothing but the machine's own load should run beside it: training time is one of the figures.
@@ -46,6 +46,8 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--alpha", type=float, choices=sorted(LIMITS), required=True)
     parser.add_argument("--split-by", choices=["image", "block"], required=True)
+    parser.add_argument("--augment", default="microscope", help="as of edgeall train")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning, at most; by default what the limit of time allows")
     parser.add_argument("--keep-run", action="store_true", help="quantize the run that is there; don't train again")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -71,8 +73,8 @@ def _train(arguments: argparse.Namespace, run: Path) -> None:
     cache = arguments.work / f"cache-{time.time_ns()}"
     command.answer(
         *("train", "--data", arguments.data, "--model", "mobilenet_v2", "--alpha", arguments.alpha),
-        *("--weights", arguments.weights, "--epochs-finetune", EPOCHS[arguments.alpha]),
-        *("--split-by", arguments.split_by, "--cache-dir", cache, "--out", run),
+        *("--weights", arguments.weights, "--epochs-finetune", arguments.epochs or EPOCHS[arguments.alpha]),
+        *("--augment", arguments.augment, "--split-by", arguments.split_by, "--cache-dir", cache, "--out", run),
     )
 
 
@@ -96,6 +98,7 @@ def report(arguments: argparse.Namespace, run: dict[str, Any], schemes: dict[str
     wrong = test["images"] - round(test["accuracy"] * test["images"])
     split, data = run["split"], run["data"]
     typed = f"python benchmarks/all4.py DATA --weights FILE --alpha {arguments.alpha:g} --split-by {arguments.split_by}"
+    typed += f" --augment {run['settings']['augment']}"
     lines = [
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, split by {arguments.split_by}",
         "",

@@ -9,6 +9,9 @@ Source: Zhou et al. 2016, "Learning Deep Features for Discriminative Localizatio
 
 from __future__ import annotations
 
+import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,10 @@ from PIL import Image, ImageDraw
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError, UsageError
 from edgeall.edge_runtime.flatbuffer import Graph, Tensor
+from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.pipeline import Prediction
-from edgeall.edge_runtime.preprocess import load_input
+from edgeall.edge_runtime.pipeline import Prediction, prediction
+from edgeall.edge_runtime.preprocess import load_input, preprocess
 
 HIGHLIGHT = (255, 90, 0)
 STRONGEST = 0.55
@@ -77,15 +81,9 @@ class Explainer:
     """
 
     def __init__(self, classifier: Classifier, folder: Path) -> None:
-        bundle, second = classifier.bundle, classifier.model.second
-        if bundle is None or second is None or len(second.shape) != 4:
-            raise UsageError(
-                f"{classifier.model.name}: carries no feature map to explain its labels with",
-                hint="pack it with `edgeall quantize --explain`",
-            )
         self.classifier = classifier
         self.folder = folder
-        self.weights, _ = head_of(bundle.graph, bundle.flatbuffer, bundle.path)
+        self._weights = _weights(classifier)
         self._drawn = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,19 +96,66 @@ class Explainer:
         Raises:
             DataError: the file can't be written.
         """
-        assert prediction.units is not None
-        label = self.classifier.labels.index(prediction.label)
-        found = evidence(self.classifier.features(prediction.units), self.weights)[:, :, label]
         pixels = load_input(prediction.image, self.classifier.input)
         self._drawn += 1
         out = self.folder / f"{self._drawn:05d}-{Path(prediction.image).stem}.png"
-        doubt = f", review: {prediction.reason}" if prediction.review else ""
-        caption = f"{prediction.label} {100 * prediction.probability:.1f} %{doubt}"
         try:
-            captioned(overlay(pixels, found), caption).save(out)
+            _drawing(self.classifier, self._weights, pixels, prediction).save(out)
         except OSError as error:
             raise DataError(f"{out}: can't be written ({error.strerror})", hint="check the disk") from error
         return out
+
+
+def explains(classifier: Classifier) -> bool:
+    """Whether the model was packed with a feature map."""
+    second = classifier.model.second
+    return classifier.bundle is not None and second is not None and len(second.shape) == 4
+
+
+def on_demand(model: Path) -> Callable[[bytes], bytes]:
+    """What turns an image file's bytes into a PNG of its overlay; any thread may call it.
+
+    It opens the model once more: asking does not disturb whoever is judging.
+
+    Raises:
+        BundleError: as `Classifier.open`.
+        UsageError: the model carries no map.
+    """
+    classifier = Classifier.open(model, threads=1)
+    weights, one_at_a_time = _weights(classifier), threading.Lock()
+
+    def explained(image: bytes) -> bytes:
+        pixels = preprocess(decode_rgb(image, "image"), classifier.input)
+        with one_at_a_time:
+            said = prediction(classifier, "image", classifier.answer(pixels))
+            if said.error:
+                raise DataError(said.error)
+            drawn = _drawing(classifier, weights, pixels, said)
+        file = io.BytesIO()
+        drawn.save(file, "PNG")
+        return file.getvalue()
+
+    return explained
+
+
+def _weights(classifier: Classifier) -> NDArray[np.float32]:
+    if not explains(classifier):
+        raise UsageError(
+            f"{classifier.model.name}: carries no feature map to explain its labels with",
+            hint="pack it with `edgeall quantize --explain`",
+        )
+    assert classifier.bundle is not None
+    return head_of(classifier.bundle.graph, classifier.bundle.flatbuffer, classifier.bundle.path)[0]
+
+
+def _drawing(
+    classifier: Classifier, weights: NDArray[np.float32], pixels: NDArray[np.uint8], said: Prediction
+) -> Image.Image:
+    """What the model saw, what speaks for its label, and the label."""
+    assert said.units is not None
+    found = evidence(classifier.features(said.units), weights)[:, :, classifier.labels.index(said.label)]
+    doubt = f", review: {said.reason}" if said.review else ""
+    return captioned(overlay(pixels, found), f"{said.label} {100 * said.probability:.1f} %{doubt}")
 
 
 def overlay(pixels: NDArray[np.uint8], found: NDArray[np.float32]) -> Image.Image:

@@ -77,7 +77,7 @@ class SearchSettings:
     study: str = "search"
     batch_size: int = 32
     lr_finetune: float = 5e-4
-    augment: str = "light"
+    augment: str = "microscope"
     split_by: str = "auto"
     val_frac: float = 0.1
     test_frac: float = 0.2

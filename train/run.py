@@ -88,7 +88,7 @@ class TrainSettings:
     lr_head: float = 3e-3
     lr_finetune: float = 5e-4
     dropout: float = 0.2
-    augment: str = "light"
+    augment: str = "microscope"
     unfreeze: int | None = None
     class_weights: bool = True
     patience: int = 8

@@ -21,6 +21,7 @@ import uvicorn
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from edgeall.edge_runtime.explain import explains, on_demand
 from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import Access, read_users
 from edgeall.edge_runtime.rig.app import create_app
@@ -121,6 +122,7 @@ def serve(
             labels=classifier.labels,
             unit=station.unit,
             synthetic=camera == SIMULATED,
+            explain=on_demand(model) if station.unit == "field" and explains(classifier) else None,
         )
         app, broadcast = create_app(station, page, Access(users), names, secure=fingerprint is not None)
         tls = str(record / CERTIFICATE) if fingerprint else None
