@@ -48,10 +48,17 @@ CHECKPOINTS, WARM_UP = 20, 2
 
 
 class Resting(SimulatedCamera):
-    """The simulated camera over one good field: every frame passes the gate, so that every frame is judged."""
+    """The simulated camera over one good field: every frame passes the gate, so that every frame is judged.
+
+    Its frames are drawn beforehand: a camera's pictures don't take the processor that judges them.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._drawn = [super(Resting, self).pixels(number).copy() for number in range(25)]
 
     def pixels(self, number: int) -> Any:
-        return super().pixels(number % 25)
+        return self._drawn[number % 25]
 
 
 def main() -> int:
@@ -65,8 +72,8 @@ def main() -> int:
     arguments = parser.parse_args()
     slide = draw_slide(seed=0)
     rounds = [_round(arguments.model, slide, arguments.seconds) for _ in range(arguments.rounds)]
-    memory = _memory(arguments.model, slide, arguments.frames) if arguments.frames else []
     latencies = _page(arguments.model, arguments.viewers, arguments.seconds) if arguments.viewers else {}
+    memory = _memory(arguments.model, slide, arguments.frames) if arguments.frames else []  # last: it takes longest
     page, met = report(arguments, rounds, memory, latencies)
     print(page)
     if arguments.out:

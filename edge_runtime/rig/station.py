@@ -34,13 +34,17 @@ from edgeall.edge_runtime.rig.quality import Gate, Quality, thresholds_of
 from edgeall.edge_runtime.rig.record import FrameRow, Record, SessionNotes
 
 SAVE = ("every frame", "on review", "on capture")
-"""Whose image is kept: every judged frame's; those that the model wants looked at, and captured ones; captured ones."""
+"""Whose image is kept: every judged frame's; of those that the model wants looked at two a second at most, and captured
+ones; captured ones."""
 LIVE_QUALITY, SAVED_QUALITY = 80, 95
 _BEAT_S = 0.5
 _HEALTH_S = 5.0
 _RATE_S = 2.0
 _WAITING_ROWS = 8
 """Judged frames that wait to be recorded; judging waits for the disk beyond."""
+_KEPT_EVERY_S = 0.5
+"""Between images of frames that ask for review: where a whole slide is unfamiliar, those of all would fill a card
+within the hour, and saving them takes the processor from judging."""
 _RETRY_S = 5.0
 
 
@@ -253,6 +257,7 @@ class Station:
         self._fault = ""
         self._not_recorded = ""
         self._retry_at = 0.0
+        self._kept_at = -_KEPT_EVERY_S
         self._noted = ("", "")
         space = record.space()
         self._health = Health(space.free_bytes, space.state)
@@ -435,8 +440,7 @@ class Station:
         """Have the frame recorded in the session it was judged in, if that is still open."""
         if session_id is None or self._not_recorded or verdict.status == "unjudged":
             return
-        save = self._settings.save
-        keep = verdict.status == "judged" and (save == "every frame" or (save == "on review" and verdict.review))
+        keep = verdict.status == "judged" and self._keeps(verdict)
         job = _job(session_id, verdict, keep)
         with self._handing_on:
             while session_id == self._session_id:
@@ -447,6 +451,17 @@ class Station:
                     self._on_beat()
                     self._fault = "judging waits for the record: the disk is slow"
                     self._publish(None)
+
+    def _keeps(self, verdict: _Verdict) -> bool:
+        """Whether the settings want the frame's image."""
+        if self._settings.save == "every frame":
+            return True
+        if self._settings.save != "on review" or not verdict.review:
+            return False
+        if time.monotonic() < self._kept_at + _KEPT_EVERY_S:
+            return False
+        self._kept_at = time.monotonic()
+        return True
 
     # The other threads
 

@@ -235,7 +235,11 @@ def test_images_are_saved_as_the_settings_say(
     station = make(bundle=pack_tiny("uint8", tmp_path / "m.tflite", decision={"review_below": limit}))
     station.change_settings(Settings(save=save))
     frames = rows(station, record)
-    assert {frame.image is not None for frame in frames if frame.row.status == "judged"} == {kept}
+    images = [frame.image is not None for frame in frames if frame.row.status == "judged"]
+    if save == "every frame":
+        assert all(images)
+    else:  # of many frames in half a second one image is kept
+        assert any(images) == kept and not all(images)
     assert {frame.image for frame in frames if frame.row.status == "refused"} <= {None}
     asked = {(frame.row.review, frame.row.review_reason) for frame in frames if frame.row.status == "judged"}
     assert asked == {(True, "uncertain") if limit else (False, None)}
