@@ -29,13 +29,14 @@ from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.parallel import Layout, Pool
 from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.train.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from edgeall.train.split import SplitEntry, load_split
 
 LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 LAB = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]])
 """From RGB to the responses of cones, and from their logarithms to lightness and two opponent colours (Reinhard)."""
 Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and standard deviation of the three channels."""
+Entry = tuple[str, str]
+"""Path of a test image, and its label."""
 FEW = 200
 """Images that the data's own statistics are taken from."""
 
@@ -57,7 +58,8 @@ def main() -> int:
         ("as they are", arguments.beside / "ptq-int8.tflite", arguments.beside, lambda image: image),
         ("normalized", model, model.parent, normalize),
     ):
-        entries = load_split(run / "split.json").side("test")
+        split = json.loads((run / "split.json").read_text(encoding="utf-8"))
+        entries = [(entry["path"], entry["label"]) for entry in split["entries"] if entry["side"] == "test"]
         test[name] = _accuracies(Classifier.open(path, threads=1), arguments.data, entries, change)
     page = report(arguments, test)
     print(page)
@@ -111,27 +113,27 @@ def _trained(
 
 
 def _accuracies(
-    classifier: Classifier, data: Path, entries: tuple[SplitEntry, ...], change: Callable[[Image.Image], Image.Image]
+    classifier: Classifier, data: Path, entries: list[Entry], change: Callable[[Image.Image], Image.Image]
 ) -> dict[str, list[float]]:
     """Accuracy of clean images under ``clean``, and of each corruption by severity."""
     originals = {path.relative_to(data).with_suffix(""): path for path in find_images(data)}
 
-    def load(cell: tuple[SplitEntry, str, int]) -> NDArray[np.uint8]:
-        entry, kind, severity = cell
-        image = open_rgb(originals[Path(entry.path).with_suffix("")])
+    def load(cell: tuple[Entry, str, int]) -> NDArray[np.uint8]:
+        (path, _), kind, severity = cell
+        image = open_rgb(originals[Path(path).with_suffix("")])
         if severity:
-            image = corrupted(image, kind, severity, entry.path)
+            image = corrupted(image, kind, severity, path)
         return preprocess(change(image), classifier.input)
 
     cells = [(entry, "clean", 0) for entry in entries]
     cells += [(entry, kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES for entry in entries]
     right: dict[tuple[str, int], list[bool]] = {}
     with Pool(classifier, Layout(2, 1)) as pool:
-        for (entry, kind, severity), outcome in pool.map(load, cells):
+        for ((_, label), kind, severity), outcome in pool.map(load, cells):
             if isinstance(outcome, Exception):
                 raise outcome
             said = classifier.labels[int(outcome.probabilities.argmax())]
-            right.setdefault((kind, severity), []).append(said == entry.label)
+            right.setdefault((kind, severity), []).append(said == label)
     found: dict[str, list[float]] = {}
     for (kind, _), values in right.items():
         found.setdefault(kind, []).append(float(np.mean(values)))
