@@ -425,8 +425,9 @@ class Station:
         judged = tuple(
             JudgedCell(cell.box, each.label, each.probability, each.review, each.reason) for cell, each in said
         )
-        reasons = sorted(cell.review_reason for cell in judged if cell.review_reason)  # "unfamiliar" says more: last
-        asks = any(cell.review for cell in judged), reasons[-1] if reasons else None
+        reasons = {cell.review_reason for cell in judged if cell.review}
+        reason = "unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None)  # it says more
+        asks = bool(reasons), reason
         return _Verdict(picture, "judged", quality, label, mean[label], mean, *asks, judged)
 
     def _ask(self, pixels: NDArray[np.uint8]) -> Prediction:

@@ -225,7 +225,7 @@ def test_thresholds_survive_the_manifest(slide: Slide) -> None:
 def test_quantize_fits_the_gate_to_the_fields_it_was_trained_on(
     tiny_models: dict[str, Any], synthetic_fields: Path
 ) -> None:
-    """Synthetic fields of 96 pixels have clear edges and little background: the defaults refuse some of them."""
+    """The manifest carries limits, and the set's own fields keep them."""
     packed = open_bundle(tiny_models["ptq-int8"]["out"]).manifest
     fitted = thresholds_of(packed)
     assert packed is not None and packed.quality == to_values(fitted)
