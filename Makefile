@@ -1,4 +1,4 @@
-# make demo | test | fuzz | lint | bench | clean. The first call makes .venv; later ones find it there.
+# make demo | test | soak | fuzz | lint | bench | clean. The first call makes .venv; later ones find it there.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
 	&& { echo "$$name"; exit 0; }; done; \
 	echo "training needs Python 3.10, 3.11 or 3.12 on PATH (TensorFlow and tfmot have no wheels beyond)" >&2; exit 1
 
-.PHONY: demo test test-all fuzz test-device lint types bench clean
+.PHONY: demo test test-all soak fuzz test-device lint types bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgeall demo --out build/demo
@@ -26,6 +26,10 @@ test-all: lint
 # On emulated Raspberry Pis: root, and apt install mmdebstrap qemu-user-static.
 test-device: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m device --durations=15 tests/device
+
+# Five minutes of the rig with a camera that fails, hangs and comes back.
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m slow -k soak tests/unit/test_rig_station.py
 
 # 10,000 damaged images, as many damaged models, and what the interpreter makes of some of the latter.
 fuzz: $(INSTALLED)

@@ -21,7 +21,6 @@ from PIL import Image, ImageDraw
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError, UsageError
 from edgeall.edge_runtime.flatbuffer import Graph, Tensor
-from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.pipeline import Prediction, prediction
 from edgeall.edge_runtime.preprocess import load_input, preprocess
@@ -112,8 +111,8 @@ def explains(classifier: Classifier) -> bool:
     return classifier.bundle is not None and second is not None and len(second.shape) == 4
 
 
-def on_demand(model: Path) -> Callable[[bytes], bytes]:
-    """What turns an image file's bytes into a PNG of its overlay; any thread may call it.
+def on_demand(model: Path) -> Callable[[Image.Image], bytes]:
+    """What turns an image, a field or a cell as the model judges it, into a PNG of its overlay; any thread may call it.
 
     It opens the model once more: asking does not disturb whoever is judging.
 
@@ -124,8 +123,8 @@ def on_demand(model: Path) -> Callable[[bytes], bytes]:
     classifier = Classifier.open(model, threads=1)
     weights, one_at_a_time = _weights(classifier), threading.Lock()
 
-    def explained(image: bytes) -> bytes:
-        pixels = preprocess(decode_rgb(image, "image"), classifier.input)
+    def explained(image: Image.Image) -> bytes:
+        pixels = preprocess(image, classifier.input)
         with one_at_a_time:
             said = prediction(classifier, "image", classifier.answer(pixels))
             if said.error:

@@ -27,6 +27,7 @@ from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras, quiet, tf
 from edgeall.models.registry import BuildArgs
 from edgeall.optimize.card import model_card
+from edgeall.optimize.convert import with_second_output
 from edgeall.optimize.golden import choose_golden
 from edgeall.optimize.pack import pack
 from edgeall.train.progress import Progress
@@ -73,9 +74,9 @@ def draw_cells(progress: Progress) -> list[DrawnCell]:
                 view = camera.view(frame)
                 if view.zone != "smear" or view.moving or view.blur_px > LARGEST_BLUR_PX:
                     continue
-                pixels = camera.pixels(frame)
-                whole = [cell for cell in find_cells(pixels) if not cell.touches_border][: CELLS - found]
-                cells += [DrawnCell(crop(pixels, cell, SPEC), kind, number) for cell in whole]
+                field = Image.fromarray(camera.pixels(frame))
+                whole = [cell for cell in find_cells(np.asarray(field)) if not cell.touches_border][: CELLS - found]
+                cells += [DrawnCell(crop(field, cell.box, SPEC), kind, number) for cell in whole]
                 found += len(whole)
             advance(index + 1, "")
     return cells
@@ -129,10 +130,13 @@ def make(out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _quantized(model: Any, images: NDArray[np.float32]) -> bytes:
-    """The model in 8 bits throughout, its ranges measured on ``images``."""
+    """The model and its last feature map in 8 bits throughout, their ranges measured on ``images``."""
     samples = images.copy()
     samples[0, 0, 0], samples[0, 0, 1] = -1, 1  # the whole range of pixels, as the contract says
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    whole = with_second_output(model, explain=True)
+    shape = tf.TensorSpec((1, SIZE, SIZE, 3), tf.float32)
+    function = tf.function(lambda image: whole(image, training=False)).get_concrete_function(shape)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], whole)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([image[None]] for image in samples)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

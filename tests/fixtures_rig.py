@@ -100,13 +100,14 @@ def build_rig(folder: Path, users: Path | None = None, secure: bool = False, **p
     from edgeall.edge_runtime.rig.camera import KeptOpen, open_camera
     from edgeall.edge_runtime.rig.guard import local_names
     from edgeall.edge_runtime.rig.page import Page
-    from edgeall.edge_runtime.rig.record import Record
+    from edgeall.edge_runtime.rig.record import Program, Record
     from edgeall.edge_runtime.rig.station import Station
 
-    record, classifier = Record(folder), demo_classifier()
+    classifier = demo_classifier()
+    facts = {"model": "demo", "model_sha256": "0" * 64, "labels": classifier.labels}
+    record = Record(folder, program=Program(**facts, settings={}))
     station = Station(KeptOpen(lambda: open_camera("simulated")), classifier, record)
-    facts = {"model": "demo", "model_sha256": "0" * 64, "labels": classifier.labels, "unit": "field"}
-    page = Page(record, **({**facts, "synthetic": True} | page_facts))
+    page = Page(record, **({**facts, "unit": "field", "synthetic": True} | page_facts))
     with quick_hashes():
         access = Access(users)
     app, broadcast = create_app(station, page, access, local_names(), secure=secure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -34,13 +35,16 @@ class Frame:
 
     Attributes:
         pixels: uint8 (height, width, 3), RGB. Shared between threads: nobody writes to it.
-        taken: UTC.
+        taken: UTC; of a file, when it was written.
         number: counts from 0 since the camera was opened.
+        source: the name of the file that it is; such a frame waits until it is looked at. Empty for a camera's, where
+            the newest wins.
     """
 
     pixels: NDArray[np.uint8]
     taken: datetime
     number: int
+    source: str = ""
 
 
 class CameraError(EdgeallError):
@@ -49,6 +53,10 @@ class CameraError(EdgeallError):
 
 class NoFrameError(CameraError):
     """Nothing new within the time asked for, yet all is well: nothing was put into the folder, a replay ended."""
+
+
+class PassedOverError(NoFrameError):
+    """A file that can't be read; the ones after it can."""
 
 
 class Camera(Protocol):
@@ -70,13 +78,14 @@ class Camera(Protocol):
         ...
 
 
-def open_camera(source: str, *, rate: float | None = None) -> Camera:
+def open_camera(source: str, *, rate: float | None = None, after: str = "") -> Camera:
     """Open what a person names.
 
     Args:
         source: ``simulated``; ``picamera2``; ``/dev/video0`` or ``0`` for a V4L2 or USB camera; a folder, which is
             watched; ``replay:PATH`` for a folder of images or a video.
         rate: frames/s of what is simulated or replayed; None takes 30, a video's own, or one image a second.
+        after: of a folder that is watched, see `WatchedFolder`.
 
     Raises:
         UsageError: nothing of the kind.
@@ -97,7 +106,7 @@ def open_camera(source: str, *, rate: float | None = None) -> Camera:
     elif source.isdigit() or source.startswith("/dev/video"):
         return UsbCamera(source)
     elif Path(source).is_dir():
-        return WatchedFolder(Path(source))
+        return WatchedFolder(Path(source), after)
     raise UsageError(
         f"{source}: no camera, folder or video",
         hint="give simulated, picamera2, /dev/video0, a folder to watch, or replay:PATH",
@@ -105,22 +114,25 @@ def open_camera(source: str, *, rate: float | None = None) -> Camera:
 
 
 class WatchedFolder:
-    """Images that another program puts into a folder: the newest that is there, then every one that comes.
+    """Images that another program puts into a folder, each once, in the order in which they were written.
 
     Args:
         folder: subfolders and other files are left alone.
+        after: name of the image that was looked at last; the first one is that which follows it. Where there is none
+            of that name, the newest is the first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, after: str = "") -> None:
         self.name = f"folder {folder}"
         self._folder = folder
         self._number = 0
-        newest = self._images()[-1:]
-        self._seen = (newest[0][0] - 1, "") if newest else (0, "")
+        images = self._images()
+        newest = (images[-1][0] - 1, "") if images else (0, "")
+        self._seen = next((image for image in images if image[1] == after), newest)
         self._unfinished = (0, "", 0.0)
 
     def read(self, timeout_s: float) -> Frame:
-        """See `Camera`; a file that can't be decoded and isn't being written is a CameraError, and is passed over."""
+        """See `Camera`; a file that can't be decoded and isn't being written is passed over."""
         until = time.monotonic() + timeout_s
         while True:
             for changed_ns, name in self._images():
@@ -132,10 +144,10 @@ class WatchedFolder:
                     if self._is_being_written(changed_ns, name):
                         break
                     self._seen = (changed_ns, name)
-                    raise CameraError(error.message, error.hint) from error
+                    raise PassedOverError(f"passed over: {error.message}", error.hint) from error
                 self._seen = (changed_ns, name)
                 self._number += 1
-                return Frame(pixels, datetime.now(timezone.utc), self._number - 1)
+                return Frame(pixels, _moment(changed_ns), self._number - 1, name)
             if time.monotonic() >= until:
                 raise NoFrameError(f"{self._folder}: no new image")
             time.sleep(_POLL_S)
@@ -163,6 +175,14 @@ class WatchedFolder:
             raise CameraError(f"{self._folder}: can't be listed ({error.strerror})", hint="check the path") from error
 
 
+def _moment(ns: int) -> datetime:
+    """A file's time, UTC; now, where a file system says what no calendar knows."""
+    try:
+        return datetime.fromtimestamp(ns / 1e9, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return datetime.now(timezone.utc)
+
+
 class ImageSequence:
     """The images below a folder, sorted, once.
 
@@ -186,7 +206,7 @@ class ImageSequence:
         try:
             pixels = np.asarray(open_rgb(path))
         except ImageError as error:  # opened anew it would begin anew
-            raise NoFrameError(f"passed over: {error.message}", error.hint) from error
+            raise PassedOverError(f"passed over: {error.message}", error.hint) from error
         self._pace.wait()
         self._number += 1
         return Frame(pixels, datetime.now(timezone.utc), self._number - 1)
@@ -331,7 +351,7 @@ def check_frame(frame: Frame, name: str) -> Frame:
         raise CameraError(f"{name}: every pixel is black", hint="is the lamp on and the light path open?")
     pixels = np.ascontiguousarray(pixels).view()  # the camera may go on to write to its own
     pixels.flags.writeable = False
-    return Frame(pixels, frame.taken, frame.number)
+    return dataclasses.replace(frame, pixels=pixels)
 
 
 @dataclass(frozen=True)
@@ -360,7 +380,9 @@ class CameraState:
 
 
 class KeptOpen:
-    """Keeps a camera open, in threads of its own; the newest frame wins. Never raises what a camera does.
+    """Keeps a camera open, in threads of its own. Never raises what a camera does.
+
+    The newest frame wins, but for files: each waits until it is taken.
 
     A camera that fails is opened anew, after a wait that doubles each time. One that hangs is given up with its thread
     and opened anew; no more than `MAX_HUNG` threads are given up at a time: then the first has to come back.
@@ -412,6 +434,7 @@ class KeptOpen:
             if self._frame is None or self._sequence <= after:
                 return None
             self._taken = self._sequence
+            self._changed.notify_all()
             return self._sequence, self._frame
 
     def state(self) -> CameraState:
@@ -452,10 +475,10 @@ class KeptOpen:
                     "stalled", f"{self._name}: hangs, {self.MAX_HUNG} attempts of it: unplug it and plug it in again"
                 )
 
-    def _say(self, state: str, detail: str) -> None:
+    def _say(self, state: str, detail: str, is_fault: bool = False) -> None:
         with self._changed:
             self._state, self._detail = state, detail
-            if state != "live":
+            if state != "live" or is_fault:
                 self._fault = detail
 
     def _put(self, frame: Frame) -> None:
@@ -465,6 +488,10 @@ class KeptOpen:
             self._frame = frame
             self._sequence += 1
             self._changed.notify_all()
+
+    def _is_taken(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._taken == self._sequence, timeout_s)
 
 
 class _Reader:
@@ -508,13 +535,15 @@ class _Reader:
         except NoFrameError as error:
             self.last_sign = time.monotonic()
             if self._wanted():
-                self._keeper._say("live", error.message)
+                self._keeper._say("live", error.message, isinstance(error, PassedOverError))
             return
         self.last_sign = time.monotonic()
         if self._first_frame is None:
             self._first_frame = self.last_sign
         if self._wanted():
             self._keeper._put(frame)
+        while frame.source and self._wanted() and not self._keeper._is_taken(_POLL_S):
+            self.last_sign = time.monotonic()
 
     def _wanted(self) -> bool:
         return not self.abandoned and not self._keeper._stop.is_set()

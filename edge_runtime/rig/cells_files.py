@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from edgeall.edge_runtime.errors import ImageError, UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import expand
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.rig.cells import Cell, crop, find_cells, window
+from edgeall.edge_runtime.rig.cells import Cell, crop, cut_out, find_cells
 from edgeall.edge_runtime.tools.tables import table
 
 COLUMNS = ("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop")
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)
 """Colours of boxes: of whole cells, and of those that the border cuts."""
-_SQUARE = InputSpec(1, 1)
 
 
 def cells_of_files(
@@ -60,7 +58,7 @@ def cells_of_files(
                 continue
             found = find_cells(np.asarray(image), red_cell_px)
             name = f"{number:04d}-{Path(path).stem}"  # several folders may hold images of one name
-            rows = _write_crops(np.asarray(image), found, out, name, spec)
+            rows = _write_crops(image, found, out, name, spec)
             overlay(image, found).save(out / "overlays" / f"{name}.png")
             writer.writerows({"image": path, **row} for row in rows)
             results.append({"image": path, "cells": rows, "overlay": f"overlays/{name}.png"})
@@ -95,19 +93,15 @@ def cells_text(result: Mapping[str, Any]) -> str:
 
 
 def _write_crops(
-    pixels: NDArray[np.uint8], found: Sequence[Cell], out: Path, name: str, spec: InputSpec | None
+    image: Image.Image, found: Sequence[Cell], out: Path, name: str, spec: InputSpec | None
 ) -> list[dict[str, Any]]:
     rows = []
     for number, cell in enumerate(found, 1):
         file = None
         if not cell.touches_border:
             file = f"crops/{name}-{number}.png"
-            if spec is None:
-                left, top, right, bottom = window(cell, _SQUARE, pixels.shape)
-                cut = pixels[top:bottom, left:right]
-            else:
-                cut = crop(pixels, cell, spec)
-            Image.fromarray(cut).save(out / file)
+            cut = cut_out(image, cell.box) if spec is None else Image.fromarray(crop(image, cell.box, spec))
+            cut.save(out / file)
         values = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px, cell.touches_border, file)
         rows.append(dict(zip(COLUMNS[1:], values, strict=True)))
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -10,13 +10,9 @@ from fastapi.responses import HTMLResponse
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.rig.access import User
-from edgeall.edge_runtime.rig.pictures import Pictures
+from edgeall.edge_runtime.rig.pictures import Explain, Pictures
 from edgeall.edge_runtime.rig.record import Record
 from edgeall.edge_runtime.rig.words import renderer
-
-Explain = Callable[[bytes], bytes]
-"""A recorded JPEG of a field to a PNG of it under the model's class-activation map. Called by several threads, so not
-with the station's own classifier."""
 
 
 class Page:
@@ -43,11 +39,10 @@ class Page:
     ) -> None:
         self.record = record
         self.model, self.model_sha256 = model, model_sha256
-        self.pictures = Pictures(record)
+        self.pictures = Pictures(record, explain)
         self.labels = tuple(labels)
         self.unit = unit
         self.synthetic = synthetic
-        self.explain = explain
         self._render = renderer()
 
     @staticmethod

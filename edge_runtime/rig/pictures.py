@@ -10,18 +10,28 @@ from collections.abc import Callable, Hashable
 from PIL import Image
 
 from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.rig.cells import cut_out
 from edgeall.edge_runtime.rig.record import Record, RecordedFrame
 
+Explain = Callable[[Image.Image], bytes]
+"""What the model judges, a field or a cell cut out of it, to a PNG of it under the model's class-activation map. Called
+by several threads, so not with the station's own classifier."""
 THUMBNAIL_PX = 320
 CELL_PX = 160
 KEPT_BYTES = 8_000_000
 
 
 class Pictures:
-    """Thumbnails and cut-out cells as JPEG, by digest and cell; safe between threads."""
+    """Thumbnails and cut-out cells as JPEG, by digest and cell; safe between threads.
 
-    def __init__(self, record: Record) -> None:
+    Args:
+        record: where the images are.
+        explain: None for a model without a class-activation map.
+    """
+
+    def __init__(self, record: Record, explain: Explain | None = None) -> None:
         self._record = record
+        self._explain = explain
         self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -48,6 +58,20 @@ class Pictures:
             return _within(image.crop(inside), CELL_PX)
 
         return self._make((frame.image, box), frame.image, cut)
+
+    def explains(self, frame: RecordedFrame) -> bool:
+        """Whether `explained` has anything to show of a frame, or of its cells if it has any."""
+        return self._explain is not None and frame.image is not None and frame.row.label is not None
+
+    def explained(self, frame: RecordedFrame, index: int | None = None) -> bytes | None:
+        """What speaks for the label of a frame, or of one of its cells, as PNG; None where nothing can be shown."""
+        cells = frame.row.cells
+        path = self._record.image_path(frame.image) if frame.image and self.explains(frame) else None
+        is_there = not cells if index is None else 0 <= index < len(cells)
+        if self._explain is None or path is None or not is_there:
+            return None
+        with open_rgb(path) as image:
+            return self._explain(image if index is None else cut_out(image, cells[index]["box"]))
 
     def _make(self, key: Hashable, digest: str, change: Callable[[Image.Image], Image.Image]) -> bytes | None:
         with self._lock:

@@ -136,7 +136,8 @@ class Gate:
     def judge(self, frame: Frame) -> Quality:
         """What there is to say of the frame; also raises the slide's best focus."""
         limits, looks = self.thresholds, _look(frame.pixels)
-        motion = self._motion_px(looks.green, frame.taken.timestamp())
+        # One file after the other need not show the same place.
+        motion = None if frame.source else self._motion_px(looks.green, frame.taken.timestamp())
         self._lamp = max(looks.brightness, self._lamp)
         # Where cells lie on one another there is no background; the slide's other fields have shown it.
         covered = looks.covered(max(looks.brightness, _DIMMING * self._lamp))

@@ -138,6 +138,7 @@ class FrameRow:
         cells: for a model of cells, each with ``box`` (left, top, right, bottom), ``label``, ``probability``,
             ``review``, ``review_reason``.
         by: who captured it.
+        source: the name of the file that it was; empty for a camera's.
     """
 
     taken: datetime
@@ -153,6 +154,7 @@ class FrameRow:
     cells: Sequence[Mapping[str, Any]] = ()
     review_reason: str | None = None
     by: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -412,6 +414,13 @@ class Record:
         with chain.reading(self.folder) as database:
             numbers = database.execute("SELECT number FROM entries WHERE kind = 'session' ORDER BY number DESC")
             return [_session(database, number) for (number,) in numbers.fetchall()]
+
+    def last_source(self) -> str:
+        """The file that the newest frame of the slide that is still open was; empty where no slide is, or no file."""
+        newest = self.sessions()[:1]
+        if not newest or newest[0].ended is not None:
+            return ""
+        return next((frame.row.source for frame in self.frames(newest[0].id, limit=1)), "")
 
     def session(self, session_id: int) -> Session:
         """One of them. Raises RecordError where there is none of this id."""

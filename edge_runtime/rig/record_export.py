@@ -10,28 +10,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError
+from edgeall.edge_runtime.rig.cells import cut_out
+from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError, Session
 
 COLUMNS = (
-    *("frame", "session", "sample", "recorded", "taken", "camera_frame", "trigger", "status", "reasons"),
-    *(
-        "captured_by",
-        "label",
-        "model_label",
-        "probability",
-        "review_asked",
-        "review_reason",
-        "reviewed_by",
-        "review_note",
-        "cells",
-        "image",
-    ),
-    *("probabilities", "model", "model_sha256", "software", "use"),
+    *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "trigger", "status", "reasons"),
+    *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
+    *("review_note", "cells", "image", "probabilities", "model", "model_sha256", "software", "use"),
 )
 
 
@@ -77,30 +65,52 @@ def export_csv(record: Record, session_id: int, out: Path) -> int:
     frames = record.frames(session_id, limit=None)
     try:
         with open(out, "x", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
             for frame in reversed(frames):
-                own = [review for review in frame.reviews if review.cell is None]
-                row = [
-                    *(frame.id, session_id, session.notes.sample, frame.at, frame.row.taken.isoformat()),
-                    *(frame.row.number, frame.row.trigger, frame.row.status, "; ".join(frame.row.reasons)),
-                    *(frame.row.by, frame.label, frame.row.label, frame.row.probability),
-                    *("yes" if frame.row.review else "no", frame.row.review_reason),
-                    *((own[-1].by, own[-1].note) if own else ("", "")),
-                    *(len(frame.row.cells), frame.image, json.dumps(dict(frame.row.probabilities))),
-                    *(session.model, session.model_sha256, session.software, RESEARCH_USE),
-                ]
-                writer.writerow(map(_as_text, row))
+                writer.writerow({name: _as_text(value) for name, value in _values(session, frame).items()})
     except FileExistsError as error:
         raise UsageError(f"{out}: is there already", hint="choose another name") from error
     return len(frames)
 
 
+def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
+    """Of one line, by the names of `COLUMNS`."""
+    row, own = frame.row, [review for review in frame.reviews if review.cell is None]
+    return {
+        "frame": frame.id,
+        "session": session.id,
+        "sample": session.notes.sample,
+        "recorded": frame.at,
+        "taken": row.taken.isoformat(),
+        "camera_frame": row.number,
+        "source": row.source,
+        "trigger": row.trigger,
+        "status": row.status,
+        "reasons": "; ".join(row.reasons),
+        "captured_by": row.by,
+        "label": frame.label,
+        "model_label": row.label,
+        "probability": row.probability,
+        "review_asked": "yes" if row.review else "no",
+        "review_reason": row.review_reason,
+        "reviewed_by": own[-1].by if own else "",
+        "review_note": own[-1].note if own else "",
+        "cells": len(row.cells),
+        "image": frame.image,
+        "probabilities": json.dumps(dict(row.probabilities)),
+        "model": session.model,
+        "model_sha256": session.model_sha256,
+        "software": session.software,
+        "use": RESEARCH_USE,
+    }
+
+
 def export_training(record: Record, folder: Path, session_id: int | None = None) -> dict[str, int]:
     """Write the reviewed images as ``folder/<label>/<image>``, the layout that `edgeall train` reads.
 
-    A reviewed frame is copied as it was recorded; a reviewed cell is cut out of it and saved as PNG. The last review
-    of each counts. Images that were pruned, or never saved, are left out.
+    A reviewed frame is copied as it was recorded; a reviewed cell is cut out of it as models of cells see it, a
+    square, and saved as PNG. The last review of each counts. Images that were pruned, or never saved, are left out.
 
     Args:
         record: the record.
@@ -132,13 +142,8 @@ def _write_example(record: Record, frame: RecordedFrame, cell: int | None, folde
     if cell is None:
         return _copy(record, frame.image, folder / f"{frame.image}.jpg")
     with open_rgb(path) as image:
-        _cut(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
+        cut_out(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
     return 1
-
-
-def _cut(image: Image.Image, box: list[int]) -> Image.Image:
-    left, top, right, bottom = box
-    return image.crop((left, top, right, bottom))
 
 
 def _copy(record: Record, digest: str, to: Path) -> int:

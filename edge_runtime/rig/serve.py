@@ -113,7 +113,9 @@ def serve(
         names = local_names() | {address.host.lower()}
         fingerprint = None if address.loopback else certificate(record / CERTIFICATE, names | _own_addresses())
         beat = _Beat()
-        station = Station(KeptOpen(lambda: open_camera(camera)), classifier, kept, on_beat=beat)
+        # A folder's images go on where the open slide's last one was, also those that came while nobody watched.
+        watched = KeptOpen(lambda: open_camera(camera, after=kept.last_source()))
+        station = Station(watched, classifier, kept, on_beat=beat)
         watchdog = Watchdog(beat.recent)
         page = Page(
             kept,
@@ -122,7 +124,7 @@ def serve(
             labels=classifier.labels,
             unit=station.unit,
             synthetic=camera == SIMULATED,
-            explain=on_demand(model) if station.unit == "field" and explains(classifier) else None,
+            explain=on_demand(model) if explains(classifier) else None,
         )
         app, broadcast = create_app(station, page, Access(users), names, secure=fingerprint is not None)
         tls = str(record / CERTIFICATE) if fingerprint else None

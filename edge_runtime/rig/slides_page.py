@@ -175,7 +175,7 @@ def slides_routes(page: Page) -> APIRouter:
             unit=page.unit,
             older=next((each.id for each in record.frames(found.session, before=frame, limit=1)), None),
             needed=next((i for i in _ids(record.frames(found.session, review="needed", limit=2)) if i != frame), None),
-            explains=page.explain is not None and page.unit == "field" and found.image is not None,
+            explains=pictures.explains(found) and session.model_sha256 == page.model_sha256,
         )
 
     @routes.post("/frames/{frame}/review")
@@ -203,11 +203,14 @@ def slides_routes(page: Page) -> APIRouter:
         return _picture(pictures.cell(record.frame(frame), cell))
 
     @routes.get("/frames/{frame}/map.png")
-    def activation_map(frame: Id) -> Response:
+    def map_of_field(frame: Id) -> Response:
         """Where in the image the model found what it says; of models that can tell."""
-        found = record.frame(frame)
-        image = pictures.whole(found.image) if found.image else None
-        return _picture(page.explain(image) if page.explain and image is not None else None, "image/png")
+        return _picture(pictures.explained(record.frame(frame)), "image/png")
+
+    @routes.get("/frames/{frame}/cells/{cell}/map.png")
+    def map_of_cell(frame: Id, cell: Annotated[int, InPath(ge=0, le=9999)]) -> Response:
+        """The same of one cell."""
+        return _picture(pictures.explained(record.frame(frame), cell), "image/png")
 
     @routes.get("/images/{digest}.jpg")
     def image(digest: Digest) -> Response:

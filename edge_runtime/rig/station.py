@@ -71,13 +71,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class JudgedCell:
-    """A cell and what the model says of it; ``box`` is (left, top, right, bottom) in the frame's pixels."""
+    """A cell and what the model says of it.
+
+    Attributes:
+        box: (left, top, right, bottom) in the frame's pixels.
+        label: the most probable.
+        probability: of `label`, 0..1.
+        review_reason: why the model asks for somebody to look, see `edgeall.edge_runtime.pipeline.Prediction.reason`;
+            None where it doesn't.
+    """
 
     box: tuple[int, int, int, int]
     label: str
     probability: float
-    review: bool
     review_reason: str | None = None
+
+    @property
+    def review(self) -> bool:
+        """The model asks for somebody to look."""
+        return self.review_reason is not None
 
 
 @dataclass(frozen=True)
@@ -130,8 +142,7 @@ class Live:
         label: the most probable; empty where nothing was judged, and for a model of cells where no cell was found.
         probability: of `label`, 0..1.
         probabilities: of every label; of a model of cells the mean over the frame's cells.
-        review: the model asks for somebody to look.
-        review_reason: why, see `edgeall.edge_runtime.pipeline.Prediction.reason`; of cells, what counts for more.
+        review_reason: as of a `JudgedCell`; of a frame of cells, what counts for more.
         cells: for a model of cells, those that were judged.
         frames_per_s: judged or refused, over the last two seconds.
         camera: how it fares.
@@ -148,7 +159,6 @@ class Live:
     label: str
     probability: float
     probabilities: Mapping[str, float]
-    review: bool
     review_reason: str | None
     cells: tuple[JudgedCell, ...]
     frames_per_s: float
@@ -157,6 +167,11 @@ class Live:
     settings: Settings
     problems: tuple[str, ...]
     health: Health
+
+    @property
+    def review(self) -> bool:
+        """The model asks for somebody to look."""
+        return self.review_reason is not None
 
     @property
     def taken(self) -> datetime | None:
@@ -184,7 +199,6 @@ class _Verdict:
     label: str = ""
     probability: float = 0.0
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    review: bool = False
     review_reason: str | None = None
     cells: tuple[JudgedCell, ...] = ()
 
@@ -210,11 +224,12 @@ def _job(session_id: int, verdict: _Verdict, with_image: bool, captured_by: str 
         label=verdict.label or None,
         probability=verdict.probability if verdict.label else None,
         probabilities=verdict.probabilities,
-        review=verdict.review,
+        review=verdict.review_reason is not None,
         review_reason=verdict.review_reason,
         by=captured_by,
+        source=frame.source,
         quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")},
-        cells=[dataclasses.asdict(cell) for cell in verdict.cells],
+        cells=[dataclasses.asdict(cell) | {"review": cell.review} for cell in verdict.cells],
     )
     return _Job(session_id, row, frame.pixels if with_image else None, Future())
 
@@ -353,7 +368,6 @@ class Station:
             live.label,
             live.probability,
             live.probabilities,
-            live.review,
             live.review_reason,
             live.cells,
         )
@@ -411,24 +425,21 @@ class Station:
         if self.unit == "cell":
             return self._verdict_of_cells(picture, quality)
         said = self._ask(preprocess(Image.fromarray(frame.pixels), self._classifier.input))
-        asks = said.review, said.reason
-        return _Verdict(picture, "judged", quality, said.label, said.probability, said.probabilities, *asks)
+        return _Verdict(picture, "judged", quality, said.label, said.probability, said.probabilities, said.reason)
 
     def _verdict_of_cells(self, picture: Picture, quality: Quality) -> _Verdict:
         pixels = picture.frame.pixels
+        image, spec = Image.fromarray(pixels), self._classifier.input
         whole = [cell for cell in cells.find_cells(pixels) if not cell.touches_border]
-        said = [(cell, self._ask(cells.crop(pixels, cell, self._classifier.input))) for cell in whole]
+        said = [(cell, self._ask(cells.crop(image, cell.box, spec))) for cell in whole]
         if not said:
             return _Verdict(picture, "judged", quality)
         mean = {label: float(np.mean([each.probabilities[label] for _, each in said])) for label in self.labels}
         label = max(mean, key=lambda name: mean[name])
-        judged = tuple(
-            JudgedCell(cell.box, each.label, each.probability, each.review, each.reason) for cell, each in said
-        )
+        judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.reason) for cell, each in said)
         reasons = {cell.review_reason for cell in judged if cell.review}
         reason = "unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None)  # it says more
-        asks = bool(reasons), reason
-        return _Verdict(picture, "judged", quality, label, mean[label], mean, *asks, judged)
+        return _Verdict(picture, "judged", quality, label, mean[label], mean, reason, judged)
 
     def _ask(self, pixels: NDArray[np.uint8]) -> Prediction:
         """What the model says of its input."""
@@ -457,7 +468,7 @@ class Station:
         """Whether the settings want the frame's image."""
         if self._settings.save == "every frame":
             return True
-        if self._settings.save != "on review" or not verdict.review:
+        if self._settings.save != "on review" or verdict.review_reason is None:
             return False
         if time.monotonic() < self._kept_at + _KEPT_EVERY_S:
             return False
@@ -537,7 +548,7 @@ class Station:
             of_frame = {each.name: getattr(self._live, each.name) for each in dataclasses.fields(_Verdict)}
         else:
             of_frame = {"picture": None, "status": "waiting", "quality": None, "label": "", "probability": 0.0}
-            of_frame |= {"probabilities": {}, "review": False, "review_reason": None, "cells": ()}
+            of_frame |= {"probabilities": {}, "review_reason": None, "cells": ()}
         camera = self._camera.state()
         return Live(
             number=number,

@@ -21,7 +21,7 @@ WATCHED_S = 25
 
 
 def take(out: Path) -> None:
-    """Write ``rig-live.jpg`` and ``rig-summary.jpg``."""
+    """Write ``rig-live.jpg``, ``rig-summary.jpg`` and ``rig-why.jpg``."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         rig = Served(Path(folder))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -34,9 +34,15 @@ def take(out: Path) -> None:
             page.wait_for_timeout(1000 * WATCHED_S)
             page.locator("main:has(#light.good):has(#boxes rect.cell) #probability:not(:empty)").wait_for()
             save(page, out / "rig-live.jpg")
+            page.get_by_role("button", name="Capture").click()
+            captured = page.locator("#said a").get_attribute("href")
             page.get_by_role("button", name="End this slide").click()
             page.wait_for_url("**/slides/*")
             save(page, out / "rig-summary.jpg")
+            page.goto(f"{rig.address}{captured}")
+            page.get_by_role("button", name="Why this label").click()
+            page.wait_for_timeout(2000)
+            save(page, out / "rig-why.jpg")
         finally:
             browser.close()
             rig.stop()

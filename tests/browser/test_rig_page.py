@@ -155,6 +155,28 @@ def test_capture_review_correct_export(served: Served, open_page: Callable[..., 
     end_slide(page)
 
 
+def test_why_this_label(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    start_slide(page, "S-why")
+    capture_by_mouse(page)
+    page.locator("fieldset.cells label").last.click()
+    last = page.locator("fieldset.cells label").count() - 1
+    why = page.get_by_role("button", name="Why this label")
+    image = "document.getElementById('picture')"
+    plain = page.evaluate(f"{image}.src")
+    why.click()
+    assert until(page, f"{image}.src", lambda source: source != plain).endswith(f"/cells/{last}/map.png")
+    until(page, f"{image}.naturalWidth", lambda width: width == 480)  # the model's 48 pixels, enlarged
+    assert why.get_attribute("aria-pressed") == "true" and page.locator("#boxes").is_hidden()
+    page.locator("fieldset.cells label").first.click()
+    until(page, f"{image}.src", lambda source: source.endswith("/cells/0/map.png"))
+    why.click()
+    until(page, f"{image}.src", lambda source: source == plain)
+    assert page.locator("#boxes").is_visible()
+    page.goto(served.address)
+    end_slide(page)
+
+
 def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> None:
     page = open_page(served.address)
     keys = page.keyboard

@@ -120,12 +120,13 @@ def test_a_slide_is_judged_and_survives_a_power_cut(pi: Pi, fields: list[Path]) 
         assert any(",judged," in row for row in before), before
         process.send_signal(signal.SIGKILL)
         process.wait()
+    put(pi, fields[3])
     with rig_on(pi) as (process, page):
-        wait_for(lambda: len(rows(page)) > len(before))  # the slide goes on, with what lies in the folder first
-        after = len(rows(page))
-        put(pi, fields[3])
-        wait_for(lambda: len(rows(page)) > after)
-        assert rows(page)[: len(before)] == before
+        wait_for(lambda: len(rows(page)) == 4)  # the slide goes on, with what came meanwhile
+        put(pi, fields[4])
+        wait_for(lambda: len(rows(page)) == 5)
+        assert rows(page)[:3] == before
+        assert all(image.name in row for row, image in zip(rows(page), fields[:5], strict=True))
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
     checked = pi.json("python3", "-c", PROGRAM, "record", "verify", f"{HOME}/slides", "--json")

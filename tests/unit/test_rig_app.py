@@ -123,7 +123,15 @@ def live(rig: Rig, **changes: Any) -> Any:
     now = rig.station.live()
     camera = SimpleNamespace(state="live", detail="", name="camera", dropped_frames=0)
     quality = SimpleNamespace(focus=0.5, reasons=(), ok=True)
-    values = {**vars(now), "camera": camera, "quality": quality, "status": "judged", "size": (64, 48), **changes}
+    values = {
+        **vars(now),
+        "review": now.review,
+        "camera": camera,
+        "quality": quality,
+        "status": "judged",
+        "size": (64, 48),
+        **changes,
+    }
     return SimpleNamespace(**values)
 
 
@@ -385,19 +393,39 @@ def test_without_a_map_nothing_offers_one(rig: Rig, page: TestClient) -> None:
 
 
 def test_a_model_with_a_map_is_asked_for_it(make_rig: MakeRig) -> None:
-    asked: list[bytes] = []
+    asked: list[tuple[int, int]] = []
+    rig = make_rig(explain=lambda image: asked.append(image.size) or b"a png")
+    session = rig.session()
+    frame = rig.frame(session)
+    page = TestClient(rig.app, base_url="http://localhost")
+    assert f'data-map="/frames/{frame}/map.png"' in page.get(f"/frames/{frame}").text
+    assert page.get(f"/frames/{frame}/map.png").content == b"a png"
+    assert asked == [(640, 480)]
+    assert page.get(f"/frames/{frame}/cells/0/map.png").status_code == 404
+    refused = rig.frame(session, status="refused", label=None, probability=None)
+    assert 'id="explain"' not in page.get(f"/frames/{refused}").text
+    assert page.get(f"/frames/{refused}/map.png").status_code == 404
 
-    def explain(jpeg: bytes) -> bytes:
-        asked.append(jpeg)
-        return b"a png"
 
-    rig = make_rig(explain=explain)
+def test_a_model_of_cells_is_asked_for_the_cell_as_it_saw_it(make_rig: MakeRig) -> None:
+    asked: list[tuple[int, int]] = []
+    rig = make_rig(explain=lambda image: asked.append(image.size) or b"a png", unit="cell")
+    cells = [{"box": box, "label": "Pre", "probability": 0.9} for box in ((10, 20, 60, 50), (0, 0, 30, 44))]
+    frame = rig.frame(rig.session(), cells=cells)
+    page = TestClient(rig.app, base_url="http://localhost")
+    assert f'data-map="/frames/{frame}/cells/1/map.png"' in page.get(f"/frames/{frame}?cell=1").text
+    assert page.get(f"/frames/{frame}/cells/1/map.png").content == b"a png"
+    assert page.get(f"/frames/{frame}/cells/0/map.png").content == b"a png"
+    assert asked == [(44, 44), (50, 50)]
+    for missing in ("map.png", "cells/2/map.png"):
+        assert page.get(f"/frames/{frame}/{missing}").status_code == 404
+
+
+def test_another_models_label_is_not_explained(make_rig: MakeRig) -> None:
+    rig = make_rig(explain=lambda image: b"a png", model_sha256="1" * 64)
     frame = rig.frame(rig.session())
     page = TestClient(rig.app, base_url="http://localhost")
-    assert 'id="explain"' in page.get(f"/frames/{frame}").text
-    assert page.get(f"/frames/{frame}/map.png").content == b"a png"
-    (jpeg,) = asked
-    assert Image.open(io.BytesIO(jpeg)).size == (640, 480)
+    assert 'id="explain"' not in page.get(f"/frames/{frame}").text
 
 
 # Summary, report, exports

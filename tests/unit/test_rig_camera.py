@@ -27,6 +27,7 @@ from edgeall.edge_runtime.rig.camera import (
     Frame,
     KeptOpen,
     NoFrameError,
+    PassedOverError,
     check_frame,
     open_camera,
 )
@@ -250,6 +251,7 @@ def test_a_source_with_nothing_new_is_well(keep: Callable[..., KeptOpen], tmp_pa
     KeptOpen.READ_S, kept = 0.05, KeptOpen.READ_S
     try:
         camera = keep(lambda: open_camera(str(tmp_path)))
+        assert camera.wait(0, 5.0) is not None
         until(lambda: "no new image" in camera.state().detail)
         time.sleep(0.5)  # longer than a camera may be silent
         assert camera.state().state == "live" and camera.state().reopened == 0
@@ -315,19 +317,56 @@ def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(7)))
 
 
-def test_a_damaged_file_is_an_error_and_does_not_block_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_said_and_does_not_block_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
     camera = open_camera(str(tmp_path))
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
     old = time.time() - 60
     os.utime(tmp_path / "bad.png", (old, old))
-    with pytest.raises(CameraError, match=r"bad\.png: ") as caught:
+    with pytest.raises(PassedOverError, match=r"passed over: .*bad\.png: "):
         camera.read(1.0)
-    assert not isinstance(caught.value, NoFrameError)
     put(tmp_path, "good.png", 1, old + 1)
     assert camera.read(1.0).pixels.shape == (60, 75, 3)
+
+
+def test_each_file_waits_until_it_is_taken(
+    tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
+    monkeypatch.setattr(KeptOpen, "READ_S", 0.05)
+    now = time.time() - 100
+    put(tmp_path, "first.png", 0, now)
+    camera = keep(lambda: open_camera(str(tmp_path)))
+    until(lambda: camera.state().frames == 1)
+    for number in range(1, 6):
+        put(tmp_path, f"{number}.png", number, now + number)
+    (tmp_path / "3.png").write_bytes(b"no image")
+    os.utime(tmp_path / "3.png", (now + 3, now + 3))
+    seen, after = [], 0
+    while len(seen) < 5:
+        after, frame = camera.wait(after, 5.0) or pytest.fail(f"no more than {seen}")
+        time.sleep(0.4)  # longer than a camera may be silent
+        seen.append(frame.source)
+    assert seen == ["first.png", "1.png", "2.png", "4.png", "5.png"]
+    state = camera.state()
+    assert (state.state, state.frames, state.dropped_frames, state.reopened) == ("live", 5, 0, 0)
+    assert "passed over" in state.fault and "3.png" in state.fault
+
+
+def test_a_watched_folder_goes_on_after_the_image_that_was_seen_last(tmp_path: Path) -> None:
+    now = int(time.time()) - 100
+    for number in range(4):
+        put(tmp_path, f"{number}.png", number, now + number)
+    camera = open_camera(str(tmp_path), after="1.png")
+    first, second = camera.read(0.1), camera.read(0.1)
+    assert (first.source, second.source) == ("2.png", "3.png")
+    assert first.taken.timestamp() == now + 2
+    with pytest.raises(NoFrameError):
+        camera.read(0.05)
+    (tmp_path / "1.png").unlink()
+    assert open_camera(str(tmp_path), after="1.png").read(0.1).source == "3.png"
+    os.utime(tmp_path / "3.png", ns=(0, 2**62))
+    assert abs(open_camera(str(tmp_path)).read(0.1).taken.year) > 2000  # whatever the file system says
 
 
 def test_a_folder_that_disappears_is_an_error(tmp_path: Path) -> None:

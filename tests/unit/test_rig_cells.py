@@ -23,7 +23,8 @@ from edgeall import cli
 from edgeall.benchmarks.cells import LEAST_PRECISION, LEAST_RECALL, read_fields, score
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig import cells, regions
-from edgeall.edge_runtime.rig.cells import Cell, crop, find_cells, upper_two_of_three, window
+from edgeall.edge_runtime.rig.cells import Cell, crop, cut_out, find_cells, upper_two_of_three
+from edgeall.edge_runtime.rig.slide import draw_slide
 
 GLASS, RED, BLUE, PLASMA, PLATELET = (230, 228, 222), (205, 150, 150), (85, 55, 140), (190, 185, 215), (150, 120, 180)
 UNIT = 104
@@ -124,6 +125,28 @@ def test_where_there_is_none_none_is_found(pixels: NDArray[np.uint8]) -> None:
     assert find_cells(pixels) == []
 
 
+def test_red_cells_on_one_another_are_no_nucleus() -> None:
+    """They absorb as much blue and green light as one; red light they let pass."""
+    pile = Image.fromarray(draw(red=SOME_RED))
+    ImageDraw.Draw(pile).ellipse((420, 300, 510, 390), fill=(115, 45, 50))
+    assert find_cells(np.asarray(pile)) == []
+    with mock.patch.object(cells, "NUCLEUS_RED", 0.0):
+        assert len(find_cells(np.asarray(pile))) == 1
+
+
+def test_on_simulated_slides_what_is_found_is_a_cell() -> None:
+    slide = draw_slide(seed=0, size=(4096, 2048))
+    wrong = found = 0
+    for left in range(1000, 2700, 640):
+        for top in (0, 540, 1080):
+            drawn = [cell.box for cell in slide.cells(left, top, 1280, 960)]
+            for cell in find_cells(np.ascontiguousarray(slide.pixels[top : top + 960, left : left + 1280])):
+                x, y = cell.centre
+                wrong += not any(box[0] <= x <= box[2] and box[1] <= y <= box[3] for box in drawn)
+                found += 1
+    assert found > 10 and wrong == 0
+
+
 @pytest.mark.parametrize(
     "gains",
     [(1.0, 0.85, 0.6), (0.7, 0.9, 1.08), (0.5, 0.5, 0.5), (1.05, 0.95, 1.0)],
@@ -156,19 +179,29 @@ def test_another_magnification_is_a_matter_of_the_red_cell() -> None:
 def test_a_crop_is_what_the_model_takes() -> None:
     pixels = draw([((300, 120), 0.8)])
     (cell,) = find_cells(pixels)
-    cut = crop(pixels, cell, InputSpec(96, 96))
+    cut = crop(Image.fromarray(pixels), cell.box, InputSpec(96, 96))
     assert (cut.shape, cut.dtype) == ((96, 96, 3), np.uint8)
     assert np.abs(cut[48, 48].astype(int) - BLUE).max() < 12  # the nucleus is in the middle
     assert np.abs(cut[2, 2].astype(int) - GLASS).max() < 12
-    wide = window(cell, InputSpec(100, 200), pixels.shape)
+    wide = place(cell.box, 2.0)
     assert (wide[2] - wide[0]) / (wide[3] - wide[1]) == pytest.approx(2, rel=0.02)
     left, top, right, bottom = cell.box
     assert wide[0] <= left and wide[1] <= top and wide[2] >= right and wide[3] >= bottom
 
 
+def place(box: tuple[int, int, int, int], aspect: float) -> tuple[int, int, int, int]:
+    """Where in a field of 640x480 `cut_out` cuts: its pixels say where they are."""
+    rows, columns = np.mgrid[:480, :640]
+    field = Image.fromarray(np.stack([rows // 2, columns // 4, columns % 4 * 2 + rows % 2], -1).astype(np.uint8))
+    cut = np.asarray(cut_out(field, box, aspect)).astype(int)
+    first, last = ((at[0] * 2 + at[2] % 2, at[1] * 4 + at[2] // 2) for at in (cut[0, 0], cut[-1, -1]))
+    assert cut.shape[:2] == (last[0] - first[0] + 1, last[1] - first[1] + 1)
+    return first[1], first[0], last[1] + 1, last[0] + 1
+
+
 @pytest.mark.parametrize("box", [(0, 0, 50, 40), (600, 450, 640, 480), (0, 100, 640, 200)])
 def test_a_window_stays_within_the_field(box: tuple[int, int, int, int]) -> None:
-    left, top, right, bottom = window(Cell(box, (0.0, 0.0), 1, False), InputSpec(64, 64), (480, 640, 3))
+    left, top, right, bottom = place(box, 1.0)
     assert 0 <= left < right <= 640 and 0 <= top < bottom <= 480
     assert right - left == min(max(box[2] - box[0], box[3] - box[1]), 640)
 

@@ -152,6 +152,15 @@ def test_movement_is_told_from_the_sensors_noise_and_the_lamps_flicker(slide: Sl
             assert quality.motion_px == pytest.approx(pixels / 4, rel=0.6)  # of a field 320 wide
 
 
+def test_files_do_not_move_however_fast_they_come(slide: Slide) -> None:
+    gate, taken = Gate(), datetime(2026, 11, 21, tzinfo=timezone.utc)
+    told = [
+        gate.judge(Frame(pixels, taken + timedelta(seconds=n / 30), n, f"{n}.png"))
+        for n, pixels in enumerate(fields(slide))
+    ]
+    assert [quality.motion_px for quality in told] == [None] * len(told)
+
+
 def test_stills_far_apart_in_time_do_not_move(slide: Slide) -> None:
     gate = Gate()
     assert [look(gate, pixels, number, 1.0).motion_px for number, pixels in enumerate(fields(slide))] == [None] * 6

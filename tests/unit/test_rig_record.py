@@ -656,7 +656,7 @@ def test_export(record: Record, tmp_path: Path) -> None:
         Path(f"hem/{record.frame(second).image}-1.png"),
     ]
     with Image.open(out / "training" / "hem" / f"{record.frame(second).image}-1.png") as cell:
-        assert cell.size == (30, 20)
+        assert cell.size == (30, 30)  # of a box of 30x20: as the model sees it
     facts = json.loads((out / "session.json").read_text(encoding="utf-8"))
     assert (facts["use"], facts["head"], facts["session"]["notes"]["operator"]) == (RESEARCH_USE, record.head(), "Ünal")
     assert record.export_training(tmp_path / "all") == {"Pre": 1, "Pro": 1, "hem": 1}

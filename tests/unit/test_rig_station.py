@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -24,10 +25,11 @@ from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import prediction
 from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.rig import station as station_module
-from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen
+from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen, open_camera
 from edgeall.edge_runtime.rig.cells import crop, find_cells
 from edgeall.edge_runtime.rig.chain import reading
 from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, SessionNotes
+from edgeall.edge_runtime.rig.serve import ALIVE_S
 from edgeall.edge_runtime.rig.slide import Slide, draw_slide
 from edgeall.edge_runtime.rig.station import Live, Settings, Station, StationError
 
@@ -147,12 +149,47 @@ def test_a_model_of_cells_judges_each_whole_cell(
     assert live.picture is not None
     pixels, classifier = live.picture.frame.pixels, Classifier.open(bundle, threads=1)
     whole = [cell for cell in find_cells(pixels) if not cell.touches_border]
-    by_hand = [prediction(classifier, "", classifier.answer(crop(pixels, cell, classifier.input))) for cell in whole]
+    by_hand = [
+        prediction(classifier, "", classifier.answer(crop(Image.fromarray(pixels), cell.box, classifier.input)))
+        for cell in whole
+    ]
     assert [cell.box for cell in live.cells] == [cell.box for cell in whole]
     assert [cell.label for cell in live.cells] == [said.label for said in by_hand]
     mean = {label: np.mean([said.probabilities[label] for said in by_hand]) for label in classifier.labels}
     assert live.probabilities == pytest.approx(mean) and live.label == max(mean, key=lambda label: mean[label])
     assert live.review is any(said.review for said in by_hand)
+
+
+def test_a_folders_images_are_judged_once_each_also_through_a_restart(
+    make: Callable[..., Station], record: Record, slide: Slide, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    fields = Stills(slide).fields
+
+    def put(number: int) -> None:
+        Image.fromarray(fields[number % 3]).save(folder / f"{number}.png", compress_level=1)
+        os.utime(folder / f"{number}.png", (1_800_000_000 + 0.1 * number,) * 2)
+
+    def recorded(session: int) -> list[tuple[str, str]]:
+        return [(f.row.source, f.row.status) for f in reversed(record.frames(session, limit=None))]
+
+    put(0)
+    watch = lambda: open_camera(str(folder), after=record.last_source())  # noqa: E731
+    station = make(watch)
+    until(station, lambda live: live.picture is not None)
+    session = station.start_session(NOTES)  # the field that was there before belongs to no slide
+    for number in (1, 2, 3):
+        put(number)
+    until(station, lambda live: len(recorded(session)) == 3)
+    station.stop()
+    for number in (4, 5):
+        put(number)
+    again = make(watch)
+    until(again, lambda live: len(recorded(session)) == 5)
+    assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none of them moves
+    again.end_session()
+    assert record.last_source() == ""
 
 
 def test_a_frame_is_encoded_once_for_any_number_of_viewers(
@@ -523,7 +560,7 @@ def test_soak_with_camera_faults(make: Callable[..., Station], slide: Slide, rec
         assert threading.active_count() <= before + 5 + KeptOpen.MAX_HUNG
     state = station.live().camera
     assert state.reopened >= seconds / 10 and state.frames > 5 * seconds, state
-    assert max(np.diff(beats)) < 2.0  # a systemd watchdog's default share of its limit
+    assert max(np.diff(beats)) < ALIVE_S  # beyond it the watchdog would have said nothing to systemd
     assert memory[-1] <= 1.05 * max(memory[: len(memory) // 2]), memory
     station.stop()
     assert threading.active_count() <= before + KeptOpen.MAX_HUNG

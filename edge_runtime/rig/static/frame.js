@@ -1,5 +1,6 @@
 "use strict";
 // Review by keyboard: 1 to 9 choose a label, arrows up and down a cell, right the older frame, N the next to review.
+// "Why this label" shows the map of the field, or of the chosen cell, in place of the image.
 const form = document.getElementById("review");
 const image = document.getElementById("picture");
 const boxes = document.getElementById("boxes");
@@ -34,9 +35,15 @@ document.addEventListener("keydown", (event) => {
 const explain = document.getElementById("explain");
 if (explain) {
   const plain = image.src;
-  explain.addEventListener("click", () => {
-    const shown = explain.getAttribute("aria-pressed") === "true";
-    explain.setAttribute("aria-pressed", String(!shown));
-    image.src = shown ? plain : explain.dataset.map;
-  });
+  const show = (map) => {
+    const cell = radios.find((radio) => radio.checked);
+    const shown = cell ? explain.dataset.map.replace(/\d+\/map/, `${cell.value}/map`) : explain.dataset.map;
+    explain.setAttribute("aria-pressed", String(map));
+    image.parentElement.classList.toggle("map", map);
+    boxes.toggleAttribute("hidden", map);
+    image.src = map ? shown : plain;
+  };
+  const pressed = () => explain.getAttribute("aria-pressed") === "true";
+  explain.addEventListener("click", () => show(!pressed()));
+  for (const radio of radios) radio.addEventListener("change", () => show(pressed()));
 }
