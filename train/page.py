@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +11,24 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from edgeall.edge_runtime.manifest import RESEARCH_USE
+
 
 def template(package: str, name: str, **filters: Callable[..., Any]) -> jinja2.Template:
-    """``templates/NAME`` of a package, escaping everything and refusing names that nobody gave."""
-    source = importlib.resources.files(package).joinpath(f"templates/{name}").read_text(encoding="utf-8")
+    """``templates/NAME`` of a package, escaping everything and refusing names that nobody gave.
+
+    ``base.html``, which every page extends, and ``parts.html`` lie here.
+    """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("edgeall.train")]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(filters)
-    return environment.from_string(source)
+    environment.globals["research_use"] = RESEARCH_USE
+    return environment.get_template(name)
 
 
 def png_uri(path: Path) -> str:
