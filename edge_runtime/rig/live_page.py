@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any, Literal
@@ -49,6 +50,7 @@ class Teller:
             self._picture, self._picture_number = live.picture, live.number
         level, title, advice = light(live)
         judged = live.status == "judged"
+        label, probability, bars = self._said(live) if judged else ("", "", {})
         return json.dumps(
             {
                 "picture": self._picture_number if live.picture else None,
@@ -56,14 +58,9 @@ class Teller:
                 "level": level,
                 "title": title,
                 "advice": advice,
-                "label": live.label if judged else "",
-                "probability": words.percent(live.probability) if judged and live.label else "",
-                "probabilities": {
-                    label: [round(live.probabilities[label], 4), words.percent(live.probabilities[label])]
-                    if judged and label in live.probabilities
-                    else [0, ""]
-                    for label in self._page.labels
-                },
+                "label": label,
+                "probability": probability,
+                "bars": {label: bars.get(label, (0, "")) for label in self._page.labels},
                 "review": words.asks(live.review_reason) if live.review and judged else "",
                 "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in live.cells]
                 if judged
@@ -75,6 +72,16 @@ class Teller:
                 "problems": list(live.problems),
             }
         )
+
+    def _said(self, live: Live) -> tuple[str, str, dict[str, tuple[float, str]]]:
+        """A judged frame's label, its probability, and for each label a bar's length, 0..1, with its words."""
+        if self._page.unit == "cell":
+            counts = Counter(cell.label for cell in live.cells)
+            all_of_them = len(live.cells)
+            bars = {label: (count / all_of_them, f"{count} of {all_of_them}") for label, count in counts.items()}
+            return words.counted(counts.elements()) or "no cells", "", bars
+        bars = {label: (round(share, 4), words.percent(share)) for label, share in live.probabilities.items()}
+        return live.label, words.percent(live.probability), bars
 
     def _told_session(self, session_id: int | None) -> dict[str, Any] | None:
         """Which slide, and how many frames it has: counted now and then."""

@@ -61,7 +61,8 @@ class Pictures:
 
     def explains(self, frame: RecordedFrame) -> bool:
         """Whether `explained` has anything to show of a frame, or of its cells if it has any."""
-        return self._explain is not None and frame.image is not None and frame.row.label is not None
+        judged = frame.row.label is not None or len(frame.row.cells) > 0
+        return self._explain is not None and frame.image is not None and judged
 
     def explained(self, frame: RecordedFrame, index: int | None = None) -> bytes | None:
         """What speaks for the label of a frame, or of one of its cells, as PNG; None where nothing can be shown."""

@@ -199,9 +199,23 @@ class RecordedFrame:
         return own[-1] if own else self.row.label
 
     @property
+    def cell_labels(self) -> tuple[str, ...]:
+        """The labels that stand of its cells, in their order."""
+        said = {review.cell: review.label for review in self.reviews}
+        return tuple(said.get(index, cell["label"]) for index, cell in enumerate(self.row.cells))
+
+    @property
     def corrected(self) -> bool:
-        """The last review of the whole frame says otherwise than the model."""
-        return self.label != self.row.label
+        """A label that stands, the frame's or a cell's, is not the model's."""
+        by_model = tuple(cell["label"] for cell in self.row.cells)
+        return (self.label, self.cell_labels) != (self.row.label, by_model)
+
+    @property
+    def review_needed(self) -> bool:
+        """The model asks for somebody to look, and nobody has: of cells, at each that it asks for."""
+        looked_at = {review.cell for review in self.reviews}
+        asking = {index for index, cell in enumerate(self.row.cells) if cell.get("review")}
+        return self.row.review and (not looked_at or bool(asking - looked_at))
 
 
 @dataclass(frozen=True)
@@ -235,9 +249,9 @@ class Summary:
         reasons: how often each was a reason to refuse; a frame may have several.
         labels: of judged frames, as they stand after review; most frequent first.
         cells: the same of the cells in judged frames; empty for a model of fields.
-        review_needed: frames that the model wants looked at and nobody has.
+        review_needed: frames of which `RecordedFrame.review_needed` holds.
         reviewed: frames with a review.
-        corrected: of them, those whose label was changed.
+        corrected: of them, those with a label that was changed.
         images: frames with an image.
         images_lost: frames whose image found no room.
     """
@@ -442,7 +456,7 @@ class Record:
 
         Args:
             session_id: the session.
-            label: only those whose label stands so, see `RecordedFrame.label`.
+            label: only those whose label, or that of one of whose cells, stands so.
             status: only those of one of `STATUSES`.
             review: only those of one of `REVIEWS`.
             with_image: only those whose image was saved.
@@ -457,8 +471,8 @@ class Record:
             wanted.append("e.status = ?")
             values.append(status)
         if label is not None:
-            wanted.append(f"{_STANDING} = ?")
-            values.append(label)
+            wanted.append(f"({_STANDING} = ? OR {_ANY_CELL.format(f'{_STANDING_OF_CELL} = ?')})")
+            values += [label, label]
         if review is not None:
             wanted.append(_REVIEW[review])
         if with_image:
@@ -573,11 +587,19 @@ _LAST_REVIEW = (
     " ORDER BY r.number DESC LIMIT 1)"
 )
 _STANDING = f"coalesce({_LAST_REVIEW}, e.label)"
+_ANY_CELL = "EXISTS (SELECT 1 FROM json_each(e.row, '$.cells') c WHERE {})"
+_CELL_BY_MODEL = "json_extract(c.value, '$.label')"
+_CELL_ASKS = "json_extract(c.value, '$.review')"
+_CELL_REVIEWED = (
+    "(SELECT r.label FROM entries r WHERE r.frame = e.number AND r.kind = 'review' AND r.cell = c.key"
+    " ORDER BY r.number DESC LIMIT 1)"
+)
+_STANDING_OF_CELL = f"coalesce({_CELL_REVIEWED}, {_CELL_BY_MODEL})"
 _REVIEWED = "EXISTS (SELECT 1 FROM entries r WHERE r.frame = e.number AND r.kind = 'review')"
 _REVIEW = {
-    "needed": f"e.review AND NOT {_REVIEWED}",
+    "needed": f"e.review AND (NOT {_REVIEWED} OR {_ANY_CELL.format(f'{_CELL_ASKS} AND {_CELL_REVIEWED} IS NULL')})",
     "done": _REVIEWED,
-    "corrected": f"{_LAST_REVIEW} IS NOT NULL AND {_LAST_REVIEW} IS NOT e.label",
+    "corrected": f"({_STANDING} IS NOT e.label OR {_ANY_CELL.format(f'{_STANDING_OF_CELL} IS NOT {_CELL_BY_MODEL}')})",
 }
 
 
@@ -651,7 +673,7 @@ def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
         " WHERE e.kind = 'frame' AND e.session = ? AND e.status = ? GROUP BY 1 ORDER BY 2 DESC"
     )
     reasons = dict(database.execute(each.format("c.value", "$.reasons"), (session_id, "refused")).fetchall())
-    by_cells = each.format("json_extract(c.value, '$.label')", "$.cells")
+    by_cells = each.format(_CELL_BY_MODEL, "$.cells")
     frames["cell"].update(dict(database.execute(by_cells, (session_id, "judged")).fetchall()))
 
     labels, cells = Counter(frames["label"]), Counter(frames["cell"])
@@ -660,22 +682,22 @@ def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
         " (SELECT frame FROM entries WHERE kind = 'review' AND session = ?)",
         (session_id,),
     ).fetchall()
-    asked = corrected = 0
+    answered = corrected = 0
     for (text,) in reviewed:
         frame = _frame(database, json.loads(text))
-        asked += frame.row.review
+        answered += frame.row.review and not frame.review_needed
         corrected += frame.corrected
         if frame.row.status == "judged":
             _move(labels, frame.row.label, frame.label)
             for cell, label in {review.cell: review.label for review in frame.reviews}.items():
                 if cell is not None:
-                    _move(cells, frame.row.cells[cell].get("label"), label)
+                    _move(cells, frame.row.cells[cell]["label"], label)
     return Summary(
         frames={status: frames["status"][status] for status in STATUSES},
         reasons=reasons,
         labels=_shares(labels, frames["label"]),
         cells=_shares(cells, frames["cell"]),
-        review_needed=frames["asked"][True] - asked,
+        review_needed=frames["asked"][True] - answered,
         reviewed=len(reviewed),
         corrected=corrected,
         images=frames["image"][True],

@@ -19,7 +19,7 @@ from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError, 
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "trigger", "status", "reasons"),
     *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
-    *("review_note", "cells", "image", "probabilities", "model", "model_sha256", "software", "use"),
+    *("review_note", "cells", "cell_labels", "image", "probabilities", "model", "model_sha256", "software", "use"),
 )
 
 
@@ -97,6 +97,7 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "reviewed_by": own[-1].by if own else "",
         "review_note": own[-1].note if own else "",
         "cells": len(row.cells),
+        "cell_labels": json.dumps(Counter(frame.cell_labels), ensure_ascii=False),
         "image": frame.image,
         "probabilities": json.dumps(dict(row.probabilities)),
         "model": session.model,

@@ -139,9 +139,9 @@ class Live:
         status: ``judged``; ``refused`` by the gate; ``unjudged``: judging is off or impossible; ``waiting`` for the
             first frame.
         quality: of the frame; None before the first.
-        label: the most probable; empty where nothing was judged, and for a model of cells where no cell was found.
+        label: the most probable; empty where nothing was judged, and for a model of cells: they have their own.
         probability: of `label`, 0..1.
-        probabilities: of every label; of a model of cells the mean over the frame's cells.
+        probabilities: of every label; empty where `label` is.
         review_reason: as of a `JudgedCell`; of a frame of cells, what counts for more.
         cells: for a model of cells, those that were judged.
         frames_per_s: judged or refused, over the last two seconds.
@@ -432,14 +432,10 @@ class Station:
         image, spec = Image.fromarray(pixels), self._classifier.input
         whole = [cell for cell in cells.find_cells(pixels) if not cell.touches_border]
         said = [(cell, self._ask(cells.crop(image, cell.box, spec))) for cell in whole]
-        if not said:
-            return _Verdict(picture, "judged", quality)
-        mean = {label: float(np.mean([each.probabilities[label] for _, each in said])) for label in self.labels}
-        label = max(mean, key=lambda name: mean[name])
         judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.reason) for cell, each in said)
         reasons = {cell.review_reason for cell in judged if cell.review}
         reason = "unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None)  # it says more
-        return _Verdict(picture, "judged", quality, label, mean[label], mean, reason, judged)
+        return _Verdict(picture, "judged", quality, review_reason=reason, cells=judged)
 
     def _ask(self, pixels: NDArray[np.uint8]) -> Prediction:
         """What the model says of its input."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -49,6 +50,12 @@ def asks(review_reason: str | None) -> str:
     return ASKS.get(review_reason or "", "asks for review")
 
 
+def counted(labels: Iterable[str]) -> str:
+    """Cells by label, the most first: ``2 Pre, 1 Benign``."""
+    counts = Counter(labels)
+    return ", ".join(f"{counts[label]} {label}" for label in sorted(counts, key=lambda label: (-counts[label], label)))
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """``0.123`` as ``12.3 %``."""
     return NOTHING if fraction is None else f"{100 * fraction:.{digits}f} %"
@@ -78,7 +85,8 @@ def renderer() -> Callable[..., str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice, asks=asks)
+    environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
+    environment.filters.update(asks=asks, counted=counted)
     environment.globals.update(
         research_use=RESEARCH_USE, version=__version__, STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE
     )

@@ -32,7 +32,7 @@ def take(out: Path) -> None:
             page.get_by_role("button", name="Start the slide").click()
             page.get_by_role("heading", name="DEMO-1").wait_for()
             page.wait_for_timeout(1000 * WATCHED_S)
-            page.locator("main:has(#light.good):has(#boxes rect.cell) #probability:not(:empty)").wait_for()
+            page.locator("main:has(#light.good):has(#boxes rect.cell) #label").wait_for()
             save(page, out / "rig-live.jpg")
             page.get_by_role("button", name="Capture").click()
             captured = page.locator("#said a").get_attribute("href")

@@ -93,7 +93,7 @@ def end_slide(page: Any) -> None:
 
 
 def wait_for_good_field(page: Any) -> None:
-    page.locator("main:has(#light.good) #probability:not(:empty)").wait_for()
+    page.locator("main:has(#light.good):has(#boxes rect.cell) #label").wait_for()
 
 
 def capture(page: Any, take: Callable[[], None], follow: Callable[[], None]) -> None:

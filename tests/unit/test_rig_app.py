@@ -154,23 +154,36 @@ def test_the_quality_light(rig: Rig, changes: dict[str, Any], level: str, title:
 
 
 def test_what_is_told_of_a_frame_that_was_not_judged_names_no_label(rig: Rig) -> None:
-    page: Any = SimpleNamespace(labels=("Benign", "Pre"), record=rig.record)
+    page: Any = SimpleNamespace(labels=("Benign", "Pre"), record=rig.record, unit="field")
     judged = {"label": "Pre", "probability": 0.9, "probabilities": {"Benign": 0.1, "Pre": 0.9}}
     judged |= {"review": True, "review_reason": "unfamiliar"}
-    cell = SimpleNamespace(box=(1, 2, 3, 4), label="Pre", probability=0.9, review=True)
-    said = json.loads(Teller(page)(live(rig, **judged, cells=(cell,))))
+    said = json.loads(Teller(page)(live(rig, **judged)))
     assert (said["label"], said["probability"]) == ("Pre", "90.0 %")
     assert said["review"] == "asks for review: unlike what it has learnt"
-    assert said["probabilities"] == {"Benign": [0.1, "10.0 %"], "Pre": [0.9, "90.0 %"]}
-    assert said["cells"] == [{"box": [1, 2, 3, 4], "label": "Pre", "review": True}]
-    said = json.loads(Teller(page)(live(rig, **judged, cells=(cell,), status="refused")))
+    assert said["bars"] == {"Benign": [0.1, "10.0 %"], "Pre": [0.9, "90.0 %"]}
+    said = json.loads(Teller(page)(live(rig, **judged, status="refused")))
     assert (said["label"], said["probability"], said["review"], said["cells"]) == ("", "", "", [])
+
+
+def test_one_blast_among_benign_cells_is_not_hidden_by_them(rig: Rig) -> None:
+    page: Any = SimpleNamespace(labels=("Benign", "Early", "Pre"), record=rig.record, unit="cell")
+    cells = [
+        SimpleNamespace(box=(n, 2, n + 3, 4), label=label, probability=0.9, review=label == "Pre")
+        for n, label in enumerate(("Benign", "Pre", "Benign"))
+    ]
+    said = json.loads(Teller(page)(live(rig, cells=cells)))
+    assert (said["label"], said["probability"]) == ("2 Benign, 1 Pre", "")
+    assert said["bars"] == {"Benign": [2 / 3, "2 of 3"], "Early": [0, ""], "Pre": [1 / 3, "1 of 3"]}
+    assert said["cells"][1] == {"box": [1, 2, 4, 4], "label": "Pre", "review": True}
+    assert json.loads(Teller(page)(live(rig, cells=())))["label"] == "no cells"
+    said = json.loads(Teller(page)(live(rig, cells=cells, status="refused")))
+    assert (said["label"], said["cells"]) == ("", [])
 
 
 def test_the_slide_in_the_live_view_is_counted(rig: Rig) -> None:
     session = rig.session("S-9")
     rig.frame(session)
-    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record))  # type: ignore[arg-type]
+    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
     said = json.loads(teller(live(rig, session_id=session)))
     assert said["session"] == {"id": session, "sample": "S-9", "frames": 1}
     assert json.loads(teller(live(rig, session_id=None)))["session"] is None
@@ -181,7 +194,7 @@ def test_the_live_view_outlives_a_record_that_can_not_be_read(rig: Rig, monkeypa
         raise RecordError("the disk is gone")
 
     monkeypatch.setattr(rig.record, "session", fail)
-    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record))  # type: ignore[arg-type]
+    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
     said = json.loads(teller(live(rig, session_id=1, problems=("the disk is gone",))))
     assert (said["session"], said["problems"]) == (None, ["the disk is gone"])
 

@@ -212,6 +212,31 @@ def test_what_a_session_comes_to(record: Record, tmp_path: Path) -> None:
     assert (found.images, found.images_lost, found.cells) == (3, 0, ())
 
 
+def test_frames_are_found_by_their_cells(record: Record) -> None:
+    session = record.start_session(SessionNotes("S1"))
+
+    def add(*cells: tuple[str, bool]) -> int:
+        rows = [{"box": [n, n, n + 9, n + 9], "label": label, "review": asks} for n, (label, asks) in enumerate(cells)]
+        return record.add_frame(session, replace(JUDGED, label=None, review=any(a for _, a in cells), cells=rows))
+
+    def ids(**asked: object) -> set[int]:
+        return {frame.id for frame in record.frames(session, **asked)}  # type: ignore[arg-type]
+
+    mixed, benign = add(("Benign", False), ("Pre", True), ("Early", True)), add(("Benign", False))
+    assert (ids(label="Pre"), ids(label="Benign"), ids(label="Pro")) == ({mixed}, {mixed, benign}, set())
+    record.add_review(mixed, "Pro", "expert", cell=1)
+    assert (ids(label="Pre"), ids(label="Pro"), ids(review="corrected")) == (set(), {mixed}, {mixed})
+    assert record.frame(mixed).cell_labels == ("Benign", "Pro", "Early")
+    assert record.frame(mixed).review_needed  # its last cell has not been looked at
+    assert (ids(review="needed"), record.summary(session).review_needed) == ({mixed}, 1)
+    record.add_review(mixed, "Early", "expert", cell=2)
+    assert not record.frame(mixed).review_needed
+    summary = record.summary(session)
+    assert (ids(review="needed"), summary.review_needed, summary.corrected) == (set(), 0, 1)
+    record.add_review(mixed, "Pre", "expert", cell=1)  # on second thoughts
+    assert (ids(review="corrected"), record.summary(session).corrected) == (set(), 0)
+
+
 def test_cells_are_counted_as_they_stand(record: Record) -> None:
     session = record.start_session(SessionNotes("S1"))
     cells = [{"box": [n, n, n + 9, n + 9], "label": label} for n, label in enumerate(("all", "all", "hem"))]

@@ -155,8 +155,7 @@ def test_a_model_of_cells_judges_each_whole_cell(
     ]
     assert [cell.box for cell in live.cells] == [cell.box for cell in whole]
     assert [cell.label for cell in live.cells] == [said.label for said in by_hand]
-    mean = {label: np.mean([said.probabilities[label] for said in by_hand]) for label in classifier.labels}
-    assert live.probabilities == pytest.approx(mean) and live.label == max(mean, key=lambda label: mean[label])
+    assert (live.label, live.probability, dict(live.probabilities)) == ("", 0.0, {})  # there is no label of them all
     assert live.review is any(said.review for said in by_hand)
 
 

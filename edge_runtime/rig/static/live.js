@@ -32,7 +32,7 @@ function tell(now) {
   $("asks").hidden = !now.review;
   text("asks", now.review);
   for (const bar of bars) {
-    const [value, words] = now.probabilities[bar.firstElementChild.textContent];
+    const [value, words] = now.bars[bar.firstElementChild.textContent];
     fill(bar.querySelector("svg"), value);
     bar.querySelector("span").textContent = words;
   }
