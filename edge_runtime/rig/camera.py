@@ -128,7 +128,7 @@ class WatchedFolder:
         self._number = 0
         images = self._images()
         newest = (images[-1][0] - 1, "") if images else (0, "")
-        self._seen = next((image for image in images if image[1] == after), newest)
+        self._seen = next((image for image in images if _as_text(image[1]) == after), newest)
         self._unfinished = (0, "", 0.0)
 
     def read(self, timeout_s: float) -> Frame:
@@ -147,7 +147,7 @@ class WatchedFolder:
                     raise PassedOverError(f"passed over: {error.message}", error.hint) from error
                 self._seen = (changed_ns, name)
                 self._number += 1
-                return Frame(pixels, _moment(changed_ns), self._number - 1, name)
+                return Frame(pixels, _moment(changed_ns), self._number - 1, _as_text(name))
             if time.monotonic() >= until:
                 raise NoFrameError(f"{self._folder}: no new image")
             time.sleep(_POLL_S)
@@ -173,6 +173,11 @@ class WatchedFolder:
             return sorted(images)
         except OSError as error:
             raise CameraError(f"{self._folder}: can't be listed ({error.strerror})", hint="check the path") from error
+
+
+def _as_text(name: str) -> str:
+    """A file's name as it can be written down: not every one is text."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _moment(ns: int) -> datetime:

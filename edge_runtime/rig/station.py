@@ -34,8 +34,8 @@ from edgeall.edge_runtime.rig.quality import Gate, Quality, thresholds_of
 from edgeall.edge_runtime.rig.record import FrameRow, Record, SessionNotes
 
 SAVE = ("every frame", "on review", "on capture")
-"""Whose image is kept: every judged frame's; of those that the model wants looked at two a second at most, and captured
-ones; captured ones."""
+"""Whose image is kept: every judged frame's; of those that the model wants looked at (of a camera's two a second at
+most), and captured ones; captured ones."""
 LIVE_QUALITY, SAVED_QUALITY = 80, 95
 _BEAT_S = 0.5
 _HEALTH_S = 5.0
@@ -466,7 +466,7 @@ class Station:
             return True
         if self._settings.save != "on review" or verdict.review_reason is None:
             return False
-        if time.monotonic() < self._kept_at + _KEPT_EVERY_S:
+        if not verdict.picture.frame.source and time.monotonic() < self._kept_at + _KEPT_EVERY_S:
             return False
         self._kept_at = time.monotonic()
         return True

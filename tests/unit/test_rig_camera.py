@@ -365,6 +365,13 @@ def test_a_watched_folder_goes_on_after_the_image_that_was_seen_last(tmp_path: P
         camera.read(0.05)
     (tmp_path / "1.png").unlink()
     assert open_camera(str(tmp_path), after="1.png").read(0.1).source == "3.png"
+    strange = os.fsdecode(b"\xff.png")
+    put(tmp_path, strange, 4, now + 4)
+    named = open_camera(str(tmp_path)).read(0.1).source
+    assert named.encode("utf-8") == b"\\udcff.png"
+    with pytest.raises(NoFrameError):
+        open_camera(str(tmp_path), after=named).read(0.05)
+    (tmp_path / strange).unlink()
     os.utime(tmp_path / "3.png", ns=(0, 2**62))
     assert abs(open_camera(str(tmp_path)).read(0.1).taken.year) > 2000  # whatever the file system says
 

@@ -160,9 +160,9 @@ def test_a_model_of_cells_judges_each_whole_cell(
 
 
 def test_a_folders_images_are_judged_once_each_also_through_a_restart(
-    make: Callable[..., Station], record: Record, slide: Slide, tmp_path: Path
+    make: Callable[..., Station], record: Record, slide: Slide, pack_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "in"
+    folder, bundle = tmp_path / "in", pack_tiny("uint8", tmp_path / "asks.tflite", decision={"review_below": 1.0})
     folder.mkdir()
     fields = Stills(slide).fields
 
@@ -175,7 +175,7 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
 
     put(0)
     watch = lambda: open_camera(str(folder), after=record.last_source())  # noqa: E731
-    station = make(watch)
+    station = make(watch, bundle=bundle)
     until(station, lambda live: live.picture is not None)
     session = station.start_session(NOTES)  # the field that was there before belongs to no slide
     for number in (1, 2, 3):
@@ -184,9 +184,10 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     station.stop()
     for number in (4, 5):
         put(number)
-    again = make(watch)
+    again = make(watch, bundle=bundle)
     until(again, lambda live: len(recorded(session)) == 5)
     assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none of them moves
+    assert all(frame.image for frame in record.frames(session) if frame.row.review)  # however fast they came
     again.end_session()
     assert record.last_source() == ""
 
