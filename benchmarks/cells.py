@@ -31,7 +31,7 @@ from edgeall.edge_runtime.rig import cells, regions
 LEAST_RECALL, LEAST_PRECISION, MOST_MS, LEAST_OVERLAP = 0.9, 0.8, 60.0, 0.3
 NEAR_BORDER = 3
 """Pixels: BCCD's boxes of cells that the border cuts end so near to it."""
-Box = tuple[int, int, int, int]
+Box = cells.Box
 
 
 @dataclass(frozen=True)

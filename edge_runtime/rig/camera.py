@@ -114,12 +114,12 @@ def open_camera(source: str, *, rate: float | None = None, after: str = "") -> C
 
 
 class WatchedFolder:
-    """Images that another program puts into a folder, each once, in the order in which they were written.
+    """Images that another program puts into a folder, each once; what lies there together in the order of writing.
 
     Args:
         folder: subfolders and other files are left alone.
-        after: name of the image that was looked at last; the first one is that which follows it. Where there is none
-            of that name, the newest is the first.
+        after: name of the image that was looked at last: what was written before it is taken for seen. Where there is
+            none of that name, all but the newest are.
     """
 
     def __init__(self, folder: Path, after: str = "") -> None:
@@ -127,25 +127,27 @@ class WatchedFolder:
         self._folder = folder
         self._number = 0
         images = self._images()
-        newest = (images[-1][0] - 1, "") if images else (0, "")
-        self._seen = next((image for image in images if _as_text(image[1]) == after), newest)
+        last = next((index for index, (_, name) in enumerate(images) if _as_text(name) == after), len(images) - 2)
+        self._seen = set(images[: last + 1])  # no time of the last one seen: a copy may keep an older file's time
         self._unfinished = (0, "", 0.0)
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`; a file that can't be decoded and isn't being written is passed over."""
         until = time.monotonic() + timeout_s
         while True:
-            for changed_ns, name in self._images():
-                if (changed_ns, name) <= self._seen:
+            images = self._images()
+            self._seen.intersection_update(images)
+            for changed_ns, name in images:
+                if (changed_ns, name) in self._seen:
                     continue
                 try:
                     pixels = np.asarray(open_rgb(self._folder / name))
                 except ImageError as error:
                     if self._is_being_written(changed_ns, name):
                         break
-                    self._seen = (changed_ns, name)
+                    self._seen.add((changed_ns, name))
                     raise PassedOverError(f"passed over: {error.message}", error.hint) from error
-                self._seen = (changed_ns, name)
+                self._seen.add((changed_ns, name))
                 self._number += 1
                 return Frame(pixels, _moment(changed_ns), self._number - 1, _as_text(name))
             if time.monotonic() >= until:

@@ -76,10 +76,9 @@ class Teller:
     def _said(self, live: Live) -> tuple[str, str, dict[str, tuple[float, str]]]:
         """A judged frame's label, its probability, and for each label a bar's length, 0..1, with its words."""
         if self._page.unit == "cell":
-            counts = Counter(cell.label for cell in live.cells)
-            all_of_them = len(live.cells)
-            bars = {label: (count / all_of_them, f"{count} of {all_of_them}") for label, count in counts.items()}
-            return words.counted(counts.elements()) or "no cells", "", bars
+            labels = [cell.label for cell in live.cells]
+            bars = {name: (n / len(labels), f"{n} of {len(labels)}") for name, n in Counter(labels).items()}
+            return words.counted(labels) or "no cells", "", bars
         bars = {label: (round(share, 4), words.percent(share)) for label, share in live.probabilities.items()}
         return live.label, words.percent(live.probability), bars
 

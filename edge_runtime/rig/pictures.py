@@ -10,12 +10,12 @@ from collections.abc import Callable, Hashable
 from PIL import Image
 
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.edge_runtime.rig.cells import cut_out
+from edgeall.edge_runtime.rig.cells import Box
 from edgeall.edge_runtime.rig.record import Record, RecordedFrame
 
-Explain = Callable[[Image.Image], bytes]
-"""What the model judges, a field or a cell cut out of it, to a PNG of it under the model's class-activation map. Called
-by several threads, so not with the station's own classifier."""
+Explain = Callable[[Image.Image, Box | None], bytes]
+"""A field, or the cell in a box of it, as the model judged it, to a PNG of that under the model's class-activation map.
+Called by several threads, so not with the station's own classifier."""
 THUMBNAIL_PX = 320
 CELL_PX = 160
 KEPT_BYTES = 8_000_000
@@ -72,7 +72,7 @@ class Pictures:
         if self._explain is None or path is None or not is_there:
             return None
         with open_rgb(path) as image:
-            return self._explain(image if index is None else cut_out(image, cells[index]["box"]))
+            return self._explain(image, None if index is None else cells[index]["box"])
 
     def _make(self, key: Hashable, digest: str, change: Callable[[Image.Image], Image.Image]) -> bytes | None:
         with self._lock:

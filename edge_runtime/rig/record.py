@@ -431,10 +431,15 @@ class Record:
 
     def last_source(self) -> str:
         """The file that the newest frame of the slide that is still open was; empty where no slide is, or no file."""
-        newest = self.sessions()[:1]
-        if not newest or newest[0].ended is not None:
-            return ""
-        return next((frame.row.source for frame in self.frames(newest[0].id, limit=1)), "")
+        query = (
+            "SELECT json_extract(row, '$.source') FROM entries e WHERE kind = 'frame'"
+            " AND session = (SELECT max(number) FROM entries WHERE kind = 'session')"
+            " AND NOT EXISTS (SELECT 1 FROM entries WHERE kind = 'end' AND session = e.session)"
+            " ORDER BY number DESC LIMIT 1"
+        )
+        with chain.reading(self.folder) as database:
+            found = database.execute(query).fetchone()
+        return found[0] or "" if found else ""
 
     def session(self, session_id: int) -> Session:
         """One of them. Raises RecordError where there is none of this id."""

@@ -18,18 +18,22 @@ from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.explain import explains, on_demand
+from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import Access, read_users
 from edgeall.edge_runtime.rig.app import create_app
 from edgeall.edge_runtime.rig.broadcast import Broadcast
 from edgeall.edge_runtime.rig.camera import KeptOpen, open_camera
+from edgeall.edge_runtime.rig.cells import Box, cut_out
 from edgeall.edge_runtime.rig.certificate import certificate
 from edgeall.edge_runtime.rig.guard import local_names
 from edgeall.edge_runtime.rig.page import Page
+from edgeall.edge_runtime.rig.pictures import Explain
 from edgeall.edge_runtime.rig.record import Program, Record
 from edgeall.edge_runtime.rig.service import Watchdog
 from edgeall.edge_runtime.rig.station import Live, Station
@@ -124,7 +128,7 @@ def serve(
             labels=classifier.labels,
             unit=station.unit,
             synthetic=camera == SIMULATED,
-            explain=on_demand(model) if explains(classifier) else None,
+            explain=_explain(model, classifier.input) if explains(classifier) else None,
         )
         app, broadcast = create_app(station, page, Access(users), names, secure=fingerprint is not None)
         tls = str(record / CERTIFICATE) if fingerprint else None
@@ -184,6 +188,15 @@ def show(address: str) -> None:
     """Open the page in this desktop's browser; where there is no desktop, nothing happens."""
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+def _explain(model: Path, spec: InputSpec) -> Explain:
+    drawn = on_demand(model)
+
+    def explained(field: Image.Image, box: Box | None) -> bytes:
+        return drawn(field if box is None else cut_out(field, box, spec.width / spec.height))
+
+    return explained
 
 
 class _Beat:

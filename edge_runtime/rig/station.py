@@ -81,7 +81,7 @@ class JudgedCell:
             None where it doesn't.
     """
 
-    box: tuple[int, int, int, int]
+    box: cells.Box
     label: str
     probability: float
     review_reason: str | None = None
@@ -258,7 +258,6 @@ class Station:
     ) -> None:
         manifest = classifier.bundle.manifest if classifier.bundle else None
         self.unit = manifest.unit if manifest else "field"
-        self.labels = classifier.labels
         self._camera, self._classifier, self._record = camera, classifier, record
         self._gate = gate or Gate(thresholds_of(manifest))
         self._on_beat = on_beat

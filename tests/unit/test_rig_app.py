@@ -406,36 +406,36 @@ def test_without_a_map_nothing_offers_one(rig: Rig, page: TestClient) -> None:
 
 
 def test_a_model_with_a_map_is_asked_for_it(make_rig: MakeRig) -> None:
-    asked: list[tuple[int, int]] = []
-    rig = make_rig(explain=lambda image: asked.append(image.size) or b"a png")
+    asked: list[Any] = []
+    rig = make_rig(explain=lambda image, box: asked.append((image.size, box)) or b"a png")
     session = rig.session()
     frame = rig.frame(session)
     page = TestClient(rig.app, base_url="http://localhost")
     assert f'data-map="/frames/{frame}/map.png"' in page.get(f"/frames/{frame}").text
     assert page.get(f"/frames/{frame}/map.png").content == b"a png"
-    assert asked == [(640, 480)]
+    assert asked == [((640, 480), None)]
     assert page.get(f"/frames/{frame}/cells/0/map.png").status_code == 404
     refused = rig.frame(session, status="refused", label=None, probability=None)
     assert 'id="explain"' not in page.get(f"/frames/{refused}").text
     assert page.get(f"/frames/{refused}/map.png").status_code == 404
 
 
-def test_a_model_of_cells_is_asked_for_the_cell_as_it_saw_it(make_rig: MakeRig) -> None:
-    asked: list[tuple[int, int]] = []
-    rig = make_rig(explain=lambda image: asked.append(image.size) or b"a png", unit="cell")
+def test_a_model_of_cells_is_asked_for_the_cell(make_rig: MakeRig) -> None:
+    asked: list[Any] = []
+    rig = make_rig(explain=lambda image, box: asked.append((image.size, box)) or b"a png", unit="cell")
     cells = [{"box": box, "label": "Pre", "probability": 0.9} for box in ((10, 20, 60, 50), (0, 0, 30, 44))]
     frame = rig.frame(rig.session(), cells=cells)
     page = TestClient(rig.app, base_url="http://localhost")
-    assert f'data-map="/frames/{frame}/cells/1/map.png"' in page.get(f"/frames/{frame}?cell=1").text
+    assert f'checked data-map="/frames/{frame}/cells/1/map.png"' in page.get(f"/frames/{frame}?cell=1").text
     assert page.get(f"/frames/{frame}/cells/1/map.png").content == b"a png"
     assert page.get(f"/frames/{frame}/cells/0/map.png").content == b"a png"
-    assert asked == [(44, 44), (50, 50)]
+    assert asked == [((640, 480), [0, 0, 30, 44]), ((640, 480), [10, 20, 60, 50])]
     for missing in ("map.png", "cells/2/map.png"):
         assert page.get(f"/frames/{frame}/{missing}").status_code == 404
 
 
 def test_another_models_label_is_not_explained(make_rig: MakeRig) -> None:
-    rig = make_rig(explain=lambda image: b"a png", model_sha256="1" * 64)
+    rig = make_rig(explain=lambda image, box: b"a png", model_sha256="1" * 64)
     frame = rig.frame(rig.session())
     page = TestClient(rig.app, base_url="http://localhost")
     assert 'id="explain"' not in page.get(f"/frames/{frame}").text

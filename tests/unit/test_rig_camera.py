@@ -303,6 +303,10 @@ def test_a_watched_folder_gives_the_newest_and_then_each_new_one(tmp_path: Path)
     assert all(np.array_equal(f.pixels, np.asarray(grainy_image(s))) for f, s in zip(frames, (3, 4), strict=True))
     put(tmp_path, "d.png", 5, now + 4)  # written over
     assert np.array_equal(camera.read(0.1).pixels, np.asarray(grainy_image(5)))
+    put(tmp_path, "e.png", 6, now - 1000)  # copied with its time
+    assert camera.read(0.1).source == "e.png"
+    with pytest.raises(NoFrameError, match="no new image"):
+        camera.read(0.05)
 
 
 def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:

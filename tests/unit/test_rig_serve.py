@@ -13,10 +13,12 @@ from typing import Any
 import httpx2
 import pytest
 from fixtures_rig import Served
+from PIL import Image
 
 from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig import serve as room
 from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import read_users
@@ -105,6 +107,14 @@ def test_the_demos_model_is_small_and_says_what_it_is() -> None:
     assert room.DEMO_MODEL.stat().st_size < 150_000
     assert (bundle.manifest.unit, bundle.manifest.training["synthetic"]) == ("cell", True)
     assert bundle.manifest.metrics["accuracy"] > 0.9
+
+
+def test_a_cell_is_explained_as_its_model_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Image.Image] = []
+    monkeypatch.setattr(room, "on_demand", lambda model: lambda image: asked.append(image) or b"a png")
+    explain, field = room._explain(room.DEMO_MODEL, InputSpec(50, 100)), Image.new("RGB", (640, 480))
+    assert explain(field, None) == explain(field, (100, 100, 140, 140)) == b"a png"
+    assert [image.size for image in asked] == [(640, 480), (80, 40)]
 
 
 def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_file: Path) -> None:

@@ -36,14 +36,13 @@ const explain = document.getElementById("explain");
 if (explain) {
   const plain = image.src;
   const show = (map) => {
-    const cell = radios.find((radio) => radio.checked);
-    const shown = cell ? explain.dataset.map.replace(/\d+\/map/, `${cell.value}/map`) : explain.dataset.map;
+    const { dataset } = radios.find((radio) => radio.checked) || explain;
     explain.setAttribute("aria-pressed", String(map));
     image.parentElement.classList.toggle("map", map);
     boxes.toggleAttribute("hidden", map);
-    image.src = map ? shown : plain;
+    image.src = map ? dataset.map : plain;
   };
   const pressed = () => explain.getAttribute("aria-pressed") === "true";
   explain.addEventListener("click", () => show(!pressed()));
-  for (const radio of radios) radio.addEventListener("change", () => show(pressed()));
+  for (const radio of radios) radio.addEventListener("change", () => pressed() && show(true));
 }
