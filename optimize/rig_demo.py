@@ -24,12 +24,14 @@ from edgeall.edge_runtime.rig.cells import crop, find_cells
 from edgeall.edge_runtime.rig.slide import KINDS, SimulatedCamera, draw_slide
 from edgeall.models import registry
 from edgeall.models.head import add_head
-from edgeall.models.keras_compat import keras, quiet, tf
+from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
 from edgeall.optimize.card import model_card
-from edgeall.optimize.convert import with_second_output
+from edgeall.optimize.convert import convert, with_second_output
+from edgeall.optimize.fold import fold_batch_normalization
 from edgeall.optimize.golden import choose_golden
 from edgeall.optimize.pack import pack
+from edgeall.optimize.placement import calibrated
 from edgeall.train.progress import Progress
 from edgeall.train.runs import versions
 
@@ -106,7 +108,8 @@ def make(out: Path, progress: Progress) -> dict[str, Any]:
             keras.backend.set_value(model.optimizer.learning_rate, 3e-3 * (1 - epoch / EPOCHS))
             model.fit(turned, np.tile(truth[~unseen], 3), batch_size=32, verbose=0)
             advance(epoch + 1, "")
-    flatbuffer = _quantized(model, images[~unseen][::5])
+    quantized = calibrated(fold_batch_normalization(model), SPEC, [images[~unseen][::5]])
+    flatbuffer = convert(with_second_output(quantized, explain=True), "ptq-int8", SPEC)
 
     classifier = Classifier.from_flatbuffer(flatbuffer, labels, SPEC)
     said = np.array([classifier.predict(cell.pixels).argmax() for cell in np.array(cells, object)[unseen]])
@@ -127,23 +130,6 @@ def make(out: Path, progress: Progress) -> dict[str, Any]:
     golden = choose_golden(classifier, (Image.fromarray(cell.pixels).resize((60, 60)) for cell in cells[::9]))
     file = pack(flatbuffer, manifest, golden, model_card(manifest), out / "demo.tflite")
     return {"model": str(file), "bytes": file.stat().st_size, "accuracy": accuracy, "images": int(unseen.sum())}
-
-
-def _quantized(model: Any, images: NDArray[np.float32]) -> bytes:
-    """The model and its last feature map in 8 bits throughout, their ranges measured on ``images``."""
-    samples = images.copy()
-    samples[0, 0, 0], samples[0, 0, 1] = -1, 1  # the whole range of pixels, as the contract says
-    whole = with_second_output(model, explain=True)
-    shape = tf.TensorSpec((1, SIZE, SIZE, 3), tf.float32)
-    function = tf.function(lambda image: whole(image, training=False)).get_concrete_function(shape)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], whole)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[None]] for image in samples)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.uint8
-    with quiet():
-        flatbuffer: bytes = converter.convert()
-    return flatbuffer
 
 
 if __name__ == "__main__":
