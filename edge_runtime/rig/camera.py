@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import threading
 import time
@@ -78,14 +79,14 @@ class Camera(Protocol):
         ...
 
 
-def open_camera(source: str, *, rate: float | None = None, after: str = "") -> Camera:
+def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | None = None) -> Camera:
     """Open what a person names.
 
     Args:
         source: ``simulated``; ``picamera2``; ``/dev/video0`` or ``0`` for a V4L2 or USB camera; a folder, which is
             watched; ``replay:PATH`` for a folder of images or a video.
         rate: frames/s of what is simulated or replayed; None takes 30, a video's own, or one image a second.
-        after: of a folder that is watched, see `WatchedFolder`.
+        seen: of a folder that is watched, each time that it is opened; None begins with its newest image.
 
     Raises:
         UsageError: nothing of the kind.
@@ -106,48 +107,79 @@ def open_camera(source: str, *, rate: float | None = None, after: str = "") -> C
     elif source.isdigit() or source.startswith("/dev/video"):
         return UsbCamera(source)
     elif Path(source).is_dir():
-        return WatchedFolder(Path(source), after)
+        return WatchedFolder(Path(source), seen or SeenImages())
     raise UsageError(
         f"{source}: no camera, folder or video",
         hint="give simulated, picamera2, /dev/video0, a folder to watch, or replay:PATH",
     )
 
 
+@dataclass
+class SeenImages:
+    """Which images of a watched folder were looked at. Outlives its openings: a folder on a network may hang.
+
+    Attributes:
+        after: name of the image that was looked at last, before this began: what was written before it is taken for
+            seen. Where there is none of that name, all but the newest are.
+        files: each one's time (ns) and the SHA-256 of its pixels, by name; None until the folder is first opened. No
+            time of the last one alone: a copy may keep an older file's time.
+    """
+
+    after: str = ""
+    files: dict[str, tuple[int, bytes]] | None = None
+
+    def begin(self, images: list[tuple[int, str]]) -> dict[str, tuple[int, bytes]]:
+        """The `files`; at first those of ``images``, in the order of writing, that count as seen."""
+        if self.files is None:
+            last = next((index for index, (_, name) in enumerate(images) if _as_text(name) == self.after), None)
+            self.files = {name: (changed_ns, b"") for changed_ns, name in images[: -1 if last is None else last + 1]}
+        return self.files
+
+
 class WatchedFolder:
     """Images that another program puts into a folder, each once; what lies there together in the order of writing.
 
+    A file written over is new where its pixels are. Its time alone says nothing: a copy gets the original's time
+    after its last byte, and by then it may have been looked at.
+
     Args:
         folder: subfolders and other files are left alone.
-        after: name of the image that was looked at last: what was written before it is taken for seen. Where there is
-            none of that name, all but the newest are.
+        seen: left out, and added to.
     """
 
-    def __init__(self, folder: Path, after: str = "") -> None:
+    def __init__(self, folder: Path, seen: SeenImages) -> None:
         self.name = f"folder {folder}"
         self._folder = folder
         self._number = 0
-        images = self._images()
-        last = next((index for index, (_, name) in enumerate(images) if _as_text(name) == after), len(images) - 2)
-        self._seen = set(images[: last + 1])  # no time of the last one seen: a copy may keep an older file's time
+        self._seen = seen.begin(self._images())
+        self._given: dict[str, tuple[int, bytes]] = {}
         self._unfinished = (0, "", 0.0)
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`; a file that can't be decoded and isn't being written is passed over."""
         until = time.monotonic() + timeout_s
+        self._seen.update(self._given)  # now, as who was given up meanwhile doesn't come back
+        self._given = {}
         while True:
             images = self._images()
-            self._seen.intersection_update(images)
+            for gone in self._seen.keys() - {name for _, name in images}:
+                del self._seen[gone]
             for changed_ns, name in images:
-                if (changed_ns, name) in self._seen:
+                seen_ns, seen_digest = self._seen.get(name, (None, b""))
+                if changed_ns == seen_ns:
                     continue
                 try:
                     pixels = np.asarray(open_rgb(self._folder / name))
                 except ImageError as error:
                     if self._is_being_written(changed_ns, name):
                         break
-                    self._seen.add((changed_ns, name))
+                    self._seen[name] = changed_ns, b""
                     raise PassedOverError(f"passed over: {error.message}", error.hint) from error
-                self._seen.add((changed_ns, name))
+                digest = hashlib.sha256(pixels).digest()
+                if digest == seen_digest:
+                    self._seen[name] = changed_ns, digest
+                    continue
+                self._given = {name: (changed_ns, digest)}
                 self._number += 1
                 return Frame(pixels, _moment(changed_ns), self._number - 1, _as_text(name))
             if time.monotonic() >= until:
@@ -408,6 +440,7 @@ class KeptOpen:
     def __init__(self, factory: Callable[[], Camera], *, stall_s: float = 5.0) -> None:
         self._factory = factory
         self._stall_s = stall_s
+        self._read_s = min(self.READ_S, stall_s / 4)  # one that has nothing new says so in time
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -538,7 +571,7 @@ class _Reader:
 
     def _read(self, camera: Camera) -> None:
         try:
-            frame = check_frame(camera.read(self._keeper.READ_S), camera.name)
+            frame = check_frame(camera.read(self._keeper._read_s), camera.name)
         except NoFrameError as error:
             self.last_sign = time.monotonic()
             if self._wanted():

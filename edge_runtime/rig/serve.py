@@ -28,7 +28,7 @@ from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import Access, read_users
 from edgeall.edge_runtime.rig.app import create_app
 from edgeall.edge_runtime.rig.broadcast import Broadcast
-from edgeall.edge_runtime.rig.camera import KeptOpen, open_camera
+from edgeall.edge_runtime.rig.camera import KeptOpen, SeenImages, open_camera
 from edgeall.edge_runtime.rig.cells import Box, cut_out
 from edgeall.edge_runtime.rig.certificate import certificate
 from edgeall.edge_runtime.rig.guard import local_names
@@ -118,7 +118,8 @@ def serve(
         fingerprint = None if address.loopback else certificate(record / CERTIFICATE, names | _own_addresses())
         beat = _Beat()
         # A folder's images go on where the open slide's last one was, also those that came while nobody watched.
-        watched = KeptOpen(lambda: open_camera(camera, after=kept.last_source()))
+        seen = SeenImages(kept.last_source())
+        watched = KeptOpen(lambda: open_camera(camera, seen=seen))
         station = Station(watched, classifier, kept, on_beat=beat)
         watchdog = Watchdog(beat.recent)
         page = Page(

@@ -28,6 +28,7 @@ from edgeall.edge_runtime.rig.camera import (
     KeptOpen,
     NoFrameError,
     PassedOverError,
+    SeenImages,
     check_frame,
     open_camera,
 )
@@ -248,15 +249,11 @@ def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., KeptOpen]
 
 def test_a_source_with_nothing_new_is_well(keep: Callable[..., KeptOpen], tmp_path: Path) -> None:
     grainy_image(0).save(tmp_path / "a.png")
-    KeptOpen.READ_S, kept = 0.05, KeptOpen.READ_S
-    try:
-        camera = keep(lambda: open_camera(str(tmp_path)))
-        assert camera.wait(0, 5.0) is not None
-        until(lambda: "no new image" in camera.state().detail)
-        time.sleep(0.5)  # longer than a camera may be silent
-        assert camera.state().state == "live" and camera.state().reopened == 0
-    finally:
-        KeptOpen.READ_S = kept
+    camera = keep(lambda: open_camera(str(tmp_path)))
+    assert camera.wait(0, 5.0) is not None
+    until(lambda: "no new image" in camera.state().detail)
+    time.sleep(0.5)  # longer than a camera may be silent
+    assert camera.state().state == "live" and camera.state().reopened == 0
 
 
 def test_frames_are_shared_and_so_can_not_be_written_to() -> None:
@@ -282,9 +279,10 @@ def test_the_simulated_slide_is_a_camera() -> None:
 
 
 def put(folder: Path, name: str, seed: int, at: float) -> None:
-    """An image written at a time."""
-    grainy_image(seed).save(folder / name)
-    os.utime(folder / name, (at, at))
+    """An image written at a time; there all at once, whoever is watching."""
+    grainy_image(seed).save(folder / ".new", "png")
+    os.utime(folder / ".new", (at, at))
+    (folder / ".new").rename(folder / name)
 
 
 def test_a_watched_folder_gives_the_newest_and_then_each_new_one(tmp_path: Path) -> None:
@@ -307,6 +305,18 @@ def test_a_watched_folder_gives_the_newest_and_then_each_new_one(tmp_path: Path)
     assert camera.read(0.1).source == "e.png"
     with pytest.raises(NoFrameError, match="no new image"):
         camera.read(0.05)
+
+
+def test_a_file_that_gets_its_time_after_it_was_seen_is_no_new_one(tmp_path: Path) -> None:
+    camera = open_camera(str(tmp_path))
+    put(tmp_path, "copy.png", 1, time.time())
+    assert camera.read(0.1).source == "copy.png"
+    os.utime(tmp_path / "copy.png", (1e9, 1e9))  # as `cp -p` and rsync end
+    with pytest.raises(NoFrameError, match="no new image"):
+        camera.read(0.05)
+    put(tmp_path, "copy.png", 2, 1e9 + 1)
+    put(tmp_path, "next.png", 3, 1e9 + 2)
+    assert [camera.read(0.1).source for _ in range(2)] == ["copy.png", "next.png"]
 
 
 def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
@@ -337,7 +347,6 @@ def test_each_file_waits_until_it_is_taken(
     tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
-    monkeypatch.setattr(KeptOpen, "READ_S", 0.05)
     now = time.time() - 100
     put(tmp_path, "first.png", 0, now)
     camera = keep(lambda: open_camera(str(tmp_path)))
@@ -357,24 +366,54 @@ def test_each_file_waits_until_it_is_taken(
     assert "passed over" in state.fault and "3.png" in state.fault
 
 
+def test_a_folder_that_hangs_gives_each_file_once(
+    tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, decode, hung, seen = threading.Event(), camera_module.open_rgb, [], SeenImages()
+
+    def open_rgb(path: Path) -> Any:
+        if path.name == "2.png" and not hung:
+            hung.append(path)
+            release.wait(30)
+        return decode(path)
+
+    monkeypatch.setattr(camera_module, "open_rgb", open_rgb)
+    now = time.time() - 100
+    put(tmp_path, "0.png", 0, now)
+    camera = keep(lambda: open_camera(str(tmp_path), seen=seen))
+    until(lambda: camera.state().frames == 1)
+    for number in range(1, 5):
+        put(tmp_path, f"{number}.png", number, now + number)
+    sources, after = [], 0
+    while len(sources) < 5:
+        after, taken = camera.wait(after, 5.0) or pytest.fail(f"no more than {sources}")
+        sources.append(taken.source)
+        if taken.source == "1.png":
+            until(lambda: camera.state().state == "stalled")
+            release.set()  # the attempt that was given up comes back: nobody has got its frame
+    assert sources == [f"{number}.png" for number in range(5)]
+    until(lambda: camera.state().hung == 0)
+    assert camera.wait(after, 0.5) is None and camera.state().reopened == 1
+
+
 def test_a_watched_folder_goes_on_after_the_image_that_was_seen_last(tmp_path: Path) -> None:
     now = int(time.time()) - 100
     for number in range(4):
         put(tmp_path, f"{number}.png", number, now + number)
-    camera = open_camera(str(tmp_path), after="1.png")
+    camera = open_camera(str(tmp_path), seen=SeenImages("1.png"))
     first, second = camera.read(0.1), camera.read(0.1)
     assert (first.source, second.source) == ("2.png", "3.png")
     assert first.taken.timestamp() == now + 2
     with pytest.raises(NoFrameError):
         camera.read(0.05)
     (tmp_path / "1.png").unlink()
-    assert open_camera(str(tmp_path), after="1.png").read(0.1).source == "3.png"
+    assert open_camera(str(tmp_path), seen=SeenImages("1.png")).read(0.1).source == "3.png"
     strange = os.fsdecode(b"\xff.png")
     put(tmp_path, strange, 4, now + 4)
     named = open_camera(str(tmp_path)).read(0.1).source
     assert named.encode("utf-8") == b"\\udcff.png"
     with pytest.raises(NoFrameError):
-        open_camera(str(tmp_path), after=named).read(0.05)
+        open_camera(str(tmp_path), seen=SeenImages(named)).read(0.05)
     (tmp_path / strange).unlink()
     os.utime(tmp_path / "3.png", ns=(0, 2**62))
     assert abs(open_camera(str(tmp_path)).read(0.1).taken.year) > 2000  # whatever the file system says

@@ -25,7 +25,7 @@ from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import prediction
 from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.rig import station as station_module
-from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen, open_camera
+from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen, SeenImages, open_camera
 from edgeall.edge_runtime.rig.cells import crop, find_cells
 from edgeall.edge_runtime.rig.chain import reading
 from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, SessionNotes
@@ -167,15 +167,20 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     fields = Stills(slide).fields
 
     def put(number: int) -> None:
-        Image.fromarray(fields[number % 3]).save(folder / f"{number}.png", compress_level=1)
-        os.utime(folder / f"{number}.png", (1_800_000_000 + 0.1 * number,) * 2)
+        Image.fromarray(fields[number % 3]).save(folder / ".new", "png", compress_level=1)
+        os.utime(folder / ".new", (1_800_000_000 + 0.1 * number,) * 2)
+        (folder / ".new").rename(folder / f"{number}.png")  # at once with its time, by which they are sorted
 
     def recorded(session: int) -> list[tuple[str, str]]:
         return [(f.row.source, f.row.status) for f in reversed(record.frames(session, limit=None))]
 
     put(0)
-    watch = lambda: open_camera(str(folder), after=record.last_source())  # noqa: E731
-    station = make(watch, bundle=bundle)
+
+    def watched() -> Callable[[], Camera]:
+        seen = SeenImages(record.last_source())
+        return lambda: open_camera(str(folder), seen=seen)
+
+    station = make(watched(), bundle=bundle)
     until(station, lambda live: live.picture is not None)
     session = station.start_session(NOTES)  # the field that was there before belongs to no slide
     for number in (1, 2, 3):
@@ -184,7 +189,7 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     station.stop()
     for number in (4, 5):
         put(number)
-    again = make(watch, bundle=bundle)
+    again = make(watched(), bundle=bundle)
     until(again, lambda live: len(recorded(session)) == 5)
     assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none of them moves
     assert all(frame.row.review and frame.image for frame in record.frames(session))  # however fast they came
