@@ -175,7 +175,7 @@ class WatchedFolder:
                         break
                     self._seen[name] = changed_ns, b""
                     raise PassedOverError(f"passed over: {error.message}", error.hint) from error
-                digest = hashlib.sha256(pixels).digest()
+                digest = hashlib.sha256(pixels.data).digest()
                 if digest == seen_digest:
                     self._seen[name] = changed_ns, digest
                     continue

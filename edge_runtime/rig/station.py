@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,20 +152,20 @@ class Live:
     """
 
     number: int
-    picture: Picture | None
-    status: str
-    quality: Quality | None
-    label: str
-    probability: float
-    probabilities: Mapping[str, float]
-    review_reason: str | None
-    cells: tuple[JudgedCell, ...]
     frames_per_s: float
     camera: CameraState
     session_id: int | None
     settings: Settings
     problems: tuple[str, ...]
     health: Health
+    picture: Picture | None = None
+    status: str = "waiting"
+    quality: Quality | None = None
+    label: str = ""
+    probability: float = 0.0
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    review_reason: str | None = None
+    cells: tuple[JudgedCell, ...] = ()
 
     @property
     def review(self) -> bool:
@@ -277,8 +276,9 @@ class Station:
         self._health = Health(space.free_bytes, space.state)
         unended = [session for session in record.sessions()[:1] if session.ended is None]
         self._session_id = unended[0].id if unended else None
+        self._shown: _Verdict | None = None
         self._changed = threading.Condition()
-        self._live = self._snapshot(0, None)
+        self._live = self._snapshot(0)
 
     # What the page asks for
 
@@ -355,23 +355,13 @@ class Station:
             StationError: no session is open, or there is no frame yet.
             EdgeallError: as `Record.add_frame`.
         """
-        live, until = self._live, time.monotonic() + timeout_s
+        shown, until = self._shown, time.monotonic() + timeout_s
         if self._session_id is None:
             raise StationError("a capture belongs to a slide", hint="start a session first")
-        if live.picture is None or live.quality is None:
-            raise StationError("the camera has given no frame yet", hint=live.camera.detail)
-        verdict = _Verdict(
-            live.picture,
-            live.status,
-            live.quality,
-            live.label,
-            live.probability,
-            live.probabilities,
-            live.review_reason,
-            live.cells,
-        )
+        if shown is None:
+            raise StationError("the camera has given no frame yet", hint=self._camera.state().detail)
         try:
-            job = self._enter(verdict, by, until)
+            job = self._enter(shown, by, until)
             return job.done.result(max(until - time.monotonic(), 0.0))
         except (queue.Full, FutureTimeoutError) as error:
             raise StationError("the record takes too long", hint="see the health page: is the disk slow?") from error
@@ -527,27 +517,21 @@ class Station:
     # Snapshots
 
     def _publish(self, verdict: _Verdict | None) -> None:
-        live = self._snapshot(self._live.number + 1, verdict)
+        """Have it be known how things are, and what was found out about a new frame; without one the last stays."""
+        self._shown = verdict or self._shown
+        live = self._snapshot(self._live.number + 1)
         with self._changed:
             self._live = live
             self._changed.notify_all()
 
-    def _snapshot(self, number: int, verdict: _Verdict | None) -> Live:
-        """Without a new frame the last one stays."""
+    def _snapshot(self, number: int) -> Live:
         now = time.monotonic()
         while self._times and self._times[0] < now - _RATE_S:
             self._times.popleft()
-        if verdict is not None:
-            of_frame: dict[str, Any] = {each.name: getattr(verdict, each.name) for each in dataclasses.fields(verdict)}
-        elif number:
-            of_frame = {each.name: getattr(self._live, each.name) for each in dataclasses.fields(_Verdict)}
-        else:
-            of_frame = {"picture": None, "status": "waiting", "quality": None, "label": "", "probability": 0.0}
-            of_frame |= {"probabilities": {}, "review_reason": None, "cells": ()}
         camera = self._camera.state()
         return Live(
             number=number,
-            **of_frame,
+            **(vars(self._shown) if self._shown else {}),
             frames_per_s=len(self._times) / _RATE_S,
             camera=camera,
             session_id=self._session_id,
