@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -102,7 +103,12 @@ class Broadcast(Generic[T]):
             began = time.monotonic()
             live = self._wait(number, IDLE_S)
             number = live.number
-            text = self._text(live)
+            try:
+                text = self._text(live)
+            except Exception:  # of one snapshot; viewers wait for the next
+                logging.getLogger(__name__).exception("the live view")
+                time.sleep(IDLE_S)
+                continue
             assert self._loop is not None
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._publish, live, text)

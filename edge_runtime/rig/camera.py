@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from contextlib import suppress
@@ -26,6 +27,9 @@ SIZE = (1280, 960)
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".mjpeg", ".webm"})
 OPENCV = "pip install opencv-python-headless"
 _POLL_S = 0.1
+_REST = 9.0
+"""After a folder has been listed it is left alone for so many times as long, where that is more: thousands of files
+cost no more than a tenth of a core."""
 _BEING_WRITTEN_S = 2.0
 """A file that can't be decoded is taken for one that is being written, until it has not changed for so long."""
 
@@ -114,26 +118,42 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
     )
 
 
-@dataclass
 class SeenImages:
     """Which images of a watched folder were looked at. Outlives its openings: a folder on a network may hang.
 
-    Attributes:
-        after: name of the image that was looked at last, before this began: what was written before it is taken for
-            seen. Where there is none of that name, all but the newest are.
-        files: each one's time (ns) and the SHA-256 of its pixels, by name; None until the folder is first opened. No
-            time of the last one alone: a copy may keep an older file's time.
+    Args:
+        until: when the last image was written that an earlier run has looked at, and its name: those up to it count as
+            seen. None takes all but the newest for seen.
     """
 
-    after: str = ""
-    files: dict[str, tuple[int, bytes]] | None = None
+    def __init__(self, until: tuple[datetime, str] | None = None) -> None:
+        self._until = until
+        self._begun = False
+        # Each file, also where it has gone: a share that was away for a moment brings back what was seen. No time of
+        # the last one alone: a copy may keep an older file's time.
+        self._files: dict[str, tuple[int, bytes]] = {}
 
-    def begin(self, images: list[tuple[int, str]]) -> dict[str, tuple[int, bytes]]:
-        """The `files`; at first those of ``images``, in the order of writing, that count as seen."""
-        if self.files is None:
-            last = next((index for index, (_, name) in enumerate(images) if _as_text(name) == self.after), None)
-            self.files = {name: (changed_ns, b"") for changed_ns, name in images[: -1 if last is None else last + 1]}
-        return self.files
+    def begin(self, images: list[tuple[int, str]]) -> None:
+        """Given the folder's images, (ns, name) in the order of writing: those that count as seen, once."""
+        if self._begun or (self._until is not None and not images):  # a share that isn't mounted yet looks empty
+            return
+        self._begun = True
+        before = images[:-1]
+        if self._until is not None:
+            before = [each for each in images if (_moment(each[0]), _as_text(each[1])) <= self._until]
+        self._files.update({name: (changed_ns, b"") for changed_ns, name in before})
+
+    def has(self, changed_ns: int, name: str) -> bool:
+        """It was seen, and not written to since."""
+        return self._files.get(name, (None,))[0] == changed_ns
+
+    def has_pixels(self, name: str, digest: bytes) -> bool:
+        """It looked the same when it was seen."""
+        return self._files.get(name, (None, b""))[1] == digest
+
+    def add(self, changed_ns: int, name: str, digest: bytes = b"") -> None:
+        """It was looked at now; ``digest`` is the SHA-256 of its pixels."""
+        self._files[name] = changed_ns, digest
 
 
 class WatchedFolder:
@@ -150,44 +170,66 @@ class WatchedFolder:
     def __init__(self, folder: Path, seen: SeenImages) -> None:
         self.name = f"folder {folder}"
         self._folder = folder
+        self._seen = seen
         self._number = 0
-        self._seen = seen.begin(self._images())
-        self._given: dict[str, tuple[int, bytes]] = {}
+        self._waiting: deque[tuple[int, str]] = deque()
+        self._list_at = 0.0
+        self._given: tuple[int, str, bytes] | None = None
         self._unfinished = (0, "", 0.0)
+        seen.begin(self._images())
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`; a file that can't be decoded and isn't being written is passed over."""
         until = time.monotonic() + timeout_s
-        self._seen.update(self._given)  # now, as who was given up meanwhile doesn't come back
-        self._given = {}
+        if self._given:  # now, as who was given up meanwhile doesn't come back
+            self._seen.add(*self._given)
+            self._given = None
         while True:
-            images = self._images()
-            for gone in self._seen.keys() - {name for _, name in images}:
-                del self._seen[gone]
-            for changed_ns, name in images:
-                seen_ns, seen_digest = self._seen.get(name, (None, b""))
-                if changed_ns == seen_ns:
-                    continue
-                try:
-                    pixels = np.asarray(open_rgb(self._folder / name))
-                except ImageError as error:
-                    if self._is_being_written(changed_ns, name):
-                        break
-                    self._seen[name] = changed_ns, b""
-                    raise PassedOverError(f"passed over: {error.message}", error.hint) from error
-                digest = hashlib.sha256(pixels.data).digest()
-                if digest == seen_digest:
-                    self._seen[name] = changed_ns, digest
-                    continue
-                self._given = {name: (changed_ns, digest)}
-                self._number += 1
-                return Frame(pixels, _moment(changed_ns), self._number - 1, _as_text(name))
-            if time.monotonic() >= until:
+            frame = self._next()
+            if frame is not None:
+                return frame
+            time.sleep(max(min(self._list_at, until) - time.monotonic(), 0.0))
+            if self._list_at >= until:
                 raise NoFrameError(f"{self._folder}: no new image")
-            time.sleep(_POLL_S)
+            began = time.monotonic()
+            images = self._images()
+            self._seen.begin(images)
+            self._waiting.extend(each for each in images if not self._seen.has(*each))
+            ended = time.monotonic()
+            self._list_at = ended + max(_POLL_S, _REST * (ended - began))
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _next(self) -> Frame | None:
+        """The first of those that wait; None where there is none, or it is being written."""
+        while self._waiting:
+            changed_ns, name = self._waiting.popleft()
+            path = self._folder / name
+            try:
+                pixels = np.asarray(open_rgb(path))
+            except ImageError as error:
+                if not path.exists():  # renamed or removed since
+                    continue
+                if self._is_being_written(changed_ns, name):
+                    self._waiting.clear()  # the others after it, in the order that they will have then
+                    return None
+                self._seen.add(changed_ns, name)
+                raise PassedOverError(f"passed over: {error.message}", error.hint) from error
+            digest = hashlib.sha256(pixels.data).digest()
+            if self._seen.has_pixels(name, digest):
+                self._seen.add(changed_ns, name, digest)
+                continue
+            self._given = changed_ns, name, digest
+            frame = Frame(pixels, _moment(changed_ns), self._number, _as_text(name))
+            try:
+                frame = _of_file(frame, path)
+            except PassedOverError:
+                self._seen.add(*self._given)
+                raise
+            self._number += 1
+            return frame
+        return None
 
     def _is_being_written(self, changed_ns: int, name: str) -> bool:
         """By our own clock: the folder may be another machine's."""
@@ -248,7 +290,7 @@ class ImageSequence:
             raise PassedOverError(f"passed over: {error.message}", error.hint) from error
         self._pace.wait()
         self._number += 1
-        return Frame(pixels, datetime.now(timezone.utc), self._number - 1)
+        return _of_file(Frame(pixels, datetime.now(timezone.utc), self._number - 1), path)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -304,7 +346,7 @@ class Video(_OpenCv):
                 raise CameraError(f"{self.name}: holds no frame that can be decoded")
             time.sleep(timeout_s)
             raise NoFrameError(f"{self.name}: ended after {self._number} frames")
-        return frame
+        return _of_file(frame, self.name)
 
 
 class UsbCamera(_OpenCv):
@@ -391,6 +433,14 @@ def check_frame(frame: Frame, name: str) -> Frame:
     pixels = np.ascontiguousarray(pixels).view()  # the camera may go on to write to its own
     pixels.flags.writeable = False
     return dataclasses.replace(frame, pixels=pixels)
+
+
+def _of_file(frame: Frame, path: Path | str) -> Frame:
+    """`check_frame`, of a file: opening it anew helps nothing, and the ones after it can be read."""
+    try:
+        return check_frame(frame, str(path))
+    except CameraError as error:
+        raise PassedOverError(f"passed over: {error.message}", error.hint) from error
 
 
 @dataclass(frozen=True)

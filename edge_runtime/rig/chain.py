@@ -84,6 +84,11 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def moment(text: str) -> datetime:
+    """What `timestamp` wrote."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def canonical(row: Mapping[str, Any]) -> str:
     """The one text of a row: JSON in ASCII, keys sorted, no blanks. Raises ValueError for NaN and infinity."""
     return json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -131,7 +136,11 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
         RecordError: no record there, or one that this version can't read.
     """
     path = folder / DATABASE
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise RecordError(f"{path}: can't be read ({error.strerror})", hint="is its disk in order?") from error
+    if not there:
         raise RecordError(f"{folder}: no record here ({DATABASE} is missing)", hint="check the path")
     # A connection to a log needs a file beside it, also to read. Without a log there is nothing to coordinate.
     read_only = not os.access(folder, os.W_OK)

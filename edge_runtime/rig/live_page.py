@@ -105,7 +105,8 @@ def light(live: Live) -> tuple[str, str, str]:
         reasons = live.quality.reasons
         return "warn", ", ".join(map(words.reason, reasons)), "; ".join(filter(None, map(words.advice, reasons)))
     if live.status == "unjudged":
-        return "warn", "Not judged", live.problems[0] if live.problems else "judging is switched off in the settings"
+        why = "judging is switched off in the settings"
+        return "warn", "Not judged", live.problems[0] if live.settings.judge and live.problems else why
     return "good", "Good field", "" if live.session_id is not None else "start a slide to record what is seen"
 
 

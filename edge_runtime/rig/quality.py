@@ -8,6 +8,7 @@ fitted to images that a model was trained on (`fit`) and travel in its manifest.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,6 +34,9 @@ _SHADE = 0.82
 """What is darker than this part of the background is covered; the corners of a lit field are brighter."""
 _DIMMING = 0.9
 """How far a slide's lamp may fall before a field without any background is taken for one."""
+_LAMP_S = 120.0
+"""In so long what is known of the lamp comes two thirds nearer to what is seen: one that is turned down by a quarter is
+believed after twenty seconds, a field full of cells held for a darker lamp after two minutes of nothing else."""
 _STILL_S = 0.7
 """Two frames further apart than this say nothing about movement: stills from a folder."""
 _TOP = 3
@@ -130,7 +134,7 @@ class Gate:
     def new_slide(self) -> None:
         """Forget the last slide's best focus and its lamp."""
         self._best: list[float] = []
-        self._lamp = 0.0
+        self._lamp, self._lamp_at_s = 0.0, 0.0
         self._before: tuple[Floats, float] | None = None
 
     def judge(self, frame: Frame) -> Quality:
@@ -138,7 +142,8 @@ class Gate:
         limits, looks = self.thresholds, _look(frame.pixels)
         # One file after the other need not show the same place.
         motion = None if frame.source else self._motion_px(looks.green, frame.taken.timestamp())
-        self._lamp = max(looks.brightness, self._lamp)
+        if looks.clipped <= limits.clipped_max:  # what is too bright is going to be turned down
+            self._lamp = self._lamp_now(looks.brightness, frame.taken.timestamp())
         # Where cells lie on one another there is no background; the slide's other fields have shown it.
         covered = looks.covered(max(looks.brightness, _DIMMING * self._lamp))
 
@@ -175,6 +180,12 @@ class Gate:
             motion_px=motion,
             odd=looks.odd,
         )
+
+    def _lamp_now(self, brightness: float, taken_s: float) -> float:
+        """The background's grey level on this slide; a frame counts for a second at most, however old the last is."""
+        passed_s, self._lamp_at_s = min(max(taken_s - self._lamp_at_s, 0.0), 1.0), taken_s
+        fallen = brightness + (self._lamp - brightness) * math.exp(-passed_s / _LAMP_S)
+        return max(brightness, fallen)
 
     def _motion_px(self, green: Floats, taken_s: float) -> float | None:
         before, now = self._before, np.asarray(Image.fromarray(green).reduce(_COARSE))

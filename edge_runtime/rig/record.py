@@ -244,6 +244,8 @@ class Share:
 class Summary:
     """What a session comes to. The intervals take frames for independent: overlapping fields make them too narrow.
 
+    A frame that was captured once more, after it was recorded, counts once.
+
     Attributes:
         frames: of each of `STATUSES`.
         reasons: how often each was a reason to refuse; a frame may have several.
@@ -429,17 +431,22 @@ class Record:
             numbers = database.execute("SELECT number FROM entries WHERE kind = 'session' ORDER BY number DESC")
             return [_session(database, number) for (number,) in numbers.fetchall()]
 
-    def last_source(self) -> str:
-        """The file that the newest frame of the slide that is still open was; empty where no slide is, or no file."""
+    def looked_at(self) -> tuple[datetime, str] | None:
+        """When the latest frame of the slide that is still open was taken, and its file's name, empty for a camera's.
+
+        Before the slide's first frame, when the slide began; None where no slide is open.
+        """
+        newest = self.sessions()[:1]
+        if not newest or newest[0].ended is not None:
+            return None
         query = (
-            "SELECT json_extract(row, '$.source') FROM entries e WHERE kind = 'frame'"
-            " AND session = (SELECT max(number) FROM entries WHERE kind = 'session')"
-            " AND NOT EXISTS (SELECT 1 FROM entries WHERE kind = 'end' AND session = e.session)"
-            " ORDER BY number DESC LIMIT 1"
+            "SELECT json_extract(row, '$.taken') taken, coalesce(json_extract(row, '$.source'), '') FROM entries"
+            " WHERE kind = 'frame' AND session = ? ORDER BY 1 DESC, 2 DESC LIMIT 1"
         )
         with chain.reading(self.folder) as database:
-            found = database.execute(query).fetchone()
-        return found[0] or "" if found else ""
+            found = database.execute(query, (newest[0].id,)).fetchone()
+        taken, source = found or (newest[0].started, "")
+        return chain.moment(taken), source
 
     def session(self, session_id: int) -> Session:
         """One of them. Raises RecordError where there is none of this id."""
@@ -500,11 +507,14 @@ class Record:
                 raise RecordError(f"{self.folder}: no frame {frame_id}")
             return _frame(database, json.loads(row[0]))
 
-    def events(self, limit: int = 50, before: int | None = None) -> list[Event]:
-        """What else happened, newest first; `before` as in `frames`."""
-        query = "SELECT row FROM entries WHERE kind = 'event' AND number < ? ORDER BY number DESC LIMIT ?"
+    def events(self, limit: int = 50, before: int | None = None, kind: str | None = None) -> list[Event]:
+        """What else happened, newest first; `before` as in `frames`; of one `Event.kind` alone where it is given."""
+        query = (
+            "SELECT row FROM entries WHERE kind = 'event' AND number < ?"
+            " AND coalesce(json_extract(row, '$.event') = ?, true) ORDER BY number DESC LIMIT ?"
+        )
         with chain.reading(self.folder) as database:
-            rows = database.execute(query, (before or 2**62, limit)).fetchall()
+            rows = database.execute(query, (before or 2**62, kind, limit)).fetchall()
         values = [json.loads(row) for (row,) in rows]
         return [Event(value["number"], value["at"], value["event"], value["detail"]) for value in values]
 
@@ -644,7 +654,7 @@ def _frame(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedFrame:
     reviews = [json.loads(text) for (text,) in about]
     names = {f.name for f in dataclasses.fields(FrameRow)}
     facts = {key: value for key, value in row.items() if key in names}
-    facts |= {"taken": datetime.fromisoformat(row["taken"].replace("Z", "+00:00")), "number": row["camera_frame"]}
+    facts |= {"taken": chain.moment(row["taken"]), "number": row["camera_frame"]}
     return RecordedFrame(
         id=row["number"],
         session=row["session"],
@@ -660,13 +670,16 @@ def _frame(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedFrame:
 
 def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
     """One pass over the frames as the model left them, then what reviews make of the few that have any."""
+    repeats = _repeats(database, session_id)
+    left_out = json.dumps(list(repeats))
     frames: dict[str, Counter[Any]] = {
         name: Counter() for name in ("status", "label", "cell", "image", "lost", "asked")
     }
     counted = database.execute(
         "SELECT status, label, review, image IS NOT NULL, json_extract(row, '$.image_lost') IS NOT NULL, count(*)"
-        " FROM entries WHERE kind = 'frame' AND session = ? GROUP BY 1, 2, 3, 4, 5",
-        (session_id,),
+        " FROM entries WHERE kind = 'frame' AND session = ? AND number NOT IN (SELECT value FROM json_each(?))"
+        " GROUP BY 1, 2, 3, 4, 5",
+        (session_id, left_out),
     )
     for status, label, asked, image, lost, count in counted:
         frames["status"][status] += count
@@ -675,21 +688,29 @@ def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
             frames[name][bool(holds)] += count
     each = (
         "SELECT {}, count(*) FROM entries e JOIN json_each(e.row, '{}') c"
-        " WHERE e.kind = 'frame' AND e.session = ? AND e.status = ? GROUP BY 1 ORDER BY 2 DESC"
+        " WHERE e.kind = 'frame' AND e.session = ? AND e.status = ?"
+        " AND e.number NOT IN (SELECT value FROM json_each(?)) GROUP BY 1 ORDER BY 2 DESC"
     )
-    reasons = dict(database.execute(each.format("c.value", "$.reasons"), (session_id, "refused")).fetchall())
+    of_refused = (session_id, "refused", left_out)
+    reasons = dict(database.execute(each.format("c.value", "$.reasons"), of_refused).fetchall())
     by_cells = each.format(_CELL_BY_MODEL, "$.cells")
-    frames["cell"].update(dict(database.execute(by_cells, (session_id, "judged")).fetchall()))
+    frames["cell"].update(dict(database.execute(by_cells, (session_id, "judged", left_out)).fetchall()))
 
     labels, cells = Counter(frames["label"]), Counter(frames["cell"])
-    reviewed = database.execute(
+    written = database.execute(
         "SELECT row FROM entries WHERE kind = 'frame' AND number IN"
         " (SELECT frame FROM entries WHERE kind = 'review' AND session = ?)",
         (session_id,),
     ).fetchall()
-    answered = corrected = 0
-    for (text,) in reviewed:
+    reviewed: dict[int, RecordedFrame] = {}
+    for (text,) in written:
         frame = _frame(database, json.loads(text))
+        counted_as = repeats.get(frame.id, frame.id)
+        others = reviewed[counted_as].reviews if counted_as in reviewed else ()
+        in_order = tuple(sorted((*others, *frame.reviews), key=lambda review: review.id))
+        reviewed[counted_as] = dataclasses.replace(frame, reviews=in_order)
+    answered = corrected = 0
+    for frame in reviewed.values():
         answered += frame.row.review and not frame.review_needed
         corrected += frame.corrected
         if frame.row.status == "judged":
@@ -708,6 +729,18 @@ def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
         images=frames["image"][True],
         images_lost=frames["lost"][True],
     )
+
+
+def _repeats(database: sqlite3.Connection, session_id: int) -> dict[int, int]:
+    """Each row whose frame a later capture recorded once more, and the last row of that frame."""
+    found = database.execute(
+        "SELECT json_group_array(number) FROM entries WHERE kind = 'frame' AND session = ?"
+        " GROUP BY json_extract(row, '$.opening'), json_extract(row, '$.camera_frame'), json_extract(row, '$.taken')"
+        " HAVING count(*) > 1 AND max(json_extract(row, '$.trigger')) = 'capture'",
+        (session_id,),
+    )
+    rows = [sorted(json.loads(numbers)) for (numbers,) in found]
+    return {number: same[-1] for same in rows for number in same[:-1]}
 
 
 def _move(counts: Counter[Any], old: str | None, new: str | None) -> None:

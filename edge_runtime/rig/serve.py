@@ -111,14 +111,14 @@ def serve(
     flatbuffer = classifier.bundle.flatbuffer if classifier.bundle else b""
     name, digest = manifest.name if manifest else model.name, hashlib.sha256(flatbuffer).hexdigest()
     program = Program(name, digest, classifier.labels, {"camera": camera, "listen": listen})
-    if not (camera in (SIMULATED, "picamera2") or camera.isdigit() or camera.startswith("/dev/")):
+    if _path_of(camera) is not None:
         open_camera(camera).close()  # a path mistyped is an error now; a camera may come later
     with Record(record, program=program) as kept:
         names = local_names() | {address.host.lower()}
         fingerprint = None if address.loopback else certificate(record / CERTIFICATE, names | _own_addresses())
         beat = _Beat()
         # A folder's images go on where the open slide's last one was, also those that came while nobody watched.
-        seen = SeenImages(kept.last_source())
+        seen = SeenImages(kept.looked_at())
         watched = KeptOpen(lambda: open_camera(camera, seen=seen))
         station = Station(watched, classifier, kept, on_beat=beat)
         watchdog = Watchdog(beat.recent)
@@ -171,13 +171,23 @@ def install(model: Path, camera: str, record: Path, listen: str, users: Path | N
     """Have systemd run the same `edgeall rig`; returns the commands that start and watch it.
 
     Raises:
-        UsageError: ``listen`` would let in everybody.
+        UsageError: ``listen`` would let in everybody, ``camera`` is none, or ``record`` is where a service can't write.
         EdgeallError: as `edgeall.edge_runtime.rig.service.install`.
     """
     _check_users(parse_address(listen), users)
+    if not Path(os.path.abspath(record)).is_relative_to(service.STATE):
+        raise UsageError(
+            f"--record {record}: the service may write to {service.STATE} alone",
+            hint=f"--record {service.STATE}/record",
+        )
+    files = [model]
+    watched = _path_of(camera)
+    if watched is not None:
+        open_camera(camera).close()
+        camera = ("replay:" if camera.startswith("replay:") else "") + str(watched.absolute())
+        files.append(watched.absolute())
     arguments = ["rig", str(model.absolute()), "--camera", camera, "--record", str(record.absolute())]
     arguments += ["--listen", listen]
-    files = [model]
     if users is not None:
         arguments += ["--users", str(users.absolute())]
         if not users.absolute().is_relative_to(service.STATE):  # what lies there becomes the service's own
@@ -189,6 +199,13 @@ def show(address: str) -> None:
     """Open the page in this desktop's browser; where there is no desktop, nothing happens."""
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+def _path_of(camera: str) -> Path | None:
+    """The folder or video that it names; None for a device."""
+    if camera in (SIMULATED, "picamera2") or camera.isdigit() or camera.startswith("/dev/"):
+        return None
+    return Path(camera.removeprefix("replay:"))
 
 
 def _explain(model: Path, spec: InputSpec) -> Explain:

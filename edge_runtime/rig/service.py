@@ -140,9 +140,10 @@ def install(arguments: Sequence[str], files: Sequence[Path] = (), unit: Path = U
 
 
 def check_reachable(file: Path) -> None:
-    """Raise EdgeallError unless any user may read ``file`` and go through the folders above it."""
+    """Raise EdgeallError unless any user may read ``file``, or list the folder that it is, and get to it."""
     path = file.absolute()
-    for place, needed in ((path, stat.S_IROTH), *((folder, stat.S_IXOTH) for folder in path.parents)):
+    ways = [(folder, stat.S_IXOTH) for folder in ((path,) if path.is_dir() else ()) + tuple(path.parents)]
+    for place, needed in ((path, stat.S_IROTH), *ways):
         try:
             mode = place.stat().st_mode
         except OSError as error:

@@ -264,7 +264,8 @@ class Station:
         self._threads: list[threading.Thread] = []
         self._jobs: queue.Queue[_Job] = queue.Queue(_WAITING_ROWS)
         self._times: deque[float] = deque(maxlen=1000)
-        self._settings = Settings()
+        self._settings = _last_settings(record)
+        self._slides = threading.Lock()  # one begins or ends at a time
         self._handing_on = threading.Lock()  # between a session's end and its last row
         self._new_slide = False
         self._fault = ""
@@ -330,7 +331,7 @@ class Station:
             StationError: another is being recorded.
             EdgeallError: as `Record.start_session`.
         """
-        with self._handing_on:
+        with self._slides, self._handing_on:
             if self._session_id is not None:
                 raise StationError("a session is open", hint="end it first")
             self._session_id = self._record.start_session(notes, by)
@@ -338,15 +339,25 @@ class Station:
             return self._session_id
 
     def end_session(self, by: str = "") -> int:
-        """End the slide, once what was judged is recorded; returns the session's id. Raises StationError: none open."""
-        with self._handing_on:
-            session_id = self._session_id
-            if session_id is None:
-                raise StationError("no session is open", hint="start one first")
-            self._session_id = None
-        self._jobs.join()
-        self._record.end_session(session_id, by)
-        return session_id
+        """End the slide, once what was judged is recorded; returns the session's id.
+
+        Raises:
+            StationError: none is open.
+            RecordError: the end can't be recorded; the slide stays open.
+        """
+        with self._slides:
+            with self._handing_on:
+                session_id = self._session_id
+                if session_id is None:
+                    raise StationError("no session is open", hint="start one first")
+                self._session_id = None
+            self._jobs.join()
+            try:
+                self._record.end_session(session_id, by)
+            except BaseException:
+                self._session_id = session_id
+                raise
+            return session_id
 
     def capture(self, by: str = "", timeout_s: float = 30.0) -> int:
         """Record the frame that is shown now, with its image, whatever the gate says; returns the frame's id.
@@ -360,10 +371,13 @@ class Station:
             raise StationError("a capture belongs to a slide", hint="start a session first")
         if shown is None:
             raise StationError("the camera has given no frame yet", hint=self._camera.state().detail)
+        job = None
         try:
             job = self._enter(shown, by, until)
             return job.done.result(max(until - time.monotonic(), 0.0))
         except (queue.Full, FutureTimeoutError) as error:
+            if job:
+                job.done.cancel()  # or it would be there twice after a second attempt
             raise StationError("the record takes too long", hint="see the health page: is the disk slow?") from error
 
     def _enter(self, verdict: _Verdict, by: str, until: float) -> _Job:
@@ -391,6 +405,7 @@ class Station:
                     self._publish(None)
                     continue
                 after, frame = taken
+                self._hold(frame)
                 session_id = self._session_id
                 verdict = self._verdict(frame)
                 self._fault = ""
@@ -402,6 +417,16 @@ class Station:
                 self._publish(None)
                 self._stop.wait(_BEAT_S)
 
+    def _hold(self, frame: Frame) -> None:
+        """While a slide can't be recorded its files wait: they don't come again, as a camera's frames do."""
+        while frame.source and self._session_id is not None and not self._recordable() and not self._stop.is_set():
+            self._on_beat()
+            self._publish(None)
+            self._stop.wait(_BEAT_S)
+
+    def _recordable(self) -> bool:
+        return self._health.space != "full" and not self._not_recorded
+
     def _verdict(self, frame: Frame) -> _Verdict:
         if self._new_slide:
             self._new_slide = False
@@ -409,7 +434,7 @@ class Station:
         picture, quality = Picture(frame), self._gate.judge(frame)
         if not quality.ok:
             return _Verdict(picture, "refused", quality)
-        if not self._settings.judge or self._health.space == "full" or self._not_recorded:
+        if not self._settings.judge or not self._recordable():
             return _Verdict(picture, "unjudged", quality)
         if self.unit == "cell":
             return self._verdict_of_cells(picture, quality)
@@ -470,14 +495,29 @@ class Station:
             except queue.Empty:
                 continue
             try:
-                job.done.set_result(self._write(job))
-                self._not_recorded = ""
-            except Exception as error:
-                self._cant_record(error)
-                job.done.set_exception(error)
+                if job.done.set_running_or_notify_cancel():
+                    self._do(job)
             finally:
                 del job  # its pixels aren't kept until the next one comes
                 self._jobs.task_done()
+
+    def _do(self, job: _Job) -> None:
+        """Record it. Of a file's frame, which doesn't come again, as often as it takes while its slide is open."""
+        while True:
+            try:
+                job.done.set_result(self._write(job))
+                self._not_recorded = ""
+                return
+            except Exception as error:
+                self._cant_record(error)
+                if not job.row.source or job.row.by is not None or not self._goes_on(job.session_id):
+                    job.done.set_exception(error)
+                    return
+            while time.monotonic() < self._retry_at and self._goes_on(job.session_id):
+                self._stop.wait(_BEAT_S)
+
+    def _goes_on(self, session_id: int) -> bool:
+        return self._session_id == session_id and not self._stop.is_set()
 
     def _write(self, job: _Job) -> int:
         image = encode(job.pixels, SAVED_QUALITY) if job.pixels is not None else None
@@ -549,6 +589,13 @@ class Station:
         elif self._health.space == "no images":
             problems.append("the disk is getting full: images are not saved")
         return tuple(problem for problem in problems if problem)
+
+
+def _last_settings(record: Record) -> Settings:
+    """Those that somebody chose last, also before a restart."""
+    known = {each.name for each in dataclasses.fields(Settings)}
+    chosen = [event.detail for event in record.events(1, kind="settings")]
+    return Settings(**{name: value for detail in chosen for name, value in detail.items() if name in known})
 
 
 def _words(error: Exception) -> str:

@@ -18,7 +18,7 @@ REASONS = {
     "bright": ("Too bright", "turn the lamp down"),
     "moving": ("Moving", "let the stage rest"),
     "empty": ("Empty field", "move to where there are cells"),
-    "thick": ("Too thick", "move to where the cells lie apart"),
+    "thick": ("Too thick", "move to where the cells lie apart; if the lamp was turned down, wait a moment"),
     "not a smear": ("Not a smear", "check slide, stain and objective"),
 }
 """Of the gate: what it is, and what the operator can do about it."""

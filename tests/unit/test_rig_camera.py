@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import datetime, timezone
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from edgeall.edge_runtime.rig.camera import (
     NoFrameError,
     PassedOverError,
     SeenImages,
+    WatchedFolder,
     check_frame,
     open_camera,
 )
@@ -396,27 +398,109 @@ def test_a_folder_that_hangs_gives_each_file_once(
     assert camera.wait(after, 0.5) is None and camera.state().reopened == 1
 
 
+def written(folder: Path, name: str) -> datetime:
+    return datetime.fromtimestamp((folder / name).stat().st_mtime_ns / 1e9, timezone.utc)
+
+
+def sources(camera: Camera) -> list[str]:
+    """Of all that there is now."""
+    found = []
+    with suppress(NoFrameError):
+        while True:
+            found.append(camera.read(0.15).source)
+    return found
+
+
 def test_a_watched_folder_goes_on_after_the_image_that_was_seen_last(tmp_path: Path) -> None:
     now = int(time.time()) - 100
     for number in range(4):
         put(tmp_path, f"{number}.png", number, now + number)
-    camera = open_camera(str(tmp_path), seen=SeenImages("1.png"))
-    first, second = camera.read(0.1), camera.read(0.1)
-    assert (first.source, second.source) == ("2.png", "3.png")
-    assert first.taken.timestamp() == now + 2
-    with pytest.raises(NoFrameError):
-        camera.read(0.05)
-    (tmp_path / "1.png").unlink()
-    assert open_camera(str(tmp_path), seen=SeenImages("1.png")).read(0.1).source == "3.png"
+    last = written(tmp_path, "1.png"), "1.png"
+    camera = open_camera(str(tmp_path), seen=SeenImages(last))
+    assert camera.read(0.1).taken.timestamp() == now + 2
+    assert sources(camera) == ["3.png"]
+    (tmp_path / "1.png").unlink()  # moved away when it had been looked at
+    assert sources(open_camera(str(tmp_path), seen=SeenImages(last))) == ["2.png", "3.png"]
+    began = written(tmp_path, "3.png") + timedelta(seconds=1), ""
+    camera = open_camera(str(tmp_path), seen=SeenImages(began))
+    assert sources(camera) == []  # none of them belongs to the slide
+    put(tmp_path, "4.png", 4, now + 5)
+    assert sources(camera) == ["4.png"]
+
+
+def test_files_with_strange_names_and_times_are_seen_once(tmp_path: Path) -> None:
     strange = os.fsdecode(b"\xff.png")
-    put(tmp_path, strange, 4, now + 4)
-    named = open_camera(str(tmp_path)).read(0.1).source
-    assert named.encode("utf-8") == b"\\udcff.png"
-    with pytest.raises(NoFrameError):
-        open_camera(str(tmp_path), seen=SeenImages(named)).read(0.05)
-    (tmp_path / strange).unlink()
-    os.utime(tmp_path / "3.png", ns=(0, 2**62))
+    put(tmp_path, strange, 4, time.time())
+    taken = open_camera(str(tmp_path)).read(0.1)
+    assert taken.source.encode("utf-8") == b"\\udcff.png"
+    assert sources(open_camera(str(tmp_path), seen=SeenImages((taken.taken, taken.source)))) == []
+    os.utime(tmp_path / strange, ns=(0, 2**62))
     assert abs(open_camera(str(tmp_path)).read(0.1).taken.year) > 2000  # whatever the file system says
+
+
+def test_a_share_that_is_away_for_a_moment_brings_nothing_new(tmp_path: Path) -> None:
+    share, away = tmp_path / "share", tmp_path / "away"
+    share.mkdir()
+    for number in range(3):
+        put(share, f"{number}.png", number, time.time() - 100 + number)
+    seen = SeenImages((written(share, "1.png"), "1.png"))
+    share.rename(away)
+    share.mkdir()  # where it will be mounted
+    camera = open_camera(str(share), seen=seen)
+    assert sources(camera) == []
+    for expected in (["2.png"], []):
+        share.rmdir()
+        away.rename(share)
+        assert sources(camera) == expected
+        share.rename(away)
+        share.mkdir()
+        assert sources(camera) == []
+
+
+def test_a_picture_of_nothing_is_passed_over_and_the_next_comes(
+    tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.01)
+    now = time.time() - 100
+    for number in range(4):
+        put(tmp_path, f"{number}.png", number, now + number)
+    Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "2.png")
+    for number in (1, 2):
+        os.utime(tmp_path / f"{number}.png", (now + number, now + number))
+    beginning = SeenImages((datetime.fromtimestamp(0, timezone.utc), ""))
+    for source in (str(tmp_path), f"replay:{tmp_path}"):
+        frames, after = [], 0
+        camera = keep(lambda source=source: open_camera(source, rate=20.0, seen=beginning))
+        until_s = time.monotonic() + 5.0
+        while len(frames) < 2 and time.monotonic() < until_s:
+            taken = camera.wait(after, 0.02)
+            if taken:
+                after = taken[0]
+                frames.append(taken[1].pixels)
+        assert [np.array_equal(f, grainy_image(n)) for f, n in zip(frames, (0, 3), strict=True)] == [True, True]
+        assert camera.wait(after, 0.4) is None and camera.state().reopened == 0
+        assert "passed over" in camera.state().fault and "2.png: gave an image of 20x20" in camera.state().fault
+        camera.stop()
+
+
+def test_thousands_of_files_are_not_listed_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a.png", 1, time.time())
+    camera = open_camera(str(tmp_path))
+    listings, images = [], WatchedFolder._images
+
+    def slow(self: WatchedFolder) -> list[tuple[int, str]]:
+        listings.append(time.monotonic())
+        time.sleep(0.02)
+        return images(self)
+
+    monkeypatch.setattr(WatchedFolder, "_images", slow)
+    assert sources(camera) == ["a.png"]
+    begin = time.monotonic()
+    while time.monotonic() < begin + 0.7:
+        sources(camera)
+    waits = np.diff(listings)
+    assert len(waits) > 1 and waits.min() > 0.02 * camera_module._REST
 
 
 def test_a_folder_that_disappears_is_an_error(tmp_path: Path) -> None:

@@ -137,6 +137,22 @@ def test_the_slides_ends_are_empty_and_thick(slide: Slide) -> None:
         assert quality.focus == 0 or zone == "thick"
 
 
+def test_a_lamp_that_is_turned_down_is_no_thick_field(slide: Slide) -> None:
+    gate, field = Gate(), fields(slide)[0]
+    assert look(gate, lit(field, 1.6), 0).reasons == ("bright",)
+    for number, light in enumerate((1.0, 0.8), 1):  # "too bright: turn the lamp down"
+        assert look(gate, lit(field, light), number).ok
+    found = [look(gate, lit(field, 0.65), 3 + n, 0.1) for n in range(600)]
+    assert found[0].reasons == ("thick",) and found[-1].ok  # darker than the slide has been: believed within a minute
+
+
+def test_a_thick_field_stays_thick_while_the_slide_is_moved_over(slide: Slide) -> None:
+    gate, (field, *_), (thick, *_) = Gate(), fields(slide), fields(slide, "thick")
+    for number in range(300):
+        quality = look(gate, field if number % 60 == 0 else thick, number, 1.0)
+        assert quality.ok if number % 60 == 0 else "thick" in quality.reasons, (number, quality)
+
+
 @pytest.mark.parametrize(("pixels", "moves"), [(0, False), (2, False), (12, True), (60, True), (300, True)])
 def test_movement_is_told_from_the_sensors_noise_and_the_lamps_flicker(slide: Slide, pixels: int, moves: bool) -> None:
     for top, left in ((0, 1400), (960, 2000), (1900, 2600)):

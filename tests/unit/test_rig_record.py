@@ -247,6 +247,37 @@ def test_cells_are_counted_as_they_stand(record: Record) -> None:
     assert record.summary(session).labels == ()
 
 
+def test_a_frame_that_is_captured_again_counts_once(record: Record, tmp_path: Path) -> None:
+    session = record.start_session(SessionNotes("S1"))
+    taken = JUDGED.taken
+    cells = [{"box": [n, n, n + 9, n + 9], "label": label, "review": True} for n, label in enumerate(("Pre", "Pro"))]
+    once = replace(JUDGED, label=None, cells=cells, number=0)
+    first = record.add_frame(session, once)
+    again = record.add_frame(session, replace(once, trigger="capture", by="olga"), jpeg(tmp_path, "red"))
+    record.add_frame(session, replace(once, trigger="capture", by="olga"))
+    record.add_frame(session, replace(once, taken=taken + timedelta(seconds=1)))  # the camera was opened anew
+    record.add_review(first, "Early", "expert", cell=0)
+    record.add_review(again, "Benign", "expert", cell=1)
+    found = record.summary(session)
+    assert found.frames["judged"] == 2
+    counts = {share.label: (share.count, share.by_model) for share in found.cells}
+    assert counts == {"Pre": (1, 2), "Pro": (1, 2), "Early": (1, 0), "Benign": (1, 0)}
+    assert (found.review_needed, found.reviewed, found.corrected) == (1, 1, 1)
+
+
+def test_up_to_where_an_open_slide_has_been_looked_at(record: Record) -> None:
+    assert record.looked_at() is None
+    session = record.start_session(SessionNotes("S1"))
+    began = record.session(session).started
+    assert record.looked_at() == (datetime.fromisoformat(began.replace("Z", "+00:00")), "")
+    late, early = JUDGED.taken + timedelta(hours=1), JUDGED.taken
+    for taken, source in ((late, "a.png"), (late, "b.png"), (early, "copied-later.png")):
+        record.add_frame(session, replace(JUDGED, taken=taken, source=source))
+    assert record.looked_at() == (late, "b.png")
+    record.end_session(session)
+    assert record.looked_at() is None
+
+
 def test_an_empty_session_comes_to_nothing(record: Record) -> None:
     found = record.summary(record.start_session(SessionNotes("S1")))
     assert sum(found.frames.values()) == 0 and found.labels == ()

@@ -122,6 +122,7 @@ def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_
     monkeypatch.setattr(service, "install", lambda *given: called.append(given) or ["systemctl start it"])
     model, camera, record, listen, _ = arguments(tmp_path, "0.0.0.0:8000", None)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(service, "STATE", tmp_path)
     assert room.install(model, camera, Path("record"), listen, users_file) == ["systemctl start it"]
     ((words, files),) = called
     expected = ["rig", str(model), "--camera", camera, "--record", str(tmp_path / "record"), "--listen", listen]
@@ -129,9 +130,20 @@ def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_
     assert files == [model, users_file]
     made = cli.cli.commands["rig"].make_context("rig", words[1:], obj={})
     assert made.params["record"] == record
-    monkeypatch.setattr(service, "STATE", users_file.parent)
-    room.install(model, camera, record, listen, users_file)
+    own_users = tmp_path / "users.json"
+    own_users.write_bytes(users_file.read_bytes())
+    room.install(model, camera, record, listen, own_users)
     assert called[-1][1] == [model]
+    (tmp_path / "in").mkdir()
+    for given, meant in (("in/", "{}"), ("replay:in", "replay:{}")):  # the service runs somewhere else
+        room.install(model, given, record, listen, own_users)
+        words, files = called[-1]
+        assert words[words.index("--camera") + 1] == meant.format(tmp_path / "in") and files == [model, tmp_path / "in"]
+    with pytest.raises(UsageError, match="no camera, folder or video"):
+        room.install(model, "nowhere", record, listen, own_users)
+    with pytest.raises(UsageError, match="the service may write to") as caught:
+        room.install(model, camera, Path("../elsewhere"), listen, own_users)
+    assert str(tmp_path / "record") in caught.value.hint
 
 
 def test_beyond_loopback_it_is_served_over_tls_and_asks_for_a_log_in(tmp_path: Path, users_file: Path) -> None:

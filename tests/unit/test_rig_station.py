@@ -28,7 +28,7 @@ from edgeall.edge_runtime.rig import station as station_module
 from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen, SeenImages, open_camera
 from edgeall.edge_runtime.rig.cells import crop, find_cells
 from edgeall.edge_runtime.rig.chain import reading
-from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, SessionNotes
+from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, RecordFullError, SessionNotes
 from edgeall.edge_runtime.rig.serve import ALIVE_S
 from edgeall.edge_runtime.rig.slide import Slide, draw_slide
 from edgeall.edge_runtime.rig.station import Live, Settings, Station, StationError
@@ -177,7 +177,7 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     put(0)
 
     def watched() -> Callable[[], Camera]:
-        seen = SeenImages(record.last_source())
+        seen = SeenImages(record.looked_at())
         return lambda: open_camera(str(folder), seen=seen)
 
     station = make(watched(), bundle=bundle)
@@ -194,7 +194,83 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none of them moves
     assert all(frame.row.review and frame.image for frame in record.frames(session))  # however fast they came
     again.end_session()
-    assert record.last_source() == ""
+    assert record.looked_at() is None
+
+
+def test_a_folders_images_wait_while_nothing_can_be_recorded(
+    make: Callable[..., Station], record: Record, slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, add_frame, failing = tmp_path / "in", Record.add_frame, threading.Event()
+    folder.mkdir()
+
+    def add(self: Record, *given: Any) -> int:
+        if failing.is_set():
+            raise RecordError("the disk is away")
+        return add_frame(self, *given)
+
+    def put(number: int) -> None:
+        Image.fromarray(Stills(slide).fields[number % 3]).save(folder / ".new", "png", compress_level=1)
+        (folder / ".new").rename(folder / f"{number}.png")
+
+    monkeypatch.setattr(Record, "add_frame", add)
+    put(0)
+    seen = SeenImages()
+    station = make(lambda: open_camera(str(folder), seen=seen))
+    until(station, lambda live: live.picture is not None)
+    session = station.start_session(NOTES)
+    failing.set()
+    for number in range(1, 15):  # more than wait to be recorded
+        put(number)
+    until(station, lambda live: "nothing is recorded: the disk is away" in live.problems)
+    time.sleep(0.5)
+    failing.clear()
+    until(station, lambda live: len(record.frames(session, limit=None)) == 14)
+    found = [frame.row for frame in reversed(record.frames(session, limit=None))]
+    assert [(row.source, row.status) for row in found] == [(f"{n}.png", "judged") for n in range(1, 15)]
+    failing.set()
+    put(15)
+    until(station, lambda live: "nothing is recorded: the disk is away" in live.problems)
+    begin = time.monotonic()
+    assert station.end_session() == session and time.monotonic() - begin < 2.0  # it doesn't wait for the disk
+
+
+def test_a_slide_whose_end_can_not_be_recorded_stays_open(
+    make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = make()
+    session = station.start_session(NOTES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "end_session", lambda *given: (_ for _ in ()).throw(RecordFullError("full")))
+        with pytest.raises(RecordFullError):
+            station.end_session()
+    assert station.session_id == session
+    until(station, lambda live: len(record.frames(session)) > 3)
+    assert station.end_session() == session and record.session(session).ended
+
+
+def test_settings_outlast_a_restart(make: Callable[..., Station]) -> None:
+    chosen = Settings(judge=False, save="every frame")
+    station = make()
+    assert station.settings == Settings()
+    station.change_settings(Settings(save="on capture"))
+    station.change_settings(chosen)
+    station.stop()
+    assert make().settings == chosen
+
+
+def test_a_capture_that_nobody_waits_for_any_more_is_not_recorded(
+    make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station, write, slow = make(), Station._write, threading.Event()
+    until(station, lambda live: live.picture is not None)
+    session = station.start_session(NOTES)
+    monkeypatch.setattr(Station, "_write", lambda self, job: (slow.wait(20), write(self, job))[1])
+    until(station, lambda live: station._jobs.qsize() > 0)
+    with pytest.raises(StationError, match="takes too long"):
+        station.capture("olga", timeout_s=0.3)
+    slow.set()
+    station.end_session()
+    assert {frame.row.trigger for frame in record.frames(session, limit=None)} == {"auto"}
 
 
 def test_a_frame_is_encoded_once_for_any_number_of_viewers(
