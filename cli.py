@@ -995,7 +995,9 @@ def record_prune(folder: Path, before: datetime, json: bool) -> None:
 
 @_command(record, "export")
 @click.argument("folder", type=FILE)
-@click.option("--session", type=int, required=True, help="Its number, as the page shows it.")
+@click.option(
+    "--session", type=click.IntRange(1, 2**62), required=True, help="Its number: of the slide's page, /slides/2."
+)
 @click.option("--out", type=FILE, required=True, help="A new or empty folder.")
 @_JSON
 def record_export(folder: Path, session: int, out: Path, json: bool) -> None:

@@ -16,7 +16,7 @@ from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import expand
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig.cells import Cell, crop, cut_out, find_cells
-from edgeall.edge_runtime.tools.tables import table
+from edgeall.edge_runtime.tools.tables import as_text, table
 
 COLUMNS = ("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop")
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)
@@ -41,7 +41,8 @@ def cells_of_files(
         DataError: a path doesn't exist.
         UsageError: the folder holds something already.
     """
-    images = expand(paths)
+    own = out.resolve()  # may lie in a folder that is looked through
+    images = (path for path in expand(paths) if own not in Path(path).resolve().parents)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: holds something already", hint="choose a new folder")
     for folder in ("crops", "overlays"):
@@ -60,7 +61,7 @@ def cells_of_files(
             name = f"{number:04d}-{Path(path).stem}"  # several folders may hold images of one name
             rows = _write_crops(image, found, out, name, spec)
             overlay(image, found).save(out / "overlays" / f"{name}.png")
-            writer.writerows({"image": path, **row} for row in rows)
+            writer.writerows({"image": as_text(path), **row} for row in rows)
             results.append({"image": path, "cells": rows, "overlay": f"overlays/{name}.png"})
     rows = [row for result in results for row in result.get("cells", [])]
     whole = sum(not row["touches_border"] for row in rows)

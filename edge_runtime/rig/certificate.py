@@ -62,6 +62,18 @@ def certificate(path: Path, names: Iterable[str]) -> str:
     return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
+def names_of(path: Path) -> frozenset[str]:
+    """The host names that the certificate was made out for, a laboratory's own one too; in lower case."""
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(path.read_bytes())
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return frozenset()
+    return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
+
+
 def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 

@@ -11,7 +11,6 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -119,7 +118,9 @@ class Guard:
             values["strict-transport-security"] = "max-age=31536000"
         found = [(name.encode(), value.encode()) for name, value in values.items() if name.encode() not in names]
         if new_token is not None:
-            cookie = f"{self.cookie}={new_token}; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" * self._secure)
+            # Not Strict: a link from elsewhere would come without it, be given another, and log this browser out. Such
+            # a link only looks; what changes something needs the form's own token as well.
+            cookie = f"{self.cookie}={new_token}; Path=/; HttpOnly; SameSite=Lax" + ("; Secure" * self._secure)
             found.append((b"set-cookie", cookie.encode()))
         return found
 
@@ -153,11 +154,9 @@ def known_host(header: str, names: frozenset[str]) -> bool:
 
 
 def _cookie(header: str, name: str) -> str | None:
-    try:
-        morsel = SimpleCookie(header).get(name)
-    except CookieError:
-        return None
-    return morsel.value if morsel else None
+    """Its value. By hand: `http.cookies` drops all that follows what another program at this host has set oddly."""
+    pairs = (pair.strip().partition("=") for pair in header.split(";"))
+    return next((value for key, _, value in pairs if key == name), None)
 
 
 async def _body(headers: dict[str, str], receive: Receive) -> bytes | int:

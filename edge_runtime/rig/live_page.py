@@ -149,10 +149,10 @@ def live_routes(page: Page, station: Station, access: Access, broadcast: Broadca
         operator: Short = "",
         stain: Short = "",
         magnification: Short = "",
-        notes: Short = "",
+        notes: Annotated[str, Form(max_length=2 * MAX_TEXT)] = "",  # browsers count a line's end once, and send two
     ) -> RedirectResponse:
         """Begin a slide."""
-        given = (text.strip() for text in (sample, operator, stain, magnification, notes))
+        given = (text.replace("\r\n", "\n").strip() for text in (sample, operator, stain, magnification, notes))
         station.start_session(SessionNotes(*given), page.user(request).name)
         return RedirectResponse("/", 303)
 

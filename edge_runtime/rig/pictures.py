@@ -6,9 +6,11 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 
 from PIL import Image
 
+from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.rig.cells import Box
 from edgeall.edge_runtime.rig.record import Record, RecordedFrame
@@ -71,8 +73,9 @@ class Pictures:
         is_there = not cells if index is None else 0 <= index < len(cells)
         if self._explain is None or path is None or not is_there:
             return None
-        with open_rgb(path) as image:
+        with suppress(ImageError), open_rgb(path) as image:  # damaged: `edgeall record verify` names it
             return self._explain(image, None if index is None else cells[index]["box"])
+        return None
 
     def _make(self, key: Hashable, digest: str, change: Callable[[Image.Image], Image.Image]) -> bytes | None:
         with self._lock:
@@ -83,8 +86,11 @@ class Pictures:
         if path is None:
             return None
         file = io.BytesIO()
-        with open_rgb(path) as image:
-            change(image).save(file, "JPEG", quality=82)
+        try:
+            with open_rgb(path) as image:
+                change(image).save(file, "JPEG", quality=82)
+        except ImageError:  # damaged, as above
+            return None
         picture = file.getvalue()
         with self._lock:
             if key not in self._kept:

@@ -15,7 +15,7 @@ import re
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -497,6 +497,22 @@ class Record:
             _session(database, session_id)
             rows = database.execute(query, (*values, -1 if limit is None else limit)).fetchall()
             return [_frame(database, json.loads(row)) for (row,) in rows]
+
+    def each_frame(self, session_id: int) -> Iterator[RecordedFrame]:
+        """All of a session, oldest first, a few at a time: a long slide's don't fit into a small board's memory.
+
+        Raises:
+            RecordError: no such session.
+        """
+        query = "SELECT row FROM entries WHERE kind = 'frame' AND session = ? AND number > ? ORDER BY number LIMIT 500"
+        last, frames = 0, [None]  # type: tuple[int, Sequence[RecordedFrame | None]]
+        while frames:
+            with chain.reading(self.folder) as database:
+                _session(database, session_id)
+                rows = database.execute(query, (session_id, last)).fetchall()
+                frames = found = [_frame(database, json.loads(row)) for (row,) in rows]
+            yield from found
+            last = found[-1].id if found else last
 
     def frame(self, frame_id: int) -> RecordedFrame:
         """One frame. Raises RecordError where there is none of this id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ def check(folder: Path, head: str | None = None) -> Verification:
     problems: list[Problem] = []
     named: dict[str, tuple[int, str]] = {}
     prunes: list[tuple[int, str]] = []
-    rows, last, met = 0, chain.FIRST, head is None
+    rows, last, met = 0, chain.FIRST, head in (None, chain.FIRST)
     with chain.reading(folder) as database:
+        database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")  # a flipped bit is to be found
         problems += _damage(database)
         expected = 1
         for number, text, digest in database.execute("SELECT number, row, digest FROM entries ORDER BY number"):
@@ -119,14 +121,19 @@ def _check_image(store: ImageStore, image: str, number: int) -> list[Problem]:
 
 
 def _damage(database: sqlite3.Connection) -> list[Problem]:
-    """What SQLite itself finds, and guards that somebody took off."""
-    found = [Problem(None, f"{chain.DATABASE}: {text}") for (text,) in database.execute("PRAGMA integrity_check")]
-    made = {name for script in chain.MIGRATIONS for name in _named(script)}
-    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    missing = [Problem(None, f"{chain.DATABASE}: {name} is missing") for name in sorted(made - there)]
-    return [problem for problem in found if not problem.what.endswith(": ok")] + missing
+    """What SQLite itself finds, and columns or guards that somebody took off, changed or added."""
+    found = [text for (text,) in database.execute("PRAGMA integrity_check") if text != "ok"]
+    with closing(sqlite3.connect(":memory:")) as as_made:
+        for statement in (statement for script in chain.MIGRATIONS for statement in script):
+            as_made.execute(statement)
+        made, there = _schema(as_made), _schema(database)
+    for name in sorted(made.keys() | there.keys()):
+        if made.get(name) != there.get(name):
+            what = "is missing" if name not in there else "was altered" if name in made else "was added"
+            found.append(f"{name} {what}")
+    return [Problem(None, f"{chain.DATABASE}: {text}") for text in found]
 
 
-def _named(script: tuple[str, ...]) -> list[str]:
-    """The names of what a migration makes: the third word of ``CREATE TABLE entries``."""
-    return [statement.split()[2] for statement in script if statement.split()[0] == "CREATE"]
+def _schema(database: sqlite3.Connection) -> dict[str, tuple[str, str]]:
+    rows = database.execute("SELECT name, type, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    return {name: (kind, sql) for name, kind, sql in rows}

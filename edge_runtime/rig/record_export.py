@@ -10,16 +10,28 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.errors import ImageError, UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.rig.cells import cut_out
 from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError, Session
+from edgeall.edge_runtime.tools.tables import as_text
 
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "trigger", "status", "reasons"),
     *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
-    *("review_note", "cells", "cell_labels", "image", "probabilities", "model", "model_sha256", "software", "use"),
+    *(
+        "review_note",
+        "cells",
+        "model_cell_labels",
+        "cell_labels",
+        "image",
+        "probabilities",
+        "model",
+        "model_sha256",
+        "software",
+        "use",
+    ),
 )
 
 
@@ -38,7 +50,7 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
     rows = export_csv(record, session_id, out / "frames.csv")
     images = 0
     (out / "images").mkdir()
-    for digest in {frame.image for frame in record.frames(session_id, limit=None) if frame.image}:
+    for digest in {frame.image for frame in record.each_frame(session_id) if frame.image}:
         images += _copy(record, digest, out / "images" / f"{digest}.jpg")
     training = export_training(record, out / "training", session_id)
     facts = {
@@ -51,32 +63,25 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
     return {"frames": rows, "images": images, "training": training, "out": str(out)}
 
 
-def _as_text(value: object) -> object:
-    """A spreadsheet computes what begins like a formula, whoever typed it: an apostrophe keeps it a text.
-
-    Source: OWASP, CSV injection.
-    """
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
 def export_csv(record: Record, session_id: int, out: Path) -> int:
     """Write a line for each frame of a session, oldest first; returns how many. Raises RecordError where none is."""
-    session = record.session(session_id)
-    frames = record.frames(session_id, limit=None)
+    session, rows = record.session(session_id), 0
     try:
         with open(out, "x", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            for frame in reversed(frames):
-                writer.writerow({name: _as_text(value) for name, value in _values(session, frame).items()})
+            for frame in record.each_frame(session_id):
+                writer.writerow({name: as_text(value) for name, value in _values(session, frame).items()})
+                rows += 1
     except FileExistsError as error:
         raise UsageError(f"{out}: is there already", hint="choose another name") from error
-    return len(frames)
+    return rows
 
 
 def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
     """Of one line, by the names of `COLUMNS`."""
-    row, own = frame.row, [review for review in frame.reviews if review.cell is None]
+    row, standing = frame.row, {review.cell: review for review in frame.reviews}
+    notes = [(cell, review.note) for cell, review in standing.items() if review.note]
     return {
         "frame": frame.id,
         "session": session.id,
@@ -94,9 +99,10 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "probability": row.probability,
         "review_asked": "yes" if row.review else "no",
         "review_reason": row.review_reason,
-        "reviewed_by": own[-1].by if own else "",
-        "review_note": own[-1].note if own else "",
+        "reviewed_by": "; ".join(dict.fromkeys(review.by for review in standing.values())),
+        "review_note": "; ".join(note if cell is None else f"cell {cell + 1}: {note}" for cell, note in notes),
         "cells": len(row.cells),
+        "model_cell_labels": json.dumps(Counter(cell["label"] for cell in row.cells), ensure_ascii=False),
         "cell_labels": json.dumps(Counter(frame.cell_labels), ensure_ascii=False),
         "image": frame.image,
         "probabilities": json.dumps(dict(row.probabilities)),
@@ -111,7 +117,8 @@ def export_training(record: Record, folder: Path, session_id: int | None = None)
     """Write the reviewed images as ``folder/<label>/<image>``, the layout that `edgeall train` reads.
 
     A reviewed frame is copied as it was recorded; a reviewed cell is cut out of it as models of cells see it, a
-    square, and saved as PNG. The last review of each counts. Images that were pruned, or never saved, are left out.
+    square, and saved as PNG. The last review of each counts. Images that were pruned, damaged or never saved are left
+    out; `edgeall record verify` says which are damaged.
 
     Args:
         record: the record.
@@ -142,8 +149,11 @@ def _write_example(record: Record, frame: RecordedFrame, cell: int | None, folde
     folder.mkdir(exist_ok=True)
     if cell is None:
         return _copy(record, frame.image, folder / f"{frame.image}.jpg")
-    with open_rgb(path) as image:
-        cut_out(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
+    try:
+        with open_rgb(path) as image:
+            cut_out(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
+    except ImageError:
+        return 0
     return 1
 
 

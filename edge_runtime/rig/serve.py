@@ -30,7 +30,7 @@ from edgeall.edge_runtime.rig.app import create_app
 from edgeall.edge_runtime.rig.broadcast import Broadcast
 from edgeall.edge_runtime.rig.camera import KeptOpen, SeenImages, open_camera
 from edgeall.edge_runtime.rig.cells import Box, cut_out
-from edgeall.edge_runtime.rig.certificate import certificate
+from edgeall.edge_runtime.rig.certificate import certificate, names_of
 from edgeall.edge_runtime.rig.guard import local_names
 from edgeall.edge_runtime.rig.page import Page
 from edgeall.edge_runtime.rig.pictures import Explain
@@ -115,7 +115,10 @@ def serve(
         open_camera(camera).close()  # a path mistyped is an error now; a camera may come later
     with Record(record, program=program) as kept:
         names = local_names() | {address.host.lower()}
-        fingerprint = None if address.loopback else certificate(record / CERTIFICATE, names | _own_addresses())
+        fingerprint = None
+        if not address.loopback:
+            fingerprint = certificate(record / CERTIFICATE, names | _own_addresses())
+            names |= names_of(record / CERTIFICATE)
         beat = _Beat()
         # A folder's images go on where the open slide's last one was, also those that came while nobody watched.
         seen = SeenImages(kept.looked_at())
@@ -155,6 +158,7 @@ def serve(
             def ready() -> None:
                 note(f"the page: {place}")
                 if fingerprint is not None:
+                    note(f"from other computers: https://{socket.gethostname()}:{port}/, or by this one's address")
                     note(f"its certificate's SHA-256, to compare at the browser's warning: {fingerprint}")
                 watchdog.start()
                 opened(place)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
-from starlette.background import BackgroundTask
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.rig.page import Page
@@ -24,7 +25,8 @@ REPORT_FRAMES = 24
 Id = Annotated[int, InPath(ge=1, le=2**62)]
 Digest = Annotated[str, InPath(pattern="^[0-9a-f]{64}$")]
 LONG = {"Cache-Control": "private, max-age=86400, immutable"}
-"""For what is named by its digest."""
+"""For what is named by its digest. A frame's number is another frame's in another record at the same address."""
+_BLOCK_BYTES = 1 << 16
 
 
 class Busy(EdgeallError):
@@ -54,9 +56,17 @@ def slides_routes(page: Page) -> APIRouter:
         finally:
             exporting.release()
 
-    def _send(file: Path, name: str, kind: str) -> FileResponse:
-        tidy = BackgroundTask(shutil.rmtree, file.parent, ignore_errors=True)
-        return FileResponse(file, media_type=kind, filename=name, background=tidy)
+    def _send(file: Path, name: str, kind: str) -> StreamingResponse:
+        opened = open(file, "rb")  # noqa: SIM115 closed by `_blocks`
+        shutil.rmtree(file.parent, ignore_errors=True)  # gone from the disk when it is closed, however that comes about
+        size = os.fstat(opened.fileno()).st_size
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
+        return StreamingResponse(_blocks(opened), media_type=kind, headers=headers)
+
+    def _shown(frame: RecordedFrame) -> RecordedFrame:
+        """Without an image that has been removed since."""
+        gone = frame.image is not None and record.image_path(frame.image) is None
+        return dataclasses.replace(frame, image=None, image_lost="removed") if gone else frame
 
     @routes.get("/slides", response_class=HTMLResponse)
     def slides(request: Request) -> HTMLResponse:
@@ -83,13 +93,13 @@ def slides_routes(page: Page) -> APIRouter:
             "report.html",
             session=record.session(session),
             summary=record.summary(session),
-            frames=list(chosen.values()),
+            frames=[_shown(frame) for frame in chosen.values()],
             head=record.head(),
             unit=page.unit,
         )
 
     @routes.get("/slides/{session}/frames.csv")
-    def table(session: Id) -> FileResponse:
+    def table(session: Id) -> StreamingResponse:
         """Every frame of a slide, a line each."""
         record.session(session)
         with _scratch() as folder:
@@ -98,16 +108,16 @@ def slides_routes(page: Page) -> APIRouter:
         return _send(file, f"slide-{session}.csv", "text/csv; charset=utf-8")
 
     @routes.get("/slides/{session}/training.zip")
-    def training(session: Id) -> FileResponse:
+    def training(session: Id) -> StreamingResponse:
         """The reviewed images of a slide, a folder for each label."""
         return _training(session, f"slide-{session}-training.zip")
 
     @routes.get("/training.zip")
-    def all_training() -> FileResponse:
+    def all_training() -> StreamingResponse:
         """The reviewed images of all slides."""
         return _training(None, "training.zip")
 
-    def _training(session: int | None, name: str) -> FileResponse:
+    def _training(session: int | None, name: str) -> StreamingResponse:
         if session is not None:
             record.session(session)
         with _scratch() as folder:
@@ -146,7 +156,7 @@ def slides_routes(page: Page) -> APIRouter:
             "gallery.html",
             sessions=sessions,
             chosen=chosen,
-            frames=frames[:PER_PAGE],
+            frames=[_shown(frame) for frame in frames[:PER_PAGE]],
             more=frames[PER_PAGE - 1].id if len(frames) > PER_PAGE else None,
             filters={
                 "session": chosen.id if chosen else "",
@@ -161,8 +171,12 @@ def slides_routes(page: Page) -> APIRouter:
     @routes.get("/frames/{frame}", response_class=HTMLResponse)
     def one(request: Request, frame: Id, cell: Annotated[int | None, Query(ge=0, le=9999)] = None) -> HTMLResponse:
         """A frame, what the model said of it, and the review form."""
-        found = record.frame(frame)
+        found = _shown(record.frame(frame))
         session = record.session(found.session)
+        asking = [
+            record.frames(found.session, review="needed", with_image=True, before=before, limit=1)
+            for before in (frame, None)  # on to the older ones, and round
+        ]
         standing = {review.cell: review for review in found.reviews}
         return page.html(
             request,
@@ -171,10 +185,11 @@ def slides_routes(page: Page) -> APIRouter:
             session=session,
             standing=standing,
             chosen=_cell(found, cell, set(standing)),
+            goes_on=cell is not None,
             labels=page.labels,
             unit=page.unit,
             older=next((each.id for each in record.frames(found.session, before=frame, limit=1)), None),
-            needed=next((i for i in _ids(record.frames(found.session, review="needed", limit=2)) if i != frame), None),
+            needed=next((each.id for frames in asking for each in frames if each.id != frame), None),
             explains=pictures.explains(found) and session.model_sha256 == page.model_sha256,
         )
 
@@ -215,23 +230,25 @@ def slides_routes(page: Page) -> APIRouter:
     @routes.get("/images/{digest}.jpg")
     def image(digest: Digest) -> Response:
         """A recorded image."""
-        return _picture(pictures.whole(digest))
+        return _picture(pictures.whole(digest), headers=LONG)
 
     @routes.get("/images/{digest}/thumbnail.jpg")
     def thumbnail(digest: Digest) -> Response:
         """The same, small."""
-        return _picture(pictures.thumbnail(digest))
+        return _picture(pictures.thumbnail(digest), headers=LONG)
 
-    def _picture(content: bytes | None, kind: str = "image/jpeg") -> Response:
+    def _picture(content: bytes | None, kind: str = "image/jpeg", headers: Mapping[str, str] | None = None) -> Response:
         if content is None:
             raise Missing("there is no such image")
-        return Response(content, media_type=kind, headers=LONG)
+        return Response(content, media_type=kind, headers=headers)
 
     return routes
 
 
-def _ids(frames: list[RecordedFrame]) -> list[int]:
-    return [frame.id for frame in frames]
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 def _cell(frame: RecordedFrame, asked: int | None, reviewed: set[int | None]) -> int | None:

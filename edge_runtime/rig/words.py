@@ -61,6 +61,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return NOTHING if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def sentence(text: str) -> str:
+    """With a capital at its beginning; the rest, a path say, stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def moment(value: str | datetime | None) -> str:
     """A time in UTC to the second, as ``2026-11-21 10:00:00``; of text, what ISO 8601 says."""
     if value is None:
@@ -86,7 +91,7 @@ def renderer() -> Callable[..., str]:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
-    environment.filters.update(asks=asks, counted=counted)
+    environment.filters.update(asks=asks, counted=counted, sentence=sentence)
     environment.globals.update(
         research_use=RESEARCH_USE, version=__version__, STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE
     )

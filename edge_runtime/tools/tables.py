@@ -17,6 +17,14 @@ MAX_LABEL_COLUMNS = 24
 _REVIEW = len("review: unfamiliar")
 
 
+def as_text(value: object) -> object:
+    """For a CSV file: what begins like a formula a spreadsheet computes, whoever typed it, unless after an apostrophe.
+
+    Source: OWASP, CSV injection.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Aligned columns under a rule: the first, a name, on the left, the others, figures, on the right."""
     heads = [_plain(name) for name in columns]

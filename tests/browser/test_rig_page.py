@@ -200,12 +200,37 @@ def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> Non
         keys.press("Enter")
 
     capture(page, lambda: keys.press("c"), follow)
+    tab_to("input[name=note]")
+    keys.type("4 nuclei")
+    keys.press("Enter")  # is not the first label
+    page.wait_for_timeout(300)
+    assert page.locator("ul.log").count() == 0 and page.locator("input[name=note]").input_value() == "4 nuclei"
+    cells = page.locator("input[name=cell]").count()
+    tab_to("input[name=cell]")
     keys.press("4")
     page.locator("ul.log li", has_text="Pro").first.wait_for()
+    if cells > 1:  # the next cell is chosen, and arrows choose another
+        assert page.evaluate("document.activeElement.value") == "1"
+        keys.press("ArrowUp")
+        assert page.locator("input[name=cell]:checked").get_attribute("value") == "0"
     page.goto(served.address)
     tab_to("form[action='/slides/end'] button")
     keys.press("Enter")
     page.wait_for_url("**/slides/*")
+
+
+def test_why_nothing_was_captured_is_said(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    token = page.locator("meta[name=csrf]").get_attribute("content")
+    refusal = page.request.post(f"{served.address}/capture", headers={"x-csrf-token": token})  # no slide is open
+    assert refusal.status == 409
+    start_slide(page, "S-full")
+    # Not as 409, of which the console would complain.
+    page.route("**/capture", lambda route: route.fulfill(status=300, content_type="text/html", body=refusal.text()))
+    page.get_by_role("button", name="Capture").click()
+    page.locator("#said", has_text="Not captured: a capture belongs to a slide").wait_for()
+    page.unroute("**/capture")
+    end_slide(page)
 
 
 def test_log_in_roles_and_log_out(guarded: Served, open_page: Callable[..., Any]) -> None:

@@ -376,6 +376,58 @@ def test_a_frame_leads_on(rig: Rig, page: TestClient) -> None:
     assert 'id="needed"' not in page.get(f"/frames/{first}").text
 
 
+def test_the_next_to_review_goes_round_those_that_can_be_looked_at(rig: Rig, page: TestClient) -> None:
+    session = rig.session()
+    asking = [rig.frame(session, number, review=True) for number in range(4)]
+    rig.record.add_frame(session, FrameRow(taken=TAKEN, number=9, status="judged", label="Pre", review=True))
+
+    def following(frame: int) -> int:
+        found = re.search(r'id="needed" href="/frames/(\d+)"', page.get(f"/frames/{frame}").text)
+        assert found
+        return int(found.group(1))
+
+    assert [following(frame) for frame in asking] == [asking[3], asking[0], asking[1], asking[2]]
+
+
+def test_enter_in_the_note_presses_no_label(rig: Rig, page: TestClient) -> None:
+    html = page.get(f"/frames/{rig.frame(rig.session())}").text
+    form = html[html.index('id="review"') :]
+    assert form.index('<button type="submit" disabled hidden>') < form.index('name="label"')
+
+
+def test_what_is_named_by_a_number_is_asked_for_again(rig: Rig, page: TestClient) -> None:
+    """Another record at the same address numbers its frames alike."""
+    cells = [{"box": (10, 20, 60, 50), "label": "Pre", "probability": 0.9}]
+    frame = rig.frame(rig.session(), cells=cells)
+    digest = rig.record.frame(frame).image
+    for address, lasts in ((f"/images/{digest}.jpg", True), (f"/frames/{frame}/cells/0.jpg", False)):
+        assert ("immutable" in page.get(address).headers["cache-control"]) is lasts
+
+
+def test_images_that_are_removed_or_damaged(rig: Rig, page: TestClient) -> None:
+    cells = [{"box": (10, 20, 60, 50), "label": "Pre", "probability": 0.9}]
+    session = rig.session()
+    frames = [rig.frame(session, seed, cells=cells) for seed in range(3)]
+    paths = [rig.record.image_path(str(rig.record.frame(frame).image)) for frame in frames]
+    for frame in frames:
+        rig.record.add_review(frame, "Early", "olga", cell=0)
+    assert paths[0] and paths[1]
+    paths[0].unlink()
+    paths[1].write_bytes(b"no image")
+    shown = page.get(f"/frames/{frames[0]}").text
+    assert "The image has been removed." in shown and 'id="picture"' not in shown
+    assert page.get("/gallery").text.count('<span class="none">no image') == 1
+    assert page.get(f"/frames/{frames[1]}/cells/0.jpg").status_code == 404
+    names = zipfile.ZipFile(io.BytesIO(page.get("/training.zip").content)).namelist()
+    assert [name for name in names if name.endswith(".png")] == [f"Early/{rig.record.frame(frames[2]).image}-0.png"]
+
+
+def test_lines_of_notes_count_as_browsers_count_them(rig: Rig, page: TestClient) -> None:
+    notes = "\r\n".join(["x" * 99] * 20)  # 1999 characters where a line ends with one
+    assert page.post("/slides", data={"sample": "S", "notes": notes}).status_code == 303
+    assert rig.record.sessions()[0].notes.notes == notes.replace("\r\n", "\n")
+
+
 def test_what_people_typed_is_shown_as_text(rig: Rig, page: TestClient) -> None:
     session = rig.session("<script>alert(1)</script>")
     frame = rig.frame(session)
@@ -477,6 +529,18 @@ def test_the_table(rig: Rig, page: TestClient) -> None:
     assert answer.headers["content-disposition"] == f'attachment; filename="slide-{session}.csv"'
     (row,) = csv.DictReader(io.StringIO(answer.text))
     assert (row["frame"], row["label"], row["use"]) == (str(frame), "Pre", RESEARCH_USE)
+
+
+def test_an_export_leaves_nothing_behind_whatever_part_is_asked_for(
+    rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    session = rig.session()
+    rig.frame(session)
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "own"))
+    for part in ("bytes=99999999-", "bytes=0-9", "nonsense"):
+        assert page.get(f"/slides/{session}/frames.csv", headers={"range": part}).status_code == 200
+    assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_the_training_folder(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

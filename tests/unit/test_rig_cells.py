@@ -325,6 +325,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["cells", str(smears / "b.jpg"), "--out", str(tmp_path / "none")]) == 1
 
 
+def test_what_the_command_writes_is_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(draw([((300, 120), 0.8)], SOME_RED)).save(tmp_path / "=1+1.png")
+    (tmp_path / "found").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["cells", ".", "--out", "found", "--json"]) == 0
+    assert [image["image"] for image in json.loads(capsys.readouterr().out)["images"]] == ["=1+1.png"]
+    assert "\n'=1+1.png," in (tmp_path / "found" / "cells.csv").read_text()  # no formula
+
+
 def test_the_command_crops_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smear = tmp_path / "a.png"
     Image.fromarray(draw([((300, 120), 0.8)])).save(smear)

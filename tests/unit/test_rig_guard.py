@@ -167,11 +167,20 @@ def test_the_cookie(make_rig: MakeRig, users_file: Path, secure: bool) -> None:
     visitor = TestClient(rig.app, base_url=f"{'https' if secure else 'http'}://localhost", follow_redirects=False)
     answer = visitor.get("/login")
     cookie = answer.headers["set-cookie"]
-    assert "; HttpOnly; SameSite=Strict" in cookie and "Path=/" in cookie and "Domain" not in cookie
+    assert "; HttpOnly; SameSite=Lax" in cookie and "Path=/" in cookie and "Domain" not in cookie
     assert ("; Secure" in cookie) is secure
     assert cookie.startswith("__Host-edgeall=" if secure else "edgeall=")
     assert ("strict-transport-security" in answer.headers) is secure
     assert "set-cookie" not in visitor.get("/login").headers
+
+
+@pytest.mark.parametrize("others", ['prefs={"theme": "dark"}', "a[b]=1", "foo", "x=a b", "x=\u00e9", "edgeallx=1; ="])
+def test_what_other_programs_set_at_this_host_does_not_matter(rig: Rig, others: str) -> None:
+    token = rig.access.log_in("olga", PASSWORDS["olga"], "127.0.0.1")
+    for header in (f"{others}; edgeall={token}", f"edgeall={token}; {others}"):
+        visitor = client(rig)
+        answer = visitor.get("/settings", headers={"cookie": header.encode("latin-1")})
+        assert (answer.status_code, "set-cookie" in answer.headers) == (200, False), header
 
 
 def form_token(page: str) -> str:

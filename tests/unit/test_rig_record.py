@@ -480,6 +480,43 @@ def test_rows_that_are_no_rows_are_found(tampered: Callable[..., list[str]]) -> 
     assert "row 8: not a row as edgeall writes it" in found
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("entries", "json_extract(row, '$.label')", "'Benign'"),
+        ("entries_stay", "RAISE(ABORT, 'the record is append-only')", "1"),
+    ],
+)
+def test_columns_and_guards_that_were_rewritten_are_found(record: Record, name: str, old: str, new: str) -> None:
+    record.add_event("x", {})
+    head = record.head()
+    with sqlite3.connect(record.folder / chain.DATABASE) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ?", (old, new, name))
+        assert database.execute("SELECT changes()").fetchone()[0] == 1
+    assert [str(problem) for problem in check(record.folder, head).problems] == [f"record.sqlite: {name} was altered"]
+
+
+def test_what_was_added_to_the_database_is_found(record: Record) -> None:
+    record.add_event("x", {})
+    with sqlite3.connect(record.folder / chain.DATABASE) as database:
+        database.execute("CREATE VIEW more AS SELECT * FROM entries")
+    assert [str(problem) for problem in record.verify()] == ["record.sqlite: more was added"]
+
+
+def test_a_flipped_bit_is_found_where_it_is(tampered: Callable[..., list[str]]) -> None:
+    bad = "CAST(replace(CAST(row AS TEXT), 'Early', CAST(x'45E1726C79' AS TEXT)) AS TEXT)"
+    found = tampered(f"UPDATE entries SET row = {bad} WHERE number = 4")
+    assert {text.split(":")[0] for text in found} == {"row 4"}
+
+
+def test_the_head_of_an_empty_record_holds(record: Record) -> None:
+    head = record.check().head
+    assert record.check(head).problems == []
+    record.add_event("x", {})
+    assert record.check(head).problems == []
+
+
 def test_a_guard_taken_off_is_found(record: Record) -> None:
     with sqlite3.connect(record.folder / chain.DATABASE) as database:
         database.execute("DROP TRIGGER entries_stay")
@@ -673,6 +710,23 @@ def test_pruning_removes_images_alone(record: Record, tmp_path: Path, monkeypatc
         record.prune_images(datetime(2026, 11, 23))
 
 
+def test_a_long_slide_is_gone_through_in_order(record: Record) -> None:
+    session, other = record.start_session(SessionNotes("S1")), record.start_session(SessionNotes("S2"))
+    frames = [record.add_frame(session, replace(REFUSED, number=number)) for number in range(3)]
+    record.add_frame(other, REFUSED)
+    assert [frame.id for frame in record.each_frame(session)] == frames
+    with chain.reading(record.folder) as database:
+        made = database.execute("SELECT row FROM entries WHERE number = ?", (frames[0],)).fetchone()[0]
+    with record._lock, chain.appending(record._database, record.folder):
+        for _ in range(1200):
+            chain.append(record._database, "frame", json.loads(made))
+    assert [frame.id for frame in record.each_frame(session)] == sorted(
+        frame.id for frame in record.frames(session, limit=None)
+    )
+    with pytest.raises(RecordError, match="no session 999"):
+        next(record.each_frame(999))
+
+
 def test_export(record: Record, tmp_path: Path) -> None:
     session = record.start_session(SessionNotes("S1, left", operator="Ünal"))
     cells = [{"box": [0, 0, 20, 20], "label": "all"}, {"box": [10, 10, 40, 30], "label": "all"}]
@@ -681,7 +735,7 @@ def test_export(record: Record, tmp_path: Path) -> None:
     record.add_frame(session, REFUSED)
     record.add_review(first, "Pre", "first")
     record.add_review(first, "Pro", "expert", 'sure, "really"')
-    record.add_review(second, "hem", "expert", cell=1)
+    record.add_review(second, "hem", "expert", "a hem", cell=1)
     elsewhere = record.add_frame(record.start_session(SessionNotes("S2")), JUDGED, jpeg(tmp_path, "blue"))
     record.add_review(elsewhere, "Pre", "expert")
     out = tmp_path / "out"
@@ -705,6 +759,11 @@ def test_export(record: Record, tmp_path: Path) -> None:
         == rows[0]
     )
     assert rows[2]["reasons"] == "blurred; dark"
+    assert (rows[1]["reviewed_by"], rows[1]["review_note"]) == ("expert", "cell 2: a hem")
+    assert (json.loads(rows[1]["model_cell_labels"]), json.loads(rows[1]["cell_labels"])) == (
+        {"all": 2},
+        {"all": 1, "hem": 1},
+    )
     red = record.frame(first).image
     assert (out / "images" / f"{red}.jpg").read_bytes() == jpeg(tmp_path, "red")
     assert sorted(path.relative_to(out / "training") for path in (out / "training").rglob("*.*")) == [

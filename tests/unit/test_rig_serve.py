@@ -22,7 +22,7 @@ from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig import serve as room
 from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import read_users
-from edgeall.edge_runtime.rig.certificate import certificate
+from edgeall.edge_runtime.rig.certificate import certificate, names_of
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,7 @@ def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> Non
     der = ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :])
     assert fingerprint.replace(":", "").lower() == hashlib.sha256(der).hexdigest()
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(path)
+    assert names_of(path) == {"rig.local"}  # by which the page may be called
     path.write_text("nonsense")
     with pytest.raises(EdgeallError, match="no certificate"):
         certificate(path, [])

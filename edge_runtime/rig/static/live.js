@@ -32,7 +32,9 @@ function tell(now) {
   $("asks").hidden = !now.review;
   text("asks", now.review);
   for (const bar of bars) {
-    const [value, words] = now.bars[bar.firstElementChild.textContent];
+    const said = now.bars[bar.firstElementChild.textContent];
+    if (!said) return location.reload(); // the rig was started again with another model
+    const [value, words] = said;
     fill(bar.querySelector("svg"), value);
     bar.querySelector("span").textContent = words;
   }
@@ -115,7 +117,7 @@ async function takeCapture() {
     const answer = await fetch("/capture", { method: "POST", headers: { "x-csrf-token": csrf } });
     if (!answer.ok) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      throw new Error(page.querySelector("main p, main h1").textContent);
+      throw new Error(page.querySelector("main.message h1, #main h1 + p").textContent);
     }
     const { frame } = await answer.json();
     const link = document.createElement("a");
