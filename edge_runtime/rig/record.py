@@ -566,6 +566,12 @@ class Record:
 
         return export_csv(self, session_id, Path(out))
 
+    def export_cells(self, session_id: int, out: str | os.PathLike[str]) -> int:
+        """Write the cells of a session as a table; see `edgeall.edge_runtime.rig.record_export`."""
+        from edgeall.edge_runtime.rig.record_export import export_cells
+
+        return export_cells(self, session_id, Path(out))
+
     def export_training(self, folder: str | os.PathLike[str], session_id: int | None = None) -> dict[str, int]:
         """Write reviewed images as a folder for `edgeall train`; see `edgeall.edge_runtime.rig.record_export`."""
         from edgeall.edge_runtime.rig.record_export import export_training

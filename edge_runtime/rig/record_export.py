@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,21 @@ COLUMNS = (
         "use",
     ),
 )
+_OF_FRAME = (
+    *("frame", "session", "sample", "taken", "source", "trigger", "image"),
+    *("model", "model_sha256", "software", "use"),
+)
+CELL_COLUMNS = (
+    *("frame", "cell", "left", "top", "right", "bottom", "label", "model_label", "probability", "review_asked"),
+    *("review_reason", "reviewed_by", "review_note", *_OF_FRAME[1:]),
+)
 
 
 def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]:
     """Write all that a record holds of a session into a new folder.
 
-    ``frames.csv``, ``images/``, ``training/<label>/`` (the reviewed ones) and ``session.json`` (notes, summary, and the
-    head of the chain that all this was taken from).
+    ``frames.csv``, ``cells.csv``, ``images/``, ``training/<label>/`` (the reviewed ones) and ``session.json`` (notes,
+    summary, and the head of the chain that all this was taken from).
 
     Raises:
         RecordError: no such session.
@@ -48,6 +57,7 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
     session = record.session(session_id)
     _make(out)
     rows = export_csv(record, session_id, out / "frames.csv")
+    cells = export_cells(record, session_id, out / "cells.csv")
     images = 0
     (out / "images").mkdir()
     for digest in {frame.image for frame in record.each_frame(session_id) if frame.image}:
@@ -60,22 +70,34 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
         "head": record.head(),
     }
     (out / "session.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {"frames": rows, "images": images, "training": training, "out": str(out)}
+    return {"frames": rows, "cells": cells, "images": images, "training": training, "out": str(out)}
 
 
 def export_csv(record: Record, session_id: int, out: Path) -> int:
     """Write a line for each frame of a session, oldest first; returns how many. Raises RecordError where none is."""
-    session, rows = record.session(session_id), 0
+    session = record.session(session_id)
+    return _write(out, COLUMNS, (_values(session, frame) for frame in record.each_frame(session_id)))
+
+
+def export_cells(record: Record, session_id: int, out: Path) -> int:
+    """The same with a line for each cell that a model of cells judged."""
+    session = record.session(session_id)
+    frames = record.each_frame(session_id)
+    return _write(out, CELL_COLUMNS, (row for frame in frames for row in _values_of_cells(session, frame)))
+
+
+def _write(out: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> int:
+    count = 0
     try:
         with open(out, "x", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            for frame in record.each_frame(session_id):
-                writer.writerow({name: as_text(value) for name, value in _values(session, frame).items()})
-                rows += 1
+            for line in lines:
+                writer.writerow({name: as_text(value) for name, value in line.items()})
+                count += 1
     except FileExistsError as error:
         raise UsageError(f"{out}: is there already", hint="choose another name") from error
-    return rows
+    return count
 
 
 def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
@@ -111,6 +133,29 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "software": session.software,
         "use": RESEARCH_USE,
     }
+
+
+def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[str, object]]:
+    """Of each cell's line, by the names of `CELL_COLUMNS`."""
+    of_frame = _values(session, frame)
+    shared = {name: of_frame[name] for name in _OF_FRAME}
+    standing = {review.cell: review for review in frame.reviews}
+    for index, (cell, label) in enumerate(zip(frame.row.cells, frame.cell_labels, strict=True)):
+        review = standing.get(index)
+        yield (
+            shared
+            | dict(zip(("left", "top", "right", "bottom"), cell["box"], strict=True))
+            | {
+                "cell": index + 1,
+                "label": label,
+                "model_label": cell["label"],
+                "probability": cell.get("probability"),
+                "review_asked": "yes" if cell.get("review") else "no",
+                "review_reason": cell.get("review_reason"),
+                "reviewed_by": review.by if review else "",
+                "review_note": review.note if review else "",
+            }
+        )
 
 
 def export_training(record: Record, folder: Path, session_id: int | None = None) -> dict[str, int]:

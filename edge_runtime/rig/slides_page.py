@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -101,11 +101,19 @@ def slides_routes(page: Page) -> APIRouter:
     @routes.get("/slides/{session}/frames.csv")
     def table(session: Id) -> StreamingResponse:
         """Every frame of a slide, a line each."""
+        return _table(session, f"slide-{session}.csv", record.export_csv)
+
+    @routes.get("/slides/{session}/cells.csv")
+    def table_of_cells(session: Id) -> StreamingResponse:
+        """Every cell of a slide, a line each."""
+        return _table(session, f"slide-{session}-cells.csv", record.export_cells)
+
+    def _table(session: int, name: str, export: Callable[[int, Path], int]) -> StreamingResponse:
         record.session(session)
         with _scratch() as folder:
-            file = folder / "frames.csv"
-            record.export_csv(session, file)
-        return _send(file, f"slide-{session}.csv", "text/csv; charset=utf-8")
+            file = folder / name
+            export(session, file)
+        return _send(file, name, "text/csv; charset=utf-8")
 
     @routes.get("/slides/{session}/training.zip")
     def training(session: Id) -> StreamingResponse:

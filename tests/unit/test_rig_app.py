@@ -531,6 +531,17 @@ def test_the_table(rig: Rig, page: TestClient) -> None:
     assert (row["frame"], row["label"], row["use"]) == (str(frame), "Pre", RESEARCH_USE)
 
 
+def test_the_table_of_cells(rig: Rig, page: TestClient) -> None:
+    session = rig.session()
+    assert "cells.csv" not in page.get(f"/slides/{session}").text
+    rig.frame(session, label=None, cells=[{"box": (10, 20, 60, 50), "label": "Pre", "probability": 0.9}])
+    assert f'href="/slides/{session}/cells.csv"' in page.get(f"/slides/{session}").text
+    answer = page.get(f"/slides/{session}/cells.csv")
+    assert answer.headers["content-disposition"] == f'attachment; filename="slide-{session}-cells.csv"'
+    (row,) = csv.DictReader(io.StringIO(answer.text))
+    assert (row["cell"], row["label"], row["probability"], row["right"]) == ("1", "Pre", "0.9", "60")
+
+
 def test_an_export_leaves_nothing_behind_whatever_part_is_asked_for(
     rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

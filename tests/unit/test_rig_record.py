@@ -36,7 +36,7 @@ from edgeall.edge_runtime.rig.record import (
     wilson_interval,
 )
 from edgeall.edge_runtime.rig.record_check import check
-from edgeall.edge_runtime.rig.record_export import COLUMNS, export_session
+from edgeall.edge_runtime.rig.record_export import CELL_COLUMNS, COLUMNS, export_session
 
 PROGRAM = Program("smears", "ab" * 32, ("Benign", "Early"), {"judge": True})
 TAKEN = datetime(2026, 11, 21, 10, 0, tzinfo=timezone.utc)
@@ -764,6 +764,15 @@ def test_export(record: Record, tmp_path: Path) -> None:
         {"all": 2},
         {"all": 1, "hem": 1},
     )
+    with open(out / "cells.csv", newline="", encoding="utf-8") as file:
+        of_cells = list(csv.DictReader(file))
+    assert set(of_cells[0]) == set(CELL_COLUMNS) and len(of_cells) == summary["cells"] == 2
+    shown = ("frame", "cell", "left", "bottom", "label", "model_label", "reviewed_by", "review_note", "image", "use")
+    image = record.frame(second).image
+    assert [[row[name] for name in shown] for row in of_cells] == [
+        [str(second), "1", "0", "20", "all", "all", "", "", image, RESEARCH_USE],
+        [str(second), "2", "10", "30", "hem", "all", "expert", "a hem", image, RESEARCH_USE],
+    ]
     red = record.frame(first).image
     assert (out / "images" / f"{red}.jpg").read_bytes() == jpeg(tmp_path, "red")
     assert sorted(path.relative_to(out / "training") for path in (out / "training").rglob("*.*")) == [
