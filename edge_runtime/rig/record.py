@@ -505,14 +505,16 @@ class Record:
             RecordError: no such session.
         """
         query = "SELECT row FROM entries WHERE kind = 'frame' AND session = ? AND number > ? ORDER BY number LIMIT 500"
-        last, frames = 0, [None]  # type: tuple[int, Sequence[RecordedFrame | None]]
-        while frames:
+        last = 0
+        while True:
             with chain.reading(self.folder) as database:
                 _session(database, session_id)
                 rows = database.execute(query, (session_id, last)).fetchall()
-                frames = found = [_frame(database, json.loads(row)) for (row,) in rows]
-            yield from found
-            last = found[-1].id if found else last
+                frames = [_frame(database, json.loads(row)) for (row,) in rows]
+            if not frames:
+                return
+            yield from frames
+            last = frames[-1].id
 
     def frame(self, frame_id: int) -> RecordedFrame:
         """One frame. Raises RecordError where there is none of this id."""
@@ -755,10 +757,12 @@ def _summary(database: sqlite3.Connection, session_id: int) -> Summary:
 
 def _repeats(database: sqlite3.Connection, session_id: int) -> dict[int, int]:
     """Each row whose frame a later capture recorded once more, and the last row of that frame."""
+    frames = "FROM entries WHERE kind = 'frame' AND session = ?1"
     found = database.execute(
-        "SELECT json_group_array(number) FROM entries WHERE kind = 'frame' AND session = ?"
-        " GROUP BY json_extract(row, '$.opening'), json_extract(row, '$.camera_frame'), json_extract(row, '$.taken')"
-        " HAVING count(*) > 1 AND max(json_extract(row, '$.trigger')) = 'capture'",
+        f"SELECT json_group_array(number) {frames} AND json_extract(row, '$.taken') IN"
+        f" (SELECT json_extract(row, '$.taken') {frames} AND json_extract(row, '$.trigger') = 'capture')"
+        " GROUP BY json_extract(row, '$.opening'), json_extract(row, '$.camera_frame'), json_extract(row, '$.taken'),"
+        " json_extract(row, '$.source') HAVING count(*) > 1 AND max(json_extract(row, '$.trigger')) = 'capture'",
         (session_id,),
     )
     rows = [sorted(json.loads(numbers)) for (numbers,) in found]
