@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,20 @@ def test_there_is_no_moment_without_a_whole_model(device: Device, models: list[P
     assert seen == known
 
 
+def arrived(device: Device, size_bytes: float) -> Callable[[], bool]:
+    """When to cut a connection: what is under way in the server is lost with it, so let so much of a file arrive."""
+
+    def cut() -> bool:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if sum(part.stat().st_size for part in device.root.rglob("*.part")) > size_bytes:
+                break
+            time.sleep(0.02)
+        return True
+
+    return cut
+
+
 def test_a_cut_connection_leaves_the_old_model_and_the_next_call_sends_the_rest(
     device: Device, models: list[Path]
 ) -> None:
@@ -138,16 +152,7 @@ def test_a_cut_connection_leaves_the_old_model_and_the_next_call_sends_the_rest(
     large = models[2]
     size = large.stat().st_size
 
-    def cut() -> bool:
-        """What is under way in the server is lost with the connection: let it arrive."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if sum(part.stat().st_size for part in device.root.rglob("*.part")) > 0.4 * size:
-                return True
-            time.sleep(0.02)
-        return True
-
-    with Wire(device.port, limit=size // 2, at_limit=cut) as wire:
+    with Wire(device.port, limit=size // 2, at_limit=arrived(device, 0.4 * size)) as wire:
         device.trust(wire.port)
         with pytest.raises(DeviceError, match=r"connection is lost.*step 3 of 5, copy the model;.*still serves"):
             put(device, large, wire.port)
@@ -175,7 +180,7 @@ def test_what_a_user_sees_of_a_cut_connection(device: Device, tiny_bundle: Path)
 
 def test_a_spoilt_part_is_sent_again_whole(device: Device, models: list[Path]) -> None:
     large = models[2]
-    with Wire(device.port, limit=1_000_000) as wire:
+    with Wire(device.port, limit=1_000_000, at_limit=arrived(device, 100_000)) as wire:
         device.trust(wire.port)
         with pytest.raises(DeviceError):
             put(device, large, wire.port)
