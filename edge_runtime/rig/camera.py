@@ -221,12 +221,7 @@ class WatchedFolder:
                 self._seen.add(changed_ns, name, digest)
                 continue
             self._given = changed_ns, name, digest
-            frame = Frame(pixels, _moment(changed_ns), self._number, _as_text(name))
-            try:
-                frame = _of_file(frame, path)
-            except PassedOverError:
-                self._seen.add(*self._given)
-                raise
+            frame = _of_file(Frame(pixels, _moment(changed_ns), self._number, _as_text(name)), path)
             self._number += 1
             return frame
         return None

@@ -21,18 +21,8 @@ from edgeall.edge_runtime.tools.tables import as_text
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "trigger", "status", "reasons"),
     *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
-    *(
-        "review_note",
-        "cells",
-        "model_cell_labels",
-        "cell_labels",
-        "image",
-        "probabilities",
-        "model",
-        "model_sha256",
-        "software",
-        "use",
-    ),
+    *("review_note", "cells", "model_cell_labels", "cell_labels", "image", "probabilities"),
+    *("model", "model_sha256", "software", "use"),
 )
 _OF_FRAME = (
     *("frame", "session", "sample", "taken", "source", "trigger", "image"),
