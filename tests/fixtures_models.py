@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixture_seed import SEED
 from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
@@ -95,7 +96,7 @@ def tiny_flatbuffers() -> dict[str, bytes]:
     from edgeall.models.keras_compat import keras
 
     layers = keras.layers
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(SEED)
     inputs = layers.Input((SPEC.height, SPEC.width, 3))
     x = layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
     x = layers.Conv2D(8, 3, strides=2, activation="relu")(x)
@@ -175,4 +176,5 @@ def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def _every(folder: Path, count: int) -> list[Path]:
     files = sorted(folder.iterdir())
-    return files[:: len(files) // count][:count]
+    step = len(files) // count
+    return files[SEED % step :: step][:count]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from fixture_seed import SEED
 from PIL import Image
 
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
@@ -188,7 +189,7 @@ def blobs(count: int, size: int = SIZE) -> Any:
 
 def network(name: str) -> Any:
     """One of `NETWORKS` as a classifier that has seen `blobs`: statistics as after training, answers that differ."""
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(1 + SEED)
     inputs = layers.Input((SIZE, SIZE, 3))
     features = NETWORKS[name](inputs)
     if len(features.shape) == 4:
@@ -200,7 +201,7 @@ def network(name: str) -> Any:
 
 def enliven(model: Any, images: Any) -> None:
     """Give an untrained classifier the statistics of a trained one, and answers that differ from image to image."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(SEED)
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
@@ -218,7 +219,7 @@ def enliven(model: Any, images: Any) -> None:
 def spread_logits(model: Any, images: Any) -> None:
     """Make the answers of an untrained head differ from image to image."""
     head = model.get_layer("logits")
-    kernel = np.random.default_rng(5).normal(size=head.get_weights()[0].shape)
+    kernel = np.random.default_rng(5 + SEED).normal(size=head.get_weights()[0].shape)
     features = keras.Model(model.input, head.input)(images, training=False).numpy()
     kernel = kernel / (features @ kernel).std(axis=0)
     head.set_weights([kernel, -(features @ kernel).mean(axis=0)])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixture_seed import SEED
 
 IMAGES = 128
 
@@ -17,7 +18,7 @@ def synthetic_fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgeall.train.synth import synthesize
 
     folder = tmp_path_factory.mktemp("synthetic") / "fields"
-    synthesize(folder, IMAGES, seed=3, size=96)
+    synthesize(folder, IMAGES, seed=3 + SEED, size=96)
     return folder
 
 
@@ -35,6 +36,7 @@ def tiny_settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
         epochs_finetune=4,
         lr_finetune=3e-3,
         augment="light",
+        seed=SEED,
         cache_dir=tmp_path_factory.mktemp("pixels"),
     )
 

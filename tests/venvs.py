@@ -14,6 +14,9 @@ import pytest
 CACHED = Path(__file__).resolve().parent.parent / ".cache" / "venvs"
 """Where environments outlive a test run: installing a peer takes longer than testing against it."""
 
+HANG_S = 900
+"""More than any program takes on a loaded machine: one that is still running then hangs."""
+
 
 def make_venv(folder: Path, requirements: Sequence[str], python: str = sys.executable) -> Path:
     """The Python of an environment that holds ``requirements`` and nothing else.
