@@ -29,7 +29,7 @@ def undecided(probabilities: ArrayLike, rounding: float) -> NDArray[np.bool_]:
 
 
 def assert_same_answers(ours: ArrayLike, theirs: ArrayLike, rounding: float) -> None:
-    """All ``(images, labels)`` probabilities are equal but for ``rounding``, and so the labels that follow from them."""
+    """All ``(images, labels)`` probabilities are equal but for ``rounding``, and so the labels that follow."""
     one, other = np.asarray(ours, float), np.asarray(theirs, float)
     assert one.shape == other.shape
     apart = np.abs(one - other)

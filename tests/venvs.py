@@ -14,7 +14,7 @@ import pytest
 CACHED = Path(__file__).resolve().parent.parent / ".cache" / "venvs"
 """Where environments outlive a test run: installing a peer takes longer than testing against it."""
 
-HANG_S = 900
+HANG_S = 300
 """More than any program takes on a loaded machine: one that is still running then hangs."""
 
 

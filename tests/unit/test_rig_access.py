@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 from fixtures_rig import PASSWORDS, quick_hashes
+from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.rig import access
@@ -228,7 +229,7 @@ def test_many_log_ins_at_once_are_sent_away(users: Path, monkeypatch: pytest.Mon
     ]
     for thread in threads:
         thread.start()
-    assert waiting.acquire(timeout=10)
+    assert waiting.acquire(timeout=HANG_S)
     while rules._waiting._value:  # type: ignore[attr-defined]
         pass
     with pytest.raises(TooManyFailures):

@@ -18,6 +18,7 @@ import pytest
 from fixtures_rig import TAKEN, Rig
 from PIL import Image
 from starlette.testclient import TestClient
+from venvs import HANG_S
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.rig import slides_page, words
@@ -49,7 +50,7 @@ def running(rig: Rig, page: TestClient) -> Iterator[TestClient]:
     rig.station.start()
     try:
         live = rig.station.live()
-        until = time.monotonic() + 30
+        until = time.monotonic() + HANG_S
         while live.picture is None and time.monotonic() < until:
             live = rig.station.wait(live.number, 1.0)
         yield page

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from fixtures_models import grainy_image
 from PIL import Image
+from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.rig import camera as camera_module
@@ -42,7 +43,7 @@ def frame(pixels: Any = GOOD, number: int = 0) -> Frame:
     return Frame(pixels, datetime.now(timezone.utc), number)
 
 
-def until(true: Callable[[], object], timeout_s: float = 5.0) -> None:
+def until(true: Callable[[], object], timeout_s: float = HANG_S) -> None:
     """Wait for it; fail when it doesn't come."""
     end = time.monotonic() + timeout_s
     while not true():
@@ -62,7 +63,7 @@ class Scripted:
         time.sleep(self.period_s)
         act = self.acts.pop(0) if self.acts else GOOD
         if isinstance(act, threading.Event):
-            act.wait(30)
+            act.wait(HANG_S)
         if isinstance(act, Exception):
             raise act
         self.number += 1
@@ -96,10 +97,10 @@ def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., KeptOpen]]:
 
 def test_the_newest_frame_wins_and_the_others_are_counted(keep: Callable[..., KeptOpen]) -> None:
     camera = keep(lambda: Scripted([]))
-    first = camera.wait(0, 5.0)
+    first = camera.wait(0, HANG_S)
     assert first is not None
     until(lambda: camera.state().frames >= first[0] + 20)
-    taken = camera.wait(first[0], 5.0)
+    taken = camera.wait(first[0], HANG_S)
     assert taken is not None and taken[0] >= first[0] + 20 and taken[1].number == taken[0] - 1
     state = camera.state()
     assert (state.state, state.detail, state.name, state.reopened) == ("live", "", "scripted", 0)
@@ -149,7 +150,7 @@ def test_a_camera_that_cant_be_opened_is_tried_again_at_longer_and_longer_interv
     keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.4)
+    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.2)
     times: list[float] = []
 
     def factory() -> Camera:
@@ -157,11 +158,11 @@ def test_a_camera_that_cant_be_opened_is_tried_again_at_longer_and_longer_interv
         raise CameraError("camera: not there", hint="plug it in")
 
     camera = keep(factory)
-    until(lambda: len(times) == 6)
+    until(lambda: len(times) == 9)
     waits = np.diff(times)
-    assert all(wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2, 0.4, 0.4), strict=True)), waits
+    assert all(wait >= least for wait, least in zip(waits, (0.05, 0.1, *[0.2] * 6), strict=True)), waits
+    assert waits[7] < 0.05 * 2**7, "not twice as long each time"
     assert camera.state().detail == "camera: not there (plug it in)"
-    assert waits[4] < 0.8
 
 
 def test_a_read_that_hangs_is_given_up_and_its_late_frame_is_not_shown(keep: Callable[..., KeptOpen]) -> None:
@@ -184,7 +185,7 @@ def test_a_read_that_hangs_is_given_up_and_its_late_frame_is_not_shown(keep: Cal
     assert opened[0].closed
     sequence = 0
     for _ in range(20):
-        taken = camera.wait(sequence, 5.0)
+        taken = camera.wait(sequence, HANG_S)
         assert taken is not None and taken[1].pixels[0, 0, 0] == 200
         sequence = taken[0]
 
@@ -196,7 +197,7 @@ def test_an_opening_that_hangs_is_given_up(keep: Callable[..., KeptOpen]) -> Non
     def factory() -> Scripted:
         calls.append(1)
         if len(calls) == 1:
-            release.wait(30)
+            release.wait(HANG_S)
         return Scripted([])
 
     camera = keep(factory)
@@ -243,16 +244,15 @@ def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., KeptOpen]
     release = threading.Event()
     camera = keep(lambda: Scripted([release]))
     until(lambda: camera.state().state == "stalled")
-    begin = time.monotonic()
     camera.stop(timeout_s=0.5)
-    assert time.monotonic() - begin < 2.0
+    assert camera.state().hung == 1, "it still hangs: nobody waited for it"
     release.set()
 
 
 def test_a_source_with_nothing_new_is_well(keep: Callable[..., KeptOpen], tmp_path: Path) -> None:
     grainy_image(0).save(tmp_path / "a.png")
     camera = keep(lambda: open_camera(str(tmp_path)))
-    assert camera.wait(0, 5.0) is not None
+    assert camera.wait(0, HANG_S) is not None
     until(lambda: "no new image" in camera.state().detail)
     time.sleep(0.5)  # longer than a camera may be silent
     assert camera.state().state == "live" and camera.state().reopened == 0
@@ -359,7 +359,7 @@ def test_each_file_waits_until_it_is_taken(
     os.utime(tmp_path / "3.png", (now + 3, now + 3))
     seen, after = [], 0
     while len(seen) < 5:
-        after, frame = camera.wait(after, 5.0) or pytest.fail(f"no more than {seen}")
+        after, frame = camera.wait(after, HANG_S) or pytest.fail(f"no more than {seen}")
         time.sleep(0.4)  # longer than a camera may be silent
         seen.append(frame.source)
     assert seen == ["first.png", "1.png", "2.png", "4.png", "5.png"]
@@ -376,7 +376,7 @@ def test_a_folder_that_hangs_gives_each_file_once(
     def open_rgb(path: Path) -> Any:
         if path.name == "2.png" and not hung:
             hung.append(path)
-            release.wait(30)
+            release.wait(HANG_S)
         return decode(path)
 
     monkeypatch.setattr(camera_module, "open_rgb", open_rgb)
@@ -388,7 +388,7 @@ def test_a_folder_that_hangs_gives_each_file_once(
         put(tmp_path, f"{number}.png", number, now + number)
     sources, after = [], 0
     while len(sources) < 5:
-        after, taken = camera.wait(after, 5.0) or pytest.fail(f"no more than {sources}")
+        after, taken = camera.wait(after, HANG_S) or pytest.fail(f"no more than {sources}")
         sources.append(taken.source)
         if taken.source == "1.png":
             until(lambda: camera.state().state == "stalled")
@@ -472,7 +472,7 @@ def test_a_picture_of_nothing_is_passed_over_and_the_next_comes(
     for source in (str(tmp_path), f"replay:{tmp_path}"):
         frames, after = [], 0
         camera = keep(lambda source=source: open_camera(source, rate=20.0, seen=beginning))
-        until_s = time.monotonic() + 5.0
+        until_s = time.monotonic() + HANG_S
         while len(frames) < 2 and time.monotonic() < until_s:
             taken = camera.wait(after, 0.02)
             if taken:
@@ -497,10 +497,11 @@ def test_thousands_of_files_are_not_listed_all_the_time(tmp_path: Path, monkeypa
     monkeypatch.setattr(WatchedFolder, "_images", slow)
     assert sources(camera) == ["a.png"]
     begin = time.monotonic()
-    while time.monotonic() < begin + 0.7:
+    while len(listings) < 4:
+        assert time.monotonic() < begin + HANG_S
         sources(camera)
     waits = np.diff(listings)
-    assert len(waits) > 1 and waits.min() > 0.02 * camera_module._REST
+    assert waits.min() > 0.02 * camera_module._REST
 
 
 def test_a_folder_that_disappears_is_an_error(tmp_path: Path) -> None:
@@ -546,7 +547,7 @@ def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:
     took_s = time.monotonic() - begin
     assert [int(f.pixels[20, 20, 2]) for f in frames] == pytest.approx(levels, abs=8)
     assert all(abs(int(f.pixels[20, 20, 0]) - 30) < 8 for f in frames)
-    assert 0.4 <= took_s < 10  # 14 periods are 0.56 s
+    assert took_s >= 0.4  # 14 periods are 0.56 s
     with pytest.raises(NoFrameError, match="ended after 15 frames"):
         camera.read(0.01)
     camera.close()

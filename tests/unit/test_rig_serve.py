@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from fixtures_rig import Served
 from PIL import Image
+from venvs import HANG_S
 
 from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
@@ -152,7 +153,9 @@ def test_beyond_loopback_it_is_served_over_tls_and_asks_for_a_log_in(tmp_path: P
     try:
         assert rig.address.startswith("https://0.0.0.0:")
         trusted = ssl.create_default_context(cafile=str(tmp_path / "record" / "page.pem"))
-        with httpx2.Client(verify=trusted, base_url=rig.address.replace("0.0.0.0", "localhost"), timeout=20) as browser:
+        with httpx2.Client(
+            verify=trusted, base_url=rig.address.replace("0.0.0.0", "localhost"), timeout=HANG_S
+        ) as browser:
             assert "Secure" in browser.get("/login").headers["set-cookie"]
             assert browser.get("/settings").status_code == 401
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.manifest import RESEARCH_USE
@@ -29,7 +30,7 @@ def listener(
     name = f"edgeall-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(f"\0{name}" if abstract else name)
-        channel.settimeout(5)
+        channel.settimeout(HANG_S)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}" if abstract else name)
         yield channel
 
@@ -80,13 +81,13 @@ def test_a_rig_that_hangs_falls_silent_and_can_still_be_stopped(
 
     def hangs() -> bool:
         asked.set()
-        return release.wait(10)
+        return release.wait(HANG_S)
 
     dead, hung = service.Watchdog(lambda: False), service.Watchdog(hangs)
     for watchdog in (dead, hung):
         watchdog.start()
         assert listener.recv(100) == b"READY=1"
-    assert asked.wait(5)
+    assert asked.wait(HANG_S)
     listener.settimeout(0.3)
     with pytest.raises(TimeoutError):
         listener.recv(100)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from venvs import HANG_S
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import rss_bytes
@@ -94,7 +95,7 @@ def make(
         station.stop()
 
 
-def until(station: Station, true: Callable[[Live], object], timeout_s: float = 20.0) -> Live:
+def until(station: Station, true: Callable[[Live], object], timeout_s: float = HANG_S) -> Live:
     """The first snapshot of which it is true."""
     end, live = time.monotonic() + timeout_s, station.live()
     while not true(live):
@@ -230,8 +231,7 @@ def test_a_folders_images_wait_while_nothing_can_be_recorded(
     failing.set()
     put(15)
     until(station, lambda live: "nothing is recorded: the disk is away" in live.problems)
-    begin = time.monotonic()
-    assert station.end_session() == session and time.monotonic() - begin < 2.0  # it doesn't wait for the disk
+    assert station.end_session() == session  # it doesn't wait for the disk, which stays away
 
 
 def test_a_slide_whose_end_can_not_be_recorded_stays_open(
@@ -295,8 +295,8 @@ def test_a_viewer_waits_for_something_newer(make: Callable[..., Station], slide:
     station = make(lambda: Stills(slide, period_s=0.3))
     live = until(station, lambda live: live.picture is not None)
     begin = time.monotonic()
-    assert station.wait(live.number, 5.0).number > live.number
-    assert time.monotonic() - begin < 2.0
+    assert station.wait(live.number, HANG_S).number > live.number
+    assert time.monotonic() - begin < HANG_S, "not once its patience is at an end"
     assert station.wait(10**9, 0.05).number < 10**9
 
 
@@ -527,8 +527,9 @@ def test_a_model_that_fails_is_said_to_and_the_watch_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(Classifier, "predict", lambda *given, error=error: (_ for _ in ()).throw(error))
             until(station, lambda live, words=words: f"judging fails: {words}" in live.problems)
+            failing = len(beats)
+            until(station, lambda live, failing=failing: len(beats) > failing + 2)
         until(station, lambda live: live.status == "judged" and live.problems == ())
-    assert max(np.diff(beats)) < 1.0
 
 
 def test_outputs_that_are_not_numbers_are_a_fault_not_a_label(
@@ -570,14 +571,16 @@ def test_a_slow_disk_makes_judging_wait_but_not_the_watchdog(
     make: Callable[..., Station], slide: Slide, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[float] = []
-    add = record.add_frame
-    monkeypatch.setattr(record, "add_frame", lambda *given: (time.sleep(0.4), add(*given))[1])
+    add, written = record.add_frame, threading.Event()
+    monkeypatch.setattr(record, "add_frame", lambda *given: (written.wait(HANG_S), add(*given))[1])
     station = make(lambda: Stills(slide, period_s=0.005), on_beat=lambda: beats.append(time.monotonic()))
     session = station.start_session(NOTES)
     until(station, lambda live: any("the disk is slow" in problem for problem in live.problems))
-    monkeypatch.setattr(record, "add_frame", add)
+    waiting = len(beats)
+    until(station, lambda live: len(beats) > waiting + 2)
+    written.set()
     station.end_session()
-    assert record.session(session).frames >= 8 and max(np.diff(beats)) < 1.0
+    assert record.session(session).frames >= 8
 
 
 def test_stopping_records_what_was_judged_and_ends_the_threads(make: Callable[..., Station], record: Record) -> None:
@@ -629,7 +632,13 @@ def test_soak_with_camera_faults(make: Callable[..., Station], slide: Slide, rec
     station = make(lambda: Faulty(slide, rng, 0.05), on_beat=lambda: beats.append(time.monotonic()))
     memory: list[int] = []
     begin = time.monotonic()
-    while time.monotonic() - begin < seconds:
+
+    def seen_enough() -> bool:
+        state = station.live().camera
+        return state.reopened >= seconds / 10 and state.frames > 5 * seconds
+
+    while (lasted := time.monotonic() - begin) < seconds or not seen_enough():
+        assert lasted < seconds + HANG_S, station.live().camera
         session = station.start_session(NOTES)
         part_end = time.monotonic() + seconds / 10
         while time.monotonic() < part_end:
@@ -639,12 +648,12 @@ def test_soak_with_camera_faults(make: Callable[..., Station], slide: Slide, rec
         memory.append(rss_bytes() or 0)
         # keeper, judge, recorder, health, one reader, and those that hang
         assert threading.active_count() <= before + 5 + KeptOpen.MAX_HUNG
-    state = station.live().camera
-    assert state.reopened >= seconds / 10 and state.frames > 5 * seconds, state
     assert max(np.diff(beats)) < ALIVE_S  # beyond it the watchdog would have said nothing to systemd
     assert memory[-1] <= 1.05 * max(memory[: len(memory) // 2]), memory
     station.stop()
     assert threading.active_count() <= before + KeptOpen.MAX_HUNG
-    time.sleep(2.0)
-    assert threading.active_count() == before
+    end = time.monotonic() + HANG_S
+    while threading.active_count() > before:
+        assert time.monotonic() < end, "a reader that hung doesn't end"
+        time.sleep(0.05)
     assert record.session(session).ended and not record.verify()

