@@ -106,7 +106,7 @@ def test_golden_probabilities_are_those_of_keras(tiny_run: Path, tiny_models: di
     model = load_model(tiny_run, load_run(tiny_run))
     bundle = classifier.bundle
     assert bundle is not None
-    assert len(bundle.golden) == 2
+    assert 1 <= len(bundle.golden) <= 2, "one of each class that it sees"
     for golden in bundle.golden:
         pixels = preprocess(decode_rgb(golden.image_bytes, golden.name), classifier.input)
         expected = model(normalize(pixels[np.newaxis], classifier.input), training=False).numpy()[0]
@@ -441,7 +441,10 @@ def test_unfreeze_trains_the_last_layers_alone(tiny_settings: Any, pretrained: P
     file = build_basic_cnn(BuildArgs(48, 48, None, str(pretrained)))
     for name in ("conv1", "conv2"):
         np.testing.assert_array_equal(trained.get_layer(name).get_weights()[0], file.get_layer(name).get_weights()[0])
-    assert not np.array_equal(trained.get_layer("conv3").get_weights()[0], file.get_layer("conv3").get_weights()[0])
+    with open(out / "history.csv", newline="") as stream:
+        better = any(row["kept"] == "1" for row in csv.DictReader(stream) if row["stage"] == "finetune")
+    last = [model.get_layer("conv3").get_weights()[0] for model in (trained, file)]
+    assert np.array_equal(*last) != better, "unless validation finds every epoch worse than the start"
 
 
 def test_mixed_precision_trains_both_stages_and_saves_float32(

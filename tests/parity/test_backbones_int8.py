@@ -13,25 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from fixtures_models import golden_for, manifest
 from fixtures_networks import LABELS, blobs, enliven
+from layerwise import assert_layers_compute_what_was_faked
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.flatbuffer import read_graph
 from edgeall.edge_runtime.golden import check_golden
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models import registry
-from edgeall.models.graph import sources
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
 from edgeall.optimize.card import model_card
-from edgeall.optimize.convert import convert, float_tensors, layers_of
+from edgeall.optimize.convert import convert, float_tensors
 from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.layer_error import Int8Layers
 from edgeall.optimize.pack import pack
-from edgeall.optimize.placement import INPUT, Placement, Range, extremes, place, ranges, rounded, rounded_input
+from edgeall.optimize.placement import Placement, Range, extremes, place, ranges, rounded
 from edgeall.optimize.placement import input_range as bounds_of
 from edgeall.optimize.qat import quantization_aware
 
@@ -113,42 +110,4 @@ def _check(backbone: Backbone, network: Any, measured: dict[str, Range], scheme:
     filled = manifest(labels=LABELS, positive_labels=LABELS[1:], input=spec, quantization={"scheme": scheme})
     pack(flatbuffer, filled, golden_for(flatbuffer, spec, LABELS), model_card(filled), folder / "model.tflite")
     assert [result.ok for result in check_golden(Classifier.open(folder / "model.tflite"))] == [True, True]
-    found = _layer_outputs(flatbuffer, backbone.pixels[:1], network, placement)
-    assert len(found) > 0.8 * (len(placement.outputs) - 1), "the converter may merge equal layers (ReLUs of one tensor)"
-    faked = Int8Layers(network, placement, spanned)
-    image, *others = network.layers
-    values = {image.name: rounded_input(backbone.images[:1], placement.fixed[INPUT])}
-    for layer in others:
-        expected = faked.compute(layer, [values[source.name] for source in sources(layer)]).numpy()
-        values[layer.name] = expected
-        if layer.name in found:
-            value, scale = found[layer.name]
-            steps = np.abs(value.reshape(expected.shape) - expected) / scale
-            assert steps.max() <= 2.1, layer.name
-            assert (steps > 0.5).mean() <= (0.5 if expected.size < 4096 else 0.05), layer.name
-            values[layer.name] = value.reshape(expected.shape)
-
-
-def _layer_outputs(flatbuffer: bytes, pixels: Any, network: Any, placement: Placement) -> dict[str, tuple[Any, float]]:
-    """What every layer of the file makes of an image, and its scale, by the Keras layer's name."""
-    interpreter = Interpreter(
-        model_content=flatbuffer,
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
-    interpreter.invoke()
-    order = [layer.name for layer in network.layers if layer.name in placement.outputs]
-    graph = read_graph(flatbuffer, "model").main
-    found = {}
-    for operator in graph.operators:
-        if operator.name != "QUANTIZE":
-            (index,) = operator.outputs
-            tensor = graph.tensors[index]
-            made_by = layers_of(tensor.name)
-            named = [name for name in order if name in made_by]
-            if named:  # fused: the last of them is what is written
-                units = interpreter.get_tensor(index).astype(np.float32)
-                found[named[-1]] = ((units - tensor.zero_point[0]) * np.float32(tensor.scale[0]), tensor.scale[0])
-    return found
+    assert_layers_compute_what_was_faked(flatbuffer, backbone.pixels[:1], spec, network, placement, spanned)
