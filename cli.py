@@ -183,6 +183,18 @@ _JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
 _CACHE_DIR = click.option(
     "--cache-dir", type=FILE, help="Where preprocessed images are kept.  [default: ~/.cache/edgeall]"
 )
+_SPLIT_BY = click.option(
+    "--split-by",
+    type=click.Choice(LEVELS),
+    default="auto",
+    help="What sides never share: a subject; a block of file numbers; an image. auto: the first that the data allows.",
+)
+_EMBARGO = click.option(
+    "--embargo",
+    type=click.IntRange(0),
+    metavar="N",
+    help="By block: sides are more than N file numbers apart.  [default: 37, the images of one patient]",
+)
 _LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
 _MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
 _STD = click.option("--std", type=float, help="See --mean.")
@@ -250,7 +262,8 @@ def record() -> None:
 )
 @click.option("--class-weights/--no-class-weights", default=True, help="Weigh classes by their inverse frequency.")
 @click.option("--patience", type=click.IntRange(1), default=8, help="Epochs in a row that validation finds worse.")
-@click.option("--split-by", type=click.Choice(LEVELS), default="auto")
+@_SPLIT_BY
+@_EMBARGO
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
 @click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
@@ -452,6 +465,7 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
 @click.option("--schemes", default="float32,ptq-int8,qat-int8", help="Of the conversion, comma-separated.")
 @click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_no_top.h5 files.")
 @click.option("--split-by", type=click.Choice(LEVELS), help="Another level than the protocol's own.")
+@_EMBARGO
 @click.option("--epochs-head", type=click.IntRange(0), help="As of train.")
 @click.option("--epochs-finetune", type=click.IntRange(0), help="As of train.")
 @click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: each backbone's]")
@@ -496,6 +510,9 @@ def compare(
 
         if models:
             raise errors.UsageError(f"{GRID} has its own models", hint="leave --models out")
+        for name in ("split_by", "embargo"):
+            if settings[name] is not None:
+                raise errors.UsageError(f"{GRID} has its own splits", hint=f"leave --{name.replace('_', '-')} out")
         fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
         result = run_grid(data, out, **fixed, **shared)
         _print(result, json, lambda: grid_text(result))
@@ -518,6 +535,7 @@ def compare(
             _listed(schemes),
             weights=settings["weights"],
             split_by=settings["split_by"],
+            embargo=settings["embargo"],
             training=training,
             **shared,
         )
@@ -547,7 +565,8 @@ def compare(
 @click.option("--stop/--no-stop", default=True, help="Give up candidates that fall behind.")
 @click.option("--storage", help="Optuna URL or journal file that several machines share.  [default: in --out]")
 @click.option("--study", default="search", help="Its name in the storage.")
-@click.option("--split-by", type=click.Choice(LEVELS), default="auto")
+@_SPLIT_BY
+@_EMBARGO
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
 @click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
@@ -1083,7 +1102,8 @@ def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
 @click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: the backbone's]")
 @click.option("--per-class", default="700/150/150", metavar="TRAIN/VAL/TEST", help="Images of every class.")
 @click.option("--augment", type=click.Choice(AUGMENTS[1:]), default="studies", help="How copies are made.")
-@click.option("--split-by", type=click.Choice(LEVELS), default="auto")
+@_SPLIT_BY
+@_EMBARGO
 @click.option("--seeds", type=click.IntRange(2), default=10, help="Times that the dealing is repeated.")
 @_CACHE_DIR
 @_JSON

@@ -35,6 +35,7 @@ def compare_backbones(
     *,
     weights: str = "imagenet",
     split_by: str | None = None,
+    embargo: int | None = None,
     training: Mapping[str, Any] | None = None,
     qat_epochs: int = 4,
     seconds: float = SECONDS,
@@ -54,7 +55,7 @@ def compare_backbones(
         schemes: as in `compare_runs`, like the rest that isn't named here.
         weights: ``imagenet``, ``none``, or a folder of ``<model>_no_top.h5`` (``mobilenet_v2_0.35_no_top.h5`` where
             there is an alpha). A backbone that nobody trained beforehand starts from none.
-        split_by: another level than the protocol's own.
+        split_by: another level than the protocol's own; ``embargo`` of its blocks.
         training: other settings of `TrainSettings`, by name: epochs, learning rates, seed, input size.
 
     Raises:
@@ -64,7 +65,7 @@ def compare_backbones(
     refuse_cluster("compare")
     chosen = protocol_named(protocol)
     options = options_of(schemes, qat_epochs, seconds, data, cache_dir)
-    dealt = split_settings(chosen, split_by)
+    dealt = split_settings(chosen, split_by, embargo)
     extra = _training(training or {})
     plans, failures = _plan(data, models, dealt, out, weights, {**extra, "cache_dir": options.cache_dir})
     groups: dict[str, list[Path]] = {}
@@ -88,6 +89,7 @@ def compare_backbones(
         "folds": chosen.folds,
         "per_class": chosen.per_class,
         "split_by": split_by or chosen.split_by,
+        "embargo": embargo,
         "weights": weights,
         "training": dict(training or {}),
     }
@@ -96,7 +98,8 @@ def compare_backbones(
 
 def _training(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings for `TrainSettings` that the protocol leaves open. Raises UsageError for any other."""
-    fixed = {"data", "out", "model", "alpha", "weights", "split_by", "val_frac", "test_frac", "fold", "per_class"}
+    fixed = {"data", "out", "model", "alpha", "weights", "split_by", "embargo"}
+    fixed |= {"val_frac", "test_frac", "fold", "per_class"}
     known = {field.name for field in fields(TrainSettings)} - fixed
     for name in given:
         if name not in known:

@@ -132,7 +132,7 @@ def _decisions(manifest: Manifest) -> str:
 def _limits(manifest: Manifest) -> str:
     level = str(manifest.training.get("split_level", "image"))
     limits = [
-        _SPLIT_LIMITS[level],
+        _SPLIT_LIMITS[level] + _embargo(manifest.training),
         "Knows only the labels above: whatever else it is shown becomes one of them. " + _unfamiliar(manifest.novelty),
         _other_microscopes(manifest.metrics),
     ]
@@ -142,6 +142,16 @@ def _limits(manifest: Manifest) -> str:
     if "synthetic" in source:
         limits.append("The golden images inside the file are synthetic.")
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _embargo(training: dict[str, Any]) -> str:
+    if training.get("embargo") is None:
+        return ""
+    left_out = sum(training.get("left_out", {}).values())
+    return (
+        f" No image within {training['embargo']} file numbers of one of them was trained on; {left_out:,} images were "
+        "left out for that, or as duplicates."
+    )
 
 
 def _unfamiliar(novelty: dict[str, Any]) -> str:

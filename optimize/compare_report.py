@@ -13,10 +13,9 @@ from edgeall.optimize.prune import FASTER
 from edgeall.train import plots
 from edgeall.train.cache import replacing
 from edgeall.train.page import png_uri, template
-from edgeall.train.split import SplitEntry
+from edgeall.train.split import LEVEL_TEXTS, SplitEntry
 
 ABSENT = "\N{EN DASH}"
-LEVELS = {"subject": "subject-level split", "block": "block-level split", "image": "image-level split: optimistic"}
 Curves = Mapping[str, tuple[Sequence[SplitEntry], NDArray[np.float32]]]
 """By model: the test images of all its runs and the float network's probabilities, ``(images, labels)``."""
 
@@ -69,7 +68,7 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
     ).render(
         result=result,
         models=models,
-        levels=LEVELS,
+        levels=LEVEL_TEXTS,
         tradeoff=tradeoff,
         roc=drawn,
         roc_positive=png_uri(folder / "roc-positive.png") if together else None,

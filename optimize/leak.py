@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models import registry
 from edgeall.models.keras_compat import tf
@@ -19,12 +19,13 @@ from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.augment import AUGMENTS
 from edgeall.train.balance import PerClass, parse_per_class
+from edgeall.train.blocks import EMBARGO
 from edgeall.train.dataset import load_dataset
-from edgeall.train.duplicates import groups
+from edgeall.train.duplicates import Duplicates, groups
 from edgeall.train.progress import Progress
 from edgeall.train.runs import image_folder
 from edgeall.train.scan import Scan, scan
-from edgeall.train.split import SIDES, Split, SplitEntry, make_split
+from edgeall.train.split import SIDES, Split, SplitEntry, check_embargo, make_split
 from edgeall.train.synth import is_synthetic
 
 BATCH = 32
@@ -58,6 +59,7 @@ def measure_leak(
     per_class: str = "700/150/150",
     augment: str = "studies",
     split_by: str = "auto",
+    embargo: int | None = None,
     seeds: int = 10,
     cache_dir: Path | None = None,
     progress: Progress,
@@ -65,14 +67,15 @@ def measure_leak(
     """Augment every class to the same number, deal in three ways, train a probe on each, compare.
 
     The probe is a logistic regression on a frozen backbone's features. All three ways deal the same originals and the
-    same copies, in the same numbers, so the difference in accuracy is what the dealing alone does.
+    same copies, in the same numbers (those of ``by-group``, whose sides may have fewer images than asked for), so the
+    difference in accuracy is what the dealing alone does.
 
     Args:
         data: folder or manifest.
         model: backbone of the features, with ``alpha``, ``weights`` and ``input_size``.
         per_class: images of every class on each side; their sum is what a class is augmented (or sampled) to.
         augment: how copies are made.
-        split_by: level of ``by-group``.
+        split_by: level of ``by-group``, and ``embargo`` of its blocks, see `edgeall.train.split.make_split`.
         seeds: times that the dealing is repeated.
 
     Returns:
@@ -85,6 +88,7 @@ def measure_leak(
         DataError: data that can't be split.
     """
     wanted = parse_per_class(per_class)
+    check_embargo(split_by, embargo)
     spec = registry.get(model)
     alpha = alpha if alpha is not None or not spec.alphas else 1.0
     size = input_size or spec.input_hw[0]
@@ -97,14 +101,23 @@ def measure_leak(
     dataset = load_dataset(data)
     with progress.task("reading images", len(dataset.samples)) as advance:
         scanned = scan(dataset, lambda done, total: advance(done, ""))
-    splits = [make_split(scanned, split_by, _share(wanted.validation, wanted), _share(wanted.test, wanted), seed=seed)
-              for seed in range(seeds)]  # fmt: skip
+    twins, shares = groups(scanned), (_share(wanted.validation, wanted), _share(wanted.test, wanted))
+    apart = EMBARGO if embargo is None else embargo
+    splits = []
+    for seed in range(seeds):
+        note = progress.note if seed == 0 else None
+        splits.append(make_split(scanned, split_by, *shares, seed=seed, embargo=apart, duplicates=twins, note=note))
+        if splits[-1].level != splits[0].level:
+            raise DataError(
+                f"{data}: with seed {seed} auto splits by {splits[-1].level}, with seed 0 by {splits[0].level}",
+                hint="say which with --split-by",
+            )
     pool = _pool(scanned, wanted.all)
     contract = InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
     entries = splits[0].entries
     pixels = cache.pixels(image_folder(data), entries, contract, cache_dir or cache.default_cache_dir(), progress)
     features = _features(spec.build(args), pixels, pool, contract, augment, progress)
-    group = _groups(scanned)
+    group = _groups(len(scanned.facts), twins)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with progress.task("probing", seeds * len(WAYS)) as advance:
         for seed, split in enumerate(splits):
@@ -117,6 +130,7 @@ def measure_leak(
         "data": str(data),
         "synthetic": is_synthetic(scanned.dataset),
         "split_level": splits[0].level,
+        "embargo": splits[0].embargo,
         "model": model,
         "alpha": alpha,
         "input_size": size,
@@ -185,10 +199,10 @@ def _features(
     return np.concatenate(rows)
 
 
-def _groups(scanned: Scan) -> NDArray[np.int64]:
+def _groups(count: int, twins: Duplicates) -> NDArray[np.int64]:
     """One number for each original, the same for those that show the same spot."""
-    number = np.arange(len(scanned.facts))
-    for members in groups(scanned).near:
+    number = np.arange(count)
+    for members in twins.near:
         number[list(members)] = members[0]
     return number
 
@@ -197,17 +211,19 @@ def _deal(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> N
     """The side of each image of the pool, as an index into `SIDES`; -1 for one that no side has room for."""
     generator = np.random.default_rng((seed, WAYS.index(way)))
     side = np.full(len(pool.origin), -1)
-    limits = (wanted.train, wanted.validation, wanted.test)
+    by_group = _sides(split.entries)
     for label in np.unique(pool.label):
         members = generator.permutation(np.flatnonzero(pool.label == label))
+        held = np.bincount(by_group[pool.origin[members]] + 1, minlength=len(SIDES) + 1)[1:]
+        limits = np.minimum([wanted.train, wanted.validation, wanted.test], held)
         if way == "by-group":
-            of_origin = _sides(split.entries)
+            of_origin = by_group
         elif way == "by-origin":
             of_origin = _random_sides(
                 generator.permutation(np.unique(pool.origin[members])), len(split.entries), wanted
             )
         else:
-            side[members] = np.repeat(np.arange(len(SIDES)), limits)
+            side[members[: limits.sum()]] = np.repeat(np.arange(len(SIDES)), limits)
             continue
         for number, limit in enumerate(limits):
             side[members[of_origin[pool.origin[members]] == number][:limit]] = number
@@ -215,7 +231,8 @@ def _deal(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> N
 
 
 def _sides(entries: tuple[SplitEntry, ...]) -> NDArray[np.int64]:
-    return np.array([SIDES.index(entry.side) for entry in entries])
+    """The side of each original, as an index into `SIDES`; -1 for one that is left out."""
+    return np.array([SIDES.index(entry.side) if entry.side in SIDES else -1 for entry in entries])
 
 
 def _random_sides(originals: NDArray[np.int64], total: int, wanted: PerClass) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeall.edge_runtime.errors import UsageError
+from edgeall.train.split import check_embargo
 
 
 @dataclass(frozen=True)
@@ -89,20 +90,23 @@ def protocol_named(name: str) -> Protocol:
     raise UsageError(f"no protocol called {name!r}", hint=f"{hint}there are: {', '.join(PROTOCOLS)}")
 
 
-def split_settings(protocol: Protocol, split_by: str | None = None) -> list[dict[str, Any]]:
+def split_settings(protocol: Protocol, split_by: str | None = None, embargo: int | None = None) -> list[dict[str, Any]]:
     """What a protocol sets of `edgeall.train.run.TrainSettings`, once for every run of a model.
 
     Args:
         protocol: see `Protocol`.
         split_by: another level than the protocol's own.
+        embargo: file numbers between the sides of a split by block, None for the default.
 
     Raises:
         UsageError: a level below subject for a protocol that is named after it.
     """
     if protocol.split_by == "subject" and split_by not in (None, "subject"):
         raise UsageError(f"{protocol.name} splits by subject, not by {split_by}", hint="leave --split-by out")
+    check_embargo(split_by or protocol.split_by, embargo)
     shared = {
         "split_by": split_by or protocol.split_by,
+        "embargo": embargo,
         "val_frac": protocol.val_frac,
         "per_class": protocol.per_class,
         "augment": protocol.augment,

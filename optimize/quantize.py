@@ -503,6 +503,7 @@ def _manifest(
             "split_sha256": split.sha256,
             "run_sha256": run_digest(run),
             "split_level": split.level,
+            **({} if split.embargo is None else {"embargo": split.embargo, "left_out": split.left_out}),
             "images": {side: facts["split"][side] for side in ("train", "validation", "test")},
             "seed": settings["seed"],
             "augment": settings["augment"],

@@ -422,6 +422,8 @@ def _conclude(searched: _Search, worker: Mapping[str, str], notes: list[str]) ->
         "synthetic": searched.facts["data"]["synthetic"],
         "split": {
             "level": searched.split.level,
+            "embargo": searched.split.embargo,
+            "left_out": searched.split.left_out,
             "sha256": searched.split.sha256,
             **{side: len(searched.split.side(side)) for side in SIDES},
         },

@@ -18,6 +18,7 @@ from edgeall.optimize.convert import SCHEMES
 from edgeall.optimize.quantize import GOLDEN_SOURCES
 from edgeall.optimize.trials import Axes, Space
 from edgeall.train.run import TrainSettings
+from edgeall.train.split import check_embargo
 
 SIZES = (96, 128, 160, 192, 224)
 """Tried where no sizes are named."""
@@ -79,6 +80,7 @@ class SearchSettings:
     lr_finetune: float = 5e-4
     augment: str = "microscope"
     split_by: str = "auto"
+    embargo: int | None = None
     val_frac: float = 0.1
     test_frac: float = 0.2
     fold: str | None = None
@@ -118,6 +120,7 @@ def check(settings: SearchSettings) -> None:
     if least < 1 or settings.epochs_head < 0:
         raise UsageError("--trials and the epochs of fine-tuning, pruning and qat are at least 1, of the head 0")
     check_weights(settings.weights)
+    check_embargo(settings.split_by, settings.embargo)
 
 
 def space_of(settings: SearchSettings) -> tuple[Space, list[str]]:
@@ -173,6 +176,7 @@ def training_of(settings: SearchSettings, candidate: Candidate) -> TrainSettings
         lr_finetune=settings.lr_finetune,
         augment=settings.augment,
         split_by=settings.split_by,
+        embargo=settings.embargo,
         val_frac=settings.val_frac,
         test_frac=settings.test_frac,
         fold=settings.fold,

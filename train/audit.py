@@ -198,7 +198,10 @@ def _duplicates(facts: dict[str, Any], images: Sequence[Facts], twins: Duplicate
 
 def _subjects(facts: dict[str, Any], images: Sequence[Facts]) -> list[Finding]:
     if facts["subjects"] is None:
-        advice = "Use --split-by block where files are numbered as taken, and read every figure as optimistic."
+        advice = (
+            "Where files are numbered as taken, split by block, which is the default there. Read every figure of a "
+            "split by image as optimistic."
+        )
         text = "Which images come from one person or slide isn't known: no split can keep them together."
         return [Finding("note", "subjects", text, advice)]
     found = []

@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.train.batches import Images
-from edgeall.train.split import SIDES, Split
-
-LEFT_OUT = "left out"
-"""The side of an image that no side has room for; it stays in the split, so that the data can still be checked."""
+from edgeall.train.split import LEFT_OUT, SIDES, Split
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgeall.edge_runtime.errors import DataError
 from edgeall.train import duplicates
 from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
 from edgeall.train.progress import Progress
 from edgeall.train.scan import Scan, scan
+from edgeall.train.split import LEFT_OUT, SIDES, make_split
 from edgeall.train.synth import is_synthetic
 
 
@@ -27,7 +29,7 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
         ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
         that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
         ``dataset_sha256``, ``problems`` (``path`` and ``reason`` of what was skipped), ``synthetic`` (see
-        `is_synthetic`).
+        `is_synthetic`), ``split`` (what the default split of ``edgeall train`` makes of it, see `default_split`).
 
     Raises:
         DataError: see `load_dataset` and `scan`.
@@ -35,7 +37,10 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
     listed = load_dataset(path)
     with progress.task("reading images", len(listed.samples)) as advance:
         found = scan(listed, lambda done, _: advance(done, ""))
-    return describe(found, duplicates.groups(found))
+    facts = describe(found, duplicates.groups(found))
+    for note in facts["split"].get("notes", ()):
+        progress.note(note)
+    return facts
 
 
 def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
@@ -57,6 +62,30 @@ def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         "dataset_sha256": found.digest,
         "problems": [asdict(problem) for problem in data.problems],
         "synthetic": is_synthetic(data),
+        "split": default_split(found, twins),
+    }
+
+
+def default_split(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
+    """The split that ``edgeall train`` makes without an option.
+
+    Returns:
+        ``text`` (for people), ``level``, ``embargo``, ``train``, ``validation`` and ``test`` (images), ``left_out``
+        (images by reason), ``left_out_paths``, ``notes``; only ``text`` where no split is possible.
+    """
+    notes: list[str] = []
+    try:
+        split = make_split(found, duplicates=twins, note=notes.append)
+    except DataError as error:
+        return {"text": f"not possible: {error.message}"}
+    return {
+        "text": split.level_text,
+        "level": split.level,
+        "embargo": split.embargo,
+        **{side: len(split.side(side)) for side in SIDES},
+        "left_out": split.left_out,
+        "left_out_paths": [entry.path for entry in split.entries if entry.side == LEFT_OUT],
+        "notes": notes,
     }
 
 

@@ -21,11 +21,6 @@ SIDES = ("train", "validation", "test")
 ERRORS_SHOWN = 12
 THUMBNAIL = 224
 ABSENT = "\N{EN DASH}"
-SPLIT_LEVELS = {
-    "subject": "subject-level split",
-    "block": "block-level split",
-    "image": "image-level split: optimistic",
-}
 
 
 def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
@@ -66,7 +61,7 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
         percent=_percent,
         fixed=_fixed,
         title=_title(run),
-        level=SPLIT_LEVELS[split.level],
+        level=split.level_text,
         level_means=_level_means(split),
         right=sum(test["confusion"][i][i] for i in range(len(test["labels"]))),
         lower_bound=_lower_bound_without_errors(test),
@@ -93,7 +88,7 @@ def _level_means(split: Split) -> str:
     unknown = sum(entry.subject is None for entry in split.entries)
     said = []
     if split.level == "block":
-        said.append("Neighbouring file numbers, a stand-in for slides, are kept on one side.")
+        said.append(_blocks_mean(split))
     if both:
         they = "subjects of the test side are" if len(both) > 1 else "subject of the test side is"
         said.append(f"{len(both)} {they} in training or validation too, because the split was asked for by image.")
@@ -105,6 +100,22 @@ def _level_means(split: Split) -> str:
     else:
         said.append("No subject has images on two sides: the test images come from unseen subjects.")
     return " ".join(said)
+
+
+def _blocks_mean(split: Split) -> str:
+    if split.embargo is None:
+        return "Neighbouring file numbers, a stand-in for slides, are kept on one side."
+    said = (
+        "Every side holds whole stretches of the file numbers, a stand-in for slides, more than "
+        f"{split.embargo} numbers away from any other side."
+    )
+    left_out = split.left_out
+    if "embargo" in left_out:
+        said += f" {left_out['embargo']:,} images nearer to a border are on no side."
+    repeats = sum(left_out.get(reason, 0) for reason in ("duplicate", "subject"))
+    if repeats:
+        said += f" Nor are {repeats:,} that show what, or whom, an image of another side shows."
+    return said
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:

@@ -26,8 +26,9 @@ from edgeall.models.macs import macs
 from edgeall.models.registry import BuildArgs
 from edgeall.train import cache
 from edgeall.train.augment import AUGMENTS
-from edgeall.train.balance import LEFT_OUT, filled, parse_per_class, sample_sides
+from edgeall.train.balance import filled, parse_per_class, sample_sides
 from edgeall.train.batches import Images, plain, shuffled
+from edgeall.train.blocks import EMBARGO
 from edgeall.train.dataset import load_dataset, unit
 from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
 from edgeall.train.progress import Progress
@@ -43,12 +44,21 @@ from edgeall.train.runs import (
     write_json,
 )
 from edgeall.train.scan import scan
-from edgeall.train.split import SIDES, Split, check_split, load_split, make_split, save_split
+from edgeall.train.split import (
+    LEFT_OUT,
+    SIDES,
+    Split,
+    check_embargo,
+    check_split,
+    load_split,
+    make_split,
+    save_split,
+)
 from edgeall.train.synth import is_synthetic
 from edgeall.train.teacher import WEIGHT, Teach, Teacher, check_teachers, ensemble, open_teachers, student
 from edgeall.train.workers import Workers, join
 
-_SPLITTING = ("split_by", "val_frac", "test_frac", "fold", "per_class")
+_SPLITTING = ("split_by", "embargo", "val_frac", "test_frac", "fold", "per_class")
 """Settings of which `TrainSettings.split` leaves nothing to be decided."""
 
 
@@ -68,6 +78,7 @@ class TrainSettings:
         unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, but of the largest
             pretrained backbones the last stage (`ModelSpec.unfreeze`).
         patience: epochs without a better validation loss before a stage ends.
+        embargo: file numbers between the sides of a split by block; by default `edgeall.train.blocks.EMBARGO`.
         fold: ``I/K``, fold I (from 1) of K as the test side.
         split: a ``split.json``, or a run that has one, to use in place of a split of its own.
         per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.balance`.
@@ -93,6 +104,7 @@ class TrainSettings:
     class_weights: bool = True
     patience: int = 8
     split_by: str = "auto"
+    embargo: int | None = None
     val_frac: float = 0.1
     test_frac: float = 0.2
     fold: str | None = None
@@ -266,8 +278,9 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
 
 
 def _check_split_options(settings: TrainSettings) -> None:
-    """Refuse ways of splitting beside a split that is there already."""
+    """Refuse an embargo without blocks, and ways of splitting beside a split that is there already."""
     if settings.split is None:
+        check_embargo(settings.split_by, settings.embargo)
         return
     made = {field.name: field.default for field in fields(settings) if field.name in _SPLITTING}
     given = [f"--{name.replace('_', '-')}" for name, default in made.items() if getattr(settings, name) != default]
@@ -451,7 +464,11 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
             test_frac=settings.test_frac,
             seed=settings.seed,
             fold=_fold(settings.fold),
+            embargo=EMBARGO if settings.embargo is None else settings.embargo,
+            note=progress.note,
         )
+        if split.level == "block":
+            progress.note(split.level_text)
     if settings.per_class is not None:
         split = sample_sides(split, parse_per_class(settings.per_class), settings.seed)
     positive_of(settings.positive, split.labels)

@@ -184,6 +184,8 @@ def complete_run(
             "sha256": split.sha256,
             "level": split.level,
             "fold": settings["fold"],
+            "embargo": split.embargo,
+            "left_out": split.left_out,
             **{side: len(sides[side]) for side in SIDES},
         },
         "metrics": {

@@ -1,7 +1,8 @@
 """Deals images out to train, validation and test so that nothing seen in one is seen again in another.
 
-What must stay together forms a group: a subject's images, a run of neighbouring file numbers, duplicates. Groups
-are dealt by scikit-learn's ``StratifiedGroupKFold`` and written, with a digest of every image, to ``split.json``.
+What must stay together forms a group: a subject's images, duplicates. Groups are dealt by scikit-learn's
+``StratifiedGroupKFold``; numbered files whose subjects nobody knows are cut into stretches of their numbering instead
+(`edgeall.train.blocks`). The result is written, with a digest of every image, to ``split.json``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,33 +23,53 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
 from edgeall.edge_runtime.images import open_rgb
+from edgeall.train.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, numbered, place_blocks
 from edgeall.train.dataset import load_dataset
 from edgeall.train.duplicates import Duplicates, connected, groups
 from edgeall.train.scan import Scan, hash_files
 
 SIDES = ("train", "validation", "test")
-BLOCK = 20
-"""File numbers in one block."""
+LEFT_OUT = "left out"
+"""The side of an image that is on none; it stays in the split, so that the data can still be checked."""
 
-_BLOCK_HINT = "block needs files numbered in the order of taking; use --split-by image"
-_SCHEMA = 1
+REASONS = ("embargo", "duplicate", "subject")
+"""Why a split by blocks leaves an image out: too near to another side in the numbering; shows what an image of another
+side shows, or its person."""
+
+_SCHEMAS = (1, 2)
+"""2 has the embargo, and the reason why an image is left out; a split without either is still written as 1."""
 _MOST_FOLDS = 20
 _ATTEMPTS = 8
 _GOOD = 0.02
 """A split whose classes are all within about so much of the wanted shares isn't improved on."""
 
-_NUMBER = re.compile(r"[0-9]+")
+_NUMBERED_FRAC = 0.9
+"""Files are numbered where so many images of every class have a neighbour in the numbering."""
+
+_TRAIN_FRAC = 0.5
+"""``auto`` takes no blocks that leave less than this share of the images to train on."""
+
+
+LEVEL_TEXTS = {
+    "subject": "subject-level split",
+    "block": "blocks of neighbouring file numbers",
+    "image": "image-level split: optimistic",
+}
 
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """One image of a split. ``sha256`` is of the file's bytes; ``side`` is one of `SIDES`."""
+    """One image of a split. ``sha256`` is of the file's bytes; ``side`` is one of `SIDES`, or `LEFT_OUT`.
+
+    ``reason`` is one of `REASONS` for an image that the split had to leave out, else None.
+    """
 
     path: str
     label: str
     subject: str | None
     sha256: str
     side: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,8 @@ class Split:
         fold: (i, k) where the test side is fold i of k, counted from 1.
         exact_duplicates: images that repeat the pixels of an earlier one.
         near_duplicates: images that resemble an earlier one.
+        embargo: with level ``block``: images of one series on different sides differ by more than so many file
+            numbers. None in an older split, whose blocks are runs of 20 numbers dealt at random.
     """
 
     level: str
@@ -74,12 +97,28 @@ class Split:
     fold: tuple[int, int] | None = None
     exact_duplicates: int = 0
     near_duplicates: int = 0
+    embargo: int | None = None
 
     def side(self, name: str) -> tuple[SplitEntry, ...]:
         """The entries of ``train``, ``validation`` or ``test``; ``all`` is every one. Raises `UsageError` otherwise."""
         if name not in (*SIDES, "all"):
             raise UsageError(f"no side called {name!r}", hint=f"choose one of {', '.join(SIDES)}, all")
         return tuple(entry for entry in self.entries if name in (entry.side, "all"))
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many images the split had to leave out, for each of `REASONS` that occurs."""
+        counts = {reason: sum(entry.reason == reason for entry in self.entries) for reason in REASONS}
+        return {reason: count for reason, count in counts.items() if count}
+
+    @property
+    def level_text(self) -> str:
+        """What the split kept apart, in words for people."""
+        if self.level == "block" and self.embargo is not None:
+            count = sum(self.left_out.values())
+            images = f"{count:,} image{'s' * (count != 1)} left out"
+            return f"contiguous blocks of file numbers, embargo {self.embargo}: {images}"
+        return LEVEL_TEXTS[self.level]
 
     @property
     def sha256(self) -> str:
@@ -94,30 +133,40 @@ def make_split(
     test_frac: float = 0.2,
     seed: int = 0,
     fold: tuple[int, int] | None = None,
+    *,
+    embargo: int = EMBARGO,
+    duplicates: Duplicates | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Split:
     """Deal the images of ``scan`` out to the three sides, stratified by label.
 
-    Duplicates, exact and near, always stay together, and so do the images of a known subject, except with an
-    explicit ``by="image"``, which is the optimistic split that reports must call so.
+    Duplicates, exact and near, are never on two sides, and neither are the images of a known subject, except with an
+    explicit ``by="image"``, which is the optimistic split that reports must call so. By subject and by image they are
+    dealt together; by block those on train are left out, or those on validation where the others are on test.
 
     Args:
         scan: the data.
-        by: ``subject``; ``block``: images of one folder whose file numbers fall in the same run of `BLOCK`;
-            ``image``; ``auto``: subject where every image has one, else image.
+        by: ``subject``; ``block``: every side has whole stretches of the file numbers, see
+            `edgeall.train.blocks.place_blocks`; ``image``; ``auto``: subject where every image has one, else block
+            where files are numbered and that leaves every class on every side and half of the images to train on,
+            else image.
         val_frac: share of the images for validation, in (0, 1).
         test_frac: share for the test side; not used with ``fold``, where it is 1/k.
         seed: any non-negative integer.
         fold: (i, k), counted from 1: the test side is fold i of k; the k test sides don't overlap and cover all.
+        embargo: by block, images of one series on different sides differ by more than so many file numbers.
+        duplicates: of the scan, where they are known already.
+        note: told in one line why ``auto`` took no blocks of numbered files.
 
     Returns:
         A split with every class on every side. Fractions are met as nearly as whole groups allow.
 
     Raises:
-        UsageError: an unknown level, fractions that leave nothing to train on, a fold outside 1..k, or
-            ``by="subject"`` or ``"block"`` where the data names no subjects or numbers.
+        UsageError: an unknown level, fractions that leave nothing to train on, a fold outside 1..k, a negative
+            embargo, or ``by="subject"`` or ``"block"`` where the data names no subjects or numbers.
         DataError: fewer than two classes, or a class with too few groups to be on every side.
     """
-    _check_request(val_frac, test_frac, seed, fold)
+    _check_request(val_frac, test_frac, seed, fold, embargo)
     labels = scan.dataset.labels
     if len(labels) < 2:
         raise DataError(
@@ -125,21 +174,57 @@ def make_split(
             hint="the folder must hold one folder per class, two at least",
         )
     level = _level(scan, by)
-    duplicates = groups(scan)
-    group = _group_numbers(scan, level, keep_subjects=by != "image", duplicates=duplicates)
+    twins = groups(scan) if duplicates is None else duplicates
     target = np.array([labels.index(item.sample.label) for item in scan.facts])
-    _check_groups(scan, target, group, level, sides=3 if fold is None else fold[1])
-
-    if fold is None:
-        side = _partition(target, group, (1.0 - val_frac - test_frac, val_frac, test_frac), seed)
+    blocks: _Blocks | None = None
+    if level == "block":
+        request = _Request((val_frac, test_frac), embargo, seed)
+        blocks = _blocks(scan, target, twins, request, fold)
+        if by == "auto":
+            # All folds of a cross-validation are of one level.
+            others = [] if fold is None else [(i, fold[1]) for i in range(1, fold[1] + 1) if i != fold[0]]
+            tried = (blocks, *(_blocks(scan, target, twins, request, other) for other in others))
+            unfit = next((why for why in (_unfit(labels, target, one.side) for one in tried) if why), None)
+            if unfit is not None:
+                level, blocks = "image", None
+                if note:
+                    note(
+                        f"numbered files, but not split by block: with an embargo of {embargo} file numbers {unfit}. "
+                        "Split by image, which is optimistic; --split-by block and --embargo N decide otherwise"
+                    )
+    if blocks is not None:
+        side, reason = blocks.side, blocks.reason
     else:
-        side = _fold_sides(target, group, val_frac, seed, fold)
-    _check_sides(labels, target, side, level)
+        group = _group_numbers(scan, keep_subjects=by != "image", duplicates=twins)
+        _check_groups(scan, target, group, level, sides=3 if fold is None else fold[1])
+        if fold is None:
+            side = _partition(target, group, (1.0 - val_frac - test_frac, val_frac, test_frac), seed)
+        else:
+            side = _fold_sides(target, group, val_frac, seed, fold)
+        reason = [None] * len(side)
+    _check_sides(labels, target, side, level, embargo)
     entries = tuple(
-        SplitEntry(item.sample.path, item.sample.label, item.sample.subject, item.sha256, SIDES[number])
-        for item, number in zip(scan.facts, side, strict=True)
+        SplitEntry(
+            item.sample.path,
+            item.sample.label,
+            item.sample.subject,
+            item.sha256,
+            LEFT_OUT if number == NOWHERE else SIDES[number],
+            why,
+        )
+        for item, number, why in zip(scan.facts, side, reason, strict=True)
     )
-    return Split(level, seed, labels, scan.digest, entries, fold, duplicates.exact_count, duplicates.near_count)
+    kept = embargo if level == "block" else None
+    return Split(level, seed, labels, scan.digest, entries, fold, twins.exact_count, twins.near_count, kept)
+
+
+def check_embargo(by: str, embargo: int | None) -> None:
+    """Raise UsageError for an embargo where ``--split-by`` makes no blocks."""
+    if embargo is not None and by in ("subject", "image"):
+        raise UsageError(
+            f"--embargo {embargo} with --split-by {by}: only blocks of file numbers have an embargo",
+            hint="leave it out, or use --split-by block",
+        )
 
 
 def save_split(split: Split, path: Path) -> None:
@@ -162,8 +247,9 @@ def load_split(path: Path) -> Split:
     """Read what `save_split` wrote. Raises `DataError` for a file that is missing, malformed or changed by hand."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema"] != _SCHEMA:
-            raise DataError(f"{path}: split of schema {document['schema']}, known is {_SCHEMA}", hint="update edgeall")
+        if document["schema"] not in _SCHEMAS:
+            known = " and ".join(map(str, _SCHEMAS))
+            raise DataError(f"{path}: split of schema {document['schema']}, known are {known}", hint="update edgeall")
         split = Split(
             level=_typed(document["level"], str),
             seed=_typed(document["seed"], int),
@@ -173,6 +259,7 @@ def load_split(path: Path) -> Split:
             fold=None if document["fold"] is None else (int(document["fold"][0]), int(document["fold"][1])),
             exact_duplicates=_typed(document["exact_duplicates"], int),
             near_duplicates=_typed(document["near_duplicates"], int),
+            embargo=None if "embargo" not in document else _typed(document["embargo"], int),
         )
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})", hint="give the split.json of a run") from error
@@ -225,9 +312,12 @@ def check_split(split: Split, root: Path) -> None:
 
 
 def _level(scan: Scan, by: str) -> str:
+    """The level asked for; of ``auto`` what the names allow, which for ``block`` has still to be tried."""
     known = sum(item.sample.subject is not None for item in scan.facts)
     if by == "auto":
-        return "subject" if known == len(scan.facts) else "image"
+        if known == len(scan.facts):
+            return "subject"
+        return "block" if _is_numbered(scan) else "image"
     if by == "subject" and known < len(scan.facts):
         missing = next(item.sample.path for item in scan.facts if item.sample.subject is None)
         raise UsageError(
@@ -239,13 +329,20 @@ def _level(scan: Scan, by: str) -> str:
     return by
 
 
-def _group_numbers(scan: Scan, level: str, keep_subjects: bool, duplicates: Duplicates) -> NDArray[np.intp]:
+def _is_numbered(scan: Scan) -> bool:
+    try:
+        near = numbered([item.sample.path for item in scan.facts])
+    except UsageError:  # a name without a number
+        return False
+    label = np.array([item.sample.label for item in scan.facts])
+    return all(near[label == one].mean() >= _NUMBERED_FRAC for one in scan.dataset.labels)
+
+
+def _group_numbers(scan: Scan, keep_subjects: bool, duplicates: Duplicates) -> NDArray[np.intp]:
     """One number per image; images of the same number stay on one side."""
     links = [(a, b) for group in duplicates.near for a, b in itertools.pairwise(group)]
     if keep_subjects:
         links += _link_equal([item.sample.subject for item in scan.facts])
-    if level == "block":
-        links += _link_equal(_blocks([item.sample.path for item in scan.facts]))
     number = np.arange(len(scan.facts))
     for group in connected(len(scan.facts), links):
         number[list(group)] = group[0]
@@ -264,29 +361,51 @@ def _link_equal(keys: list[Any]) -> list[tuple[int, int]]:
     return links
 
 
-def _blocks(paths: list[str]) -> list[tuple[Any, ...]]:
-    """The block of each path: its folder, its name less the counter, and the run of `BLOCK` that the counter is in.
+# --- blocks -----------------------------------------------------------------------------------------------------------
 
-    The counter is the last number that differs between the files of a folder named alike: not the 40 of ``12-40x``.
-    """
-    series: dict[tuple[str, str], list[int]] = {}
-    for index, path in enumerate(paths):
-        pure = PurePosixPath(path)
-        series.setdefault((pure.parent.as_posix(), _NUMBER.sub("#", pure.stem)), []).append(index)
-    blocks: list[tuple[Any, ...]] = [()] * len(paths)
-    for alike, members in series.items():
-        numbers = np.array([[int(text) for text in _NUMBER.findall(PurePosixPath(paths[i]).stem)] for i in members])
-        varying = np.nonzero((numbers != numbers[0]).any(axis=0))[0]
-        counter = varying[-1] if len(varying) else numbers.shape[1] - 1
-        for index, row in zip(members, numbers.tolist(), strict=True):
-            if not row:
-                raise UsageError(f"--split-by block: no number in the file name {paths[index]}", hint=_BLOCK_HINT)
-            # Data sets count from 1: 1..20 is the first block (a 0 falls in with it).
-            run = max(row[counter] - 1, 0) // BLOCK
-            blocks[index] = (*alike, *row[:counter], run, *row[counter + 1 :])
-    if len(set(blocks)) == len(blocks):
-        raise UsageError("--split-by block: no two images have neighbouring numbers", hint=_BLOCK_HINT)
-    return blocks
+
+@dataclass(frozen=True)
+class _Request:
+    """How blocks are to be placed: shares of validation and test, file numbers between sides, seed."""
+
+    fractions: tuple[float, float]
+    embargo: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The side of every image as an index into `SIDES`, or `NOWHERE`, and then the reason, one of `REASONS`."""
+
+    side: NDArray[np.intp]
+    reason: list[str | None]
+
+
+def _blocks(
+    scan: Scan, target: NDArray[np.intp], twins: Duplicates, request: _Request, fold: tuple[int, int] | None
+) -> _Blocks:
+    """Place stretches of the numbering, then leave out what would show one thing, or one person, on two sides."""
+    paths = [item.sample.path for item in scan.facts]
+    side = place_blocks(paths, target, request.fractions, request.embargo, request.seed, fold)
+    reason: list[str | None] = ["embargo" if number == NOWHERE else None for number in side]
+    subjects = _link_equal([item.sample.subject for item in scan.facts])
+    for why, found in (("duplicate", twins.near), ("subject", connected(len(paths), subjects))):
+        for group in found:
+            members = np.array(group)
+            where = side[members]
+            kept = next((one for one in (TEST, VALIDATION) if (where == one).any()), TRAIN)
+            for index in members[(where != kept) & (where != NOWHERE)].tolist():
+                side[index], reason[index] = NOWHERE, why
+    return _Blocks(side, reason)
+
+
+def _unfit(labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp]) -> str | None:
+    """Why ``auto`` doesn't take these blocks, None where it does."""
+    missing = _missing(labels, target, side)
+    if missing is not None:
+        return f"class {missing[0]} has no image on the {missing[1]} side"
+    left = int((side == TRAIN).sum())
+    return None if left >= _TRAIN_FRAC * len(side) else f"only {left:,} of {len(side):,} images are left to train on"
 
 
 # --- dealing ----------------------------------------------------------------------------------------------------------
@@ -401,7 +520,7 @@ def _neighbours(assigned: NDArray[np.intp], sides: int) -> list[NDArray[np.intp]
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _check_request(val_frac: float, test_frac: float, seed: int, fold: tuple[int, int] | None) -> None:
+def _check_request(val_frac: float, test_frac: float, seed: int, fold: tuple[int, int] | None, embargo: int) -> None:
     if fold is not None:
         number, count = fold
         if count < 2 or not 1 <= number <= count:
@@ -414,6 +533,8 @@ def _check_request(val_frac: float, test_frac: float, seed: int, fold: tuple[int
         )
     if seed < 0:
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
+    if embargo < 0:
+        raise UsageError(f"embargo {embargo} is negative", hint="use 0 or more file numbers")
 
 
 def _check_groups(scan: Scan, target: NDArray[np.intp], group: NDArray[np.intp], level: str, sides: int) -> None:
@@ -436,18 +557,36 @@ def _found(images: int, found: int, level: str, subjects: int) -> str:
         return f"its images come from {subjects} subject{'s' * (subjects != 1)}{joined}"
     if images == found:
         return f"it has {images} image{'s' * (images != 1)}"
-    kind = "block" if level == "block" else "group"
-    return f"its {images} images fall into {found} {kind}{'s' * (found != 1)} that belong together"
+    return f"its {images} images fall into {found} group{'s' * (found != 1)} that belong together"
 
 
-def _check_sides(labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp], level: str) -> None:
+def _check_sides(
+    labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp], level: str, embargo: int
+) -> None:
+    missing = _missing(labels, target, side)
+    if missing is None:
+        return
+    label, name = missing
+    if level == "block":
+        images = int((target == labels.index(label)).sum())
+        raise DataError(
+            f"class {label} has no image on the {name} side: its {images} images have no room for contiguous blocks "
+            f"with an embargo of {embargo} file numbers",
+            hint="use a smaller --embargo, other fractions, or --split-by image",
+        )
+    raise DataError(
+        f"class {label} has no image on the {name} side: its {level} groups are too few or too large",
+        hint="add images of it, change the fractions, or try another --seed",
+    )
+
+
+def _missing(labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp]) -> tuple[str, str] | None:
+    """The first class that is not on every side, and the side."""
     for number, label in enumerate(labels):
         for index, name in enumerate(SIDES):
             if not ((target == number) & (side == index)).any():
-                raise DataError(
-                    f"class {label} has no image on the {name} side: its {level} groups are too few or too large",
-                    hint="add images of it, change the fractions, or try another --seed",
-                )
+                return label, name
+    return None
 
 
 def _readable(path: Path) -> bool:
@@ -459,7 +598,15 @@ def _readable(path: Path) -> bool:
 
 
 def _as_json(split: Split) -> dict[str, Any]:
-    return {"schema": _SCHEMA, **asdict(split)}
+    """Without what no split had in schema 1, where this one hasn't it either: the digest of an old one stays."""
+    document = asdict(split)
+    for entry in document["entries"]:
+        if entry["reason"] is None:
+            del entry["reason"]
+    if split.embargo is None:
+        del document["embargo"]
+    newer = split.embargo is not None or any(entry.reason is not None for entry in split.entries)
+    return {"schema": 2 if newer else 1, **document}
 
 
 def _typed(value: Any, kind: type) -> Any:

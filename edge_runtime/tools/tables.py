@@ -341,6 +341,7 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
         "exact duplicates": facts["exact_duplicates"],
         "near duplicates": facts["near_duplicates"],
         "skipped": len(facts["problems"]),
+        "default split": _default_split(facts["split"]),
     }
     parts = [
         record(counts),
@@ -356,9 +357,16 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
     return "\n\n".join(parts)
 
 
+def _default_split(split: Mapping[str, Any]) -> str:
+    if "train" not in split:
+        return str(split["text"])
+    sides = ", ".join(f"{split[side]:,} {side}" for side in ("train", "validation", "test"))
+    return f"{split['text']} ({sides})"
+
+
 _SPLITS = {
     "subject": "subject-level split",
-    "block": "block-level split",
+    "block": "blocks of neighbouring file numbers",
     "image": "image-level split: optimistic",
     "none": "no split known",
     "site": "another laboratory's",

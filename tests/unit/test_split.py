@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.train.blocks import EMBARGO
 from edgeall.train.dataset import Dataset, Sample, load_dataset
 from edgeall.train.duplicates import groups
 from edgeall.train.scan import THUMBNAIL, Facts, Scan, scan
-from edgeall.train.split import BLOCK, SIDES, Split, check_split, load_split, make_split, save_split
+from edgeall.train.split import LEFT_OUT, SIDES, Split, check_split, load_split, make_split, save_split
 
 
 def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:
@@ -43,6 +45,21 @@ def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:
             for n in range(1, images + 1)
         ]
     )
+
+
+def apart(split: Split, embargo: int = EMBARGO) -> list[tuple[str, str]]:
+    """Pairs of images of one folder on different sides whose numbers, the last in the name, are too near."""
+    numbers: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for entry in split.entries:
+        if entry.side != LEFT_OUT:
+            numbers[str(Path(entry.path).parent)].append(
+                (int(re.findall("[0-9]+", entry.path)[-1]), entry.side, entry.path)
+            )
+    found = []
+    for members in numbers.values():
+        for number, side, path in members:
+            found += [(path, p) for n, other, p in members if other != side and 0 <= n - number <= embargo]
+    return found
 
 
 def sides(split: Split) -> dict[str, str]:
@@ -73,8 +90,6 @@ def keys(item: Facts, by: str) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = [("pixels", item.pixels_sha256)]
     if item.sample.subject is not None and by != "image":
         found.append(("subject", item.sample.subject))
-    if by == "block":
-        found.append(("block", item.sample.label, (int(item.sample.path[2:5]) - 1) // BLOCK))
     return found
 
 
@@ -89,7 +104,7 @@ def fewest_groups(scanned: Scan, by: str) -> int:
     return min(sum(label in group[1] for group in groups_of) for label in scanned.dataset.labels)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["auto", "block", "image"]), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["auto", "image"]), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: bool) -> None:
     scanned = any_scan(seed)
@@ -125,12 +140,13 @@ def test_the_fractions_are_honoured(images: int, fractions: tuple[float, float],
 
 
 def test_the_fractions_are_honoured_by_whole_subjects_and_blocks() -> None:
-    for scanned, by in ((plain(300, subjects=30), "subject"), (plain(30 * BLOCK), "block")):
+    """Of all images of a class: what the embargo costs comes from train."""
+    for scanned, by in ((plain(300, subjects=30), "subject"), (plain(600), "block")):
         split = make_split(scanned, by=by, val_frac=0.1, test_frac=0.2)
         assert split.level == by
         for label in split.labels:
             count = {side: sum(entry.label == label for entry in split.side(side)) for side in SIDES}
-            total = sum(count.values())
+            total = sum(entry.label == label for entry in split.entries)
             assert count["test"] / total == pytest.approx(0.2, abs=0.04)
             assert count["validation"] / total == pytest.approx(0.1, abs=0.04)
 
@@ -167,17 +183,6 @@ def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
     assert any(len(side) > 1 for side in found.values())
 
 
-@pytest.mark.parametrize("name", ["WBC-Pro-{:03}", "{}", "{}-40x", "slide7_{}_2021"])
-def test_blocks_are_runs_of_numbers_in_one_folder(name: str) -> None:
-    number = {f"{label}/{name.format(n)}.png": n for label in "ab" for n in range(1, 6 * BLOCK + 1)}
-    found = defaultdict(set)
-    for entry in make_split(scan_of([facts(path, path[0]) for path in number]), by="block").entries:
-        found[entry.label, (number[entry.path] - 1) // BLOCK].add(entry.side)
-    assert len(found) == 12
-    assert all(len(side) == 1 for side in found.values())
-    assert len({tuple(side) for side in found.values()}) == 3
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -190,6 +195,7 @@ def test_blocks_are_runs_of_numbers_in_one_folder(name: str) -> None:
         ({"fold": (6, 5)}, "no fold 6 of 5"),
         ({"fold": (1, 1)}, "no fold 1 of 1"),
         ({"seed": -1}, "seed -1"),
+        ({"embargo": -1}, "embargo -1"),
     ],
 )
 def test_wrong_use(options: dict[str, object], message: str) -> None:
@@ -208,6 +214,8 @@ def test_block_needs_numbers_that_run() -> None:
 def test_a_class_that_cannot_be_on_every_side() -> None:
     with pytest.raises(DataError, match=r"only one class \(a\)"):
         make_split(plain(40, "a"))
+    with pytest.raises(DataError, match="its 40 images have no room for contiguous blocks with an embargo of 37"):
+        make_split(plain(40), by="block")
     one = [*plain(40).facts, facts("c/1.png", "c")]
     with pytest.raises(DataError, match="class c can't be on every side: it has 1 image, and 3"):
         make_split(scan_of(one))
@@ -262,7 +270,7 @@ def test_a_split_survives_its_file(root: Path, tmp_path: Path) -> None:
         (lambda text: text.replace('"seed": 0', '"seed": "0"'), "not a split"),
         (lambda text: text.replace('"side":', '"page":', 1), "not a split"),
         (lambda text: text.replace('"side": "test"', '"side": "train"', 1), "changed since it was written"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 2"),
+        (lambda text: text.replace('"schema": 1', '"schema": 3'), "schema 3"),
     ],
 )
 def test_a_malformed_split(root: Path, tmp_path: Path, change: object, message: str) -> None:
@@ -322,17 +330,24 @@ def test_the_file_is_readable_json(root: Path, tmp_path: Path) -> None:
     document = json.loads((tmp_path / "split.json").read_text())
     assert document["sha256"] == split.sha256
     assert set(document["entries"][0]) == {"path", "label", "subject", "sha256", "side"}
+    assert document["schema"] == 1 and "embargo" not in document, "as before there were embargoes"
 
 
 def test_the_real_fields(test_data: Path) -> None:
     scanned = scan(load_dataset(test_data / "all4"))
     duplicates = groups(scanned)
     assert duplicates.exact_count > 0
-    for by in ("auto", "block"):
-        split = make_split(scanned, by=by)
+    for by, level in (("auto", "block"), ("block", "block"), ("image", "image")):
+        split = make_split(scanned, by=by, duplicates=duplicates)
+        assert split.level == level
         side = [entry.side for entry in split.entries]
-        assert all(len({side[index] for index in group}) == 1 for group in (*duplicates.exact, *duplicates.near))
+        for group in (*duplicates.exact, *duplicates.near):
+            assert len({side[index] for index in group} - {LEFT_OUT}) <= 1
         assert split.exact_duplicates == duplicates.exact_count
         for name, share in (("validation", 0.1), ("test", 0.2)):
             assert len(split.side(name)) / len(split.entries) == pytest.approx(share, abs=0.02)
+        if level == "block":
+            assert apart(split) == []
+            assert 0 < sum(split.left_out.values()) < 0.1 * len(split.entries)
+            assert f"embargo {EMBARGO}: {sum(split.left_out.values())} images left out" in split.level_text
     check_split(split, test_data / "all4")

@@ -1,0 +1,300 @@
+"""Contiguous stretches of file numbers: no two sides are near each other, whatever the numbering looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.train.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, place_blocks
+from edgeall.train.dataset import Dataset, Sample
+from edgeall.train.scan import THUMBNAIL, Facts, Scan
+from edgeall.train.split import LEFT_OUT, SIDES, Split, load_split, make_split, save_split
+
+
+def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:
+    """An image that nobody drew: featureless, so that nothing but ``pixels`` makes it a duplicate."""
+    digest = hashlib.sha256(path.encode()).hexdigest()
+    return Facts(Sample(path, label, subject), digest, pixels or digest, 8, 8, 0, bytes(THUMBNAIL * THUMBNAIL * 3))
+
+
+def scan_of(items: list[Facts]) -> Scan:
+    items = sorted(items, key=lambda item: item.sample.path)
+    labels = tuple(sorted({item.sample.label for item in items}))
+    return Scan(Dataset(Path("data"), "folders", labels, tuple(item.sample for item in items)), tuple(items))
+
+
+def numbering(rng: np.random.Generator, images: int) -> list[int]:
+    """Rising numbers: mostly one by one, here and there some missing, now and then many."""
+    steps = rng.choice([1, 1, 1, 1, 2, 5, 60], images, p=[0.3, 0.3, 0.2, 0.15, 0.03, 0.01, 0.01])
+    return np.cumsum(steps).tolist()
+
+
+def any_names(seed: int, embargo: int) -> tuple[list[str], np.ndarray]:
+    """Paths and classes: one or several series a class, or one series that two classes share."""
+    rng = np.random.default_rng(seed)
+    paths, target = [], []
+    kinds = int(rng.integers(2, 4))
+    for kind in range(kinds):
+        for part in range(int(rng.integers(1, 3))):
+            for number in numbering(rng, int(rng.integers(9, 14) * (embargo + 5))):
+                paths.append(f"{kind}/s{part}-{number:05}.png")
+                target.append(kind)
+    if rng.random() < 0.3:  # a manifest may give the images of one folder any classes
+        for number in numbering(rng, 15 * (embargo + 5)):
+            paths.append(f"shared/{number}.png")
+            target.append(int(rng.integers(0, 2)))
+    return paths, np.array(target)
+
+
+def number_of(path: str) -> int:
+    return int(re.findall("[0-9]+", PurePosixPath(path).stem)[-1])
+
+
+def too_near(paths: list[str], side: np.ndarray, embargo: int) -> list[tuple[str, str]]:
+    """Pairs of images of one series on different sides that are within the embargo, found by looking at all pairs."""
+    of_series = defaultdict(list)
+    for path, one in zip(paths, side, strict=True):
+        if one != NOWHERE:
+            of_series[re.sub("[0-9]+(?=[.]png)", "#", path)].append((number_of(path), one, path))
+    found = []
+    for members in of_series.values():
+        members.sort()
+        for place, (number, one, path) in enumerate(members):
+            for other, another, near in members[place + 1 :]:
+                if other - number > embargo:
+                    break
+                if one != another:
+                    found.append((path, near))
+    return found
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 5, 12]), st.sampled_from([None, 3, 5]))
+@settings(max_examples=15, deadline=None)
+def test_no_two_sides_are_within_the_embargo(seed: int, embargo: int, folds: int | None) -> None:
+    paths, target = any_names(seed, embargo)
+    fractions, tested = (0.1, 0.2), Counter()
+    for fold in [None] if folds is None else [(i, folds) for i in range(1, folds + 1)]:
+        side = place_blocks(paths, target, fractions, embargo, seed, fold)
+        assert too_near(paths, side, embargo) == []
+        for kind in np.unique(target):
+            own = side[target == kind]
+            assert {TRAIN, VALIDATION, TEST} <= set(own.tolist()), "each class is on each side"
+            assert (own == TEST).mean() == pytest.approx(1 / folds if folds else 0.2, abs=0.05)
+            assert (own == VALIDATION).mean() == pytest.approx(0.1, abs=0.05)
+        tested.update(np.flatnonzero(side == TEST).tolist())
+        assert np.array_equal(side, place_blocks(paths, target, fractions, embargo, seed, fold)), "nothing else decides"
+    if folds:
+        assert tested == Counter(range(len(paths))), "every image is tested on once"
+
+
+def runs(numbers: list[int], side: np.ndarray) -> list[int]:
+    """The sides in the order of the numbers, each stretch once."""
+    ordered = side[np.argsort(numbers)]
+    return [int(one) for one, _ in itertools.groupby(ordered[ordered != NOWHERE])]
+
+
+def series_of(numbers: list[int]) -> tuple[list[str], np.ndarray]:
+    """One class of these numbers, and another one numbered through."""
+    other = [f"b/{n}.png" for n in range(1, 301)]
+    return [f"a/{n}.png" for n in numbers] + other, np.array([0] * len(numbers) + [1] * 300)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_side_is_one_stretch_and_two_borders_are_paid_for(seed: int) -> None:
+    numbers = list(range(1, 301))
+    paths, target = series_of(numbers)
+    side = place_blocks(paths, target, (0.1, 0.2), 10, seed)[:300]
+    assert sorted(runs(numbers, side)) == [TRAIN, VALIDATION, TEST]
+    assert (side == NOWHERE).sum() == 20
+    assert ((side == TEST).sum(), (side == VALIDATION).sum()) == (60, 30)
+
+
+def test_another_seed_is_another_placement() -> None:
+    paths, target = series_of(list(range(1, 301)))
+    assert (
+        len({tuple(runs(list(range(300)), place_blocks(paths, target, (0.1, 0.2), 10, s)[:300])) for s in range(20)})
+        > 3
+    )
+
+
+def test_a_gap_that_is_there_already_costs_nothing() -> None:
+    """240 images, then 30 and 60 of them with more than the embargo missing between: no image need be left out."""
+    numbers = [*range(1, 241), *range(300, 330), *range(400, 430), *range(500, 530)]
+    paths, target = series_of(numbers)
+    for seed in range(5):
+        side = place_blocks(paths, target, (0.1, 0.2), 37, seed)[: len(numbers)]
+        assert (side == NOWHERE).sum() == 0
+        assert (side == VALIDATION).sum() == 30 and (side == TEST).sum() == 60
+
+
+def test_fold_stretches_are_in_the_order_of_the_numbers() -> None:
+    paths, target = series_of(list(range(1, 201)))
+    for i in range(1, 6):
+        side = place_blocks(paths, target, (0.1, 0.2), 10, 0, (i, 5))[:200]
+        assert np.flatnonzero(side == TEST).tolist() == list(range(40 * (i - 1), 40 * i))
+        assert np.array_equal(side, place_blocks(paths, target, (0.1, 0.2), 10, 7, (i, 5))[:200]), "whatever the seed"
+
+
+def test_classes_that_share_a_series_are_cut_together() -> None:
+    """A manifest: one folder of files, the first half of one class, the second half of the other."""
+    paths = [f"all/{n}.png" for n in range(1, 401)]
+    target = np.array([0] * 200 + [1] * 200)
+    for fold in (None, (1, 4), (4, 4)):
+        side = place_blocks(paths, target, (0.1, 0.25), 10, 0, fold)
+        assert too_near(paths, side, 10) == []
+        for kind in (0, 1):
+            assert {TRAIN, VALIDATION, TEST} <= set(side[target == kind].tolist())
+
+
+@pytest.mark.parametrize("name", ["WBC-Pro-{:03}", "{}", "{}-40x", "slide7_{}_2021"])
+def test_the_counter_is_found_in_the_name(name: str) -> None:
+    paths = [f"{label}/{name.format(n)}.png" for label in "ab" for n in range(1, 201)]
+    number = np.array([n for _ in "ab" for n in range(1, 201)])
+    target = np.repeat([0, 1], 200)
+    side = place_blocks(paths, target, (0.1, 0.2), 10, 0)
+    for kind in (0, 1):
+        assert sorted(runs(number[target == kind].tolist(), side[target == kind])) == [TRAIN, VALIDATION, TEST]
+    assert set(side.tolist()) == {TRAIN, VALIDATION, TEST, NOWHERE}
+
+
+def test_files_of_one_number_are_together_without_an_embargo() -> None:
+    paths = [f"{label}/{n}{kind}" for label in "ab" for n in range(1, 60) for kind in (".jpg", ".png")]
+    target = np.array([0 if path.startswith("a") else 1 for path in paths])
+    side = place_blocks(paths, target, (0.1, 0.2), 0, 3)
+    where = defaultdict(set)
+    for path, one in zip(paths, side, strict=True):
+        where[path.partition(".")[0]].add(int(one))
+    assert all(len(found - {NOWHERE}) <= 1 for found in where.values())
+
+
+# --- the split made of them -------------------------------------------------------------------------------------------
+
+
+def plain(images: int, labels: str = "ab") -> list[Facts]:
+    return [facts(f"{label}/{n:04}.png", label) for label in labels for n in range(1, images + 1)]
+
+
+def test_auto_is_block_where_files_are_numbered_and_it_leaves_enough() -> None:
+    said: list[str] = []
+    split = make_split(scan_of(plain(400)), note=said.append)
+    assert (split.level, split.embargo, said) == ("block", EMBARGO, [])
+    assert split.left_out == {"embargo": 2 * 2 * EMBARGO}
+    assert split.level_text == f"contiguous blocks of file numbers, embargo {EMBARGO}: {4 * EMBARGO} images left out"
+    assert (
+        make_split(scan_of([facts(f.sample.path, f.sample.label, f.sample.path) for f in plain(400)])).level
+        == "subject"
+    )
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (plain(40), "class a has no image on the train side|class a has no image on the validation side"),
+        (plain(130), r"only \d+ of 260 images are left to train on"),
+    ],
+)
+def test_auto_says_why_numbered_files_are_not_split_by_block(items: list[Facts], said: str) -> None:
+    notes: list[str] = []
+    split = make_split(scan_of(items), note=notes.append)
+    assert (split.level, split.embargo, len(notes)) == ("image", None, 1)
+    assert re.search(said, notes[0]) and "--embargo" in notes[0] and "optimistic" in notes[0]
+
+
+def test_auto_is_image_where_names_are_no_numbering() -> None:
+    def never(said: str) -> None:
+        raise AssertionError(said)
+
+    hashed = [facts(f"{x}/{hashlib.sha256(bytes([n, n // 256])).hexdigest()}.png", x) for x in "ab" for n in range(400)]
+    assert make_split(scan_of(hashed), note=never).level == "image"
+    named = [facts(f"{x}/{'x' * n}.png", x) for x in "ab" for n in range(1, 200)]
+    assert make_split(scan_of(named), note=never).level == "image"
+    sparse = [facts(f"{x}/{n * 1000}.png", x) for x in "ab" for n in range(400)]
+    assert make_split(scan_of(sparse), note=never).level == "image"
+
+
+def test_the_folds_of_a_cross_validation_are_of_one_level() -> None:
+    """Room for the first fold's blocks need not be room for another's."""
+    for images in range(150, 420, 15):
+        scanned = scan_of(plain(images))
+        assert len({make_split(scanned, fold=(i, 5)).level for i in range(1, 6)}) == 1
+
+
+def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> None:
+    """Every image of the first half has a copy in the second: chained together they would be one group."""
+    items = [facts(f"{x}/{n:04}.png", x, pixels=f"{x}{n % 200}") for x in "ab" for n in range(400)]
+    split = make_split(scan_of(items), by="block", embargo=10)
+    where = defaultdict(set)
+    for entry, item in zip(split.entries, scan_of(items).facts, strict=True):
+        where[item.pixels_sha256].add(entry.side)
+        assert (entry.reason is None) == (entry.side in SIDES)
+    assert all(len(found - {LEFT_OUT}) <= 1 for found in where.values())
+    assert split.left_out["duplicate"] > 0
+    kept = {entry.path for entry in split.side("test")}
+    target = np.array([0] * 400 + [1] * 400)
+    placed = place_blocks([item.sample.path for item in items], target, (0.1, 0.2), 10, 0)
+    assert kept == {item.sample.path for item, one in zip(items, placed, strict=True) if one == TEST}, "test loses none"
+
+
+def test_a_known_subject_is_on_one_side() -> None:
+    items = [facts(f"{x}/{n:04}.png", x, f"{x}{n // 50}" if n % 3 else None) for x in "ab" for n in range(400)]
+    split = make_split(scan_of(items), by="block", embargo=10)
+    where = defaultdict(set)
+    for entry in split.entries:
+        where[entry.subject].add(entry.side)
+    assert all(len(found - {LEFT_OUT}) == 1 for subject, found in where.items() if subject is not None)
+    assert split.left_out["subject"] > 0
+
+
+def test_what_was_left_out_survives_the_file(tmp_path: Path) -> None:
+    split = make_split(scan_of(plain(400)), by="block", embargo=20)
+    save_split(split, tmp_path / "split.json")
+    assert load_split(tmp_path / "split.json") == split
+    document = json.loads((tmp_path / "split.json").read_text())
+    assert (document["schema"], document["embargo"]) == (2, 20)
+    named = [entry["path"] for entry in document["entries"] if entry.get("reason") == "embargo"]
+    assert len(named) == split.left_out["embargo"] == 80
+    changed = json.loads((tmp_path / "split.json").read_text())
+    changed["embargo"] = 21
+    (tmp_path / "split.json").write_text(json.dumps(changed))
+    with pytest.raises(DataError, match="changed since it was written"):
+        load_split(tmp_path / "split.json")
+
+
+def test_a_split_from_before_there_were_embargoes_loads(tmp_path: Path) -> None:
+    """Written by the version before, digest and all: a block split of runs of 20 numbers."""
+    entries = [
+        {"path": f"{x}/{n}.png", "label": x, "subject": None, "sha256": "ab" * 32, "side": SIDES[n % 3]}
+        for x in "ab"
+        for n in range(3)
+    ]
+    old = {"schema": 1, "level": "block", "seed": 0, "labels": ["a", "b"], "dataset_sha256": "cd" * 32}
+    old |= {"entries": entries, "fold": None, "exact_duplicates": 0, "near_duplicates": 0}
+    digest = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "split.json").write_text(json.dumps({**old, "sha256": digest}))
+    split = load_split(tmp_path / "split.json")
+    assert (split.level, split.embargo, split.sha256, split.left_out) == ("block", None, digest, {})
+    assert split.level_text == "blocks of neighbouring file numbers"
+
+
+def test_an_embargo_is_only_of_blocks() -> None:
+    from edgeall.train.split import check_embargo
+
+    for by in ("subject", "image"):
+        with pytest.raises(UsageError, match="only blocks of file numbers have an embargo"):
+            check_embargo(by, 10)
+    for by in ("auto", "block"):
+        check_embargo(by, 10)
+
+
+def test_split_is_a_frozen_fact() -> None:
+    assert isinstance(make_split(scan_of(plain(400))), Split)
