@@ -492,12 +492,12 @@ def compare(
     if not runs and (data is None or protocol is None):
         raise errors.UsageError("nothing to compare", hint="name RUNs, or --data, --models and --protocol")
     if protocol == GRID:
-        from edgeall.optimize.grid import grid_text, run_grid
+        from edgeall.optimize.grid import GRID_48, grid_text, run_grid
 
         if models:
             raise errors.UsageError(f"{GRID} has its own models", hint="leave --models out")
         fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
-        result = run_grid(data, out, **fixed, **shared)
+        result = run_grid(data, out, GRID_48, **fixed, **shared)
         _print(result, json, lambda: grid_text(result))
         _note_synthetic(result["synthetic"])
         _note_research_use(json)
@@ -522,7 +522,7 @@ def compare(
             **shared,
         )
     _print(result, json, lambda: compare_text(result))
-    _note_synthetic(any(model["data"]["synthetic"] for model in result["models"]))
+    _note_synthetic(result["synthetic"])
     _note_research_use(json)
     ctx.exit(1 if result["failures"] else 0)
 
