@@ -579,15 +579,8 @@ def models(json: bool) -> None:
     """The backbones: parameters, MACs and size, and what quantization and pruning can do with them."""
     from edgeall.edge_runtime.tools.tables import models_text
     from edgeall.models.listing import listing
-    from edgeall.models.registry import names
-    from edgeall.optimize.support import support
-    from edgeall.train.progress import Progress
 
-    rows: list[dict[str, Any]] = []
-    with Progress().task("building networks", len(names())) as advance:
-        for row in listing(support):
-            rows.append(row)
-            advance(len(rows), row["name"])
+    rows = listing()
     _print({"models": rows}, json, lambda: models_text(rows))
 
 
