@@ -506,7 +506,7 @@ def compare(
     if not runs and (data is None or protocol is None):
         raise errors.UsageError("nothing to compare", hint="name RUNs, or --data, --models and --protocol")
     if protocol == GRID:
-        from edgeall.optimize.grid import grid_text, run_grid
+        from edgeall.optimize.grid import GRID_48, grid_text, run_grid
 
         if models:
             raise errors.UsageError(f"{GRID} has its own models", hint="leave --models out")
@@ -514,7 +514,7 @@ def compare(
             if settings[name] is not None:
                 raise errors.UsageError(f"{GRID} has its own splits", hint=f"leave --{name.replace('_', '-')} out")
         fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
-        result = run_grid(data, out, **fixed, **shared)
+        result = run_grid(data, out, GRID_48, **fixed, **shared)
         _print(result, json, lambda: grid_text(result))
         _note_synthetic(result["synthetic"])
         _note_research_use(json)
@@ -540,7 +540,7 @@ def compare(
             **shared,
         )
     _print(result, json, lambda: compare_text(result))
-    _note_synthetic(any(model["data"]["synthetic"] for model in result["models"]))
+    _note_synthetic(result["synthetic"])
     _note_research_use(json)
     ctx.exit(1 if result["failures"] else 0)
 
@@ -598,15 +598,8 @@ def models(json: bool) -> None:
     """The backbones: parameters, MACs and size, and what quantization and pruning can do with them."""
     from edgeall.edge_runtime.tools.tables import models_text
     from edgeall.models.listing import listing
-    from edgeall.models.registry import names
-    from edgeall.optimize.support import support
-    from edgeall.train.progress import Progress
 
-    rows: list[dict[str, Any]] = []
-    with Progress().task("building networks", len(names())) as advance:
-        for row in listing(support):
-            rows.append(row)
-            advance(len(rows), row["name"])
+    rows = listing()
     _print({"models": rows}, json, lambda: models_text(rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build(args: BuildArgs) -> Any:
@@ -24,5 +24,13 @@ register(
         mean=127.5,
         std=127.5,
         reference="Huang et al. 2017, Densely connected convolutional networks",
+        facts=Facts(
+            parameters=7_037_504,
+            macs=2_833_137_664,
+            features=1_024,
+            layers=429,
+            sparsity_weights=6_860_800,
+            channel_groups=58,
+        ),
     )
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -66,5 +66,13 @@ register(
         mean=127.5,
         std=127.5,
         reference="Tan and Le 2019, EfficientNet: rethinking model scaling for convolutional neural networks",
+        facts=Facts(
+            parameters=4_049_564,
+            macs=384_534_752,
+            features=1_280,
+            layers=318,
+            sparsity_weights=3_773_312,
+            channel_groups=35,
+        ),
     )
 )

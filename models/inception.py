@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build_inception_v3(args: BuildArgs) -> Any:
@@ -44,6 +44,14 @@ register(
         mean=127.5,
         std=127.5,
         reference="Szegedy et al. 2016, Rethinking the Inception architecture for computer vision",
+        facts=Facts(
+            parameters=21_802_784,
+            macs=5_711_168_096,
+            features=2_048,
+            layers=312,
+            sparsity_weights=21_750_272,
+            channel_groups=50,
+        ),
     )
 )
 register(
@@ -56,5 +64,13 @@ register(
         std=127.5,
         unfreeze=173,  # from mixed_7a on: to train the 12 GMACs before it would make an image 2.4 times as expensive
         reference="Szegedy et al. 2017, Inception-v4, Inception-ResNet and the impact of residual connections",
+        facts=Facts(
+            parameters=54_336_736,
+            macs=13_154_258_016,
+            features=1_536,
+            layers=820,
+            sparsity_weights=54_199_296,
+            channel_groups=105,
+        ),
     )
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 
@@ -40,5 +40,13 @@ register(
         std=127.5,
         alphas=ALPHAS,
         reference="Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks",
+        facts=Facts(
+            parameters=2_257_984,
+            macs=299_494_272,
+            features=1_280,
+            layers=155,
+            sparsity_weights=2_124_672,
+            channel_groups=20,
+        ),
     )
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build(args: BuildArgs) -> Any:
@@ -55,5 +55,13 @@ register(
         std=127.5,
         unfreeze=336,  # the last six cells: to train the 17 GMACs before them would double the cost of an image
         reference="Zoph et al. 2018, Learning transferable architectures for scalable image recognition",
+        facts=Facts(
+            parameters=84_916_818,
+            macs=23_779_382_658,
+            features=4_032,
+            layers=1_260,
+            sparsity_weights=83_071_548,
+            channel_groups=113,
+        ),
     )
 )

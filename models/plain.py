@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build_basic_cnn(args: BuildArgs) -> Any:
@@ -82,6 +82,14 @@ register(
         std=127.5,
         reference="the three-layer baseline of the comparison studies",
         pretrained=False,
+        facts=Facts(
+            parameters=93_920,
+            macs=165_150_720,
+            features=128,
+            layers=14,
+            sparsity_weights=92_160,
+            channel_groups=3,
+        ),
     )
 )
 register(
@@ -94,5 +102,13 @@ register(
         std=127.5,
         reference="Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks",
         pretrained=False,
+        facts=Facts(
+            parameters=58_285_472,
+            macs=1_131_160_096,
+            features=4_096,
+            layers=24,
+            sparsity_weights=58_236_928,
+            channel_groups=7,
+        ),
     )
 )

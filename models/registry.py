@@ -33,6 +33,31 @@ class BuildArgs:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a backbone is at its `ModelSpec.input_hw`, and alpha 1.0 where it has alphas: known without building it.
+
+    A test holds each against the built network.
+
+    Attributes:
+        parameters: of the backbone without a head.
+        macs: multiply-accumulates of one image.
+        features: width of the output.
+        layers: of the Keras graph, the input included.
+        sparsity_weights: weights that ``prune --sparsity`` works on, under a head of two classes.
+        channel_groups: places where ``prune --macs`` can remove channels.
+        int8_obstacle: why it can't be quantized to int8 throughout; None where it can.
+    """
+
+    parameters: int
+    macs: int
+    features: int
+    layers: int
+    sparsity_weights: int
+    channel_groups: int
+    int8_obstacle: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """How to build one backbone and what it expects.
 
@@ -45,6 +70,7 @@ class ModelSpec:
         mean: normalization, see `edgeall.edge_runtime.preprocess.InputSpec`.
         std: normalization.
         reference: the paper it comes from, on one line.
+        facts: size and cost, see `Facts`.
         alphas: width multipliers it takes; empty when it has none.
         pretrained: whether ``--weights imagenet`` exists.
         unfreeze: how many of its last layers the fine-tuning of pretrained weights trains by default; None means all.
@@ -57,6 +83,7 @@ class ModelSpec:
     mean: float
     std: float
     reference: str
+    facts: Facts
     alphas: tuple[float, ...] = ()
     pretrained: bool = True
     unfreeze: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build_resnet50(args: BuildArgs) -> Any:
@@ -32,6 +32,14 @@ register(
         mean=127.5,
         std=127.5,
         reference="He et al. 2016, Deep residual learning for image recognition",
+        facts=Facts(
+            parameters=23_587_712,
+            macs=3_855_925_248,
+            features=2_048,
+            layers=177,
+            sparsity_weights=23_445_504,
+            channel_groups=33,
+        ),
     )
 )
 register(
@@ -44,5 +52,13 @@ register(
         std=127.5,
         unfreeze=37,  # from stage conv5 on: to train the other 7 GMACs would make an image 2.5 times as expensive
         reference="He et al. 2016, Identity mappings in deep residual networks",
+        facts=Facts(
+            parameters=42_626_560,
+            macs=7_192_428_544,
+            features=2_048,
+            layers=378,
+            sparsity_weights=42_385_408,
+            channel_groups=67,
+        ),
     )
 )

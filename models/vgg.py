@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, ModelSpec, register
+from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
 
 REFERENCE = "Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition"
 
@@ -21,7 +21,23 @@ def build(application: str, args: BuildArgs) -> Any:
 # Fine-tuned from block 5 on: without BatchNormalization the large gradients of a new head spoil what the lower layers
 # know, and training them would take two and a half times as long (15 and 20 GMACs an image forward alone).
 # Source: Chollet 2016, "Building powerful image classification models using very little data".
-for _name, _application, _unfreeze in (("vgg16", "VGG16", 5), ("vgg19", "VGG19", 6)):
+_16 = Facts(
+    parameters=14_714_688,
+    macs=15_346_630_656,
+    features=512,
+    layers=21,
+    sparsity_weights=14_708_736,
+    channel_groups=13,
+)
+_19 = Facts(
+    parameters=20_024_384,
+    macs=19_508_428_800,
+    features=512,
+    layers=24,
+    sparsity_weights=20_017_152,
+    channel_groups=16,
+)
+for _name, _application, _unfreeze, _facts in (("vgg16", "VGG16", 5, _16), ("vgg19", "VGG19", 6, _19)):
     register(
         ModelSpec(
             name=_name,
@@ -32,5 +48,6 @@ for _name, _application, _unfreeze in (("vgg16", "VGG16", 5), ("vgg19", "VGG19",
             std=127.5,
             unfreeze=_unfreeze,
             reference=REFERENCE,
+            facts=_facts,
         )
     )

@@ -187,6 +187,7 @@ def compare_groups(
         "versions": versions(),
         "device": describe_device(),
         "labels": next(iter(models.values()))["labels"],
+        "synthetic": any(model["data"]["synthetic"] for model in models.values()),
         "protocol": protocol,
         "schemes": list(options.schemes),
         "timing": {

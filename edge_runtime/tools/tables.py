@@ -220,7 +220,7 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
 
 
 def models_text(models: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `edgeall.models.listing.listing` with `edgeall.optimize.support.support`.
+    """The rows of `edgeall.models.listing.listing`.
 
     Figures are at alpha 1.0 and the input size of the design; the last columns say which share of the weights can be
     zeroed, and in how many places channels can be removed.

@@ -185,3 +185,11 @@ def test_nothing_heavy_is_imported_until_a_command_runs(arguments: list[str]) ->
     loaded = result.stdout.rpartition("LOADED")[2].split()
     assert "click" in loaded
     assert not set(HEAVY) & set(loaded)
+
+
+def test_the_list_of_backbones_comes_without_tensorflow() -> None:
+    script = "import sys\nfrom edgeall.cli import main\nassert main(['models']) == 0\nprint('LOADED', *sys.modules)\n"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    listed, _, loaded = result.stdout.rpartition("LOADED")
+    assert "nasnet_large" in listed
+    assert not {"tensorflow", "tf_keras", "sklearn"} & set(loaded.split())
