@@ -251,7 +251,11 @@ def record() -> None:
 @click.option("--weights", default="imagenet", help="imagenet (downloaded), none, or a no_top weights file.")
 @click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: the backbone's]")
 @click.option("--epochs-head", type=click.IntRange(0), default=30, help="Epochs of the head on cached features.")
-@click.option("--epochs-finetune", type=click.IntRange(0), default=16, help="Epochs of the network itself.")
+@click.option(
+    "--epochs-finetune",
+    type=click.IntRange(0),
+    help="Epochs of the network itself.  [default: as many as show about 44,000 images, 8 to 60]",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32)
 @click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
 @click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")

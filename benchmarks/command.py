@@ -53,3 +53,14 @@ def answer(*words: object) -> dict[str, Any]:
     if done.status:
         raise SystemExit(f"edgeall {' '.join(map(str, words))} ended with status {done.status}")
     return done.answer
+
+
+def revision(*folders: str) -> str:
+    """The git commit that last changed ``folders`` of this checkout, in ten digits; ``-dirty`` with changes on top."""
+    top = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", top, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *folders)
+    return git("log", "-1", "--format=%h", "--abbrev=10", "--", *folders) + ("-dirty" if changed else "")

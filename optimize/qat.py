@@ -32,7 +32,7 @@ from edgeall.optimize.placement import (
 )
 from edgeall.optimize.sparsity import prunable
 
-PLACEMENT = 3
+PLACEMENT = 4
 """Raised when what is quantized where, or trained on what, changes: a checkpoint of before is not gone on with."""
 DECAY = 0.999
 """Of the moving average of an activation's extremes, per step: tfmot's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -89,6 +90,8 @@ ROUNDING = 2.0**-22
 CALIBRATION_BATCH = 32
 """An activation's range is the mean over batches of this size of its extremes: less at the mercy of a single image
 than the extremes of all."""
+CALIBRATION_SEED = 2
+"""Added to the run's seed: calibration images are augmented otherwise than those of training and of QAT."""
 REPORT_IMAGES = 64
 """Images of the validation side that the layer report is made with."""
 QUANTIZATION_FACTS = (
@@ -208,7 +211,8 @@ def quantize(
     layers: list[LayerError] | None = None
     if placement:
         representatives = _stratified(sides["train"], representative, facts["settings"]["seed"])
-        network, measured = folded, _measured(folded, placement, representatives, progress)
+        settings = facts["settings"]
+        network, measured = folded, _measured(folded, placement, representatives, settings, progress)
         masks = _masks(folded, facts, progress)
         if scheme == "qat-int8":
             from edgeall.optimize.qat import quantization_aware  # imports tfmot
@@ -371,14 +375,29 @@ def _stratified(side: Images, count: int, seed: int) -> Images:
     return replace(side, rows=side.rows[order], labels=side.labels[order])
 
 
-def _measured(folded: Any, placement: Placement, calibration: Images, progress: Progress) -> dict[str, Range]:
-    """Extremes of the activations over the calibration images."""
-    with progress.task("measuring activations", len(calibration)) as advance:
+def _measured(
+    folded: Any, placement: Placement, calibration: Images, settings: dict[str, Any], progress: Progress
+) -> dict[str, Range]:
+    """Extremes of the activations over the calibration images: as they are, and augmented as in training.
+
+    Ranges of clean images alone clip what a brighter lamp makes of them.
+    """
+    augmented = shuffled(
+        calibration,
+        CALIBRATION_BATCH,
+        augment=settings["augment"],
+        seed=settings["seed"] + CALIBRATION_SEED,
+        epoch=0,
+        class_weights=None,
+    ).map(lambda pixels, labels, weights: pixels)
+    with progress.task("measuring activations", 2 * len(calibration)) as advance:
 
         def batches() -> Iterator[Any]:
-            for number, batch in enumerate(normalized(calibration, CALIBRATION_BATCH)):
+            done = 0
+            for batch in itertools.chain(normalized(calibration, CALIBRATION_BATCH), augmented):
                 yield batch
-                advance(min((number + 1) * CALIBRATION_BATCH, len(calibration)), "")
+                done += len(batch)
+                advance(done, "")
 
         return extremes(folded, placement, batches())
 

@@ -56,11 +56,11 @@ def studies(images: Any, seed: Any) -> Any:
 def microscope(images: Any, seed: Any) -> Any:
     """What another microscope would make of the same field: see `edgeall.train.microscope`.
 
-    Any rotation and mirror image, magnification of +-25 %, shifts of +-5 %; then stain, focus, lamp, lens, sensor and
-    colour; then, for every second image, a JPEG file.
+    Any rotation and mirror image, magnification of +-20 %, shifts of +-5 %; then stain, focus, lamp, lens, sensor and
+    colour; then, for every third image, a JPEG file.
     """
     seeds = tf.random.split(seed, 3)
-    images = optics(_rotate_zoom_shift(images, seeds[0], zoom=1.25), seeds[1])
+    images = optics(_rotate_zoom_shift(images, seeds[0], zoom=1.2), seeds[1])
     return on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
 
 

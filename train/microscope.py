@@ -21,22 +21,23 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], 
 """Optical densities in red, green and blue of haematoxylin, eosin and what is neither. A smear's azure B lies near the
 first one: what is wanted are directions along which stains vary, not concentrations."""
 
-LAMP, EXPOSURE, GAMMA = 0.25, 0.45, 0.4
+LAMP, EXPOSURE, GAMMA = 0.15, 0.3, 0.25
 """Largest natural logarithms of a channel's gain, of the gain of all, and of the exponent."""
-STAIN, BACKGROUND = 0.35, 0.06
+STAIN, BACKGROUND = 0.2, 0.03
 """Largest natural logarithm of a stain's strength, and largest optical density of stain that is everywhere."""
-VIGNETTE = 0.5
+VIGNETTE = 0.3
 """Largest share of the light that is missing in the corners."""
-COLOURLESS = 0.2
-"""Share of images that lose part or all of their colour; the others' saturation varies by `SATURATION`."""
+COLOURLESS, GREY = 0.15, 0.5
+"""Share of images that lose colour, and of those the share that lose all of it; the others' saturation varies by
+`SATURATION`."""
 SATURATION = 0.3
-BLURRED, SIGMA = 1 / 3, (0.3, 2.6)
+BLURRED, SIGMA = 1 / 4, (0.3, 2.0)
 """Share of images that the focus is changed of; standard deviation in pixels of a 224-pixel field, log-uniform."""
 SHARPENED, SHARPENING = 1 / 4, 1.0
 """Of those, the share that a camera sharpens, and the largest weight of what blurring takes away."""
-NOISY, NOISE = 1 / 3, 20.0
+NOISY, NOISE = 1 / 4, 14.0
 """Share of images with sensor noise, and its largest standard deviation in black and, once more, in white, of 255."""
-COMPRESSED, QUALITY = 1 / 2, (15, 95)
+COMPRESSED, QUALITY = 1 / 3, (25, 95)
 """Share of images that go through a JPEG file, and its quality."""
 
 
@@ -100,9 +101,10 @@ def vignette(shape: Any, seed: Any) -> Any:
 
 
 def saturated(images: Any, seed: Any) -> Any:
-    """Colours nearer to or further from grey, some of them lost."""
+    """Colours nearer to or further from grey; some images are entirely grey."""
     draws = tf.random.stateless_uniform((2, tf.shape(images)[0], 1, 1, 1), seed)
-    kept = tf.where(draws[0] < COLOURLESS, draws[1], 1.0 + SATURATION * (2.0 * draws[1] - 1.0))
+    lost = tf.nn.relu(draws[1] - GREY) / (1.0 - GREY)
+    kept = tf.where(draws[0] < COLOURLESS, lost, 1.0 + SATURATION * (2.0 * draws[1] - 1.0))
     grey = tf.reduce_mean(images, axis=3, keepdims=True)
     return grey + kept * (images - grey)
 

@@ -58,6 +58,12 @@ from edgeall.train.synth import is_synthetic
 from edgeall.train.teacher import WEIGHT, Teach, Teacher, check_teachers, ensemble, open_teachers, student
 from edgeall.train.workers import Workers, join
 
+FINETUNE_IMAGES = 44_000
+"""Training images that the fine-tuning shows by default, each epoch all of them: small sets need more epochs, not less
+learning. Source: benchmarks/results/recipe.md."""
+FINETUNE_EPOCHS = (8, 60)
+"""Fewest and most epochs that `FINETUNE_IMAGES` may come to."""
+
 _SPLITTING = ("split_by", "embargo", "val_frac", "test_frac", "fold", "per_class")
 """Settings of which `TrainSettings.split` leaves nothing to be decided."""
 
@@ -72,7 +78,7 @@ class TrainSettings:
         weights: ``imagenet``, ``none`` or a file.
         input_size: pixels; square.
         epochs_head: epochs on the frozen backbone's cached features.
-        epochs_finetune: epochs of the network itself; 0 leaves the backbone as it was.
+        epochs_finetune: epochs of the network itself; 0 leaves the backbone as it was; None: see `FINETUNE_IMAGES`.
         lr_head: peak learning rate of the head stage.
         lr_finetune: peak learning rate of the fine-tuning stage.
         unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, but of the largest
@@ -94,7 +100,7 @@ class TrainSettings:
     weights: str = "imagenet"
     input_size: int | None = None
     epochs_head: int = 30
-    epochs_finetune: int = 16
+    epochs_finetune: int | None = None
     batch_size: int = 32
     lr_head: float = 3e-3
     lr_finetune: float = 5e-4
@@ -230,7 +236,7 @@ def _train(
         "finetune_images_per_s": _rate(history, "finetune"),
     }
     run = {
-        "settings": settings.as_json(),
+        "settings": {**settings.as_json(), "epochs_finetune": finetune_epochs(settings, len(training["train"]))},
         **facts,
         "model": {
             "name": settings.model,
@@ -267,7 +273,8 @@ def _resolve(settings: TrainSettings) -> TrainSettings:
     _check_split_options(settings)
     if settings.augment not in AUGMENTS:
         raise UsageError(f"no augmentation called {settings.augment!r}", hint=f"there are: {', '.join(AUGMENTS)}")
-    if settings.epochs_head < 0 or settings.epochs_finetune < 0 or settings.epochs_head + settings.epochs_finetune < 1:
+    finetune = 1 if settings.epochs_finetune is None else settings.epochs_finetune
+    if settings.epochs_head < 0 or finetune < 0 or settings.epochs_head + finetune < 1:
         raise UsageError("nothing to train", hint="--epochs-finetune 0 needs pretrained --weights and --epochs-head")
     for name, rate in (("--lr-head", settings.lr_head), ("--lr-finetune", settings.lr_finetune)):
         if not 0 < rate <= 1:  # refuses NaN too
@@ -580,7 +587,7 @@ def _finetune(
     train_side = sides["train"]
     stage = Stage(
         "finetune",
-        settings.epochs_finetune,
+        finetune_epochs(settings, len(train_side)),
         settings.lr_finetune,
         settings.patience,
         len(train_side),
@@ -617,6 +624,14 @@ def _finetune(
         tensorboard=settings.out / "tensorboard" / "finetune",
         on_epoch=on_epoch,
     )
+
+
+def finetune_epochs(settings: TrainSettings, images: int) -> int:
+    """Epochs of the fine-tuning: those asked for, or `FINETUNE_IMAGES` over the images on the train side."""
+    if settings.epochs_finetune is not None:
+        return settings.epochs_finetune
+    fewest, most = FINETUNE_EPOCHS
+    return min(max(round(FINETUNE_IMAGES / images), fewest), most)
 
 
 def _seconds(history: list[Row], stage: str) -> float:

@@ -256,9 +256,9 @@ def test_calibration_images_come_from_the_training_side_alone(
     seen: list[bytes] = []
     measured = module._measured
 
-    def spy(folded: Any, placement: Any, calibration: Any, progress: Any) -> Any:
+    def spy(folded: Any, placement: Any, calibration: Any, *others: Any) -> Any:
         seen.extend(calibration.pixels[row].tobytes() for row in calibration.rows)
-        return measured(folded, placement, calibration, progress)
+        return measured(folded, placement, calibration, *others)
 
     monkeypatch.setattr(module, "_measured", spy)
     quantize(
