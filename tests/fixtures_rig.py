@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fixtures_models import grainy_image
+from venvs import HANG_S
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -138,7 +139,7 @@ class Served:
         """SIGTERM, as systemd does it; gives the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(30)
+        status = self.process.wait(HANG_S)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status

@@ -27,7 +27,7 @@ from edgeall.deploy.on_device import COMPLETE
 from edgeall.deploy.package import environment_name
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:" + os.environ.get("PATH", ""))
-START_S = 10
+START_S = 120
 
 
 @dataclass

@@ -310,7 +310,7 @@ def test_stopped_in_order_with_its_slide_intact(tmp_path: Path, chromium: Any) -
         began = time.monotonic()
     finally:
         status = rig.stop()  # while its live view is open
-    assert (status, time.monotonic() - began < 15) == (0, True)
+    assert status == 0 and time.monotonic() - began < 90, "systemd would have killed it"
     page.get_by_text("No connection to the rig").wait_for()
     again = Served(tmp_path)
     try:

@@ -128,12 +128,12 @@ def _knowing() -> Any:
     inputs = keras.layers.Input((SIZE, SIZE, 3))
     edges = keras.layers.Conv2D(2, 2, activation="relu", use_bias=False, trainable=False)
     x = keras.layers.GlobalAveragePooling2D()(edges(inputs))
-    head = keras.layers.Dense(2)
+    head = keras.layers.Dense(2, use_bias=False)
     model = keras.Model(inputs, keras.layers.Softmax()(head(x)))
     kernel = np.zeros((2, 2, 3, 2), np.float32)
     kernel[0, 0], kernel[1, 0, :, 0], kernel[0, 1, :, 1] = -1 / 3, 1 / 3, 1 / 3
     edges.set_weights([kernel])
-    head.set_weights([20 * np.eye(2), np.zeros(2)])
+    head.set_weights([20 * np.eye(2)])
     model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     assert model.evaluate(plain(_images(64, 9), 64), verbose=0)[1] == 1
     return model
@@ -155,7 +155,8 @@ def test_the_kept_weights_have_the_validation_loss_of_their_row(tmp_path: Path) 
     with np.load(tmp_path / "b.npz") as arrays:
         kept = json.loads(str(arrays["facts"]))["kept_epoch"]
     loss, accuracy = model.evaluate(plain(_images(64, 9), 64), verbose=0)
-    assert loss == pytest.approx([start, *(row["val_loss"] for row in history)][kept], rel=1e-3)
+    losses = [start, *(row["val_loss"] for row in history)]
+    assert loss == pytest.approx(losses[kept], rel=1e-3, abs=1e-5)  # of a probability near 1 it is all rounding
     assert not kept or accuracy == pytest.approx(history[kept - 1]["val_accuracy"])
     assert [row["kept"] for row in history] == [int(row["epoch"] == kept) for row in history]
 
