@@ -274,7 +274,21 @@ def _stretches(
     cost = _pair_costs(line, every, first, beyond, fractions)
     best = int(np.argmin(cost)) if fold else int(rng.choice(np.flatnonzero(cost <= cost.min() + _EQUAL)))
     a, b, c, d = every[best].tolist()
-    return (a, b), (c, d)
+    validation_at = _grown((c, d), (a, b), marks, first, beyond, slack)
+    return (a, b) if fold else _grown((a, b), validation_at, marks, first, beyond, slack), validation_at
+
+
+def _grown(
+    stretch: tuple[int, int], other: tuple[int, int], marks: Indices, first: Indices, beyond: Indices, slack: int
+) -> tuple[int, int]:
+    """A stretch with the few images up to the next mark that would else be left out, unless the other one is there."""
+    start, stop = stretch
+    left, right = int(marks[marks <= start].max()), int(marks[marks >= stop].min())
+    if start - left <= slack and first[start] <= left and not left < other[1] <= start:
+        start = left
+    if right - stop <= slack and beyond[stop - 1] >= right and not stop <= other[0] < right:
+        stop = right
+    return start, stop
 
 
 def _candidates(
