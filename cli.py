@@ -265,7 +265,7 @@ def record() -> None:
     "--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: see edgeall models]"
 )
 @click.option("--class-weights/--no-class-weights", default=True, help="Weigh classes by their inverse frequency.")
-@click.option("--patience", type=click.IntRange(1), default=8, help="Epochs in a row that validation finds worse.")
+@click.option("--patience", type=click.IntRange(1), default=8, help="Epochs in a row without a lower validation loss.")
 @_SPLIT_BY
 @_EMBARGO
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)

@@ -44,6 +44,8 @@ _GOOD = 0.15  # cost of a placement with which no finer parts are tried
 _MISSING = 10.0  # cost of a class that a side would not have
 
 Indices = NDArray[np.intp]
+Series = tuple[Indices, NDArray[np.int64]]
+"""The images of a numbered series in order, and their numbers."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Line:
         return Line(self.images[start:stop], self.place[start:stop], self.target[start:stop])
 
 
-def series(paths: Sequence[str]) -> list[tuple[Indices, NDArray[np.int64]]]:
+def series(paths: Sequence[str]) -> list[Series]:
     """The numbered series among ``paths``: the images of each in the order of their numbers, and those numbers.
 
     A series is the files of one folder that are named alike but for the counter. The counter is the last number that
@@ -102,8 +104,12 @@ def numbered(paths: Sequence[str]) -> NDArray[np.bool_]:
     Raises:
         UsageError: a file without a number.
     """
-    near = np.zeros(len(paths), dtype=np.bool_)
-    for images, number in series(paths):
+    return _near(series(paths), len(paths))
+
+
+def _near(every: list[Series], count: int) -> NDArray[np.bool_]:
+    near = np.zeros(count, dtype=np.bool_)
+    for images, number in every:
         close = np.diff(number) <= EMBARGO
         near[images] = np.append(close, False) | np.append(False, close)
     return near
@@ -135,19 +141,20 @@ def place_blocks(
     Raises:
         UsageError: a file without a number, or no two images with neighbouring numbers.
     """
-    if not numbered(paths).any():
+    every = series(paths)
+    if not _near(every, len(paths)).any():
         raise UsageError("--split-by block: no two images have neighbouring numbers", hint=_BLOCK_HINT)
     rng = np.random.default_rng(seed)
     side = np.full(len(paths), TRAIN)
-    for line in _lines(paths, target, embargo):
+    for line in _lines(every, target, embargo):
         side[line.images] = _place_line(line, fractions, embargo, rng, fold)
     return side
 
 
-def _lines(paths: Sequence[str], target: Indices, embargo: int) -> list[Line]:
+def _lines(every: list[Series], target: Indices, embargo: int) -> list[Line]:
     """One line for each set of classes that series have: mostly the series of one class."""
-    alike: dict[tuple[int, ...], list[tuple[Indices, NDArray[np.int64]]]] = {}
-    for images, number in series(paths):
+    alike: dict[tuple[int, ...], list[Series]] = {}
+    for images, number in every:
         alike.setdefault(tuple(np.unique(target[images]).tolist()), []).append((images, number))
     lines = []
     for classes in sorted(alike):
@@ -274,7 +281,21 @@ def _stretches(
     cost = _pair_costs(line, every, first, beyond, fractions)
     best = int(np.argmin(cost)) if fold else int(rng.choice(np.flatnonzero(cost <= cost.min() + _EQUAL)))
     a, b, c, d = every[best].tolist()
-    return (a, b), (c, d)
+    validation_at = _grown((c, d), (a, b), marks, first, beyond, slack)
+    return (a, b) if fold else _grown((a, b), validation_at, marks, first, beyond, slack), validation_at
+
+
+def _grown(
+    stretch: tuple[int, int], other: tuple[int, int], marks: Indices, first: Indices, beyond: Indices, slack: int
+) -> tuple[int, int]:
+    """A stretch with the few images up to the next mark that would else be left out, unless the other one is there."""
+    start, stop = stretch
+    left, right = int(marks[marks <= start].max()), int(marks[marks >= stop].min())
+    if start - left <= slack and first[start] <= left and not left < other[1] <= start:
+        start = left
+    if right - stop <= slack and beyond[stop - 1] >= right and not stop <= other[0] < right:
+        stop = right
+    return start, stop
 
 
 def _candidates(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.edge_runtime.errors import DataError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
@@ -167,31 +168,56 @@ def _answers(model: Any) -> tuple[Any, Any]:
     return labels, model(batch, training=False)
 
 
-def _kept_epoch(*losses: list[float]) -> int:
-    """The epoch kept after a start and epochs with these validation losses, image by image."""
-    model = _model(0.9)
-    state = _State.fresh(model, np.array(losses[0]))
-    for epoch, values in enumerate(losses[1:], start=1):
-        state = state.after({"epoch": epoch}, np.array(values))
-    return state.kept_epoch
+def _after(losses: list[float]) -> _State:
+    """The state after a start and epochs with these validation losses."""
+    state = _State.fresh(_model(0.9), losses[0])
+    for epoch, value in enumerate(losses[1:], start=1):
+        state = state.after({"epoch": epoch, "val_loss": value})
+    return state
 
 
-def test_of_epochs_that_validation_cannot_tell_apart_the_last_is_kept() -> None:
-    start, best = [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.1, 0.1]
-    one_image_lost = [0.0, 0.0, 0.0, 0.9]  # worse by 0.125 on average, with a standard error of 0.26
-    all_lost_a_little = [0.2, 0.2, 0.2, 0.21]  # worse by 0.1, with a standard error of 0.003
-    assert _kept_epoch(start, best, one_image_lost) == 2
-    assert _kept_epoch(start, best, all_lost_a_little) == 1
-    assert _kept_epoch(start, best, one_image_lost, all_lost_a_little) == 2
-    assert _kept_epoch(start, best, [float("nan")] * 4) == 1
-    assert _kept_epoch([0.5], [0.4], [0.45]) == 1, "one image has no standard error"
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        ([1.386, 0.9, 0.345, 0.5, 0.47, 0.610], 2),  # the older rule kept the last, with few images
+        ([1.0, 0.3, 0.30000001], 1),
+        ([1.0, 0.3, 0.3, 0.4], 2),  # of equals the last
+        ([1.0, 0.1, float("nan"), 0.2], 1),
+        ([0.2, 0.3, 0.4], 0),
+        ([0.5, 0.4, 0.45, 0.39, 0.6], 3),
+    ],
+)
+def test_the_lowest_validation_loss_is_kept(losses: list[float], kept: int) -> None:
+    state = _after(losses)
+    assert (state.kept_epoch, state.kept_loss) == (kept, losses[kept])
 
 
-def test_drifting_up_a_little_at_a_time_is_noticed() -> None:
-    """Every epoch is held against the best one, not against the one kept last."""
-    best, two_lost, four_lost = [0.1] * 8, [0.1] * 6 + [0.5] * 2, [0.1] * 4 + [0.5] * 4
-    assert _kept_epoch([1.0] * 8, best, two_lost) == 2
-    assert _kept_epoch([1.0] * 8, best, two_lost, four_lost) == 2
+def test_patience_counts_from_the_kept_epoch() -> None:
+    def finished(losses: list[float], patience: int) -> bool:
+        return _after(losses).finished(Stage("finetune", 99, 1e-2, patience, images=64, batch_size=16))
+
+    assert not finished([1.0, 0.5, 0.6, 0.55], 3)
+    assert finished([1.0, 0.5, 0.6, 0.55, 0.51], 3)
+    assert not finished([1.0, 0.5, 0.6, 0.55, 0.49], 3)
+
+
+def test_after_settling_the_first_epoch_is_kept_whatever_its_loss() -> None:
+    state = _State.fresh(_model(0.9), 0.1).after({"epoch": 1, "val_loss": 0.9}, settling=True)
+    assert (state.kept_epoch, state.kept_loss) == (1, 0.9)
+    assert state.after({"epoch": 2, "val_loss": 0.8}).kept_epoch == 2
+
+
+def test_a_checkpoint_of_the_older_rule_is_refused_in_one_line(tmp_path: Path) -> None:
+    images, path = _images(64, 1), tmp_path / "old.npz"
+    _fit(_model(0.9), images, _stage(images, epochs=1), path)
+    with np.load(path) as arrays:
+        old = dict(arrays)
+    facts = json.loads(str(old["facts"]))
+    del facts["kept_loss"]
+    np.savez(path, **{**old, "facts": np.array(json.dumps(facts)), "best_losses": np.zeros(64)})
+    with pytest.raises(DataError, match="begun by an older edgeall") as caught:
+        _fit(_model(0.9), images, _stage(images, epochs=2), path)
+    assert "\n" not in caught.value.message and "--force" in (caught.value.hint or "")
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
