@@ -1,22 +1,36 @@
-"""Opens every image of a data set once, on all cores, and keeps what splits and audits need to know of it."""
+"""Opens every image of a data set once, on all cores, and keeps what splits and audits need to know of it.
+
+What was seen of an image is remembered, see `remembered`: the next command opens only what has changed since.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from edgeall.edge_runtime import images
 from edgeall.edge_runtime.errors import DataError, ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.train.dataset import Dataset, Problem, Sample
+from edgeall.train.remembered import Known, Remembered
 
 THUMBNAIL = 32
 """Side of the thumbnails that near duplicates are confirmed on."""
@@ -24,6 +38,12 @@ THUMBNAIL = 32
 _HASHED = 64
 _CHUNK = 1 << 20
 """Bytes that are hashed at once."""
+_MANY = 1000
+"""Images to open that are worth processes of their own: half of the work on a small one is Python's, which runs one
+thread at a time; but a process takes half a second to start."""
+_PORTION = 32
+"""Images that a process is given at once."""
+_HELPER = "import sys; sys.path[:] = sys.argv[1:]; from edgeall.train.scan import _help; _help()"
 
 
 @dataclass(frozen=True)
@@ -77,20 +97,37 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
     Raises:
         DataError: not one image can be read.
     """
-    import imagehash  # loads scipy and PyWavelets: once, before the threads start
-
     facts: list[Facts] = []
     problems: list[Problem] = list(dataset.problems)
     total = len(dataset.samples)
-    with ThreadPoolExecutor(_threads()) as pool:
-        results = pool.map(lambda sample: _look(dataset.root, sample, imagehash.phash), dataset.samples)
-        for done, result in enumerate(results, start=1):
-            if isinstance(result, Facts):
-                facts.append(result)
-            else:
-                problems.append(result)
-            if on_progress is not None:
-                on_progress(done, total)
+    paths = [os.path.join(dataset.root, sample.path) for sample in dataset.samples]
+    memory = Remembered(paths, _made_by())
+    begun = time.time_ns()
+    recalled = [memory.recall(path) for path in paths]
+    unknown = [
+        sample
+        for sample, (_, known) in zip(dataset.samples, recalled, strict=True)
+        if known is None or known.values is None
+    ]
+    try:
+        with contextlib.closing(_look_at(dataset.root, unknown)) as looked:
+            for done, (sample, path, (stamp, known)) in enumerate(
+                zip(dataset.samples, paths, recalled, strict=True), start=1
+            ):
+                if known is not None and known.values is not None:
+                    facts.append(Facts(sample, known.sha256, *known.values))
+                else:
+                    result = next(looked)
+                    if isinstance(result, Facts):
+                        facts.append(result)
+                        values = tuple(getattr(result, name) for name in _REMEMBERED)
+                        memory.learn(path, stamp, begun, Known(result.sha256, values))
+                    else:
+                        problems.append(result)
+                if on_progress is not None:
+                    on_progress(done, total)
+    finally:
+        memory.save()
     if not facts:
         raise DataError(
             f"{dataset.root}: none of its {total} images can be read ({problems[-1].path}: {problems[-1].reason})",
@@ -107,8 +144,109 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
 
 def hash_files(paths: list[Path]) -> list[str | None]:
     """sha256 of each file's bytes, None where it can't be read."""
+    texts = [os.fspath(path) for path in paths]
+    memory = Remembered(texts, _made_by())
+    begun = time.time_ns()
+    recalled = [memory.recall(text) for text in texts]
+    unknown = [path for path, (_, known) in zip(paths, recalled, strict=True) if known is None]
     with ThreadPoolExecutor(_threads()) as pool:
-        return list(pool.map(_hash_file, paths))
+        read = pool.map(_hash_file, unknown)
+        digests = [known.sha256 if known is not None else next(read) for _, known in recalled]
+    for text, (stamp, known), digest in zip(texts, recalled, digests, strict=True):
+        if known is None and digest is not None:
+            memory.learn(text, stamp, begun, Known(digest, None))
+    memory.save()
+    return digests
+
+
+_REMEMBERED = tuple(item.name for item in fields(Facts) if item.name not in ("sample", "sha256"))
+
+
+@functools.cache
+def _made_by() -> str:
+    """A name for the code that makes `Facts`: what another version has remembered is not believed."""
+    digest = hashlib.sha256(repr(_REMEMBERED).encode())
+    for package in ("pillow", "ImageHash", "numpy", "scipy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            digest.update(f"{package} {metadata.version(package)};".encode())
+    for file in (images.__file__, __file__):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def _look_at(root: Path, samples: Sequence[Sample]) -> Iterator[Facts | Problem]:
+    """`_look` at each, on all cores; in order."""
+    if not samples:
+        return
+    import imagehash  # loads scipy and PyWavelets: once, before the threads start
+
+    alone = _threads() == 1 or len(samples) < _MANY or not sys.executable
+    pool = ThreadPoolExecutor(_threads())
+    try:
+        if alone:
+            yield from pool.map(lambda sample: _look(root, sample, imagehash.phash), samples)
+            return
+        with _Helpers(root) as helpers:
+            portions = [samples[at : at + _PORTION] for at in range(0, len(samples), _PORTION)]
+            for results in pool.map(helpers.look, portions):
+                yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Helpers:
+    """A process for each thread that asks; they end with the context."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._own = threading.local()
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> _Helpers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.kill()
+            process.communicate()
+
+    def look(self, samples: Sequence[Sample]) -> list[Facts | Problem]:
+        """`_look` at each in this thread's process; here, where it can't be started or has died."""
+        try:
+            process = getattr(self._own, "process", None) or self._start()
+            assert process.stdin is not None and process.stdout is not None
+            pickle.dump((self.root, samples), process.stdin)
+            process.stdin.flush()
+            results: list[Facts | Problem] = pickle.load(process.stdout)
+            return results
+        except (OSError, EOFError, pickle.UnpicklingError):
+            import imagehash
+
+            return [_look(self.root, sample, imagehash.phash) for sample in samples]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _HELPER, *sys.path]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._all.append(process)
+        self._own.process = process
+        return process
+
+
+def _help() -> None:
+    """What a process of `_Helpers` does: answer until nobody asks any more."""
+    import imagehash
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            root, samples = pickle.load(sys.stdin.buffer)
+            pickle.dump([_look(root, sample, imagehash.phash) for sample in samples], answers)
+            answers.flush()
 
 
 def _look(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Facts | Problem:
