@@ -17,6 +17,7 @@ import paramiko
 
 from edgeall.deploy.shell import Finished, Line
 from edgeall.deploy.target import DeviceError, SshTarget
+from edgeall.edge_runtime.cache import home
 
 CONNECT_S = 20
 SILENT_S = 30
@@ -155,8 +156,9 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
 
 
 def _config(host: str) -> dict[str, Any]:
-    path = Path.home() / ".ssh" / "config"
-    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host)) if path.exists() else {}
+    own = home()
+    path = own / ".ssh" / "config" if own else None
+    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host)) if path and path.exists() else {}
 
 
 def _open_socket(host: str, port: int, name: str) -> socket.socket:
