@@ -10,7 +10,7 @@ from typing import Any
 from edgeall.train import duplicates
 from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
 from edgeall.train.progress import Progress
-from edgeall.train.scan import Scan, scan
+from edgeall.train.scan import Scan, narrow_range, scan
 from edgeall.train.synth import is_synthetic
 
 
@@ -26,8 +26,8 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
         ``images`` and, where known, ``subjects``), ``positive_labels``, ``subjects`` (None where unknown),
         ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
         that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
-        ``dataset_sha256``, ``problems`` (``path`` and ``reason`` of what was skipped), ``synthetic`` (see
-        `is_synthetic`).
+        ``dataset_sha256``, ``narrow_range`` (a sentence or None, see `edgeall.train.scan.narrow_range`),
+        ``problems`` (``path`` and ``reason`` of what was skipped), ``synthetic`` (see `is_synthetic`).
 
     Raises:
         DataError: see `load_dataset` and `scan`.
@@ -55,6 +55,7 @@ def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         "near_duplicates": twins.near_count,
         "conflicts": [[found.facts[index].sample.path for index in group] for group in twins.conflicts],
         "dataset_sha256": found.digest,
+        "narrow_range": narrow_range(found.facts),
         "problems": [asdict(problem) for problem in data.problems],
         "synthetic": is_synthetic(data),
     }

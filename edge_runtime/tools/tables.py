@@ -351,6 +351,8 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
     ]
     if facts["conflicts"]:
         parts.append(_some("duplicates with different labels:", [" = ".join(g) for g in facts["conflicts"]], most))
+    if facts.get("narrow_range"):
+        parts.append(f"{facts['narrow_range']}\nhave the camera's program scale them to 16 bits, or save 8-bit images")
     if facts["problems"]:
         parts.append(_some("skipped:", [f"{p['path']}: {p['reason']}" for p in facts["problems"]], most))
     return "\n\n".join(parts)
