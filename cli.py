@@ -678,10 +678,12 @@ def run_model(
 
     if explain is not None:
         from edgeall.edge_runtime.explain import Explainer
+        from edgeall.edge_runtime.files import held
         from edgeall.edge_runtime.images import refuse_inside
 
         for path in paths:
             refuse_inside(Path(path), explain, "--explain")
+        ctx.with_resource(held(explain, "run"))
         explainer = Explainer(classifier, explain)
     done = failed = 0
     skipped = _Skipped()

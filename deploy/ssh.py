@@ -112,7 +112,7 @@ def connect(target: SshTarget) -> Iterator[Ssh]:
     """
     options = _config(target.host)
     host = str(options.get("hostname", target.host))
-    user = target.user or options.get("user") or getpass.getuser()
+    user = target.user or options.get("user") or _own_name()
     port = target.port or int(options.get("port", 22))
     name = f"{user}@{host}{f':{port}' if port != 22 else ''}"
     keys: Any = [file for file in options.get("identityfile", ()) if Path(file).exists()]
@@ -153,6 +153,13 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         raise _UnknownHost(key)
+
+
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # a user without an entry, in a container
+        raise DeviceError("the user to log in as isn't known", hint="write ssh://user@host") from error
 
 
 def _config(host: str) -> dict[str, Any]:

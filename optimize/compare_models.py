@@ -90,7 +90,7 @@ def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = {row["path"]: row for row in csv.DictReader(file) if row["side"] == "test"}
         values = [[float(rows[image][f"p_{label}"]) for label in split.labels] for image in wanted]
-    except (OSError, KeyError, ValueError) as error:
+    except (FileNotFoundError, KeyError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: missing or damaged ({error!r})", hint="train again") from error
     return np.array(values, np.float32)
 

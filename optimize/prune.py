@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import shutil
 import time
@@ -44,6 +43,7 @@ from edgeall.train.runs import (
     load_own_split,
     load_run,
     load_sides,
+    read_history,
     run_digest,
     source_revision,
     versions,
@@ -212,7 +212,7 @@ def _prune(
     }
     if channels:  # else the parent's, if it has any
         complete["model"]["channels"] = channels
-    complete = complete_run(out, complete, model, split, sides, [*_history(run), *history], started, evaluated)
+    complete = complete_run(out, complete, model, split, sides, [*read_history(run), *history], started, evaluated)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return complete
 
@@ -398,9 +398,3 @@ def _measured(
         },
         "latency": {f"{name}_p50_ms": times[name]["p50_ms"] for name in made},
     }
-
-
-def _history(run: Path) -> list[dict[str, str]]:
-    """The epochs of the parent, which trained these weights too."""
-    with (run / "history.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))

@@ -7,7 +7,6 @@ candidate that falls behind is stopped. See `docs/methods/search.md`.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -56,6 +55,7 @@ from edgeall.train.runs import (
     load_own_split,
     load_run,
     load_sides,
+    read_history,
     read_json,
     source_revision,
     start_over,
@@ -349,7 +349,7 @@ def _pruned_run(searched: _Search, trial: Any, base: Path, candidate: Candidate,
     settings = searched.settings
     run = searched.out / "runs" / candidate.network
     if is_whole(run):
-        _replay(run, on_epoch, after=len(_history(base)))
+        _replay(run, on_epoch, after=len(read_history(base)))
         return run
 
     def check(model: Any) -> None:
@@ -378,13 +378,8 @@ def _pruned_run(searched: _Search, trial: Any, base: Path, candidate: Candidate,
 
 def _replay(run: Path, on_epoch: Any, after: int = 0) -> None:
     """Report the epochs of a run that another trial has trained."""
-    for row in _history(run)[after:]:
+    for row in read_history(run)[after:]:
         on_epoch(row)
-
-
-def _history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _quantized(searched: _Search, run: Path, candidate: Candidate, out: Path, side: str, golden: str) -> dict[str, Any]:
@@ -492,7 +487,7 @@ def _hand_over(searched: _Search, chosen: Mapping[str, Any]) -> None:
         # What quantization-aware training has left there makes the same model once more.
         shutil.copytree(run, begun, ignore=shutil.ignore_patterns("run.json", "*.tflite"))
         kept = {key: value for key, value in facts.items() if key not in _COMPUTED}
-        complete_run(begun, kept, load_model(run, facts), split, sides, _history(run), started)
+        complete_run(begun, kept, load_model(run, facts), split, sides, read_history(run), started)
     model = out / "model.tflite"
     _quantized(searched, best, candidate, model, side="test", golden=settings.golden)
     validation = sides["validation"]

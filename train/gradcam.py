@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeall.edge_runtime.explain import captioned, overlay
-from edgeall.edge_runtime.files import file_name
+from edgeall.edge_runtime.files import file_name, held
 from edgeall.edge_runtime.images import mark_output
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models.head import LOGITS
@@ -124,6 +124,20 @@ def write_overlays(
     Returns:
         The files, ``<wrong|unsure>-<rank>-<image>.png``.
     """
+    with held(folder, "evaluate"):
+        return _write_overlays(folder, model, pixels, spec, probabilities, truth, labels, names)
+
+
+def _write_overlays(
+    folder: Path,
+    model: Any,
+    pixels: NDArray[np.uint8],
+    spec: InputSpec,
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    labels: Sequence[str],
+    names: Sequence[str],
+) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     mark_output(folder)
     written = []

@@ -87,6 +87,19 @@ def start_over(out: Path) -> str:
     return f"remove {out} and give the command again, or choose another --out"
 
 
+def read_history(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's ``history.csv``. Raises DataError where it is missing or damaged."""
+    path = run / "history.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        if rows and all(row.get("stage") and row.get("epoch") for row in rows):
+            return rows
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
+        pass
+    raise DataError(f"{path}: missing or damaged", hint="train again")
+
+
 def run_digest(run: Path) -> str:
     """sha256 of ``run.json``: one name for exactly this training, put into every model made of it."""
     return hashlib.sha256((run / "run.json").read_bytes()).hexdigest()

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.files import is_empty, replacing, sync_tree
+from edgeall.edge_runtime.files import held, is_empty, replacing, sync_tree
 from edgeall.train.dataset import Dataset
 from edgeall.train.synth_draw import (
     CELL_KINDS,
@@ -174,7 +174,13 @@ def synthesize(
     """
     if layout not in _SIZE:
         raise UsageError(f"unknown layout {layout!r}", hint=f"choose one of: {', '.join(_SIZE)}")
-    size = _SIZE[layout] if size is None else size
+    with held(out, "data synth"):
+        return _synthesize(out, images, seed, layout, _SIZE[layout] if size is None else size, on_progress)
+
+
+def _synthesize(
+    out: Path, images: int, seed: int, layout: Layout, size: int, on_progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
     _check(out, images, seed, layout, size)
     fields = layout == "all4"
     plans = _plan_all4(images) if fields else _plan_cnmc(images)

@@ -425,5 +425,5 @@ def _plain(text: str) -> str:
 
 def _csv_line(values: Sequence[object]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()
+    csv.writer(buffer).writerow(values)  # which quotes a line break in a name only if its own lines end in one
+    return buffer.getvalue().removesuffix("\r\n")
