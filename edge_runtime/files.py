@@ -25,8 +25,10 @@ except ImportError:  # Windows
 
 LONGEST = 255
 """Bytes of a file's name on nearly every file system."""
-_TEMPORARY = re.compile(r"\..+-(\d+)(?:\.\d+)?(?:\.[A-Za-z0-9]+)?", re.DOTALL)
-"""``.<name>-<process>.<number><suffix>``; the number is missing in files of older versions."""
+_TEMPORARY = re.compile(
+    r"\.(?:.+-(?P<now>\d+)\.\d+|(?:pixels|features)-[0-9a-f]+-(?P<once>\d+))(?:\.[A-Za-z0-9]+)?", re.DOTALL
+)
+"""``.<name>-<process>.<number><suffix>``; and, of older versions, without the number."""
 _CLOCK_S = 2.0
 """Files' times and processes' starts are rounded."""
 _numbers = itertools.count(1)
@@ -55,7 +57,7 @@ class replacing:
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(self.path.parent, self._begin)
+        sweep(self.path.parent, self._begin, self.path.suffix)
         try:
             self._lock = _locked(self.temporary)
         except OSError as error:
@@ -123,21 +125,21 @@ def sync_tree(folder: Path) -> None:
 # --- leftovers --------------------------------------------------------------------------------------------------------
 
 
-def leftovers(folder: Path, begin: str = ".") -> list[Path]:
-    """Temporaries of `replacing` in a folder whose process has gone. ``begin``: of their names."""
+def leftovers(folder: Path, begin: str = ".", end: str = "") -> list[Path]:
+    """Temporaries of `replacing` in a folder whose process has gone. ``begin``, ``end``: of their names."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith(begin)]
+            names = [entry.name for entry in entries if entry.name.startswith(begin) and entry.name.endswith(end)]
     except OSError:
         return []
     found = ((name, _TEMPORARY.fullmatch(name)) for name in names)
-    return [folder / name for name, match in found if match and _is_left(folder / name, int(match[1]))]
+    return [folder / name for name, match in found if match and _is_left(folder / name, int(match[1] or match[2]))]
 
 
-def sweep(folder: Path, begin: str = ".") -> int:
+def sweep(folder: Path, begin: str = ".", end: str = "") -> int:
     """Remove `leftovers`; returns the bytes that are free again."""
     freed = 0
-    for path in leftovers(folder, begin):
+    for path in leftovers(folder, begin, end):
         with contextlib.suppress(OSError):  # another process was faster
             size = path.stat().st_size
             path.unlink()

@@ -159,7 +159,7 @@ def test_two_trainings_with_one_out_end_with_one_run(synthetic_fields: Path, tmp
 # --- ended from outside -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_program_in_order(tmp_path: Path, number: signal.Signals) -> None:
     """`data synth` draws for longer than anybody waits; then the status of an interruption."""
     command = [*PROGRAM, "data", "synth", "--out", str(tmp_path / "drawn"), "--images", "100000", "--size", "64"]

@@ -119,7 +119,7 @@ def test_the_number_of_a_process_that_runs_now_saves_no_older_file(tmp_path: Pat
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     gone = tmp_path / f".pixels-02-{int(dead.stdout)}.npy"
     gone.write_bytes(b"x")
-    others = [tmp_path / name for name in ("pixels-03-1.npy", ".hidden", "layouts.json")]
+    others = [tmp_path / name for name in ("pixels-03-1.npy", ".hidden", "layouts.json", ".mine-99.npy")]
     for path in others:
         path.write_bytes(b"x")
     sweep(tmp_path)
