@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from json import dumps  # a flag and a setting are called json
 from pathlib import Path
@@ -51,6 +53,32 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 done, 1 failed with a clear error, 2 wrong usage, 3 a gate was not met, 130 interrupted.
     """
     state = {"debug": False}
+    before = _end_in_order()
+    try:
+        return _main(args, state)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_in_order() -> dict[int, Any]:
+    """Have SIGTERM, and SIGHUP of a terminal that goes away, end the program as Ctrl-C does: nothing is left behind.
+
+    Returns:
+        The handlers before. What was ignored (nohup) or is handled already stays as it is.
+    """
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
+    return {
+        number: signal.signal(number, _interrupt) for number in numbers if signal.getsignal(number) is signal.SIG_DFL
+    }
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _main(args: list[str] | None, state: dict[str, bool]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     try:
@@ -64,7 +92,9 @@ def main(args: list[str] | None = None) -> int:
         # The reader (`head`) has gone. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # a file that ends too early, which click takes for Ctrl-D
+            raise error.__cause__ from None
         click.echo("interrupted", err=True)
         return 130
     except (click.ClickException, errors.EdgeallError, OSError, ModuleNotFoundError) as error:
@@ -106,7 +136,8 @@ def _as_failure(error: Exception) -> errors.EdgeallError | None:
             hint='pip install ".[rig]" in a checkout of edgeall',
         )
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
-        return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        hint = "free some space, then give the command again" if error.errno in errors.NO_ROOM else ""
+        return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, hint)
     return None
 
 
@@ -331,6 +362,7 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
+    from edgeall.edge_runtime.images import refuse_inside
     from edgeall.edge_runtime.tools.tables import metrics_text
     from edgeall.train.dataset import load_dataset
     from edgeall.train.evaluate import evaluate as evaluate_target
@@ -338,6 +370,11 @@ def evaluate(
     from edgeall.train.runs import load_run
     from edgeall.train.synth import is_synthetic
 
+    own = load_run(target)["data"]["root"] if target.is_dir() and data is None else None
+    for option, out in (("--plot", plot), ("--html", html), ("--explain", settings["explain"])):
+        for folder in (data, site, own and Path(own)):
+            if out is not None and folder is not None:
+                refuse_inside(folder, out, option)
     robust = robustness or plot is not None
     settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
     metrics = evaluate_target(target, **settings, progress=Progress())
@@ -657,13 +694,19 @@ def run_model(
 
     if explain is not None:
         from edgeall.edge_runtime.explain import Explainer
+        from edgeall.edge_runtime.files import held
+        from edgeall.edge_runtime.images import refuse_inside
 
+        for path in paths:
+            refuse_inside(Path(path), explain, "--explain")
+        ctx.with_resource(held(explain, "run"))
         explainer = Explainer(classifier, explain)
     done = failed = 0
+    skipped = _Skipped()
 
     def counted() -> Iterator[Prediction]:
         nonlocal done, failed
-        for prediction in classify(classifier, paths, None if alone else choose):
+        for prediction in classify(classifier, paths, None if alone else choose, skipped):
             done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
             if explain is not None and prediction.error is None:
                 explainer.draw(prediction)
@@ -673,6 +716,7 @@ def run_model(
         print(line, flush=True)
     if failed:
         _note(f"{failed} of {done + failed} images could not be classified")
+    skipped.note()
     _note_research_use(form is not None)
     ctx.exit(0 if done else 1)
 
@@ -698,8 +742,10 @@ def cells(
     manifest = None if model is None else open_bundle(model).manifest
     if model is not None and manifest is None:
         raise errors.UsageError(f"{model}: has no manifest that says what its input is", hint="give a packed model")
-    result = cells_of_files(paths, out, None if manifest is None else manifest.input, red_cell_px)
+    skipped = _Skipped()
+    result = cells_of_files(paths, out, None if manifest is None else manifest.input, red_cell_px, skipped)
     _print(result, json, lambda: cells_text(result))
+    skipped.note()
     _note(f"{out}: cells.csv, crops/, overlays/")
     _note_research_use(json)
     ctx.exit(0 if any("error" not in image for image in result["images"]) else 1)
@@ -957,7 +1003,10 @@ def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
         from getpass import getpass
 
         _note("password (it is not shown):")
-        password = getpass("")
+        try:
+            password = getpass("")
+        except EOFError:
+            raise click.Abort from None
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     add_user(users, name, role, password, replace=force)
@@ -1077,9 +1126,12 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
 @_JSON
 def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
     """What would make a network trained on this data seem better than it is: duplicates, shortcuts, imbalance."""
+    from edgeall.edge_runtime.images import refuse_inside
     from edgeall.train.audit import audit, audit_text
     from edgeall.train.progress import Progress
 
+    if html is not None:
+        refuse_inside(path, html, "--html")
     found = audit(path, Progress(), seed)
     _print(found.facts, json, lambda: audit_text(found.facts))
     if html is not None:
@@ -1162,6 +1214,20 @@ def _one_of(ctx: click.Context, **flags: bool) -> str | None:
         if chosen:
             return chosen[0]
     return None
+
+
+class _Skipped:
+    """Counts what lies in folders and isn't taken for an image, and keeps the first of it."""
+
+    def __init__(self) -> None:
+        self._count, self._first = 0, ""
+
+    def __call__(self, path: Path, reason: str) -> None:
+        self._count, self._first = self._count + 1, self._first or f"{path}: {reason}"
+
+    def note(self) -> None:
+        if self._count:
+            _note(f"{self._count} skipped, first: {self._first}")
 
 
 def _note(text: str) -> None:

@@ -8,19 +8,27 @@ import re
 from pathlib import Path
 
 from edgeall.deploy.target import FORMS, Target, parse_target
+from edgeall.edge_runtime.cache import home
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.files import write_text
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 def list_file() -> Path:
-    """``devices.json`` in the user's configuration folder."""
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "edgeall" / "devices.json"
+    """``devices.json`` in the user's configuration folder. Raises DataError where there is no such folder."""
+    base, own = os.environ.get("XDG_CONFIG_HOME", ""), home()
+    if os.path.isabs(base):
+        return Path(base, "edgeall", "devices.json")
+    if own is None:
+        raise DataError("no home folder is known here to keep the list of devices in", hint="set HOME")
+    return own / ".config" / "edgeall" / "devices.json"
 
 
 def read_devices() -> dict[str, str]:
     """Name to target, sorted by name. Raises DataError when the file is not what `write_devices` writes."""
+    if not os.path.isabs(os.environ.get("XDG_CONFIG_HOME", "")) and home() is None:
+        return {}
     path = list_file()
     try:
         devices = json.loads(path.read_text(encoding="utf-8"))
@@ -66,9 +74,5 @@ def find_target(text: str) -> Target:
 
 
 def _write(devices: dict[str, str]) -> dict[str, str]:
-    path = list_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(dict(sorted(devices.items())), indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(list_file(), json.dumps(dict(sorted(devices.items())), indent=1) + "\n")
     return dict(sorted(devices.items()))

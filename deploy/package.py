@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from edgeall.edge_runtime.files import replacing
 
 ROOT_FILES = ("__init__.py", "cli.py", "setup.cfg", "pyproject.toml", "README.md")
 
@@ -47,7 +48,7 @@ def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:
         digest.update(f"{file.relative_to(source).as_posix()}\0{file.stat().st_size}\0".encode())
         digest.update(file.read_bytes())
     folder = cache_dir() / "wheels" / digest.hexdigest()[:16]
-    built = sorted(folder.glob("*.whl"))
+    built = [file for file in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(file)]  # none that a power cut emptied
     return built[0] if built else _build(source, files, folder)
 
 
@@ -143,8 +144,9 @@ def _build(source: Path, files: Sequence[Path], folder: Path) -> Path:
                 hint="build one where there is a network (python -m build --wheel) and give it with --wheel FILE",
             )
         (built,) = (Path(made) / "dist").glob("*.whl")
-        folder.mkdir(exist_ok=True)
-        return Path(shutil.move(built, folder / built.name))
+        with replacing(folder / built.name) as temporary:
+            shutil.copyfile(built, temporary)
+        return folder / built.name
 
 
 def _last_lines(text: str) -> str:

@@ -17,6 +17,7 @@ import paramiko
 
 from edgeall.deploy.shell import Finished, Line
 from edgeall.deploy.target import DeviceError, SshTarget
+from edgeall.edge_runtime.cache import home
 
 CONNECT_S = 20
 SILENT_S = 30
@@ -111,7 +112,7 @@ def connect(target: SshTarget) -> Iterator[Ssh]:
     """
     options = _config(target.host)
     host = str(options.get("hostname", target.host))
-    user = target.user or options.get("user") or getpass.getuser()
+    user = target.user or options.get("user") or _own_name()
     port = target.port or int(options.get("port", 22))
     name = f"{user}@{host}{f':{port}' if port != 22 else ''}"
     keys: Any = [file for file in options.get("identityfile", ()) if Path(file).exists()]
@@ -154,9 +155,17 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
         raise _UnknownHost(key)
 
 
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # a user without an entry, in a container
+        raise DeviceError("the user to log in as isn't known", hint="write ssh://user@host") from error
+
+
 def _config(host: str) -> dict[str, Any]:
-    path = Path.home() / ".ssh" / "config"
-    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host)) if path.exists() else {}
+    own = home()
+    path = own / ".ssh" / "config" if own else None
+    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host)) if path and path.exists() else {}
 
 
 def _open_socket(host: str, port: int, name: str) -> socket.socket:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""A full disk, a used-up quota."""
+
 
 class EdgeallError(Exception):
     """Something a user can act on.
@@ -27,6 +32,10 @@ class UsageError(EdgeallError):
 
 class DataError(EdgeallError):
     """A data folder, manifest or split that can't be used."""
+
+
+class NoSpaceError(DataError):
+    """A disk is full, which is nobody's fault and everybody's: work on several things ends with it."""
 
 
 class ImageError(DataError):

@@ -20,7 +20,9 @@ from PIL import Image, ImageDraw
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError, UsageError
+from edgeall.edge_runtime.files import file_name
 from edgeall.edge_runtime.flatbuffer import Graph, Tensor
+from edgeall.edge_runtime.images import mark_output
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.pipeline import Prediction, prediction
 from edgeall.edge_runtime.preprocess import load_input, preprocess
@@ -86,6 +88,7 @@ class Explainer:
         self._drawn = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            mark_output(folder)
         except OSError as error:
             raise DataError(f"{folder}: can't be made ({error.strerror})", hint="choose another folder") from error
 
@@ -97,7 +100,7 @@ class Explainer:
         """
         pixels = load_input(prediction.image, self.classifier.input)
         self._drawn += 1
-        out = self.folder / f"{self._drawn:05d}-{Path(prediction.image).stem}.png"
+        out = self.folder / file_name(f"{self._drawn:05d}-", Path(prediction.image).stem, ".png")
         try:
             _drawing(self.classifier, self._weights, pixels, prediction).save(out)
         except OSError as error:

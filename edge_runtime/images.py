@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from edgeall.edge_runtime.errors import ImageError
+from edgeall.edge_runtime.errors import ImageError, UsageError
+from edgeall.edge_runtime.files import is_empty
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What Pillow may open. Its JPEG reader also opens a phone's multi-picture JPEG, and then calls the format MPO."""
@@ -26,10 +29,26 @@ MAX_SCANS = 100
 # would not be safe between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+UNLISTABLE = "can't be listed"
+"""Begin of the reason why nothing is known of a folder, see `walk`."""
+OUTPUT_MARK = ".edgeall-output"
+"""A file in the folders that edgeall writes."""
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot"}  # NAS
+    | {"$recycle.bin", "system volume information", "recycler", "found.000", "lost+found", "lost.dir"}  # disks
+    | {"__macosx", "network trash folder", "temporary items", "__pycache__"}
+)
+_OUTPUT = "written by edgeall: no data"
+_FOLDER = "a folder"
+_OUTPUTS = {"settings.json": {"edgeall_run", "edgeall_search"}, "run.json": {"edgeall_version"}}
+"""Files that mark an output of older versions, and which keys of theirs do."""
+
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _MODES = _SIXTEEN_BIT | {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _LARGE_READ_BYTES = 1_000_000
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANES, _FORMAT = 258, 259, 262, 277, 284, 339  # TIFF tags
+USED_BITS = "edgeall_used_bits"
+"""Key in ``info`` of an opened image, see `open_rgb`."""
 
 
 def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
@@ -43,7 +62,9 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
         path: an image file in one of `FORMATS`.
 
     Returns:
-        A fully decoded image of mode ``RGB``.
+        A fully decoded image of mode ``RGB``. Where its file has 16-bit samples that use 10, 12 or 14 bits at most, and
+        so are nearly black, ``info[USED_BITS]`` says how many: whether the camera has no more or the field is dark
+        can't be told from one image, so the samples are scaled as any others.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, a format outside the list, several frames, more
@@ -65,44 +86,118 @@ def decode_rgb(data: bytes, name: str) -> Image.Image:
     return _open(io.BytesIO(data), name)
 
 
-def find_images(root: Path) -> Iterator[Path]:
-    """All files below ``root`` whose suffix is an image's, sorted, hidden ones left out.
+def find_images(root: Path, skipped: Callable[[Path, str], None] | None = None) -> Iterator[Path]:
+    """All images below ``root`` by their suffix, sorted; see `walk` for what is looked at.
 
-    Each folder is listed when its turn comes, and what is kept of it is one text: 2 MB for 100,000 images. A folder
-    that can't be listed is given itself: whoever opens it will say so.
+    A folder that can't be listed is given itself: whoever opens it will say so.
+
+    Args:
+        root: a folder.
+        skipped: told of everything else that is there and not taken, and why.
     """
-    open_folders = [_entries(root)]
+    for path, reason in walk(root):
+        if reason.startswith(UNLISTABLE) or (not reason and path.suffix.lower() in SUFFIXES):
+            yield path
+        elif skipped is not None:
+            skipped(path, reason or not_an_image(path))
+
+
+def not_an_image(path: Path) -> str:
+    """Why a file isn't taken."""
+    return f"not an image suffix ({path.suffix or 'none'})"
+
+
+def walk(root: Path, links: bool = True) -> Iterator[tuple[Path, str]]:
+    """All files below ``root``, sorted, each with an empty text; and what isn't looked at, with the reason why.
+
+    Hidden files and folders, and folders that systems leave among pictures (`SYSTEM_FOLDERS`), are passed over without
+    a word. Folders that edgeall wrote (`is_output`) hold plots, crops and overlays, not data.
+
+    Each folder is listed when its turn comes, and what is kept of it is one text: 2 MB for 100,000 images.
+
+    Args:
+        root: a folder.
+        links: a folder in ``root`` may be a link. Below that none is followed: they can loop.
+    """
+    open_folders = [_entries(root, follow=links)]
     while open_folders:
-        path, is_folder = next(open_folders[-1], (None, False))
+        path, reason = next(open_folders[-1], (None, ""))
         if path is None:
             open_folders.pop()
-        elif is_folder:
-            open_folders.append(_entries(path))
+        elif reason == _FOLDER:
+            open_folders.append(_entries(path, follow=False))
         else:
-            yield path
+            yield path, reason
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """The folders (True) and images in ``folder``, sorted; itself as if it were an image where it can't be listed."""
-    names, folders = [], set()
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or a system's own."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def is_output(folder: Path) -> bool:
+    """Whether edgeall wrote a folder: it carries `OUTPUT_MARK`, or, of an older version, its settings."""
+    if os.path.exists(folder / OUTPUT_MARK):  # which says no where it may not look; Path's raises
+        return True
+    for name, keys in _OUTPUTS.items():
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if keys & set(json.loads((folder / name).read_bytes())):
+                return True
+    return False
+
+
+def mark_output(folder: Path) -> None:
+    """Keep a folder of ours from being taken for data, wherever it lies. One that holds other things stays as it is."""
+    if is_empty(folder):
+        (folder / OUTPUT_MARK).write_text("Written by edgeall, which doesn't look for images here.\n", encoding="utf-8")
+
+
+def refuse_inside(data: Path, out: Path, option: str = "--out") -> None:
+    """Raise UsageError where a command's output would lie among the images that it reads.
+
+    Args:
+        data: a folder; what a manifest lists is no more than that, and an image is no folder.
+        out: what will be written.
+        option: that it was named with.
+    """
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            f"{option} {out}: lies in the data folder {data}, where it would be read as images",
+            hint="choose a place outside of it",
+        )
+
+
+def _entries(folder: Path, follow: bool) -> Iterator[tuple[Path, str]]:
+    """What is in a folder, sorted: files without a reason, folders with `_FOLDER`, the rest with why it isn't taken."""
+    names, reasons = [], {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_system(entry.name):
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.add(entry.name)
-                    names.append(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-                    names.append(entry.name)
-    except OSError:
-        yield folder, False
+                names.append(entry.name)
+                reason = _kind(entry, follow)
+                if reason:
+                    reasons[entry.name] = reason
+    except OSError as error:
+        yield folder, f"{UNLISTABLE} ({error.strerror})"
         return
     names.sort()
     listing = "/".join(names)
     names.clear()
     for match in re.finditer("[^/]+", listing):
-        yield folder / match[0], match[0] in folders
+        path, reason = folder / match[0], reasons.get(match[0], "")
+        yield path, _OUTPUT if reason == _FOLDER and is_output(path) else reason
+
+
+def _kind(entry: os.DirEntry[str], follow: bool) -> str:
+    if entry.is_dir(follow_symlinks=follow):
+        return _FOLDER
+    if entry.is_file():
+        return ""
+    if not entry.is_symlink():
+        return "neither a file nor a folder"
+    return "a link to a folder: not followed" if entry.is_dir() else "a link that leads nowhere"
 
 
 class _File(io.BufferedReader):
@@ -124,6 +219,9 @@ def _open(source: str | io.BytesIO, name: str) -> Image.Image:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
+        layout = _tiff_layout(source)
+        if layout:
+            raise ImageError(f"{name}: a TIFF file of {layout}, which can't be read", hint="save it as PNG") from error
         raise ImageError(
             f"{name}: not an image in one of the formats {', '.join(FORMATS)}",
             hint="convert it to PNG or JPEG, or remove the file",
@@ -132,12 +230,14 @@ def _open(source: str | io.BytesIO, name: str) -> Image.Image:
         raise _too_large(name) from error
     except (PermissionError, IsADirectoryError) as error:
         raise ImageError(f"{name}: can't be read ({error.strerror})", hint="check its owner and mode") from error
+    except OSError as error:
+        if error.errno is not None:  # the system's, as for too many open files; Pillow's own have no number
+            raise ImageError(f"{name}: can't be read ({error.strerror})", hint="check the disk, try again") from error
+        raise _damaged(name, error) from error
     except MemoryError as error:
         raise ImageError(f"{name}: not enough memory to decode it", hint="use a smaller image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise ImageError(
-            f"{name}: truncated or damaged ({_first_line(error)})", hint="copy the image again or remove the file"
-        ) from error
+        raise _damaged(name, error) from error
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
@@ -152,8 +252,18 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     if image.info.get("progressive") and _scans(image) > MAX_SCANS:
         raise ImageError(f"{name}: a progressive JPEG of more than {MAX_SCANS} scans", hint="save it as PNG")
     tags = getattr(image, "tag_v2", {})
+    sixteen = image.mode in _SIXTEEN_BIT or ";16" in str(getattr(image, "tile", ""))
+    wider = max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8 and len(image.getbands()) > 1
+    if wider and tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1:  # Pillow takes each half sample for one
+        raise ImageError(
+            f"{name}: {image.mode} samples of {max(tags[_BITS_PER_SAMPLE])} bits in separate planes can't be read",
+            hint="save it as PNG, or as TIFF with interleaved channels",
+        )
     bits, zero_is_white = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
     image.load()
+    used = _used_bits(image) if sixteen and bits == 16 else None
+    if used is not None:
+        image.info[USED_BITS] = used
     # Every copy of a frame of `MAX_PIXELS` is a quarter of a GB: none is made that can be done without.
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in _SIXTEEN_BIT:
@@ -166,6 +276,17 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         return _over_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _used_bits(image: Image.Image) -> int | None:
+    """10, 12 or 14 where the samples of a 16-bit image fit into so many bits, as microscope cameras write them."""
+    grey = image.mode in _SIXTEEN_BIT
+    extremes: Any = (image if image.mode == "I;16" or not grey else image.convert("I")).getextrema()
+    largest = extremes[1] if len(image.getbands()) == 1 else max(high for _, high in extremes[:3])
+    for bits in (10, 12, 14):
+        if largest < 1 << (bits if grey else bits - 8):  # of colour Pillow keeps the upper half alone
+            return bits
+    return None
 
 
 def _scans(image: Image.Image) -> int:
@@ -184,6 +305,26 @@ def _over_white(image: Image.Image) -> Image.Image:
     paper = Image.new("RGB", image.size, (255, 255, 255))
     paper.paste(image, mask=image)  # the alpha band of the mask counts
     return paper
+
+
+def _tiff_layout(source: str | io.BytesIO) -> str:
+    """What samples a TIFF file says to hold; empty where it is none, or says nothing."""
+    try:
+        with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getvalue()) as file:
+            directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(directory.next)
+            directory.load(file)
+            bits, kind = directory[_BITS_PER_SAMPLE], directory.get(_FORMAT, (1,))[0]
+            said = {2: "signed", 3: "float"}.get(kind, "integer")
+            return f"{directory.get(_SAMPLES, len(bits))} {said} samples of {bits[0]} bits"
+    except Exception:  # as many kinds as Pillow's decoders raise
+        return ""
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(
+        f"{name}: truncated or damaged ({_first_line(error)})", hint="copy the image again or remove the file"
+    )
 
 
 def _too_large(name: str) -> ImageError:

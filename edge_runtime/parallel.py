@@ -5,10 +5,10 @@ Pillow's decoding and resizing and the interpreter's invoke all release Python's
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-import os
 import platform
 import queue
 import time
@@ -26,7 +26,8 @@ from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.classifier import MAX_DEFAULT_THREADS, Answer, Classifier, probabilities_of
 from edgeall.edge_runtime.device import cores, memory_bytes
-from edgeall.edge_runtime.errors import ImageError
+from edgeall.edge_runtime.errors import EdgeallError, ImageError
+from edgeall.edge_runtime.files import write_text
 from edgeall.edge_runtime.preprocess import load_input
 
 T = TypeVar("T")
@@ -268,10 +269,5 @@ def _remember(memory: Path, key: str, layout: Layout) -> None:
         entries = {}
     if not isinstance(entries, dict):
         entries = {}
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        written = memory.with_name(f"{memory.name}.{os.getpid()}")
-        written.write_text(json.dumps({**entries, key: asdict(layout)}), encoding="utf-8")
-        os.replace(written, memory)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError, EdgeallError):
+        write_text(memory, json.dumps({**entries, key: asdict(layout)}))

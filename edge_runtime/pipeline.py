@@ -69,10 +69,16 @@ class Prediction:
         }
 
 
-def expand(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
+def expand(
+    paths: Iterable[str | os.PathLike[str]], skipped: Callable[[Path, str], None] | None = None
+) -> Iterator[str]:
     """Every image that ``paths`` mean: files as they are, whatever their suffix; folders' images, sorted.
 
     All paths are looked at before the first image is given.
+
+    Args:
+        paths: files and folders.
+        skipped: see `find_images`.
 
     Raises:
         DataError: a path doesn't exist, or a folder holds no image.
@@ -85,7 +91,7 @@ def expand(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
                 raise DataError(f"{path}: no such file or folder", hint="check the path")
             sources.append(iter((str(given),)))
             continue
-        images = (str(image) for image in find_images(path))
+        images = (str(image) for image in find_images(path, skipped))
         first = next(images, None)
         if first is None:
             raise DataError(f"{path}: no image in this folder", hint="give a folder with JPEG, PNG, BMP, TIFF or WebP")
@@ -97,6 +103,7 @@ def classify(
     classifier: Classifier,
     paths: Iterable[str | os.PathLike[str]],
     choose: Callable[[Sequence[str]], Layout] | None = None,
+    skipped: Callable[[Path, str], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify every image of `expand(paths)`; what comes out is in that order, and the same whichever way it is done.
 
@@ -107,11 +114,12 @@ def classify(
         paths: files and folders.
         choose: given the first images, says how to spread the work over the cores: see `parallel.choose`. None
             does one image after the other, in this thread.
+        skipped: see `find_images`.
 
     Raises:
         DataError: as `expand` does, before the first image.
     """
-    images = expand(paths)
+    images = expand(paths, skipped)
     if choose is None:
         return (classify_one(classifier, image) for image in images)
     return _side_by_side(classifier, images, choose)

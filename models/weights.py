@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.errors import NO_ROOM, DataError
 from edgeall.models.registry import BuildArgs
 
 
@@ -41,6 +41,8 @@ def load_weights(backbone: Callable[[int, int, str | None], Any], args: BuildArg
         try:
             return backbone(args.height, args.width, "imagenet")
         except Exception as error:  # Keras wraps whatever urllib raises in a bare Exception
+            if isinstance(error, OSError) and error.errno in NO_ROOM:  # of the disk that Keras keeps them on
+                raise
             raise DataError(
                 f"{what}: the ImageNet weights could not be downloaded ({str(error).splitlines()[0]})",
                 hint="give a file with --weights FILE, or train from scratch with --weights none",

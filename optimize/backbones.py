@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.files import held
+from edgeall.edge_runtime.images import mark_output
 from edgeall.models import registry
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.compare import (
@@ -68,9 +70,37 @@ def compare_backbones(
     dealt = split_settings(chosen, split_by, embargo)
     extra = _training(training or {})
     plans, failures = _plan(data, models, dealt, out, weights, {**extra, "cache_dir": options.cache_dir})
+    with held(out, "compare"):
+        groups = _trained(plans, chosen.name, out, failures, progress)
+        order = list(dict.fromkeys(model_name(*_backbone(text)) for text in models))
+        failures.sort(key=lambda failure: order.index(failure["model"]))
+        about = {
+            "name": chosen.name,
+            "summary": chosen.summary,
+            "source": chosen.source,
+            "folds": chosen.folds,
+            "per_class": chosen.per_class,
+            "split_by": split_by or chosen.split_by,
+            "embargo": embargo,
+            "weights": weights,
+            "training": dict(training or {}),
+        }
+        return compare_groups(groups, out, options, failures, about, progress)
+
+
+def _trained(
+    plans: Mapping[str, Sequence[TrainSettings]],
+    protocol: str,
+    out: Path,
+    failures: list[dict[str, Any]],
+    progress: Progress,
+) -> dict[str, list[Path]]:
+    """The runs of every model that could be trained; the others join the failures."""
+    out.mkdir(parents=True, exist_ok=True)
+    mark_output(out)
     groups: dict[str, list[Path]] = {}
     for name, settings in plans.items():
-        progress.note(f"{name}: {chosen.name}")
+        progress.note(f"{name}: {protocol}")
         trained = attempt(name, None, functools.partial(_train, settings, progress))
         if isinstance(trained, dict):
             progress.note(f"{name}: failed: {trained['error']}")
@@ -80,20 +110,7 @@ def compare_backbones(
         keras.backend.clear_session()
     if not groups:
         raise DataError(f"none of the models could be trained; {failures[0]['model']}: {failures[0]['error']}")
-    order = list(dict.fromkeys(model_name(*_backbone(text)) for text in models))
-    failures.sort(key=lambda failure: order.index(failure["model"]))
-    about = {
-        "name": chosen.name,
-        "summary": chosen.summary,
-        "source": chosen.source,
-        "folds": chosen.folds,
-        "per_class": chosen.per_class,
-        "split_by": split_by or chosen.split_by,
-        "embargo": embargo,
-        "weights": weights,
-        "training": dict(training or {}),
-    }
-    return compare_groups(groups, out, options, failures, about, progress)
+    return groups
 
 
 def _training(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +165,7 @@ def _plan(
     """The runs of every model, and the models whose weights aren't there."""
     if not models:
         raise UsageError("no models to compare", hint=f"there are: {', '.join(registry.names())}")
-    check_out(out)
+    check_out(out, [data])
     check_weights(weights)
     plans: dict[str, list[TrainSettings]] = {}
     failures: list[dict[str, Any]] = []

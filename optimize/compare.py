@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 import edgeall
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device
-from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
+from edgeall.edge_runtime.errors import DataError, EdgeallError, NoSpaceError, UsageError
+from edgeall.edge_runtime.files import held, replacing
+from edgeall.edge_runtime.images import mark_output, refuse_inside
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.compare_models import OpenRun, Options, describe, measure, open_run
 from edgeall.optimize.compare_report import write_compare_report
@@ -28,7 +30,7 @@ from edgeall.optimize.pareto import front
 from edgeall.train import cache
 from edgeall.train.metrics import mcnemar
 from edgeall.train.progress import Progress
-from edgeall.train.runs import load_run, source_revision, versions, write_json
+from edgeall.train.runs import data_root, load_run, source_revision, versions, write_json
 from edgeall.train.split import SplitEntry
 
 SCHEMA = 1
@@ -75,7 +77,8 @@ def compare_runs(
         metrics of all sides and every scheme's on the test side; ``failures``: what could not be made, and why.
 
     Raises:
-        UsageError: no runs, an unknown scheme, an ``out`` that can't be written to; before any work starts.
+        UsageError: no runs, an unknown scheme, an ``out`` that can't be written to, lies in the data or is in use;
+            before any work starts.
         DataError: a folder that is no complete run, or runs of different classes.
     """
     options = options_of(schemes, qat_epochs, seconds, data, cache_dir)
@@ -86,9 +89,10 @@ def compare_runs(
     for folder, run in facts.items():
         if "test" not in run["metrics"]:
             raise DataError(f"{folder}: was never evaluated on its test side", hint="compare what a search has chosen")
-    check_out(out)
+    check_out(out, [data] if data else [data_root(run) for run in facts.values()])
     names = _names([*facts])
-    return compare_groups({names[folder]: [folder] for folder in facts}, out, options, [], None, progress)
+    with held(out, "compare"):
+        return compare_groups({names[folder]: [folder] for folder in facts}, out, options, [], None, progress)
 
 
 def compare_text(result: Mapping[str, Any]) -> str:
@@ -147,6 +151,7 @@ def compare_groups(
         protocol: what the report says of it.
     """
     out.mkdir(parents=True, exist_ok=True)
+    mark_output(out)
     models: dict[str, dict[str, Any]] = {}
     timed: dict[str, tuple[Classifier, NDArray[np.uint8]]] = {}
     right: dict[tuple[str, str], NDArray[np.bool_]] = {}
@@ -227,11 +232,13 @@ def options_of(
     if qat_epochs < 1 or not seconds > 0:
         raise UsageError("--qat-epochs is at least 1 and --seconds above 0")
     ordered = tuple(scheme for scheme in SCHEMES if scheme in schemes)
-    return Options(ordered, qat_epochs, seconds, data, cache_dir or cache.default_cache_dir())
+    return Options(ordered, qat_epochs, seconds, data, cache.ready(cache_dir))
 
 
-def check_out(out: Path) -> None:
-    """Raise UsageError where a report can't be written to ``out``."""
+def check_out(out: Path, roots: Sequence[Path]) -> None:
+    """Raise UsageError where a report can't be written to ``out``, or would lie in the data."""
+    for root in roots:
+        refuse_inside(root, out)
     if out.is_file() or (out / "run.json").exists():
         raise UsageError(f"{out}: is {'a file' if out.is_file() else 'a run'}", hint="name a folder for the report")
 
@@ -240,6 +247,8 @@ def attempt(model: str, scheme: str | None, work: Callable[[], Any]) -> Any:
     """What ``work`` returns, or a dictionary that says why there is nothing. Interrupts go through."""
     try:
         return work()
+    except NoSpaceError:  # the report could not be written either
+        raise
     except Exception as error:  # one of many, after hours: whatever it was, the others go on
         return failure_of(model, scheme, error)
 
@@ -382,7 +391,7 @@ def _write_csv(
     failures: Sequence[Mapping[str, Any]],
 ) -> None:
     """One line for each model and scheme, those that failed at the end with nothing but their error."""
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CSV_COLUMNS)
         writer.writeheader()
         for row in rows:

@@ -90,7 +90,7 @@ def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = {row["path"]: row for row in csv.DictReader(file) if row["side"] == "test"}
         values = [[float(rows[image][f"p_{label}"]) for label in split.labels] for image in wanted]
-    except (OSError, KeyError, ValueError) as error:
+    except (FileNotFoundError, KeyError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: missing or damaged ({error!r})", hint="train again") from error
     return np.array(values, np.float32)
 
@@ -234,9 +234,9 @@ def _predictions(
     """Calibrated probabilities of the test side, ``(images, labels)``; what the model says is kept by what made it."""
     test = [entry.sha256 for entry in run.test]
     made_of = cache.digest([cache.FORMAT, hashlib.sha256(bundle.flatbuffer).hexdigest(), test])
-    path = out / "predictions" / f"{made_of}.npy"
-    if not path.exists():
-        with cache.replacing(path) as temporary:
-            np.save(temporary, predict(classifier, run.sides["test"], title, progress))
-    rows: NDArray[np.float32] = np.load(path)
+    path, shape = out / "predictions" / f"{made_of}.npy", (len(test), len(run.split.labels))
+    rows = cache.load(path, shape, np.float32, progress)
+    if rows is None:
+        rows = predict(classifier, run.sides["test"], title, progress)
+        cache.save(path, rows.shape, np.float32, [rows.astype(np.float32)])
     return calibrated(rows, temperature_of(bundle.manifest))

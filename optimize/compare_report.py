@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeall.edge_runtime.files import write_text
 from edgeall.optimize.prune import FASTER
 from edgeall.train import plots
-from edgeall.train.cache import replacing
 from edgeall.train.page import png_uri, template
 from edgeall.train.split import LEVEL_TEXTS, SplitEntry
 
@@ -77,9 +77,7 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
         shares=_shares,
         judged=_judged,
     )
-    with replacing(path) as temporary:
-        # A path on disk need not be valid Unicode; the report must not fail for it.
-        temporary.write_bytes(page.encode("utf-8", errors="replace"))
+    write_text(path, page, errors="replace")  # a path on disk need not be valid Unicode
 
 
 def pruned_pairs(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

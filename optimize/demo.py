@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import edgeall
+from edgeall.edge_runtime.files import held
 from edgeall.edge_runtime.tools.bench import bench
 from edgeall.optimize.quantize import quantize
 from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, train
-from edgeall.train.runs import load_run
+from edgeall.train.runs import is_whole, load_run
 from edgeall.train.synth import MARKER, synthesize
 
 IMAGES = 960
@@ -33,6 +34,11 @@ def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOC
         ``rows`` (one per scheme: file_bytes, accuracy, drop_points, p50_ms), ``report`` and ``model`` paths,
         the split's level and the number of test images.
     """
+    with held(out, "demo"):
+        return _demo(out, progress, images, epochs)
+
+
+def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, Any]:
     drawn, run = out / "images", out / "run"
     if not (drawn / "manifest.csv").exists():  # written last
         if (drawn / MARKER).exists():
@@ -80,7 +86,7 @@ def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOC
 
 def _finished(settings: TrainSettings) -> dict[str, Any] | None:
     """The run of an earlier call, if it is complete and this version with these settings made it."""
-    if not (settings.out / "run.json").exists():
+    if not is_whole(settings.out):
         return None
     facts = load_run(settings.out)
     same = facts["settings"] == settings.as_json() and facts["edgeall_version"] == edgeall.__version__

@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
+from edgeall.edge_runtime.errors import DataError, EdgeallError, NoSpaceError, UsageError
+from edgeall.edge_runtime.files import replacing
+from edgeall.edge_runtime.images import mark_output, refuse_inside
 from edgeall.models import registry
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
@@ -82,6 +84,10 @@ GRID_48 = Grid(
     dropouts=(0.4, 0.2, 0.0),
     epochs=60,
 )
+
+
+class _Ended(BaseException):
+    """The machine, not the trial, is at fault; Optuna lets it through."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +169,15 @@ def run_grid(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     check_weights(weights)
-    plan = _Plan(data, out, grid, weights, frozen, input_size, seed, cache_dir or cache.default_cache_dir())
+    plan = _Plan(data, out, grid, weights, frozen, input_size, seed, cache.ready(cache_dir))
     for model in grid.models:
         settings = plan.settings({key: values[0] for key, values in grid.space().items()} | {"model": model})
         if settings.weights not in ("imagenet", "none") and not Path(settings.weights).is_file():
             raise UsageError(f"{settings.weights}: no such weights file", hint="all backbones of a grid need theirs")
         is_complete(settings)
+    refuse_inside(data, out)
     out.mkdir(parents=True, exist_ok=True)
+    mark_output(out)
     opened = optuna.create_study(
         storage=open_storage(storage or str(out / "study.journal")),
         study_name=study or grid.name,
@@ -183,7 +191,10 @@ def run_grid(
         if not fetched:
             _fetch_weights(plan)
             fetched = True
-        opened.optimize(lambda trial: _objective(trial, opened, plan, progress), n_trials=1, catch=(Exception,))
+        try:
+            opened.optimize(lambda trial: _objective(trial, opened, plan, progress), n_trials=1, catch=(Exception,))
+        except _Ended as end:
+            raise end.__cause__ or end from None
         keras.backend.clear_session()
     result = _result(opened, plan)
     write_json(out / "grid.json", result)
@@ -370,6 +381,12 @@ def _objective(trial: Any, study: Any, plan: _Plan, progress: Progress) -> float
         except KeyboardInterrupt:
             trial.set_user_attr("interrupted", True)
             raise
+        except (
+            OSError,
+            NoSpaceError,
+        ) as error:  # a full disk would fail all that come after
+            trial.set_user_attr("interrupted", True)
+            raise _Ended from error
         except Exception as error:  # is part of the result; the other points go on
             said = error.message if isinstance(error, EdgeallError) else f"{type(error).__name__}: {error}"
             trial.set_user_attr("error", said.splitlines()[0] if said else type(error).__name__)
@@ -440,7 +457,7 @@ def _standing(trials: Sequence[Any]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

@@ -98,6 +98,7 @@ def measure_leak(
         raise UsageError("features of an untrained backbone measure nothing", hint="give pretrained --weights")
     if seeds < 2 or augment not in AUGMENTS:
         raise UsageError(f"--seeds is at least 2, --augment one of {', '.join(AUGMENTS)}")
+    cache_dir = cache.ready(cache_dir)
     dataset = load_dataset(data)
     with progress.task("reading images", len(dataset.samples)) as advance:
         scanned = scan(dataset, lambda done, total: advance(done, ""))
@@ -115,7 +116,7 @@ def measure_leak(
     pool = _pool(scanned, wanted.all)
     contract = InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
     entries = splits[0].entries
-    pixels = cache.pixels(image_folder(data), entries, contract, cache_dir or cache.default_cache_dir(), progress)
+    pixels = cache.pixels(image_folder(data), entries, contract, cache_dir, progress)
     features = _features(spec.build(args), pixels, pool, contract, augment, progress)
     group = _groups(len(scanned.facts), twins)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ from PIL import Image
 from edgeall.edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD
 from edgeall.edge_runtime.classifier import Classifier, probabilities_of
 from edgeall.edge_runtime.errors import BundleError, DataError
+from edgeall.edge_runtime.files import replacing
 from edgeall.edge_runtime.flatbuffer import METADATA, Tensor, read_graph
 from edgeall.edge_runtime.golden import check_golden, pixels_digest
 from edgeall.edge_runtime.images import decode_rgb
@@ -83,21 +82,14 @@ def pack(
     if novelty is not None:
         members[NOVELTY] = novelty
     members |= {GOLDEN_FOLDER + name: image for name, image, _ in golden}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(model)
-            _write_archive(file, members, manifest.created)
-            file.flush()
-            os.fsync(file.fileno())
-        _check(temporary, out.name)
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(model)
+                _write_archive(file, members, manifest.created)
+            _check(temporary, out.name)
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error.strerror})", hint="check the folder and the disk") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone, when it took its name; or its folder never was
-            temporary.unlink()
     return out
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device
 from edgeall.edge_runtime.errors import UsageError
+from edgeall.edge_runtime.files import held, replacing
+from edgeall.edge_runtime.images import refuse_inside
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.tools.tables import percent, record, table
 from edgeall.models.keras_compat import keras, tf
@@ -39,6 +43,7 @@ from edgeall.train.runs import (
     load_own_split,
     load_run,
     load_sides,
+    read_history,
     run_digest,
     source_revision,
     versions,
@@ -103,11 +108,11 @@ def prune(
 
     Raises:
         UsageError: not exactly one of sparsity and macs, one that can't be reached, or a folder that holds
-            something else.
+            something else, lies in the data, or is in use.
         DataError: the run is not complete, or the data is not what it was trained on.
     """
     started = time.perf_counter()
-    kind, asked = _asked(sparsity, macs, learning_rate)
+    kind, _ = _asked(sparsity, macs, learning_rate)
     epochs = EPOCHS[kind] if epochs is None else epochs
     if epochs < 1:
         raise UsageError(f"--epochs {epochs}: at least 1")
@@ -122,6 +127,32 @@ def prune(
         "lr_prune": learning_rate,
         "pruned_run_sha256": run_digest(run),
     }
+    root = data or data_root(parent)
+    refuse_inside(root, out)
+    cache_dir = cache.ready(cache_dir)
+    with held(out, "prune"):
+        return _prune(
+            run, out, parent, settings, root, force, cache_dir, progress, on_model, on_epoch, evaluated, started
+        )
+
+
+def _prune(
+    run: Path,
+    out: Path,
+    parent: dict[str, Any],
+    settings: dict[str, Any],
+    root: Path,
+    force: bool,
+    cache_dir: Path,
+    progress: Progress,
+    on_model: Callable[[Any], None] | None,
+    on_epoch: Callable[[Row], None] | None,
+    evaluated: Sequence[str],
+    started: float,
+) -> dict[str, Any]:
+    """`prune`, once its settings are known to be meant and the folder is held."""
+    kind = "sparsity" if settings["sparsity"] is not None else "macs"
+    asked = settings[kind]
     resuming = check_out(out, settings, force)
     teacher = load_model(run, parent)
     if kind == "sparsity":
@@ -130,13 +161,12 @@ def prune(
         Budget(teacher).check(asked)
         if parent.get("pruned", {}).get("kind") == "sparsity":
             progress.note(f"{run}: its zeros are filled in again; prune by --macs first, then by --sparsity")
-    root = data or data_root(parent)
     split = load_own_split(run, parent)
     check_split(split, root)
     facts = {"unit": parent["unit"], "data": {**parent["data"], "root": str(root.resolve())}}
     provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
     spec = input_spec(settings)
-    sides = load_sides(split, root, spec, cache_dir or cache.default_cache_dir(), progress)
+    sides = load_sides(split, root, spec, cache_dir, progress)
     if not resuming:
         claim(out, settings, split, facts)
     prepared = time.perf_counter()
@@ -182,7 +212,7 @@ def prune(
     }
     if channels:  # else the parent's, if it has any
         complete["model"]["channels"] = channels
-    complete = complete_run(out, complete, model, split, sides, [*_history(run), *history], started, evaluated)
+    complete = complete_run(out, complete, model, split, sides, [*read_history(run), *history], started, evaluated)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return complete
 
@@ -253,16 +283,26 @@ def _kept_channels(
 ) -> dict[str, NDArray[np.int64]]:
     """The channels to keep, by group; worked out once per run."""
     path = folder / "channels.npz"
-    if not path.exists():
+    kept = _ranked(path)
+    if kept is None:
         progress.note("ranking channels")
         steps = RANKING_IMAGES // RANKING_BATCH
         images = _augmented(train_side, settings, 0, RANKING_BATCH, None).take(steps).map(lambda *batch: batch[0])
         scores = importance(teacher, lambda: images, np.random.default_rng(settings["seed"]))
-        chosen: dict[str, Any] = {**Budget(teacher).allocate(scores, share)}
-        with cache.replacing(path) as temporary:
-            np.savez(temporary, **chosen)
-    with np.load(path) as kept:
-        return dict(kept)
+        kept = {**Budget(teacher).allocate(scores, share)}
+        arrays: dict[str, Any] = dict(kept)
+        with replacing(path) as temporary:
+            np.savez(temporary, **arrays)
+    return kept
+
+
+def _ranked(path: Path) -> dict[str, NDArray[np.int64]] | None:
+    """What an earlier call chose; None where there is nothing, or nothing that can be read."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as kept:
+            return dict(kept)
+    except (FileNotFoundError, ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError):
+        return None
 
 
 def _train(
@@ -358,9 +398,3 @@ def _measured(
         },
         "latency": {f"{name}_p50_ms": times[name]["p50_ms"] for name in made},
     }
-
-
-def _history(run: Path) -> list[dict[str, str]]:
-    """The epochs of the parent, which trained these weights too."""
-    with (run / "history.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))

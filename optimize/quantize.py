@@ -19,6 +19,7 @@ from edgeall.edge_runtime import parallel
 from edgeall.edge_runtime.calibration import calibrated
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
+from edgeall.edge_runtime.files import held, scratch
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
 from edgeall.edge_runtime.novelty import distance, read_familiar
@@ -189,6 +190,7 @@ def quantize(
             f"--clusters {clusters} with {scheme}", hint=f"give {FEWEST} to {MOST} of them, with --scheme qat-int8"
         )
     _check_out(out, force)
+    cache_dir = cache.ready(cache_dir)
     facts = load_run(run)
     positive = [facts["labels"].index(label) for label in facts["positive_labels"]]
     check_rule(positive, target_sensitivity, review_budget)
@@ -196,7 +198,7 @@ def quantize(
     split = load_own_split(run, facts)
     check_split(split, root)
     spec = input_spec(facts["settings"])
-    sides = load_sides(split, root, spec, cache_dir or cache.default_cache_dir(), progress)
+    sides = load_sides(split, root, spec, cache_dir, progress)
     test = sides[side]
 
     model = load_model(run, facts)
@@ -450,26 +452,27 @@ def _train_quantized(
     books = {name: integers.tolist() for name, integers in start.codebooks.items()}
     key = cache.digest([PLACEMENT, asdict(stage), calibrated, settings, network, floats, masks, books])
     checkpoint = run / "qat" / f"{key}.npz"
-    if checkpoint.exists():
-        progress.note(f"qat: going on with {checkpoint}")
-    fit(
-        start.model,
-        stage,
-        lambda epoch: shuffled(
-            train_side,
-            settings["batch_size"],
-            augment=settings["augment"],
-            seed=settings["seed"] + 1,
-            epoch=epoch,
-            class_weights=weights,
-        ).map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight)),
-        plain(sides["validation"], 2 * images_at_once(folded)).map(
-            lambda pixels, labels: (pixels, tf.one_hot(labels, classes))
-        ),
-        checkpoint,
-        progress,
-        tensorboard=run / "tensorboard" / "qat",
-    )
+    with held(checkpoint, "quantize"):
+        if checkpoint.exists():
+            progress.note(f"qat: going on with {checkpoint}")
+        fit(
+            start.model,
+            stage,
+            lambda epoch: shuffled(
+                train_side,
+                settings["batch_size"],
+                augment=settings["augment"],
+                seed=settings["seed"] + 1,
+                epoch=epoch,
+                class_weights=weights,
+            ).map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight)),
+            plain(sides["validation"], 2 * images_at_once(folded)).map(
+                lambda pixels, labels: (pixels, tf.one_hot(labels, classes))
+            ),
+            checkpoint,
+            progress,
+            tensorboard=run / "tensorboard" / "qat",
+        )
 
 
 def _golden_images(source: str, facts: dict[str, Any], split: Split, root: Path) -> tuple[str, Iterator[Image.Image]]:
@@ -484,9 +487,9 @@ def _golden_images(source: str, facts: dict[str, Any], split: Split, root: Path)
 
 
 def _drawn(layout: Layout) -> Iterator[Image.Image]:
-    with tempfile.TemporaryDirectory() as folder:
-        synthesize(Path(folder) / "drawn", GOLDEN_CANDIDATES, seed=0, layout=layout)
-        yield from (open_rgb(path) for path in find_images(Path(folder) / "drawn"))
+    with scratch() as folder:
+        synthesize(folder / "drawn", GOLDEN_CANDIDATES, seed=0, layout=layout)
+        yield from (open_rgb(path) for path in find_images(folder / "drawn"))
 
 
 def _manifest(

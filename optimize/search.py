@@ -7,7 +7,6 @@ candidate that falls behind is stopped. See `docs/methods/search.md`.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
+from edgeall.edge_runtime.files import file_name, held, is_empty, sync
+from edgeall.edge_runtime.images import mark_output, refuse_inside
 from edgeall.edge_runtime.tools.tables import percent
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.candidate import (
@@ -41,18 +42,23 @@ from edgeall.optimize.quantize import quantize
 from edgeall.optimize.search_result import COSTS, alike, choose, judged, missed, plot_front, write_trials
 from edgeall.optimize.search_settings import SearchSettings, check, space_of, training_of
 from edgeall.optimize.storage import open_storage
-from edgeall.optimize.trials import Space, Trials, alone, differences
+from edgeall.optimize.trials import Space, Trials, differences
 from edgeall.optimize.verify import predict
 from edgeall.train import cache
 from edgeall.train.progress import Progress
 from edgeall.train.run import claim, prepare, train
 from edgeall.train.runs import (
     complete_run,
+    is_damaged,
+    is_whole,
     load_model,
     load_own_split,
     load_run,
     load_sides,
+    read_history,
+    read_json,
     source_revision,
+    start_over,
     versions,
     write_json,
 )
@@ -121,26 +127,34 @@ def search(settings: SearchSettings, progress: Progress) -> dict[str, Any]:
         progress.note(note)
     storage = open_storage(settings.storage) if settings.storage else None
     identity: dict[str, Any] = {"settings": settings.as_json(), "space": json.loads(json.dumps(asdict(space)))}
+    refuse_inside(settings.data, settings.out)
+    settings = replace(settings, cache_dir=cache.ready(settings.cache_dir))
+    with held(settings.out, "search"):
+        return _search(settings, space, notes, storage, identity, progress)
+
+
+def _search(
+    settings: SearchSettings, space: Space, notes: list[str], storage: Any, identity: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """`search`, once the settings are known to be meant and the folder is held."""
     worker, split, facts = _begin(settings, identity, progress)
     identity["split_sha256"] = split.sha256
     if settings.max_latency_ms is not None:  # milliseconds of different machines can't be compared
         device = describe_device()
         identity["device"] = {key: device[key] for key in ("machine", "cpu", "runtime")}
-    with alone(settings.out):
-        trials = Trials(
-            storage or open_storage(str(settings.out / "trials.journal")),
-            settings.study,
-            space,
-            _flat(identity),
-            worker,
-            settings.seed,
-            free_epochs=max(settings.epochs_head - 1, 0),
-        )
-        searched = _Search(
-            settings, space, split, facts, trials, progress, settings.cache_dir or cache.default_cache_dir()
-        )
-        _run_trials(searched)
-        return _conclude(searched, worker, notes)
+    assert settings.cache_dir is not None
+    trials = Trials(
+        storage or open_storage(str(settings.out / "trials.journal")),
+        settings.study,
+        space,
+        _flat(identity),
+        worker,
+        settings.seed,
+        free_epochs=max(settings.epochs_head - 1, 0),
+    )
+    searched = _Search(settings, space, split, facts, trials, progress, settings.cache_dir)
+    _run_trials(searched)
+    return _conclude(searched, worker, notes)
 
 
 def _begin(
@@ -148,12 +162,14 @@ def _begin(
 ) -> tuple[dict[str, str], Split, dict[str, Any]]:
     """Begin the folder of a search or go on with one: who works in it, the split, the facts of the data."""
     out = settings.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         try:
             begun = json.loads((out / "settings.json").read_text(encoding="utf-8"))
             then = begun["identity"] if begun["edgeall_search"] == SCHEMA else None
         except (OSError, ValueError, KeyError, TypeError):
             then = None
+        if is_damaged(out / "settings.json"):
+            raise DataError(f"{out}/settings.json: empty or damaged", hint=start_over(out))
         if then is None:
             raise UsageError(f"{out}: exists and is not a search", hint="choose another --out")
         differing = differences(_flat(then), _flat(identity))
@@ -164,16 +180,19 @@ def _begin(
             )
         split = load_split(out / "split.json")
         check_split(split, settings.data)
-        return begun["worker"], split, json.loads((out / "data.json").read_text(encoding="utf-8"))
+        return begun["worker"], split, read_json(out / "data.json", start_over(out))
     first = training_of(settings, space_of(settings)[0].candidates()[0])
     split, facts = prepare(first, progress)
     worker = {"worker": uuid.uuid4().hex, "host": platform.node(), "folder": str(out.resolve())}
-    temporary = out.with_name(f".{out.name}-{os.getpid()}")
+    temporary = out.with_name(file_name(".", out.name, "-begun"))
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
     temporary.mkdir(parents=True)
+    mark_output(temporary)
     save_split(split, temporary / "split.json")
     write_json(temporary / "data.json", facts)
     write_json(temporary / "settings.json", {"edgeall_search": SCHEMA, "worker": worker, "identity": identity})
     os.replace(temporary, out)
+    sync(out.parent)
     return worker, split, facts
 
 
@@ -315,7 +334,7 @@ def _measure(searched: _Search, trial: Any, candidate: Candidate) -> dict[str, A
 def _trained_run(searched: _Search, candidate: Candidate, on_epoch: Any) -> Path:
     """The float run that the candidate is made from; trained, gone on with, or found complete."""
     run = searched.out / "runs" / candidate.base
-    if (run / "run.json").exists():
+    if is_whole(run):
         _replay(run, on_epoch)
         return run
     settings = training_of(searched.settings, candidate)
@@ -329,8 +348,8 @@ def _pruned_run(searched: _Search, trial: Any, base: Path, candidate: Candidate,
     """The run with fewer channels; what it costs with the channels that were kept is known before it is trained."""
     settings = searched.settings
     run = searched.out / "runs" / candidate.network
-    if (run / "run.json").exists():
-        _replay(run, on_epoch, after=len(_history(base)))
+    if is_whole(run):
+        _replay(run, on_epoch, after=len(read_history(base)))
         return run
 
     def check(model: Any) -> None:
@@ -359,13 +378,8 @@ def _pruned_run(searched: _Search, trial: Any, base: Path, candidate: Candidate,
 
 def _replay(run: Path, on_epoch: Any, after: int = 0) -> None:
     """Report the epochs of a run that another trial has trained."""
-    for row in _history(run)[after:]:
+    for row in read_history(run)[after:]:
         on_epoch(row)
-
-
-def _history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _quantized(searched: _Search, run: Path, candidate: Candidate, out: Path, side: str, golden: str) -> dict[str, Any]:
@@ -475,7 +489,7 @@ def _hand_over(searched: _Search, chosen: Mapping[str, Any]) -> None:
         # What quantization-aware training has left there makes the same model once more.
         shutil.copytree(run, begun, ignore=shutil.ignore_patterns("run.json", "*.tflite"))
         kept = {key: value for key, value in facts.items() if key not in _COMPUTED}
-        complete_run(begun, kept, load_model(run, facts), split, sides, _history(run), started)
+        complete_run(begun, kept, load_model(run, facts), split, sides, read_history(run), started)
     model = out / "model.tflite"
     _quantized(searched, best, candidate, model, side="test", golden=settings.golden)
     validation = sides["validation"]
@@ -493,7 +507,7 @@ def _hand_over(searched: _Search, chosen: Mapping[str, Any]) -> None:
 @contextmanager
 def _in_place_of(folder: Path) -> Iterator[Path]:
     """A path for a new folder, which takes this one's place if nothing was raised."""
-    begun = folder.with_name(f".{folder.name}-{os.getpid()}")
+    begun = folder.with_name(file_name(".", folder.name, "-begun"))
     shutil.rmtree(begun, ignore_errors=True)
     yield begun
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from edgeall.edge_runtime.errors import GateError
+from edgeall.edge_runtime.files import replacing
 from edgeall.edge_runtime.tools.tables import percent, record, table
 from edgeall.optimize.candidate import Candidate
 from edgeall.optimize.pareto import front
-from edgeall.train import cache
 from edgeall.train.plots import DPI, GRID, INK, QUIET, TRAIN, VALIDATION
 
 COSTS = {
@@ -101,7 +101,7 @@ def missed(rows: Sequence[Row], budget: Mapping[str, float | None], cost: str) -
 
 def write_trials(path: Path, rows: Sequence[Row]) -> None:
     """``trials.csv``: a line for each trial, see `COLUMNS`."""
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import zipfile
@@ -12,6 +11,7 @@ from typing import Any
 from edgeall.edge_runtime import signature
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
+from edgeall.edge_runtime.files import replacing
 
 
 def make_key(key: Path) -> Path:
@@ -63,9 +63,8 @@ def sign(model: Path, key: Path) -> dict[str, Any]:
     bundle = open_bundle(model)
     if bundle.manifest is None:
         raise BundleError(f"{model}: a foreign model, which has nowhere to put a signature", hint="sign a packed one")
-    temporary = model.with_name(f".{model.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
+        with replacing(model) as temporary, zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
             infos = [info for info in archive.infolist() if info.filename != signature.MEMBER]
             members = {info.filename: archive.read(info) for info in infos}
             digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
@@ -77,16 +76,11 @@ def sign(model: Path, key: Path) -> dict[str, Any]:
                 for info in infos:
                     signed.writestr(info, members[info.filename])
                 signed.writestr(last, signature.write_signature(private, text))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, model.stat().st_mode)
-        open_bundle(temporary)
-        os.replace(temporary, model)
+            file.close()
+            os.chmod(temporary, model.stat().st_mode)
+            open_bundle(temporary)
     except OSError as error:
         raise DataError(
             f"{model}: can't be written ({error.strerror})", hint="check the folder and the disk"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone, when it took its name
-            temporary.unlink()
     return {"model": str(model), "members": sorted(members)}

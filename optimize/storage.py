@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ def open_storage(storage: str) -> Any:
     """
     import optuna
     from optuna.storages import JournalStorage, get_storage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     expected: tuple[type[Exception], ...] = (OSError, ImportError, ValueError, *storage_errors())
     try:
@@ -30,12 +32,39 @@ def open_storage(storage: str) -> Any:
             if "://" in storage:
                 return get_storage(storage)
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
+            _mend(Path(storage), JournalFileSymlinkLock(storage))
             return JournalStorage(JournalFileBackend(storage))
     except expected as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"--storage {storage}: can't be opened ({said})", hint="give a URL or a file's path"
         ) from error
+
+
+def _mend(journal: Path, lock: Any) -> None:
+    """Cut off a last line that a power cut or a kill left half written: what came next would be joined to it.
+
+    Raises:
+        UsageError: another line is damaged.
+    """
+    if not journal.exists():
+        return
+    lock.acquire()  # whoever writes a line holds it
+    try:
+        whole = journal.read_bytes()
+        lines = whole[: whole.rfind(b"\n") + 1].splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(
+                    f"{journal}, line {number}: damaged ({error})",
+                    hint="restore the file; or remove it, and what was tried is tried again: complete runs are kept",
+                ) from error
+        if not whole.endswith(b"\n") and whole:
+            os.truncate(journal, whole.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def storage_errors() -> tuple[type[Exception], ...]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,26 +245,3 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Which settings differ, for people; empty where none does."""
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     return ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in keys)
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process. The system lets it go however the process ends.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"{folder}: another search is working in it",
-                hint="wait for it; or work beside it with another --out and the same --storage",
-            ) from error
-        yield

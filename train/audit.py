@@ -39,7 +39,7 @@ class Finding:
 
     Attributes:
         level: one of `LEVELS`: what breaks a result, what may, what is good to know.
-        about: ``duplicates``, ``shortcut``, ``subjects``, ``imbalance``, ``unreadable`` or ``probes``.
+        about: ``duplicates``, ``shortcut``, ``subjects``, ``imbalance``, ``unreadable``, ``range`` or ``probes``.
         text: in a sentence.
         advice: what to do.
     """
@@ -160,7 +160,8 @@ def _row(probe: Probe, found: Score, chance: float) -> dict[str, Any]:
 
 
 def _findings(facts: dict[str, Any], images: Sequence[Facts], twins: Duplicates) -> list[Finding]:
-    found = [*_unreadable(facts), *_duplicates(facts, images, twins), *_subjects(facts, images), *_imbalance(facts)]
+    found = [*_unreadable(facts), *_narrow_range(facts), *_duplicates(facts, images, twins)]
+    found += [*_subjects(facts, images), *_imbalance(facts)]
     found += _shortcuts(facts)
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
@@ -171,6 +172,13 @@ def _unreadable(facts: dict[str, Any]) -> list[Finding]:
         return []
     text = f"{count:,} files can't be used, first {facts['problems'][0]['path']}: {facts['problems'][0]['reason']}."
     return [Finding("warning", "unreadable", text, "Training skips them. Copy them again, or take them away.")]
+
+
+def _narrow_range(facts: dict[str, Any]) -> list[Finding]:
+    if facts["narrow_range"] is None:
+        return []
+    advice = "Have the camera's program scale them to 16 bits, or save 8-bit images; and so what is classified later."
+    return [Finding("warning", "range", f"{facts['narrow_range']}.", advice)]
 
 
 def _duplicates(facts: dict[str, Any], images: Sequence[Facts], twins: Duplicates) -> list[Finding]:

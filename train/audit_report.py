@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.errors import ImageError
+from edgeall.edge_runtime.files import write_text
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.tools.tables import percent
 from edgeall.train.audit import SHORTCUT, Audit
@@ -45,7 +46,7 @@ def write_audit(audit: Audit, path: Path) -> None:
             for group in audit.twins.conflicts[:PAIRS]
         ],
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page, errors="replace")  # a file name on disk need not be valid Unicode
 
 
 def _backgrounds(audit: Audit, chosen: Sequence[int]) -> list[str]:

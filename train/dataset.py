@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.edge_runtime.images import SUFFIXES
+from edgeall.edge_runtime.images import SUFFIXES, is_output, is_system, not_an_image, walk
 
 HEALTHY = frozenset({"benign", "hem", "healthy", "normal", "negative"})
 CELL_NAME = re.compile(r"UID_([Hh]?\d+)_\d+_\d+_(all|hem)")
@@ -81,7 +81,7 @@ def load_dataset(path: Path) -> Dataset:
 
     Args:
         path: a folder with one folder per class (images anywhere below it), a copy of C-NMC 2019, or a ``.csv``
-            manifest with the columns ``path,label`` and optionally ``subject``. Hidden files and folders are ignored.
+            manifest with the columns ``path,label`` and optionally ``subject``. What is looked at: see `walk`.
 
     Returns:
         A data set with at least one sample. No image has been opened yet.
@@ -98,6 +98,11 @@ def load_dataset(path: Path) -> Dataset:
         return _load_manifest(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder", hint="check the path given to --data")
+    first, reason = next(walk(path), (None, ""))
+    if first == path:
+        raise DataError(f"{path}: {reason}", hint="check its owner and mode")
+    if is_output(path):
+        raise DataError(f"{path}: written by edgeall, no data", hint="give the folder that the images are in")
     dataset = _load_cnmc(path)
     return dataset if dataset is not None else _load_folders(path)
 
@@ -132,8 +137,13 @@ def _load_folders(root: Path) -> Dataset:
     samples: list[Sample] = []
     problems = [
         Problem(item.name, "lies in no class folder")
-        for item in root.iterdir()
-        if item.suffix.lower() in SUFFIXES and item.is_file() and not item.name.startswith(".")
+        for item in _children(root)
+        if item.suffix.lower() in SUFFIXES and item.is_file()
+    ]
+    problems += [
+        Problem(item.name, "written by edgeall: no data")
+        for item in _children(root)
+        if item.is_dir() and is_output(item)
     ]
     for folder in classes:
         found = 0
@@ -143,8 +153,8 @@ def _load_folders(root: Path) -> Dataset:
                 samples.append(Sample(relative, folder.name))
                 found += 1
             else:
-                problems.append(Problem(relative, _not_an_image(file)))
-        if not found:
+                problems.append(Problem(relative, not_an_image(file)))
+        if not found and not any(problem.path == folder.name for problem in problems):
             problems.append(Problem(folder.name, "no image in this folder: not taken as a class"))
     if not samples:
         raise DataError(
@@ -232,7 +242,7 @@ def _add_cells(root: Path, folder: Path, files: list[Path], samples: list[Sample
         relative = file.relative_to(root).as_posix()
         parsed = cell_subject(file.stem)
         if not _is_image(file):
-            problems.append(Problem(relative, _not_an_image(file)))
+            problems.append(Problem(relative, not_an_image(file)))
         elif parsed is None:
             # Without a subject the whole set would fall back to an image-level split.
             problems.append(Problem(relative, "no subject in the name (UID_<subject>_<image>_<cell>_<all|hem>)"))
@@ -257,7 +267,7 @@ def _add_preliminary(
         if file.suffix.lower() == ".csv":
             continue
         if not _is_image(file):
-            problems.append(Problem(relative, _not_an_image(file)))
+            problems.append(Problem(relative, not_an_image(file)))
         elif file.name not in originals:
             problems.append(Problem(relative, f"not listed in {table.name}"))
         else:
@@ -327,7 +337,7 @@ def _load_manifest(table: Path) -> Dataset:
         if not _is_file(file, where):
             problems.append(Problem(relative, f"no such file (line {line})"))
         elif not _is_image(file):
-            problems.append(Problem(relative, _not_an_image(file)))
+            problems.append(Problem(relative, not_an_image(file)))
         else:
             samples.append(Sample(relative, label, subject or None))
     if not samples:
@@ -401,18 +411,24 @@ def _dataset(root: Path, layout: str, samples: list[Sample], problems: list[Prob
 
 
 def _files(folder: Path, root: Path | None = None, problems: list[Problem] | None = None) -> Iterator[Path]:
-    """Visible files below `folder`, sorted. Links to folders can loop: not followed, but noted in `problems`."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(where)
-        if root is not None and problems is not None:
-            for link in (here / name for name in folders if (here / name).is_symlink()):
-                problems.append(Problem(link.relative_to(root).as_posix(), "a link to a folder: not followed"))
-        yield from (here / name for name in sorted(files) if not name.startswith("."))
+    """Files below `folder`, sorted; what `walk` doesn't look at is noted in `problems`."""
+    for path, reason in walk(folder, links=folder == root):
+        if not reason:
+            yield path
+        elif root is not None and problems is not None:
+            problems.append(Problem(path.relative_to(root).as_posix(), reason))
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in _children(folder) if child.is_dir() and not is_output(child))
+
+
+def _children(folder: Path) -> list[Path]:
+    """What isn't hidden in a folder; nothing where it can't be listed, which `walk` says."""
+    try:
+        return [child for child in folder.iterdir() if not is_system(child.name)]
+    except OSError:
+        return []
 
 
 def _is_image(file: Path) -> bool:
@@ -420,11 +436,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(_is_image(child) and child.is_file() for child in folder.iterdir() if not child.name.startswith("."))
-
-
-def _not_an_image(file: Path) -> str:
-    return f"not an image suffix ({file.suffix or 'none'})"
+    return any(_is_image(child) and child.is_file() for child in _children(folder))
 
 
 def _named(folder: Path, root: Path, name: re.Pattern[str]) -> bool:

@@ -82,7 +82,7 @@ def evaluate(
                 f"{target}: {'--robustness' if robust else '--against'} is measured on what a device runs",
                 hint="quantize the run, name the model file",
             )
-        metrics = _run(target, data, side, site, cache_dir or cache.default_cache_dir(), explain, progress)
+        metrics = _run(target, data, side, site, cache.ready(cache_dir), explain, progress)
     else:
         if explain is not None:
             raise UsageError(

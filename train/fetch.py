@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
+from edgeall.edge_runtime.errors import NO_ROOM, DataError, EdgeallError, UsageError
 from edgeall.train.dataset import Dataset, load_dataset
 
 
@@ -118,7 +118,9 @@ def _download(source: Source, out: Path | None) -> Path:
                     f"kaggle.json into ~/.kaggle, {by_hand}",
                 ) from error
             raise DataError(f"Kaggle answers with status {status} for {source.handle}", hint=by_hand[3:]) from error
-        except Exception as error:  # a damaged archive, a full disk, kagglehub's own family without a common base
+        except Exception as error:  # a damaged archive, kagglehub's own family without a common base
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(
                 f"{source.handle}: the download failed ({first_line})", hint=f"try again, {by_hand}"

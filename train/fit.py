@@ -6,17 +6,19 @@ import io
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.files import replacing
 from edgeall.models.keras_compat import keras, tf
-from edgeall.train.cache import replacing
 from edgeall.train.progress import Progress
 from edgeall.train.workers import ALONE, Workers
 
@@ -228,9 +230,10 @@ def _epoch(
 def _resumed(model: Any, checkpoint: Path, workers: Workers) -> _State | None:
     """The state that training goes on from, put into ``model``; the chief's, on every worker."""
     if workers.alone:
-        return _State.load(checkpoint, model, workers) if checkpoint.exists() else None
-    saved = workers.share(checkpoint.read_bytes() if workers.chief and checkpoint.exists() else b"")
-    return _State.load(io.BytesIO(saved), model, workers) if saved else None
+        return _State.load(checkpoint.read_bytes(), checkpoint, model, workers) if checkpoint.exists() else None
+    begun = workers.share(b"begun" if workers.chief and checkpoint.exists() else b"")
+    saved = workers.share(checkpoint.read_bytes() if workers.chief and begun else b"")
+    return _State.load(saved, checkpoint, model, workers) if begun else None
 
 
 def _validate(predict: Any, validation: Any, workers: Workers) -> tuple[float, float]:
@@ -328,19 +331,35 @@ class _State:
             np.savez(temporary, **arrays)
 
     @classmethod
-    def load(cls, file: Path | io.BytesIO, model: Any, workers: Workers) -> _State:
-        with np.load(file) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            if "kept_loss" not in facts:
-                raise DataError(
-                    "this training was begun by an older edgeall that kept epochs by another rule: it can't be resumed",
-                    hint="start over with --force, or in another --out",
-                )
-            weights = [arrays[f"weight_{index}"] for index in range(len(model.weights))]
-            kept = [arrays[f"kept_{index}"] for index in range(len(model.weights))]
-            average = [arrays[f"average_{index}"] for index in range(len(model.weights))]
-            optimizer = [arrays[f"optimizer_{index}"] for index in range(len(model.optimizer.variables))]
+    def load(cls, saved: bytes, name: Path, model: Any, workers: Workers) -> _State:
+        """What `save` wrote; every byte is under a checksum. Raises DataError where it is damaged."""
+        shapes = [tuple(value.shape) for value in model.weights]
+
+        def of_each(kind: str) -> list[Any]:
+            found = [arrays[f"{kind}_{index}"] for index in range(len(shapes))]
+            if [value.shape for value in found] != shapes:
+                raise ValueError("of another network")
+            return found
+
+        try:
+            with np.load(io.BytesIO(saved)) as arrays:
+                facts = json.loads(str(arrays["facts"]))
+                history, kept_epoch = list(facts["history"]), int(facts["kept_epoch"])
+                kept_loss = facts.get("kept_loss")
+                weights, kept, average = of_each("weight"), of_each("kept"), of_each("average")
+                optimizer = [arrays[f"optimizer_{index}"] for index in range(len(model.optimizer.variables))]
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0] if saved else "empty"
+            raise DataError(
+                f"{name}: the checkpoint is damaged ({said})",
+                hint="remove it and give the command again: this stage then starts over, what was done before is kept",
+            ) from error
+        if kept_loss is None:
+            raise DataError(
+                f"{name}: begun by an older edgeall that kept epochs by another rule; it can't be resumed",
+                hint="start over with --force, or in another --out",
+            )
         workers.put(model, weights)
         for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
             variable.assign(value)
-        return cls(facts["history"], facts["kept_loss"], facts["kept_epoch"], kept, average)
+        return cls(history, float(kept_loss), kept_epoch, kept, average)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeall.edge_runtime.explain import captioned, overlay
+from edgeall.edge_runtime.files import file_name, held
+from edgeall.edge_runtime.images import mark_output
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models.head import LOGITS
 from edgeall.models.keras_compat import keras, tf
@@ -122,12 +124,27 @@ def write_overlays(
     Returns:
         The files, ``<wrong|unsure>-<rank>-<image>.png``.
     """
+    with held(folder, "evaluate"):
+        return _write_overlays(folder, model, pixels, spec, probabilities, truth, labels, names)
+
+
+def _write_overlays(
+    folder: Path,
+    model: Any,
+    pixels: NDArray[np.uint8],
+    spec: InputSpec,
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    labels: Sequence[str],
+    names: Sequence[str],
+) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
+    mark_output(folder)
     written = []
     for rank, (index, kind) in enumerate(worth_seeing(probabilities, truth), start=1):
         called = int(probabilities[index].argmax())
         found = grad_cam(model, normalize(pixels[index : index + 1], spec), [called])[0]
         said = f"{labels[called]} {100 * probabilities[index, called]:.1f} %, labelled {labels[truth[index]]}"
-        written.append(folder / f"{kind}-{rank:02d}-{Path(names[index]).stem}.png")
+        written.append(folder / file_name(f"{kind}-{rank:02d}-", Path(names[index]).stem, ".png"))
         captioned(overlay(pixels[index], found), said).save(written[-1])
     return written

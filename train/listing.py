@@ -11,7 +11,7 @@ from edgeall.edge_runtime.errors import DataError
 from edgeall.train import duplicates
 from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
 from edgeall.train.progress import Progress
-from edgeall.train.scan import Scan, scan
+from edgeall.train.scan import Scan, narrow_range, scan
 from edgeall.train.split import LEFT_OUT, SIDES, make_split
 from edgeall.train.synth import is_synthetic
 
@@ -28,8 +28,9 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
         ``images`` and, where known, ``subjects``), ``positive_labels``, ``subjects`` (None where unknown),
         ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
         that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
-        ``dataset_sha256``, ``problems`` (``path`` and ``reason`` of what was skipped), ``synthetic`` (see
-        `is_synthetic`), ``split`` (what the default split of ``edgeall train`` makes of it, see `default_split`).
+        ``dataset_sha256``, ``narrow_range`` (a sentence or None, see `edgeall.train.scan.narrow_range`), ``problems``
+        (``path`` and ``reason`` of what was skipped), ``synthetic`` (see `is_synthetic`), ``split`` (what the default
+        split of ``edgeall train`` makes of it, see `default_split`).
 
     Raises:
         DataError: see `load_dataset` and `scan`.
@@ -60,6 +61,7 @@ def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         "near_duplicates": twins.near_count,
         "conflicts": [[found.facts[index].sample.path for index in group] for group in twins.conflicts],
         "dataset_sha256": found.digest,
+        "narrow_range": narrow_range(found.facts),
         "problems": [asdict(problem) for problem in data.problems],
         "synthetic": is_synthetic(data),
         "split": default_split(found, twins),

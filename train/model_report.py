@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeall.edge_runtime.files import scratch, write_text
 from edgeall.train import plots
 from edgeall.train.page import png_uri, template
 
@@ -24,8 +24,8 @@ def write_model_report(
         synthetic: whether the images are drawn.
     """
     curve, review = metrics["risk_coverage"], metrics["review"]
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = {name: Path(folder, f"{name}.png") for name in ("reliability", "risk_coverage", "robustness")}
+    with scratch() as folder:
+        drawn = {name: folder / f"{name}.png" for name in ("reliability", "risk_coverage", "robustness")}
         plots.plot_reliability(metrics["reliability"], drawn["reliability"])
         plots.plot_risk_coverage(curve, review, drawn["risk_coverage"])
         images = {
@@ -39,7 +39,7 @@ def write_model_report(
             images["robustness"] = (png_uri(drawn["robustness"]), said)
     page = template("edgeall.train", "model.html").render(title=title, texts=texts, images=images, synthetic=synthetic)
     # A file name on disk need not be valid Unicode; the report must not fail for it.
-    path.write_bytes(page.encode("utf-8", errors="replace"))
+    write_text(path, page, errors="replace")
 
 
 def _describe_reliability(found: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.errors import EdgeallError
+from edgeall.edge_runtime.files import replacing
 
 MAX_BYTES = 1 << 30
 """Of all that is remembered; what was not used for longest goes first. An image takes 3.4 kB."""
@@ -85,7 +86,9 @@ class Remembered:
     def save(self) -> None:
         """Keep what was learnt; in silence nothing, where that can't be. Files that have changed are forgotten."""
         for folder in sorted(self._changed):
-            rows = {name: row for name, row in self._folders[folder].items() if _stamp(os.path.join(folder, name)) == row[0]}
+            rows = {
+                name: row for name, row in self._folders[folder].items() if _stamp(os.path.join(folder, name)) == row[0]
+            }
             _store(_file_of(folder), _packed(rows, self._made_by))
         self._changed.clear()
 
@@ -171,8 +174,6 @@ def _read(path: Path) -> tuple[Any, bytes] | None:
 
 
 def _store(path: Path, content: bytes) -> None:
-    from edgeall.train.cache import replacing  # imports the split, which imports the scan
-
     with contextlib.suppress(OSError, EdgeallError):
         with replacing(path) as temporary:
             temporary.write_bytes(content)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError, ImageError
+from edgeall.edge_runtime.files import write_text
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.train import plots
 from edgeall.train.page import jpeg_uri, png_uri, template
@@ -77,7 +78,7 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     )
     report = run_dir / "report.html"
     # A file name on disk need not be valid Unicode; the report must not fail for it.
-    report.write_bytes(page.encode("utf-8", errors="replace"))
+    write_text(report, page, errors="replace")
     return report
 
 

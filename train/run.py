@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime.device import describe_device
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.files import file_name, held, is_empty, sync
+from edgeall.edge_runtime.images import mark_output, refuse_inside
 from edgeall.models import registry
 from edgeall.models.head import add_head, head_of
 from edgeall.models.keras_compat import keras
@@ -37,13 +39,17 @@ from edgeall.train.runs import (
     build_args,
     complete_run,
     input_spec,
+    is_damaged,
+    is_whole,
     load_sides,
     positive_of,
+    read_json,
     source_revision,
+    start_over,
     versions,
     write_json,
 )
-from edgeall.train.scan import scan
+from edgeall.train.scan import narrow_range, scan
 from edgeall.train.split import (
     LEFT_OUT,
     SIDES,
@@ -151,14 +157,17 @@ def train(
         What was written to ``run.json``.
 
     Raises:
-        UsageError: settings that can't be meant, or a run folder that holds another run.
-        DataError: data that can't be trained on, weights that don't fit.
+        UsageError: settings that can't be meant; a run folder that holds another run, lies in the data, or is in use.
+        DataError: data that can't be trained on, weights that don't fit, no space for preprocessed images.
     """
     started = time.perf_counter()
     settings = _resolve(settings)
+    refuse_inside(settings.data, settings.out)
     teachers = open_teachers(settings.teacher, settings.out)
+    settings = replace(settings, cache_dir=cache.ready(settings.cache_dir))
     workers = join(os.environ.get("TF_CONFIG"), progress) or Workers(strategy=strategy_for(devices))
-    with workers.together():
+    with workers.together(), ExitStack() as lock:
+        workers.from_chief(lambda: lock.enter_context(held(settings.out, "train")))
         return _train(settings, teachers, workers, progress, on_epoch, evaluated, started)
 
 
@@ -194,12 +203,12 @@ def _train(
         # Of several workers the chief trains the head, on a network of its own; that of all is built below.
         with workers.scope() if workers.alone else nullcontext():
             backbone, model = build(args.weights)
-        if not resuming:  # only now: a command that can't work leaves no folder behind
-            claim(out, settings.as_json(), split, facts)
 
     workers.from_chief(begin)
-    cache_dir = settings.cache_dir or cache.default_cache_dir()
-    sides = load_sides(split, settings.data, spec, cache_dir, progress)
+    assert settings.cache_dir is not None
+    sides = load_sides(split, settings.data, spec, settings.cache_dir, progress)
+    if not resuming:  # only now: a command that can't work leaves no folder behind
+        workers.from_chief(lambda: claim(out, settings.as_json(), split, facts))
     training = sides
     if settings.per_class is not None:
         training = {**sides, "train": filled(sides["train"], parse_per_class(settings.per_class).train)}
@@ -207,7 +216,7 @@ def _train(
 
     def head_stage() -> list[Row]:
         nonlocal featured
-        features = _features(backbone, args, settings, split, sides, cache_dir, progress)
+        features = _features(backbone, args, settings, split, sides, progress)
         featured = time.perf_counter()
         return _train_head(model, features, training, settings, progress, on_epoch)
 
@@ -322,13 +331,20 @@ def check_out(out: Path, wanted: dict[str, Any], force: bool) -> bool:
     Raises:
         UsageError: it holds a complete run, another one, or something else, and --force doesn't allow for it.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and is_empty(out)):
         return False
     found = _settings_in(out)
     if found is None:
-        raise UsageError(f"{out}: exists and is not a run", hint="choose another --out")
+        if not (is_damaged(out / "settings.json") and (out / "split.json").exists()):
+            raise UsageError(f"{out}: exists and is not a run", hint="choose another --out")
+        if force:
+            return False
+        raise UsageError(
+            f"{out}/settings.json: empty or damaged: the run can't be resumed",
+            hint="--force to start over, or choose another --out",
+        )
     differing = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    complete = (out / "run.json").exists()
+    complete = is_whole(out)
     if not complete and not differing:
         return True
     if force:
@@ -350,7 +366,7 @@ def is_complete(settings: TrainSettings) -> bool:
     """
     settings = _resolve(settings)
     out, wanted = settings.out, settings.as_json()
-    if not (out / "run.json").exists():
+    if not is_whole(out):
         check_out(out, wanted, settings.force)
         return False
     found = _settings_in(out) or {}
@@ -362,15 +378,21 @@ def is_complete(settings: TrainSettings) -> bool:
 
 
 def claim(out: Path, settings: dict[str, Any], split: Split, facts: dict[str, Any]) -> None:
-    """Begin a run folder, whole or not at all; what `check_out` allowed to be overwritten goes."""
-    begun = out.with_name(f".{out.name}-{os.getpid()}")
+    """Begin a run folder, whole or not at all; what `check_out` allowed to be overwritten goes.
+
+    The folder is to be `held` by this process.
+    """
+    begun = out.with_name(file_name(".", out.name, "-begun"))
+    shutil.rmtree(begun, ignore_errors=True)  # of a killed process: this one alone holds the folder
     begun.mkdir(parents=True)
+    mark_output(begun)
     save_split(split, begun / "split.json")
     write_json(begun / "data.json", facts)
     write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings})
     if out.exists():
         shutil.rmtree(out)
     os.replace(begun, out)
+    sync(out.parent)
 
 
 def _settings_in(out: Path) -> dict[str, Any] | None:
@@ -451,15 +473,18 @@ def _check_shares(settings: TrainSettings, workers: Workers) -> None:
 def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple[Split, dict[str, Any]]:
     """The split of this run, made once, and the facts of the data for ``run.json``."""
     if resuming:
-        split = load_split(settings.out / "split.json")
+        split = _own_split(settings.out)
         check_split(split, settings.data)
-        return split, json.loads((settings.out / "data.json").read_text(encoding="utf-8"))
+        return split, read_json(settings.out / "data.json", start_over(settings.out))
     dataset = load_dataset(settings.data)
     with progress.task("reading images", len(dataset.samples)) as advance:
         scanned = scan(dataset, lambda done, total: advance(done, ""))
     dataset = scanned.dataset
     if dataset.problems:
         progress.note(f"{len(dataset.problems)} files skipped, first: {dataset.problems[0].path}")
+    narrow = narrow_range(scanned.facts)
+    if narrow:
+        progress.note(f"warning: {narrow}")
     if settings.split is not None:
         split = load_split(settings.split / "split.json" if settings.split.is_dir() else settings.split)
         check_split(split, settings.data)
@@ -495,6 +520,14 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
     }
 
 
+def _own_split(out: Path) -> Split:
+    """The split of a begun run. Raises DataError where it is damaged."""
+    try:
+        return load_split(out / "split.json")
+    except DataError as error:
+        raise DataError(error.message, hint=start_over(out)) from error
+
+
 def _fold(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -511,7 +544,6 @@ def _features(
     settings: TrainSettings,
     split: Split,
     sides: dict[str, Images],
-    cache_dir: Path,
     progress: Progress,
 ) -> NDArray[np.float32] | None:
     """The frozen backbone's output for every image of the split, ``(images, features)``, computed once."""
@@ -521,8 +553,11 @@ def _features(
     policy = keras.mixed_precision.global_policy().name
     spec = asdict(sides["train"].spec)
     facts = [cache.FORMAT, spec, settings.model, args.alpha, policy, weights, [item.sha256 for item in split.entries]]
-    path = cache_dir / f"features-{cache.digest(facts)}.npy"
-    if not path.exists():
+    assert settings.cache_dir is not None
+    path = settings.cache_dir / f"features-{cache.digest(facts)}.npy"
+    shape = (len(split.entries), int(backbone.output_shape[-1]))
+    features = cache.load(path, shape, np.float32, progress)
+    if features is None:
         every = np.arange(len(split.entries))
         images = replace(sides["train"], rows=every, labels=np.zeros_like(every))
         values = []
@@ -530,9 +565,8 @@ def _features(
             for batch, _ in plain(images, 64):
                 values.append(backbone.predict_on_batch(batch))
                 advance(sum(map(len, values)), "")
-        with cache.replacing(path) as temporary:
-            np.save(temporary, np.concatenate(values).astype(np.float32))
-    features: NDArray[np.float32] = np.load(path)
+        features = np.concatenate(values).astype(np.float32)
+        cache.save(path, shape, np.float32, [features])
     return features
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import platform
 import subprocess
 import time
+import zlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeall
-from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime import files
+from edgeall.edge_runtime.errors import NO_ROOM, DataError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models import registry
 from edgeall.models.head import add_head
@@ -39,17 +41,63 @@ SCHEMA = 1
 
 def load_run(run: Path) -> dict[str, Any]:
     """The ``run.json`` of a complete run. Raises DataError where there is none."""
-    try:
-        facts: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (run / "run.json").exists():
         started = (run / "settings.json").exists()
         hint = "the training was not finished: give its `edgeall train` command again" if started else "check the path"
-        raise DataError(f"{run}: not a complete run (no run.json)", hint=hint) from None
-    except ValueError as error:
-        raise DataError(f"{run}/run.json: not valid JSON ({error})", hint="train again") from error
+        raise DataError(f"{run}: not a complete run (no run.json)", hint=hint)
+    facts = read_json(run / "run.json", "give the command that made the run again")
     if facts.get("schema") != SCHEMA:
         raise DataError(f"{run}/run.json: schema {facts.get('schema')} is not {SCHEMA}", hint="train again")
     return facts
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """An object that `write_json` wrote. Raises DataError, with the hint, where it is damaged or missing."""
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+        said = "no object"
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing", hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        said = str(error)
+    raise DataError(f"{path}: {'empty' if not path.stat().st_size else f'damaged ({said})'}", hint=hint)
+
+
+def is_whole(run: Path) -> bool:
+    """Whether a run is complete: its ``run.json`` was written, last of all, and is still readable."""
+    return _holds_object(run / "run.json")
+
+
+def _holds_object(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_bytes()), dict)
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return False
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether a JSON file of ours is there and can't be read as one."""
+    return file.exists() and not _holds_object(file)
+
+
+def start_over(out: Path) -> str:
+    """The hint where a folder can't be gone on with."""
+    return f"remove {out} and give the command again, or choose another --out"
+
+
+def read_history(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's ``history.csv``. Raises DataError where it is missing or damaged."""
+    path = run / "history.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        if rows and all(row.get("stage") and row.get("epoch") for row in rows):
+            return rows
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
+        pass
+    raise DataError(f"{path}: missing or damaged", hint="train again")
 
 
 def run_digest(run: Path) -> str:
@@ -65,13 +113,27 @@ def load_model(run: Path, facts: dict[str, Any]) -> Any:
     if facts["model"].get("channels"):  # of a run that `edgeall prune --macs` made
         model = with_channels(model, facts["model"]["channels"])
     path = run / "model.keras"
+    # Not Keras's load_model: it jumps about inside the archive, and each step back reads all of it anew.
     try:
-        # Not Keras's load_model: it jumps about inside the archive, and each step back reads all of it anew.
-        with ZipFile(path) as archive, TemporaryDirectory() as folder:
-            model.load_weights(archive.extract("model.weights.h5", folder))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise DataError(f"{path}: missing or damaged ({str(error).splitlines()[0]})", hint="train again") from error
+        with ZipFile(path) as archive:
+            weights = archive.read("model.weights.h5")
+    except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
+        raise _damaged(path, error) from error
+    with files.scratch() as folder:
+        extracted = folder / "model.weights.h5"
+        extracted.write_bytes(weights)
+        try:
+            model.load_weights(extracted)
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, *NO_ROOM):
+                raise  # nothing that the file could do anything about
+            raise _damaged(path, error) from error
     return model
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"{path}: missing or damaged ({said})", hint="train again")
 
 
 def load_own_split(run: Path, facts: dict[str, Any]) -> Split:
@@ -199,9 +261,11 @@ def complete_run(
     }
     write_history(out / "history.csv", history)
     write_predictions(out / "predictions.csv", split, sides, probabilities)
-    model.save(out / "model.keras")
+    with files.replacing(out / "model.keras") as temporary:
+        model.save(temporary)
     if "test" in evaluated:
         write_report(out, run)
+    files.sync_tree(out)  # what run.json vouches for reaches the disk before it
     write_json(out / "run.json", run)
     return run
 
@@ -223,8 +287,7 @@ def positive_of(positive: str | None, labels: tuple[str, ...]) -> tuple[str, ...
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically, indented."""
-    with cache.replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+    files.write_text(path, json.dumps(value, indent=1, default=str) + "\n")
 
 
 def write_predictions(
@@ -233,7 +296,7 @@ def write_predictions(
     """One row per image of every evaluated side: path, side, label, predicted, and the probability of each class."""
     # A file name on disk need not be valid Unicode: its bytes are written as they are.
     with (
-        cache.replacing(path) as temporary,
+        files.replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
     ):
         writer = csv.writer(stream)
@@ -246,7 +309,7 @@ def write_predictions(
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """One row per epoch of every stage, see `edgeall.train.fit.Row`."""
-    with cache.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)

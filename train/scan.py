@@ -28,7 +28,7 @@ from PIL import Image
 
 from edgeall.edge_runtime import images
 from edgeall.edge_runtime.errors import DataError, ImageError
-from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.images import USED_BITS, open_rgb
 from edgeall.train.dataset import Dataset, Problem, Sample
 from edgeall.train.remembered import Known, Remembered
 
@@ -58,6 +58,7 @@ class Facts:
         height: pixels, upright.
         phash: ImageHash's perceptual hash, 64 bits as an integer.
         thumbnail: `THUMBNAIL` x `THUMBNAIL` RGB pixels, row by row.
+        used_bits: where 16-bit samples use 10, 12 or 14 bits at most, see `open_rgb`; else None.
     """
 
     sample: Sample
@@ -67,6 +68,7 @@ class Facts:
     height: int
     phash: int
     thumbnail: bytes = field(repr=False)
+    used_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,19 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
         problems=tuple(sorted(problems, key=lambda problem: problem.path)),
     )
     return Scan(readable, tuple(facts))
+
+
+def narrow_range(facts: Sequence[Facts]) -> str | None:
+    """A sentence on 16-bit images that are nearly black because their samples use fewer bits; None where none are."""
+    narrow = [item for item in facts if item.used_bits is not None]
+    if not narrow:
+        return None
+    bits = max(item.used_bits or 0 for item in narrow)
+    share = {10: "a sixty-fourth", 12: "a sixteenth", 14: "a quarter"}[bits]
+    return (
+        f"{len(narrow):,} image{'s use' if len(narrow) > 1 else ' uses'} at most {share} of "
+        f"{'their' if len(narrow) > 1 else 'its'} range ({bits} bits in 16?), nearly black: {narrow[0].sample.path}"
+    )
 
 
 def hash_files(paths: list[Path]) -> list[str | None]:
@@ -264,7 +279,8 @@ def _look(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Fa
     thumbnail = small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     bits = np.packbits(np.asarray(phash(small).hash, dtype=bool).ravel())
     number = int.from_bytes(bits.tobytes(), "big")
-    return Facts(sample, sha256, _hash_pixels(image), width, height, number, thumbnail.tobytes())
+    used = image.info.get(USED_BITS)
+    return Facts(sample, sha256, _hash_pixels(image), width, height, number, thumbnail.tobytes(), used)
 
 
 def _hash_pixels(image: Image.Image) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
+from edgeall.edge_runtime.files import write_text
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.train.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, numbered, place_blocks
 from edgeall.train.dataset import load_dataset
@@ -229,18 +228,7 @@ def check_embargo(by: str, embargo: int | None) -> None:
 
 def save_split(split: Split, path: Path) -> None:
     """Write ``split.json``; a reader sees the old file or the new one, never half of it."""
-    handle, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({**_as_json(split), "sha256": split.sha256}, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_text(path, json.dumps({**_as_json(split), "sha256": split.sha256}, indent=1) + "\n")
 
 
 def load_split(path: Path) -> Split:

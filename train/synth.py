@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from edgeall.edge_runtime.errors import DataError, UsageError
+from edgeall.edge_runtime.files import held, is_empty, replacing, sync_tree
 from edgeall.train.dataset import Dataset
 from edgeall.train.synth_draw import (
     CELL_KINDS,
@@ -125,7 +126,7 @@ def _check(out: Path, images: int, seed: int, layout: Layout, size: int) -> None
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
     if not 64 <= size <= 1024:
         raise UsageError(f"a size of {size} pixels can't be drawn", hint="use a size from 64 to 1024")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise DataError(f"{out}: not an empty folder", hint="name a new folder, or empty this one first")
 
 
@@ -173,7 +174,13 @@ def synthesize(
     """
     if layout not in _SIZE:
         raise UsageError(f"unknown layout {layout!r}", hint=f"choose one of: {', '.join(_SIZE)}")
-    size = _SIZE[layout] if size is None else size
+    with held(out, "data synth"):
+        return _synthesize(out, images, seed, layout, _SIZE[layout] if size is None else size, on_progress)
+
+
+def _synthesize(
+    out: Path, images: int, seed: int, layout: Layout, size: int, on_progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
     _check(out, images, seed, layout, size)
     fields = layout == "all4"
     plans = _plan_all4(images) if fields else _plan_cnmc(images)
@@ -216,8 +223,9 @@ def synthesize(
         pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the rest
 
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
+    sync_tree(out)
     # Last, so that its presence means complete.
-    with (out / MANIFEST).open("w", newline="", encoding="utf-8") as file:
+    with replacing(out / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "label", "subject"))
         table.writerows((plan.path, plan.label, plan.subject) for plan in plans)

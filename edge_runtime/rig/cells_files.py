@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from edgeall.edge_runtime.errors import ImageError, UsageError
-from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.errors import NO_ROOM, ImageError, UsageError
+from edgeall.edge_runtime.files import file_name, held, is_empty
+from edgeall.edge_runtime.images import mark_output, open_rgb
 from edgeall.edge_runtime.pipeline import expand
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig.cells import Cell, crop, cut_out, find_cells
@@ -21,32 +22,53 @@ from edgeall.edge_runtime.tools.tables import as_text, table
 COLUMNS = ("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop")
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)
 """Colours of boxes: of whole cells, and of those that the border cuts."""
+_ROOM = "-9999.png"
+"""What is added to a name at most."""
 
 
 def cells_of_files(
-    paths: Iterable[str | os.PathLike[str]], out: Path, spec: InputSpec | None = None, red_cell_px: float | None = None
+    paths: Iterable[str | os.PathLike[str]],
+    out: Path,
+    spec: InputSpec | None = None,
+    red_cell_px: float | None = None,
+    skipped: Callable[[Path, str], None] | None = None,
 ) -> dict[str, Any]:
     """Find the cells of each image and write ``cells.csv``, ``crops/`` and ``overlays/`` into a new folder.
 
     Args:
-        paths: files and folders; an image that can't be read gives an error and the rest goes on.
+        paths: files and folders; an image that can't be read, or whose cells can't be written, gives an error and the
+            rest goes on.
         out: a new or empty folder.
         spec: what crops must be: a model's input. None cuts squares out as they are.
         red_cell_px: see `find_cells`.
+        skipped: see `edgeall.edge_runtime.images.find_images`.
 
     Returns:
         For each image its path and its cells, or an error; the numbers of cells and of whole ones.
 
     Raises:
         DataError: a path doesn't exist.
-        UsageError: the folder holds something already.
+        UsageError: the folder holds something already, or another process writes it.
+        OSError: the disk is full.
     """
+    with held(out, "cells"):
+        return _cells_of_files(paths, out, spec, red_cell_px, skipped)
+
+
+def _cells_of_files(
+    paths: Iterable[str | os.PathLike[str]],
+    out: Path,
+    spec: InputSpec | None,
+    red_cell_px: float | None,
+    skipped: Callable[[Path, str], None] | None,
+) -> dict[str, Any]:
     own = out.resolve()  # may lie in a folder that is looked through
-    images = (path for path in expand(paths) if own not in Path(path).resolve().parents)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    images = (path for path in expand(paths, skipped) if own not in Path(path).resolve().parents)
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise UsageError(f"{out}: holds something already", hint="choose a new folder")
     for folder in ("crops", "overlays"):
         (out / folder).mkdir(parents=True)
+    mark_output(out)
     results: list[dict[str, Any]] = []
     with open(out / "cells.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -58,9 +80,16 @@ def cells_of_files(
                 results.append({"image": path, "error": error.message})
                 continue
             found = find_cells(np.asarray(image), red_cell_px)
-            name = f"{number:04d}-{Path(path).stem}"  # several folders may hold images of one name
-            rows = _write_crops(image, found, out, name, spec)
-            overlay(image, found).save(out / "overlays" / f"{name}.png")
+            # Several folders may hold images of one name; and a name may be so long that nothing can be added to it.
+            name = file_name(f"{number:04d}-", Path(path).stem, _ROOM)[: -len(_ROOM)]
+            try:
+                rows = _write_crops(image, found, out, name, spec)
+                overlay(image, found).save(out / "overlays" / f"{name}.png")
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
+                results.append({"image": path, "error": f"{path}: its cells can't be written ({error.strerror})"})
+                continue
             writer.writerows({"image": as_text(path), **row} for row in rows)
             results.append({"image": path, "cells": rows, "overlay": f"overlays/{name}.png"})
     rows = [row for result in results for row in result.get("cells", [])]

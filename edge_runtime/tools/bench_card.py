@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from edgeall.edge_runtime.files import write_text
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.tools.tables import bench_text as single_stream_text
 from edgeall.edge_runtime.tools.tables import percent, table
@@ -35,8 +36,7 @@ def bench_text(result: Mapping[str, Any]) -> str:
 
 def write_card(result: Mapping[str, Any], out: Path) -> None:
     """Write the page. Raises OSError where ``out`` can't be written."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(card(result), encoding="utf-8")
+    write_text(out, card(result), errors="replace")  # a file name on disk need not be valid Unicode
 
 
 def card(result: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Imports nothing that may be missing or broken here: the interpreter is tried in 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import platform
 import shlex
@@ -21,7 +22,9 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from edgeall.edge_runtime.cache import cache_dir
 from edgeall.edge_runtime.errors import EdgeallError
+from edgeall.edge_runtime.files import leftovers
 from edgeall.edge_runtime.probe import try_out
 
 MODEL = base64.b64decode(
@@ -103,6 +106,7 @@ class Machine:
         try_model: runs `MODEL` and returns what `probe.try_out` does.
         free_bytes: where the user's files lie.
         now: seconds since 1970.
+        cache: where preprocessed images and the like are kept.
     """
 
     python: tuple[int, int]
@@ -118,6 +122,7 @@ class Machine:
     try_model: Callable[[], Mapping[str, Any]]
     free_bytes: int
     now: float
+    cache: Path | None = None
 
     @property
     def wheels_machine(self) -> str:
@@ -152,6 +157,7 @@ def this_machine() -> Machine:
         try_model=lambda: try_out(MODEL, "a small model"),
         free_bytes=shutil.disk_usage(home if os.path.isdir(home) else os.sep).free,
         now=time.time(),
+        cache=cache_dir(),
     )
 
 
@@ -340,6 +346,25 @@ def _disk(m: Machine) -> Check:
     return Check("disk", state, found, "" if state == "ok" else f"sudo apt clean && {_pip('cache purge', m)}")
 
 
+def _cache(m: Machine) -> Check | None:
+    if m.cache is None or not m.cache.is_dir():
+        return None
+    files = [Path(where, name) for where, _, names in os.walk(m.cache) for name in names]
+    left = [path for where, _, _ in os.walk(m.cache) for path in leftovers(Path(where))]
+    found = f"{_megabytes(files)} in {m.cache}, all of which can be made again"
+    if left:
+        found += f"; {_megabytes(left)} of it left by killed processes: the next training removes that"
+    return Check("cache", "ok", found)
+
+
+def _megabytes(files: Iterable[Path]) -> str:
+    sizes = []
+    for path in files:
+        with contextlib.suppress(OSError):  # gone in the meantime
+            sizes.append(path.stat().st_size)
+    return f"{sum(sizes) / 1e6:,.1f} MB"
+
+
 def _clock(m: Machine) -> Check:
     found = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(m.now))
     if m.now < BUILT:
@@ -357,7 +382,7 @@ def _clock(m: Machine) -> Check:
 
 _EXAMINATIONS: tuple[Callable[[Machine], Check | None], ...] = (
     *(_python, _c_library, _processor, _runtime, _numpy, _packages, _inference),
-    *(_power, _camera, _ssh, _disk, _clock),
+    *(_power, _camera, _ssh, _disk, _cache, _clock),
 )
 
 

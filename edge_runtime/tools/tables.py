@@ -352,6 +352,8 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
     ]
     if facts["conflicts"]:
         parts.append(_some("duplicates with different labels:", [" = ".join(g) for g in facts["conflicts"]], most))
+    if facts.get("narrow_range"):
+        parts.append(f"{facts['narrow_range']}\nhave the camera's program scale them to 16 bits, or save 8-bit images")
     if facts["problems"]:
         parts.append(_some("skipped:", [f"{p['path']}: {p['reason']}" for p in facts["problems"]], most))
     return "\n\n".join(parts)
@@ -431,5 +433,5 @@ def _plain(text: str) -> str:
 
 def _csv_line(values: Sequence[object]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()
+    csv.writer(buffer).writerow(values)  # which quotes a line break in a name only if its own lines end in one
+    return buffer.getvalue().removesuffix("\r\n")

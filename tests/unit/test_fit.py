@@ -19,6 +19,7 @@ from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import Stage, _average, _schedule, _State, fit, keep_statistics_current
 from edgeall.train.progress import Progress
+from edgeall.train.workers import ALONE
 
 SIZE = 32
 QUIET = Progress(quiet=True)
@@ -104,6 +105,32 @@ def test_a_stage_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         assert one["learning_rate"] == pytest.approx(other["learning_rate"])
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 99, slice(5000), slice(-1), "zeroed", "of another network"])
+def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, damage: Any) -> None:
+    model, path = _model(0.9), tmp_path / "finetune.npz"
+    model.compile(optimizer="adam")
+    model.optimizer.build(model.trainable_variables)
+    _State.fresh(model, np.zeros(3)).save(path, model, model.get_weights())
+    whole = path.read_bytes()
+    assert _State.load(whole, path, model, ALONE).kept_epoch == 0
+    if damage == "of another network":
+        other = add_head(build_basic_cnn(BuildArgs(SIZE, SIZE, None, "none")), 3, 0.0)
+        other.compile(optimizer="adam")
+        other.optimizer.build(other.trainable_variables)
+        _State.fresh(other, np.zeros(3)).save(path, other, other.get_weights())
+        cut = path.read_bytes()
+    elif damage == "zeroed":  # a page in the middle, as a power cut leaves it
+        cut = whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :]
+    else:
+        cut = whole[damage] if isinstance(damage, slice) else damage
+    before = model.get_weights()
+    with pytest.raises(DataError, match=rf"^{path}: the checkpoint is damaged \(") as error:
+        _State.load(cut, path, model, ALONE)
+    assert "remove it" in error.value.hint
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from fixtures_models import LABELS
 
 from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.errors import GateError, UsageError
+from edgeall.edge_runtime.errors import DataError, GateError, UsageError
+from edgeall.edge_runtime.files import held
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.optimize import candidate, prune, quantize
 from edgeall.optimize import search as searching
@@ -24,7 +25,7 @@ from edgeall.optimize.search import search
 from edgeall.optimize.search_result import alike, choose, missed, search_text
 from edgeall.optimize.search_settings import SearchSettings, space_of
 from edgeall.optimize.storage import open_storage
-from edgeall.optimize.trials import MOST_ATTEMPTS, Axes, Space, Trials, alone
+from edgeall.optimize.trials import MOST_ATTEMPTS, Axes, Space, Trials
 from edgeall.train import run as training
 from edgeall.train.evaluate import evaluate
 from edgeall.train.progress import Progress
@@ -270,11 +271,18 @@ def test_a_foreign_folder_is_not_touched(settings: SearchSettings, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_one_folder_serves_one_process(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(UsageError, match="another search"), alone(tmp_path):
-        pass
-    with alone(tmp_path):
-        pass
+def test_one_folder_serves_one_process(settings: SearchSettings, tmp_path: Path) -> None:
+    with held(tmp_path / "out", "search"), pytest.raises(UsageError, match="in use by `edgeall search`"):
+        search(replace(settings, out=tmp_path / "out"), QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_search_with_damaged_settings_names_them(settings: SearchSettings, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_bytes(b"")
+    with pytest.raises(DataError, match=r"settings\.json: empty or damaged") as error:
+        search(replace(settings, out=tmp_path), QUIET)
+    assert error.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
 @pytest.mark.parametrize(("gone", "found_ms"), [((0, 10, 10), 1.0), ((10, 10, 10), 11.0)])
