@@ -229,6 +229,9 @@ _EMBARGO = click.option(
 _LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
 _MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
 _STD = click.option("--std", type=float, help="See --mean.")
+_INPUT_SIZE = click.option(
+    "--input-size", type=click.IntRange(1), help="Pixels a side, of a foreign model whose input has no fixed size."
+)
 _THREADS = click.option("--threads", type=click.IntRange(1), help="Of each interpreter.  [default: measured once]")
 _WHEEL = click.option(
     "--wheel", type=FILE, help="edgeall's wheel for the device.  [default: built from this checkout, once]"
@@ -343,6 +346,7 @@ def train(json: bool, **settings: Any) -> None:
 @_LABELS
 @_MEAN
 @_STD
+@_INPUT_SIZE
 @_CACHE_DIR
 @click.option("--robustness", is_flag=True, help="Also under changes of lamp, stain, focus, sensor and file.")
 @click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
@@ -653,6 +657,7 @@ def models(json: bool) -> None:
 @_LABELS
 @_MEAN
 @_STD
+@_INPUT_SIZE
 @_WORKERS
 @_THREADS
 @_REQUIRE_SIGNATURE
@@ -667,6 +672,7 @@ def run_model(
     labels: Path | None,
     mean: float | None,
     std: float | None,
+    input_size: int | None,
     workers: int | None,
     threads: int | None,
     require_signature: Path | None,
@@ -684,7 +690,13 @@ def run_model(
     alone = len(paths) == 1 and not os.path.isdir(paths[0])
     threads_now = threads or (None if alone else 1)
     classifier = Classifier.open(
-        model, threads=threads_now, labels_file=labels, mean=mean, std=std, public_key=require_signature
+        model,
+        threads=threads_now,
+        labels_file=labels,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        public_key=require_signature,
     )
 
     def choose(first: Sequence[str]) -> Spread:
@@ -770,6 +782,7 @@ def cells(
 @_LABELS
 @_MEAN
 @_STD
+@_INPUT_SIZE
 @_JSON
 @click.pass_context
 def bench(

@@ -20,6 +20,7 @@ from edgeall.deploy.target import AdbTarget, DeviceError
 from edgeall.deploy.upload import sha256
 from edgeall.edge_runtime.bundle import Bundle, Golden, open_bundle
 from edgeall.edge_runtime.errors import BundleError, UsageError
+from edgeall.edge_runtime.foreign import OPEN, sizes_of
 from edgeall.edge_runtime.golden import UNITS_TOLERANCE, pixels_digest
 from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.preprocess import preprocess
@@ -197,6 +198,12 @@ def bench_by_benchmark_model(
     if not program.is_file():
         raise UsageError(f"{program}: no such file", hint="--benchmark-model takes the program built for the device")
     bundle = open_bundle(model)
+    main = bundle.graph.main
+    if bundle.manifest is None and any(OPEN in sizes_of(main.tensors[index])[1:] for index in main.inputs):
+        raise BundleError(
+            f"{bundle.path}: its input has no fixed size, benchmark_model would time it on one pixel",
+            hint="convert it again for the size it was trained with",
+        )
     progress.note(f"{adb.name}: copying {program.name} and {model.name}")
     command = adb.push(program, "benchmark_model", 0o755)
     there = adb.push(model, model.name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeall.edge_runtime import interpreter
-from edgeall.edge_runtime.bundle import Bundle, open_bundle, read_labels
+from edgeall.edge_runtime.bundle import Bundle, open_bundle
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.flatbuffer import Graph, read_graph
 from edgeall.edge_runtime.novelty import novelty
@@ -45,7 +43,7 @@ class Classifier:
     """Runs one model. Holds buffers, so one instance serves one thread.
 
     Attributes:
-        labels: one per output, all different.
+        labels: one per output, all different; two of a model of one sigmoid.
         input: the preprocessing contract that pixels must have gone through.
         bundle: the file it came from; None when built from a bare flatbuffer.
         threads: of the interpreter.
@@ -53,6 +51,8 @@ class Classifier:
         familiar: what the model's own images look like to it; None for a model without a novelty score.
         logits: True for a foreign model whose graph doesn't end in SOFTMAX: its outputs are taken as logits
             and the softmax is applied here. A packed model always ends in SOFTMAX.
+        sigmoid: True for a foreign model whose one output p, from a LOGISTIC, is the second label's probability; the
+            first label's is 1 - p.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Classifier:
         *,
         threads: int,
         logits: bool = False,
+        sigmoid: bool = False,
         bundle: Bundle | None = None,
     ) -> None:
         self.model = model
@@ -70,6 +71,7 @@ class Classifier:
         self.input = spec
         self.threads = threads
         self.logits = logits
+        self.sigmoid = sigmoid
         self.bundle = bundle
         self.familiar = bundle.familiar if bundle else None
         name = model.name
@@ -77,7 +79,18 @@ class Classifier:
         if model.input.shape != shape:
             raise BundleError(f"{name}: the model's input is {model.input.shape}, the contract says {shape}")
         outputs = int(np.prod(model.output.shape))
-        if outputs != len(self.labels):
+        if max(model.output.shape, default=1) != outputs:
+            raise BundleError(
+                f"{name}: its output is {model.output.shape}, a map and not one score for each label",
+                hint="a classifier ends in one vector; give a smaller --input-size if it leaves its size open",
+            )
+        if self.sigmoid and outputs == 1:
+            if len(self.labels) != 2:
+                raise BundleError(
+                    f"{name}: its one sigmoid output tells two labels apart, but there are {len(self.labels)}",
+                    hint="--labels FILE with two lines: the label of output 0 first, then that of output 1",
+                )
+        elif outputs != len(self.labels):
             raise BundleError(
                 f"{name}: the model has {outputs} outputs but there are {len(self.labels)} labels",
                 hint="give the label file that belongs to this model with --labels",
@@ -100,6 +113,7 @@ class Classifier:
         labels_file: str | os.PathLike[str] | None = None,
         mean: float | None = None,
         std: float | None = None,
+        input_size: int | None = None,
         public_key: str | os.PathLike[str] | None = None,
     ) -> Classifier:
         """Open a packed model, or a foreign ``.tflite`` with what it lacks given here.
@@ -111,17 +125,24 @@ class Classifier:
             mean: foreign models only, with ``std``: the network sees ``(pixel - mean) / std``; overrides the
                 file's own. A uint8 input that is quantized needs neither: the quantization says it.
             std: see ``mean``.
+            input_size: foreign models without a fixed input size only: pixels a side.
             public_key: with it the model must be signed, see `open_bundle`.
 
         Raises:
-            BundleError: see `open_bundle`; or labels or normalization are unknown, or contradict the model; or
-                the interpreter crashes on a foreign model (`edgeall.edge_runtime.probe`).
-            UsageError: labels or normalization given for a packed model, only one of mean and std, or one
-                that is no finite number.
+            BundleError: see `open_bundle`; or labels, normalization or input size are unknown, or contradict the
+                model; or the interpreter crashes on a foreign model (`edgeall.edge_runtime.probe`).
+            UsageError: labels, normalization or input size given for a packed model, an input size for a model that
+                has one, only one of mean and std, or one that is no finite number.
         """
-        normalization = _given_normalization(mean, std)
+        normalization = None
+        if mean is not None or std is not None:
+            from edgeall.edge_runtime.foreign import given_normalization
+
+            normalization = given_normalization(mean, std)
         bundle = open_bundle(path, public_key)
-        return cls.from_bundle(bundle, threads=threads, labels_file=labels_file, normalization=normalization)
+        return cls.from_bundle(
+            bundle, threads=threads, labels_file=labels_file, normalization=normalization, input_size=input_size
+        )
 
     @classmethod
     def from_bundle(
@@ -131,15 +152,18 @@ class Classifier:
         threads: int | None = None,
         labels_file: str | os.PathLike[str] | None = None,
         normalization: tuple[float, float] | None = None,
+        input_size: int | None = None,
     ) -> Classifier:
         """`open` for a file that is already open and checked; ``normalization`` is ``(mean, std)``."""
         threads = default_threads() if threads is None else threads
         if bundle.manifest is None:
-            return _open_foreign(bundle, threads, labels_file, normalization)
-        if labels_file is not None or normalization is not None:
+            from edgeall.edge_runtime.foreign import open_foreign  # packed models start without it
+
+            return open_foreign(bundle, threads, labels_file, normalization, input_size)
+        if labels_file is not None or normalization is not None or input_size is not None:
             raise UsageError(
-                f"{bundle.path}: carries its own labels and normalization",
-                hint="leave --labels, --mean and --std out",
+                f"{bundle.path}: carries its own labels, normalization and input size",
+                hint="leave --labels, --mean, --std and --input-size out",
             )
         answer = probabilities_of(bundle.graph, bundle.path)
         model = interpreter.load(bundle.flatbuffer, threads, bundle.path, answer)
@@ -163,6 +187,8 @@ class Classifier:
             float32 probabilities of shape ``(len(labels),)``; NaN where a float model's weights make it so.
         """
         scores = self.dequantize(self.predict_units(pixels))
+        if self.sigmoid:
+            return np.concatenate((1 - scores, scores))
         return _softmax(scores) if self.logits else scores
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answer:
@@ -189,7 +215,7 @@ class Classifier:
         return self.features(np.add.reduce(places, axis=0, dtype=kind) / np.float32(len(places)))
 
     def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """The raw output of one image, in the output's own type and units, shape ``(len(labels),)``."""
+        """The raw output of one image, in the output's own type and units: as many as the model has outputs."""
         spec, buffer = self.input, self._buffer
         if pixels.shape != buffer.shape[1:] or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 of shape {buffer.shape[1:]}, not {pixels.dtype} {pixels.shape}")
@@ -224,7 +250,7 @@ def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: 
         return
     if tensor.dtype not in (np.uint8, np.int8):
         raise BundleError(f"{name}: inputs of type {tensor.dtype} are not supported")
-    scale, zero_point = _input_quantization(tensor)
+    scale, zero_point = input_quantization(tensor)
     first = 0 if tensor.dtype == np.uint8 else -128
     # Both sides are linear in the pixel, so the ends of the range bound what lies between.
     for pixel in (0, 255):
@@ -243,56 +269,7 @@ def default_threads() -> int:
     return min(MAX_DEFAULT_THREADS, cores)
 
 
-def _given_normalization(mean: float | None, std: float | None) -> tuple[float, float] | None:
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise UsageError("--mean and --std belong together", hint="give both or neither")
-    for option, value in (("--mean", mean), ("--std", std)):
-        if not math.isfinite(value):
-            raise UsageError(f"{option} {value:g} must be a finite number")
-    if std <= 0:
-        raise UsageError(f"--std {std:g} must be above 0")
-    return mean, std
-
-
-def _open_foreign(
-    bundle: Bundle,
-    threads: int,
-    labels_file: str | os.PathLike[str] | None,
-    given: tuple[float, float] | None,
-) -> Classifier:
-    labels = bundle.labels if labels_file is None else read_labels(labels_file)
-    if labels is None:
-        raise BundleError(
-            f"{bundle.path}: has no labels of its own", hint="give a text file, one label a line, with --labels FILE"
-        )
-    from edgeall.edge_runtime.probe import ensure_runs  # packed models start without it
-
-    logits = _ends_in_logits(bundle.graph, bundle.path)
-    ensure_runs(bundle.flatbuffer, bundle.path)  # no digest vouches for it
-    model = interpreter.load(bundle.flatbuffer, threads, bundle.path)
-    shape = model.input.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
-        raise BundleError(f"{bundle.path}: the model's input is {shape}, not one RGB image (1, height, width, 3)")
-    mean, std = _normalization(model.input, given or bundle.normalization, bundle.path)
-    spec = InputSpec(height=shape[1], width=shape[2], mean=mean, std=std)
-    return Classifier(model, _distinct(labels), spec, threads=threads, logits=logits, bundle=bundle)
-
-
-def _normalization(tensor: interpreter.TensorInfo, known: tuple[float, float] | None, name: str) -> tuple[float, float]:
-    if known is not None:
-        return known
-    if tensor.dtype == np.uint8:
-        scale, zero_point = _input_quantization(tensor)
-        return float(zero_point), 1 / scale
-    raise BundleError(
-        f"{name}: nothing says how its input is normalized",
-        hint="give --mean and --std as in training, e.g. --mean 127.5 --std 127.5 for pixels in -1..1",
-    )
-
-
-def _input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
+def input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
     """Scale and zero point; an integer input without quantization takes the pixels as numbers."""
     return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
 
@@ -303,25 +280,13 @@ def probabilities_of(graph: Graph, name: str) -> int:
     Raises:
         BundleError: none does, or there are more than two outputs.
     """
-    found = [output for output in graph.main.outputs if _last_operator(graph, output) == "SOFTMAX"]
+    found = [output for output in graph.main.outputs if last_operator(graph, output) == "SOFTMAX"]
     if not found or len(graph.main.outputs) > 2:
         raise BundleError(f"{name}: a packed model must end in SOFTMAX")
     return found[0]
 
 
-def _ends_in_logits(graph: Graph, name: str) -> bool:
-    """False when the output comes from a SOFTMAX, True when it doesn't.
-
-    Raises:
-        BundleError: the output comes from a LOGISTIC, which scores every label by itself.
-    """
-    last = _last_operator(graph, graph.main.outputs[0]) if graph.main.outputs else "nothing"
-    if last == "LOGISTIC":
-        raise BundleError(f"{name}: ends in LOGISTIC, which scores each label by itself: not a classifier of one label")
-    return last != "SOFTMAX"
-
-
-def _last_operator(graph: Graph, output: int) -> str:
+def last_operator(graph: Graph, output: int) -> str:
     """The operator that gives an output its meaning."""
     main = graph.main
     operator = main.producer(output)
@@ -344,9 +309,3 @@ def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
         powers = np.exp(scores - scores.max())
     result: NDArray[np.float32] = powers / powers.sum()
     return result
-
-
-def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
-    """Foreign label files name some classes alike (ImageNet has two cranes): their index tells them apart."""
-    counts = Counter(labels)
-    return tuple(label if counts[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels))

@@ -45,6 +45,8 @@ class Tensor:
         zero_point: as many values as `scale`.
         constant_bytes: size of its constant data in the file, 0 for an activation.
         constant_at: where they begin in the file; the same tensor may lie elsewhere in another.
+        signature: the shape with -1 for each size that is left open, where `shape` holds a placeholder; empty when the
+            file doesn't say, and then none is.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Tensor:
     zero_point: tuple[int, ...]
     constant_bytes: int
     constant_at: int = field(default=0, compare=False)
+    signature: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -344,7 +347,8 @@ def _read_subgraph(table: _Table, names: list[str], lazy: _Tensors, whole: bool)
 
 
 def _read_tensor(table: _Table, buffers: list[tuple[int, int]]) -> Tensor:
-    # Tensor: shape 0, type 1, buffer 2, name 3, quantization 4 (QuantizationParameters: scale 2, zero_point 3)
+    # Tensor: shape 0, type 1, buffer 2, name 3, quantization 4 (QuantizationParameters: scale 2, zero_point 3),
+    # shape_signature 7
     code, buffer = table.number(1, _U8), table.number(2, _U32)
     if code >= len(TENSOR_TYPES) or buffer >= len(buffers):
         raise _DamagedError
@@ -357,6 +361,7 @@ def _read_tensor(table: _Table, buffers: list[tuple[int, int]]) -> Tensor:
         zero_point=quantization.numbers(3, "q") if quantization else (),
         constant_bytes=buffers[buffer][1],
         constant_at=buffers[buffer][0],
+        signature=table.numbers(7, "i"),
     )
 
 

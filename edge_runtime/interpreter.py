@@ -85,7 +85,13 @@ class Model:
         return any(node["op_name"] == "DELEGATE" for node in self._interpreter._get_ops_details())
 
 
-def load(flatbuffer: bytes, threads: int, name: str, answer: int | None = None) -> Model:
+def load(
+    flatbuffer: bytes,
+    threads: int,
+    name: str,
+    answer: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Model:
     """Build an interpreter and allocate its tensors.
 
     Args:
@@ -94,16 +100,23 @@ def load(flatbuffer: bytes, threads: int, name: str, answer: int | None = None) 
         name: how an error calls the file.
         answer: the number of the output tensor that is the model's answer, where it may have a second one; None
             for a model that must have one output.
+        input_shape: of a model that leaves sizes open, with the batch; None takes the file's.
 
     Raises:
         EdgeallError: no interpreter is installed, or it and numpy clash.
-        BundleError: the interpreter refuses the model, or it has several inputs, or more outputs than it may.
+        BundleError: the interpreter refuses the model or the shape, or the model has several inputs, more outputs than
+            it may.
     """
     package = runtime_package()
     interpreter_class = importlib.import_module(f"{package}.interpreter").Interpreter
     try:
         interpreter = interpreter_class(model_content=flatbuffer, num_threads=threads)
+        resized = [detail for detail in interpreter.get_input_details() if input_shape not in (None, _shape(detail))]
+        for detail in resized:
+            interpreter.resize_tensor_input(detail["index"], input_shape)
         interpreter.allocate_tensors()
+        if resized:  # some outputs have their own sizes only then
+            interpreter.invoke()
         return Model(interpreter, package, name, answer)
     except (ValueError, RuntimeError) as error:
         raise _refused(name, error) from error
@@ -158,11 +171,15 @@ def _only(details: list[dict[str, Any]], what: str) -> TensorInfo:
     return _info(details[0])
 
 
+def _shape(detail: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(int(size) for size in detail["shape"])
+
+
 def _info(detail: dict[str, Any]) -> TensorInfo:
     scale, zero_point = detail["quantization"]
     return TensorInfo(
         index=detail["index"],
-        shape=tuple(int(size) for size in detail["shape"]),
+        shape=_shape(detail),
         dtype=np.dtype(detail["dtype"]),
         scale=float(scale),
         zero_point=int(zero_point),

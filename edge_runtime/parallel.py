@@ -194,13 +194,15 @@ def twin(classifier: Classifier, threads: int) -> Classifier:
     assert classifier.bundle is not None, "only a classifier opened from a file has a twin"
     bundle, name = classifier.bundle, classifier.model.name
     answer = probabilities_of(bundle.graph, name) if bundle.manifest else None
-    model = interpreter.load(bundle.flatbuffer, threads, name, answer)
+    shape = classifier.model.input.shape if bundle.manifest is None else None
+    model = interpreter.load(bundle.flatbuffer, threads, name, answer, shape)
     return Classifier(
         model,
         classifier.labels,
         classifier.input,
         threads=threads,
         logits=classifier.logits,
+        sigmoid=classifier.sigmoid,
         bundle=classifier.bundle,
     )
 

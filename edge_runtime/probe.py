@@ -24,30 +24,32 @@ MEMORY_BYTES = 2_000_000_000
 """What the model may take at most; half of the machine's memory where that is less."""
 
 _HINT = "get the file again from where it was made, or convert the model anew"
-_CODE = "import sys; sys.path[:] = sys.argv[2:]; from edgeall.edge_runtime.probe import answer; answer(sys.argv[1])"
+_CODE = "import sys; sys.path[:] = sys.argv[3:]; from edgeall.edge_runtime.probe import answer; answer(*sys.argv[1:3])"
 
 
-def ensure_runs(flatbuffer: bytes, name: str) -> None:
-    """`try_out` once for each file, interpreter and machine: a run that went well is remembered in the user's cache.
+def ensure_runs(flatbuffer: bytes, name: str, input_shape: tuple[int, ...] | None = None) -> None:
+    """`try_out` once for each file, shape, interpreter and machine: a run that went well is remembered in the user's
+    cache.
 
     Raises:
         BundleError: see `try_out`.
     """
-    marker = _marker(flatbuffer)
+    marker = _marker(flatbuffer, input_shape)
     if os.path.exists(marker):
         return
-    try_out(flatbuffer, name)
+    try_out(flatbuffer, name, input_shape)
     with contextlib.suppress(OSError):  # a system without a home that can be written to tries it every time
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
 
-def try_out(flatbuffer: bytes, name: str) -> dict[str, Any]:
+def try_out(flatbuffer: bytes, name: str, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Build, allocate and invoke a model in a process of its own, on zeros and with one thread.
 
     Args:
         flatbuffer: a whole model.
         name: how an error calls the file.
+        input_shape: see `interpreter.load`.
 
     Returns:
         ``runtime``: the interpreter's package; ``xnnpack``: whether XNNPACK runs some of the model.
@@ -56,7 +58,7 @@ def try_out(flatbuffer: bytes, name: str) -> dict[str, Any]:
         BundleError: the interpreter refuses the model or crashes on it, takes more than `SECONDS`, or no process
             can be started; or, for want of an interpreter, what `interpreter.runtime_package` says.
     """
-    command = [sys.executable, "-c", _CODE, name, *sys.path]
+    command = [sys.executable, "-c", _CODE, name, json.dumps(input_shape), *sys.path]
     try:
         child = subprocess.run(command, input=flatbuffer, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -72,8 +74,8 @@ def try_out(flatbuffer: bytes, name: str) -> dict[str, Any]:
     return facts
 
 
-def answer(name: str) -> None:
-    """The other process: run the model on stdin and say on stdout, as JSON, how it went."""
+def answer(name: str, input_shape: str) -> None:
+    """The other process: run the model on stdin and say on stdout, as JSON, how it went. The shape is JSON too."""
     flatbuffer = sys.stdin.buffer.read()
     facts: dict[str, Any]
     try:
@@ -84,7 +86,8 @@ def answer(name: str) -> None:
 
         interpreter.runtime_package()
         _limit()
-        model = interpreter.load(flatbuffer, 1, name)
+        shape = json.loads(input_shape)
+        model = interpreter.load(flatbuffer, 1, name, input_shape=None if shape is None else tuple(shape))
         model.invoke(np.zeros(model.input.shape, model.input.dtype))
         facts = {"runtime": model.runtime, "xnnpack": model.uses_xnnpack()}
     except EdgeallError as error:
@@ -96,11 +99,11 @@ def answer(name: str) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def _marker(flatbuffer: bytes) -> Path:
-    """An empty file whose name stands for the model, this machine and this installation of the interpreter."""
+def _marker(flatbuffer: bytes, input_shape: tuple[int, ...] | None) -> Path:
+    """An empty file whose name stands for the model, its shape, this machine and its installed interpreter."""
     from edgeall.edge_runtime.interpreter import installation
 
-    digest = hashlib.sha256(f"{installation()}\n".encode())
+    digest = hashlib.sha256(f"{installation()}{'' if input_shape is None else f' {input_shape}'}\n".encode())
     digest.update(flatbuffer)
     return cache_dir() / "opened" / digest.hexdigest()
 

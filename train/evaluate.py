@@ -37,6 +37,7 @@ def evaluate(
     labels_file: Path | None = None,
     mean: float | None = None,
     std: float | None = None,
+    input_size: int | None = None,
     cache_dir: Path | None = None,
     robust: bool = False,
     site: Path | None = None,
@@ -52,7 +53,7 @@ def evaluate(
         side: of the split; by default ``test``.
         split: the ``split.json`` that the model was made with. A run uses its own, and so does a model that lies
             beside it. Data that holds none of the split's images is other data: all of it is used.
-        labels_file: of a foreign model, see `Classifier.open`; also ``mean`` and ``std``.
+        labels_file: of a foreign model, see `Classifier.open`; also ``mean``, ``std`` and ``input_size``.
         cache_dir: of preprocessed images, for a run.
         robust: also measure a model file under corruptions, see `edgeall.train.robustness.robustness`.
         site: another laboratory's folder or manifest: measured in place of ``data``, which then only says where the
@@ -75,8 +76,10 @@ def evaluate(
     if site is not None and side is not None:
         raise UsageError(f"--side {side} with --site: all of its images are evaluated", hint="leave one of them out")
     if target.is_dir():
-        if split is not None or labels_file is not None or mean is not None or std is not None:
-            raise UsageError("a run knows its split, labels and normalization", hint="leave those options out")
+        if any(given is not None for given in (split, labels_file, mean, std, input_size)):
+            raise UsageError(
+                "a run knows its split, labels, normalization and input size", hint="leave those options out"
+            )
         if robust or against is not None:
             raise UsageError(
                 f"{target}: {'--robustness' if robust else '--against'} is measured on what a device runs",
@@ -90,7 +93,9 @@ def evaluate(
             )
         if data is None and site is None:
             raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
-        classifier = Classifier.open(target, threads=1, labels_file=labels_file, mean=mean, std=std)
+        classifier = Classifier.open(
+            target, threads=1, labels_file=labels_file, mean=mean, std=std, input_size=input_size
+        )
         metrics = _model(classifier, target, data, side, split, robust, site, against, progress)
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 

@@ -30,7 +30,7 @@ from edgeall.edge_runtime.device import (
     peak_rss_bytes,
     rss_bytes,
 )
-from edgeall.edge_runtime.errors import DataError, ImageError
+from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
 from edgeall.edge_runtime.images import decode_rgb, open_rgb
 from edgeall.edge_runtime.parallel import Pool
 from edgeall.edge_runtime.pipeline import expand, prediction
@@ -59,6 +59,7 @@ def bench(
     labels_file: str | os.PathLike[str] | None = None,
     mean: float | None = None,
     std: float | None = None,
+    input_size: int | None = None,
     note: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
 ) -> dict[str, Any]:
@@ -75,9 +76,10 @@ def bench(
         sweep: also the single stream with other numbers of threads, and the offline scenario with every way to
             spread the cores.
         profile: also the time of each operator, see `edgeall.edge_runtime.tools.profile`.
-        labels_file: foreign models only, as the two below: see `Classifier.open`.
+        labels_file: foreign models only, as the three below: see `Classifier.open`.
         mean: see there.
         std: see there.
+        input_size: see there.
         note: told what is going on, in one line.
         root: where ``proc`` and ``sys`` are.
 
@@ -111,14 +113,19 @@ def bench(
 
     Raises:
         BundleError: the model can't be opened.
-        UsageError: labels or normalization make no sense, see `Classifier.open`.
+        UsageError: labels, normalization or input size make no sense, see `Classifier.open`; or ``profile`` of a model
+            without a fixed input size.
         DataError: ``images`` doesn't exist, holds no image or none that can be read; or there are none.
         EdgeallError: operators can't be timed with this interpreter.
     """
+    if profile and input_size is not None:
+        raise UsageError(f"{path}: --profile can't set an input size", hint="leave --profile out")
     samples = [conditions(root)]
     interpreter.runtime_package()
     start = time.perf_counter_ns()
-    classifier = Classifier.open(path, threads=threads, labels_file=labels_file, mean=mean, std=std)
+    classifier = Classifier.open(
+        path, threads=threads, labels_file=labels_file, mean=mean, std=std, input_size=input_size
+    )
     load_ns = time.perf_counter_ns() - start
     files = list(expand([images])) if images is not None else []
     sources = _timed_files(files) if files else _golden_images(classifier)

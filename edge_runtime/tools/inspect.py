@@ -9,7 +9,9 @@ from typing import Any
 from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.bundle import Bundle, open_bundle
 from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.flatbuffer import METADATA, Tensor
+from edgeall.edge_runtime.foreign import scores_of, sizes_of
 from edgeall.edge_runtime.golden import check_golden
 
 
@@ -24,7 +26,10 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         digest_ok: True (a wrong one raises), None for a foreign model, which has none;
         golden_ok: whether every golden image gives here what it gave where the model was packed; None without;
         golden: name, pixels_ok, ok, difference, tolerance, unit of each;
-        input, output: name, type, shape, scale, zero_point;
+        input, output: name, type, shape (of the input None for each size that the model leaves open, but for the
+            batch), scale, zero_point;
+        scores: what a foreign model's output is, see `edgeall.edge_runtime.foreign.scores_of`; None where it scores no
+            labels that exclude each other; ``probabilities`` of a packed one;
         operators, tensor_types: name to count; float_tensors: how many of them hold floats;
         tflite_metadata: whether it has some; model_card: Markdown or None; runtime.
 
@@ -47,8 +52,9 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         "digest_ok": True if bundle.manifest else None,
         "golden_ok": all(result["ok"] for result in golden) if golden else None,
         "golden": golden,
-        "input": [_tensor(graph.main.tensors[index]) for index in graph.main.inputs],
+        "input": [_input(graph.main.tensors[index]) for index in graph.main.inputs],
         "output": [_tensor(graph.main.tensors[index]) for index in graph.main.outputs],
+        "scores": "probabilities" if bundle.manifest else _scores(bundle),
         "operators": graph.op_counts(),
         "tensor_types": types,
         "float_tensors": sum(count for name, count in types.items() if "FLOAT" in name),
@@ -73,6 +79,18 @@ def _golden(bundle: Bundle) -> list[dict[str, Any]]:
         }
         for result in check_golden(classifier)
     ]
+
+
+def _scores(bundle: Bundle) -> str | None:
+    try:
+        return scores_of(bundle.graph, bundle.path)
+    except BundleError:
+        return None
+
+
+def _input(tensor: Tensor) -> dict[str, Any]:
+    sizes = [None if size < 0 else size for size in sizes_of(tensor)]
+    return _tensor(tensor) | {"shape": [*tensor.shape[:1], *sizes[1:]]}
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:

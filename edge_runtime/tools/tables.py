@@ -290,6 +290,14 @@ def bench_text(result: Mapping[str, Any]) -> str:
     return f"{record(facts)}\n\n{table(['stage', 'p50 ms', 'p90 ms', 'p99 ms'], stages)}"
 
 
+_SCORES = {
+    "probabilities": "probabilities of the labels",
+    "logits": "logits, or a model that is no classifier: a softmax is applied to them",
+    "sigmoid": "one sigmoid: the second label's probability",
+    None: "no classifier of one label: each output is scored by itself",
+}
+
+
 def inspect_text(facts: Mapping[str, Any]) -> str:
     """What `edgeall.edge_runtime.tools.inspect.inspect_model` found."""
     manifest = facts["manifest"] or {}
@@ -318,6 +326,7 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
         "normalization": "not in the file" if facts["normalization"] is None else _normalization(facts),
         "input": "; ".join(map(_tensor, facts["input"])),
         "output": "; ".join(map(_tensor, facts["output"])),
+        "scores": _SCORES[facts["scores"]],
         "TFLite metadata": "yes" if facts["tflite_metadata"] else "no",
         "tensors": facts["tensor_types"],
         "operators": facts["operators"],
@@ -411,7 +420,7 @@ def _normalization(facts: Mapping[str, Any]) -> str:
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:
-    shape = "x".join(map(str, tensor["shape"]))
+    shape = "x".join("any" if size is None else str(size) for size in tensor["shape"])
     if tensor["scale"] is None:
         return f"{tensor['type']} {shape}"
     return f"{tensor['type']} {shape}, (unit - {tensor['zero_point']}) * {tensor['scale']:.8g}"

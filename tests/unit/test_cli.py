@@ -134,6 +134,7 @@ def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.Monkey
         "labels_file": Path("names.txt"),
         "mean": 127.5,
         "std": 2.0,
+        "input_size": None,
     }
 
 

@@ -192,6 +192,7 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
         "input": [tensor],
         "output": [tensor],
         "tflite_metadata": True,
+        "scores": "logits",
         "tensor_types": {EVIL: 1},
         "operators": {EVIL: 1},
         "runtime": "r",

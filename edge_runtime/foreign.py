@@ -1,0 +1,215 @@
+"""Models that edgeall didn't make: what they leave unsaid is asked for, and what contradicts itself is refused."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeall.edge_runtime import interpreter
+from edgeall.edge_runtime.bundle import Bundle, read_labels
+from edgeall.edge_runtime.classifier import Classifier, check_input_contract, input_quantization, last_operator
+from edgeall.edge_runtime.errors import BundleError, UsageError
+from edgeall.edge_runtime.flatbuffer import Graph, Tensor
+from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.probe import ensure_runs
+
+OPEN = -1
+"""A size that the model leaves open."""
+
+
+def open_foreign(
+    bundle: Bundle,
+    threads: int,
+    labels_file: str | os.PathLike[str] | None,
+    normalization: tuple[float, float] | None,
+    input_size: int | None,
+) -> Classifier:
+    """See `Classifier.open`; ``normalization`` is ``(mean, std)`` as given."""
+    name, main = bundle.path, bundle.graph.main
+    if len(main.inputs) != 1:
+        raise BundleError(f"{name}: it has {len(main.inputs)} inputs, a classifier has one")
+    shape, resize = _input_shape(main.tensors[main.inputs[0]], input_size, name)
+    for index in (*main.inputs, *main.outputs):
+        _check_quantization(main.tensors[index], index in main.outputs, name)
+    labels = bundle.labels if labels_file is None else read_labels(labels_file)
+    if labels is None:
+        raise BundleError(
+            f"{name}: has no labels of its own", hint="give a text file, one label a line, with --labels FILE"
+        )
+    scores = scores_of(bundle.graph, name)
+    asked = shape if resize else None
+    try:
+        ensure_runs(bundle.flatbuffer, name, asked)  # no digest vouches for it
+    except BundleError as error:
+        if input_size is None:
+            raise
+        raise BundleError(error.message, hint=f"was it trained with {input_size} pixels a side?") from error
+    model = interpreter.load(bundle.flatbuffer, threads, name, input_shape=asked)
+    _check_outputs(model, scores, name)
+    mean, std = _normalization(model.input, normalization, bundle.normalization, name)
+    return Classifier(
+        model,
+        _distinct(labels),
+        InputSpec(height=shape[1], width=shape[2], mean=mean, std=std),
+        threads=threads,
+        logits=scores == "logits",
+        sigmoid=scores == "sigmoid",
+        bundle=bundle,
+    )
+
+
+def given_normalization(mean: float | None, std: float | None) -> tuple[float, float]:
+    """Both, checked. Raises UsageError."""
+    if mean is None or std is None:
+        raise UsageError("--mean and --std belong together", hint="give both or neither")
+    for option, value in (("--mean", mean), ("--std", std)):
+        if not math.isfinite(value):
+            raise UsageError(f"{option} {value:g} must be a finite number")
+    if std <= 0:
+        raise UsageError(f"--std {std:g} must be above 0")
+    return mean, std
+
+
+def sizes_of(tensor: Tensor) -> tuple[int, ...]:
+    """An input's shape with `OPEN` for each size that the model leaves open.
+
+    The file's shape holds a 1 there, and a converter that writes no signature leaves an image of 1x1 pixels.
+    """
+    if len(tensor.signature) == len(tensor.shape):
+        known = zip(tensor.shape, tensor.signature, strict=True)
+        return tuple(OPEN if size < 1 or left_open < 0 else size for size, left_open in known)
+    sizes = tuple(OPEN if size < 1 else size for size in tensor.shape)
+    return (sizes[0], OPEN, OPEN, sizes[3]) if len(sizes) == 4 and sizes[1:3] == (1, 1) else sizes
+
+
+def scores_of(graph: Graph, name: str) -> str:
+    """What a foreign model's output is, by the operator that it comes from.
+
+    Returns:
+        ``probabilities`` from a SOFTMAX; ``sigmoid``: one, from a LOGISTIC; ``logits`` otherwise.
+
+    Raises:
+        BundleError: several come from a LOGISTIC, which scores every label by itself.
+    """
+    last = last_operator(graph, graph.main.outputs[0]) if graph.main.outputs else "nothing"
+    if last == "LOGISTIC":
+        outputs = math.prod(abs(size) for size in graph.main.tensors[graph.main.outputs[0]].shape)
+        if outputs != 1:
+            raise BundleError(
+                f"{name}: ends in LOGISTIC, which scores {outputs} labels each by itself: no classifier of one label",
+                hint="a softmax over all labels, or one sigmoid for two, says which label an image has",
+            )
+        return "sigmoid"
+    return "probabilities" if last == "SOFTMAX" else "logits"
+
+
+def _input_shape(tensor: Tensor, input_size: int | None, name: str) -> tuple[tuple[int, ...], bool]:
+    """The shape to run with, and whether the interpreter must be told it."""
+    sizes, shown = sizes_of(tensor), _shown(sizes_of(tensor))
+    if len(sizes) != 4:
+        raise BundleError(f"{name}: the model's input is {shown}, not one RGB image (1, height, width, 3)")
+    batch, height, width, channels = sizes
+    if channels not in (3, OPEN) or batch not in (1, OPEN):
+        hint = "convert it again for one RGB image"
+        if sizes[1] == 3:
+            hint = "its channels come first: convert it with the channels last"
+        raise BundleError(f"{name}: the model's input is {shown}, not one RGB image (1, height, width, 3)", hint=hint)
+    for size, promised in zip(tensor.shape, tensor.signature, strict=False):
+        if promised > 0 and size > 0 and promised != size:
+            raise BundleError(
+                f"{name}: its input's shape {_shown(tensor.shape)} contradicts its signature,"
+                f" {_shown(tensor.signature)}",
+                hint="convert the model again",
+            )
+    if OPEN in (height, width):
+        if input_size is None:
+            raise BundleError(
+                f"{name}: its input has no fixed size: {shown}",
+                hint="give the pixels a side that it was trained with, as --input-size 224",
+            )
+        height, width = (input_size if size == OPEN else size for size in (height, width))
+    elif input_size is not None:
+        raise UsageError(
+            f"--input-size {input_size}: {name} has a fixed input of {width}x{height} pixels",
+            hint="leave --input-size out",
+        )
+    shape = (1, height, width, 3)
+    return shape, shape != tensor.shape
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    return f"({', '.join('any' if size == OPEN else str(size) for size in sizes)})"
+
+
+def _check_quantization(tensor: Tensor, is_output: bool, name: str) -> None:
+    """Raises BundleError for a scale that stands for none. Some crash the interpreter, from others it takes nothing."""
+    scales = tensor.scale
+    if tensor.type not in ("INT8", "UINT8"):
+        return
+    if not scales:
+        if not is_output:  # the model takes the pixels as numbers
+            return
+        raise BundleError(
+            f"{name}: its output is {tensor.type} without a scale, so its units mean no probability",
+            hint="convert the model again, with a float output or a quantized one",
+        )
+    if len(scales) > 1:
+        raise BundleError(
+            f"{name}: {tensor.name} is quantized by channel, an input or output has one scale",
+            hint="convert the model again",
+        )
+    if not (math.isfinite(scales[0]) and scales[0] > 0):
+        raise BundleError(
+            f"{name}: {tensor.name} is quantized with scale {scales[0]:g}, which means nothing",
+            hint="convert the model again",
+        )
+
+
+def _check_outputs(model: interpreter.Model, scores: str, name: str) -> None:
+    """Raises BundleError for a single output that tells no two labels apart."""
+    if math.prod(model.output.shape) != 1 or scores == "sigmoid":
+        return
+    what = "its softmax has one output, which is always 1"
+    if scores == "logits":
+        what = "its one output comes from no sigmoid: a logit, or no classifier's"
+    raise BundleError(f"{name}: {what}", hint="end the model in one sigmoid, or in a softmax of two outputs")
+
+
+def _normalization(
+    tensor: interpreter.TensorInfo,
+    given: tuple[float, float] | None,
+    by_metadata: tuple[float, float] | None,
+    name: str,
+) -> tuple[float, float]:
+    if given is not None:
+        return given
+    if by_metadata is not None:
+        mean, std = by_metadata
+        try:
+            check_input_contract(tensor, InputSpec(1, 1, mean=mean, std=std), name)
+        except BundleError as error:
+            scale, zero_point = input_quantization(tensor)
+            first = 0 if tensor.dtype == np.uint8 else 128
+            raise BundleError(
+                f"{name}: its TFLite metadata says mean {mean:g} and std {std:g}, which its input's scale {scale:g} and"
+                f" zero point {zero_point} contradict",
+                hint=f"if the quantization is right: --mean {zero_point + first} --std {1 / scale:.7g}",
+            ) from error
+        return by_metadata
+    if tensor.dtype == np.uint8:
+        scale, zero_point = input_quantization(tensor)
+        return float(zero_point), 1 / scale
+    raise BundleError(
+        f"{name}: nothing says how its input is normalized",
+        hint="give --mean and --std as in training, e.g. --mean 127.5 --std 127.5 for pixels in -1..1",
+    )
+
+
+def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
+    """Foreign label files name some classes alike (ImageNet has two cranes): their index tells them apart."""
+    counts = Counter(labels)
+    return tuple(label if counts[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels))
