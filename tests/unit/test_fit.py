@@ -112,14 +112,14 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, damage: 
     model, path = _model(0.9), tmp_path / "finetune.npz"
     model.compile(optimizer="adam")
     model.optimizer.build(model.trainable_variables)
-    _State.fresh(model, np.zeros(3)).save(path, model, model.get_weights())
+    _State.fresh(model, 0.0).save(path, model, model.get_weights())
     whole = path.read_bytes()
     assert _State.load(whole, path, model, ALONE).kept_epoch == 0
     if damage == "of another network":
         other = add_head(build_basic_cnn(BuildArgs(SIZE, SIZE, None, "none")), 3, 0.0)
         other.compile(optimizer="adam")
         other.optimizer.build(other.trainable_variables)
-        _State.fresh(other, np.zeros(3)).save(path, other, other.get_weights())
+        _State.fresh(other, 0.0).save(path, other, other.get_weights())
         cut = path.read_bytes()
     elif damage == "zeroed":  # a page in the middle, as a power cut leaves it
         cut = whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :]
