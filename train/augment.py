@@ -53,15 +53,18 @@ def studies(images: Any, seed: Any) -> Any:
     return _jpeg(_brightness_contrast(images, brightness, contrast), seeds[3], 50, 100)
 
 
-def microscope(images: Any, seed: Any) -> Any:
+def microscope(images: Any, seed: Any, strength: float = 1.0) -> Any:
     """What another microscope would make of the same field: see `edgeall.train.microscope`.
 
     Any rotation and mirror image, magnification of +-25 %, shifts of +-5 %; then stain, focus, lamp, lens, sensor and
-    colour; then, for every second image, a JPEG file.
+    colour; then, for every second image, a JPEG file. With a ``strength`` below 1 the magnification varies less, and
+    of every later change only that share is added to the image.
     """
     seeds = tf.random.split(seed, 3)
-    images = optics(_rotate_zoom_shift(images, seeds[0], zoom=1.25), seeds[1])
-    return on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
+    turned = _rotate_zoom_shift(images, seeds[0], zoom=1.25**strength)
+    images = optics(turned, seeds[1])
+    images = on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
+    return images if strength == 1.0 else turned + strength * (images - turned)
 
 
 AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies, "microscope": microscope}
