@@ -61,7 +61,10 @@ def calibration_of(
 ) -> dict[str, Any]:
     """The manifest's ``calibration``: the temperature, and what it does to what it was fitted on.
 
-    Args, as of `fit_temperature`.
+    Args:
+        probabilities: ``(n, labels)``, as the model gives them.
+        truth: ``(n,)``.
+        images: see `fit_temperature`.
     """
     temperature = fit_temperature(probabilities, truth, images)
     count = len(truth) if images is None else images
@@ -91,8 +94,8 @@ def review_rule(
         truth: ``(n,)``.
         positive: the classes that count as ill.
         target_sensitivity: the least share of ill images that is called ill or sent to review.
-        review_budget: the largest share of the familiar images that may be sent to review; None is `REVIEW_BUDGET` where
-            no sensitivity is given; 0: no rule.
+        review_budget: the largest share of the familiar images that may be sent to review; None is `REVIEW_BUDGET`
+            where no sensitivity is given; 0: no rule.
         unfamiliar: ``(n,)``, which are sent to review whatever their probability. They don't use up the budget: where
             many of the changed images are, nothing would be left of it for the others.
 

@@ -67,7 +67,7 @@ def validation_answers(classifier: Classifier, side: Images, seed: int, progress
         side: the validation side.
         seed: of the run; the same one gives the same changes.
     """
-    copies = min(max(IMAGES // len(side), 1), MOST_COPIES)
+    copies = copies_of(len(side))
     clean = answers(classifier, shown(side), len(side), "calibrating", progress)
     count = copies * len(side)
     changed = answers(classifier, mildly_changed(side, copies, seed), count, "calibrating, mildly changed", progress)
@@ -75,6 +75,11 @@ def validation_answers(classifier: Classifier, side: Images, seed: int, progress
         np.concatenate([np.tile(as_it_is, (copies, 1)), other]) for as_it_is, other in zip(clean, changed, strict=True)
     )
     return Fitted(probabilities, features, np.tile(side.labels, 2 * copies), len(side), copies)
+
+
+def copies_of(images: int) -> int:
+    """How often each of so many images is changed."""
+    return min(max(IMAGES // images, 1), MOST_COPIES)
 
 
 def mildly_changed(side: Images, copies: int, seed: int) -> Iterator[NDArray[np.uint8]]:
