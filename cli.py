@@ -442,10 +442,12 @@ def evaluate(
 @click.option(
     "--target-sensitivity",
     type=float,
-    help="Of the ill, call this share ill or ask for review, as validation shows it.",
+    help="Minimum sensitivity instead of a budget; images sent to review count as detected.",
 )
 @click.option(
-    "--review-budget", type=float, help="Ask for review of this share of images at most, the least sure ones."
+    "--review-budget",
+    type=float,
+    help="Send at most this share of images to review; 0: no rule.  [default: 0.05, or --target-sensitivity]",
 )
 @click.option("--explain", is_flag=True, help="Carry the last feature map too: `run --explain` draws from it.")
 @_CACHE_DIR

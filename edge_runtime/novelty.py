@@ -55,6 +55,11 @@ def distance(features: NDArray[np.float32], familiar: Familiar) -> NDArray[np.fl
     return np.asarray(np.square(offset).sum(axis=-1) - np.square(along).sum(axis=-1), np.float32)
 
 
+def is_unfamiliar(features: NDArray[np.float32], familiar: Familiar) -> NDArray[np.bool_]:
+    """Whether `novelty` is above 1, of every ``(..., features)``: ``(...)``."""
+    return np.asarray(distance(features, familiar).astype(np.float64) / familiar.threshold > 1)
+
+
 def novelty(features: NDArray[np.float32], familiar: Familiar) -> float:
     """`distance` of one image over the threshold: above 1 the image is unfamiliar."""
     return float(distance(features, familiar)) / familiar.threshold

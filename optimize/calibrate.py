@@ -1,7 +1,9 @@
-"""Fits on the validation side, of the very model that will run, what turns its outputs into decisions.
+"""Fits, of the very model that will run, what turns its outputs into decisions.
 
-The temperature makes its probabilities mean what they say; the review rule says below which probability somebody should
-look. Both travel in the manifest, `calibration` and `decision`.
+The temperature makes its probabilities mean what they say; the review rule says below which probability somebody
+should look. Both travel in the manifest, `calibration` and `decision`. They are fitted on the validation side as it is
+and mildly changed, see `edgeall.optimize.mild`: on the side as it is alone, a model that makes no mistake there would
+be believed everywhere.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from edgeall.edge_runtime.errors import UsageError
 from edgeall.train.metrics import brier_score, expected_calibration_error
 
 TEMPERATURES = (0.2, 10.0)
+REVIEW_BUDGET = 0.05
+"""Share of images that may be sent to review where nothing else was asked for."""
 
 
-def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None) -> float:
     """The temperature under which these probabilities make the truth most likely.
 
     Where all but a few of some hundred images are right, the likeliest temperature is far below 1, and the model would
@@ -30,15 +34,17 @@ def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]
     Args:
         probabilities: ``(n, labels)``, as the model gives them.
         truth: ``(n,)``.
+        images: how many different ones these are; None: n. Another copy of an image doesn't make the truth surer.
 
     Returns:
         Within `TEMPERATURES`.
 
     Source: Guo et al. 2017 (temperature); J. Platt 1999, "Probabilistic outputs for support vector machines", 2.2.
     """
-    count, labels = probabilities.shape
-    wanted = np.full((count, labels), 1 / (count + labels))
-    wanted[np.arange(count), truth] = 1 - (labels - 1) / (count + labels)
+    rows, labels = probabilities.shape
+    count = rows if images is None else images
+    wanted = np.full((rows, labels), 1 / (count + labels))
+    wanted[np.arange(rows), truth] = 1 - (labels - 1) / (count + labels)
     logits = np.log(np.maximum(probabilities.astype(np.float64), FLOOR))
 
     def loss(log_temperature: float) -> float:
@@ -50,10 +56,19 @@ def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def calibration_of(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, Any]:
-    """The manifest's ``calibration``: the temperature, and what it does to the side it was fitted on."""
-    temperature = fit_temperature(probabilities, truth)
-    found = {"temperature": temperature, "fitted_on": "validation", "images": len(truth)}
+def calibration_of(
+    probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None
+) -> dict[str, Any]:
+    """The manifest's ``calibration``: the temperature, and what it does to what it was fitted on.
+
+    Args:
+        probabilities: ``(n, labels)``, as the model gives them.
+        truth: ``(n,)``.
+        images: see `fit_temperature`.
+    """
+    temperature = fit_temperature(probabilities, truth, images)
+    count = len(truth) if images is None else images
+    found = {"temperature": temperature, "fitted_on": "validation", "images": count}
     for name, scores in (("before", probabilities), ("after", calibrated(probabilities, temperature))):
         confidence = scores.max(axis=1).astype(np.float64)
         found[f"ece_{name}"] = expected_calibration_error(confidence, scores.argmax(axis=1) == truth)
@@ -67,40 +82,46 @@ def review_rule(
     positive: Sequence[int],
     target_sensitivity: float | None,
     review_budget: float | None,
+    unfamiliar: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """The manifest's ``decision``: below which top probability an image is to be looked at by somebody.
 
+    Images of equal top probability, of which 8 bits have many, are sent together or not at all: of a model that is as
+    sure of nearly everything as it can be, fewer than the budget.
+
     Args:
-        probabilities: of the validation side, calibrated, ``(n, labels)``.
+        probabilities: of validation images, calibrated, ``(n, labels)``.
         truth: ``(n,)``.
         positive: the classes that count as ill.
         target_sensitivity: the least share of ill images that is called ill or sent to review.
-        review_budget: the largest share of images that may be sent to review. Of both, neither or one is given.
+        review_budget: the largest share of the familiar images that may be sent to review; None is `REVIEW_BUDGET`
+            where no sensitivity is given; 0: no rule.
+        unfamiliar: ``(n,)``, which are sent to review whatever their probability. They don't use up the budget: where
+            many of the changed images are, nothing would be left of it for the others.
 
     Returns:
-        ``review_below``, the rule and its target, and what it does on the validation side: ``reviewed`` and
-        ``accuracy_of_the_rest``, shares; empty where neither is given.
+        ``review_below``, the rule and its target, and what it does to these images: ``reviewed``, the share sent to
+        review for either reason, and ``accuracy_of_the_rest``; empty where no rule is wanted.
 
     Raises:
         UsageError: both are given, a share that is none, or a sensitivity where no class counts as ill.
     """
-    check_rule(positive, target_sensitivity, review_budget)
-    rules = {"target_sensitivity": target_sensitivity, "review_budget": review_budget}
-    given = [(name, value) for name, value in rules.items() if value is not None]
-    if not given:
+    rule, target = wanted_rule(positive, target_sensitivity, review_budget)
+    if target == 0:
         return {}
-    ((rule, target),) = given
     top, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == truth
+    strange = np.zeros(len(top), bool) if unfamiliar is None else unfamiliar
     if rule == "review_budget":
-        allowed = int(target * len(top))
-        below = float(np.sort(top)[allowed]) if allowed < len(top) else 1.0  # so many lie below it, or fewer
+        known = np.sort(top[~strange])
+        allowed = int(target * len(known) + 1e-9)
+        below = float(known[allowed]) if len(known) else 0.0  # so many lie below it, or fewer
     else:
         ill = np.isin(truth, positive)
-        missed = top[ill & ~np.isin(probabilities.argmax(axis=1), positive)]
+        missed = top[ill & ~strange & ~np.isin(probabilities.argmax(axis=1), positive)]
         spared = int((1 - target) * ill.sum() + 1e-9)  # ill images that may be missed without anybody looking
         surest = np.sort(missed)[::-1]
         below = float(np.nextafter(surest[spared], 2.0)) if len(surest) > spared else 0.0
-    reviewed = top < below
+    reviewed = strange | (top < below)
     rest = right[~reviewed]
     return {
         "review_below": below,
@@ -111,12 +132,19 @@ def review_rule(
     }
 
 
-def check_rule(positive: Sequence[int], target_sensitivity: float | None, review_budget: float | None) -> None:
-    """Raises UsageError for a rule that can't be meant; see `review_rule`."""
+def wanted_rule(
+    positive: Sequence[int], target_sensitivity: float | None, review_budget: float | None
+) -> tuple[str, float]:
+    """The rule's name and target, 0 for none. Raises UsageError for one that can't be meant; see `review_rule`."""
     if target_sensitivity is not None and review_budget is not None:
         raise UsageError("--target-sensitivity and --review-budget: one decides", hint="leave out the other")
-    for name, value in (("target-sensitivity", target_sensitivity), ("review-budget", review_budget)):
-        if value is not None and not 0 < value < 1:
-            raise UsageError(f"--{name} {value:g} is no share", hint="give a number above 0 and below 1")
-    if target_sensitivity is not None and not positive:
+    if target_sensitivity is None:
+        budget = REVIEW_BUDGET if review_budget is None else review_budget
+        if not 0 <= budget < 1:
+            raise UsageError(f"--review-budget must be in [0, 1), got {budget:g}", hint="0 sets no rule")
+        return "review_budget", budget
+    if not 0 < target_sensitivity < 1:
+        raise UsageError(f"--target-sensitivity must be in (0, 1), got {target_sensitivity:g}", hint="as in 0.98")
+    if not positive:
         raise UsageError("--target-sensitivity: no class counts as ill", hint="train with --positive, or give a budget")
+    return "target_sensitivity", target_sensitivity

@@ -126,7 +126,18 @@ def _decisions(manifest: Manifest) -> str:
         if manifest.decision
         else "- review: no rule was set; the most probable label is given."
     )
-    return f"{said}\n\n{_facts(manifest.calibration)}\n{rule}"
+    return f"{said}\n\n{_facts(manifest.calibration)}\n{rule}{_wrong(manifest.metrics)}"
+
+
+def _wrong(metrics: dict[str, Any]) -> str:
+    """What became of wrong answers; files of older versions don't know."""
+    if "wrong_not_reviewed" not in metrics:
+        return ""
+    return (
+        f"\n\nOn the {metrics['split']} side {100 * metrics['reviewed']:.2f} % of the images are sent to review, "
+        f"uncertain or unfamiliar. Of its {metrics['wrong']} wrong answers {metrics['wrong_reviewed']} are sent to "
+        f"review; wrong and not sent: {100 * metrics['wrong_not_reviewed']:.2f} % of the images."
+    )
 
 
 def _limits(manifest: Manifest) -> str:
@@ -184,6 +195,8 @@ def _sureness(metrics: dict[str, Any]) -> str:
     )
     if "robust_reviewed_mean" in metrics:
         said += f", and it asks for review of {100 * metrics['robust_reviewed_mean']:.1f} % of the images"
+    if "robust_wrong_not_reviewed_mean" in metrics:
+        said += f"; wrong and not sent: {100 * metrics['robust_wrong_not_reviewed_mean']:.2f} %"
     return f"{said}."
 
 

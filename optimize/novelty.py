@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from edgeall.edge_runtime.novelty import distance, read_familiar, roots
 
-AXES = 4
-"""At least; and one for each class, whose means span as many. More follow the training images closer, and take other
-microscopes for something new: see decision 0010."""
+AXES = 8
+"""At least; and one for each class, whose means span as many. Fewer take unseen slides for something new, more follow
+the training images closer and take other microscopes for it: see decisions 0010 and 0015."""
 IMAGES = 512
 """Of the train side, as many of each class as there are."""
-CLEAN_SHARE = 0.025
+CLEAN_SHARE = 0.01
 """Of the validation side that may be called unfamiliar."""
 
 

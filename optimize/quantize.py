@@ -22,12 +22,12 @@ from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.files import held, scratch
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import Manifest
-from edgeall.edge_runtime.novelty import distance, read_familiar
+from edgeall.edge_runtime.novelty import is_unfamiliar, read_familiar
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.rig import quality
 from edgeall.edge_runtime.tools.tables import metrics_text, quantize_text
 from edgeall.models.keras_compat import exact_float32, tf
-from edgeall.optimize.calibrate import calibration_of, check_rule, review_rule
+from edgeall.optimize.calibrate import calibration_of, review_rule, wanted_rule
 from edgeall.optimize.card import model_card
 from edgeall.optimize.cluster import FEWEST, MOST
 from edgeall.optimize.convert import (
@@ -42,6 +42,7 @@ from edgeall.optimize.convert import (
 from edgeall.optimize.fold import fold_batch_normalization
 from edgeall.optimize.golden import choose_golden
 from edgeall.optimize.layer_error import LayerError, layer_errors
+from edgeall.optimize.mild import validation_answers
 from edgeall.optimize.novelty import IMAGES as NOVELTY_IMAGES
 from edgeall.optimize.novelty import fit_novelty
 from edgeall.optimize.pack import pack
@@ -56,14 +57,14 @@ from edgeall.optimize.placement import (
     ranges,
     rounded,
 )
-from edgeall.optimize.verify import answers, compare, predict
+from edgeall.optimize.verify import answers, compare, predict, shown
 from edgeall.train import cache
 from edgeall.train.batches import Images, normalized, plain, shuffled
 from edgeall.train.fit import Stage, fit
 from edgeall.train.metrics import metrics_of
 from edgeall.train.model_report import write_model_report
 from edgeall.train.progress import Progress
-from edgeall.train.reliability import trust
+from edgeall.train.reliability import sent_to_review, trust
 from edgeall.train.robustness import robustness, robustness_text
 from edgeall.train.runs import (
     data_root,
@@ -105,8 +106,11 @@ QUANTIZATION_FACTS = (
     "sparsity_frac",
     "clusters",
 )
-REVIEW_FACTS = ("reviewed", "accuracy_of_the_rest", "sensitivity_with_review")
-"""What the review rule, set on the validation side, does to the side that the manifest's metrics are of."""
+REVIEW_FACTS = (
+    *("reviewed", "wrong", "wrong_reviewed", "wrong_not_reviewed"),
+    *("accuracy_of_the_rest", "sensitivity_with_review"),
+)
+"""What review, set on the validation side, does to the side that the manifest's metrics are of."""
 GOLDEN_SOURCES = ("test", "synthetic")
 GOLDEN_IMAGES = 2
 GOLDEN_CANDIDATES = 48
@@ -159,7 +163,7 @@ def quantize(
         robust: also measure the result under corruptions, `edgeall.train.robustness.robustness`; mean and worst go
             into the file.
         target_sensitivity: see `edgeall.optimize.calibrate.review_rule`, as the next one.
-        review_budget: at most this share of images is sent to review.
+        review_budget: at most this share of images is sent to review; 0: for their probability none is.
         explain: give the last feature map as the second output, not its mean alone: `edgeall run --explain` draws with
             it where the answer comes from.
         layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
@@ -193,7 +197,7 @@ def quantize(
     cache_dir = cache.ready(cache_dir)
     facts = load_run(run)
     positive = [facts["labels"].index(label) for label in facts["positive_labels"]]
-    check_rule(positive, target_sensitivity, review_budget)
+    wanted_rule(positive, target_sensitivity, review_budget)  # nothing is started that can't be ended
     root = data or data_root(facts)
     split = load_own_split(run, facts)
     check_split(split, root)
@@ -235,7 +239,7 @@ def quantize(
 
     labels = split.labels
     candidate = Classifier.from_flatbuffer(flatbuffer, labels, spec, name=f"{scheme} model")
-    probabilities, test_features = answers(candidate, test, f"verifying {scheme}", progress)
+    probabilities, test_features = answers(candidate, shown(test), len(test), f"verifying {scheme}", progress)
     cost = compare(labels, test.labels, keras_float, probabilities)
     reference = Classifier.from_flatbuffer(float32, labels, spec, name="float32 model")
     tflite_float = probabilities if scheme == "float32" else predict(reference, test, "verifying float32", progress)
@@ -269,19 +273,22 @@ def quantize(
             f"more than --max-drop {max_drop:g}; {out} was not written",
             hint="try --scheme qat-int8, more --epochs, or a wider gate",
         )
-    validation = sides["validation"]
-    scores, features = answers(candidate, validation, "calibrating", progress)
-    calibration = calibration_of(scores, validation.labels)
-    temperature = calibration["temperature"]
-    scores = calibrated(scores, temperature)
-    decision = review_rule(scores, validation.labels, positive, target_sensitivity, review_budget)
-    familiar = _stratified(sides["train"], NOVELTY_IMAGES, facts["settings"]["seed"])
-    _, known = answers(candidate, familiar, "what is familiar", progress)
-    novelty, plane = fit_novelty(known, features, len(labels))
-    candidate.familiar = read_familiar(novelty, plane, out.name)
-    unfamiliar = distance(test_features, candidate.familiar) > candidate.familiar.threshold
-    summary |= {"calibration": calibration, "decision": decision, "novelty": novelty}
     seed = facts["settings"]["seed"]
+    fitted = validation_answers(candidate, sides["validation"], seed, progress)
+    calibration = calibration_of(fitted.probabilities, fitted.truth, fitted.images) | fitted.facts()
+    temperature = calibration["temperature"]
+    familiar = _stratified(sides["train"], NOVELTY_IMAGES, seed)
+    _, known = answers(candidate, shown(familiar), len(familiar), "what is familiar", progress)
+    novelty, plane = fit_novelty(known, fitted.unchanged(fitted.features), len(labels))
+    candidate.familiar = read_familiar(novelty, plane, out.name)
+    scores, strange = calibrated(fitted.probabilities, temperature), is_unfamiliar(fitted.features, candidate.familiar)
+    decision = review_rule(scores, fitted.truth, positive, target_sensitivity, review_budget, strange)
+    if decision:
+        sent = sent_to_review(scores, decision["review_below"], strange)
+        assert sent is not None
+        decision["reviewed_unchanged"] = float(fitted.unchanged(sent).mean())
+    unfamiliar = is_unfamiliar(test_features, candidate.familiar)
+    summary |= {"calibration": calibration, "decision": decision, "novelty": novelty}
     believed = trust(probabilities, test.labels, positive, temperature, decision.get("review_below"), unfamiliar)
     summary |= believed
     probabilities = calibrated(probabilities, temperature)
@@ -304,7 +311,7 @@ def quantize(
         metrics |= {"robust_suite": found["suite"], "robust_worst_at": worst_at}
         metrics |= {f"robust_accuracy_{key}": found[key] for key in ("mean", "worst")}
         metrics |= {f"robust_ece_{key}": found[f"ece_{key}"] for key in ("mean", "worst")}
-        metrics |= {} if found["reviewed_mean"] is None else {"robust_reviewed_mean": found["reviewed_mean"]}
+        metrics |= {f"robust_{key}": found[key] for key in ("reviewed_mean", "wrong_not_reviewed_mean")}
     source, images = _golden_images(golden, facts, split, root)
     manifest = _manifest(run, facts, split, spec, summary, metrics, source, _gate(facts, split, root))
     pack(flatbuffer, manifest, choose_golden(candidate, images, GOLDEN_IMAGES), model_card(manifest), out, plane)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,23 @@ def predict(classifier: Classifier, images: Images, title: str, progress: Progre
     return np.stack(rows)
 
 
+def shown(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of a side, one image after the other: uint8 ``(h, w, 3)``."""
+    return (images.pixels[row] for row in images.rows)
+
+
 def answers(
-    classifier: Classifier, images: Images, title: str, progress: Progress
+    classifier: Classifier, pixels: Iterable[NDArray[np.uint8]], count: int, title: str, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`predict`, and the pooled features ``(len(images), features)`` that the model's second output gives."""
+    """`predict` of ``count`` images, and their pooled features, which the model's second output gives.
+
+    Returns:
+        Probabilities ``(count, labels)`` and features ``(count, features)``.
+    """
     found = []
-    with progress.task(title, len(images)) as advance:
-        for done, row in enumerate(images.rows, start=1):
-            answer = classifier.answer(images.pixels[row])
+    with progress.task(title, count) as advance:
+        for done, image in enumerate(pixels, start=1):
+            answer = classifier.answer(image)
             assert answer.units is not None
             found.append((answer.probabilities, classifier.pooled(answer.units)))
             advance(done, "")

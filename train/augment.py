@@ -53,18 +53,32 @@ def studies(images: Any, seed: Any) -> Any:
     return _jpeg(_brightness_contrast(images, brightness, contrast), seeds[3], 50, 100)
 
 
-def microscope(images: Any, seed: Any) -> Any:
+def microscope(images: Any, seed: Any, strength: float = 1.0) -> Any:
     """What another microscope would make of the same field: see `edgeall.train.microscope`.
 
     Any rotation and mirror image, magnification of +-20 %, shifts of +-5 %; then stain, focus, lamp, lens, sensor and
-    colour; then, for every third image, a JPEG file.
+    colour; then, for every third image, a JPEG file. With a ``strength`` below 1 the magnification varies less, and
+    of every later change only that share is added to the image.
     """
     seeds = tf.random.split(seed, 3)
-    images = optics(_rotate_zoom_shift(images, seeds[0], zoom=1.2), seeds[1])
-    return on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
+    turned = _rotate_zoom_shift(images, seeds[0], zoom=1.2**strength)
+    images = optics(turned, seeds[1])
+    images = on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
+    return images if strength == 1.0 else turned + strength * (images - turned)
 
 
-AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies, "microscope": microscope}
+def half_microscope(images: Any, seed: Any) -> Any:
+    """Half of a batch as `light` makes it, the other half as `microscope` does.
+
+    Under strong changes alone a small network spends its epochs on them, and learns the fields as they are too late.
+    Source: benchmarks/results/recipe.md.
+    """
+    seeds = tf.random.split(seed, 2)
+    half = tf.shape(images)[0] // 2
+    return tf.concat([light(images[:half], seeds[0]), microscope(images[half:], seeds[1])], axis=0)
+
+
+AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies, "microscope": half_microscope}
 
 
 def _brightness_contrast(images: Any, brightness: Any, contrast: Any) -> Any:

@@ -130,19 +130,24 @@ def review(
 
     Returns:
         below; reviewed: share of images sent to review; unfamiliar: the share that is sent for that, None where nothing
-        tells; accuracy_of_the_rest, None where nothing is left; sensitivity_with_review: share of the ill that is
-        called ill or sent to review, None where nobody is ill.
+        tells; wrong: how many images are given a wrong label; wrong_reviewed: how many of those are sent to review;
+        wrong_not_reviewed: those that are not, as a share of all images; accuracy_of_the_rest, None where nothing is
+        left; sensitivity_with_review: share of the ill that is called ill or sent to review, None where nobody is ill.
     """
     asked = sent_to_review(probabilities, below, unfamiliar)
     if asked is None:
         return None
     predicted = probabilities.argmax(axis=1)
+    wrong = predicted != truth
     ill = np.isin(truth, positive)
     found = asked | np.isin(predicted, positive)
     return {
         "below": below,
         "reviewed": float(asked.mean()),
         "unfamiliar": None if unfamiliar is None else float(unfamiliar.mean()),
-        "accuracy_of_the_rest": float((predicted == truth)[~asked].mean()) if not asked.all() else None,
+        "wrong": int(wrong.sum()),
+        "wrong_reviewed": int((wrong & asked).sum()),
+        "wrong_not_reviewed": float((wrong & ~asked).mean()),
+        "accuracy_of_the_rest": float(1 - wrong[~asked].mean()) if not asked.all() else None,
         "sensitivity_with_review": float(found[ill].mean()) if ill.any() else None,
     }

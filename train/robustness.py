@@ -57,8 +57,9 @@ def robustness(
         - mean: of all cells, a cell being one corruption at one severity, 0..1;
         - worst: the lowest cell; worst_at: its corruption and severity;
         - ece_mean and ece_worst: expected calibration error, mean and highest of all cells;
-        - reviewed_mean: share of images sent to review, mean of all cells; accuracy_of_the_rest: of all that are not;
-          both None of a model with neither a decision nor a novelty score;
+        - reviewed_mean: share of images sent to review, mean of all cells; wrong_not_reviewed_mean: share of images
+          that are given a wrong label and not sent there, mean of all cells; accuracy_of_the_rest: of all that are not
+          sent; all three None of a model with neither a decision nor a novelty score;
         - by_corruption: to each its mean and, by severity, accuracy, worst class recall, ``ece_by_severity`` and, where
           there is review, ``reviewed_by_severity``.
 
@@ -97,6 +98,7 @@ def robustness(
         "ece_mean": float(ece.mean()),
         "ece_worst": float(ece.max()),
         "reviewed_mean": None if asked is None else float(asked.mean()),
+        "wrong_not_reviewed_mean": None if asked is None else float((~right & ~asked).mean()),
         "accuracy_of_the_rest": None if asked is None or asked.all() else float(right[~asked].mean()),
         "by_corruption": {
             kind: {
@@ -136,6 +138,7 @@ def robustness_text(found: Mapping[str, Any]) -> str:
     if asked:
         said += f"; sent to review: {percent(found['reviewed_mean'])} on average"
         said += f", of the others {percent(found['accuracy_of_the_rest']) or '-'} are right"
+        said += f"; wrong and not sent: {percent(found['wrong_not_reviewed_mean'])} of the images on average"
     return f"{table(heads, rows)}\n\n{said}"
 
 

@@ -144,7 +144,14 @@ def trust_facts(found: Mapping[str, Any]) -> dict[str, str]:
             why.append(f"{'else ' if why else ''}with a probability below {review['below']:.4f}")
         rest = percent(review["accuracy_of_the_rest"]) or "-"
         facts["sent to review"] = f"{percent(review['reviewed'])}: {', '.join(why)}; accuracy of the rest {rest}"
+        facts["wrong answers"] = wrong_text(review)
     return facts
+
+
+def wrong_text(review: Mapping[str, Any]) -> str:
+    """What became of wrong answers: ``wrong`` and its like of `edgeall.train.reliability.review`."""
+    missed = percent(review["wrong_not_reviewed"])
+    return f"{review['wrong_reviewed']:,} of {review['wrong']:,} sent to review; not sent: {missed} of the images"
 
 
 def subjects_text(found: Mapping[str, Any], most: int = 12) -> str:
@@ -195,17 +202,21 @@ def quantize_text(summary: Mapping[str, Any]) -> str:
     }
     fitted, decision = summary["calibration"], summary["decision"]
     facts["calibration"] = (
-        f"temperature {fitted['temperature']:.2f}: calibration error on {fitted['images']:,} validation images "
-        f"{fitted['ece_before']:.4f} before, {fitted['ece_after']:.4f} after"
+        f"temperature {fitted['temperature']:.2f}: calibration error on {fitted['images']:,} validation images and "
+        f"{fitted['changed_images']:,} mildly changed ones {fitted['ece_before']:.4f} before, "
+        f"{fitted['ece_after']:.4f} after"
     )
     if decision:
         facts["review"] = (
-            f"below a probability of {decision['review_below']:.4f}: {percent(decision['reviewed'])} of the validation "
-            f"images; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
+            f"below a probability of {decision['review_below']:.4f}, or unfamiliar: "
+            f"{percent(decision['reviewed_unchanged'])} of the validation images, {percent(decision['reviewed'])} of "
+            f"them and the changed ones; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
         )
     novelty = summary["novelty"]
     share = percent(novelty["reviewed"])
     facts["unfamiliar"] = f"{share} of {novelty['images']['validation']:,} validation images, by their features"
+    if summary["review"] is not None:
+        facts["wrong test answers"] = wrong_text(summary["review"])
     if summary.get("report"):
         facts["report"] = summary["report"]
     if summary["clusters"] is not None:

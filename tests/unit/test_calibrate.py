@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ import numpy as np
 import pytest
 from fixtures_models import manifest
 
+from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import FLOOR, calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.manifest import parse_manifest
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.optimize.calibrate import TEMPERATURES, calibration_of, fit_temperature, review_rule
+from edgeall.optimize.calibrate import (
+    REVIEW_BUDGET,
+    TEMPERATURES,
+    calibration_of,
+    fit_temperature,
+    review_rule,
+)
+from edgeall.optimize.mild import STRENGTH
 from edgeall.optimize.quantize import quantize
 from edgeall.train.evaluate import evaluate
 from edgeall.train.metrics import expected_calibration_error
@@ -24,6 +33,7 @@ from edgeall.train.progress import Progress
 from edgeall.train.split import load_split
 
 QUIET = Progress(quiet=True)
+WRONG = ("wrong", "wrong_reviewed", "wrong_not_reviewed")
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -87,6 +97,62 @@ def test_a_budget_is_kept_on_the_side_it_was_set_on() -> None:
     assert rule["accuracy_of_the_rest"] > (probabilities.argmax(axis=1) == truth).mean()
 
 
+def test_without_a_word_there_is_a_budget_and_0_turns_it_off() -> None:
+    probabilities, truth = _drawn(1000, 1.0)
+    rule = review_rule(probabilities, truth, [], None, None)
+    assert rule == review_rule(probabilities, truth, [], None, REVIEW_BUDGET)
+    assert rule["rule"] == "review_budget" and 0 < rule["reviewed"] <= rule["target"] == REVIEW_BUDGET
+    assert review_rule(probabilities, truth, [], None, 0) == {}
+
+
+def test_unfamiliar_images_are_sent_anyway_and_leave_the_budget_to_the_others() -> None:
+    probabilities, truth = _drawn(1000, 1.0)
+    strange = np.arange(1000) < 200
+    rule = review_rule(probabilities, truth, [], None, 0.1, strange)
+    sent = probabilities.max(axis=1).astype(float) < rule["review_below"]
+    assert sent[~strange].sum() == 80
+    assert rule["reviewed"] == pytest.approx(0.28)
+    assert review_rule(probabilities, truth, [], None, 0.1, np.ones(1000, bool))["reviewed"] == 1.0
+
+
+def test_a_sensitivity_counts_the_unfamiliar_as_found() -> None:
+    probabilities, truth = _drawn(1000, 1.0)
+    positive = [1, 2, 3]
+    missed = np.isin(truth, positive) & ~np.isin(probabilities.argmax(axis=1), positive)
+    assert review_rule(probabilities, truth, positive, 0.99, None)["review_below"] > 0
+    assert review_rule(probabilities, truth, positive, 0.99, None, missed)["review_below"] == 0
+
+
+@pytest.mark.parametrize(("sure", "below"), [(930, 0.9), (960, 255 / 256), (1000, 255 / 256)])
+def test_a_model_without_errors_whose_outputs_are_at_the_end_of_8_bits(sure: int, below: float) -> None:
+    """Of 1,000 all right, so many at 255/256: neither all of them nor more than the budget are sent."""
+    top = np.r_[np.linspace(0.5, 0.89, 40), np.full(960 - min(sure, 960), 0.9), np.full(sure, 255 / 256)][-1000:]
+    top = top.astype(np.float32)
+    probabilities = np.stack([top, 1 - top], axis=1)
+    rule = review_rule(probabilities, np.zeros(1000, np.int64), [], None, None)
+    assert rule["review_below"] == pytest.approx(below)
+    assert rule["reviewed"] == pytest.approx((top < np.float32(below)).mean()) and rule["reviewed"] <= 0.05
+    assert rule["accuracy_of_the_rest"] == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 3, 19, 40])
+def test_a_handful_of_images_gives_a_rule_within_the_budget(count: int) -> None:
+    top = np.linspace(0.6, 0.99, count).astype(np.float32)
+    rule = review_rule(np.stack([top, 1 - top], axis=1), np.zeros(count, np.int64), [], None, None)
+    assert rule["reviewed"] <= 0.05
+    assert rule["review_below"] == pytest.approx(top[int(0.05 * count)]), "what is less sure than these is sent"
+
+
+def test_copies_of_an_image_do_not_make_a_temperature_surer_of_itself() -> None:
+    truth = np.arange(40) % 4
+    probabilities = np.full((40, 4), 0.02, np.float32)
+    probabilities[np.arange(40), truth] = 0.94
+    once = fit_temperature(probabilities, truth)
+    many, labels = np.tile(probabilities, (8, 1)), np.tile(truth, 8)
+    assert fit_temperature(many, labels, images=40) == pytest.approx(once)
+    assert fit_temperature(many, labels) < once
+
+
 @pytest.mark.parametrize("target", [0.9, 0.98, 0.999])
 def test_a_sensitivity_is_reached_with_as_little_review_as_possible(target: float) -> None:
     probabilities, truth = _drawn(1000, 1.0)
@@ -111,8 +177,11 @@ def test_a_sensitivity_that_is_reached_already_sends_nothing_to_review() -> None
     ("positive", "sensitivity", "budget", "message"),
     [
         ([1], 0.9, 0.1, "one decides"),
-        ([1], 1.0, None, "is no share"),
-        ([1], None, float("nan"), "is no share"),
+        ([1], 1.0, None, r"must be in \(0, 1\), got 1"),
+        ([1], 0.0, None, r"must be in \(0, 1\), got 0"),
+        ([1], None, 1.0, r"must be in \[0, 1\), got 1"),
+        ([1], None, -0.1, r"must be in \[0, 1\), got -0.1"),
+        ([1], None, float("nan"), r"must be in \[0, 1\), got nan"),
         ([], 0.9, None, "no class counts as ill"),
     ],
 )
@@ -137,9 +206,8 @@ def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny
     ]
     split = load_split(tiny_run / "split.json")
     kept = {str(tiny_settings.data / entry.path) for entry in split.side("validation")}
-    unsure = [item.probability < below for item in found if item.image in kept]
-    assert bundle.manifest.decision["reviewed"] == pytest.approx(np.mean(unsure))
-    assert bundle.manifest.decision["reviewed"] <= 0.3
+    sent = [item.review for item in found if item.image in kept]
+    assert bundle.manifest.decision["reviewed_unchanged"] == pytest.approx(np.mean(sent))
     metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
     assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
     of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.side("test")}
@@ -154,3 +222,37 @@ def test_a_temperature_that_cannot_be_is_refused(temperature: Any) -> None:
     document["calibration"] = {"temperature": temperature}
     with pytest.raises(BundleError, match="temperature"):
         parse_manifest(json.dumps(document).encode(), "model.tflite")
+
+
+def test_quantize_without_an_option_packs_a_rule_fitted_on_changed_images_too(tiny_models: dict[str, Any]) -> None:
+    summary = tiny_models["ptq-int8"]
+    manifest = open_bundle(summary["out"]).manifest
+    assert manifest is not None
+    assert manifest.decision == summary["decision"] and manifest.calibration == summary["calibration"]
+    decision, fitted = manifest.decision, manifest.calibration
+    assert (decision["rule"], decision["target"]) == ("review_budget", REVIEW_BUDGET)
+    assert 0 < decision["review_below"] < 1
+    assert 0 <= decision["reviewed_unchanged"] <= 1
+    assert (fitted["changed_strength"], fitted["changed_images"] % fitted["images"]) == (STRENGTH, 0)
+    review = summary["review"]
+    assert {key: manifest.metrics[key] for key in WRONG} == {key: review[key] for key in WRONG}
+    card = zipfile.ZipFile(summary["out"]).read("MODEL_CARD.md").decode()
+    assert f"Of its {review['wrong']} wrong answers {review['wrong_reviewed']} are sent to review" in card
+    page = Path(summary["report"]).read_text(encoding="utf-8")
+    assert f"{review['wrong_reviewed']} of {review['wrong']} sent to review" in page
+
+
+def test_the_program_sets_the_rule_too_and_0_leaves_what_is_unfamiliar(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def packed(*options: str) -> Any:
+        words = ["quantize", str(tiny_run), "--scheme", "ptq-int8", "--out", str(tmp_path / "m.tflite"), "--force"]
+        assert cli.main([*words, "--cache-dir", str(tiny_settings.cache_dir), "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    default, off = packed(), packed("--review-budget", "0")
+    assert default["decision"]["target"] == REVIEW_BUDGET
+    assert default["review"]["below"] == default["decision"]["review_below"]
+    assert off["decision"] == {} and off["review"]["below"] is None
+    assert off["review"]["reviewed"] == off["review"]["unfamiliar"] <= default["review"]["reviewed"]
+    assert off["calibration"] == default["calibration"], "drawn from the run's seed"

@@ -78,6 +78,9 @@ def test_a_review_rule_is_counted_on_the_images_given() -> None:
         "below": 0.58,
         "reviewed": pytest.approx(0.4),
         "unfamiliar": None,
+        "wrong": 2,
+        "wrong_reviewed": 1,
+        "wrong_not_reviewed": pytest.approx(0.2),
         "accuracy_of_the_rest": pytest.approx(2 / 3),
         "sensitivity_with_review": pytest.approx(2 / 3),
     }

@@ -164,6 +164,9 @@ def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) ->
     assert (recalls <= cells + 1e-9).all()
     reviewed = np.array([kind["reviewed_by_severity"] for kind in found["by_corruption"].values()])
     assert found["reviewed_mean"] == pytest.approx(reviewed.mean())
+    missed = (1 - reviewed.mean()) * (1 - found["accuracy_of_the_rest"])
+    assert found["wrong_not_reviewed_mean"] == pytest.approx(missed)
+    assert f"wrong and not sent: {100 * missed:.2f} % of the images" in robustness_text(found)
     assert reviewed.max() > 0
     text = robustness_text(found)
     assert f"{100 * found['worst']:.2f} %" in text and "underexposed" in text
@@ -192,7 +195,7 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(
     monkeypatch.setattr(classifier, "familiar", None)  # as of a file without a novelty score
     del rules["review_below"]
     found = robustness(classifier, Layout(1, 1), synthetic_fields, entries[:2], QUIET, ("underexposed",), **rules)
-    assert found["reviewed_mean"] is None and "review" not in robustness_text(found)
+    assert found["reviewed_mean"] is found["wrong_not_reviewed_mean"] is None and "review" not in robustness_text(found)
 
 
 def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:
@@ -215,6 +218,7 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     assert (metrics["robust_accuracy_mean"], metrics["robust_accuracy_worst"]) == (found["mean"], found["worst"])
     assert (metrics["robust_ece_mean"], metrics["robust_ece_worst"]) == (found["ece_mean"], found["ece_worst"])
     assert metrics["robust_reviewed_mean"] == found["reviewed_mean"]
+    assert metrics["robust_wrong_not_reviewed_mean"] == found["wrong_not_reviewed_mean"]
     card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
     assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
     assert f"off by {found['ece_mean']:.4f} on average" in card
