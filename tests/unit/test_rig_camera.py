@@ -280,9 +280,12 @@ def test_the_simulated_slide_is_a_camera() -> None:
     camera.close()
 
 
-def put(folder: Path, name: str, seed: int, at: float) -> None:
-    """An image written at a time; there all at once, whoever is watching."""
-    grainy_image(seed).save(folder / ".new", "png")
+def put(folder: Path, name: str, seed: int, at: float, content: bytes | None = None) -> None:
+    """An image, or ``content``, written at a time; there all at once, whoever is watching."""
+    if content is None:
+        grainy_image(seed).save(folder / ".new", "png")
+    else:
+        (folder / ".new").write_bytes(content)
     os.utime(folder / ".new", (at, at))
     (folder / ".new").rename(folder / name)
 
@@ -354,9 +357,7 @@ def test_each_file_waits_until_it_is_taken(
     camera = keep(lambda: open_camera(str(tmp_path)))
     until(lambda: camera.state().frames == 1)
     for number in range(1, 6):
-        put(tmp_path, f"{number}.png", number, now + number)
-    (tmp_path / "3.png").write_bytes(b"no image")
-    os.utime(tmp_path / "3.png", (now + 3, now + 3))
+        put(tmp_path, f"{number}.png", number, now + number, b"no image" if number == 3 else None)
     seen, after = [], 0
     while len(seen) < 5:
         after, frame = camera.wait(after, HANG_S) or pytest.fail(f"no more than {seen}")
@@ -515,10 +516,11 @@ def test_a_folder_that_disappears_is_an_error(tmp_path: Path) -> None:
 def test_an_image_sequence_is_replayed_in_order_at_its_rate(tmp_path: Path) -> None:
     for number in range(5):
         grainy_image(number).save(tmp_path / f"{number}.png")
+    begin = time.monotonic()
     camera = open_camera(f"replay:{tmp_path}", rate=20.0)
     frames = [camera.read(1.0) for _ in range(5)]
+    assert time.monotonic() - begin >= 4 / 20
     assert all(np.array_equal(f.pixels, np.asarray(grainy_image(n))) for n, f in enumerate(frames))
-    assert (frames[4].taken - frames[0].taken).total_seconds() >= 0.19
     with pytest.raises(NoFrameError, match="ended after 5 images"):
         camera.read(0.01)
 
@@ -541,8 +543,8 @@ def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:
     for level in levels:
         writer.write(np.full((48, 64, 3), (level, 90, 30), np.uint8))  # B, G, R
     writer.release()
-    camera = open_camera(f"replay:{tmp_path / 'v.avi'}")
     begin = time.monotonic()
+    camera = open_camera(f"replay:{tmp_path / 'v.avi'}")
     frames = [camera.read(1.0) for _ in levels]
     took_s = time.monotonic() - begin
     assert [int(f.pixels[20, 20, 2]) for f in frames] == pytest.approx(levels, abs=8)
