@@ -12,6 +12,7 @@ _SPLIT_LIMITS = {
     "block": (
         "The test images are blocks of neighbouring file numbers, a stand-in for slides where no subject is known."
     ),
+    "given": "The data came split; the sides are as given. Whether they share slides isn't known.",
     "image": "Image-level split: optimistic. Images of one subject may be on both sides of the split.",
 }
 _BY_SUBJECT = ("accuracy", "sensitivity", "specificity", "auroc_positive")

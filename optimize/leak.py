@@ -102,6 +102,8 @@ def measure_leak(
     dataset = load_dataset(data)
     with progress.task("reading images", len(dataset.samples)) as advance:
         scanned = scan(dataset, lambda done, total: advance(done, ""))
+    if scanned.facts[0].sample.side is not None:
+        raise UsageError(f"{data}: comes split: a leak is measured by dealing anew", hint="leave out its sides")
     twins, shares = groups(scanned), (_share(wanted.validation, wanted), _share(wanted.test, wanted))
     apart = EMBARGO if embargo is None else embargo
     splits = []

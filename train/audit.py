@@ -193,8 +193,14 @@ def _duplicates(facts: dict[str, Any], images: Sequence[Facts], twins: Duplicate
             f"{repeated:,} of {facts['images']:,} images repeat another one: {facts['exact_duplicates']:,} exactly, "
             f"{facts['near_duplicates']:,} nearly or as an overlapping field."
         )
-        advice = "edgeall keeps them on one side of every split. Figures from a random split elsewhere flatter."
+        advice = (
+            "edgeall never has them on two sides of a split it makes. Figures from a random split elsewhere flatter."
+        )
         found.append(Finding("warning", "duplicates", text, advice))
+    if across := facts["split"].get("across"):
+        text = f"{len(across):,} groups of duplicates lie on several sides of the split as given ({across[0][0]})."
+        advice = "Take them off the train side, or have the images split anew: figures of the test side flatter."
+        found.append(Finding("problem", "duplicates", text, advice))
     across = [group for group in twins.near if len({images[index].sample.subject for index in group} - {None}) > 1]
     if across:
         text = f"{len(across):,} groups of duplicates lie in different subjects ({images[across[0][0]].sample.path})."

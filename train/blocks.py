@@ -128,7 +128,7 @@ def place_blocks(
     Args:
         paths: of the images, relative to the data's root.
         target: the class of each image, an index.
-        fractions: wanted shares of validation and test; the test share is not used with ``fold``.
+        fractions: wanted shares of validation and test; the test share is not used with ``fold``; 0 is no test side.
         embargo: images on different sides of one series differ by more than so many file numbers.
         seed: decides among placements that are equally good; not used with ``fold``.
         fold: (i, k): the test side is the i-th of k equal stretches of each class's images in the order of their
@@ -239,7 +239,8 @@ def _cost(line: Line, side: Indices, fractions: tuple[float, float]) -> float:
     kinds = np.unique(line.target)
     held = np.array([[np.mean(side[line.target == kind] == which) for kind in kinds] for which in (TRAIN, 1, 2)])
     away = np.abs(held[1:] - np.array(fractions)[:, None]).max(axis=1).sum()
-    return float((side == NOWHERE).mean() + away + _MISSING * (held == 0).sum())
+    missing = (held[: 3 if fractions[1] else 2] == 0).sum()
+    return float((side == NOWHERE).mean() + away + _MISSING * missing)
 
 
 def _stretches(
@@ -262,6 +263,8 @@ def _stretches(
     slack = int(_SLACK * n)
     sizes = [np.unique(np.clip([size, size - slack, size + slack], 1, n)) for size in wanted]
     validation = _candidates(n, marks, sizes[0], wanted[0], slack, rng)
+    if not fractions[1]:
+        return (0, 0), _alone(line, validation, first, beyond, fractions[0], rng)
     if fold is None:
         test = _candidates(n, marks, sizes[1], wanted[1], slack, rng)
     else:
@@ -283,6 +286,22 @@ def _stretches(
     a, b, c, d = every[best].tolist()
     validation_at = _grown((c, d), (a, b), marks, first, beyond, slack)
     return (a, b) if fold else _grown((a, b), validation_at, marks, first, beyond, slack), validation_at
+
+
+def _alone(
+    line: Line, stretches: NDArray[np.intp], first: Indices, beyond: Indices, share: float, rng: np.random.Generator
+) -> tuple[int, int]:
+    """The validation stretch where there is no test side."""
+    kinds = np.unique(line.target)
+    sums = np.concatenate([np.zeros((1, len(kinds))), np.cumsum(line.target[:, None] == kinds, axis=0)])
+    start, stop = stretches.T
+    held = sums[stop] - sums[start]
+    train = sums[first[start]] + sums[-1] - sums[beyond[stop - 1]]
+    left_out = 1.0 - (held + train).sum(axis=1) / len(line.images)
+    away = np.abs(held / sums[-1] - share).max(axis=1)
+    cost = left_out + away + _MISSING * ((held == 0).sum(axis=1) + (train == 0).sum(axis=1))
+    best = stretches[rng.choice(np.flatnonzero(cost <= cost.min() + _EQUAL))]
+    return int(best[0]), int(best[1])
 
 
 def _grown(

@@ -1,5 +1,7 @@
 """Finds the labelled images of a data folder: one folder per class, C-NMC 2019 as distributed, or a CSV manifest.
 
+A set may come split: in folders called train, validation and test, or with a column ``side`` in its manifest.
+
 Only names are looked at here; `scan` opens the files. Nothing that can't be used is dropped in silence: it becomes
 a `Problem` that every command counts and names.
 """
@@ -9,9 +11,11 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shlex
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from edgeall.edge_runtime.errors import DataError
@@ -30,6 +34,14 @@ _VARIANT_NAMES = frozenset(
     {"original", "segmented", "raw", "images", "augmented"}
     | {"train", "training", "test", "testing", "val", "valid", "validation"}
 )
+GIVEN_SIDES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What a set that comes split calls a side, in lower case, and what edgeall calls it."""
+
+_COLUMNS = ("path", "label", "subject", "side")
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode's categories of control characters, bytes that are no text, and separators of lines and paragraphs."""
 
@@ -42,11 +54,13 @@ class Sample:
         path: relative to the data set's root, with ``/`` on every system.
         label: the class name.
         subject: the person the image was taken from, where the data says so.
+        side: ``train``, ``validation`` or ``test`` where the set comes split: then every sample has one.
     """
 
     path: str
     label: str
     subject: str | None = None
+    side: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class Dataset:
         labels: sorted class names, one or more; `split.make_split` is where two are asked for.
         samples: sorted by path.
         problems: sorted by path.
+        independent: labelled images that are kept out of any split because they were published as a test set of their
+            own (the preliminary test set of C-NMC); sorted by path.
     """
 
     root: Path
@@ -74,14 +90,17 @@ class Dataset:
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
     problems: tuple[Problem, ...] = ()
+    independent: tuple[Sample, ...] = ()
 
 
 def load_dataset(path: Path) -> Dataset:
     """List the labelled images below ``path``.
 
     Args:
-        path: a folder with one folder per class (images anywhere below it), a copy of C-NMC 2019, or a ``.csv``
-            manifest with the columns ``path,label`` and optionally ``subject``. What is looked at: see `walk`.
+        path: a folder with one folder per class (images anywhere below it), the same below ``train``, ``test`` and,
+            if there is one, ``validation``, a copy of C-NMC 2019, or a ``.csv`` manifest with the columns
+            ``path,label`` and optionally ``subject`` and ``side``. What is looked at:
+            see `walk`.
 
     Returns:
         A data set with at least one sample. No image has been opened yet.
@@ -105,6 +124,16 @@ def load_dataset(path: Path) -> Dataset:
         raise DataError(f"{path}: written by edgeall, no data", hint="give the folder that the images are in")
     dataset = _load_cnmc(path)
     return dataset if dataset is not None else _load_folders(path)
+
+
+def independent_notes(dataset: Dataset) -> list[str]:
+    """For each test set that is kept out of the split how many images it has, and how to evaluate on it."""
+    folders = Counter(PurePosixPath(sample.path).parent.as_posix() for sample in dataset.independent)
+    return [
+        f"{folder}: {count:,} labelled images kept out of the split, as an independent test set: "
+        f"edgeall evaluate RUN --data {shlex.quote(str(dataset.root / folder))}"
+        for folder, count in sorted(folders.items())
+    ]
 
 
 def positive_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -132,36 +161,70 @@ def cell_subject(stem: str) -> tuple[str, str] | None:
 
 
 def _load_folders(root: Path) -> Dataset:
-    classes = _visible_folders(root)
-    _refuse_wrong_level(root, classes)
+    sides = _side_folders(root)
+    if not sides:
+        _refuse_wrong_level(root, _visible_folders(root))
     samples: list[Sample] = []
     problems = [
-        Problem(item.name, "lies in no class folder")
-        for item in _children(root)
+        Problem(item.relative_to(root).as_posix(), "lies in no class folder")
+        for place in (root, *sides)
+        for item in _children(place)
         if item.suffix.lower() in SUFFIXES and item.is_file()
     ]
     problems += [
-        Problem(item.name, "written by edgeall: no data")
-        for item in _children(root)
+        Problem(item.relative_to(root).as_posix(), "written by edgeall: no data")
+        for place in (root, *sides)
+        for item in _children(place)
         if item.is_dir() and is_output(item)
     ]
-    for folder in classes:
+    classes = [(folder, sides.get(place)) for place in sides or {root: ""} for folder in _visible_folders(place)]
+    for folder, side in classes:
         found = 0
         for file in _files(folder, root, problems):
             relative = file.relative_to(root).as_posix()
             if file.suffix.lower() in SUFFIXES:
-                samples.append(Sample(relative, folder.name))
+                samples.append(Sample(relative, folder.name, side=side))
                 found += 1
             else:
                 problems.append(Problem(relative, not_an_image(file)))
-        if not found and not any(problem.path == folder.name for problem in problems):
-            problems.append(Problem(folder.name, "no image in this folder: not taken as a class"))
+        where = folder.relative_to(root).as_posix()
+        if not found and not any(problem.path == where for problem in problems):
+            problems.append(Problem(where, "no image in this folder: not taken as a class"))
     if not samples:
         raise DataError(
             f"{root}: no class folder with images in it",
             hint="the layout is ROOT/<class>/<images>; see `edgeall data ls --help`",
         )
     return _dataset(root, "folders", samples, problems)
+
+
+def _side_folders(root: Path) -> dict[Path, str]:
+    """The folders that the set comes split into, each with its side; none where it doesn't come split.
+
+    It does where all folders with images are called like sides, one of them is train, and each holds class folders.
+
+    Raises:
+        DataError: two folders of one side, or no test side.
+    """
+    filled = [folder for folder in _visible_folders(root) if any(_is_image(file) for file in _files(folder))]
+    sides = {folder: GIVEN_SIDES.get(folder.name.lower(), "") for folder in filled}
+    held = set(sides.values())
+    nested = all(any(_holds_images(child) for child in _visible_folders(folder)) for folder in filled)
+    if len(filled) < 2 or "" in held or "train" not in held or not nested:
+        return {}
+    if len(held) < len(sides):
+        names = ", ".join(folder.name for folder in filled)
+        raise DataError(f"{root}: two folders of one side ({names})", hint="keep one of them")
+    if "test" not in held:
+        raise DataError(
+            f"{root}: comes split into {' and '.join(folder.name for folder in filled)}, without a test side",
+            hint="add a folder test, or put the classes of both into one folder to have them split anew",
+        )
+    return sides
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_is_image(file) for file in _files(folder))
 
 
 def _refuse_wrong_level(root: Path, folders: list[Path]) -> None:
@@ -199,6 +262,7 @@ def _load_cnmc(root: Path) -> Dataset | None:
 
     Training cells lie in ``fold_<n>/{all,hem}``, at the root or below folders of any name. The preliminary test
     set is a folder of numbered files whose original names and labels come in a CSV; the final one has no labels.
+    Beside training cells the preliminary test set is independent: it was published to be tested on.
     """
     problems: list[Problem] = []
     folders: dict[Path, list[Path]] = {}
@@ -214,18 +278,20 @@ def _load_cnmc(root: Path) -> Dataset | None:
         return None
 
     samples: list[Sample] = []
+    independent: list[Sample] = []
     for folder, files in folders.items():
         if folder in cells:
             _add_cells(root, folder, files, samples, problems)
         elif folder in preliminary:
-            _add_preliminary(root, folder, files, samples, problems)
+            _add_preliminary(root, folder, files, independent if cells else samples, problems)
         elif count := sum(map(_is_image, files)):
             why = "the final test set comes without labels" if _named(folder, root, _FINAL) else "no labels known"
             problems.append(Problem(folder.relative_to(root).as_posix(), f"{count} images ignored: {why}"))
     if not samples:
         reasons = "; ".join(f"{problem.path}: {problem.reason}" for problem in problems[:3])
         raise DataError(f"{root}: looks like C-NMC but holds no labelled cell ({reasons})")
-    return _dataset(root, "cnmc", samples, problems)
+    dataset = _dataset(root, "cnmc", samples, problems)
+    return replace(dataset, independent=tuple(sorted(independent, key=lambda sample: sample.path)))
 
 
 def _is_cell_folder(folder: Path, root: Path, files: list[Path]) -> bool:
@@ -322,12 +388,18 @@ def _load_manifest(table: Path) -> Dataset:
     samples: list[Sample] = []
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for line, row in _rows(table, required={"path", "label"}, allowed={"path", "label", "subject"}):
+    for line, row in _rows(table, required={"path", "label"}, allowed=set(_COLUMNS)):
         where = f"{table}, line {line}"
-        raw, label, subject = (row.get(key, "").strip() for key in ("path", "label", "subject"))
-        if not raw or not label:
-            raise DataError(f"{where}: empty {'label' if raw else 'path'}", hint="fill it in or remove the line")
-        relative = _inside(raw, where)
+        raw, label, subject, side = (row.get(key, "").strip() for key in _COLUMNS)
+        for name, value in (("path", raw), ("label", label), *((("side", side),) if "side" in row else ())):
+            if not value:
+                raise DataError(f"{where}: empty {name}", hint="fill it in or remove the line")
+        for name, value in (("label", label), ("subject", subject), ("side", side)):
+            if "\n" in value or "\r" in value:
+                raise DataError(f"{where}: a line break in the {name} {value!r}", hint="check the quotes of the line")
+        if side and side.lower() not in GIVEN_SIDES:
+            raise DataError(f"{where}: no side called {side!r}", hint="write train, validation or test")
+        relative = _inside(raw, root, where)
         if relative in seen:
             raise DataError(
                 f"{where}: {relative} is already on line {seen[relative]}", hint="remove one of the two lines"
@@ -335,28 +407,56 @@ def _load_manifest(table: Path) -> Dataset:
         seen[relative] = line
         file = root / relative
         if not _is_file(file, where):
-            problems.append(Problem(relative, f"no such file (line {line})"))
+            broken = ", and its path holds a line break" if "\n" in raw or "\r" in raw else ""
+            problems.append(Problem(relative, f"no such file (line {line}{broken})"))
         elif not _is_image(file):
             problems.append(Problem(relative, not_an_image(file)))
         else:
-            samples.append(Sample(relative, label, subject or None))
+            samples.append(Sample(relative, label, subject or None, GIVEN_SIDES.get(side.lower())))
     if not samples:
+        first = f" ({problems[0].path!r}: {problems[0].reason})" if problems else ""
         raise DataError(
-            f"{table}: none of its {len(seen)} lines names an image that exists",
+            f"{table}: none of its {len(seen)} lines names an image that exists{first}",
             hint=f"paths are relative to the manifest's own folder, {root}",
         )
+    for side in ("train", "test"):
+        if samples[0].side and all(sample.side != side for sample in samples):
+            raise DataError(
+                f"{table}: the column side names no image {side}",
+                hint="add some, or leave the column out to have the images split anew",
+            )
     return _dataset(root, "manifest", samples, problems)
 
 
-def _inside(raw: str, where: str) -> str:
-    """`raw` as a clean relative path; one that leaves the manifest's folder would not survive a move of the data."""
-    pure = PurePosixPath(os.path.normpath(raw))
-    if pure.is_absolute() or PureWindowsPath(raw).drive or ".." in pure.parts:
+def _inside(raw: str, root: Path, where: str) -> str:
+    """`raw` as a clean relative path; one that leaves the manifest's folder would not survive a move of the data.
+
+    A backslash parts folders, unless there is a file whose name has it. An absolute path is taken if it lies inside.
+    """
+    path = raw
+    if "\\" in raw and not _exists(root / raw):
+        path = raw.replace("\\", "/")
+    # A folder may be reached by several names: as it was given, or with its links followed.
+    for clean in (os.path.abspath, os.path.realpath):
+        if os.path.isabs(path) and _exists(Path(path)) and Path(clean(path)).is_relative_to(clean(root)):
+            path = os.path.relpath(clean(path), clean(root))
+    pure = PurePosixPath(os.path.normpath(path))
+    drive = PureWindowsPath(raw).drive
+    if pure.is_absolute() or drive or ".." in pure.parts:
+        why = f": it names the drive {drive}" if drive and not pure.is_absolute() else ""
+        shown = raw if raw.isprintable() else repr(raw)
         raise DataError(
-            f"{where}: {raw} lies outside the manifest's folder",
+            f"{where}: {shown} lies outside the manifest's folder {root}{why}",
             hint="keep the manifest in a folder above the images (a link to them will do) and the paths relative to it",
         )
     return pure.as_posix()
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _is_file(file: Path, where: str) -> bool:
@@ -379,7 +479,7 @@ def _rows(
                 what = f"no column {', '.join(sorted(missing))}" if missing else "unknown or repeated columns"
                 raise DataError(
                     f"{table}, line 1: {what} (found {','.join(header) or 'nothing'})",
-                    hint=f"the columns are {','.join(sorted(allowed or required))}",
+                    hint=f"the columns are {','.join(_COLUMNS if allowed else sorted(required))}",
                 )
             for row in reader:
                 if None in row or None in row.values():

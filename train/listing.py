@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeall.edge_runtime.errors import DataError
 from edgeall.train import duplicates
-from edgeall.train.dataset import Sample, load_dataset, positive_labels, unit
+from edgeall.train.dataset import Sample, independent_notes, load_dataset, positive_labels, unit
 from edgeall.train.progress import Progress
 from edgeall.train.scan import Scan, narrow_range, scan
 from edgeall.train.split import LEFT_OUT, SIDES, make_split
@@ -26,6 +26,7 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
     Returns:
         ``root``, ``layout``, ``unit`` (field or cell), ``images`` (readable ones), ``labels`` (for each its
         ``images`` and, where known, ``subjects``), ``positive_labels``, ``subjects`` (None where unknown),
+        ``independent`` (labelled test sets that are kept out of any split: ``folder`` and ``images``),
         ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
         that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
         ``dataset_sha256``, ``narrow_range`` (a sentence or None, see `edgeall.train.scan.narrow_range`), ``problems``
@@ -39,7 +40,7 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
     with progress.task("reading images", len(listed.samples)) as advance:
         found = scan(listed, lambda done, _: advance(done, ""))
     facts = describe(found, duplicates.groups(found))
-    for note in facts["split"].get("notes", ()):
+    for note in (*independent_notes(found.dataset), *facts["split"].get("notes", ())):
         progress.note(note)
     return facts
 
@@ -63,6 +64,12 @@ def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         "dataset_sha256": found.digest,
         "narrow_range": narrow_range(found.facts),
         "problems": [asdict(problem) for problem in data.problems],
+        "independent": [
+            {"folder": folder, "images": count}
+            for folder, count in sorted(
+                Counter(PurePosixPath(sample.path).parent.as_posix() for sample in data.independent).items()
+            )
+        ],
         "synthetic": is_synthetic(data),
         "split": default_split(found, twins),
     }
@@ -73,7 +80,8 @@ def default_split(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
 
     Returns:
         ``text`` (for people), ``level``, ``embargo``, ``train``, ``validation`` and ``test`` (images), ``left_out``
-        (images by reason), ``left_out_paths``, ``notes``; only ``text`` where no split is possible.
+        (images by reason), ``left_out_paths``, ``across`` (of a set that comes split, the groups of duplicates on
+        several sides, by path), ``notes``; only ``text`` where no split is possible.
     """
     notes: list[str] = []
     try:
@@ -87,6 +95,7 @@ def default_split(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         **{side: len(split.side(side)) for side in SIDES},
         "left_out": split.left_out,
         "left_out_paths": [entry.path for entry in split.entries if entry.side == LEFT_OUT],
+        "across": [list(group) for group in split.across],
         "notes": notes,
     }
 

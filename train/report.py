@@ -90,9 +90,19 @@ def _level_means(split: Split) -> str:
     said = []
     if split.level == "block":
         said.append(_blocks_mean(split))
+    if split.level == "given":
+        said.append("The data came split into sides.")
+        if split.across:
+            images = sum(map(len, split.across))
+            first = ", ".join(split.across[0][:2])
+            said.append(
+                f"{len(split.across):,} groups of duplicates, {images:,} images, lie on several sides "
+                f"(the first: {first}); split.json names all of them."
+            )
     if both:
         they = "subjects of the test side are" if len(both) > 1 else "subject of the test side is"
-        said.append(f"{len(both)} {they} in training or validation too, because the split was asked for by image.")
+        why = "as the data came" if split.level == "given" else "because the split was asked for by image"
+        said.append(f"{len(both)} {they} in training or validation too, {why}.")
     if unknown:
         some = "" if unknown == len(split.entries) else f" for {unknown} of {len(split.entries)}"
         said.append(f"Which patient an image shows is not known{some}, so one patient may be on several sides.")

@@ -31,7 +31,7 @@ from edgeall.train.augment import AUGMENTS
 from edgeall.train.balance import filled, parse_per_class, sample_sides
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.blocks import EMBARGO
-from edgeall.train.dataset import load_dataset, unit
+from edgeall.train.dataset import independent_notes, load_dataset, unit
 from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
 from edgeall.train.progress import Progress
 from edgeall.train.runs import (
@@ -481,7 +481,10 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
         scanned = scan(dataset, lambda done, total: advance(done, ""))
     dataset = scanned.dataset
     if dataset.problems:
-        progress.note(f"{len(dataset.problems)} files skipped, first: {dataset.problems[0].path}")
+        first = dataset.problems[0]
+        progress.note(f"{len(dataset.problems)} files skipped, first: {first.path}: {first.reason}")
+    for said in independent_notes(dataset):
+        progress.note(said)
     narrow = narrow_range(scanned.facts)
     if narrow:
         progress.note(f"warning: {narrow}")
@@ -499,7 +502,7 @@ def _split(settings: TrainSettings, resuming: bool, progress: Progress) -> tuple
             embargo=EMBARGO if settings.embargo is None else settings.embargo,
             note=progress.note,
         )
-        if split.level == "block":
+        if split.level in ("block", "given"):
             progress.note(split.level_text)
     if settings.per_class is not None:
         split = sample_sides(split, parse_per_class(settings.per_class), settings.seed)

@@ -80,8 +80,11 @@ class Scan:
 
     @property
     def digest(self) -> str:
-        """sha256 over path, sha256, label and subject of every image: one name for exactly this data."""
-        rows = [[f.sample.path, f.sha256, f.sample.label, f.sample.subject] for f in self.facts]
+        """sha256 over path, sha256, label, subject and given side of every image: one name for exactly this data."""
+        rows = [
+            [f.sample.path, f.sha256, f.sample.label, f.sample.subject, *([f.sample.side] if f.sample.side else [])]
+            for f in self.facts
+        ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,12 @@ REASONS = ("embargo", "duplicate", "subject")
 """Why a split by blocks leaves an image out: too near to another side in the numbering; shows what an image of another
 side shows, or its person."""
 
+VAL_FRAC, TEST_FRAC = 0.1, 0.2
+"""Shares of validation and test where nothing else is asked for."""
+
 _SCHEMAS = (1, 2)
-"""2 has the embargo, and the reason why an image is left out; a split without either is still written as 1."""
+"""2 has the embargo, the reason why an image is left out, and the sides of a set that came split; a split without any
+of these is still written as 1."""
 _MOST_FOLDS = 20
 _ATTEMPTS = 8
 _GOOD = 0.02
@@ -53,6 +57,7 @@ LEVEL_TEXTS = {
     "subject": "subject-level split",
     "block": "blocks of neighbouring file numbers",
     "image": "image-level split: optimistic",
+    "given": "as given",
 }
 
 
@@ -76,7 +81,8 @@ class Split:
     """Which image is on which side, and how that came about.
 
     Attributes:
-        level: what was kept together besides duplicates: ``subject``, ``block`` or ``image`` (nothing).
+        level: what was kept together besides duplicates: ``subject``, ``block`` or ``image`` (nothing); ``given``:
+            the set came split.
         seed: the same scan, settings and seed give the same split.
         labels: sorted class names.
         dataset_sha256: `Scan.digest` of the data.
@@ -84,8 +90,11 @@ class Split:
         fold: (i, k) where the test side is fold i of k, counted from 1.
         exact_duplicates: images that repeat the pixels of an earlier one.
         near_duplicates: images that resemble an earlier one.
-        embargo: with level ``block``: images of one series on different sides differ by more than so many file
-            numbers. None in an older split, whose blocks are runs of 20 numbers dealt at random.
+        across: with level ``given``: groups of duplicates that lie on several sides, by path. They stay where they are.
+        validation_by: with level ``given``: where the set came without a validation side, how one was taken from
+            train: ``subject``, ``block`` or ``image``.
+        embargo: with level ``block``, or `validation_by` block: images of one series on different sides differ by more
+            than so many file numbers. None in an older split, whose blocks are runs of 20 numbers dealt at random.
     """
 
     level: str
@@ -97,6 +106,8 @@ class Split:
     exact_duplicates: int = 0
     near_duplicates: int = 0
     embargo: int | None = None
+    across: tuple[tuple[str, ...], ...] = ()
+    validation_by: str | None = None
 
     def side(self, name: str) -> tuple[SplitEntry, ...]:
         """The entries of ``train``, ``validation`` or ``test``; ``all`` is every one. Raises `UsageError` otherwise."""
@@ -113,11 +124,20 @@ class Split:
     @property
     def level_text(self) -> str:
         """What the split kept apart, in words for people."""
-        if self.level == "block" and self.embargo is not None:
+        text = LEVEL_TEXTS[self.level]
+        if self.embargo is not None:
             count = sum(self.left_out.values())
             images = f"{count:,} image{'s' * (count != 1)} left out"
-            return f"contiguous blocks of file numbers, embargo {self.embargo}: {images}"
-        return LEVEL_TEXTS[self.level]
+            text = f"contiguous blocks of file numbers, embargo {self.embargo}: {images}"
+        if self.level != "given":
+            return text
+        said = ["as given"]
+        if self.validation_by is not None:
+            how = text if self.validation_by == "block" else LEVEL_TEXTS[self.validation_by]
+            said.append(f"validation taken from train ({how})")
+        if self.across:
+            said.append(f"{len(self.across):,} group{'s' * (len(self.across) != 1)} of duplicates on several sides")
+        return "; ".join(said)
 
     @property
     def sha256(self) -> str:
@@ -128,8 +148,8 @@ class Split:
 def make_split(
     scan: Scan,
     by: str = "auto",
-    val_frac: float = 0.1,
-    test_frac: float = 0.2,
+    val_frac: float = VAL_FRAC,
+    test_frac: float = TEST_FRAC,
     seed: int = 0,
     fold: tuple[int, int] | None = None,
     *,
@@ -138,6 +158,8 @@ def make_split(
     note: Callable[[str], None] | None = None,
 ) -> Split:
     """Deal the images of ``scan`` out to the three sides, stratified by label.
+
+    A set that comes split is taken as it is; what follows then is only of a validation side that it lacks.
 
     Duplicates, exact and near, are never on two sides, and neither are the images of a known subject, except with an
     explicit ``by="image"``, which is the optimistic split that reports must call so. By subject and by image they are
@@ -162,7 +184,8 @@ def make_split(
 
     Raises:
         UsageError: an unknown level, fractions that leave nothing to train on, a fold outside 1..k, a negative
-            embargo, or ``by="subject"`` or ``"block"`` where the data names no subjects or numbers.
+            embargo, a way of splitting for a set that comes split, or ``by="subject"`` or ``"block"`` where the data
+            names no subjects or numbers.
         DataError: fewer than two classes, or a class with too few groups to be on every side.
     """
     _check_request(val_frac, test_frac, seed, fold, embargo)
@@ -172,8 +195,10 @@ def make_split(
             f"{scan.dataset.root}: only one class ({', '.join(labels)})",
             hint="the folder must hold one folder per class, two at least",
         )
-    level = _level(scan, by)
     twins = groups(scan) if duplicates is None else duplicates
+    if scan.facts[0].sample.side is not None:
+        return _given(scan, twins, by, val_frac, test_frac, seed, fold, embargo, note)
+    level = _level(scan, by)
     target = np.array([labels.index(item.sample.label) for item in scan.facts])
     blocks: _Blocks | None = None
     if level == "block":
@@ -248,6 +273,8 @@ def load_split(path: Path) -> Split:
             exact_duplicates=_typed(document["exact_duplicates"], int),
             near_duplicates=_typed(document["near_duplicates"], int),
             embargo=None if "embargo" not in document else _typed(document["embargo"], int),
+            across=tuple(tuple(_typed(path, str) for path in group) for group in document.get("across", ())),
+            validation_by=None if "validation_by" not in document else _typed(document["validation_by"], str),
         )
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})", hint="give the split.json of a run") from error
@@ -270,7 +297,8 @@ def check_split(split: Split, root: Path) -> None:
             that can't be decoded don't count as added: they weren't part of the split either.
     """
     dataset = load_dataset(root)
-    now = {sample.path: sample for sample in dataset.samples}
+    now = {sample.path: sample for sample in (*dataset.independent, *dataset.samples)}
+    apart = {sample.path for sample in dataset.independent}  # in the splits of older versions
     then = {entry.path: entry for entry in split.entries}
     here = [entry for entry in split.entries if entry.path in now]
     digests = hash_files([dataset.root / entry.path for entry in here])
@@ -282,7 +310,10 @@ def check_split(split: Split, root: Path) -> None:
             for entry in here
             if (now[entry.path].label, now[entry.path].subject) != (entry.label, entry.subject)
         ],
-        "new": [path for path in now if path not in then and _readable(dataset.root / path)],
+        "given to another side": [
+            entry.path for entry in here if split.level == "given" and not _still_given(entry, now[entry.path].side)
+        ],
+        "new": [path for path in now if path not in then and path not in apart and _readable(dataset.root / path)],
     }
     found = [
         f"{len(paths)} {what} ({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
@@ -387,9 +418,11 @@ def _blocks(
     return _Blocks(side, reason)
 
 
-def _unfit(labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp]) -> str | None:
+def _unfit(
+    labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp], sides: tuple[str, ...] = SIDES
+) -> str | None:
     """Why ``auto`` doesn't take these blocks, None where it does."""
-    missing = _missing(labels, target, side)
+    missing = _missing(labels, target, side, sides)
     if missing is not None:
         return f"class {missing[0]} has no image on the {missing[1]} side"
     left = int((side == TRAIN).sum())
@@ -505,6 +538,118 @@ def _neighbours(assigned: NDArray[np.intp], sides: int) -> list[NDArray[np.intp]
     return found
 
 
+# --- sets that come split ---------------------------------------------------------------------------------------------
+
+
+def _given(
+    scan: Scan,
+    twins: Duplicates,
+    by: str,
+    val_frac: float,
+    test_frac: float,
+    seed: int,
+    fold: tuple[int, int] | None,
+    embargo: int,
+    note: Callable[[str], None] | None,
+) -> Split:
+    """The sides as the set came; without a validation side, one is taken from train by the rules of `make_split`."""
+    data, labels = scan.dataset, scan.dataset.labels
+    side = np.array([SIDES.index(item.sample.side or "train") for item in scan.facts])
+    validates = bool((side == VALIDATION).any())
+    asked = {
+        "--split-by": by != "auto",
+        "--fold": fold is not None,
+        "--val-frac": validates and val_frac != VAL_FRAC,
+        "--test-frac": test_frac != TEST_FRAC,
+    }
+    refused = [name for name, is_given in asked.items() if is_given]
+    if refused:
+        raise UsageError(
+            f"{data.root}: comes split, with {', '.join(refused)}: its sides are taken as given",
+            hint="leave that out; to split anew, leave out the column side, or put each class into one folder",
+        )
+    taken: Split | None = None
+    reason: list[str | None] = [None] * len(side)
+    if not validates:
+        members = np.flatnonzero(side == TRAIN)
+        taken = _validation_of(scan, twins, members, val_frac * len(side) / max(len(members), 1), seed, embargo, note)
+        for index, entry in zip(members.tolist(), taken.entries, strict=True):
+            side[index] = NOWHERE if entry.side == LEFT_OUT else SIDES.index(entry.side)
+            reason[index] = entry.reason
+    target = np.array([labels.index(item.sample.label) for item in scan.facts])
+    missing = _missing(labels, target, side)
+    if missing is not None:
+        raise DataError(
+            f"{data.root}: comes split, and class {missing[0]} has no image on its {missing[1]} side",
+            hint="add images of it there, or leave the class out",
+        )
+    sides = [LEFT_OUT if number == NOWHERE else SIDES[number] for number in side]
+    across = tuple(
+        tuple(scan.facts[index].sample.path for index in group)
+        for group in twins.near
+        if len({sides[index] for index in group} - {LEFT_OUT}) > 1
+    )
+    entries = tuple(
+        SplitEntry(item.sample.path, item.sample.label, item.sample.subject, item.sha256, where, why)
+        for item, where, why in zip(scan.facts, sides, reason, strict=True)
+    )
+    return Split(
+        "given",
+        seed,
+        labels,
+        scan.digest,
+        entries,
+        exact_duplicates=twins.exact_count,
+        near_duplicates=twins.near_count,
+        embargo=None if taken is None else taken.embargo,
+        across=across,
+        validation_by=None if taken is None else taken.level,
+    )
+
+
+def _validation_of(
+    scan: Scan,
+    twins: Duplicates,
+    members: NDArray[np.intp],
+    share: float,
+    seed: int,
+    embargo: int,
+    note: Callable[[str], None] | None,
+) -> Split:
+    """Train and validation sides of some images, by the level that ``auto`` takes. The test side is empty."""
+    if share >= 1:
+        raise UsageError(f"--val-frac: {share:.0%} of the train side leaves nothing to train on", hint="give less")
+    place = {int(index): number for number, index in enumerate(members)}
+    facts = tuple(scan.facts[index] for index in members)
+    labels = tuple(sorted({item.sample.label for item in facts}))
+    some = Scan(replace(scan.dataset, labels=labels, samples=tuple(item.sample for item in facts)), facts)
+    near = tuple(tuple(place[index] for index in group if index in place) for group in twins.near)
+    own = Duplicates((), tuple(group for group in near if len(group) > 1), ())
+    target = np.array([labels.index(item.sample.label) for item in facts])
+    level = _level(some, "auto")
+    reason: list[str | None] = [None] * len(facts)
+    if level == "block":
+        blocks = _blocks(some, target, own, _Request((share, 0.0), embargo, seed), None)
+        unfit = _unfit(labels, target, blocks.side, SIDES[:2])
+        if unfit is None:
+            side, reason = blocks.side, blocks.reason
+        else:
+            level = "image"
+            if note:
+                note(f"validation is taken from train by image: with an embargo of {embargo} file numbers {unfit}")
+    if level != "block":
+        group = _group_numbers(some, keep_subjects=True, duplicates=own)
+        _check_groups(some, target, group, level, sides=2, least=2)
+        side = _partition(target, group, (1.0 - share, share), seed)
+    entries = tuple(
+        SplitEntry(item.sample.path, item.sample.label, item.sample.subject, item.sha256, where, why)
+        for item, where, why in zip(
+            facts, (LEFT_OUT if number == NOWHERE else SIDES[number] for number in side), reason, strict=True
+        )
+    )
+    return Split(level, seed, labels, "", entries, embargo=embargo if level == "block" else None)
+
+
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -525,8 +670,10 @@ def _check_request(val_frac: float, test_frac: float, seed: int, fold: tuple[int
         raise UsageError(f"embargo {embargo} is negative", hint="use 0 or more file numbers")
 
 
-def _check_groups(scan: Scan, target: NDArray[np.intp], group: NDArray[np.intp], level: str, sides: int) -> None:
-    needed = max(len(SIDES), sides)
+def _check_groups(
+    scan: Scan, target: NDArray[np.intp], group: NDArray[np.intp], level: str, sides: int, least: int = len(SIDES)
+) -> None:
+    needed = max(least, sides)
     for number, label in enumerate(scan.dataset.labels):
         members = np.nonzero(target == number)[0]
         found = len(np.unique(group[members]))
@@ -568,13 +715,20 @@ def _check_sides(
     )
 
 
-def _missing(labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp]) -> tuple[str, str] | None:
+def _missing(
+    labels: tuple[str, ...], target: NDArray[np.intp], side: NDArray[np.intp], sides: tuple[str, ...] = SIDES
+) -> tuple[str, str] | None:
     """The first class that is not on every side, and the side."""
     for number, label in enumerate(labels):
-        for index, name in enumerate(SIDES):
+        for index, name in enumerate(sides):
             if not ((target == number) & (side == index)).any():
                 return label, name
     return None
+
+
+def _still_given(entry: SplitEntry, side: str | None) -> bool:
+    """Whether the data gives an image to the side it is on; validation may have been taken from train."""
+    return entry.side == side or (side == "train" and entry.side in ("validation", LEFT_OUT))
 
 
 def _readable(path: Path) -> bool:
@@ -591,9 +745,10 @@ def _as_json(split: Split) -> dict[str, Any]:
     for entry in document["entries"]:
         if entry["reason"] is None:
             del entry["reason"]
-    if split.embargo is None:
-        del document["embargo"]
-    newer = split.embargo is not None or any(entry.reason is not None for entry in split.entries)
+    absent = {"embargo": split.embargo is None, "across": not split.across, "validation_by": not split.validation_by}
+    for key in (key for key, is_absent in absent.items() if is_absent):
+        del document[key]
+    newer = split.level == "given" or not all(absent.values()) or any(entry.reason for entry in split.entries)
     return {"schema": 2 if newer else 1, **document}
 
 

@@ -374,6 +374,8 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
         parts.append(_some("duplicates with different labels:", [" = ".join(g) for g in facts["conflicts"]], most))
     if facts.get("narrow_range"):
         parts.append(f"{facts['narrow_range']}\nhave the camera's program scale them to 16 bits, or save 8-bit images")
+    if facts["split"].get("across"):
+        parts.append(_some("duplicates on several sides:", [" = ".join(g) for g in facts["split"]["across"]], most))
     if facts["problems"]:
         parts.append(_some("skipped:", [f"{p['path']}: {p['reason']}" for p in facts["problems"]], most))
     return "\n\n".join(parts)
@@ -390,6 +392,7 @@ _SPLITS = {
     "subject": "subject-level split",
     "block": "blocks of neighbouring file numbers",
     "image": "image-level split: optimistic",
+    "given": "split as given",
     "none": "no split known",
     "site": "another laboratory's",
 }

@@ -7,32 +7,18 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_splits import facts, scan_of, too_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.train.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, place_blocks
-from edgeall.train.dataset import Dataset, Sample
-from edgeall.train.scan import THUMBNAIL, Facts, Scan
+from edgeall.train.scan import Facts
 from edgeall.train.split import LEFT_OUT, SIDES, Split, load_split, make_split, save_split
-
-
-def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:
-    """An image that nobody drew: featureless, so that nothing but ``pixels`` makes it a duplicate."""
-    digest = hashlib.sha256(path.encode()).hexdigest()
-    return Facts(
-        Sample(path, label, subject), digest, pixels or digest, 8, 8, int(digest[:16], 16), bytes(THUMBNAIL**2 * 3)
-    )
-
-
-def scan_of(items: list[Facts]) -> Scan:
-    items = sorted(items, key=lambda item: item.sample.path)
-    labels = tuple(sorted({item.sample.label for item in items}))
-    return Scan(Dataset(Path("data"), "folders", labels, tuple(item.sample for item in items)), tuple(items))
 
 
 def numbering(rng: np.random.Generator, images: int) -> list[int]:
@@ -56,28 +42,6 @@ def any_names(seed: int, embargo: int) -> tuple[list[str], np.ndarray]:
             paths.append(f"shared/{number}.png")
             target.append(int(rng.integers(0, 2)))
     return paths, np.array(target)
-
-
-def number_of(path: str) -> int:
-    return int(re.findall("[0-9]+", PurePosixPath(path).stem)[-1])
-
-
-def too_near(paths: list[str], side: np.ndarray, embargo: int) -> list[tuple[str, str]]:
-    """Pairs of images of one series on different sides that are within the embargo, found by looking at all pairs."""
-    of_series = defaultdict(list)
-    for path, one in zip(paths, side, strict=True):
-        if one != NOWHERE:
-            of_series[re.sub("[0-9]+(?=[.]png)", "#", path)].append((number_of(path), one, path))
-    found = []
-    for members in of_series.values():
-        members.sort()
-        for place, (number, one, path) in enumerate(members):
-            for other, another, near in members[place + 1 :]:
-                if other - number > embargo:
-                    break
-                if one != another:
-                    found.append((path, near))
-    return found
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 5, 12]), st.sampled_from([None, 3, 5]))

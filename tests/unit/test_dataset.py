@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train.dataset import Problem, Sample, load_dataset, positive_labels, unit
+from edgeall.train.dataset import (
+    GIVEN_SIDES,
+    Problem,
+    Sample,
+    independent_notes,
+    load_dataset,
+    positive_labels,
+    unit,
+)
 
 
 def put(root: Path, *names: str) -> Path:
@@ -77,7 +86,7 @@ def test_a_class_folder_may_be_a_link_but_no_link_is_followed_below_it(tmp_path:
         ("Original/Benign/1.png", "Original/Pro/1.png", "Segmented/Benign/1.png", "Segmented/Pro/1.png"),
         ("Original/Benign/1.png", "Original/Pro/1.png"),
         ("blood/Benign/1.png", "blood/Pro/1.png"),
-        ("train/Benign/1.png", "train/Pro/1.png", "test/Pro/1.png"),
+        ("train/Benign/1.png", "train/Pro/1.png", "spare/Pro/1.png"),
         ("one/Benign/1.png", "one/Pro/1.png", "two/Benign/1.png", "two/Pro/1.png", "three"),
     ],
 )
@@ -186,9 +195,14 @@ def test_the_preliminary_test_set_takes_labels_and_subjects_from_its_csv(
     (tmp_path / "another.csv").write_text("x" * 200_000)  # more than Python's csv takes for a field
     (tmp_path / "a folder.csv").mkdir()
     dataset = load_dataset(tmp_path)
-    assert (f"{folder}/1.bmp", "all", "57") in paths(tmp_path)
-    assert (f"{folder}/2.bmp", "hem", "H40") in paths(tmp_path)
-    assert len(dataset.samples) == 5
+    assert dataset.independent == (
+        Sample(f"{folder}/1.bmp", "all", "57"),
+        Sample(f"{folder}/2.bmp", "hem", "H40"),
+    )
+    assert len(dataset.samples) == len(CELLS)
+    (note,) = independent_notes(dataset)
+    assert "2 labelled images kept out of the split, as an independent test set: edgeall evaluate RUN --data" in note
+    assert shlex.split(note)[-1] == str(tmp_path / folder)
     assert dataset.problems == ()
 
 
@@ -274,8 +288,10 @@ def test_a_manifest_names_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_manifest_s_label_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"class 'a\\nb' has") as caught:
+    with pytest.raises(DataError, match=r"line 3: a line break in the label 'a\\nb'"):
         load_dataset(manifest(tmp_path, 'path,label\nimg/1.png,"a\nb"\nimg/2.png,c\n'))
+    with pytest.raises(DataError, match=r"class 'a\\x07b' has") as caught:
+        load_dataset(manifest(tmp_path, "path,label\nimg/1.png,a\x07b\nimg/2.png,c\n"))
     assert caught.value.hint == "change the label"
 
 
@@ -295,7 +311,17 @@ def test_a_manifest_s_label_is_one_line(tmp_path: Path) -> None:
         ("path,label\n/etc/passwd,a\n", "line 2: /etc/passwd lies outside"),
         ("path,label\nimg/../../x.png,a\n", "line 2: .* lies outside"),
         ("path,label\nC:/x.png,a\n", "line 2: .* lies outside"),
-        ("path,label\nimg/8.png,a\nimg/9.png,a\n", "none of its 2 lines names an image"),
+        (
+            "path,label\nimg/8.png,a\nimg/9.png,a\n",
+            r"none of its 2 lines names an image.*img/8.png.*no such file .line 2",
+        ),
+        ("path,label,side\nimg/1.png,a,\n", "line 2: empty side"),
+        ("path,label,side\nimg/1.png,a,train\nimg/2.png,a,dev\n", "line 3: no side called 'dev'"),
+        ("path,label,side\nimg/1.png,a,train\nimg/2.png,a,val\n", "the column side names no image test"),
+        ("path,label,split\nimg/1.png,a,train\n", "line 1: unknown or repeated columns"),
+        ('path,label,subject\nimg/1.png,a,"p\nq"\n', r"line 3: a line break in the subject 'p.nq'"),
+        ("path,label\nimg\\..\\..\\x.png,a\n", "line 2: .* lies outside"),
+        ("path,label\nC:\\img\\1.png,a\n", "line 2: .* lies outside .*: it names the drive C:"),
         ('path,label\n"img/1.png,a\n', "can't be read as CSV"),
         (f"path,label\nimg/1.png,{'a' * 200_000}\n", "can't be read as CSV .field larger than"),
         (f"{'a' * 200_000}\nimg/1.png,a\n", "can't be read as CSV .field larger than"),
@@ -314,3 +340,85 @@ def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
     table.write_bytes(b"path,label\n\xff\xfe\x00,a\n")
     with pytest.raises(DataError, match="can't be read as CSV"):
         load_dataset(table)
+
+
+def test_a_manifest_of_windows(tmp_path: Path) -> None:
+    """Every line by itself: some tools write both."""
+    text = "path,label\nimg\\1.png,a\n.\\img\\..\\img\\2.png,b\n"
+    assert paths(manifest(tmp_path, text)) == [("img/1.png", "a", None), ("img/2.png", "b", None)]
+    mixed = manifest(tmp_path, "path,label\nimg/1.png,a\nimg\\2.png,b\n")
+    assert paths(mixed) == [("img/1.png", "a", None), ("img/2.png", "b", None)]
+    with pytest.raises(DataError, match=r"line 3: img/1\.png is already on line 2"):
+        load_dataset(manifest(tmp_path, "path,label\nimg/1.png,a\nimg\\1.png,b\n"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file name holds a backslash there")
+def test_a_backslash_in_a_file_name_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, "img\\1.png")
+    assert paths(manifest(tmp_path, "path,label\nimg\\1.png,a\n")) == [("img\\1.png", "a", None)]
+
+
+def test_absolute_paths_inside_the_manifest_s_folder_are_taken(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    table = manifest(root, f"path,label\n{root}/img/1.png,a\nimg/2.png,b\n")
+    assert paths(table) == [("img/1.png", "a", None), ("img/2.png", "b", None)]
+    (tmp_path / "link").symlink_to(root)
+    assert paths(tmp_path / "link" / "data.csv") == paths(table), "the folder may be given by another name"
+    table.write_text(f"path,label\n{tmp_path}/link/img/1.png,a\nimg/2.png,b\n")
+    assert paths(table) == [("img/1.png", "a", None), ("img/2.png", "b", None)]
+    put(tmp_path, "data-2/1.png")
+    table.write_text(f"path,label\n{tmp_path}/data-2/1.png,a\n")
+    with pytest.raises(DataError, match=r"line 2: .*data-2/1\.png lies outside"):
+        load_dataset(table)
+
+
+def test_a_line_break_in_a_path_is_named(tmp_path: Path) -> None:
+    dataset = load_dataset(manifest(tmp_path, 'path,label\nimg/1.png,a\n"img/2\n.png",b\n'))
+    assert dataset.problems == (Problem("img/2\n.png", "no such file (line 4, and its path holds a line break)"),)
+
+
+# --- sets that come split ---------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_with_sides(tmp_path: Path) -> None:
+    text = "path,label,side\nimg/1.png,a,Train\nimg/2.png,a,TEST\nimg/4.png,a,val\nimg/5.png,a,validation\n"
+    put(tmp_path, "img/4.png", "img/5.png")
+    sides = {sample.path: sample.side for sample in load_dataset(manifest(tmp_path, text)).samples}
+    assert sides == {
+        "img/1.png": "train",
+        "img/2.png": "test",
+        "img/4.png": "validation",
+        "img/5.png": "validation",
+    }
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Test", "Val"), ("training", "validation", "testing")])
+def test_folders_called_like_sides(tmp_path: Path, names: tuple[str, ...]) -> None:
+    put(tmp_path, *(f"{name}/{label}/{n}.png" for name in names for label in "ab" for n in (1, 2)))
+    put(tmp_path, f"{names[0]}/stray.png", "readme.txt")
+    dataset = load_dataset(tmp_path)
+    assert dataset.labels == ("a", "b") and len(dataset.samples) == 4 * len(names)
+    assert all(GIVEN_SIDES[sample.path.partition("/")[0].lower()] == sample.side for sample in dataset.samples)
+    assert all(sample.path.split("/")[1] == sample.label for sample in dataset.samples)
+    assert dataset.problems == (Problem(f"{names[0]}/stray.png", "lies in no class folder"),)
+
+
+def test_folders_of_which_only_some_are_sides_are_not_taken_as_sides(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/{label}/{n}.png" for name in ("train", "test", "more") for label in "ab" for n in (1, 2)))
+    with pytest.raises(DataError, match="one level further down"):
+        load_dataset(tmp_path)
+
+
+def test_classes_may_be_called_like_sides(tmp_path: Path) -> None:
+    put(tmp_path, "train/1.png", "test/1.png")
+    dataset = load_dataset(tmp_path)
+    assert dataset.labels == ("test", "train") and {sample.side for sample in dataset.samples} == {None}
+
+
+def test_sides_that_cannot_be_meant(tmp_path: Path) -> None:
+    put(tmp_path / "no-test", "train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
+    with pytest.raises(DataError, match="train and val, without a test side"):
+        load_dataset(tmp_path / "no-test")
+    put(tmp_path / "twice", *(f"{side}/{x}/1.png" for side in ("train", "test", "val", "valid") for x in "ab"))
+    with pytest.raises(DataError, match="two folders of one side"):
+        load_dataset(tmp_path / "twice")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -11,29 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_splits import facts, scan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.train.blocks import EMBARGO
-from edgeall.train.dataset import Dataset, Sample, load_dataset
+from edgeall.train.dataset import load_dataset
 from edgeall.train.duplicates import groups
-from edgeall.train.scan import THUMBNAIL, Facts, Scan, scan
+from edgeall.train.scan import Facts, Scan, scan
 from edgeall.train.split import LEFT_OUT, SIDES, Split, check_split, load_split, make_split, save_split
-
-
-def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:
-    """An image that nobody drew: featureless, so that nothing but ``pixels`` makes it a duplicate."""
-    digest = hashlib.sha256(path.encode()).hexdigest()
-    thumbnail = bytes(THUMBNAIL * THUMBNAIL * 3)
-    return Facts(Sample(path, label, subject), digest, pixels or digest, 8, 8, int(digest[:16], 16), thumbnail)
-
-
-def scan_of(items: list[Facts]) -> Scan:
-    items = sorted(items, key=lambda item: item.sample.path)
-    labels = tuple(sorted({item.sample.label for item in items}))
-    return Scan(Dataset(Path("data"), "folders", labels, tuple(item.sample for item in items)), tuple(items))
 
 
 def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:
@@ -351,3 +338,53 @@ def test_the_real_fields(test_data: Path) -> None:
             assert 0 < sum(split.left_out.values()) < 0.1 * len(split.entries)
             assert f"embargo {EMBARGO}: {sum(split.left_out.values())} images left out" in split.level_text
     check_split(split, test_data / "all4")
+
+
+# --- C-NMC ------------------------------------------------------------------------------------------------------------
+
+
+def cells(root: Path, people: int = 6) -> Path:
+    """Training folds as distributed; the first cells of two people of each class are byte for byte the same."""
+    seed = 0
+    for label, sign in (("all", ""), ("hem", "H")):
+        for person in range(1, people + 1):
+            for cell in range(1, 4):
+                seed += 1
+                same = person in (1, 2) and cell == 1
+                pixels = np.random.default_rng(ord(label[0]) if same else seed).integers(0, 256, (24, 24, 3), np.uint8)
+                path = root / f"fold_{person % 3}" / label / f"UID_{sign}{person}_1_{cell}_{label}.bmp"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return root
+
+
+def test_subjects_that_share_a_cell_are_one(tmp_path: Path) -> None:
+    """C-NMC's folds hold the same bytes under several subjects' names."""
+    scanned = scan(load_dataset(cells(tmp_path)))
+    assert groups(scanned).exact_count == 2
+    for options in ({"seed": 0}, {"seed": 1}, {"fold": (1, 3)}, {"fold": (2, 3)}, {"fold": (3, 3)}):
+        split = make_split(scanned, **options)  # type: ignore[arg-type]
+        found = defaultdict(set)
+        for entry in split.entries:
+            found[entry.subject].add(entry.side)
+        assert split.level == "subject"
+        assert all(len(where) == 1 for where in found.values())
+        assert found["1"] == found["2"] and found["H1"] == found["H2"]
+
+
+def test_the_preliminary_test_set_is_in_no_split(tmp_path: Path) -> None:
+    root = cells(tmp_path)
+    alone = make_split(scan(load_dataset(root)))
+    extra = root / "C-NMC_test_prelim_phase_data"
+    extra.mkdir()
+    rows = []
+    for number in (1, 2):
+        pixels = np.random.default_rng(900 + number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(extra / f"{number}.bmp")
+        rows.append(f"UID_{50 + number}_1_1_all.bmp,{number}.bmp,1")
+    (root / "C-NMC_test_prelim_phase_data_labels.csv").write_text("\n".join(["Patient_ID,new_names,labels", *rows]))
+    dataset = load_dataset(root)
+    assert make_split(scan(dataset)) == alone
+    assert [sample.path for sample in dataset.independent] == [f"{extra.name}/1.bmp", f"{extra.name}/2.bmp"]
+    check_split(alone, root)
+    assert len(load_dataset(extra).samples) == 2, "to be evaluated on by itself"
