@@ -85,7 +85,9 @@ class Remembered:
     def save(self) -> None:
         """Keep what was learnt; in silence nothing, where that can't be. Files that have changed are forgotten."""
         for folder in sorted(self._changed):
-            rows = {name: row for name, row in self._folders[folder].items() if _stamp(os.path.join(folder, name)) == row[0]}
+            rows = {
+                name: row for name, row in self._folders[folder].items() if _stamp(os.path.join(folder, name)) == row[0]
+            }
             _store(_file_of(folder), _packed(rows, self._made_by))
         self._changed.clear()
 
@@ -141,12 +143,14 @@ def _load(path: Path, made_by: str) -> dict[str, tuple[Stamp, Known]]:
     rows: dict[str, tuple[Stamp, Known]] = {}
     at = 0
     for name, size, mtime_ns, ctime_ns, inode, sha256, packed in document["rows"]:
-        values = None if packed is None else list(packed)
-        for index, value in enumerate(values or ()):
+        values = []
+        for value in packed or ():
             if isinstance(value, list):
-                values[index] = blob[at : at + value[0]]
+                values.append(blob[at : at + value[0]])
                 at += value[0]
-        known = Known(sha256, None if values is None else tuple(values))
+            else:
+                values.append(value)
+        known = Known(sha256, None if packed is None else tuple(values))
         rows[name] = Stamp(size, mtime_ns, ctime_ns, inode), known
     return rows
 
