@@ -221,9 +221,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(run(folder, *quick).stdout)
     make_key(folder / "key.pem")
     rig = build_rig(folder / "slides")
-    for number in (1, 2):
-        assert rig.session(f"S-{number}") == number
-        rig.frame(number, seed=number)
+    for seed in (1, 2):
+        session = rig.session(f"S-{seed}")
+        rig.frame(session, seed=seed)
         rig.station.end_session()
     rig.record.close()
     return folder
