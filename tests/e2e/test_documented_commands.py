@@ -254,7 +254,7 @@ def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
     elif name == "bench":
         more = ("--seconds", "0.1", "--min-queries", "3", "--repetitions", "1", "--no-sweep")
     elif name == "data synth":
-        more = ("--images", "8", "--size", "64")
+        more = ("--images", "16", "--size", "64")
     elif name == "data leak":
         more = ("--weights", "basic_cnn_no_top.h5", "--per-class", "4/2/2", "--seeds", "2", *SMALL_CNN, *image_level)
     return (*words, *more)
