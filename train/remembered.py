@@ -144,12 +144,14 @@ def _load(path: Path, made_by: str) -> dict[str, tuple[Stamp, Known]]:
     rows: dict[str, tuple[Stamp, Known]] = {}
     at = 0
     for name, size, mtime_ns, ctime_ns, inode, sha256, packed in document["rows"]:
-        values = None if packed is None else list(packed)
-        for index, value in enumerate(values or ()):
+        values = []
+        for value in packed or ():
             if isinstance(value, list):
-                values[index] = blob[at : at + value[0]]
+                values.append(blob[at : at + value[0]])
                 at += value[0]
-        known = Known(sha256, None if values is None else tuple(values))
+            else:
+                values.append(value)
+        known = Known(sha256, None if packed is None else tuple(values))
         rows[name] = Stamp(size, mtime_ns, ctime_ns, inode), known
     return rows
 

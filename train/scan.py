@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
@@ -195,7 +195,7 @@ def _made_by() -> str:
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
-def _look_at(root: Path, samples: Sequence[Sample]) -> Iterator[Facts | Problem]:
+def _look_at(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Problem, None, None]:
     """`_look` at each, on all cores; in order."""
     if not samples:
         return

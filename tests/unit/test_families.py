@@ -40,6 +40,7 @@ FIRST_TRAINED = {
     "inception_resnet_v2": "mixed_7a",
     "nasnet_large": "reduction_concat_reduce_12",
 }
+LARGE = ("densenet121", "inception_v3", "inception_resnet_v2", "nasnet_large", "resnet101v2")
 EVERY = [pytest.param(name, marks=pytest.mark.slow if name == "nasnet_large" else ()) for name in registry.names()]
 
 
@@ -266,8 +267,8 @@ def test_macs_are_those_of_the_kernels_at_every_position() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        # Those that take a minute on two cores to build and to place; the others some seconds.
-        pytest.param(name, marks=pytest.mark.slow if name in ("nasnet_large", "inception_resnet_v2") else ())
+        # Together those take minutes to build and to place, the others some seconds each.
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
         for name in registry.names()
     ],
 )

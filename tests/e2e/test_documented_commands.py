@@ -1,0 +1,392 @@
+"""Every `edgeall` line of every code block of the documentation is run, through the installed program, on little data.
+
+A line is run as it is written, in a folder of its own that holds what the documentation speaks of: ``smears/``,
+``runs/a035``, ``model.tflite``, ``photo.jpg`` ... (see `world`). Two things are changed: `PLACES` are put in for names
+that can't be had here, and `smaller` adds options so that it takes seconds. Lines that need a device, a camera or a
+network are in `NOT_RUN`, with the reason: their options are parsed. A new line is run unless it is listed there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from edgeall import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "docs" / "guide.md", *(ROOT / "docs" / "methods").glob("*.md")],
+    key=lambda page: page.as_posix(),
+)
+PROGRAM = Path(sys.executable).parent / "edgeall"
+SMALL_CNN = ("--model", "basic_cnn", "--input-size", "32")
+IMAGES = 48
+
+PLACES = {
+    "DATA": "smears/",
+    "/data/all4": "smears/",
+    "DIR": "none",
+    "OUT": "found",
+    "3f7a90c1": "HEAD",
+    "~/.edgeall/current/model.tflite": "model.tflite",
+}
+"""What the documentation can't name, by how it calls it; HEAD becomes the record's."""
+
+NOT_RUN = {
+    r"ssh://": "no device to reach; tests/unit/test_deploy.py goes over a real ssh connection to this machine",
+    r"\badb:": "no phone; tests/unit/test_deploy_benchmark_model.py has a program in adb's place",
+    r"\bpicamera2\b": "no camera; `edgeall rig --demo` is run instead",
+    r"edgeall data fetch": "downloads from Kaggle; tests/unit/test_fetch.py has a server of its own",
+    r"edgeall demo": "takes minutes; tests/e2e/test_demo.py goes through it",
+}
+"""Patterns of lines that can't be run here, and why."""
+
+EXTRA = (
+    "edgeall models",
+    "edgeall models --json",
+    "edgeall doctor --json",
+    "edgeall data ls smears/ --json",
+    "edgeall data leak smears/",
+    "edgeall inspect model.tflite --json",
+    "edgeall run model.tflite smears/ --csv",
+    "edgeall record verify slides --json",
+    "edgeall evaluate runs/a035 --json",
+)
+"""Named in the text alone; and one more form of what is quick."""
+
+STATUS = {"doctor": (0, 1), "quantize": (0, 3), "search": (0, 3), "compare-bench": (0, 3)}
+"""Exit status other than 0 that is an answer: of a gate, or of what is missing on this machine."""
+
+SAYS = {
+    "train": r"accuracy +\d",
+    "evaluate": r"accuracy +\d|\"accuracy\"",
+    "quantize": r"agreement with Keras +\d",
+    "prune": r"MACs|zero|sparsity",
+    "compare": r"report: .*compare\.html",
+    "search": r"accuracy",
+    "models": r"nasnet_large",
+    "run": r"Benign|Early|Pre|Pro",
+    "cells": r"cells|nucle",
+    "bench": r"p50",
+    "compare-bench": r"p50|latency",
+    "inspect": r"golden",
+    "sign": r"key|sign",
+    "doctor": r"ok",
+    "devices ls": r"ssh://|none yet",
+    "record verify": r"head",
+    "record export": r"frames",
+    "record prune": r"images",
+    "data ls": r"SYNTHETIC|Benign",
+    "data synth": r"images",
+    "data audit": r"duplicate",
+    "data leak": r"leak|before",
+}
+"""What is in the output of each command, on stdout or stderr; those without an output are checked by their status."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line of the documentation: where it is first, and its words behind ``edgeall``."""
+
+    where: str
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return shlex.join(("edgeall", *self.words))
+
+    @property
+    def name(self) -> str:
+        return " ".join(named(self.words))
+
+    @property
+    def reason(self) -> str | None:
+        """Why it isn't run."""
+        return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, self.text)), None)
+
+
+def leaves(group: click.Group, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield from leaves(command, (*at, name)) if isinstance(command, click.Group) else [((*at, name), command)]
+
+
+LEAVES = dict(leaves(cli.cli))
+
+
+def named(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The command that a line calls."""
+    found = next((words[:count] for count in (2, 1) if words[:count] in LEAVES), None)
+    assert found is not None, f"no such command: edgeall {' '.join(words)}"
+    return found
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and content of every fenced code block."""
+    for match in re.finditer(r"^ *```(\S*)\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        yield match[1], match[2]
+
+
+def command_lines(block: str) -> Iterator[tuple[str, ...]]:
+    """The words of each call of edgeall: behind a prompt, settings, ``sudo`` or a path, and before a pipe."""
+    for line in re.sub(r"\\\n\s*", "", block).splitlines():
+        try:
+            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        except ValueError:  # a line of an output or of another language
+            continue
+        while words and (words[0] == "sudo" or re.fullmatch(r"[A-Z_]+=.*", words[0])):
+            words = words[1:]
+        if words and (words[0] == "edgeall" or words[0].endswith("/bin/edgeall")):
+            end = next((i for i, word in enumerate(words) if re.fullmatch(r"\d?>+|[|;&]+", word)), len(words))
+            yield tuple(words[1:end])
+
+
+def documented() -> list[Line]:
+    """Every line once."""
+    found: dict[tuple[str, ...], Line] = {}
+    for page in PAGES:
+        for language, block in blocks(page):
+            if language in ("", "sh", "bash", "console", "shell"):
+                for words in command_lines(block):
+                    found.setdefault(words, Line(page.relative_to(ROOT).as_posix(), words))
+    for text in EXTRA:
+        words = tuple(shlex.split(text)[1:])
+        found.setdefault(words, Line("extra", words))
+    return list(found.values())
+
+
+LINES = documented()
+RUN = [line for line in LINES if line.reason is None]
+
+
+# --- the world --------------------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, *words: object, status: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    """The installed program in a folder, which is the home of its user too."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EDGEALL_")}
+    environment |= {"HOME": str(folder), "COLUMNS": "120"}
+    for name in ("XDG_CONFIG_HOME", "DISPLAY", "WAYLAND_DISPLAY"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [str(PROGRAM), *map(str, words)],
+        cwd=folder,
+        env=environment,
+        input="a password of some length\n",
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that the documentation speaks of, made by the program itself. Not to be changed: copy it."""
+    from fixtures_rig import build_rig
+
+    from edgeall.optimize.sign import make_key
+
+    folder = tmp_path_factory.mktemp("documented") / "world"
+    folder.mkdir()
+    run(folder, "data", "synth", "--out", "smears", "--images", IMAGES, "--size", 64)
+    run(folder, "data", "synth", "--out", "other-lab", "--images", 16, "--size", 64, "--seed", 9)
+    how = ("--weights", "none", "--epochs-finetune", 1, "--split-by", "image", *SMALL_CNN)
+    run(folder, "train", "--data", "smears", "--out", "runs/a035", *how)
+    packed = ("--scheme", "ptq-int8", "--representative", 8, "--explain", "--out", "explained.tflite")
+    run(folder, "quantize", "runs/a035", *packed)
+    for name in ("a100", "half", "teacher"):
+        shutil.copytree(folder / "runs/a035", folder / "runs" / name)
+    for name in ("model.tflite", "other.tflite", "runs/a035/model.tflite"):
+        shutil.copy(folder / "explained.tflite", folder / name)
+    image = next((folder / "other-lab").rglob("*.png"), None) or next((folder / "other-lab").rglob("*.jpg"))
+    shutil.copy(image, folder / "photo.jpg")
+    (folder / "folder").mkdir()
+    shutil.copy(image, folder / "folder")
+    for name in ("before.json", "after.json"):
+        quick = smaller(("bench", "model.tflite", "--images", "other-lab", "--json"))
+        (folder / name).write_text(run(folder, *quick).stdout)
+    make_key(folder / "key.pem")
+    rig = build_rig(folder / "slides")
+    for seed in (1, 2):
+        session = rig.session(f"S-{seed}")
+        rig.frame(session, seed=seed)
+        rig.station.end_session()
+    rig.record.close()
+    return folder
+
+
+def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The same command line with options behind it, which win, that make it quick on few images."""
+    name = " ".join(named(words))
+    image_level = () if {"--split", "--fold", "--split-by"} & set(words) else ("--split-by", "image")
+    more: tuple[str, ...] = ()
+    if name == "train":
+        chosen = words[words.index("--model") + 1] if "--model" in words else "mobilenet_v2"
+        small = ("--input-size", "96") if chosen == "mobilenet_v2" and "--alpha" in words else SMALL_CNN
+        more = ("--weights", "none", "--epochs-finetune", "1", *small, *image_level)
+    elif name == "quantize":
+        more = ("--epochs", "1", "--representative", "8", "--force")
+    elif name == "prune":
+        more = ("--epochs", "1")
+    elif name == "compare":
+        more = ("--schemes", "ptq-int8")
+        if "--data" in words:
+            more += ("--models", "basic_cnn", "--weights", "none", "--epochs-finetune", "1", "--input-size", "32")
+            more += image_level
+    elif name == "search":
+        sizes = ("--sizes", "96") if "--alphas" in words else ("--models", "basic_cnn", "--sizes", "32")
+        more = ("--weights", "none", "--trials", "1", "--macs", "1", "--schemes", "ptq-int8", *sizes, *image_level)
+        more += ("--epochs-head", "0", "--epochs-finetune", "1", "--max-latency-ms", "100000", "--val-frac", "0.2")
+    elif name == "bench":
+        more = ("--seconds", "0.1", "--min-queries", "3", "--repetitions", "1", "--no-sweep")
+    elif name == "data synth":
+        more = ("--images", "16", "--size", "64")
+    elif name == "data leak":
+        more = ("--weights", "basic_cnn_no_top.h5", "--per-class", "4/2/2", "--seeds", "2", *SMALL_CNN, *image_level)
+    return (*words, *more)
+
+
+def prepare(line: Line, folder: Path) -> None:
+    """What a line needs to be there or not, where that isn't the same for all."""
+    words = line.words
+    out = Path(words[words.index("--out") + 1]) if "--out" in words else None
+    if out is not None and (folder / out).exists():
+        shutil.rmtree(folder / out) if (folder / out).is_dir() else (folder / out).unlink()
+    if line.name == "rig-user add":
+        (folder / "users.json").unlink(missing_ok=True)
+    if line.name == "rig-user rm":
+        run(folder, "rig-user", "add", words[2], "--role", "view", "--users", "users.json")
+    if line.name == "devices rm":
+        run(folder, "devices", "add", words[2], "ssh://pi@localhost")
+    if line.name == "sign" and "--new-key" in words:
+        for name in ("key.pem", "key.pem.pub"):
+            (folder / name).unlink()
+    if "--require-signature" in words:
+        run(folder, "sign", "model.tflite", "--key", "key.pem")
+    if line.name == "data leak":
+        from edgeall.models import registry
+        from edgeall.models.registry import BuildArgs
+
+        network = registry.get("basic_cnn").build(BuildArgs(32, 32, None, "none"))
+        network.save_weights(folder / "basic_cnn_no_top.h5")
+
+
+@pytest.mark.parametrize("line", RUN, ids=lambda line: line.text)
+def test_a_documented_line_does_what_it_says(line: Line, world: Path, tmp_path: Path) -> None:
+    if line.name == "rig":
+        _serve(line, tmp_path)
+        return
+    folder = tmp_path / "here"
+    shutil.copytree(world, folder)
+    prepare(line, folder)
+    head = ""
+    if "slides" in line.words:
+        head = json.loads(run(folder, "record", "verify", "slides", "--json").stdout)["head"]
+    words = [PLACES.get(word, word).replace("HEAD", head) for word in line.words]
+    done = run(folder, *smaller(tuple(words)), status=STATUS.get(line.name, (0,)))
+    if "--json" in words:
+        for row in done.stdout.splitlines():
+            json.loads(row, parse_constant=_no_json)
+    elif line.name in SAYS:
+        assert re.search(SAYS[line.name], done.stdout + done.stderr), done.stdout + done.stderr
+    for option in ("--out", "--html", "--plot", "--explain"):
+        if option in words and words[-1] != option and done.returncode == 0:
+            value = words[words.index(option) + 1]
+            assert value.startswith("-") or (folder / value).exists(), f"{option} {value}"
+
+
+def _no_json(text: str) -> Any:
+    raise AssertionError(f"{text} is not JSON")
+
+
+def _serve(line: Line, folder: Path) -> None:
+    """A rig runs until it is told to stop."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    words = [str(PROGRAM), *line.words, "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        for text in process.stderr:
+            said += text
+            if text.startswith("the page: "):
+                break
+        process.send_signal(signal.SIGTERM)
+        said += process.stderr.read()
+    assert "the page: http://127.0.0.1:" in said
+    assert "Traceback" not in said
+    assert process.returncode == 0, said
+
+
+# --- nothing is left out ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.reason], ids=lambda line: line.text)
+def test_the_options_of_a_line_that_is_not_run_exist(line: Line) -> None:
+    name = named(line.words)
+    LEAVES[name].make_context(line.name, list(line.words[len(name) :]), obj={})
+
+
+def test_every_page_has_lines_that_are_found() -> None:
+    assert {line.where for line in LINES} >= {"README.md", "docs/guide.md", "extra"}
+
+
+def test_every_reason_not_to_run_a_line_has_one() -> None:
+    every = [line.text for line in LINES] + ["edgeall demo"]
+    assert [pattern for pattern in NOT_RUN if not any(re.search(pattern, text) for text in every)] == []
+
+
+def test_every_command_is_run_or_has_a_reason_not_to_be() -> None:
+    executed = {line.name for line in RUN}
+    excused = {line.name for line in LINES if line.reason} | {"demo"}
+    every = {" ".join(name) for name in LEAVES}
+    assert every - executed - excused == set(), "put a line into the guide or into EXTRA"
+    assert excused - executed <= {"demo", "deploy", "devices add", "data fetch"}
+
+
+def test_settings_and_examples_in_other_blocks_are_valid(tmp_path: Path) -> None:
+    """TOML blocks are settings files; JSON blocks are JSON."""
+    seen = set()
+    for page in PAGES:
+        for language, block in blocks(page):
+            if language == "json":
+                json.loads(block)
+            elif language == "toml":
+                (tmp_path / "edgeall.toml").write_text(block)
+                run(tmp_path, "models", "--config", "edgeall.toml")
+            seen.add(language)
+    assert {"json", "toml"} <= seen
+
+
+def test_options_named_beside_a_command_in_the_text_exist() -> None:
+    """Inline code that begins with a command: `edgeall quantize --explain`."""
+    checked = 0
+    for page in PAGES:
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"`edgeall ([^`]+)`", text):
+            words = tuple(" ".join(span.split()).split(" "))
+            name = next((words[:count] for count in (2, 1) if words[:count] in LEAVES), None)
+            if name is None:
+                groups = {key[0] for key in LEAVES if len(key) > 1}
+                assert words[0] in groups, f"{page.name}: edgeall {span}"
+                continue
+            known = {text for option in LEAVES[name].params for text in (*option.opts, *option.secondary_opts)}
+            known |= {"--help", "-h"}
+            for word in words[len(name) :]:
+                if word.startswith("-"):
+                    assert word.partition("=")[0] in known, f"{page.name}: edgeall {span}"
+            checked += 1
+    assert checked
