@@ -136,8 +136,7 @@ def _as_failure(error: Exception) -> errors.EdgeallError | None:
             hint='pip install ".[rig]" in a checkout of edgeall',
         )
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
-        hint = "free some space, then give the command again" if error.errno in errors.NO_ROOM else ""
-        return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, hint)
+        return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     return None
 
 
@@ -371,14 +370,15 @@ def evaluate(
     from edgeall.train.dataset import load_dataset
     from edgeall.train.evaluate import evaluate as evaluate_target
     from edgeall.train.progress import Progress
-    from edgeall.train.runs import load_run
+    from edgeall.train.runs import data_root, load_run
     from edgeall.train.synth import is_synthetic
 
-    own = load_run(target)["data"]["root"] if target.is_dir() and data is None else None
     for option, out in (("--plot", plot), ("--html", html), ("--explain", settings["explain"])):
-        for folder in (data, site, own and Path(own)):
-            if out is not None and folder is not None:
-                refuse_inside(folder, out, option)
+        if out is not None:
+            own = data_root(load_run(target)) if target.is_dir() and data is None else data
+            for folder in (own, site):
+                if folder is not None:
+                    refuse_inside(folder, out, option)
     robust = robustness or plot is not None
     settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
     metrics = evaluate_target(target, **settings, progress=Progress())

@@ -48,7 +48,7 @@ def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:
         digest.update(f"{file.relative_to(source).as_posix()}\0{file.stat().st_size}\0".encode())
         digest.update(file.read_bytes())
     folder = cache_dir() / "wheels" / digest.hexdigest()[:16]
-    built = [file for file in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(file)]  # none that a power cut emptied
+    built = sorted(folder.glob("*.whl"))
     return built[0] if built else _build(source, files, folder)
 
 

@@ -214,14 +214,11 @@ class _File(io.BufferedReader):
 
 def _open(source: str | io.BytesIO, name: str) -> Image.Image:
     try:
-        with _File(source) if isinstance(source, str) else source as file, Image.open(file, formats=FORMATS) as image:
+        with _File(source) if isinstance(source, str) else source as file, _identified(file, name) as image:
             return _decode(image, name)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        layout = _tiff_layout(source)
-        if layout:
-            raise ImageError(f"{name}: a TIFF file of {layout}, which can't be read", hint="save it as PNG") from error
         raise ImageError(
             f"{name}: not an image in one of the formats {', '.join(FORMATS)}",
             hint="convert it to PNG or JPEG, or remove the file",
@@ -307,16 +304,26 @@ def _over_white(image: Image.Image) -> Image.Image:
     return paper
 
 
-def _tiff_layout(source: str | io.BytesIO) -> str:
+def _identified(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        layout = _tiff_layout(file)
+        if not layout:
+            raise
+        raise ImageError(f"{name}: a TIFF file of {layout}, which can't be read", hint="save it as PNG") from error
+
+
+def _tiff_layout(file: IO[bytes]) -> str:
     """What samples a TIFF file says to hold; empty where it is none, or says nothing."""
     try:
-        with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getvalue()) as file:
-            directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-            file.seek(directory.next)
-            directory.load(file)
-            bits, kind = directory[_BITS_PER_SAMPLE], directory.get(_FORMAT, (1,))[0]
-            said = {2: "signed", 3: "float"}.get(kind, "integer")
-            return f"{directory.get(_SAMPLES, len(bits))} {said} samples of {bits[0]} bits"
+        file.seek(0)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(directory.next)
+        directory.load(file)
+        bits, kind = directory[_BITS_PER_SAMPLE], directory.get(_FORMAT, (1,))[0]
+        said = {2: "signed", 3: "float"}.get(kind, "integer")
+        return f"{directory.get(_SAMPLES, len(bits))} {said} samples of {bits[0]} bits"
     except Exception:  # as many kinds as Pillow's decoders raise
         return ""
 

@@ -466,7 +466,7 @@ def _looked(out: Path) -> list[int]:
     """The trials whose models the test side has been looked at for, in the order of it."""
     try:
         return list(json.loads((out / "search.json").read_text(encoding="utf-8"))["looked"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 

@@ -66,9 +66,10 @@ def _cells_of_files(
     images = (path for path in expand(paths, skipped) if own not in Path(path).resolve().parents)
     if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise UsageError(f"{out}: holds something already", hint="choose a new folder")
-    for folder in ("crops", "overlays"):
-        (out / folder).mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     mark_output(out)
+    for folder in ("crops", "overlays"):
+        (out / folder).mkdir()
     results: list[dict[str, Any]] = []
     with open(out / "cells.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS)

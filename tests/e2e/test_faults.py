@@ -263,9 +263,10 @@ NAMES = ["n" * 246, "ä" * 123, "a\nb", "a\tb", 'a"b,c', os.fsdecode(b"a\xffb"),
 @pytest.fixture
 def odd_names(tmp_path: Path, synthetic_fields: Path) -> Path:
     (source,) = list(synthetic_fields.glob("Pro/*.png"))[:1]
-    for name in NAMES:
-        (tmp_path / "odd" / "A").mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, tmp_path / "odd" / "A" / f"{name}.png")
+    (tmp_path / "odd" / "A").mkdir(parents=True)
+    for number, name in enumerate(NAMES, start=1):  # turned and cut: other images than the run's own
+        with Image.open(source) as image:
+            image.rotate(90).crop((0, 0, 90, 90 - number)).save(tmp_path / "odd" / "A" / f"{name}.png")
     return tmp_path / "odd"
 
 

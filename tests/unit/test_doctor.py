@@ -282,6 +282,21 @@ def test_a_clock_that_nothing_sets(pi: Callable[..., Machine]) -> None:
     assert found(pi(says={"timedatectl": ""}))["clock"]["state"] == "warn"
 
 
+def test_what_is_kept_takes_space(pi: Callable[..., Machine], tmp_path: Path) -> None:
+    assert "cache" not in found(pi(cache=tmp_path / "none yet"))
+    cache = tmp_path / "cache"
+    (cache / "opened").mkdir(parents=True)
+    (cache / "pixels-0123.npy").write_bytes(bytes(2_000_000))
+    (cache / "opened" / "x").write_bytes(bytes(400_000))
+    assert found(pi(cache=cache))["cache"]["found"] == f"2.4 MB in {cache}, all of which can be made again"
+    left = cache / ".pixels-0123-1.npy"
+    left.write_bytes(bytes(1_000_000))
+    os.utime(left, (0, 0))  # before any process that runs now
+    said = found(pi(cache=cache))["cache"]["found"]
+    assert said.startswith("3.4 MB in ")
+    assert "; 1.0 MB of it left by killed processes" in said
+
+
 def test_a_disk_that_fills_up(pi: Callable[..., Machine]) -> None:
     assert states(pi(free_bytes=300_000_000)) == {"disk": "warn"}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from edgeall.edge_runtime.errors import ImageError
-from edgeall.edge_runtime.images import MAX_PIXELS, decode_rgb, find_images, open_rgb
+from edgeall.edge_runtime.images import MAX_PIXELS, USED_BITS, decode_rgb, find_images, open_rgb
 
 PICTURE = grainy_image(1, (12, 7))
 PIXELS = np.asarray(PICTURE)
@@ -262,6 +262,50 @@ def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
     pixels = decoded(tiff_file(64, 64, packed.tobytes(), (12,), 1))
     np.testing.assert_allclose(pixels[..., 0], values * (255 / 4095), atol=1)
     assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("largest", "used"), [(1023, 10), (1024, 12), (4095, 12), (16_383, 14), (16_384, None)])
+def test_samples_that_use_few_of_their_bits_are_told(channels: int, largest: int, used: int | None) -> None:
+    values = np.random.default_rng(1).integers(0, largest, (5, 7, channels), np.uint16)
+    values[2, 3] = largest
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    if channels == 3 and largest == 1024:
+        used = 12  # of colour the upper byte is all that Pillow keeps: 4
+    for data in (
+        png_file(7, 5, rows, bits=16, color_type=0 if channels == 1 else 2),
+        tiff_file(7, 5, values.astype("<u2").tobytes(), (16,) * channels, 1 if channels == 1 else 2),
+    ):
+        assert decode_rgb(data, "x").info.get(USED_BITS) == used
+    narrow = tiff_file(7, 5, (values // 257).astype(np.uint8).tobytes(), (8,) * channels, 1 if channels == 1 else 2)
+    assert USED_BITS not in decode_rgb(narrow, "x").info
+
+
+@pytest.mark.parametrize(
+    ("bits", "more", "said"),
+    [
+        ((16, 16, 16), [(284, 2)], "RGB samples of 16 bits in separate planes"),  # Pillow shows noise
+        ((32, 32, 32), [(339, 3)], "a TIFF file of 3 float samples of 32 bits"),
+        ((32,), [(339, 3)], "F-mode pixels"),
+        ((16,), [(339, 2)], "I-mode pixels"),
+    ],
+)
+def test_layouts_without_an_agreed_reading_are_named(bits: tuple[int, ...], more: Any, said: str) -> None:
+    data = tiff_file(7, 5, bytes(7 * 5 * sum(bits) // 8), bits, 2 if len(bits) == 3 else 1, *more)
+    with pytest.raises(ImageError, match=f"^x: {said}") as error:
+        decode_rgb(data, "x")
+    assert error.value.hint
+
+
+def test_a_system_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.png").write_bytes(encoded(PICTURE))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match=r"can't be read \(Too many open files\)$"):
+        open_rgb(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -15,7 +17,8 @@ from PIL import Image
 from edgeall.cli import main
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.images import OUTPUT_MARK, find_images, is_output, mark_output, refuse_inside, walk
-from edgeall.edge_runtime.pipeline import expand
+from edgeall.edge_runtime.pipeline import Prediction, expand
+from edgeall.edge_runtime.tools.tables import prediction_lines
 from edgeall.train.dataset import load_dataset
 
 LEFT_BY_SYSTEMS = (
@@ -200,3 +203,13 @@ def test_a_large_folder_is_walked_in_order(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path, _ in walk(tmp_path)] == [
         *("a/1.jpeg", "a-b.png", "a.png", "b/2.PNG", "c.webp")
     ]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\r\nb", "a\tb", 'a",b', "=1", "-x"])
+def test_names_survive_csv(name: str) -> None:
+    labels = ("A", "B")
+    said = Prediction(name, label="A", probability=1.0, probabilities={"A": 1.0, "B": 0.0})
+    lines = list(prediction_lines([said, Prediction(name, error="no")], labels, "csv"))
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines), newline="")))
+    assert [row["image"] for row in rows] == [name, name]
+    assert len("".join(prediction_lines([said], labels, "table")).splitlines()) == 1
