@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import ssl
 import stat
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,16 @@ def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> Non
     path.write_text("nonsense")
     with pytest.raises(EdgeallError, match="no certificate"):
         certificate(path, [])
+
+
+def test_a_certificate_of_a_board_without_a_clock_holds_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryptography import x509
+
+    monkeypatch.setattr("edgeall.edge_runtime.rig.certificate._now", lambda: datetime(1970, 1, 1, tzinfo=timezone.utc))
+    (tmp_path / f".page.pem.{os.getpid()}").touch()  # left by a process that was killed
+    certificate(tmp_path / "page.pem", {"rig"})
+    made = x509.load_pem_x509_certificate((tmp_path / "page.pem").read_bytes())
+    assert made.not_valid_before_utc.year == 2020 and made.not_valid_after_utc.year >= 2036
 
 
 def test_the_demos_model_is_small_and_says_what_it_is() -> None:
