@@ -35,6 +35,12 @@ MAX_GOLDEN = 16
 MAX_SIGNED_MEMBERS = 2 * MAX_GOLDEN
 """More than `edgeall quantize` can pack; each is read before the signature is known to be right."""
 
+KERAS_SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
+FROM_KERAS = (
+    "one trained elsewhere can't be taken: convert it with tf.lite.TFLiteConverter, and give the .tflite file to"
+    " `edgeall run`, `evaluate` or `bench`"
+)
+
 _COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
 
 
@@ -102,6 +108,8 @@ def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str]
         EdgeallError: the public key can't be used.
     """
     name = os.fspath(path)
+    if is_keras(name):
+        raise BundleError(f"{name}: a Keras model, not a .tflite file", hint=FROM_KERAS)
     try:
         with open(name, "rb") as file:
             if public_key is None:
@@ -111,8 +119,18 @@ def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str]
             return _open(content, name)
     except FileNotFoundError as error:
         raise BundleError(f"{name}: no such file", hint="check the path") from error
+    except IsADirectoryError as error:
+        raise BundleError(
+            f"{name}: a folder, not a .tflite file", hint="of a run, `edgeall quantize` makes the model file"
+        ) from error
     except OSError as error:
         raise BundleError(f"{name}: can't be read ({error.strerror})") from error
+
+
+def is_keras(path: str | os.PathLike[str]) -> bool:
+    """By its name a Keras model's file, or a folder that holds a SavedModel."""
+    name = os.fspath(path)
+    return os.path.splitext(name)[1].lower() in KERAS_SUFFIXES or os.path.isfile(os.path.join(name, "saved_model.pb"))
 
 
 def _open(file: IO[bytes], name: str) -> Bundle:

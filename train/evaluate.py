@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeall.edge_runtime.bundle import is_keras
 from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Answer, Classifier
 from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
@@ -75,6 +76,12 @@ def evaluate(
     started = time.perf_counter()
     if site is not None and side is not None:
         raise UsageError(f"--side {side} with --site: all of its images are evaluated", hint="leave one of them out")
+    if not target.exists():
+        raise DataError(f"{target}: no such run or model file", hint="check the path")
+    if is_keras(target):
+        from edgeall.train import runs
+
+        runs.check_is_run(target)
     if target.is_dir():
         if any(given is not None for given in (split, labels_file, mean, std, input_size)):
             raise UsageError(

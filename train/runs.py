@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import edgeall
 from edgeall.edge_runtime import files
+from edgeall.edge_runtime.bundle import FROM_KERAS, is_keras
 from edgeall.edge_runtime.errors import NO_ROOM, DataError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models import registry
@@ -40,7 +41,12 @@ SCHEMA = 1
 
 
 def load_run(run: Path) -> dict[str, Any]:
-    """The ``run.json`` of a complete run. Raises DataError where there is none."""
+    """The ``run.json`` of a complete run: what every command that takes a RUN begins with.
+
+    Raises:
+        DataError: there is none, or ``run`` is something else, a model file say; then with what can be done with that.
+    """
+    check_is_run(run)
     if not (run / "run.json").exists():
         started = (run / "settings.json").exists()
         hint = "the training was not finished: give its `edgeall train` command again" if started else "check the path"
@@ -60,6 +66,8 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
         said = "no object"
     except FileNotFoundError:
         raise DataError(f"{path}: missing", hint=hint) from None
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})", hint="check its owner and mode") from error
     except (ValueError, RecursionError) as error:
         said = str(error)
     raise DataError(f"{path}: {'empty' if not path.stat().st_size else f'damaged ({said})'}", hint=hint)
@@ -98,6 +106,24 @@ def read_history(run: Path) -> list[dict[str, str]]:
     except (FileNotFoundError, UnicodeDecodeError, csv.Error):
         pass
     raise DataError(f"{path}: missing or damaged", hint="train again")
+
+
+def check_is_run(run: Path) -> None:
+    """Raises DataError for a file and for a Keras SavedModel; a folder may still be no run."""
+    keras = is_keras(run)
+    if run.is_dir() and ((run / "run.json").exists() or not keras):
+        return
+    if not run.exists():
+        raise DataError(f"{run}: no such run", hint="check the path; a run is a folder made by `edgeall train`")
+    hint = "give the folder that `edgeall train --out` made"
+    if (run.parent / "run.json").exists():
+        hint = f"give its folder: {run.parent}"
+    elif keras:
+        hint = FROM_KERAS
+    elif run.suffix == ".tflite":
+        hint = "`edgeall run`, `evaluate` and `bench` take a .tflite file; this takes a folder made by `edgeall train`"
+    what = "a Keras model" if keras else "a model file" if run.suffix == ".tflite" else "a file"
+    raise DataError(f"{run}: {what}, not a run folder made by `edgeall train`", hint=hint)
 
 
 def run_digest(run: Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,14 +43,20 @@ class Frame:
         pixels: uint8 (height, width, 3), RGB. Shared between threads: nobody writes to it.
         taken: UTC; of a file, when it was written.
         number: counts from 0 since the camera was opened.
-        source: the name of the file that it is; such a frame waits until it is looked at. Empty for a camera's, where
-            the newest wins.
+        source: the name of the file that it is, of a video with the frame's number; such a frame waits until it is
+            looked at. Empty for a camera's, where the newest wins.
+        digest: SHA-256 of the file, of a video's frame of its pixels, hex; empty for a camera's.
+        waits: it is of a replay, which waits for a slide to be begun.
+        clock_s: seconds on a clock that is never set, of frames that follow each other; None where they don't.
     """
 
     pixels: NDArray[np.uint8]
     taken: datetime
     number: int
     source: str = ""
+    digest: str = ""
+    waits: bool = False
+    clock_s: float | None = None
 
 
 class CameraError(EdgeallError):
@@ -57,7 +64,11 @@ class CameraError(EdgeallError):
 
 
 class NoFrameError(CameraError):
-    """Nothing new within the time asked for, yet all is well: nothing was put into the folder, a replay ended."""
+    """Nothing new within the time asked for, yet all is well: nothing was put into the folder."""
+
+
+class EndedError(NoFrameError):
+    """A replay has ended: nothing new will come."""
 
 
 class PassedOverError(NoFrameError):
@@ -90,12 +101,14 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
         source: ``simulated``; ``picamera2``; ``/dev/video0`` or ``0`` for a V4L2 or USB camera; a folder, which is
             watched; ``replay:PATH`` for a folder of images or a video.
         rate: frames/s of what is simulated or replayed; None takes 30, a video's own, or one image a second.
-        seen: of a folder that is watched, each time that it is opened; None begins with its newest image.
+        seen: of what consists of files, each time that it is opened; None begins a watched folder with its newest
+            image, and a replay at its beginning.
 
     Raises:
         UsageError: nothing of the kind.
         CameraError: it is there and can't be opened, or what drives it is not installed.
     """
+    seen = seen or SeenImages()
     if source == "simulated":
         from edgeall.edge_runtime.rig.slide import SimulatedCamera, draw_slide
 
@@ -105,13 +118,13 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
     if source.startswith("replay:"):
         path = Path(source.removeprefix("replay:"))
         if path.is_dir():
-            return ImageSequence(path, rate or 1.0)
+            return ImageSequence(path, rate or 1.0, seen)
         if path.is_file():
-            return Video(path, rate)
+            return Video(path, rate, seen)
     elif source.isdigit() or source.startswith("/dev/video"):
         return UsbCamera(source)
     elif Path(source).is_dir():
-        return WatchedFolder(Path(source), seen or SeenImages())
+        return WatchedFolder(Path(source), seen)
     raise UsageError(
         f"{source}: no camera, folder or video",
         hint="give simulated, picamera2, /dev/video0, a folder to watch, or replay:PATH",
@@ -119,48 +132,129 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
 
 
 class SeenImages:
-    """Which images of a watched folder were looked at. Outlives its openings: a folder on a network may hang.
+    """Which files were looked at: by name and content, whatever their time says. Outlives a source's openings.
+
+    A clock that was set back must not make a new image an old one: boards without a battery start at some earlier time.
 
     Args:
-        until: when the last image was written that an earlier run has looked at, and its name: those up to it count as
-            seen. None takes all but the newest for seen.
+        held: of the slide that was open when the program started, the record's files: the digests of each name, see
+            `Record.held`. None: no slide was open, and what lies in a watched folder, but for the newest, is seen.
+        kept: the file of what lay in a watched folder when a slide was begun and so belongs to none; None keeps it
+            nowhere.
     """
 
-    def __init__(self, until: tuple[datetime, str] | None = None) -> None:
-        self._until = until
+    def __init__(self, held: Mapping[str, Container[str]] | None = None, kept: Path | None = None) -> None:
+        self._held, self._kept = held, kept
         self._begun = False
-        # Each file, also where it has gone: a share that was away for a moment brings back what was seen. No time of
-        # the last one alone: a copy may keep an older file's time.
-        self._files: dict[str, tuple[int, bytes]] = {}
+        self._folder = ""
+        # Each file, also where it has gone: a share that was away for a moment brings back what was seen.
+        self._files: dict[str, _Seen] = {}
+        self.before = 0
+        """Files of a watched folder that were there before, and are left out."""
+        self.unknown = 0
+        """Of them, those of which nobody knows whether they came while the slide was open."""
 
-    def begin(self, images: list[tuple[int, str]]) -> None:
-        """Given the folder's images, (ns, name) in the order of writing: those that count as seen, once."""
-        if self._begun or (self._until is not None and not images):  # a share that isn't mounted yet looks empty
+    def begin(self, folder: str, images: Sequence[_Listed]) -> None:
+        """Given a watched folder's images in the order of writing: those that count as seen, once."""
+        if self._begun:
             return
+        self._folder = folder
+        if self._held is None:
+            self._begun = True
+            self._leave_out(images[:-1])
+            return
+        known = self._read()
+        if known is not None:
+            self._files.update(known)
+            self.before = sum(self.has(each) for each in images)
+        elif not images:  # a share that isn't mounted yet looks empty
+            return
+        else:  # the slide was begun with another camera, or by an edgeall that kept no list
+            self._leave_out([each for each in images if _as_text(each.name) not in self._held])
+            self.unknown = self.before
         self._begun = True
-        before = images[:-1]
-        if self._until is not None:
-            before = [each for each in images if (_moment(each[0]), _as_text(each[1])) <= self._until]
-        self._files.update({name: (changed_ns, b"") for changed_ns, name in before})
 
-    def has(self, changed_ns: int, name: str) -> bool:
+    def begin_replay(self, source: str) -> None:
+        """Have what an earlier run has replayed for slides before the open one count as seen, once."""
+        if not self._begun:
+            self._begun, self._folder = True, source
+            self._files.update((self._read() if self._held is not None else None) or {})
+
+    def _leave_out(self, images: Sequence[_Listed]) -> None:
+        self._files.update({each.name: _Seen(each.stamp) for each in images})
+        self.before = len(images)
+
+    def has(self, image: _Listed) -> bool:
         """It was seen, and not written to since."""
-        return self._files.get(name, (None,))[0] == changed_ns
+        seen = self._files.get(image.name)
+        return seen is not None and seen.stamp == image.stamp
 
-    def has_pixels(self, name: str, digest: bytes) -> bool:
-        """It looked the same when it was seen."""
-        return self._files.get(name, (None, b""))[1] == digest
+    def has_content(self, name: str, digest: str, pixels: str = "") -> bool:
+        """It was the same, or looked the same, when it was seen; or the record has it."""
+        seen, text = self._files.get(name), _as_text(name)
+        if seen is not None and (digest == seen.digest or (pixels and pixels == seen.pixels)):
+            return True
+        held = self._held.get(text, ()) if self._held else ()
+        return digest in held or "" in held  # rows of before digests were recorded have none
 
-    def add(self, changed_ns: int, name: str, digest: bytes = b"") -> None:
-        """It was looked at now; ``digest`` is the SHA-256 of its pixels."""
-        self._files[name] = changed_ns, digest
+    def add(self, image: _Listed, digest: str = "", pixels: str = "") -> None:
+        """It was looked at now; SHA-256 of the file and of its pixels, hex."""
+        self._files[image.name] = _Seen(image.stamp, digest, pixels)
+
+    def keep(self) -> None:
+        """Have what was seen so far outlast the program, before a slide is begun: it belongs to none, or to an earlier
+        one. Raises OSError.
+        """
+        if self._kept is None or not self._folder:
+            return
+        facts = {"folder": self._folder, "files": [[name, *dataclasses.astuple(s)] for name, s in self._files.items()]}
+        part = self._kept.with_name(f"{self._kept.name}.part")
+        with open(part, "w", encoding="ascii") as file:
+            json.dump(facts, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self._kept)
+
+    def _read(self) -> dict[str, _Seen] | None:
+        """What `keep` has written of this folder; None where it has not."""
+        try:
+            facts = json.loads(self._kept.read_bytes()) if self._kept else {}
+            if facts.get("folder") != self._folder:
+                return None
+            return {
+                name: _Seen((mtime, size), digest, pixels) for name, (mtime, size), digest, pixels in facts["files"]
+            }
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return None
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file as its folder lists it; they sort by the time of writing."""
+
+    changed_ns: int
+    name: str
+    size: int = 0
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        return self.changed_ns, self.size
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A file as it was seen: its `_Listed.stamp`; SHA-256 of the file and of its pixels, empty where nobody looked."""
+
+    stamp: tuple[int, int]
+    digest: str = ""
+    pixels: str = ""
 
 
 class WatchedFolder:
     """Images that another program puts into a folder, each once; what lies there together in the order of writing.
 
     A file written over is new where its pixels are. Its time alone says nothing: a copy gets the original's time
-    after its last byte, and by then it may have been looked at.
+    after its last byte, and by then it may have been looked at; and clocks are set back.
 
     Args:
         folder: subfolders and other files are left alone.
@@ -172,11 +266,16 @@ class WatchedFolder:
         self._folder = folder
         self._seen = seen
         self._number = 0
-        self._waiting: deque[tuple[int, str]] = deque()
+        self._waiting: deque[_Listed] = deque()
         self._list_at = 0.0
-        self._given: tuple[int, str, bytes] | None = None
-        self._unfinished = (0, "", 0.0)
-        seen.begin(self._images())
+        self._given: tuple[_Listed, str, str] | None = None
+        self._unfinished: tuple[_Listed | None, float] = (None, 0.0)
+        seen.begin(os.path.abspath(folder), self._images())
+
+    @property
+    def waiting(self) -> int:
+        """Images that are still to be given, of those known."""
+        return len(self._waiting)
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`; a file that can't be decoded and isn't being written is passed over."""
@@ -185,65 +284,83 @@ class WatchedFolder:
             self._seen.add(*self._given)
             self._given = None
         while True:
-            frame = self._next()
+            frame = self._next(until)
             if frame is not None:
                 return frame
             time.sleep(max(min(self._list_at, until) - time.monotonic(), 0.0))
-            if self._list_at >= until:
+            if self._waiting or self._list_at >= until:
                 raise NoFrameError(f"{self._folder}: no new image")
             began = time.monotonic()
             images = self._images()
-            self._seen.begin(images)
-            self._waiting.extend(each for each in images if not self._seen.has(*each))
+            self._seen.begin(os.path.abspath(self._folder), images)
+            self._waiting.extend(each for each in images if not self._seen.has(each))
             ended = time.monotonic()
             self._list_at = ended + max(_POLL_S, _REST * (ended - began))
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _next(self) -> Frame | None:
-        """The first of those that wait; None where there is none, or it is being written."""
-        while self._waiting:
-            changed_ns, name = self._waiting.popleft()
-            path = self._folder / name
+    def _next(self, until: float) -> Frame | None:
+        """The first of those that wait; None where there is none, or it is being written, or the time is over."""
+        while self._waiting and time.monotonic() < until:
+            image = self._waiting.popleft()
+            path = self._folder / image.name
             try:
+                digest = _file_digest(path)
+                if self._seen.has_content(image.name, digest):
+                    self._seen.add(image, digest)
+                    continue
                 pixels = np.asarray(open_rgb(path))
             except ImageError as error:
                 if not path.exists():  # renamed or removed since
                     continue
-                if self._is_being_written(changed_ns, name):
+                if self._is_being_written(image):
                     self._waiting.clear()  # the others after it, in the order that they will have then
                     return None
-                self._seen.add(changed_ns, name)
+                self._seen.add(image)
                 raise PassedOverError(f"passed over: {error.message}", error.hint) from error
-            digest = hashlib.sha256(pixels.data).digest()
-            if self._seen.has_pixels(name, digest):
-                self._seen.add(changed_ns, name, digest)
+            shown = hashlib.sha256(pixels.data).hexdigest()
+            if self._seen.has_content(image.name, digest, shown):
+                self._seen.add(image, digest, shown)
                 continue
-            self._given = changed_ns, name, digest
-            frame = _of_file(Frame(pixels, _moment(changed_ns), self._number, _as_text(name)), path)
+            self._given = image, digest, shown
+            taken, source = _moment(image.changed_ns), _as_text(image.name)
+            frame = _of_file(Frame(pixels, taken, self._number, source, digest), path)
             self._number += 1
             return frame
         return None
 
-    def _is_being_written(self, changed_ns: int, name: str) -> bool:
+    def _is_being_written(self, image: _Listed) -> bool:
         """By our own clock: the folder may be another machine's."""
-        if self._unfinished[:2] != (changed_ns, name):
-            self._unfinished = changed_ns, name, time.monotonic()
-        return time.monotonic() - self._unfinished[2] < _BEING_WRITTEN_S
+        if self._unfinished[0] != image:
+            self._unfinished = image, time.monotonic()
+        return time.monotonic() - self._unfinished[1] < _BEING_WRITTEN_S
 
-    def _images(self) -> list[tuple[int, str]]:
-        """When each was last written (ns), and its name; oldest first."""
+    def _images(self) -> list[_Listed]:
+        """Oldest first."""
         images = []
         try:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
                         with suppress(FileNotFoundError):  # renamed or removed just now
-                            images.append((entry.stat().st_mtime_ns, entry.name))
-            return sorted(images)
+                            state = entry.stat()
+                            images.append(_Listed(state.st_mtime_ns, entry.name, state.st_size))
+            return sorted(images, key=lambda each: (each.changed_ns, each.name))
         except OSError as error:
             raise CameraError(f"{self._folder}: can't be listed ({error.strerror})", hint="check the path") from error
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256, hex. Raises ImageError where it can't be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read ({error.strerror})", hint="check its owner and mode") from error
+    return digest.hexdigest()
 
 
 def _as_text(name: str) -> str:
@@ -260,41 +377,62 @@ def _moment(ns: int) -> datetime:
 
 
 class ImageSequence:
-    """The images below a folder, sorted, once.
+    """The images below a folder, sorted, each once; those of an open slide that the record has are left out.
 
     Args:
         folder: see `find_images`.
         rate: frames/s.
+        seen: left out, and added to.
     """
 
-    def __init__(self, folder: Path, rate: float) -> None:
+    def __init__(self, folder: Path, rate: float, seen: SeenImages) -> None:
         self.name = f"replay of {folder}"
+        self._folder, self._seen = folder, seen
         self._paths: Iterator[Path] = find_images(folder)
         self._pace = _Pace(rate)
-        self._number = 0
+        seen.begin_replay(f"replay:{os.path.abspath(folder)}")
+        self._number = self._skipped = 0
+        self._given: tuple[_Listed, str] | None = None
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`."""
-        path = next(self._paths, None)
-        if path is None:
-            time.sleep(timeout_s)
-            raise NoFrameError(f"{self.name}: ended after {self._number} images")
-        try:
-            pixels = np.asarray(open_rgb(path))
-        except ImageError as error:  # opened anew it would begin anew
-            raise PassedOverError(f"passed over: {error.message}", error.hint) from error
-        self._pace.wait()
-        self._number += 1
-        return _of_file(Frame(pixels, datetime.now(timezone.utc), self._number - 1), path)
+        until = time.monotonic() + timeout_s
+        if self._given:
+            self._seen.add(*self._given)
+            self._given = None
+        for path in self._paths:
+            name = os.path.relpath(path, self._folder)
+            try:
+                digest = _file_digest(path)
+                if self._seen.has_content(name, digest):
+                    self._skipped += 1
+                    if time.monotonic() >= until:
+                        raise NoFrameError(f"{self.name}: goes on after {self._skipped} images that were seen before")
+                    continue
+                pixels = np.asarray(open_rgb(path))
+            except ImageError as error:  # opened anew it would begin anew
+                raise PassedOverError(f"passed over: {error.message}", error.hint) from error
+            self._pace.wait()
+            self._number += 1
+            self._given = _Listed(0, name), digest
+            taken, source = datetime.now(timezone.utc), _as_text(name)
+            return _of_file(Frame(pixels, taken, self._number - 1, source, digest, waits=True), path)
+        time.sleep(timeout_s)
+        raise EndedError(f"{self.name}: {_ended(self._number, self._skipped, 'images')}")
 
     def close(self) -> None:
         """Nothing to let go of."""
 
 
+def _ended(number: int, skipped: int, what: str) -> str:
+    before = f", after {skipped} that were seen before" if skipped else ""
+    return f"ended after {number} {what}{before}"
+
+
 class _OpenCv:
     """What `Video` and `UsbCamera` share: a ``cv2.VideoCapture``."""
 
-    def __init__(self, name: str, source: str | int, interface: str) -> None:
+    def __init__(self, name: str, source: str | int, interface: str, hint: str) -> None:
         try:
             import cv2
         except ImportError as error:
@@ -305,7 +443,7 @@ class _OpenCv:
         self._number = 0
         if not self._capture.isOpened():
             self._capture.release()
-            raise CameraError(f"{name}: can't be opened", hint="is it plugged in, and does no other program use it?")
+            raise CameraError(f"{name}: can't be opened", hint=hint)
 
     def _next(self) -> Frame | None:
         ok, pixels = self._capture.read()
@@ -313,7 +451,7 @@ class _OpenCv:
             return None
         self._number += 1
         rgb = self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB)
-        return Frame(rgb, datetime.now(timezone.utc), self._number - 1)
+        return Frame(rgb, datetime.now(timezone.utc), self._number - 1, clock_s=time.monotonic())
 
     def close(self) -> None:
         """Let go of the device or file."""
@@ -321,27 +459,53 @@ class _OpenCv:
 
 
 class Video(_OpenCv):
-    """A video file, once.
+    """A video file, each frame once; those of an open slide that the record has are left out.
 
     Args:
         path: whatever OpenCV's FFmpeg reads.
         rate: frames/s; None for its own.
+        seen: left out, and added to.
     """
 
-    def __init__(self, path: Path, rate: float | None) -> None:
-        super().__init__(f"replay of {path}", str(path), "CAP_FFMPEG")
-        self._pace = _Pace(rate or self._capture.get(self._cv2.CAP_PROP_FPS) or 30.0)
+    def __init__(self, path: Path, rate: float | None, seen: SeenImages) -> None:
+        hint = "is it a video, and whole? A recording or a copy that broke off can't be played"
+        super().__init__(f"replay of {path}", str(path), "CAP_FFMPEG", hint)
+        self._file, self._seen = path.name, seen
+        seen.begin_replay(f"replay:{os.path.abspath(path)}")
+        self._own_rate = self._capture.get(self._cv2.CAP_PROP_FPS) or 30.0
+        self._promised = int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
+        self._pace = _Pace(rate or self._own_rate)
+        self._skipped = 0
+        self._given: tuple[_Listed, str] | None = None
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`."""
-        self._pace.wait()
-        frame = self._next()
-        if frame is None:
-            if self._number == 0:
-                raise CameraError(f"{self.name}: holds no frame that can be decoded")
-            time.sleep(timeout_s)
-            raise NoFrameError(f"{self.name}: ended after {self._number} frames")
-        return _of_file(frame, self.name)
+        until = time.monotonic() + timeout_s
+        if self._given:
+            self._seen.add(*self._given)
+            self._given = None
+        while frame := self._next():
+            name = f"{self._file} frame {self._number}"
+            digest = hashlib.sha256(frame.pixels.data).hexdigest()
+            if self._seen.has_content(name, digest):
+                self._skipped += 1
+                if time.monotonic() >= until:
+                    raise NoFrameError(f"{self.name}: goes on after {self._skipped} frames that were seen before")
+                continue
+            self._pace.wait()
+            self._given = _Listed(0, name), digest
+            named = dataclasses.replace(
+                frame, source=_as_text(name), digest=digest, waits=True, clock_s=frame.number / self._own_rate
+            )
+            return _of_file(named, f"{self.name}, frame {self._number}")
+        if self._number == 0:
+            raise CameraError(f"{self.name}: holds no frame that can be decoded", hint="is the file whole?")
+        time.sleep(timeout_s)
+        ended = _ended(self._number - self._skipped, self._skipped, "frames")
+        missing = self._promised - self._number
+        if missing > max(0.05 * self._promised, 1):  # some containers only estimate it
+            ended += f"; {missing} more that it should have can't be decoded: is the file whole?"
+        raise EndedError(f"{self.name}: {ended}")
 
 
 class UsbCamera(_OpenCv):
@@ -352,7 +516,8 @@ class UsbCamera(_OpenCv):
     """
 
     def __init__(self, source: str) -> None:
-        super().__init__(f"camera {source}", int(source) if source.isdigit() else source, "CAP_V4L2")
+        hint = "is it plugged in, and does no other program use it?"
+        super().__init__(f"camera {source}", int(source) if source.isdigit() else source, "CAP_V4L2", hint)
         cv2 = self._cv2
         self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))  # raw is 10 frames/s on USB 2
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, SIZE[0])
@@ -406,7 +571,7 @@ class PiCamera:
         except (RuntimeError, TimeoutError, FutureTimeoutError) as error:
             raise CameraError(f"picamera2: gives no frame ({error or type(error).__name__})") from error
         self._number += 1
-        return Frame(pixels, datetime.now(timezone.utc), self._number - 1)
+        return Frame(pixels, datetime.now(timezone.utc), self._number - 1, clock_s=time.monotonic())
 
     def close(self) -> None:
         """Stop it and let go of it."""
@@ -443,7 +608,7 @@ class CameraState:
     """How a `KeptOpen` fares.
 
     Attributes:
-        state: ``live``; ``reopening``: it failed and is tried again; ``stalled``: it hangs.
+        state: ``live``; ``reopening``: it failed and is tried again; ``stalled``: it hangs; ``ended``: a replay.
         detail: why it isn't live, or what a person may want to know; empty when there is nothing to say.
         fault: the last thing that went wrong, also when it is well again; empty when nothing has.
         name: the camera's.
@@ -451,6 +616,7 @@ class CameraState:
         dropped_frames: of them, those that a newer one replaced before anybody asked for them.
         reopened: times.
         hung: threads that were given up and have not come back.
+        waiting: files that are still to be looked at, of those known.
     """
 
     state: str
@@ -461,6 +627,7 @@ class CameraState:
     dropped_frames: int
     reopened: int
     hung: int
+    waiting: int = 0
 
 
 class KeptOpen:
@@ -497,6 +664,7 @@ class KeptOpen:
         self._openings = 0
         self._state, self._detail, self._name = "reopening", "not opened yet", "camera"
         self._fault = ""
+        self._waiting = 0
 
     def start(self) -> None:
         """Begin."""
@@ -534,6 +702,7 @@ class KeptOpen:
                 dropped_frames=self._dropped,
                 reopened=max(self._openings - 1, 0),
                 hung=sum(reader.abandoned and reader.thread.is_alive() for reader in self._readers),
+                waiting=self._waiting + (bool(self._frame and self._frame.source) and self._taken < self._sequence),
             )
 
     def _keep(self) -> None:
@@ -563,7 +732,7 @@ class KeptOpen:
     def _say(self, state: str, detail: str, is_fault: bool = False) -> None:
         with self._changed:
             self._state, self._detail = state, detail
-            if state != "live" or is_fault:
+            if state not in ("live", "ended") or is_fault:
                 self._fault = detail
 
     def _put(self, frame: Frame) -> None:
@@ -620,8 +789,11 @@ class _Reader:
         except NoFrameError as error:
             self.last_sign = time.monotonic()
             if self._wanted():
-                self._keeper._say("live", error.message, isinstance(error, PassedOverError))
+                state = "ended" if isinstance(error, EndedError) else "live"
+                self._keeper._say(state, error.message, isinstance(error, PassedOverError))
+                self._keeper._waiting = getattr(camera, "waiting", 0)
             return
+        self._keeper._waiting = getattr(camera, "waiting", 0)
         self.last_sign = time.monotonic()
         if self._first_frame is None:
             self._first_frame = self.last_sign

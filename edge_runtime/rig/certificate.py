@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=timezone.utc)
 """A board without a network may take today for a day long past."""
+RELEASED = datetime(2026, 11, 1, tzinfo=timezone.utc)
+"""No earlier day can be today: a certificate made by a board that thinks so would be over before it begins."""
 YEARS = 10
 
 
@@ -43,13 +45,14 @@ def certificate(path: Path, names: Iterable[str]) -> str:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgeall rig")])
         builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         builder = builder.not_valid_before(FIRST_DAY)
-        builder = builder.not_valid_after(datetime.now(timezone.utc) + timedelta(days=365 * YEARS))
+        builder = builder.not_valid_after(max(_now(), RELEASED) + timedelta(days=365 * YEARS))
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in sorted(set(names))])
         signed = builder.add_extension(alternatives, critical=False).sign(key, hashes.SHA256())
         text = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ) + signed.public_bytes(serialization.Encoding.PEM)
         part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.unlink(missing_ok=True)  # of a process of that number which was killed
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text)
             file.flush()
@@ -60,6 +63,10 @@ def certificate(path: Path, names: Iterable[str]) -> str:
     except ValueError as error:
         raise EdgeallError(f"{path}: no certificate in PEM", hint="remove it: the rig makes another") from error
     return found.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 def names_of(path: Path) -> frozenset[str]:

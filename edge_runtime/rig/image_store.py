@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from edgeall.edge_runtime.rig.chain import RecordError, full, sync_folder
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_LEFT_BEHIND_S = 3600.0
 
 
 class ImageStore:
@@ -98,10 +98,11 @@ class ImageStore:
         part = self._incoming / f"{path.stem}.{os.getpid()}.{threading.get_ident()}"
         try:
             with open(part, "wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is in place: so `tidy` knows that somebody is at it
                 file.write(jpeg)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+                os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -111,5 +112,6 @@ class ImageStore:
         if not self._incoming.is_dir():
             return
         for path in self._incoming.iterdir():
-            if time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:  # a younger one may be another process's
+            with suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails on one that a process is writing
                 yield path

@@ -70,6 +70,7 @@ class Teller:
                 "camera": f"{live.camera.name}: {live.camera.state}",
                 "session": self._told_session(live.session_id),
                 "problems": list(live.problems),
+                "notes": list(live.notes),
             }
         )
 
@@ -97,8 +98,14 @@ class Teller:
 
 def light(live: Live) -> tuple[str, str, str]:
     """The quality light: ``good``, ``warn`` or ``bad``, what it means, and what to do about it."""
-    if live.camera.state != "live":
+    if live.camera.state == "ended" and live.picture is None:
+        return "bad", "No picture", live.camera.detail
+    if live.camera.state not in ("live", "ended"):
         return "bad", "No picture", live.camera.detail or "waiting for the camera"
+    if live.waits:
+        return "warn", "The replay waits", "start a slide: it begins with it"
+    if live.camera.state == "ended":
+        return "warn", "The replay has ended", live.camera.detail
     if live.status == "waiting" or live.quality is None:
         return "bad", "No picture yet", "waiting for the camera"
     if live.status == "refused":

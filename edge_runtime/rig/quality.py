@@ -141,9 +141,11 @@ class Gate:
         """What there is to say of the frame; also raises the slide's best focus."""
         limits, looks = self.thresholds, _look(frame.pixels)
         # One file after the other need not show the same place.
-        motion = None if frame.source else self._motion_px(looks.green, frame.taken.timestamp())
+        # A clock that is set meanwhile must not hide a motion. Files that stand alone have their own time alone.
+        at_s = frame.taken.timestamp() if frame.clock_s is None else frame.clock_s
+        motion = None if frame.source and frame.clock_s is None else self._motion_px(looks.green, at_s)
         if looks.clipped <= limits.clipped_max:  # what is too bright is going to be turned down
-            self._lamp = self._lamp_now(looks.brightness, frame.taken.timestamp())
+            self._lamp = self._lamp_now(looks.brightness, at_s)
         # Where cells lie on one another there is no background; the slide's other fields have shown it.
         covered = looks.covered(max(looks.brightness, _DIMMING * self._lamp))
 

@@ -40,6 +40,8 @@ REVIEWS = ("needed", "done", "corrected")
 """What `Record.frames` can be asked for: the model wants it looked at and nobody has; looked at; and changed."""
 SPACES = ("ok", "no images", "full")
 """What the disk has room for: everything; rows alone; nothing that is judged."""
+MAX_LABEL_BYTES = 200
+"""Of a label, which names a folder: file systems take 255."""
 MAX_TEXT = 2000
 """Characters of any one text that a person types."""
 _UNFIT_FOR_A_FOLDER = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^\.|^\s|\s$|^$')
@@ -139,6 +141,7 @@ class FrameRow:
             ``review``, ``review_reason``.
         by: who captured it.
         source: the name of the file that it was; empty for a camera's.
+        source_sha256: see `edgeall.edge_runtime.rig.camera.Frame.digest`.
     """
 
     taken: datetime
@@ -155,6 +158,7 @@ class FrameRow:
     review_reason: str | None = None
     by: str | None = None
     source: str = ""
+    source_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -390,7 +394,8 @@ class Record:
         """
         for name, text in (("label", label), ("by", by), ("note", note)):
             _check_text(name, text)
-        if _UNFIT_FOR_A_FOLDER.search(label) or len(label) > 100:
+        too_long = len(label) > 100 or len(label.encode("utf-8", "replace")) > MAX_LABEL_BYTES
+        if too_long or _UNFIT_FOR_A_FOLDER.search(label):
             raise UsageError(f"label {label[:100]!r}: can't be the name of a folder of training images")
         frame = self.frame(frame_id)
         if cell is not None and not 0 <= cell < len(frame.row.cells):
@@ -405,10 +410,15 @@ class Record:
     def prune_images(self, before: datetime) -> Pruned:
         """Remove the images of frames recorded before a moment; the rows stay, and so does the chain.
 
-        An image that a later frame shares stays too. The removal is recorded before it happens.
+        An image that a later frame shares stays too, and so does one behind a row that is not older than it: the
+        clock was set back since then, and what it said of the image is no time. The removal is recorded before it
+        happens.
         """
         moment = chain.timestamp(before)
-        old = "SELECT image FROM entries WHERE kind = 'frame' AND image IS NOT NULL GROUP BY image HAVING max(at) < ?"
+        old = (
+            "SELECT image FROM entries WHERE kind = 'frame' AND image IS NOT NULL GROUP BY image"
+            " HAVING max(number) < coalesce((SELECT min(number) FROM entries WHERE at >= ?), max(number) + 1)"
+        )
         with chain.reading(self.folder) as database:
             digests = [digest for (digest,) in database.execute(old, (moment,)) if self._images.path(digest)]
         if not digests:
@@ -431,22 +441,23 @@ class Record:
             numbers = database.execute("SELECT number FROM entries WHERE kind = 'session' ORDER BY number DESC")
             return [_session(database, number) for (number,) in numbers.fetchall()]
 
-    def looked_at(self) -> tuple[datetime, str] | None:
-        """When the latest frame of the slide that is still open was taken, and its file's name, empty for a camera's.
+    def held(self) -> dict[str, set[str]] | None:
+        """The digests of each file name that the slide which is still open has a frame of; None where no slide is open.
 
-        Before the slide's first frame, when the slide began; None where no slide is open.
+        A row of before digests were recorded gives an empty one.
         """
         newest = self.sessions()[:1]
         if not newest or newest[0].ended is not None:
             return None
         query = (
-            "SELECT json_extract(row, '$.taken') taken, coalesce(json_extract(row, '$.source'), '') FROM entries"
-            " WHERE kind = 'frame' AND session = ? ORDER BY 1 DESC, 2 DESC LIMIT 1"
+            "SELECT json_extract(row, '$.source'), coalesce(json_extract(row, '$.source_sha256'), '') FROM entries"
+            " WHERE kind = 'frame' AND session = ? AND json_extract(row, '$.source') <> ''"
         )
+        held: dict[str, set[str]] = {}
         with chain.reading(self.folder) as database:
-            found = database.execute(query, (newest[0].id,)).fetchone()
-        taken, source = found or (newest[0].started, "")
-        return chain.moment(taken), source
+            for source, digest in database.execute(query, (newest[0].id,)):
+                held.setdefault(source, set()).add(digest)
+        return held
 
     def session(self, session_id: int) -> Session:
         """One of them. Raises RecordError where there is none of this id."""

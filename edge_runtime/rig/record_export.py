@@ -19,7 +19,8 @@ from edgeall.edge_runtime.rig.record import Record, RecordedFrame, RecordError, 
 from edgeall.edge_runtime.tools.tables import as_text
 
 COLUMNS = (
-    *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "trigger", "status", "reasons"),
+    *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "source_sha256"),
+    *("trigger", "status", "reasons"),
     *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
     *("review_note", "cells", "model_cell_labels", "cell_labels", "image", "probabilities"),
     *("model", "model_sha256", "software", "use"),
@@ -102,6 +103,7 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "taken": row.taken.isoformat(),
         "camera_frame": row.number,
         "source": row.source,
+        "source_sha256": row.source_sha256,
         "trigger": row.trigger,
         "status": row.status,
         "reasons": "; ".join(row.reasons),

@@ -32,6 +32,7 @@ from edgeall.edge_runtime.rig.camera import KeptOpen, SeenImages, open_camera
 from edgeall.edge_runtime.rig.cells import Box, cut_out
 from edgeall.edge_runtime.rig.certificate import certificate, names_of
 from edgeall.edge_runtime.rig.guard import local_names
+from edgeall.edge_runtime.rig.lock import sole_rig
 from edgeall.edge_runtime.rig.page import Page
 from edgeall.edge_runtime.rig.pictures import Explain
 from edgeall.edge_runtime.rig.record import Program, Record
@@ -42,6 +43,8 @@ DEMO_MODEL = Path(__file__).with_name("demo.tflite")
 """Of the cells of simulated slides; `edgeall.optimize.rig_demo` makes it."""
 CERTIFICATE = "page.pem"
 """In the record's folder."""
+FOLDER = "folder.json"
+"""In the record's folder: what lay in a watched folder when the open slide was begun."""
 SIMULATED = "simulated"
 ALIVE_S = 10.0
 """The judging thread may be silent so long before the watchdog is told that something is wrong."""
@@ -113,17 +116,18 @@ def serve(
     program = Program(name, digest, classifier.labels, {"camera": camera, "listen": listen})
     if _path_of(camera) is not None:
         open_camera(camera).close()  # a path mistyped is an error now; a camera may come later
-    with Record(record, program=program) as kept:
+    _check_apart(camera, record)
+    with Record(record, program=program) as kept, sole_rig(record):
         names = local_names() | {address.host.lower()}
         fingerprint = None
         if not address.loopback:
             fingerprint = certificate(record / CERTIFICATE, names | _own_addresses())
             names |= names_of(record / CERTIFICATE)
         beat = _Beat()
-        # A folder's images go on where the open slide's last one was, also those that came while nobody watched.
-        seen = SeenImages(kept.looked_at())
+        # An open slide's files go on with those that it doesn't have, also those that came while nobody watched.
+        seen = SeenImages(kept.held(), record / FOLDER)
         watched = KeptOpen(lambda: open_camera(camera, seen=seen))
-        station = Station(watched, classifier, kept, on_beat=beat)
+        station = Station(watched, classifier, kept, seen=seen, on_beat=beat)
         watchdog = Watchdog(beat.recent)
         page = Page(
             kept,
@@ -184,6 +188,7 @@ def install(model: Path, camera: str, record: Path, listen: str, users: Path | N
             f"--record {record}: the service may write to {service.STATE} alone",
             hint=f"--record {service.STATE}/record",
         )
+    _check_apart(camera, record)
     files = [model]
     watched = _path_of(camera)
     if watched is not None:
@@ -210,6 +215,20 @@ def _path_of(camera: str) -> Path | None:
     if camera in (SIMULATED, "picamera2") or camera.isdigit() or camera.startswith("/dev/"):
         return None
     return Path(camera.removeprefix("replay:"))
+
+
+def _check_apart(camera: str, record: Path) -> None:
+    """Raises UsageError where the rig would take the images that it records for new ones."""
+    source = _path_of(camera)
+    if source is None:
+        return
+    folder, own = source.resolve(), record.resolve()
+    replayed = camera.startswith("replay:") and own.is_relative_to(folder)  # with all its subfolders
+    if replayed or folder.is_relative_to(own):
+        raise UsageError(
+            f"--record {record} and --camera {camera}: the rig would judge the images that it keeps itself",
+            hint="keep the record beside the images, not among them",
+        )
 
 
 def _explain(model: Path, spec: InputSpec) -> Explain:

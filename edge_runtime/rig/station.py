@@ -28,7 +28,7 @@ from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.pipeline import Prediction, prediction
 from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.rig import cells
-from edgeall.edge_runtime.rig.camera import CameraState, Frame, KeptOpen
+from edgeall.edge_runtime.rig.camera import CameraState, Frame, KeptOpen, SeenImages
 from edgeall.edge_runtime.rig.quality import Gate, Quality, thresholds_of
 from edgeall.edge_runtime.rig.record import FrameRow, Record, SessionNotes
 
@@ -148,6 +148,10 @@ class Live:
         session_id: of the slide that is recorded; None between slides.
         settings: in force.
         problems: what doesn't work, in words; empty when all is well.
+        waits: the camera is a replay that waits for a slide to be begun.
+        notes: what else is to be known, in words: a replay waits or has ended, files of which nobody knows anything.
+        left_out: files that were there before the slide was begun, and those that came while none was open or judging
+            was off: none of them is recorded.
         health: of the machine.
     """
 
@@ -158,6 +162,9 @@ class Live:
     settings: Settings
     problems: tuple[str, ...]
     health: Health
+    waits: bool = False
+    notes: tuple[str, ...] = ()
+    left_out: tuple[int, int] = (0, 0)
     picture: Picture | None = None
     status: str = "waiting"
     quality: Quality | None = None
@@ -227,6 +234,7 @@ def _job(session_id: int, verdict: _Verdict, with_image: bool, captured_by: str 
         review_reason=verdict.review_reason,
         by=captured_by,
         source=frame.source,
+        source_sha256=frame.digest,
         quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")},
         cells=[dataclasses.asdict(cell) | {"review": cell.review} for cell in verdict.cells],
     )
@@ -243,6 +251,7 @@ class Station:
         classifier: used by the judging thread alone.
         record: open; who opened it closes it, after `stop`.
         gate: None takes the thresholds that travel with the model.
+        seen: of the camera's files, where it has some: those until then are left out of a slide that is begun.
         on_beat: called by the judging thread once or more a second while it is well, for a watchdog.
     """
 
@@ -253,12 +262,14 @@ class Station:
         record: Record,
         gate: Gate | None = None,
         *,
+        seen: SeenImages | None = None,
         on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         manifest = classifier.bundle.manifest if classifier.bundle else None
         self.unit = manifest.unit if manifest else "field"
         self._camera, self._classifier, self._record = camera, classifier, record
         self._gate = gate or Gate(thresholds_of(manifest))
+        self._seen = seen or SeenImages()
         self._on_beat = on_beat
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -268,6 +279,8 @@ class Station:
         self._slides = threading.Lock()  # one begins or ends at a time
         self._handing_on = threading.Lock()  # between a session's end and its last row
         self._new_slide = False
+        self._waits = False
+        self._left_out = 0
         self._fault = ""
         self._not_recorded = ""
         self._retry_at = 0.0
@@ -334,6 +347,11 @@ class Station:
         with self._slides, self._handing_on:
             if self._session_id is not None:
                 raise StationError("a session is open", hint="end it first")
+            try:
+                self._seen.keep()
+            except OSError as error:
+                reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+                raise StationError(f"the slide can't be begun ({reason})", hint="check the disk") from error
             self._session_id = self._record.start_session(notes, by)
             self._new_slide = True
             return self._session_id
@@ -405,21 +423,37 @@ class Station:
                     self._publish(None)
                     continue
                 after, frame = taken
-                self._hold(frame)
-                session_id = self._session_id
-                verdict = self._verdict(frame)
-                self._fault = ""
-                self._times.append(time.monotonic())
-                self._publish(verdict)
-                self._hand_on(verdict, session_id)
+                if frame.waits and self._session_id is None:
+                    self._publish(self._verdict(frame))  # to be seen, and judged once more for its slide
+                while not self._judge(frame) and frame.waits and not self._stop.is_set():
+                    pass  # its slide was ended meanwhile: it waits for the next
             except Exception as error:  # one frame, or one driver, must not end the watch
                 self._fault = f"judging fails: {_words(error)}"
                 self._publish(None)
                 self._stop.wait(_BEAT_S)
 
+    def _judge(self, frame: Frame) -> bool:
+        """False where a slide was to have it, and was ended before it did."""
+        self._hold(frame)
+        session_id = self._session_id
+        verdict = self._verdict(frame)
+        self._fault = ""
+        self._times.append(time.monotonic())
+        self._publish(verdict)
+        handed_on = self._hand_on(verdict, session_id)
+        if frame.source and not handed_on and not frame.waits:
+            self._left_out += 1
+        return handed_on or verdict.status == "unjudged"
+
     def _hold(self, frame: Frame) -> None:
-        """While a slide can't be recorded its files wait: they don't come again, as a camera's frames do."""
-        while frame.source and self._session_id is not None and not self._recordable() and not self._stop.is_set():
+        """While a slide can't be recorded its files wait: they don't come again, as a camera's frames do.
+
+        A replay also waits for a slide to be begun.
+        """
+        while frame.source and not self._stop.is_set():
+            self._waits = self._session_id is None and frame.waits
+            if not self._waits and (self._session_id is None or self._recordable()):
+                break
             self._on_beat()
             self._publish(None)
             self._stop.wait(_BEAT_S)
@@ -458,21 +492,22 @@ class Station:
             raise StationError(said.error)
         return said
 
-    def _hand_on(self, verdict: _Verdict, session_id: int | None) -> None:
-        """Have the frame recorded in the session it was judged in, if that is still open."""
+    def _hand_on(self, verdict: _Verdict, session_id: int | None) -> bool:
+        """Have the frame recorded in the session it was judged in, if that is still open; whether it was."""
         if session_id is None or self._not_recorded or verdict.status == "unjudged":
-            return
+            return False
         keep = verdict.status == "judged" and self._keeps(verdict)
         job = _job(session_id, verdict, keep)
         with self._handing_on:
             while session_id == self._session_id:
                 try:
                     self._jobs.put(job, timeout=_BEAT_S)
-                    return
+                    return True
                 except queue.Full:
                     self._on_beat()
                     self._fault = "judging waits for the record: the disk is slow"
                     self._publish(None)
+        return False
 
     def _keeps(self, verdict: _Verdict) -> bool:
         """Whether the settings want the frame's image."""
@@ -578,11 +613,27 @@ class Station:
             settings=self._settings,
             problems=self._problems(camera),
             health=self._health,
+            waits=self._waits,
+            notes=self._notes(camera),
+            left_out=(self._seen.before, self._left_out),
         )
+
+    def _notes(self, camera: CameraState) -> tuple[str, ...]:
+        notes = []
+        if self._waits:
+            notes.append(f"{camera.name} waits for a slide to be begun")
+        elif camera.state == "ended":
+            notes.append(camera.detail)
+        if self._seen.unknown:
+            notes.append(
+                f"{self._seen.unknown} images in the folder are left out: nobody knows whether they were there before"
+                " the slide was begun; copied in again under other names they are judged"
+            )
+        return tuple(notes)
 
     def _problems(self, camera: CameraState) -> tuple[str, ...]:
         problems = [self._fault, self._not_recorded]
-        if camera.state != "live":
+        if camera.state not in ("live", "ended"):
             problems.append(camera.detail)
         if self._health.space == "full":
             problems.append("the disk is nearly full: nothing is judged or recorded")

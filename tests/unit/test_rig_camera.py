@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from edgeall.edge_runtime.rig.camera import (
     Camera,
     CameraError,
     CameraState,
+    EndedError,
     Frame,
     KeptOpen,
     NoFrameError,
@@ -399,8 +402,8 @@ def test_a_folder_that_hangs_gives_each_file_once(
     assert camera.wait(after, 0.5) is None and camera.state().reopened == 1
 
 
-def written(folder: Path, name: str) -> datetime:
-    return datetime.fromtimestamp((folder / name).stat().st_mtime_ns / 1e9, timezone.utc)
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sources(camera: Camera) -> list[str]:
@@ -412,21 +415,64 @@ def sources(camera: Camera) -> list[str]:
     return found
 
 
-def test_a_watched_folder_goes_on_after_the_image_that_was_seen_last(tmp_path: Path) -> None:
-    now = int(time.time()) - 100
+def kept_of(folder: Path, list_file: Path) -> None:
+    """Leave behind what a rig does that has looked at all of a folder when a slide is begun."""
+    before = SeenImages(None, list_file)
+    camera = open_camera(str(folder), seen=before)
+    sources(camera)
+    before.keep()
+
+
+def test_a_watched_folder_goes_on_with_what_the_record_does_not_hold(tmp_path: Path) -> None:
+    """Whatever the clock says: a board without a battery starts at some earlier time."""
+    folder, list_file, now = tmp_path / "in", tmp_path / "folder.json", int(time.time()) - 100
+    folder.mkdir()
+    for number in range(2):
+        put(folder, f"old{number}.png", number, now + number)
+    kept_of(folder, list_file)
     for number in range(4):
-        put(tmp_path, f"{number}.png", number, now + number)
-    last = written(tmp_path, "1.png"), "1.png"
-    camera = open_camera(str(tmp_path), seen=SeenImages(last))
-    assert camera.read(0.1).taken.timestamp() == now + 2
+        put(folder, f"{number}.png", 10 + number, now + 10 + number)
+    held = {f"{number}.png": {digest_of(folder / f"{number}.png")} for number in range(3)}
+    put(folder, "back.png", 20, now - 3600)  # written after the power cut
+    put(folder, "1.png", 21, (folder / "1.png").stat().st_mtime)  # another one of the same name and time
+    (folder / "0.png").unlink()  # moved away when it had been looked at
+    seen = SeenImages(held, list_file)
+    camera = open_camera(str(folder), seen=seen)
+    assert sources(camera) == ["back.png", "1.png", "3.png"]
+    assert (seen.before, seen.unknown) == (2, 0)
+    assert sources(open_camera(str(folder), seen=seen)) == []  # opened anew
+    put(folder, "later.png", 22, now - 3000)
+    assert sources(camera) == ["later.png"]
+
+
+def test_what_was_there_before_the_slide_stays_left_out_though_its_time_is_set(tmp_path: Path) -> None:
+    folder, list_file = tmp_path / "in", tmp_path / "folder.json"
+    folder.mkdir()
+    put(folder, "looked-at.png", 1, time.time())
+    kept_of(folder, list_file)
+    os.utime(folder / "looked-at.png", (1e9, 1e9))  # a share whose clock or time zone is another
+    assert sources(open_camera(str(folder), seen=SeenImages({}, list_file))) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"folder": "/another", "files": []}', b'{"folder": 1'])
+def test_without_a_list_of_what_was_there_it_says_how_many_are_left_out(tmp_path: Path, content: bytes | None) -> None:
+    folder, list_file = tmp_path / "in", tmp_path / "folder.json"
+    folder.mkdir()
+    for number in range(3):
+        put(folder, f"{number}.png", number, time.time() - 100)
+    if content is not None:
+        list_file.write_bytes(content)
+    seen = SeenImages({"1.png": {digest_of(folder / "1.png")}}, list_file)
+    camera = open_camera(str(folder), seen=seen)
+    assert sources(camera) == [] and seen.unknown == 2
+    put(folder, "3.png", 3, time.time() - 200)
     assert sources(camera) == ["3.png"]
-    (tmp_path / "1.png").unlink()  # moved away when it had been looked at
-    assert sources(open_camera(str(tmp_path), seen=SeenImages(last))) == ["2.png", "3.png"]
-    began = written(tmp_path, "3.png") + timedelta(seconds=1), ""
-    camera = open_camera(str(tmp_path), seen=SeenImages(began))
-    assert sources(camera) == []  # none of them belongs to the slide
-    put(tmp_path, "4.png", 4, now + 5)
-    assert sources(camera) == ["4.png"]
+
+
+def test_rows_of_before_digests_were_recorded_are_known_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", 1, time.time())
+    put(tmp_path, "b.png", 2, time.time())
+    assert sources(open_camera(f"replay:{tmp_path}", rate=100.0, seen=SeenImages({"a.png": {""}}))) == ["b.png"]
 
 
 def test_files_with_strange_names_and_times_are_seen_once(tmp_path: Path) -> None:
@@ -434,7 +480,10 @@ def test_files_with_strange_names_and_times_are_seen_once(tmp_path: Path) -> Non
     put(tmp_path, strange, 4, time.time())
     taken = open_camera(str(tmp_path)).read(0.1)
     assert taken.source.encode("utf-8") == b"\\udcff.png"
-    assert sources(open_camera(str(tmp_path), seen=SeenImages((taken.taken, taken.source)))) == []
+    kept_of(tmp_path, tmp_path / "folder.json")
+    assert sources(open_camera(str(tmp_path), seen=SeenImages({}, tmp_path / "folder.json"))) == []
+    held = {taken.source: {taken.digest}}
+    assert sources(open_camera(f"replay:{tmp_path}", seen=SeenImages(held))) == []
     os.utime(tmp_path / strange, ns=(0, 2**62))
     assert abs(open_camera(str(tmp_path)).read(0.1).taken.year) > 2000  # whatever the file system says
 
@@ -442,9 +491,11 @@ def test_files_with_strange_names_and_times_are_seen_once(tmp_path: Path) -> Non
 def test_a_share_that_is_away_for_a_moment_brings_nothing_new(tmp_path: Path) -> None:
     share, away = tmp_path / "share", tmp_path / "away"
     share.mkdir()
-    for number in range(3):
+    put(share, "0.png", 0, time.time() - 100)
+    kept_of(share, tmp_path / "folder.json")
+    for number in (1, 2):
         put(share, f"{number}.png", number, time.time() - 100 + number)
-    seen = SeenImages((written(share, "1.png"), "1.png"))
+    seen = SeenImages({"1.png": {digest_of(share / "1.png")}}, tmp_path / "folder.json")
     share.rename(away)
     share.mkdir()  # where it will be mounted
     camera = open_camera(str(share), seen=seen)
@@ -469,10 +520,11 @@ def test_a_picture_of_nothing_is_passed_over_and_the_next_comes(
     Image.new("RGB", (20, 20), "white").save(tmp_path / "2.png")
     for number in (1, 2):
         os.utime(tmp_path / f"{number}.png", (now + number, now + number))
-    beginning = SeenImages((datetime.fromtimestamp(0, timezone.utc), ""))
+    (tmp_path / "folder.json").write_text(json.dumps({"folder": str(tmp_path), "files": []}))
     for source in (str(tmp_path), f"replay:{tmp_path}"):
+        beginning = SeenImages({}, tmp_path / "folder.json")
         frames, after = [], 0
-        camera = keep(lambda source=source: open_camera(source, rate=20.0, seen=beginning))
+        camera = keep(lambda source=source, seen=beginning: open_camera(source, rate=20.0, seen=seen))
         until_s = time.monotonic() + HANG_S
         while len(frames) < 2 and time.monotonic() < until_s:
             taken = camera.wait(after, 0.02)
@@ -490,7 +542,7 @@ def test_thousands_of_files_are_not_listed_all_the_time(tmp_path: Path, monkeypa
     camera = open_camera(str(tmp_path))
     listings, images = [], WatchedFolder._images
 
-    def slow(self: WatchedFolder) -> list[tuple[int, str]]:
+    def slow(self: WatchedFolder) -> Any:
         listings.append(time.monotonic())
         time.sleep(0.02)
         return images(self)
@@ -521,8 +573,10 @@ def test_an_image_sequence_is_replayed_in_order_at_its_rate(tmp_path: Path) -> N
     frames = [camera.read(1.0) for _ in range(5)]
     assert time.monotonic() - begin >= 4 / 20
     assert all(np.array_equal(f.pixels, np.asarray(grainy_image(n))) for n, f in enumerate(frames))
-    with pytest.raises(NoFrameError, match="ended after 5 images"):
+    with pytest.raises(EndedError, match="ended after 5 images"):
         camera.read(0.01)
+    assert [each.source for each in frames] == [f"{number}.png" for number in range(5)]
+    assert all(each.waits and each.digest == digest_of(tmp_path / each.source) for each in frames)
 
 
 def test_a_damaged_image_of_a_sequence_is_passed_over(tmp_path: Path) -> None:
@@ -536,30 +590,79 @@ def test_a_damaged_image_of_a_sequence_is_passed_over(tmp_path: Path) -> None:
     assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(2)))
 
 
-def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:
+def video(path: Path, levels: Sequence[int], codec: str = "MJPG") -> Path:
+    """One frame for each level of red, 25 a second."""
     cv2 = pytest.importorskip("cv2")
-    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (64, 48))
-    levels = (40, 120, 200) * 5
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25.0, (64, 48))
     for level in levels:
         writer.write(np.full((48, 64, 3), (level, 90, 30), np.uint8))  # B, G, R
     writer.release()
+    return path
+
+
+def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:
+    levels = (40, 120, 200) * 5
+    source = f"replay:{video(tmp_path / 'v.avi', levels)}"
     begin = time.monotonic()
-    camera = open_camera(f"replay:{tmp_path / 'v.avi'}")
+    camera = open_camera(source)
     frames = [camera.read(1.0) for _ in levels]
-    took_s = time.monotonic() - begin
+    assert time.monotonic() - begin >= 0.4  # 14 periods are 0.56 s
     assert [int(f.pixels[20, 20, 2]) for f in frames] == pytest.approx(levels, abs=8)
     assert all(abs(int(f.pixels[20, 20, 0]) - 30) < 8 for f in frames)
-    assert took_s >= 0.4  # 14 periods are 0.56 s
-    with pytest.raises(NoFrameError, match="ended after 15 frames"):
+    assert [f.source for f in frames] == [f"v.avi frame {n + 1}" for n in range(15)] and all(f.waits for f in frames)
+    assert np.diff([f.clock_s for f in frames]) == pytest.approx(1 / 25)  # however late they were read
+    with pytest.raises(EndedError, match=r"ended after 15 frames$"):
         camera.read(0.01)
     camera.close()
 
 
-def test_a_file_that_is_no_video_is_an_error(tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
-    (tmp_path / "v.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(CameraError, match="can't be opened"):
-        open_camera(f"replay:{tmp_path / 'v.mp4'}")
+def test_a_video_goes_on_where_the_record_ends(tmp_path: Path) -> None:
+    levels = tuple(range(30, 230, 20))
+    path = video(tmp_path / "v.avi", levels)
+    frames = [*map(open_camera(f"replay:{path}", rate=500.0).read, [1.0] * 6)]
+    held = {frame.source: {frame.digest} for frame in frames}
+    again = open_camera(f"replay:{path}", rate=500.0, seen=SeenImages(held))
+    assert again.read(5.0).source == "v.avi frame 7" and len(sources(again)) == 3
+    with pytest.raises(EndedError, match="ended after 4 frames, after 6 that were seen before"):
+        again.read(0.01)
+    other = open_camera(f"replay:{video(path, levels[::-1])}", rate=500.0, seen=SeenImages(held))
+    assert other.read(5.0).source == "v.avi frame 1"  # another video of that name
+
+
+def test_each_frame_of_a_video_waits_until_it_is_taken(tmp_path: Path, keep: Callable[..., KeptOpen]) -> None:
+    path = video(tmp_path / "v.avi", range(30, 230, 20))
+    camera = keep(lambda: open_camera(f"replay:{path}", rate=500.0))
+    seen, after = [], 0
+    while len(seen) < 10:
+        after, frame = camera.wait(after, 20.0) or pytest.fail(f"no more than {seen}")
+        time.sleep(0.05)
+        seen.append(frame.source)
+    assert seen == [f"v.avi frame {n + 1}" for n in range(10)] and camera.state().dropped_frames == 0
+    until(lambda: camera.state().state == "ended", 20.0)
+    assert camera.state().detail.endswith("ended after 10 frames") and camera.state().fault == ""
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_video_that_is_none_or_broke_off_has_an_apt_hint(tmp_path: Path, kept: float) -> None:
+    path = video(tmp_path / "v.mp4", range(30, 230, 4), "mp4v")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))] if kept else b"no video" * 100)
+    with pytest.raises(CameraError, match="can't be opened") as caught:
+        open_camera(f"replay:{path}")
+    assert "whole" in caught.value.hint and "plugged" not in caught.value.hint
+
+
+def test_a_video_that_ends_too_early_is_said_to(tmp_path: Path) -> None:
+    path = video(tmp_path / "v.avi", range(30, 230, 4))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    camera = open_camera(f"replay:{path}", rate=1000.0)
+    count = len(sources(camera))
+    with pytest.raises(
+        EndedError, match=rf"ended after {count} frames; {50 - count} more .* is the file whole"
+    ) as caught:
+        camera.read(0.01)
+    assert 0 < count < 50, caught.value
 
 
 def test_a_usb_camera_that_is_not_there_is_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import fcntl
 import json
 import os
 import re
@@ -265,17 +266,36 @@ def test_a_frame_that_is_captured_again_counts_once(record: Record, tmp_path: Pa
     assert (found.review_needed, found.reviewed, found.corrected) == (1, 1, 1)
 
 
-def test_up_to_where_an_open_slide_has_been_looked_at(record: Record) -> None:
-    assert record.looked_at() is None
+def test_the_files_that_an_open_slide_holds(record: Record) -> None:
+    assert record.held() is None
+    record.add_frame(record.start_session(SessionNotes("S0")), replace(JUDGED, source="a.png", source_sha256="0"))
+    record.end_session(record.sessions()[0].id)
+    assert record.held() is None
     session = record.start_session(SessionNotes("S1"))
-    began = record.session(session).started
-    assert record.looked_at() == (datetime.fromisoformat(began.replace("Z", "+00:00")), "")
-    late, early = JUDGED.taken + timedelta(hours=1), JUDGED.taken
-    for taken, source in ((late, "a.png"), (late, "b.png"), (early, "copied-later.png")):
-        record.add_frame(session, replace(JUDGED, taken=taken, source=source))
-    assert record.looked_at() == (late, "b.png")
+    assert record.held() == {}
+    for source, digest in (("a.png", "1"), ("a.png", "2"), ("b.png", "3"), ("c.png", ""), ("", "")):
+        record.add_frame(session, replace(JUDGED, source=source, source_sha256=digest))
+    assert record.held() == {"a.png": {"1", "2"}, "b.png": {"3"}, "c.png": {""}}
     record.end_session(session)
-    assert record.looked_at() is None
+    assert record.held() is None
+
+
+def test_a_clock_that_was_set_back_prunes_nothing_new(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "now", lambda: "2026-01-01T10:00:00.000000Z")
+    session, images = record.start_session(SessionNotes("S1")), []
+    for at, colour in (
+        ("2026-01-02", "red"),
+        ("2026-05-01", "green"),
+        ("1970-01-01", "blue"),
+    ):  # a board without a clock
+        monkeypatch.setattr(chain, "now", lambda at=at: f"{at}T10:00:00.000000Z")
+        images.append(record.frame(record.add_frame(session, JUDGED, jpeg(tmp_path, colour))).image)
+    assert record.prune_images(datetime(2026, 4, 1, tzinfo=timezone.utc)).images == 1
+    assert [record.image_path(str(image)) is not None for image in images] == [False, True, True]
+    assert not record.verify()
+    assert record.prune_images(datetime(2026, 6, 1, tzinfo=timezone.utc)).images == 2 and not record.verify()
 
 
 def test_an_empty_session_comes_to_nothing(record: Record) -> None:
@@ -360,11 +380,34 @@ def test_an_image_is_on_the_disk_before_its_row(
 def test_what_a_power_cut_left_half_written_is_removed(tmp_path: Path) -> None:
     incoming = tmp_path / "incoming"
     incoming.mkdir()
-    (incoming / "old.1.1").write_bytes(b"half")
-    os.utime(incoming / "old.1.1", (0, 0))
-    (incoming / "new.1.1").write_bytes(b"half")
+    for name in ("left.1.1", "under-way.1.1"):
+        (incoming / name).write_bytes(b"half")
+    with open(incoming / "under-way.1.1", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as by who writes it, whatever the clocks say
+        with Record(tmp_path):
+            assert [path.name for path in incoming.iterdir()] == ["under-way.1.1"]
     with Record(tmp_path):
-        assert [path.name for path in incoming.iterdir()] == ["new.1.1"]
+        assert not list(incoming.iterdir())
+
+
+def test_a_label_too_long_for_a_folder_is_refused_at_once(record: Record, tmp_path: Path) -> None:
+    session = record.start_session(SessionNotes("S1"))
+    frame = record.add_frame(session, JUDGED, jpeg(tmp_path, "red"))
+    with pytest.raises(UsageError, match="can't be the name of a folder"):
+        record.add_review(frame, "芽" * 90, "expert")  # 270 bytes
+    record.add_review(frame, "芽" * 60, "expert")
+    assert record.export_training(tmp_path / "out") == {"芽" * 60: 1}
+
+
+def test_a_name_with_line_breaks_is_one_field_of_a_table(record: Record, tmp_path: Path) -> None:
+    names = ["a\nb.png", "c\r\nd.png", 'e"f,g.png', "=1+1.png"]
+    session = record.start_session(SessionNotes("S\n1"))
+    for name in names:
+        record.add_frame(session, replace(JUDGED, source=name))
+    record.export_csv(session, tmp_path / "frames.csv")
+    with open(tmp_path / "frames.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["source"] for row in rows] == [*names[:3], "'=1+1.png"] and {row["sample"] for row in rows} == {"S\n1"}
 
 
 # Append-only

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import ssl
 import stat
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from edgeall.edge_runtime.rig import serve as room
 from edgeall.edge_runtime.rig import service
 from edgeall.edge_runtime.rig.access import read_users
 from edgeall.edge_runtime.rig.certificate import certificate, names_of
+from edgeall.edge_runtime.rig.chain import RecordError
+from edgeall.edge_runtime.rig.lock import LOCK, sole_rig
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,16 @@ def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> Non
     path.write_text("nonsense")
     with pytest.raises(EdgeallError, match="no certificate"):
         certificate(path, [])
+
+
+def test_a_certificate_of_a_board_without_a_clock_holds_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryptography import x509
+
+    monkeypatch.setattr("edgeall.edge_runtime.rig.certificate._now", lambda: datetime(1970, 1, 1, tzinfo=timezone.utc))
+    (tmp_path / f".page.pem.{os.getpid()}").touch()  # left by a process that was killed
+    certificate(tmp_path / "page.pem", {"rig"})
+    made = x509.load_pem_x509_certificate((tmp_path / "page.pem").read_bytes())
+    assert made.not_valid_before_utc.year == 2020 and made.not_valid_after_utc.year >= 2036
 
 
 def test_the_demos_model_is_small_and_says_what_it_is() -> None:
@@ -211,3 +225,40 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(room, "serve", missing)
     assert cli.main(["rig", "--demo"]) == 1
     assert 'pip install ".[rig]"' in capsys.readouterr().err
+
+
+def test_a_second_rig_on_one_record_is_refused_and_a_dead_ones_lock_is_none(tmp_path: Path) -> None:
+    first = Served(tmp_path)
+    try:
+        with pytest.raises(
+            RecordError, match=rf"another rig records into it \(process {first.process.pid} on "
+        ) as caught:
+            room.serve(*arguments(tmp_path, "127.0.0.1:0", None), note=print)
+        assert "--record" in caught.value.hint
+        assert cli.main(["record", "verify", str(tmp_path / "record")]) == 0  # tools may run
+        first.process.kill()
+    finally:
+        first.stop()
+    assert (tmp_path / "record" / LOCK).read_text().startswith(f"process {first.process.pid} on ")
+    with sole_rig(tmp_path / "record"):
+        pass
+
+
+def test_a_record_is_not_kept_among_the_images_that_are_judged(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "record" / "images" / "ab").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(images)
+    own = images / "record"
+    for camera, record in (
+        (f"replay:{images}", own),
+        (f"replay:{tmp_path / 'link'}", own),
+        (f"replay:{images}", images),
+        (str(images), images),
+        (str(own / "images" / "ab"), own),
+    ):
+        for start in (room.serve, room.install):
+            told = {"note": print} if start is room.serve else {}
+            with pytest.raises(UsageError, match=r"the rig would judge the images that it keeps itself|may write to"):
+                start(room.DEMO_MODEL, camera, record, "127.0.0.1:0", None, **told)
+    room._check_apart(str(images), own)  # a watched folder's subfolders are left alone
+    room._check_apart("simulated", own)

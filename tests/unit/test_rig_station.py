@@ -29,6 +29,7 @@ from edgeall.edge_runtime.rig import station as station_module
 from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen, SeenImages, open_camera
 from edgeall.edge_runtime.rig.cells import crop, find_cells
 from edgeall.edge_runtime.rig.chain import reading
+from edgeall.edge_runtime.rig.live_page import light
 from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, RecordFullError, SessionNotes
 from edgeall.edge_runtime.rig.serve import ALIVE_S
 from edgeall.edge_runtime.rig.slide import Slide, draw_slide
@@ -82,9 +83,13 @@ def make(
     stations: list[Station] = []
 
     def start(
-        camera: Callable[[], Camera] | None = None, bundle: Path = tiny_bundle, to: Record = record, **named: Any
+        camera: Callable[[], Camera] | None = None,
+        bundle: Path = tiny_bundle,
+        to: Record = record,
+        stall_s: float = 0.5,
+        **named: Any,
     ) -> Station:
-        kept = KeptOpen(camera or (lambda: Stills(slide)), stall_s=0.5)
+        kept = KeptOpen(camera or (lambda: Stills(slide)), stall_s=stall_s)
         station = Station(kept, Classifier.open(bundle, threads=1), to, **named)
         stations.append(station)
         station.start()
@@ -167,9 +172,9 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     folder.mkdir()
     fields = Stills(slide).fields
 
-    def put(number: int) -> None:
+    def put(number: int, back_s: float = 0.0) -> None:
         Image.fromarray(fields[number % 3]).save(folder / ".new", "png", compress_level=1)
-        os.utime(folder / ".new", (1_800_000_000 + 0.1 * number,) * 2)
+        os.utime(folder / ".new", (1_800_000_000 + 0.1 * number - back_s,) * 2)
         (folder / ".new").rename(folder / f"{number}.png")  # at once with its time, by which they are sorted
 
     def recorded(session: int) -> list[tuple[str, str]]:
@@ -177,25 +182,65 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
 
     put(0)
 
-    def watched() -> Callable[[], Camera]:
-        seen = SeenImages(record.looked_at())
-        return lambda: open_camera(str(folder), seen=seen)
+    def watched() -> Station:
+        seen = SeenImages(record.held(), tmp_path / "folder.json")
+        return make(lambda: open_camera(str(folder), seen=seen), bundle=bundle, seen=seen, stall_s=30.0)
 
-    station = make(watched(), bundle=bundle)
+    station = watched()
     until(station, lambda live: live.picture is not None)
     session = station.start_session(NOTES)  # the field that was there before belongs to no slide
     for number in (1, 2, 3):
         put(number)
     until(station, lambda live: len(recorded(session)) == 3)
     station.stop()
-    for number in (4, 5):
-        put(number)
-    again = make(watched(), bundle=bundle)
+    put(5, back_s=86400)  # the board has started with another time
+    put(4, back_s=86400)
+    again = watched()
     until(again, lambda live: len(recorded(session)) == 5)
     assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none of them moves
+    assert again.live().left_out == (1, 0) and again.live().notes == ()
     assert all(frame.row.review and frame.image for frame in record.frames(session))  # however fast they came
     again.end_session()
-    assert record.looked_at() is None
+    assert record.held() is None
+    put(6)
+    until(again, lambda live: live.left_out == (1, 1))  # it is shown, and belongs to no slide
+
+
+def test_a_replay_waits_for_a_slide_and_gives_it_every_frame(
+    make: Callable[..., Station], record: Record, slide: Slide, tmp_path: Path
+) -> None:
+    folder, fields = tmp_path / "in", Stills(slide).fields
+    (folder / "a").mkdir(parents=True)
+    names = [f"{number}.png" for number in range(4)] + [f"a/{number}.png" for number in range(4)]
+    for number, name in enumerate(names):
+        Image.fromarray(np.roll(fields[number % 3], number, axis=1)).save(folder / name, compress_level=1)
+    names = sorted(names[:4]) + sorted(names[4:])
+
+    def replayed() -> Station:
+        seen = SeenImages(record.held(), tmp_path / "folder.json")
+        return make(lambda: open_camera(f"replay:{folder}", rate=50.0, seen=seen), seen=seen, stall_s=30.0)
+
+    def recorded() -> list[str]:
+        return [f.row.source for s in reversed(record.sessions()) for f in reversed(record.frames(s.id, limit=None))]
+
+    station = replayed()
+    live = until(station, lambda live: light(live)[1] == "The replay waits")
+    assert live.status == "judged" and live.picture is not None  # its first frame is there to be looked at
+    assert live.notes == (f"replay of {folder} waits for a slide to be begun",)
+    time.sleep(0.5)
+    first = station.start_session(NOTES)
+    until(station, lambda live: record.session(first).frames >= 2)
+    station.end_session()
+    until(station, lambda live: live.waits or live.camera.state == "ended")
+    second = station.start_session(NOTES)
+    until(station, lambda live: record.session(second).frames >= 1 or live.camera.state == "ended")
+    station.stop()  # as a power cut does: the slide stays open
+    again = replayed()
+    live = until(again, lambda live: live.camera.state == "ended" and len(recorded()) == len(names))
+    assert sorted(recorded()) == sorted(names)  # each once, over two slides and two runs
+    assert "ended after" in live.notes[0] and live.problems == () and light(live)[1] == "The replay has ended"
+    again.end_session()
+    assert set(names) == set(recorded())
 
 
 def test_a_folders_images_wait_while_nothing_can_be_recorded(
@@ -216,7 +261,7 @@ def test_a_folders_images_wait_while_nothing_can_be_recorded(
     monkeypatch.setattr(Record, "add_frame", add)
     put(0)
     seen = SeenImages()
-    station = make(lambda: open_camera(str(folder), seen=seen))
+    station = make(lambda: open_camera(str(folder), seen=seen), stall_s=30.0)
     until(station, lambda live: live.picture is not None)
     session = station.start_session(NOTES)
     failing.set()

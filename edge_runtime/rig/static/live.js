@@ -40,12 +40,13 @@ function tell(now) {
   }
   text("rate", now.rate);
   text("camera", now.camera);
-  if (now.problems.join() !== problems) {
-    problems = now.problems.join();
-    $("problems").replaceChildren(...now.problems.map((problem) => {
+  const lines = [...now.problems.map((text) => ["bad", text]), ...now.notes.map((text) => ["warn", text])];
+  if (lines.join() !== problems) {
+    problems = lines.join();
+    $("problems").replaceChildren(...lines.map(([level, said]) => {
       const line = document.createElement("p");
-      line.className = "notice bad";
-      line.textContent = problem;
+      line.className = `notice ${level}`;
+      line.textContent = said;
       return line;
     }));
   }
