@@ -163,7 +163,7 @@ def quantize(
         robust: also measure the result under corruptions, `edgeall.train.robustness.robustness`; mean and worst go
             into the file.
         target_sensitivity: see `edgeall.optimize.calibrate.review_rule`, as the next one.
-        review_budget: at most this share of images is sent to review; 0: for their probability none is.
+        review_budget: at most this share of images is sent to review as uncertain; 0: none.
         explain: give the last feature map as the second output, not its mean alone: `edgeall run --explain` draws with
             it where the answer comes from.
         layer_report: measure what rounding each layer costs (integer schemes), on the validation side.
