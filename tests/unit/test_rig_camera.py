@@ -84,8 +84,8 @@ def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., KeptOpen]]:
     monkeypatch.setattr(KeptOpen, "OPEN_S", 0.5)
     started: list[KeptOpen] = []
 
-    def start(factory: Callable[[], Camera]) -> KeptOpen:
-        camera = KeptOpen(factory, stall_s=0.3)
+    def start(factory: Callable[[], Camera], stall_s: float = 0.3) -> KeptOpen:
+        camera = KeptOpen(factory, stall_s=stall_s)
         started.append(camera)
         camera.start()
         return camera
@@ -357,14 +357,14 @@ def test_each_file_waits_until_it_is_taken(
     monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
     now = time.time() - 100
     put(tmp_path, "first.png", 0, now)
-    camera = keep(lambda: open_camera(str(tmp_path)))
+    camera = keep(lambda: open_camera(str(tmp_path)), 1.5)  # a busy machine keeps the reader waiting for long
     until(lambda: camera.state().frames == 1)
     for number in range(1, 6):
         put(tmp_path, f"{number}.png", number, now + number, b"no image" if number == 3 else None)
     seen, after = [], 0
     while len(seen) < 5:
         after, frame = camera.wait(after, HANG_S) or pytest.fail(f"no more than {seen}")
-        time.sleep(0.4)  # longer than a camera may be silent
+        time.sleep(0.1 if seen else 1.7)  # once for longer than a camera may be silent
         seen.append(frame.source)
     assert seen == ["first.png", "1.png", "2.png", "4.png", "5.png"]
     state = camera.state()
