@@ -19,7 +19,7 @@ from edgeall.edge_runtime.parallel import WORTH_MEASURING, Layout, Pool, choose
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.train import cache
 from edgeall.train.against import held_against, open_other
-from edgeall.train.dataset import Dataset, load_dataset, positive_labels
+from edgeall.train.dataset import Dataset, independent_notes, load_dataset, positive_labels
 from edgeall.train.metrics import metrics_of
 from edgeall.train.progress import Progress
 from edgeall.train.reliability import trust
@@ -304,6 +304,8 @@ def _entries(
     if side not in (None, "all"):
         raise UsageError(f"--side {side}: no split says which images those are", hint="give --split RUN/split.json")
     scanned = scan(dataset)
+    for said in independent_notes(dataset):
+        progress.note(said)
     for problem in scanned.dataset.problems:
         progress.note(f"skipped {problem.path}: {problem.reason}")
     _check_labels(scanned.dataset.labels, labels, model)

@@ -150,7 +150,8 @@ def _check(folder: Path, source: Source) -> None:
 
 
 def _faults(dataset: Dataset, part: Part) -> list[str]:
-    found = Counter(sample.label for sample in dataset.samples if part.word in sample.path)
+    every = (*dataset.samples, *dataset.independent)
+    found = Counter(sample.label for sample in every if part.word in sample.path)
     where = f" in {part.word}*" if part.word else ""
     faults = []
     if found.total() != part.images:

@@ -363,6 +363,9 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
         "skipped": len(facts["problems"]),
         "default split": _default_split(facts["split"]),
     }
+    kept_out = [f"{one['folder']} ({one['images']:,})" for one in facts.get("independent", ())]
+    if kept_out:
+        counts["independent test set"] = ", ".join(kept_out)
     parts = [
         record(counts),
         table(

@@ -189,10 +189,14 @@ def test_auto_is_image_where_names_are_no_numbering() -> None:
 
 
 def test_the_folds_of_a_cross_validation_are_of_one_level() -> None:
-    """Room for the first fold's blocks need not be room for another's."""
-    for images in (250, 310, 400):
+    """Where there is room for the first fold's blocks, there need not be for another's."""
+    found = []
+    for images in (80, 120, 160):
         scanned = scan_of(plain(images))
-        assert len({make_split(scanned, fold=(i, 5)).level for i in range(1, 6)}) == 1
+        levels = {make_split(scanned, fold=(i, 4), embargo=8).level for i in range(1, 5)}
+        assert len(levels) == 1
+        found += levels
+    assert set(found) == {"image", "block"}, "else nothing was asked"
 
 
 def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> None:

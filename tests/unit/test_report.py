@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from edgeall.train.dataset import load_dataset
 from edgeall.train.metrics import compute_metrics
 from edgeall.train.report import ERRORS_SHOWN, write_report
 from edgeall.train.scan import scan
-from edgeall.train.split import Split, SplitEntry, load_split, make_split, save_split
+from edgeall.train.split import LEFT_OUT, Split, SplitEntry, load_split, make_split, save_split
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 ILL = ("Early", "Pre", "Pro")
@@ -286,12 +287,37 @@ def test_image_level_split_is_called_optimistic(page: Page) -> None:
     assert "image-level split: optimistic" in page.text
 
 
-@pytest.mark.parametrize("level", ["subject", "block"])
-def test_other_split_levels_are_not(tmp_path: Path, level: str) -> None:
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [("subject", "subject-level split."), ("block", "blocks of neighbouring file numbers."), ("given", "as given.")],
+)
+def test_other_split_levels_are_not(tmp_path: Path, level: str, words: str) -> None:
     rows = [*right("train"), *right("validation"), *right("test"), ("a", "test", 0, 1, 0.9)]
     text = report(tmp_path, rows, level=level).text
-    assert f"{level}-level split." in text
+    assert words in text
     assert "optimistic" not in text
+
+
+def test_what_contiguous_blocks_left_out_is_counted(tmp_path: Path) -> None:
+    rows = [*right("train"), *right("validation"), *right("test")]
+    run_dir, run = make_run(tmp_path, rows, level="block")
+    reasons = ("embargo", "embargo", "duplicate")
+    out = tuple(SplitEntry(f"out/{n}", "Pro", None, "cd" * 32, LEFT_OUT, why) for n, why in enumerate(reasons))
+    split = load_split(run_dir / "split.json")
+    save_split(replace(split, embargo=37, entries=(*split.entries, *out)), run_dir / "split.json")
+    text = Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
+    assert "contiguous blocks of file numbers, embargo 37: 3 images left out." in text
+    assert "more than 37 numbers away from any other side. 2 images nearer to a border are on no side." in text
+    assert "Nor are 1 that show what, or whom, an image of another side shows." in text
+
+
+def test_duplicates_across_given_sides_are_counted_and_named(tmp_path: Path) -> None:
+    rows = [*right("train"), *right("validation"), *right("test")]
+    run_dir, run = make_run(tmp_path, rows, level="given")
+    split = load_split(run_dir / "split.json")
+    save_split(replace(split, across=(("train/x", "test/y"),)), run_dir / "split.json")
+    text = Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
+    assert "1 groups of duplicates, 2 images, lie on several sides (the first: train/x, test/y)" in text
 
 
 def test_subjects_have_figures_and_a_table_of_their_own(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_long_lists_of_problems_are_cut_in_the_table_alone() -> None:
         "near_duplicates": 2,
         "conflicts": [["a/1", "b/1"]],
         "problems": [{"path": f"{n}.png", "reason": "empty"} for n in range(25)],
+        "split": {"text": "not possible: only one class (a)"},
     }
     text = tables.data_text(facts)
     assert "a/1 = b/1" in text
@@ -158,6 +159,7 @@ def test_long_lists_of_problems_are_cut_in_the_table_alone() -> None:
     assert "20.png" not in text
     assert "and 5 more (--json has all)" in text
     assert "and 3 more" in text
+    assert "default split" in text and "not possible: only one class (a)" in text
 
 
 def test_bench_says_what_its_accuracy_is_worth() -> None:
@@ -223,6 +225,7 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
         "near_duplicates": 0,
         "conflicts": [[EVIL, EVIL]],
         "problems": [{"path": EVIL, "reason": EVIL}],
+        "split": {"text": EVIL, "train": 1, "validation": 1, "test": 1, "across": [[EVIL, EVIL]]},
     }
     texts = [
         tables.metrics_text(found),
