@@ -83,7 +83,7 @@ SAYS = {
     "bench": r"p50",
     "compare-bench": r"p50|latency",
     "inspect": r"golden",
-    "sign": r"key|sign",
+    "sign": r"members",
     "doctor": r"ok",
     "devices ls": r"ssh://|none yet",
     "record verify": r"head",
