@@ -83,7 +83,7 @@ SAYS = {
     "bench": r"p50",
     "compare-bench": r"p50|latency",
     "inspect": r"golden",
-    "sign": r"key|sign",
+    "sign": r"members",
     "doctor": r"ok",
     "devices ls": r"ssh://|none yet",
     "record verify": r"head",
@@ -286,12 +286,12 @@ def prepare(line: Line, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("line", RUN, ids=lambda line: line.text)
-def test_a_documented_line_does_what_it_says(line: Line, world: Path, tmp_path: Path) -> None:
+def test_a_documented_line_does_what_it_says(line: Line, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if line.name == "rig":
         _serve(line, tmp_path)
         return
     folder = tmp_path / "here"
-    shutil.copytree(world, folder)
+    shutil.copytree(request.getfixturevalue("world"), folder)
     prepare(line, folder)
     head = ""
     if "slides" in line.words:
