@@ -114,7 +114,7 @@ def check_is_run(run: Path) -> None:
     if run.is_dir() and ((run / "run.json").exists() or not keras):
         return
     if not run.exists():
-        raise DataError(f"{run}: no such run", hint="check the path; a run is a folder made by `edgeall train`")
+        raise DataError(f"{run}: not a complete run (no such folder)", hint="check the path")
     hint = "give the folder that `edgeall train --out` made"
     if (run.parent / "run.json").exists():
         hint = f"give its folder: {run.parent}"

@@ -136,6 +136,12 @@ def _add_errors(app: FastAPI, page: Page) -> None:
             request, status, "That can't be done" if status != 404 else "Not found", error.message, error.hint
         )
 
+    @app.exception_handler(OSError)
+    def disk(request: Request, error: OSError) -> HTMLResponse:
+        reason = error.strerror or str(error)
+        text = f"{error.filename}: {reason}" if error.filename else reason
+        return message(request, 500, "That can't be done", text, "see the health page: is a disk full or away?")
+
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> HTMLResponse:
         fields = ", ".join(sorted({str(each["loc"][-1]) for each in error.errors()}))

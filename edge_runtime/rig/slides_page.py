@@ -47,12 +47,13 @@ def slides_routes(page: Page) -> APIRouter:
         """A folder to export into; whoever sends the result removes it, failing ones are removed here."""
         if not exporting.acquire(blocking=False):
             raise Busy("another export is being made", hint="wait until it is done")
-        folder = Path(tempfile.mkdtemp(prefix="edgeall-export-"))
         try:
-            yield folder
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            folder = Path(tempfile.mkdtemp(prefix="edgeall-export-"))
+            try:
+                yield folder
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         finally:
             exporting.release()
 

@@ -307,3 +307,15 @@ def test_no_phone_times_one_pixel(write: Write, tmp_path: Path) -> None:
     program.touch()
     with pytest.raises(BundleError, match="no fixed size"):  # before the device is asked for anything
         bench_by_benchmark_model(None, write("any-size"), program, 1, 1.0, None)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_is_left_open_is_one_image(write: Write) -> None:
+    expected = labelled(write("float32"))
+    pixels = preprocess(grainy_image(2), SPEC)
+
+    def change(parts: Any) -> None:
+        input_of(parts).shape, input_of(parts).shapeSignature = [4, 32, 48, 3], [-1, 32, 48, 3]
+
+    classifier = labelled(write("float32", change))
+    assert classifier.model.input.shape == (1, 32, 48, 3)
+    np.testing.assert_allclose(classifier.predict(pixels), expected.predict(pixels), atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import io
 import json
 import re
@@ -12,7 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fixtures_rig import TAKEN, Rig
@@ -567,6 +568,20 @@ def test_the_training_folder(rig: Rig, page: TestClient, monkeypatch: pytest.Mon
         assert sorted(archive.namelist()) == ["Early/", f"Early/{rig.record.frame(frame).image}.jpg", "README.txt"]
         assert RESEARCH_USE in archive.read("README.txt").decode()
     assert set(tmp_path.iterdir()) == before  # nothing of the exports is left
+
+
+def test_a_full_temporary_folder_is_named(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = rig.session()
+    rig.frame(session)
+
+    def full(**_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/edgeall-export-x")
+
+    monkeypatch.setattr(slides_page.tempfile, "mkdtemp", full)
+    answer = page.get(f"/slides/{session}/frames.csv")
+    assert answer.status_code == 500 and "/tmp/edgeall-export-x: No space left on device" in answer.text
+    monkeypatch.undo()
+    assert page.get(f"/slides/{session}/frames.csv").status_code == 200  # and the next one is made
 
 
 def test_one_export_at_a_time(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

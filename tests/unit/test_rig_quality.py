@@ -168,6 +168,17 @@ def test_movement_is_told_from_the_sensors_noise_and_the_lamps_flicker(slide: Sl
             assert quality.motion_px == pytest.approx(pixels / 4, rel=0.6)  # of a field 320 wide
 
 
+@pytest.mark.parametrize("source", ["", "v.mp4 frame 2"])
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_hides_no_movement(slide: Slide, step_s: float, source: str) -> None:
+    """Of a camera's frames and of a video's, which follow each other on a clock of their own."""
+    gate, taken = Gate(), datetime(2026, 11, 21, tzinfo=timezone.utc)
+    here, there = (np.ascontiguousarray(slide.pixels[:HEIGHT, left : left + WIDTH]) for left in (1400, 1460))
+    gate.judge(Frame(here, taken, 0, source, clock_s=10.0))
+    later = taken + timedelta(seconds=step_s)
+    assert "moving" in gate.judge(Frame(there, later, 1, source, clock_s=10.0 + 1 / 30)).reasons
+
+
 def test_files_do_not_move_however_fast_they_come(slide: Slide) -> None:
     gate, taken = Gate(), datetime(2026, 11, 21, tzinfo=timezone.utc)
     told = [

@@ -76,7 +76,7 @@ def test_a_damaged_run_json_is_an_error(tmp_path: Path, content: str) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such run"):
+    with pytest.raises(DataError, match="no such folder"):
         load_run(tmp_path / "nowhere")
     with pytest.raises(DataError, match="not a complete run"):
         load_run(tmp_path)
