@@ -107,7 +107,7 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "0.25 points",
         "700,000",
         "600,000",
-        "block-level split",
+        "blocks of neighbouring file numbers",
         "99.00 %",
         "450,000",
         "75.00 %",
