@@ -59,14 +59,14 @@ def _fold(arguments: argparse.Namespace, number: int) -> dict[str, Any]:
         )
     quantized = run / "quantized.json"
     if not quantized.exists():
-        summary = command.answer("quantize", run, "--scheme", arguments.scheme, "--out", model, "--force")
+        summary = command.answer("quantize", run, "--out", model, "--force")
         _write(quantized, summary)
     facts = {
         "fold": number,
         "answers": [{**row, "fold": number} for row in _answers(run, model, arguments.data)],
         "split": json.loads((run / "run.json").read_text(encoding="utf-8"))["split"],
         "train_s": json.loads((run / "run.json").read_text(encoding="utf-8"))["timing"]["total_s"],
-        "file_bytes": json.loads(quantized.read_text(encoding="utf-8"))["file_bytes"],
+        **{key: json.loads(quantized.read_text(encoding="utf-8"))[key] for key in ("file_bytes", "scheme")},
         "robustness": None,
     }
     if arguments.robustness:
@@ -141,8 +141,8 @@ def report(arguments: argparse.Namespace, rows: Sequence[Row], folds: Sequence[M
     lines = [
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, {arguments.folds} contiguous folds",
         "",
-        f"`{typed}`, {datetime.now(timezone.utc):%Y-%m-%d}. Default settings of `edgeall train` and `edgeall quantize "
-        f"--scheme {arguments.scheme}`; every image is answered once, by the int8 file that saw none within "
+        f"`{typed}`, {datetime.now(timezone.utc):%Y-%m-%d}. Default settings of `edgeall train` and `edgeall quantize` "
+        f"({folds[0]['scheme']}); every image is answered once, by the int8 file that saw none within "
         f"{folds[0]['split']['embargo']} file numbers of it.",
         "",
         "| | balanced accuracy | 95 % interval |",
