@@ -2,7 +2,7 @@
 
 python benchmarks/all4.py DATA --weights FILE --alpha 0.35
 
-Runs `edgeall train`, `edgeall quantize` and `edgeall evaluate --robustness` as a user would, without a flag that changes
+Runs `edgeall train`, `edgeall quantize` and `edgeall evaluate --robustness` as a user would, with no flag that changes
 the recipe, and writes `all4-<alpha>-block.md`. Nothing but the machine's own load should run beside it: time is one of
 the figures. The limits are meant for slides that nobody here has seen; the test side of the default split, contiguous
 blocks, stands in for them. `--split-by image` shows what the optimistic split makes of the same recipe.
@@ -141,7 +141,7 @@ def report(
         f"{' --keep-run' if arguments.keep_run else ''}`, trained by source revision {run['source_revision']}, "
         f"{datetime.now(timezone.utc):%Y-%m-%d}. {data['images']} images, {_level(arguments.split_by, split)}: "
         f"{split['train']} train, {split['validation']} validation, {split['test']} test, {data['left_out']} left out. "
-        f"{run['settings']['epochs_finetune']} epochs of fine-tuning at {timing['finetune_images_per_s']:.0f} images/s. "
+        f"{run['settings']['epochs_finetune']} epochs of fine-tuning, {timing['finetune_images_per_s']:.0f} images/s. "
         f"Scheme {default['scheme']}.",
         "",
         "| figure, test side | measured | limit | met |",
