@@ -27,9 +27,6 @@ from typing import Any
 import command
 import folds
 
-OTHER_SCHEMES = ("float32", "qat-int8")
-"""Converted too, for the table of schemes."""
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -83,11 +80,7 @@ def _default(arguments: argparse.Namespace) -> tuple[str, bool]:
     if done.status:
         raise SystemExit(f"quantize ended with status {done.status}")
     measured = command.answer("evaluate", run / "model.tflite", "--data", arguments.data, "--robustness")
-    others = [
-        command.answer("quantize", run, "--scheme", scheme, "--out", run / f"{scheme}.tflite", "--force")
-        for scheme in OTHER_SCHEMES
-    ]
-    return report(arguments, trained, [done.answer, *others], measured, done.seconds)
+    return report(arguments, trained, done, measured)
 
 
 def _train(arguments: argparse.Namespace, run: Path) -> None:
@@ -101,27 +94,22 @@ def _train(arguments: argparse.Namespace, run: Path) -> None:
 
 
 def report(
-    arguments: argparse.Namespace,
-    run: dict[str, Any],
-    schemes: list[dict[str, Any]],
-    measured: dict[str, Any],
-    quantize_s: float,
+    arguments: argparse.Namespace, run: dict[str, Any], quantized: command.Done, measured: dict[str, Any]
 ) -> tuple[str, bool]:
     """A Markdown page, and whether every limit was met.
 
     Args:
         arguments: of the command line.
         run: its ``run.json``.
-        schemes: what `edgeall quantize` printed, the default scheme first.
-        measured: what `edgeall evaluate --robustness` printed of the default scheme's file.
-        quantize_s: wall time of its conversion.
+        quantized: `edgeall quantize`, with what it printed.
+        measured: what `edgeall evaluate --robustness` printed of its file.
     """
     from edgeall.edge_runtime.device import describe_device
 
-    limits, default, robust = LIMITS[arguments.alpha], schemes[0], measured["robustness"]
+    limits, default, robust = LIMITS[arguments.alpha], quantized.answer, measured["robustness"]
     review = measured["review"]
     checks = [
-        ("train and quantize", (run["timing"]["total_s"] + quantize_s) / 60, "min", "<=", limits.total_min),
+        ("train and quantize", (run["timing"]["total_s"] + quantized.seconds) / 60, "min", "<=", limits.total_min),
         ("whole file", default["file_bytes"] / 1e6, "MB", "<=", limits.file_mb),
         ("accuracy, clean", 100 * measured["accuracy"], "%", ">=", limits.clean),
         ("accuracy, mean of all changes", 100 * robust["mean"], "%", ">=", limits.mean),
@@ -155,15 +143,8 @@ def report(
         "",
         f"Accuracy {100 * measured['accuracy']:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f} %, by "
         f"{measured['ci_unit']}). Worst change: {worst['corruption']} at severity {worst['severity']}. "
-        f"{review['wrong']} wrong answers, {review['wrong_reviewed']} of them sent to review.",
-        "",
-        "| scheme | flatbuffer bytes | file bytes | accuracy % | points lost | top-1 agreement % |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {scheme['scheme']} | {scheme['flatbuffer_bytes']:,} | {scheme['file_bytes']:,} | "
-            f"{100 * scheme['accuracy']:.2f} | {scheme['drop_points']:.2f} | {100 * scheme['agreement']:.2f} |"
-            for scheme in schemes
-        ),
+        f"{review['wrong']} wrong answers, {review['wrong_reviewed']} of them sent to review. The float network: "
+        f"{100 * default['float_accuracy']:.2f} %; same label {100 * default['agreement']:.2f} %.",
         "",
         *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
         "",

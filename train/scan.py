@@ -216,7 +216,11 @@ def _look_at(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Problem
 
 
 class _Helpers:
-    """A process for each thread that asks; they end with the context."""
+    """A process for each thread that asks; they end with the context.
+
+    Not those of `multiprocessing`: spawned ones import the caller's own script anew, and a script without a main guard
+    would start over in each of them; forked ones hang on TensorFlow's threads.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
