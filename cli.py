@@ -414,7 +414,7 @@ def evaluate(
 
 @_command(cli, "quantize")
 @click.argument("run", metavar="RUN", type=FILE)
-@click.option("--scheme", type=click.Choice(SCHEMES), default="ptq-int8", help="Of the conversion.")
+@click.option("--scheme", type=click.Choice(SCHEMES), default="ptq-int8", help="Conversion scheme.")
 @click.option("--out", type=FILE, required=True, help="The one file, model.tflite.")
 @click.option("--max-drop", type=click.FloatRange(0), help="Points of test accuracy; status 3 when it loses more.")
 @click.option("--epochs", type=click.IntRange(1), default=4, help="Fine-tuning epochs of qat-int8.")

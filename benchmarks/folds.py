@@ -1,7 +1,7 @@
 """K contiguous folds of the real four-class set by the default commands, pooled, beside a public study's figure.
 
 Used by `all4.py --split-by block --folds K`. A fold whose answers are there is not run again, and a training that was
-cut is gone on with by the program itself.
+cut is resumed by the program itself.
 """
 
 from __future__ import annotations
