@@ -18,6 +18,9 @@ from edgeall.optimize.convert import layers_of
 from edgeall.optimize.layer_error import Int8Layers
 from edgeall.optimize.placement import INPUT, Placement, Range, rounded_input
 
+FEW = 64
+"""Of fewer values no share is asked for: a pooling kernel may round all eight of a layer the same way."""
+
 
 def assert_layers_compute_what_was_faked(
     flatbuffer: bytes, pixels: Any, spec: InputSpec, network: Any, placement: Placement, spanned: dict[str, Range]
@@ -44,7 +47,8 @@ def assert_layers_compute_what_was_faked(
             value, scale = found[layer.name]
             steps = np.abs(value.reshape(expected.shape) - expected) / scale
             assert steps.max() <= 2.1, layer.name
-            assert (steps > 0.5).mean() <= (0.5 if expected.size < 4096 else 0.05), layer.name
+            if expected.size >= FEW:
+                assert (steps > 0.5).mean() <= (0.5 if expected.size < 4096 else 0.05), layer.name
             values[layer.name] = value.reshape(expected.shape)
     assert np.abs(answer - values[others[-1].name]).max() <= 1.6 * step, "half a step and one of the softmax's table"
 

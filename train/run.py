@@ -629,6 +629,8 @@ def _finetune(
         settings.patience,
         len(train_side),
         settings.batch_size,
+        # An untrained network is no candidate: by its statistics its activations vanish, and no int8 range holds them.
+        settle=1 if settings.weights == "none" else 0,
     )
     unfreeze = settings.unfreeze
     if unfreeze is None and settings.weights != "none":  # an untrained network has nothing worth keeping

@@ -214,7 +214,7 @@ def test_traceback_only_with_debug(edgeall: Run, monkeypatch: pytest.MonkeyPatch
         (*DATA, "--seed", "1099511627776"),
         (*DATA, "--seed", "-1"),
         ("data", "synth", "--out", "x", "--images", "4", "--seed", "4294967296"),
-        ("quantize", "run", "--out", "m.tflite"),
+        ("quantize", "run"),
         ("quantize", "run", "--out", "m.tflite", "--scheme", "int4"),
         ("run", "m.tflite"),
         ("run", "m.tflite", "x.png", "--threads", "0"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import zipfile
 from pathlib import Path
@@ -142,11 +141,6 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
     assert manifest["metrics"]["aurc"] == metrics["risk_coverage"]["aurc"]
     assert manifest["metrics"]["reviewed"] == metrics["review"]["reviewed"]
     assert manifest["metrics"]["ece_uncalibrated"] == metrics["reliability"]["before"]["ece"]
-    kept = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", side="validation", progress=QUIET)[
-        "reliability"
-    ]
-    for figure, when in itertools.product(("ece", "brier"), ("before", "after")):
-        assert manifest["calibration"][f"{figure}_{when}"] == pytest.approx(kept[when][figure]), (figure, when)
     assert "per_subject" not in json.dumps(manifest), "names of people don't travel"
 
 

@@ -730,9 +730,10 @@ def test_what_is_no_record(tmp_path: Path) -> None:
 
 
 def test_pruning_removes_images_alone(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = record.start_session(SessionNotes("S1"))
-    clock = iter(chain.timestamp(TAKEN + timedelta(days=day)) for day in range(100))
+    times = (chain.timestamp(TAKEN + timedelta(days=day)) for day in range(-2, 98))  # the session takes two
+    clock = iter(times)
     monkeypatch.setattr(chain, "now", lambda: next(clock))
+    session = record.start_session(SessionNotes("S1"))
     images = [jpeg(tmp_path, colour) for colour in ("red", "green", "red", "blue")]
     frames = [record.frame(record.add_frame(session, JUDGED, image)) for image in images]
     assert [frame.at[:10] for frame in frames] == ["2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24"]

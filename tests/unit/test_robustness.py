@@ -113,6 +113,8 @@ def by_brightness(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
     model.get_layer("logits").set_weights([head, offsets])
     flatbuffer = convert(with_second_output(model, explain=False), "float32", spec)
     facts, plane = fit_novelty(features, features, len(LABELS))
+    # With all axes nothing would be left of features that three colours span.
+    facts["scales"], plane = facts["scales"][:3], plane[: 3 * facts["features"]]
     facts["threshold"] = float(np.median(distance(features, read_familiar(facts, plane, "by hand"))))
     filled = manifest(input=spec, novelty=facts)
     out = tmp_path_factory.mktemp("brightness") / "model.tflite"
