@@ -142,7 +142,7 @@ def report(arguments: argparse.Namespace, rows: Sequence[Row], folds: Sequence[M
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, {arguments.folds} contiguous folds",
         "",
         f"`{typed}`, {datetime.now(timezone.utc):%Y-%m-%d}. Default settings of `edgeall train` and `edgeall quantize` "
-        f"({folds[0].get('scheme', 'ptq-int8')}); every image is answered once, by the int8 file that saw none within "
+        f"({folds[0]['scheme']}); every image is answered once, by the int8 file that saw none within "
         f"{folds[0]['split']['embargo']} file numbers of it.",
         "",
         "| | balanced accuracy | 95 % interval |",

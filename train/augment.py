@@ -71,7 +71,7 @@ def half_microscope(images: Any, seed: Any) -> Any:
     """Half of a batch as `light` makes it, the other half as `microscope` does.
 
     Under strong changes alone a small network spends its epochs on them, and learns the fields as they are too late.
-    Source: benchmarks/results/recipe.md.
+    Source: docs/decisions/0016-the-default-recipe.md.
     """
     seeds = tf.random.split(seed, 2)
     half = tf.shape(images)[0] // 2

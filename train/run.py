@@ -66,7 +66,7 @@ from edgeall.train.workers import Workers, join
 
 FINETUNE_IMAGES = 44_000
 """Training images that the fine-tuning shows by default, each epoch all of them: small sets need more epochs, not less
-learning. Source: benchmarks/results/recipe.md."""
+learning. Source: docs/decisions/0016-the-default-recipe.md."""
 FINETUNE_EPOCHS = (8, 60)
 """Fewest and most epochs that `FINETUNE_IMAGES` may come to."""
 

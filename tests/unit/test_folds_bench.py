@@ -57,6 +57,7 @@ def test_the_page_stands_beside_the_reference(folds: ModuleType) -> None:
             "split": split,
             "train_s": 60.0,
             "file_bytes": 1000,
+            "scheme": "ptq-int8",
             "robustness": {**robust, "worst": 0.5 + i / 10},
         }
         for i in (1, 2)
