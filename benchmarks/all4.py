@@ -129,7 +129,8 @@ def report(
         f"{' --keep-run' if arguments.keep_run else ''}`, trained by source revision {run['source_revision']}, "
         f"{datetime.now(timezone.utc):%Y-%m-%d}. {data['images']} images, {_level(arguments.split_by, split)}: "
         f"{split['train']} train, {split['validation']} validation, {split['test']} test, {data['left_out']} left out. "
-        f"At most {run['settings']['epochs_finetune']} epochs of fine-tuning, {timing['finetune_images_per_s']:.0f} images/s. "
+        f"At most {run['settings']['epochs_finetune']} epochs of fine-tuning, "
+        f"{timing['finetune_images_per_s']:.0f} images/s. "
         f"Scheme {default['scheme']}.",
         "",
         "| figure, test side | measured | limit | met |",
