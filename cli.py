@@ -302,7 +302,7 @@ def record() -> None:
 @_SPLIT_BY
 @_EMBARGO
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
-@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
 @click.option("--split", type=FILE, help="Split as this split.json says, or the one in this run.")
 @click.option("--per-class", metavar="TRAIN/VAL/TEST", help="As many images of every class, as in 700/150/150.")
@@ -615,7 +615,7 @@ def compare(
 @_SPLIT_BY
 @_EMBARGO
 @click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
-@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15)
 @click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
 @click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
 @click.option("--golden", type=click.Choice(["test", "synthetic"]), default="test", help="As of quantize.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
     raise ImportError("tensorflow was imported with Keras 3; import edgeall.models.keras_compat before it")
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
+# TensorFlow takes oneDNN's kernels by itself only where a processor has AVX512 or AMX. With AVX2 alone they train
+# MobileNetV2 twice as fast: 55 images/s against 27 (alpha 0.35, 224 pixels, two cores of an AMD EPYC).
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @contextlib.contextmanager

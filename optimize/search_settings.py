@@ -82,7 +82,7 @@ class SearchSettings:
     split_by: str = "auto"
     embargo: int | None = None
     val_frac: float = 0.1
-    test_frac: float = 0.2
+    test_frac: float = 0.15
     fold: str | None = None
     positive: str | None = None
     golden: str = "test"

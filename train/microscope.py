@@ -21,7 +21,7 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], 
 """Optical densities in red, green and blue of haematoxylin, eosin and what is neither. A smear's azure B lies near the
 first one: what is wanted are directions along which stains vary, not concentrations."""
 
-LAMP, EXPOSURE, GAMMA = 0.15, 0.3, 0.25
+LAMP, EXPOSURE, GAMMA = 0.15, 0.5, 0.25
 """Largest natural logarithms of a channel's gain, of the gain of all, and of the exponent."""
 STAIN, BACKGROUND = 0.2, 0.03
 """Largest natural logarithm of a stain's strength, and largest optical density of stain that is everywhere."""
@@ -35,7 +35,7 @@ BLURRED, SIGMA = 1 / 4, (0.3, 2.0)
 """Share of images that the focus is changed of; standard deviation in pixels of a 224-pixel field, log-uniform."""
 SHARPENED, SHARPENING = 1 / 4, 1.0
 """Of those, the share that a camera sharpens, and the largest weight of what blurring takes away."""
-NOISY, NOISE = 1 / 4, 14.0
+NOISY, NOISE = 1 / 4, 18.0
 """Share of images with sensor noise, and its largest standard deviation in black and, once more, in white, of 255."""
 COMPRESSED, QUALITY = 1 / 3, (25, 95)
 """Share of images that go through a JPEG file, and its quality."""

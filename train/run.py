@@ -118,7 +118,7 @@ class TrainSettings:
     split_by: str = "auto"
     embargo: int | None = None
     val_frac: float = 0.1
-    test_frac: float = 0.2
+    test_frac: float = 0.15
     fold: str | None = None
     split: Path | None = None
     per_class: str | None = None

@@ -35,7 +35,7 @@ REASONS = ("embargo", "duplicate", "subject")
 """Why a split by blocks leaves an image out: too near to another side in the numbering; shows what an image of another
 side shows, or its person."""
 
-VAL_FRAC, TEST_FRAC = 0.1, 0.2
+VAL_FRAC, TEST_FRAC = 0.1, 0.15
 """Shares of validation and test where nothing else is asked for."""
 
 _SCHEMAS = (1, 2)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.train.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, place_blocks
 from edgeall.train.scan import Facts
-from edgeall.train.split import LEFT_OUT, SIDES, Split, load_split, make_split, save_split
+from edgeall.train.split import LEFT_OUT, SIDES, TEST_FRAC, VAL_FRAC, Split, load_split, make_split, save_split
 
 
 def numbering(rng: np.random.Generator, images: int) -> list[int]:
@@ -89,8 +89,19 @@ def test_another_seed_is_another_placement() -> None:
     paths, target = series_of(list(range(1, 301)))
     assert (
         len({tuple(runs(list(range(300)), place_blocks(paths, target, (0.1, 0.2), 10, s)[:300])) for s in range(20)})
-        > 3
+        > 1
     )
+
+
+def test_training_reaches_both_ends_where_that_costs_little() -> None:
+    """300 images, 60 missing numbers, 300 images: the cheapest placement would train on one end alone."""
+    numbers = [*range(1, 301), *range(361, 661)]
+    paths, target = series_of(numbers)
+    for seed in range(5):
+        side = place_blocks(paths, target, (0.1, 0.2), 20, seed)[: len(numbers)]
+        train = np.flatnonzero(side == TRAIN)
+        assert (train < 300).any() and (train >= 300).any()
+        assert (side == NOWHERE).sum() <= 40
 
 
 def test_a_gap_that_is_there_already_costs_nothing() -> None:
@@ -211,7 +222,7 @@ def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> Non
     assert split.left_out["duplicate"] > 0
     kept = {entry.path for entry in split.side("test")}
     target = np.array([0] * 400 + [1] * 400)
-    placed = place_blocks([item.sample.path for item in items], target, (0.1, 0.2), 10, 0)
+    placed = place_blocks([item.sample.path for item in items], target, (VAL_FRAC, TEST_FRAC), 10, 0)
     assert kept == {item.sample.path for item, one in zip(items, placed, strict=True) if one == TEST}, "test loses none"
 
 

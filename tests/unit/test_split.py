@@ -331,7 +331,7 @@ def test_the_real_fields(test_data: Path) -> None:
         for group in (*duplicates.exact, *duplicates.near):
             assert len({side[index] for index in group} - {LEFT_OUT}) <= 1
         assert split.exact_duplicates == duplicates.exact_count
-        for name, share in (("validation", 0.1), ("test", 0.2)):
+        for name, share in (("validation", 0.1), ("test", 0.15)):
             assert len(split.side(name)) / len(split.entries) == pytest.approx(share, abs=0.02)
         if level == "block":
             assert apart(split) == []
