@@ -43,7 +43,8 @@ lint: $(INSTALLED) types
 types: $(INSTALLED)
 	mkdir -p build/types && ln -sfn ../.. build/types/edgeall
 	MYPYPATH=build/types $(BIN)/mypy -m edgeall -m edgeall.cli \
-		-p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize -p edgeall.train
+		-p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize \
+		-p edgeall.rig -p edgeall.train
 
 bench: $(INSTALLED) $(DEMO_MODEL)
 	$(BIN)/python benchmarks/startup.py $(DEMO_MODEL) build/demo/images

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgeall import __version__
-from edgeall.edge_runtime import errors
+from . import __version__
+from .edge_runtime import errors
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from edgeall.edge_runtime.parallel import Layout as Spread
-    from edgeall.edge_runtime.pipeline import Prediction
-    from edgeall.train.synth import Layout
+    from .edge_runtime.parallel import Layout as Spread
+    from .edge_runtime.pipeline import Prediction
+    from .train.data.synth import Layout
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 SIDES = ("train", "validation", "test")
@@ -323,10 +323,10 @@ def record() -> None:
 @_JSON
 def train(json: bool, **settings: Any) -> None:
     """Fine-tune a backbone on a folder of images, evaluate it on the test side and report."""
-    from edgeall.edge_runtime.tools.tables import metrics_text
-    from edgeall.train.progress import Progress
-    from edgeall.train.run import TrainSettings
-    from edgeall.train.run import train as train_run
+    from .console.progress import Progress
+    from .train.evaluation.text import metrics_text
+    from .train.run import TrainSettings
+    from .train.run import train as train_run
 
     run = train_run(TrainSettings(**settings), Progress())
     _print(run, json, lambda: metrics_text(run["metrics"]["test"]))
@@ -365,13 +365,13 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
-    from edgeall.edge_runtime.images import refuse_inside
-    from edgeall.edge_runtime.tools.tables import metrics_text
-    from edgeall.train.dataset import load_dataset
-    from edgeall.train.evaluate import evaluate as evaluate_target
-    from edgeall.train.progress import Progress
-    from edgeall.train.runs import data_root, load_run
-    from edgeall.train.synth import is_synthetic
+    from .console.progress import Progress
+    from .edge_runtime.images import refuse_inside
+    from .train.data.dataset import load_dataset
+    from .train.data.synth import is_synthetic
+    from .train.evaluation.evaluate import evaluate as evaluate_target
+    from .train.evaluation.text import metrics_text
+    from .train.runs import data_root, load_run
 
     for option, out in (("--plot", plot), ("--html", html), ("--explain", settings["explain"])):
         if out is not None:
@@ -384,27 +384,27 @@ def evaluate(
     metrics = evaluate_target(target, **settings, progress=Progress())
     texts = [("Figures", metrics_text(metrics))] if html is not None or not json else []
     if site is not None and texts:
-        from edgeall.train.site import site_text
+        from .train.evaluation.site import site_text
 
         texts.append(("Beside its own test side", site_text(metrics["site"])))
     if "against" in metrics and texts:
-        from edgeall.train.against import against_text
+        from .train.evaluation.against import against_text
 
         texts.append(("Against another model", against_text(metrics["against"])))
     if robust and texts:
-        from edgeall.train.robustness import robustness_text
+        from .train.evaluation.robustness import robustness_text
 
         texts.append(("When the microscope changes", robustness_text(metrics["robustness"])))
     _print(metrics, json, lambda: "\n\n".join(text for _, text in texts))
     if plot is not None:
-        from edgeall.train.plots import plot_robustness
+        from .train.reports.plots import plot_robustness
 
         plot_robustness(metrics["robustness"], plot)
         _note(f"{plot}: written")
     drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
     drawn = drawn or any(is_synthetic(load_dataset(folder)) for folder in (data, site) if folder is not None)
     if html is not None:
-        from edgeall.train.model_report import write_model_report
+        from .train.reports.model_report import write_model_report
 
         write_model_report(html, f"{target} on {site or data or 'its own data'}", texts, metrics, drawn)
         _note(f"{html}: written")
@@ -458,10 +458,10 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
 
     A run that was pruned to sparsity keeps its zeros.
     """
-    from edgeall.edge_runtime.tools.tables import quantize_text
-    from edgeall.optimize.layer_error import layer_error_text
-    from edgeall.optimize.quantize import quantize as quantize_run
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .optimize.quantization.layer_error import layer_error_text
+    from .optimize.quantization.summary import quantize_text
+    from .optimize.quantize import quantize as quantize_run
 
     layers = _listed(float_layers)
     summary = quantize_run(run, **settings, robust=robustness, float_layers=layers, progress=Progress())
@@ -469,7 +469,7 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
     if "layers" in summary and not json:
         print("\n" + layer_error_text(summary["layers"]))
     if robustness and not json:
-        from edgeall.train.robustness import robustness_text
+        from .train.evaluation.robustness import robustness_text
 
         print("\n" + robustness_text(summary["robustness"]))
     _note_synthetic(summary["synthetic"])
@@ -493,9 +493,9 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
 @_JSON
 def prune(run: Path, json: bool, **settings: Any) -> None:
     """Prune a run, by --sparsity or by --macs, and fine-tune it: a run like any other."""
-    from edgeall.optimize.prune import prune as prune_run
-    from edgeall.optimize.prune import prune_text
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .optimize.prune import prune as prune_run
+    from .optimize.prune import prune_text
 
     pruned = prune_run(run, **settings, progress=Progress())
     _print(pruned, json, lambda: prune_text(pruned))
@@ -543,7 +543,7 @@ def compare(
     edgeall compare --data smears --models mobilenet_v2,resnet50 --protocol 60-20-20 --out study
     edgeall compare --data smears --protocol grid-48 --out grid
     """
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
 
     data, out, progress = settings["data"], settings["out"], Progress()
     shared = {"cache_dir": settings["cache_dir"], "progress": progress}
@@ -553,7 +553,7 @@ def compare(
     if not runs and (data is None or protocol is None):
         raise errors.UsageError("nothing to compare", hint="name RUNs, or --data, --models and --protocol")
     if protocol == GRID:
-        from edgeall.optimize.grid import GRID_48, grid_text, run_grid
+        from .optimize.experiments.grid import GRID_48, grid_text, run_grid
 
         if models:
             raise errors.UsageError(f"{GRID} has its own models", hint="leave --models out")
@@ -566,8 +566,8 @@ def compare(
         _note_synthetic(result["synthetic"])
         _note_research_use(json)
         ctx.exit(1 if result["failed"] else 0)
-    from edgeall.optimize.backbones import compare_backbones
-    from edgeall.optimize.compare import compare_runs, compare_text
+    from .optimize.experiments.backbones import compare_backbones
+    from .optimize.experiments.compare import compare_runs, compare_text
 
     shared["qat_epochs"] = settings["qat_epochs"]
     if runs:
@@ -624,10 +624,10 @@ def compare(
 @_JSON
 def search(json: bool, **settings: Any) -> None:
     """Find the most accurate network within --max-latency-ms or --max-bytes: alpha, input size, pruning, scheme."""
-    from edgeall.optimize.search import search as run_search
-    from edgeall.optimize.search_result import search_text
-    from edgeall.optimize.search_settings import SearchSettings
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .optimize.experiments.search import search as run_search
+    from .optimize.experiments.search_result import search_text
+    from .optimize.experiments.search_settings import SearchSettings
 
     for name in ("models", "schemes"):
         settings[name] = _listed(settings[name])
@@ -643,8 +643,7 @@ def search(json: bool, **settings: Any) -> None:
 @_JSON
 def models(json: bool) -> None:
     """The backbones: parameters, MACs and size, and what quantization and pruning can do with them."""
-    from edgeall.edge_runtime.tools.tables import models_text
-    from edgeall.models.listing import listing
+    from .models.listing import listing, models_text
 
     rows = listing()
     _print({"models": rows}, json, lambda: models_text(rows))
@@ -684,9 +683,9 @@ def run_model(
     An image that can't be read gives an error line and the rest goes on; the exit status is 1 only when no image at
     all could be classified.
     """
-    from edgeall.edge_runtime.classifier import Classifier
-    from edgeall.edge_runtime.pipeline import classify
-    from edgeall.edge_runtime.tools.tables import prediction_lines
+    from .edge_runtime.classifier import Classifier
+    from .edge_runtime.pipeline import classify
+    from .edge_runtime.tools.predictions import prediction_lines
 
     form = _one_of(ctx, json=json, csv=csv)
     alone = len(paths) == 1 and not os.path.isdir(paths[0])
@@ -702,14 +701,14 @@ def run_model(
     )
 
     def choose(first: Sequence[str]) -> Spread:
-        from edgeall.edge_runtime.parallel import choose as choose_layout
+        from .edge_runtime.parallel import choose as choose_layout
 
         return choose_layout(classifier, first, interpreters=workers, threads=threads, note=_note)
 
     if explain is not None:
-        from edgeall.edge_runtime.explain import Explainer
-        from edgeall.edge_runtime.files import held
-        from edgeall.edge_runtime.images import refuse_inside
+        from .edge_runtime.explain import Explainer
+        from .edge_runtime.files import held
+        from .edge_runtime.images import refuse_inside
 
         for path in paths:
             refuse_inside(Path(path), explain, "--explain")
@@ -750,8 +749,8 @@ def cells(
     ctx: click.Context, paths: tuple[str, ...], out: Path, model: Path | None, red_cell_px: float | None, json: bool
 ) -> None:
     """Find the nucleated cells of smear fields: a table, crops, and the images with boxes drawn over them."""
-    from edgeall.edge_runtime.bundle import open_bundle
-    from edgeall.edge_runtime.rig.cells_files import cells_of_files, cells_text
+    from .edge_runtime.bundle import open_bundle
+    from .edge_runtime.vision.cells_files import cells_of_files, cells_text
 
     manifest = None if model is None else open_bundle(model).manifest
     if model is not None and manifest is None:
@@ -801,20 +800,20 @@ def bench(
     **settings: Any,
 ) -> None:
     """Accuracy, latency, throughput and memory on this device, or on another one."""
-    from edgeall.edge_runtime.tools.bench import bench as bench_model
-    from edgeall.edge_runtime.tools.bench_card import bench_text, write_card
+    from .edge_runtime.tools.bench import bench as bench_model
+    from .edge_runtime.tools.bench_card import bench_text, write_card
 
     if benchmark_model is not None:
-        from edgeall.deploy.command import benchmark_model_on, benchmark_model_text
-        from edgeall.train.progress import Progress
+        from .console.progress import Progress
+        from .deploy.command import benchmark_model_on, benchmark_model_text
 
         chosen = {name: settings[name] for name in ("threads", "seconds")}
         timed = benchmark_model_on(on, model, benchmark_model, **chosen, progress=Progress())
         _print(timed, json, lambda: benchmark_model_text(timed))
         return
     if on is not None:
-        from edgeall.deploy.command import bench_on, given_options
-        from edgeall.train.progress import Progress
+        from .console.progress import Progress
+        from .deploy.command import bench_on, given_options
 
         forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
         chosen = {"images": settings["images"], "wheel": wheel, "python": device_python}
@@ -845,8 +844,8 @@ def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **
     edgeall bench model.tflite --images smears --json > before.json
     edgeall compare-bench before.json after.json --max-regression 5%
     """
-    from edgeall.edge_runtime.tools.compare_bench import compare_bench as compare_files
-    from edgeall.edge_runtime.tools.compare_bench import compare_text
+    from .edge_runtime.tools.compare_bench import compare_bench as compare_files
+    from .edge_runtime.tools.compare_bench import compare_text
 
     result = compare_files(before, after, max_regression, **across)
     _print(result, json, lambda: compare_text(result))
@@ -864,9 +863,8 @@ def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **
 @click.pass_context
 def inspect(ctx: click.Context, model: Path, require_signature: Path | None, json: bool) -> None:
     """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
-    from edgeall.edge_runtime.bundle import open_bundle
-    from edgeall.edge_runtime.tools.inspect import inspect_model
-    from edgeall.edge_runtime.tools.tables import inspect_text
+    from .edge_runtime.bundle import open_bundle
+    from .edge_runtime.tools.inspect import inspect_model, inspect_text
 
     if require_signature is not None:
         open_bundle(model, require_signature)
@@ -885,9 +883,9 @@ def inspect(ctx: click.Context, model: Path, require_signature: Path | None, jso
 @_JSON
 def sign(model: Path, key: Path, new_key: bool, json: bool) -> None:
     """Sign a packed model, for devices that take no other (`--require-signature`)."""
-    from edgeall.edge_runtime.tools.tables import record
-    from edgeall.optimize.sign import make_key
-    from edgeall.optimize.sign import sign as sign_model
+    from .console.tables import record
+    from .optimize.packaging.sign import make_key
+    from .optimize.packaging.sign import sign as sign_model
 
     if new_key:
         _note(f"{key}: keep it secret; {make_key(key)}: for the devices")
@@ -900,7 +898,7 @@ def sign(model: Path, key: Path, new_key: bool, json: bool) -> None:
 @click.pass_context
 def doctor(ctx: click.Context, json: bool) -> None:
     """Whether this machine has all that a device needs; what is wrong comes with the command that mends it."""
-    from edgeall.edge_runtime.tools import doctor as room
+    from .edge_runtime.tools import doctor as room
 
     result = room.diagnose(room.this_machine())
     _print(result, json, lambda: room.doctor_text(result))
@@ -924,8 +922,8 @@ def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json:
     edgeall deploy model.tflite ssh://pi@raspberrypi.local
     edgeall deploy --rollback ssh://pi@raspberrypi.local
     """
-    from edgeall.deploy.command import deploy_text, deploy_to
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .deploy.command import deploy_text, deploy_to
 
     result = deploy_to(arguments, rollback, Progress(), python=device_python, **settings)
     _print(result, json, lambda: deploy_text(result))
@@ -936,8 +934,8 @@ def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json:
 @_JSON
 def devices_ls(json: bool) -> None:
     """Show the list."""
-    from edgeall.deploy.devices import read_devices
-    from edgeall.edge_runtime.tools.tables import record
+    from .console.tables import record
+    from .deploy.devices import read_devices
 
     known = read_devices()
     _print({"devices": known}, json, lambda: record(known) if known else "none yet: edgeall devices add NAME TARGET")
@@ -948,7 +946,7 @@ def devices_ls(json: bool) -> None:
 @click.argument("target")
 def devices_add(name: str, target: str) -> None:
     """Give a TARGET a NAME: ssh://user@host, ssh://user@host:port or adb:SERIAL."""
-    from edgeall.deploy.devices import add_device, list_file
+    from .deploy.devices import add_device, list_file
 
     add_device(name, target)
     _note(f"{name} is in {list_file()}")
@@ -958,7 +956,7 @@ def devices_add(name: str, target: str) -> None:
 @click.argument("name")
 def devices_rm(name: str) -> None:
     """Take a NAME off the list."""
-    from edgeall.deploy.devices import remove_device
+    from .deploy.devices import remove_device
 
     remove_device(name)
 
@@ -990,7 +988,7 @@ def rig(
     edgeall rig --demo
     edgeall rig model.tflite --camera picamera2 --record slides
     """
-    from edgeall.edge_runtime.rig import serve as room
+    from .rig import serve as room
 
     if demo:
         model, camera = model or room.DEMO_MODEL, camera or room.SIMULATED
@@ -1012,7 +1010,7 @@ def rig(
 @click.option("--force", is_flag=True, help="Give somebody who is there a new role and password.")
 def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
     """Let somebody in; the password is the first line of stdin."""
-    from edgeall.edge_runtime.rig.access import add_user
+    from .rig.web.access import add_user
 
     if sys.stdin.isatty():
         from getpass import getpass
@@ -1033,7 +1031,7 @@ def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
 @click.option("--users", type=FILE, required=True, help="The file.")
 def rig_user_rm(name: str, users: Path) -> None:
     """Let somebody in no longer; a running rig forgets them at once."""
-    from edgeall.edge_runtime.rig.access import remove_user
+    from .rig.web.access import remove_user
 
     remove_user(users, name)
 
@@ -1049,7 +1047,7 @@ def record_verify(ctx: click.Context, folder: Path, head: str | None, json: bool
     Rows cut off at the end leave no trace in the record itself. Note the head that is printed, somewhere else, and give
     it with --head later.
     """
-    from edgeall.edge_runtime.rig.record_check import as_json, check, check_text
+    from .rig.record.check import as_json, check, check_text
 
     found = check(folder, head)
     _print(as_json(found), json, lambda: check_text(found))
@@ -1064,8 +1062,8 @@ def record_prune(folder: Path, before: datetime, json: bool) -> None:
     """Remove images recorded before a day; rows stay, and the removal is recorded."""
     from datetime import timezone
 
-    from edgeall.edge_runtime.rig.record import Record
-    from edgeall.edge_runtime.tools.tables import record as facts
+    from .console.tables import record as facts
+    from .rig.record.record import Record
 
     with Record(folder, create=False) as opened:
         pruned = opened.prune_images(before.replace(tzinfo=timezone.utc))
@@ -1082,9 +1080,9 @@ def record_prune(folder: Path, before: datetime, json: bool) -> None:
 @_JSON
 def record_export(folder: Path, session: int, out: Path, json: bool) -> None:
     """Write a session's frames as a table, its images, and the reviewed ones as a folder for `edgeall train`."""
-    from edgeall.edge_runtime.rig.record import Record
-    from edgeall.edge_runtime.rig.record_export import export_session
-    from edgeall.edge_runtime.tools.tables import record as facts
+    from .console.tables import record as facts
+    from .rig.record.export import export_session
+    from .rig.record.record import Record
 
     with Record(folder, create=False) as opened:
         result = export_session(opened, session, out)
@@ -1104,9 +1102,8 @@ def data_ls(path: Path, json: bool) -> None:
       fold_*/<all|hem>/UID_<subject>_...  C-NMC 2019 as distributed
       FILE.csv                            columns path,label and optionally subject
     """
-    from edgeall.edge_runtime.tools.tables import data_text
-    from edgeall.train.listing import list_data
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .train.data.listing import data_text, list_data
 
     facts = list_data(path, Progress())
     _print(facts, json, lambda: data_text(facts))
@@ -1124,9 +1121,9 @@ def data_ls(path: Path, json: bool) -> None:
 @_JSON
 def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, json: bool) -> None:
     """Draw a labelled set of synthetic smears, with the masks and boxes of their cells."""
-    from edgeall.edge_runtime.tools.tables import record
-    from edgeall.train.progress import Progress
-    from edgeall.train.synth import synthesize
+    from .console.progress import Progress
+    from .console.tables import record
+    from .train.data.synth import synthesize
 
     with Progress().task("drawing", images) as advance:
         summary = synthesize(out, images, seed, layout, size, on_progress=lambda done, _: advance(done, ""))
@@ -1141,16 +1138,16 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
 @_JSON
 def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
     """What would make a network trained on this data seem better than it is: duplicates, shortcuts, imbalance."""
-    from edgeall.edge_runtime.images import refuse_inside
-    from edgeall.train.audit import audit, audit_text
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .edge_runtime.images import refuse_inside
+    from .train.data.audit import audit, audit_text
 
     if html is not None:
         refuse_inside(path, html, "--html")
     found = audit(path, Progress(), seed)
     _print(found.facts, json, lambda: audit_text(found.facts))
     if html is not None:
-        from edgeall.train.audit_report import write_audit
+        from .train.data.audit_report import write_audit
 
         write_audit(found, html)
         _note(f"{html}: written")
@@ -1173,8 +1170,8 @@ def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
 @_JSON
 def data_leak(path: Path, json: bool, **settings: Any) -> None:
     """What augmenting before the split leaks into the test side, measured with a probe of a frozen backbone."""
-    from edgeall.optimize.leak import leak_text, measure_leak
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .optimize.experiments.leak import leak_text, measure_leak
 
     result = measure_leak(path, **settings, progress=Progress())
     _print(result, json, lambda: leak_text(result))
@@ -1186,7 +1183,7 @@ def data_leak(path: Path, json: bool, **settings: Any) -> None:
 @click.option("--out", type=FILE, help="Where to put it.  [default: kagglehub's cache]")
 def data_fetch(name: str, out: Path | None) -> None:
     """Download a public set from Kaggle and check it; print where it lies."""
-    from edgeall.train.fetch import fetch
+    from .train.data.fetch import fetch
 
     print(fetch(name, out))
 
@@ -1195,9 +1192,9 @@ def data_fetch(name: str, out: Path | None) -> None:
 @click.option("--out", type=FILE, default=Path("build/demo"), help="Where everything of it goes.")
 def demo(out: Path) -> None:
     """Draw synthetic smears, train, quantize, evaluate and time: the whole chain in some minutes."""
-    from edgeall.edge_runtime.tools.tables import demo_text
-    from edgeall.optimize.demo import demo as run_demo
-    from edgeall.train.progress import Progress
+    from .console.progress import Progress
+    from .optimize.demo import demo as run_demo
+    from .optimize.demo import demo_text
 
     result = run_demo(out, Progress())
     _print(result, False, lambda: demo_text(result))
@@ -1258,6 +1255,6 @@ def _note_synthetic(drawn: bool) -> None:
 def _note_research_use(machine: bool) -> None:
     """Under every table for people that shows what a model says."""
     if not machine:
-        from edgeall.edge_runtime.manifest import RESEARCH_USE
+        from .edge_runtime.manifest import RESEARCH_USE
 
         _note(RESEARCH_USE)

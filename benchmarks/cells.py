@@ -2,8 +2,8 @@
 
 python benchmarks/cells.py DATA/bccd [--out benchmarks/results/cells.md]
 
-The figures in `edgeall.edge_runtime.rig.cells` were chosen on the first half of the fields, by number; the limit counts
-on the second. The same search runs with its region operations done by scikit-image and by OpenCV where these are
+The figures in `edgeall.edge_runtime.vision.cells` were chosen on the first half of the fields, by number; the limit
+counts on the second. The same search runs with its region operations done by scikit-image and by OpenCV where these are
 installed. Times are of the thread's processor. Exits with 1 when a limit is missed.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime.rig import cells, regions
+from edgeall.edge_runtime.vision import cells, regions
 
 LEAST_RECALL, LEAST_PRECISION, MOST_MS, LEAST_OVERLAP = 0.9, 0.8, 60.0, 0.3
 NEAR_BORDER = 3

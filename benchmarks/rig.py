@@ -34,11 +34,12 @@ from PIL import Image
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.device import describe_device, rss_bytes
 from edgeall.edge_runtime.preprocess import preprocess
-from edgeall.edge_runtime.rig.camera import Frame, KeptOpen
-from edgeall.edge_runtime.rig.quality import Gate
-from edgeall.edge_runtime.rig.record import Record, SessionNotes
-from edgeall.edge_runtime.rig.slide import SimulatedCamera, Slide, draw_slide
-from edgeall.edge_runtime.rig.station import Station
+from edgeall.edge_runtime.vision.frame import Frame
+from edgeall.edge_runtime.vision.quality import Gate
+from edgeall.rig.capture.camera import KeptOpen
+from edgeall.rig.capture.slide import SimulatedCamera, Slide, draw_slide
+from edgeall.rig.record.record import Record, SessionNotes
+from edgeall.rig.station import Station
 
 RATE, LATENCY_MS, MEMORY_FRAC = 0.8, 100.0, 0.05
 MORE = 1.25

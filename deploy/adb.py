@@ -12,18 +12,18 @@ from typing import Any
 import adbutils
 import numpy as np
 
-from edgeall.deploy import benchmark_model, package
-from edgeall.deploy.bench import answer, pack_images
-from edgeall.deploy.release import PYTHON, verify_answer
-from edgeall.deploy.shell import Finished, Reporter, command_line
-from edgeall.deploy.target import AdbTarget, DeviceError
-from edgeall.deploy.upload import sha256
-from edgeall.edge_runtime.bundle import Bundle, Golden, open_bundle
-from edgeall.edge_runtime.errors import BundleError, UsageError
-from edgeall.edge_runtime.foreign import OPEN, sizes_of
-from edgeall.edge_runtime.golden import UNITS_TOLERANCE, pixels_digest
-from edgeall.edge_runtime.images import decode_rgb
-from edgeall.edge_runtime.preprocess import preprocess
+from ..edge_runtime.bundle import Bundle, Golden, open_bundle
+from ..edge_runtime.errors import BundleError, UsageError
+from ..edge_runtime.foreign import OPEN, sizes_of
+from ..edge_runtime.golden import UNITS_TOLERANCE, pixels_digest
+from ..edge_runtime.images import decode_rgb
+from ..edge_runtime.preprocess import preprocess
+from . import benchmark_model, package
+from .bench import answer, pack_images
+from .release import PYTHON, verify_answer
+from .shell import Finished, Reporter, command_line
+from .target import AdbTarget, DeviceError
+from .upload import sha256
 
 FOLDER = "/data/local/tmp"
 """The one place where adb's user may put programs and run them."""

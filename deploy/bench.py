@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeall.deploy.environment import pack, prepare
-from edgeall.deploy.release import PYTHON, verify
-from edgeall.deploy.shell import Reporter, Shell, ask, command_line
-from edgeall.deploy.target import DeviceError
-from edgeall.deploy.upload import sha256, upload
-from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.pipeline import expand
+from ..edge_runtime.bundle import open_bundle
+from ..edge_runtime.pipeline import expand
+from .environment import pack, prepare
+from .release import PYTHON, verify
+from .shell import Reporter, Shell, ask, command_line
+from .target import DeviceError
+from .upload import sha256, upload
 
 
 def bench_over_ssh(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from edgeall.edge_runtime.errors import DataError
+from ..edge_runtime.errors import DataError
 
 MIN_RUNS = 50
 WARM_UP_S = 0.5

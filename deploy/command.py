@@ -9,12 +9,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from edgeall.deploy.devices import find_target
-from edgeall.deploy.release import PYTHON, deploy, rollback
-from edgeall.deploy.shell import Reporter
-from edgeall.deploy.target import SshTarget
-from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.tools.tables import record
+from ..console.tables import record
+from ..edge_runtime.errors import UsageError
+from .devices import find_target
+from .release import PYTHON, deploy, rollback
+from .shell import Reporter
+from .target import SshTarget
 
 
 def deploy_to(
@@ -34,7 +34,7 @@ def deploy_to(
     """
     if len(arguments) != (1 if back else 2):
         raise UsageError("give MODEL and TARGET, with --rollback the TARGET alone")
-    from edgeall.deploy.ssh import connect
+    from .ssh import connect
 
     target = find_target(arguments[-1])
     if not isinstance(target, SshTarget):
@@ -61,12 +61,12 @@ def bench_on(
     target = find_target(on)
     settings: dict[str, Any] = {"wheel": wheel, "python": python}
     if isinstance(target, SshTarget):
-        from edgeall.deploy.bench import bench_over_ssh
-        from edgeall.deploy.ssh import connect
+        from .bench import bench_over_ssh
+        from .ssh import connect
 
         with connect(target) as shell:
             return bench_over_ssh(shell, model, images, arguments, progress, **settings)
-    from edgeall.deploy import adb
+    from . import adb
 
     with adb.connect(target) as phone:
         return adb.bench_over_adb(phone, model, images, arguments, progress, **settings)
@@ -79,7 +79,7 @@ def benchmark_model_on(
     target = find_target(on) if on is not None else None
     if target is None or isinstance(target, SshTarget):
         raise UsageError("--benchmark-model is for phones", hint="with --on adb:SERIAL")
-    from edgeall.deploy import adb
+    from . import adb
 
     with adb.connect(target) as phone:
         return adb.bench_by_benchmark_model(phone, model, program, threads, seconds, progress)

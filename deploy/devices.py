@@ -7,10 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from edgeall.deploy.target import FORMS, Target, parse_target
-from edgeall.edge_runtime.cache import home
-from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.files import write_text
+from ..edge_runtime.cache import home
+from ..edge_runtime.errors import DataError, UsageError
+from ..edge_runtime.files import write_text
+from .target import FORMS, Target, parse_target
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 

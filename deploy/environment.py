@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeall.deploy import package
-from edgeall.deploy.shell import Finished, Reporter, Shell, ask, checked, command_line
-from edgeall.deploy.target import DeviceError
-from edgeall.deploy.upload import upload
+from . import package
+from .shell import Finished, Reporter, Shell, ask, checked, command_line
+from .target import DeviceError
+from .upload import upload
 
 OLDEST_PYTHON = (3, 10)
 NEWEST_PYTHON_32 = (3, 11)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from email.parser import BytesParser
 from pathlib import Path
 
-from edgeall.edge_runtime.cache import cache_dir
-from edgeall.edge_runtime.errors import EdgeallError, UsageError
-from edgeall.edge_runtime.files import replacing
+from ..edge_runtime.cache import cache_dir
+from ..edge_runtime.errors import EdgeallError, UsageError
+from ..edge_runtime.files import replacing
 
 ROOT_FILES = ("__init__.py", "cli.py", "setup.cfg", "pyproject.toml", "README.md")
 

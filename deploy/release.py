@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeall.deploy.environment import prepare
-from edgeall.deploy.shell import Finished, Reporter, Shell, ask, command_line
-from edgeall.deploy.target import DeviceError
-from edgeall.deploy.upload import sha256, upload
-from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.errors import BundleError, EdgeallError
+from ..edge_runtime.bundle import open_bundle
+from ..edge_runtime.errors import BundleError, EdgeallError
+from .environment import prepare
+from .shell import Finished, Reporter, Shell, ask, command_line
+from .target import DeviceError
+from .upload import sha256, upload
 
 PYTHON = "python3"
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Protocol
 
-from edgeall.deploy.target import DeviceError
+from .target import DeviceError
 
 Line = Callable[[str], None]
 
 
 class Reporter(Protocol):
-    """Progress: `edgeall.train.progress.Progress` is one."""
+    """Progress: `edgeall.console.progress.Progress` is one."""
 
     def note(self, text: str) -> None:
         """A line that stays."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import paramiko
 
-from edgeall.deploy.shell import Finished, Line
-from edgeall.deploy.target import DeviceError, SshTarget
-from edgeall.edge_runtime.cache import home
+from ..edge_runtime.cache import home
+from .shell import Finished, Line
+from .target import DeviceError, SshTarget
 
 CONNECT_S = 20
 SILENT_S = 30

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from edgeall.edge_runtime.errors import EdgeallError, UsageError
+from ..edge_runtime.errors import EdgeallError, UsageError
 
 FORMS = "ssh://user@host, ssh://user@host:port, adb:SERIAL, or a name that `edgeall devices ls` lists"
 

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgeall.deploy.shell import Reporter, Shell, ask, command_line
-from edgeall.deploy.target import DeviceError
+from .shell import Reporter, Shell, ask, command_line
+from .target import DeviceError
 
 PIECE_BYTES = 64 * 1024
 SPARE_BYTES = 8_000_000

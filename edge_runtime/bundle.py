@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from edgeall.edge_runtime import signature
-from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
-from edgeall.edge_runtime.manifest import Manifest, parse_manifest
-from edgeall.edge_runtime.novelty import MEMBER as NOVELTY
-from edgeall.edge_runtime.novelty import Familiar, read_familiar
+from . import signature
+from .errors import BundleError
+from .flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
+from .manifest import Manifest, parse_manifest
+from .novelty import MEMBER as NOVELTY
+from .novelty import Familiar, read_familiar
 
 MANIFEST = "edgeall.json"
 LABELS = "labels.txt"

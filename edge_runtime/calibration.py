@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from edgeall.edge_runtime.manifest import Manifest
+    from .manifest import Manifest
 
 FLOOR = 1 / 512
 """An 8-bit output of 0 is anything below half a unit: it is taken for that much."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime import interpreter
-from edgeall.edge_runtime.bundle import Bundle, open_bundle
-from edgeall.edge_runtime.errors import BundleError, UsageError
-from edgeall.edge_runtime.flatbuffer import Graph, read_graph
-from edgeall.edge_runtime.novelty import novelty
-from edgeall.edge_runtime.preprocess import InputSpec
+from . import interpreter
+from .bundle import Bundle, open_bundle
+from .errors import BundleError, UsageError
+from .flatbuffer import Graph, read_graph
+from .novelty import novelty
+from .preprocess import InputSpec
 
 MAX_DEFAULT_THREADS = 4
 """The cores of a Pi; more gain nothing on models of this size."""
@@ -136,7 +136,7 @@ class Classifier:
         """
         normalization = None
         if mean is not None or std is not None:
-            from edgeall.edge_runtime.foreign import given_normalization
+            from .foreign import given_normalization
 
             normalization = given_normalization(mean, std)
         bundle = open_bundle(path, public_key)
@@ -157,7 +157,7 @@ class Classifier:
         """`open` for a file that is already open and checked; ``normalization`` is ``(mean, std)``."""
         threads = default_threads() if threads is None else threads
         if bundle.manifest is None:
-            from edgeall.edge_runtime.foreign import open_foreign  # packed models start without it
+            from .foreign import open_foreign  # packed models start without it
 
             return open_foreign(bundle, threads, labels_file, normalization, input_size)
         if labels_file is not None or normalization is not None or input_size is not None:

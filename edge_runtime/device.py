@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.interpreter import runtime_version
+from .interpreter import runtime_version
 
 BUSY_LOAD = 0.25
 """Load per core, before anything of ours runs, from which other programs are taken to disturb a measurement."""

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import BundleError, DataError, UsageError
-from edgeall.edge_runtime.files import file_name
-from edgeall.edge_runtime.flatbuffer import Graph, Tensor
-from edgeall.edge_runtime.images import mark_output
-from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.pipeline import Prediction, prediction
-from edgeall.edge_runtime.preprocess import load_input, preprocess
+from .classifier import Classifier
+from .errors import BundleError, DataError, UsageError
+from .files import file_name
+from .flatbuffer import Graph, Tensor
+from .images import mark_output
+from .manifest import RESEARCH_USE
+from .pipeline import Prediction, prediction
+from .preprocess import load_input, preprocess
 
 HIGHLIGHT = (255, 90, 0)
 STRONGEST = 0.55

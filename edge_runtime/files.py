@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeall.edge_runtime.errors import NO_ROOM, NoSpaceError, UsageError
+from .errors import NO_ROOM, NoSpaceError, UsageError
 
 try:
     import fcntl

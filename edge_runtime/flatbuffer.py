@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
-from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.ops import OPERATORS, TENSOR_TYPES
+from .errors import BundleError
+from .ops import OPERATORS, TENSOR_TYPES
 
 MARKER = "edgeall"
-"""Name of the metadata entry that `edgeall.optimize.pack` writes: a damaged bundle can't pass for a foreign model."""
+"""Name of the metadata entry that marks a packed model: a damaged bundle can't pass for a foreign model."""
 MARKER_FORMAT = struct.Struct("<8sQ")
 """The entry's content: `MARKER_MAGIC` and the flatbuffer's length in bytes."""
 MARKER_MAGIC = b"edgeall\x01"

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeall.edge_runtime import interpreter
-from edgeall.edge_runtime.bundle import Bundle, read_labels
-from edgeall.edge_runtime.classifier import Classifier, check_input_contract, input_quantization, last_operator
-from edgeall.edge_runtime.errors import BundleError, UsageError
-from edgeall.edge_runtime.flatbuffer import Graph, Tensor
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.probe import ensure_runs
+from . import interpreter
+from .bundle import Bundle, read_labels
+from .classifier import Classifier, check_input_contract, input_quantization, last_operator
+from .errors import BundleError, UsageError
+from .flatbuffer import Graph, Tensor
+from .preprocess import InputSpec
+from .probe import ensure_runs
 
 OPEN = -1
 """A size that the model leaves open."""

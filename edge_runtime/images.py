@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from edgeall.edge_runtime.errors import ImageError, UsageError
-from edgeall.edge_runtime.files import is_empty
+from .errors import ImageError, UsageError
+from .files import is_empty
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What Pillow may open. Its JPEG reader also opens a phone's multi-picture JPEG, and then calls the format MPO."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import BundleError, EdgeallError
+from .errors import BundleError, EdgeallError
 
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 """Packages with an ``interpreter`` module, the preferred one first."""

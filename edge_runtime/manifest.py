@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.preprocess import InputSpec
+from .errors import BundleError
+from .preprocess import InputSpec
 
 SCHEMA = 1
 """Major version. Fields may be added within it; a reader refuses any other."""
@@ -40,9 +40,9 @@ class Manifest:
         decision: thresholds, e.g. ``review_below``.
         novelty: the score of how unlike the training images an image is; empty where the model has none.
         golden: where the golden images come from.
-        quality: limits of the rig's quality gate (`edgeall.edge_runtime.rig.quality`); empty where none were fitted.
+        quality: limits of the rig's quality gate (`edgeall.edge_runtime.vision.quality`); empty where none were fitted.
         intended_use: one sentence.
-        flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.pack`.
+        flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.packaging.pack`.
         flatbuffer_bytes: its length, which is where the archive begins.
         task: ``classification``.
         schema: see `SCHEMA`.

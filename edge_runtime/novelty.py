@@ -2,7 +2,7 @@
 
 The pooled features of an image, square roots of unit length, lie near a plane that the training images' span: their
 mean and a few principal axes. What is left of a feature vector beside that plane is how new the image is. The plane
-and the threshold are fitted by `edgeall.optimize.novelty` through the very model, and travel with it.
+and the threshold are fitted by `edgeall.optimize.quantization.novelty` through the very model, and travel with it.
 
 Source: the residual of H. Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching", on the roots of
 Hellinger's distance; what else was measured is in ``docs/decisions/0010-novelty.md``.
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import BundleError
+from .errors import BundleError
 
 MEMBER = "novelty.bin"
 """In the archive: int8, the mean and then the axes, each as many numbers as there are features."""

@@ -22,13 +22,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime import interpreter
-from edgeall.edge_runtime.cache import cache_dir
-from edgeall.edge_runtime.classifier import MAX_DEFAULT_THREADS, Answer, Classifier, probabilities_of
-from edgeall.edge_runtime.device import cores, memory_bytes
-from edgeall.edge_runtime.errors import EdgeallError, ImageError
-from edgeall.edge_runtime.files import write_text
-from edgeall.edge_runtime.preprocess import load_input
+from . import interpreter
+from .cache import cache_dir
+from .classifier import MAX_DEFAULT_THREADS, Answer, Classifier, probabilities_of
+from .device import cores, memory_bytes
+from .errors import EdgeallError, ImageError
+from .files import write_text
+from .preprocess import load_input
 
 T = TypeVar("T")
 Outcome = Answer | ImageError

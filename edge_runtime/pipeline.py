@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.calibration import calibrated, review_reason, temperature_of
-from edgeall.edge_runtime.classifier import Answer, Classifier
-from edgeall.edge_runtime.errors import DataError, ImageError
-from edgeall.edge_runtime.images import find_images
-from edgeall.edge_runtime.preprocess import load_input
+from .calibration import calibrated, review_reason, temperature_of
+from .classifier import Answer, Classifier
+from .errors import DataError, ImageError
+from .images import find_images
+from .preprocess import load_input
 
 if TYPE_CHECKING:
-    from edgeall.edge_runtime.parallel import Layout
+    from .parallel import Layout
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _side_by_side(
     if len(first) == 1:
         yield classify_one(classifier, first[0])
         return
-    from edgeall.edge_runtime import parallel  # whose imports one image doesn't need
+    from . import parallel  # whose imports one image doesn't need
 
     first += islice(images, parallel.WORTH_MEASURING - len(first))
     with parallel.Pool(classifier, choose(first)) as pool:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.images import open_rgb
+from .errors import BundleError
+from .images import open_rgb
 
 FITS = ("stretch", "center-crop")
 

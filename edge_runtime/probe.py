@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.cache import cache_dir
-from edgeall.edge_runtime.errors import BundleError, EdgeallError
+from .cache import cache_dir
+from .errors import BundleError, EdgeallError
 
 SECONDS = 60.0
 """Loading Python and the interpreter included: seconds on a small board, so what takes longer hangs."""
@@ -82,7 +82,7 @@ def answer(name: str, input_shape: str) -> None:
         # numpy and the interpreter are loaded here alone: `edgeall doctor` works where they don't.
         import numpy as np
 
-        from edgeall.edge_runtime import interpreter
+        from . import interpreter
 
         interpreter.runtime_package()
         _limit()
@@ -101,7 +101,7 @@ def answer(name: str, input_shape: str) -> None:
 
 def _marker(flatbuffer: bytes, input_shape: tuple[int, ...] | None) -> Path:
     """An empty file whose name stands for the model, its shape, this machine and its installed interpreter."""
-    from edgeall.edge_runtime.interpreter import installation
+    from .interpreter import installation
 
     digest = hashlib.sha256(f"{installation()}{'' if input_shape is None else f' {input_shape}'}\n".encode())
     digest.update(flatbuffer)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 1024)`` float32."""
-    from edgeall.models.rewrite import TORCH, rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import TORCH, rewrite
+    from .weights import load_application
 
     return rewrite(load_application("DenseNet121", args), TORCH)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeall.edge_runtime.errors import DataError
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from ..edge_runtime.errors import DataError
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -24,8 +24,8 @@ def build(args: BuildArgs) -> Any:
         DataError: the weights are of a network that normalizes its input in another way. What normalizes is no weight
             here (it must be the same whenever a run's network is rebuilt), so it can't be taken over.
     """
-    from edgeall.models.rewrite import TORCH, rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import TORCH, rewrite
+    from .weights import load_application
 
     original = load_application("EfficientNetB0", args)
     if args.weights != "none":
@@ -45,7 +45,7 @@ def _index(model: Any, name: str) -> int:
 
 
 def _check_normalization(original: Any, weights: str) -> None:
-    from edgeall.models.keras_compat import keras
+    from .keras_compat import keras
 
     layer = next(layer for layer in original.layers if type(layer) is keras.layers.Normalization)
     mean, variance, _ = layer.get_weights()

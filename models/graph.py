@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeall.models.keras_compat import keras
+from .keras_compat import keras
 
 
 def rebuild(model: Any, place: Callable[[Any, list[Any]], Any]) -> Any:

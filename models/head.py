@@ -16,7 +16,7 @@ def add_head(backbone: Any, classes: int, dropout: float) -> Any:
     quantization-aware training (model-optimization #377). Softmax stays in the graph, in float32 even under
     mixed precision, so that the exported file gives probabilities in every TFLite tool.
     """
-    from edgeall.models.keras_compat import keras
+    from .keras_compat import keras
 
     x = keras.layers.Dropout(dropout, name=FEATURES)(backbone.output)
     x = keras.layers.Dense(classes, name=LOGITS, dtype="float32")(x)
@@ -26,7 +26,7 @@ def add_head(backbone: Any, classes: int, dropout: float) -> Any:
 
 def head_of(features: int, classes: int, dropout: float) -> Any:
     """The head alone, ``(features,)`` in, probabilities out, to be trained on cached features."""
-    from edgeall.models.keras_compat import keras
+    from .keras_compat import keras
 
     inputs = keras.layers.Input((features,))
     x = keras.layers.Dropout(dropout, name=FEATURES)(inputs)

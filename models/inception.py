@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build_inception_v3(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 2048)`` float32."""
-    from edgeall.models.rewrite import rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import rewrite
+    from .weights import load_application
 
     return rewrite(load_application("InceptionV3", args))
 
 
 def build_inception_resnet_v2(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 1536)`` float32."""
-    from edgeall.models.rewrite import rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import rewrite
+    from .weights import load_application
 
     return rewrite(load_application("InceptionResNetV2", args), rule=_scaled_residual)
 
 
 def _scaled_residual(layer: Any, name: str, tensors: list[Any]) -> Any:
     """``CustomScaleLayer``, ``x + scale * residual``, as `Rescaling` and `Add`."""
-    from edgeall.models.keras_compat import keras
+    from .keras_compat import keras
 
     if type(layer).__name__ != "CustomScaleLayer":
         return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeall.models import registry
+from ..console.tables import percent, table
+from . import registry
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -49,3 +51,30 @@ def describe(name: str) -> dict[str, Any]:
 def listing() -> list[dict[str, Any]]:
     """`describe` of every backbone, by name."""
     return [describe(name) for name in registry.names()]
+
+
+def models_text(models: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `edgeall.models.listing.listing`.
+
+    Figures are at alpha 1.0 and the input size of the design; the last columns say which share of the weights can be
+    zeroed, and in how many places channels can be removed.
+    """
+    rows = [
+        [
+            model["name"],
+            f"{model['input_hw'][0]}",
+            f"{model['sizes'][0]}-{model['sizes'][1]}",
+            f"{model['parameters'] / 1e6:.2f} M",
+            f"{model['macs'] / 1e6:,.0f} M",
+            f"{model['float32_bytes'] / 1e6:.1f} MB",
+            "yes" if model["pretrained"] else "no",
+            "all" if model["unfreeze"] is None else f"last {model['unfreeze']}",
+            "yes" if model["int8"] else "no",
+            percent(model["sparsity_weights"] / model["parameters"]),
+            model["channel_groups"],
+        ]
+        for model in models
+    ]
+    heads = ["backbone", "input", "takes", "weights", "MACs", "float32", "ImageNet", "fine-tunes", "int8"]
+    heads += ["--sparsity on", "--macs in"]
+    return table(heads, rows)

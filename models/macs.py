@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgeall.models.keras_compat import keras
+from .keras_compat import keras
 
 layers = keras.layers
 

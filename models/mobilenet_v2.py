@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 
 
 def build(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 1280 * max(alpha, 1))`` float32."""
-    from edgeall.models.keras_compat import keras
-    from edgeall.models.rewrite import image_input
-    from edgeall.models.weights import load_weights
+    from .keras_compat import keras
+    from .rewrite import image_input
+    from .weights import load_weights
 
     def backbone(height: int, width: int, weights: str | None) -> Any:
         base = keras.applications.MobileNetV2(

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import UsageError
-from edgeall.models.graph import call, copy_of, rebuild, sources
-from edgeall.models.head import LOGITS
-from edgeall.models.keras_compat import keras
+from ..edge_runtime.errors import UsageError
+from .graph import call, copy_of, rebuild, sources
+from .head import LOGITS
+from .keras_compat import keras
 
 layers = keras.layers
 

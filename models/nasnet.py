@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 4032)`` float32."""
-    from edgeall.models.rewrite import rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import rewrite
+    from .weights import load_application
 
     return rewrite(load_application("NASNetLarge", args), rule=_separable)
 
 
 def _separable(layer: Any, name: str, tensors: list[Any]) -> Any:
     """A ``SeparableConv2D`` as the two convolutions that it is."""
-    from edgeall.models.keras_compat import keras
-    from edgeall.models.rewrite import put
+    from .keras_compat import keras
+    from .rewrite import put
 
     if type(layer) is not keras.layers.SeparableConv2D:
         return None

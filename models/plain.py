@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build_basic_cnn(args: BuildArgs) -> Any:
@@ -13,9 +13,9 @@ def build_basic_cnn(args: BuildArgs) -> Any:
     Ends in global average pooling, ``(batch, 128)``, instead of the studies' Flatten: at 224 pixels that
     would put 6.4 million weights into one dense layer.
     """
-    from edgeall.models.keras_compat import keras
-    from edgeall.models.rewrite import image_input
-    from edgeall.models.weights import load_weights
+    from .keras_compat import keras
+    from .rewrite import image_input
+    from .weights import load_weights
 
     def backbone(height: int, width: int, weights: str | None) -> Any:
         layers = keras.layers
@@ -38,9 +38,9 @@ def build_alexnet(args: BuildArgs) -> Any:
     trains worse), and no split in two halves for two graphics cards. Dropout of 0.5 lies between the dense layers; the
     one behind them is the head's.
     """
-    from edgeall.models.keras_compat import keras
-    from edgeall.models.rewrite import image_input
-    from edgeall.models.weights import load_weights
+    from .keras_compat import keras
+    from .rewrite import image_input
+    from .weights import load_weights
 
     def backbone(height: int, width: int, weights: str | None) -> Any:
         layers = keras.layers
@@ -65,7 +65,7 @@ def build_alexnet(args: BuildArgs) -> Any:
 
 def _convolution(x: Any, filters: int, size: int, name: str, **settings: Any) -> Any:
     """Convolution, BatchNormalization, ReLU."""
-    from edgeall.models.keras_compat import keras
+    from .keras_compat import keras
 
     x = keras.layers.Conv2D(filters, size, use_bias=False, name=name, **settings)(x)
     x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.errors import UsageError
+from ..edge_runtime.errors import UsageError
 
 FAMILIES = ("densenet", "efficientnet", "inception", "mobilenet_v2", "nasnet", "plain", "resnet", "vgg")
 """Modules of this package that register backbones when imported."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 
 def build_resnet50(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 2048)`` float32."""
-    from edgeall.models.rewrite import CAFFE, rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import CAFFE, rewrite
+    from .weights import load_application
 
     return rewrite(load_application("ResNet50", args), CAFFE)
 
 
 def build_resnet101v2(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 2048)`` float32."""
-    from edgeall.models.rewrite import rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import rewrite
+    from .weights import load_application
 
     return rewrite(load_application("ResNet101V2", args))
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgeall.models.graph import call, copy_of, rebuild
-from edgeall.models.keras_compat import keras
+from .graph import call, copy_of, rebuild
+from .keras_compat import keras
 
 layers = keras.layers
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from edgeall.models.registry import BuildArgs, Facts, ModelSpec, register
+from .registry import BuildArgs, Facts, ModelSpec, register
 
 REFERENCE = "Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition"
 
 
 def build(application: str, args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 512)`` float32."""
-    from edgeall.models.rewrite import CAFFE, rewrite
-    from edgeall.models.weights import load_application
+    from .rewrite import CAFFE, rewrite
+    from .weights import load_application
 
     return rewrite(load_application(application, args), CAFFE)
 

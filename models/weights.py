@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeall.edge_runtime.errors import NO_ROOM, DataError
-from edgeall.models.registry import BuildArgs
+from ..edge_runtime.errors import NO_ROOM, DataError
+from .registry import BuildArgs
 
 
 def load_application(name: str, args: BuildArgs) -> Any:
     """A network of ``tf_keras.applications`` up to its averaged features, filled; see `load_weights`."""
-    from edgeall.models.keras_compat import keras
-    from edgeall.models.rewrite import image_input
+    from .keras_compat import keras
+    from .rewrite import image_input
 
     def backbone(height: int, width: int, weights: str | None) -> Any:
         return getattr(keras.applications, name)(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import edgeall
-from edgeall.edge_runtime.files import held
-from edgeall.edge_runtime.tools.bench import bench
-from edgeall.optimize.quantize import quantize
-from edgeall.train.progress import Progress
-from edgeall.train.run import TrainSettings, train
-from edgeall.train.runs import is_whole, load_run
-from edgeall.train.synth import MARKER, synthesize
+from .. import __version__
+from ..console.progress import Progress
+from ..console.tables import percent, record, table
+from ..edge_runtime.files import held
+from ..edge_runtime.tools.bench import bench
+from ..train.data.levels import split_text
+from ..train.data.synth import MARKER, synthesize
+from ..train.run import TrainSettings, train
+from ..train.runs import is_whole, load_run
+from .quantize import quantize
 
 IMAGES = 960
 EPOCHS = 24
@@ -89,5 +92,27 @@ def _finished(settings: TrainSettings) -> dict[str, Any] | None:
     if not is_whole(settings.out):
         return None
     facts = load_run(settings.out)
-    same = facts["settings"] == settings.as_json() and facts["edgeall_version"] == edgeall.__version__
+    same = facts["settings"] == settings.as_json() and facts["edgeall_version"] == __version__
     return facts if same else None
+
+
+def demo_text(result: Mapping[str, Any]) -> str:
+    """The closing table of `edgeall.optimize.demo.demo`, and where things lie."""
+    rows = [
+        [
+            row["scheme"],
+            f"{row['file_bytes'] / 1e6:.2f} MB",
+            percent(row["accuracy"]),
+            f"{row['drop_points']:.2f} points",
+            f"{row['p50_ms']:.2f} ms",
+            f"{row['end_to_end_p50_ms']:.2f} ms",
+        ]
+        for row in result["rows"]
+    ]
+    facts = {
+        "images": f"SYNTHETIC; {result['test_images']:,} test images, {split_text(result['split_level'])}",
+        "Keras float32": percent(result["float_accuracy"]),
+        "model": result["model"],
+        "report": result["report"],
+    }
+    return f"{table(['scheme', 'size', 'accuracy', 'drop', 'p50 model', 'p50 image'], rows)}\n\n{record(facts)}"

@@ -15,27 +15,23 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import describe_device
-from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.files import held, replacing
-from edgeall.edge_runtime.images import refuse_inside
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.tools.tables import percent, record, table
-from edgeall.models.keras_compat import keras, tf
-from edgeall.models.macs import macs as macs_of
-from edgeall.models.narrow import groups, narrow
-from edgeall.optimize.channels import Budget, importance
-from edgeall.optimize.convert import compressed_bytes, convert
-from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.latency import interleaved
-from edgeall.optimize.sparsity import Masks, prunable, sparsity_of
-from edgeall.train import cache
-from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.fit import AfterStep, Row, Stage, fit, keep_statistics_current
-from edgeall.train.progress import Progress
-from edgeall.train.run import check_out, claim
-from edgeall.train.runs import (
+from ..console.progress import Progress
+from ..console.tables import percent, record, table
+from ..edge_runtime.classifier import Classifier
+from ..edge_runtime.device import describe_device
+from ..edge_runtime.errors import UsageError
+from ..edge_runtime.files import held, replacing
+from ..edge_runtime.images import refuse_inside
+from ..edge_runtime.preprocess import InputSpec
+from ..models.keras_compat import keras, tf
+from ..models.macs import macs as macs_of
+from ..models.narrow import groups, narrow
+from ..train.batches import Images, plain, shuffled
+from ..train.data import cache
+from ..train.data.split import SIDES, check_split
+from ..train.fit import AfterStep, Row, Stage, fit, keep_statistics_current
+from ..train.run import check_out, claim
+from ..train.runs import (
     complete_run,
     data_root,
     input_spec,
@@ -48,7 +44,11 @@ from edgeall.train.runs import (
     source_revision,
     versions,
 )
-from edgeall.train.split import SIDES, check_split
+from .experiments.latency import interleaved
+from .pruning.channels import Budget, importance
+from .pruning.sparsity import Masks, prunable, sparsity_of
+from .quantization.convert import compressed_bytes, convert
+from .quantization.fold import fold_batch_normalization
 
 EPOCHS = {"macs": 16, "sparsity": 10}
 """A network that lost channels has more to learn again, and learns it faster."""
@@ -85,7 +85,7 @@ def prune(
     Args:
         run: a complete run; it may have been pruned before.
         out: the new run's folder; the same command goes on with an unfinished one.
-        sparsity: share of zeros wanted in the kernels of `edgeall.optimize.sparsity.prunable` layers.
+        sparsity: share of zeros wanted in the kernels of `edgeall.optimize.pruning.sparsity.prunable` layers.
         macs: share of the run's multiply-accumulates that may be left.
         epochs: of the training afterwards (``macs``) or while and after weights are zeroed (``sparsity``); by default
             `EPOCHS`.

@@ -15,58 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime import parallel
-from edgeall.edge_runtime.calibration import calibrated
-from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
-from edgeall.edge_runtime.files import held, scratch
-from edgeall.edge_runtime.images import find_images, open_rgb
-from edgeall.edge_runtime.manifest import Manifest
-from edgeall.edge_runtime.novelty import is_unfamiliar, read_familiar
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.rig import quality
-from edgeall.edge_runtime.tools.tables import metrics_text, quantize_text
-from edgeall.models.keras_compat import exact_float32, tf
-from edgeall.optimize.calibrate import calibration_of, review_rule, wanted_rule
-from edgeall.optimize.card import model_card
-from edgeall.optimize.cluster import FEWEST, MOST
-from edgeall.optimize.convert import (
-    INTEGER_SCHEMES,
-    SCHEMES,
-    compressed_bytes,
-    convert,
-    layers_in_float,
-    sparsity,
-    with_second_output,
-)
-from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.golden import choose_golden
-from edgeall.optimize.layer_error import LayerError, layer_errors
-from edgeall.optimize.mild import validation_answers
-from edgeall.optimize.novelty import IMAGES as NOVELTY_IMAGES
-from edgeall.optimize.novelty import fit_novelty
-from edgeall.optimize.pack import pack
-from edgeall.optimize.placement import (
-    WITH_WEIGHTS,
-    Placement,
-    Range,
-    extremes,
-    images_at_once,
-    input_range,
-    place,
-    ranges,
-    rounded,
-)
-from edgeall.optimize.verify import answers, compare, predict, shown
-from edgeall.train import cache
-from edgeall.train.batches import Images, normalized, plain, shuffled
-from edgeall.train.fit import Stage, fit
-from edgeall.train.metrics import metrics_of
-from edgeall.train.model_report import write_model_report
-from edgeall.train.progress import Progress
-from edgeall.train.reliability import sent_to_review, trust
-from edgeall.train.robustness import robustness, robustness_text
-from edgeall.train.runs import (
+from ..console.progress import Progress
+from ..edge_runtime import parallel
+from ..edge_runtime.calibration import calibrated
+from ..edge_runtime.classifier import Classifier
+from ..edge_runtime.errors import EdgeallError, GateError, UsageError
+from ..edge_runtime.files import held, scratch
+from ..edge_runtime.images import find_images, open_rgb
+from ..edge_runtime.manifest import Manifest
+from ..edge_runtime.novelty import is_unfamiliar, read_familiar
+from ..edge_runtime.preprocess import InputSpec
+from ..edge_runtime.vision import quality
+from ..models.keras_compat import exact_float32, tf
+from ..train.batches import Images, normalized, plain, shuffled
+from ..train.data import cache
+from ..train.data.split import Split, check_split
+from ..train.data.synth import Layout, synthesize
+from ..train.evaluation.metrics import metrics_of
+from ..train.evaluation.reliability import sent_to_review, trust
+from ..train.evaluation.robustness import robustness, robustness_text
+from ..train.evaluation.text import metrics_text
+from ..train.fit import Stage, fit
+from ..train.reports.model_report import write_model_report
+from ..train.runs import (
     data_root,
     image_folder,
     input_spec,
@@ -78,11 +49,41 @@ from edgeall.train.runs import (
     source_revision,
     versions,
 )
-from edgeall.train.split import Split, check_split
-from edgeall.train.synth import Layout, synthesize
+from .packaging.card import model_card
+from .packaging.golden import choose_golden
+from .packaging.pack import pack
+from .pruning.cluster import FEWEST, MOST
+from .quantization.calibrate import calibration_of, review_rule, wanted_rule
+from .quantization.convert import (
+    INTEGER_SCHEMES,
+    SCHEMES,
+    compressed_bytes,
+    convert,
+    layers_in_float,
+    sparsity,
+    with_second_output,
+)
+from .quantization.fold import fold_batch_normalization
+from .quantization.layer_error import LayerError, layer_errors
+from .quantization.mild import validation_answers
+from .quantization.novelty import IMAGES as NOVELTY_IMAGES
+from .quantization.novelty import fit_novelty
+from .quantization.placement import (
+    WITH_WEIGHTS,
+    Placement,
+    Range,
+    extremes,
+    images_at_once,
+    input_range,
+    place,
+    ranges,
+    rounded,
+)
+from .quantization.summary import quantize_text
+from .quantization.verify import answers, compare, predict, shown
 
 if TYPE_CHECKING:
-    from edgeall.optimize.qat import QuantizationAware
+    from .quantization.qat import QuantizationAware
 
 FOLD_TOLERANCE = 1e-4
 """Largest difference of a probability that folding BatchNormalization may make; see `_check_folding` for the one way
@@ -145,7 +146,7 @@ def quantize(
 
     Args:
         run: a complete run folder.
-        scheme: one of `edgeall.optimize.convert.SCHEMES`.
+        scheme: one of `edgeall.optimize.quantization.convert.SCHEMES`.
         out: the file to write.
         max_drop: percentage points of test accuracy that may be lost against Keras float32.
         epochs: fine-tuning epochs of ``qat-int8``.
@@ -159,10 +160,10 @@ def quantize(
         float_layers: layers of an integer scheme whose weights and output are left in float; what reads such an
             output then computes in float too.
         clusters: of ``qat-int8``: at most so many different values in the weights of each layer that `prune` would
-            prune, so that the file compresses better; see `edgeall.optimize.cluster`.
-        robust: also measure the result under corruptions, `edgeall.train.robustness.robustness`; mean and worst go
-            into the file.
-        target_sensitivity: see `edgeall.optimize.calibrate.review_rule`, as the next one.
+            prune, so that the file compresses better; see `edgeall.optimize.pruning.cluster`.
+        robust: also measure the result under corruptions, `edgeall.train.evaluation.robustness.robustness`; mean and
+        worst go into the file.
+        target_sensitivity: see `edgeall.optimize.quantization.calibrate.review_rule`, as the next one.
         review_budget: at most this share of images is sent to review as uncertain; 0: none.
         explain: give the last feature map as the second output, not its mean alone: `edgeall run --explain` draws with
             it where the answer comes from.
@@ -171,9 +172,9 @@ def quantize(
     Returns:
         A summary: scheme, sizes, accuracies, agreement, per-class recalls; ``float_layers``, what computes in float
         (None: everything), ``sparsity_frac`` of the weights in the file; ``calibration``, ``decision`` and ``novelty``,
-        as in the manifest; what `edgeall.train.reliability.trust` says of the test side; ``report``, the page beside
-        the file that shows it; with ``layer_report`` the ``layers``, see `edgeall.optimize.layer_error.LayerError`;
-        with ``robust`` the ``robustness``.
+        as in the manifest; what `edgeall.train.evaluation.reliability.trust` says of the test side; ``report``, the
+        page beside the file that shows it; with ``layer_report`` the ``layers``, see
+        `edgeall.optimize.quantization.layer_error.LayerError`; with ``robust`` the ``robustness``.
 
     Raises:
         UsageError: an unknown scheme or layer, a layer option with a scheme that isn't integer, or ``out`` exists.
@@ -221,7 +222,7 @@ def quantize(
         network, measured = folded, _measured(folded, placement, representatives, settings, progress)
         masks = _masks(folded, facts, progress)
         if scheme == "qat-int8":
-            from edgeall.optimize.qat import quantization_aware  # imports tfmot
+            from .quantization.qat import quantization_aware  # imports tfmot
 
             start = quantization_aware(folded, placement, measured, masks, clusters)
             _train_quantized(
@@ -448,7 +449,7 @@ def _train_quantized(
     probabilities say more about an image than the label does. Source: Mishra and Marr 2018, "Apprentice: Using
     knowledge distillation techniques to improve low-precision network accuracy".
     """
-    from edgeall.optimize.qat import PLACEMENT
+    from .quantization.qat import PLACEMENT
 
     train_side, folded = sides["train"], start.folded
     classes = folded.output_shape[-1]

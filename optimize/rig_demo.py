@@ -17,23 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.manifest import Manifest
-from edgeall.edge_runtime.preprocess import InputSpec, normalize
-from edgeall.edge_runtime.rig.cells import crop, find_cells
-from edgeall.edge_runtime.rig.slide import KINDS, SimulatedCamera, draw_slide
-from edgeall.models import registry
-from edgeall.models.head import add_head
-from edgeall.models.keras_compat import keras
-from edgeall.models.registry import BuildArgs
-from edgeall.optimize.card import model_card
-from edgeall.optimize.convert import convert, with_second_output
-from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.golden import choose_golden
-from edgeall.optimize.pack import pack
-from edgeall.optimize.placement import calibrated
-from edgeall.train.progress import Progress
-from edgeall.train.runs import versions
+from ..console.progress import Progress
+from ..edge_runtime.classifier import Classifier
+from ..edge_runtime.manifest import Manifest
+from ..edge_runtime.preprocess import InputSpec, normalize
+from ..edge_runtime.vision.cells import crop, find_cells
+from ..models import registry
+from ..models.head import add_head
+from ..models.keras_compat import keras
+from ..models.registry import BuildArgs
+from ..rig.capture.slide import KINDS, SimulatedCamera, draw_slide
+from ..train.runs import versions
+from .packaging.card import model_card
+from .packaging.golden import choose_golden
+from .packaging.pack import pack
+from .quantization.convert import convert, with_second_output
+from .quantization.fold import fold_batch_normalization
+from .quantization.placement import calibrated
 
 SIZE = 48
 """Pixels a side."""

@@ -118,8 +118,8 @@ def tiny_flatbuffers() -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def pack_tiny(tiny_flatbuffers: dict[str, bytes]) -> Callable[..., Path]:
     """``pack_tiny(kind, out, **manifest changes)`` packs one of `tiny_flatbuffers`."""
-    from edgeall.optimize.card import model_card
-    from edgeall.optimize.pack import pack
+    from edgeall.optimize.packaging.card import model_card
+    from edgeall.optimize.packaging.pack import pack
 
     def make(kind: str, out: Path, **changes: Any) -> Path:
         filled = manifest(**changes)
@@ -150,9 +150,9 @@ def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from edgeall.models import registry
     from edgeall.models.head import add_head
     from edgeall.models.keras_compat import keras
-    from edgeall.optimize.card import model_card
-    from edgeall.optimize.golden import choose_golden
-    from edgeall.optimize.pack import pack
+    from edgeall.optimize.packaging.card import model_card
+    from edgeall.optimize.packaging.golden import choose_golden
+    from edgeall.optimize.packaging.pack import pack
 
     spec = InputSpec(224, 224)
     files = [(file, index) for index, label in enumerate(LABELS) for file in _every(test_data / "all4" / label, 160)]

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from edgeall.edge_runtime.classifier import Classifier
-    from edgeall.edge_runtime.rig.access import Access
-    from edgeall.edge_runtime.rig.broadcast import Broadcast
-    from edgeall.edge_runtime.rig.record import Record
-    from edgeall.edge_runtime.rig.station import Live, Station
+    from edgeall.rig.record.record import Record
+    from edgeall.rig.station import Live, Station
+    from edgeall.rig.web.access import Access
+    from edgeall.rig.web.broadcast import Broadcast
 
 PASSWORDS = {"olga": "operates the rig", "viktor": "looks at the rig"}
 ROLES = {"olga": "operate", "viktor": "view"}
@@ -44,7 +44,7 @@ class Rig:
 
     def session(self, sample: str = "S-1") -> int:
         """A slide that is recorded now."""
-        from edgeall.edge_runtime.rig.record import SessionNotes
+        from edgeall.rig.record.record import SessionNotes
 
         return self.station.start_session(SessionNotes(sample, "olga", "Wright", "100x oil"))
 
@@ -52,7 +52,7 @@ class Rig:
         """A recorded frame with an image; judged as Pre unless told otherwise."""
         from io import BytesIO
 
-        from edgeall.edge_runtime.rig.record import FrameRow
+        from edgeall.rig.record.record import FrameRow
 
         image = BytesIO()
         grainy_image(seed, (640, 480)).save(image, "JPEG")
@@ -64,7 +64,7 @@ class Rig:
 @pytest.fixture(scope="session")
 def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Olga may operate, Viktor may view."""
-    from edgeall.edge_runtime.rig.access import add_user
+    from edgeall.rig.web.access import add_user
 
     path = tmp_path_factory.mktemp("users") / "users.json"
     with quick_hashes():
@@ -78,7 +78,7 @@ def quick_hashes() -> Iterator[None]:
     """Argon2 as it is, but for the memory and time that it is made to take."""
     from argon2 import PasswordHasher
 
-    from edgeall.edge_runtime.rig import access
+    from edgeall.rig.web import access
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(access, "PasswordHasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
@@ -89,20 +89,20 @@ def quick_hashes() -> Iterator[None]:
 def demo_classifier() -> Classifier:
     """The demo's model; one station at a time runs it."""
     from edgeall.edge_runtime.classifier import Classifier
-    from edgeall.edge_runtime.rig.serve import DEMO_MODEL
+    from edgeall.rig.serve import DEMO_MODEL
 
     return Classifier.open(DEMO_MODEL, threads=1)
 
 
 def build_rig(folder: Path, users: Path | None = None, secure: bool = False, **page_facts: Any) -> Rig:
     """A rig over the simulated slide, not started; without ``users`` it lets everybody in. Close its record."""
-    from edgeall.edge_runtime.rig.access import Access
-    from edgeall.edge_runtime.rig.app import create_app
-    from edgeall.edge_runtime.rig.camera import KeptOpen, open_camera
-    from edgeall.edge_runtime.rig.guard import local_names
-    from edgeall.edge_runtime.rig.page import Page
-    from edgeall.edge_runtime.rig.record import Program, Record
-    from edgeall.edge_runtime.rig.station import Station
+    from edgeall.rig.capture.camera import KeptOpen, open_camera
+    from edgeall.rig.record.record import Program, Record
+    from edgeall.rig.station import Station
+    from edgeall.rig.web.access import Access
+    from edgeall.rig.web.app import create_app
+    from edgeall.rig.web.guard import local_names
+    from edgeall.rig.web.page import Page
 
     classifier = demo_classifier()
     facts = {"model": "demo", "model_sha256": "0" * 64, "labels": classifier.labels}

@@ -15,7 +15,7 @@ IMAGES = 128
 @pytest.fixture(scope="session")
 def synthetic_fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic four-class fields. Not to be changed: copy it."""
-    from edgeall.train.synth import synthesize
+    from edgeall.train.data.synth import synthesize
 
     folder = tmp_path_factory.mktemp("synthetic") / "fields"
     synthesize(folder, IMAGES, seed=3 + SEED, size=96)
@@ -44,7 +44,7 @@ def tiny_settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def tiny_run(tiny_settings: Any) -> Path:
     """A complete run folder. Not to be changed: copy it."""
-    from edgeall.train.progress import Progress
+    from edgeall.console.progress import Progress
     from edgeall.train.run import train
 
     train(replace(tiny_settings), Progress(quiet=True))
@@ -54,9 +54,9 @@ def tiny_run(tiny_settings: Any) -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `quantize` says of `tiny_run` in every scheme; the packed file is at ``["out"]``."""
-    from edgeall.optimize.convert import SCHEMES
+    from edgeall.console.progress import Progress
+    from edgeall.optimize.quantization.convert import SCHEMES
     from edgeall.optimize.quantize import quantize
-    from edgeall.train.progress import Progress
 
     folder, quiet = tmp_path_factory.mktemp("models"), Progress(quiet=True)
     return {

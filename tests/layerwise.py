@@ -14,9 +14,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from edgeall.edge_runtime.flatbuffer import read_graph
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models.graph import sources
-from edgeall.optimize.convert import layers_of
-from edgeall.optimize.layer_error import Int8Layers
-from edgeall.optimize.placement import INPUT, Placement, Range, rounded_input
+from edgeall.optimize.quantization.convert import layers_of
+from edgeall.optimize.quantization.layer_error import Int8Layers
+from edgeall.optimize.quantization.placement import INPUT, Placement, Range, rounded_input
 
 FEW = 64
 """Of fewer values no share is asked for: a pooling kernel may round all eight of a layer the same way."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from edgeall.models.keras_compat import tf
-from edgeall.train.microscope import COMPRESSED, QUALITY, on_some, optics
+from ..models.keras_compat import tf
+from .microscope import COMPRESSED, QUALITY, on_some, optics
 
 Augment = Callable[[Any, Any], Any]
 """``augment(images, seed)``: float32 ``(batch, h, w, 3)`` in 0..255, int64 ``(2,)``; returns the same shape."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.models.keras_compat import tf
-from edgeall.train.augment import AUGMENTS
+from ..edge_runtime.preprocess import InputSpec
+from ..models.keras_compat import tf
+from .augment import AUGMENTS
 
 
 @dataclass(frozen=True)

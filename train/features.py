@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.models.keras_compat import tf
-from edgeall.train.batches import Images
-from edgeall.train.fit import Stage
+from ..models.keras_compat import tf
+from .batches import Images
+from .fit import Stage
 
 
 def feature_batches(

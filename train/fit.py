@@ -16,11 +16,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import DataError
-from edgeall.edge_runtime.files import replacing
-from edgeall.models.keras_compat import keras, tf
-from edgeall.train.progress import Progress
-from edgeall.train.workers import ALONE, Workers
+from ..console.progress import Progress
+from ..edge_runtime.errors import DataError
+from ..edge_runtime.files import replacing
+from ..models.keras_compat import keras, tf
+from .workers import ALONE, Workers
 
 AfterStep = Callable[[int, list[NDArray[Any]]], None]
 """``after_step(done, average)``: may change the model's weights and, in place, their running average (in the order of

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeall.models.keras_compat import tf
+from ..models.keras_compat import tf
 
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
 """Optical densities in red, green and blue of haematoxylin, eosin and what is neither. A smear's azure B lies near the

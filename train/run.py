@@ -17,24 +17,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.device import describe_device
-from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.files import file_name, held, is_empty, sync
-from edgeall.edge_runtime.images import mark_output, refuse_inside
-from edgeall.models import registry
-from edgeall.models.head import add_head, head_of
-from edgeall.models.keras_compat import keras
-from edgeall.models.macs import macs
-from edgeall.models.registry import BuildArgs
-from edgeall.train import cache
-from edgeall.train.augment import AUGMENTS
-from edgeall.train.balance import filled, parse_per_class, sample_sides
-from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.blocks import EMBARGO
-from edgeall.train.dataset import independent_notes, load_dataset, unit
-from edgeall.train.fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
-from edgeall.train.progress import Progress
-from edgeall.train.runs import (
+from ..console.progress import Progress
+from ..edge_runtime.device import describe_device
+from ..edge_runtime.errors import DataError, UsageError
+from ..edge_runtime.files import file_name, held, is_empty, sync
+from ..edge_runtime.images import mark_output, refuse_inside
+from ..models import registry
+from ..models.head import add_head, head_of
+from ..models.keras_compat import keras
+from ..models.macs import macs
+from ..models.registry import BuildArgs
+from .augment import AUGMENTS
+from .batches import Images, plain, shuffled
+from .data import cache
+from .data.balance import filled, parse_per_class, sample_sides
+from .data.blocks import EMBARGO
+from .data.dataset import independent_notes, load_dataset, unit
+from .data.scan import narrow_range, scan
+from .data.split import (
+    LEFT_OUT,
+    SIDES,
+    Split,
+    check_embargo,
+    check_split,
+    load_split,
+    make_split,
+    save_split,
+)
+from .data.synth import is_synthetic
+from .fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
+from .runs import (
     SCHEMA,
     build_args,
     complete_run,
@@ -49,20 +61,8 @@ from edgeall.train.runs import (
     versions,
     write_json,
 )
-from edgeall.train.scan import narrow_range, scan
-from edgeall.train.split import (
-    LEFT_OUT,
-    SIDES,
-    Split,
-    check_embargo,
-    check_split,
-    load_split,
-    make_split,
-    save_split,
-)
-from edgeall.train.synth import is_synthetic
-from edgeall.train.teacher import WEIGHT, Teach, Teacher, check_teachers, ensemble, open_teachers, student
-from edgeall.train.workers import Workers, join
+from .teacher import WEIGHT, Teach, Teacher, check_teachers, ensemble, open_teachers, student
+from .workers import Workers, join
 
 FINETUNE_IMAGES = 44_000
 """Training images that the fine-tuning shows by default, each epoch all of them: small sets need more epochs, not less
@@ -90,10 +90,10 @@ class TrainSettings:
         unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, but of the largest
             pretrained backbones the last stage (`ModelSpec.unfreeze`).
         patience: epochs without a better validation loss before a stage ends.
-        embargo: file numbers between the sides of a split by block; by default `edgeall.train.blocks.EMBARGO`.
+        embargo: file numbers between the sides of a split by block; by default `edgeall.train.data.blocks.EMBARGO`.
         fold: ``I/K``, fold I (from 1) of K as the test side.
         split: a ``split.json``, or a run that has one, to use in place of a split of its own.
-        per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.balance`.
+        per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.data.balance`.
         positive: labels that count as positive (ALL), comma-separated.
         teacher: complete runs that the fine-tuning learns from, see `edgeall.train.teacher`.
         teacher_weight: their share in its loss.
@@ -584,7 +584,7 @@ def _train_head(
     """Train the dense layer on cached features and put it into ``model``."""
     if features is None:
         return []
-    from edgeall.train.features import feature_batches
+    from .features import feature_batches
 
     train_side, validation = sides["train"], sides["validation"]
     classes = model.output_shape[-1]

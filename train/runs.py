@@ -20,22 +20,22 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-import edgeall
-from edgeall.edge_runtime import files
-from edgeall.edge_runtime.bundle import FROM_KERAS, is_keras
-from edgeall.edge_runtime.errors import NO_ROOM, DataError, UsageError
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.models import registry
-from edgeall.models.head import add_head
-from edgeall.models.narrow import with_channels
-from edgeall.models.registry import BuildArgs
-from edgeall.train import cache
-from edgeall.train.batches import Images, plain
-from edgeall.train.dataset import positive_labels
-from edgeall.train.metrics import metrics_of
-from edgeall.train.progress import Progress
-from edgeall.train.report import write_report
-from edgeall.train.split import SIDES, Split, load_split
+from .. import __version__
+from ..console.progress import Progress
+from ..edge_runtime import files
+from ..edge_runtime.bundle import FROM_KERAS, is_keras
+from ..edge_runtime.errors import NO_ROOM, DataError, UsageError
+from ..edge_runtime.preprocess import InputSpec
+from ..models import registry
+from ..models.head import add_head
+from ..models.narrow import with_channels
+from ..models.registry import BuildArgs
+from .batches import Images, plain
+from .data import cache
+from .data.dataset import positive_labels
+from .data.split import SIDES, Split, load_split
+from .evaluation.metrics import metrics_of
+from .reports.report import write_report
 
 SCHEMA = 1
 
@@ -208,7 +208,7 @@ def _version(package: str) -> str | None:
 
 def source_revision() -> str | None:
     """The git commit that this edgeall runs from, ``-dirty`` with changes on top; None outside a checkout of it."""
-    here = Path(edgeall.__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     try:
         top, commit = _git(here, "rev-parse", "--show-toplevel", "HEAD").split()
         if Path(top) != here:  # installed into somebody else's repository
@@ -264,7 +264,7 @@ def complete_run(
     positive = positive_of(settings["positive"], split.labels)
     run = {
         "schema": SCHEMA,
-        "edgeall_version": edgeall.__version__,
+        "edgeall_version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "labels": list(split.labels),
         "positive_labels": list(positive),

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.models.keras_compat import keras, tf
-from edgeall.train.runs import input_spec, load_model, load_run
-from edgeall.train.split import Split
+from ..edge_runtime.errors import UsageError
+from ..edge_runtime.preprocess import InputSpec
+from ..models.keras_compat import keras, tf
+from .data.split import Split
+from .runs import input_spec, load_model, load_run
 
 TEMPERATURE = 4.0
 """What logits are divided by before teachers and student are compared: teachers trained on these very images are

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeall.edge_runtime.errors import EdgeallError, UsageError
-from edgeall.models.keras_compat import quiet, tf
-from edgeall.train.progress import Progress
+from ..console.progress import Progress
+from ..edge_runtime.errors import EdgeallError, UsageError
+from ..models.keras_compat import quiet, tf
 
 JOBS = ("chief", "worker")
 """What a task may be called in TF_CONFIG, in the order of the workers' numbers."""

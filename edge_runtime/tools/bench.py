@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime import interpreter, parallel
-from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import (
+from .. import interpreter, parallel
+from ..classifier import Classifier
+from ..device import (
     condition_warnings,
     conditions,
     cores,
@@ -30,11 +30,11 @@ from edgeall.edge_runtime.device import (
     peak_rss_bytes,
     rss_bytes,
 )
-from edgeall.edge_runtime.errors import DataError, ImageError, UsageError
-from edgeall.edge_runtime.images import decode_rgb, open_rgb
-from edgeall.edge_runtime.parallel import Pool
-from edgeall.edge_runtime.pipeline import expand, prediction
-from edgeall.edge_runtime.preprocess import load_input, preprocess
+from ..errors import DataError, ImageError, UsageError
+from ..images import decode_rgb, open_rgb
+from ..parallel import Pool
+from ..pipeline import expand, prediction
+from ..preprocess import load_input, preprocess
 
 STAGES = ("decode", "preprocess", "invoke", "end_to_end")
 WARM_UP_QUERIES = 10
@@ -144,7 +144,7 @@ def bench(
     offline = _offline(classifier, decoders, seconds, min_queries, note) if sweep else None
     operators = None
     if profile:
-        from edgeall.edge_runtime.tools.profile import profile_model
+        from .profile import profile_model
 
         note("operators")
         operators = profile_model(path, threads)

@@ -7,10 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.files import write_text
-from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.tools.tables import bench_text as single_stream_text
-from edgeall.edge_runtime.tools.tables import percent, table
+from ...console.tables import percent, record, table
+from ..files import write_text
+from ..manifest import RESEARCH_USE
 
 Rows = Sequence[Sequence[object]]
 
@@ -125,3 +124,25 @@ def _bars(values: Sequence[tuple[str, float]]) -> str:
         ]
     box = f'viewBox="0 0 {_NAME_PX + _BAR_PX + 80} {len(values) * _LINE_PX}"'
     return f'<svg {box} role="img" xmlns="http://www.w3.org/2000/svg">{"".join(lines)}</svg>'
+
+
+def single_stream_text(result: Mapping[str, Any]) -> str:
+    """The figures of `edgeall.edge_runtime.tools.bench.bench`."""
+    device = result["device"]
+    facts = {
+        "device": ", ".join(str(device[key]) for key in ("cpu", "os", "runtime") if device.get(key)),
+        "threads": str(result["threads"]),
+        "load": f"{result['load_ms']:.1f} ms",
+        "first image": f"{result['first_ms']:.1f} ms",
+        "throughput": f"{result['images_per_s']:.1f} images/s",
+        "peak memory": f"{result['peak_rss_bytes'] / 1e6:.1f} MB",
+        "accuracy": "unknown (no labelled images)"
+        if result["accuracy"] is None
+        else f"{percent(result['accuracy'])} on the {result['accuracy_images']:,} given images "
+        "(may include training images)",
+    }
+    stages = [
+        [name, *(f"{times[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))]
+        for name, times in result["stages"].items()
+    ]
+    return f"{record(facts)}\n\n{table(['stage', 'p50 ms', 'p90 ms', 'p99 ms'], stages)}"

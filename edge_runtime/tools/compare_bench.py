@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.tools.tables import table
+from ...console.tables import table
+from ..errors import DataError, UsageError
 
 DEVICE = ("machine", "board", "cpu", "cores")
 """What makes two devices the same kind. Other versions of the system, Python and the interpreter are told, not refused:

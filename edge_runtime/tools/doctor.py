@@ -22,10 +22,10 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.cache import cache_dir
-from edgeall.edge_runtime.errors import EdgeallError
-from edgeall.edge_runtime.files import leftovers
-from edgeall.edge_runtime.probe import try_out
+from ..cache import cache_dir
+from ..errors import EdgeallError
+from ..files import leftovers
+from ..probe import try_out
 
 MODEL = base64.b64decode(
     "GAAAAFRGTDMAAA4AFAAQAAwACAAAAAQADgAAABAAAAAYAAAAUAEAAAMAAAABAAAABAAAAKj///8BAAAAEAAAAAwAFAAQAAwACAAEAAwAAAAQAAAAVA"

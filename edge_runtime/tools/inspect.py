@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from edgeall.edge_runtime import interpreter
-from edgeall.edge_runtime.bundle import Bundle, open_bundle
-from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.flatbuffer import METADATA, Tensor
-from edgeall.edge_runtime.foreign import scores_of, sizes_of
-from edgeall.edge_runtime.golden import check_golden
+from ...console.tables import record
+from .. import interpreter
+from ..bundle import Bundle, open_bundle
+from ..classifier import Classifier
+from ..errors import BundleError
+from ..flatbuffer import METADATA, Tensor
+from ..foreign import scores_of, sizes_of
+from ..golden import check_golden
 
 
 def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -101,3 +103,79 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
         "scale": tensor.scale[0] if tensor.scale else None,
         "zero_point": tensor.zero_point[0] if tensor.zero_point else None,
     }
+
+
+_SCORES = {
+    "probabilities": "probabilities of the labels",
+    "logits": "logits, or a model that is no classifier: a softmax is applied to them",
+    "sigmoid": "one sigmoid: the second label's probability",
+    None: "no classifier of one label: each output is scored by itself",
+}
+
+
+def inspect_text(facts: Mapping[str, Any]) -> str:
+    """What `edgeall.edge_runtime.tools.inspect.inspect_model` found."""
+    manifest = facts["manifest"] or {}
+    labels = facts["labels"]
+    rows: dict[str, object] = {
+        "file": f"{facts['path']}, {facts['file_bytes']:,} bytes",
+        "flatbuffer": f"{facts['flatbuffer_bytes']:,} bytes, of which weights {facts['weights_bytes']:,}",
+        "packed by edgeall": "yes" if facts["packed"] else "no: a foreign model, without digest and golden images",
+    }
+    if manifest:
+        rows |= {
+            "name": f"{manifest['name']}, created {manifest['created']}",
+            "digest": "matches",
+            "golden images": _golden_verdict(facts),
+            "quantization": manifest["quantization"],
+            "trained": manifest["training"],
+            "metrics": {key: value for key, value in manifest["metrics"].items() if _is_short(value)},
+            "positive labels": manifest["positive_labels"] or "none known",
+            "calibration": manifest["calibration"] or "none",
+            "decision": manifest["decision"] or "the most probable label",
+            "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",
+            "fit": manifest["input"]["fit"],
+        }
+    rows |= {
+        "labels": "not in the file" if labels is None else labels if len(labels) <= 20 else f"{len(labels):,}",
+        "normalization": "not in the file" if facts["normalization"] is None else _normalization(facts),
+        "input": "; ".join(map(_tensor_text, facts["input"])),
+        "output": "; ".join(map(_tensor_text, facts["output"])),
+        "scores": _SCORES[facts["scores"]],
+        "TFLite metadata": "yes" if facts["tflite_metadata"] else "no",
+        "tensors": facts["tensor_types"],
+        "operators": facts["operators"],
+        "runtime": facts["runtime"],
+        "intended use": manifest.get("intended_use"),
+    }
+    return record(rows)
+
+
+def _golden_verdict(facts: Mapping[str, Any]) -> str:
+    results = facts["golden"]
+    if not results:
+        return "none"
+    worst = max(results, key=lambda result: result["difference"])
+    source = facts["manifest"]["golden"].get("source", "unknown")
+    pixels = "" if all(result["pixels_ok"] for result in results) else ", PREPROCESSING DIFFERS"
+    verdict = "as packed" if facts["golden_ok"] else "NOT as packed"
+    return (
+        f"{len(results)} {verdict}, largest difference {worst['difference']:g} {worst['unit']} "
+        f"(allowed {worst['tolerance']:g}){pixels}; from: {source}"
+    )
+
+
+def _normalization(facts: Mapping[str, Any]) -> str:
+    mean, std = facts["normalization"]
+    return f"(pixel - {mean:g}) / {std:g}"
+
+
+def _tensor_text(tensor: Mapping[str, Any]) -> str:
+    shape = "x".join("any" if size is None else str(size) for size in tensor["shape"])
+    if tensor["scale"] is None:
+        return f"{tensor['type']} {shape}"
+    return f"{tensor['type']} {shape}, (unit - {tensor['zero_point']}) * {tensor['scale']:.8g}"
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, (str, int, float)) or value is None

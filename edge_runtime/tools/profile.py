@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgeall.edge_runtime.errors import EdgeallError
-from edgeall.edge_runtime.interpreter import runtime_package, runtime_version
+from ..errors import EdgeallError
+from ..interpreter import runtime_package, runtime_version
 
 RUNS = 50
 _WARM_UP_RUNS = 5

@@ -19,13 +19,13 @@ from fixtures_models import LABELS, grainy_image
 from fixtures_packed import repack
 from fixtures_pi import PATH, Pi, fresh_home, make_root, sshd_in
 
+from edgeall.console.progress import Progress
 from edgeall.deploy import package, ssh
 from edgeall.deploy.bench import bench_over_ssh
 from edgeall.deploy.release import deploy, rollback
 from edgeall.deploy.target import SshTarget
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.train.progress import Progress
 
 pytestmark = pytest.mark.device
 

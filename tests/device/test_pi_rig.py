@@ -20,8 +20,8 @@ from PIL import Image
 
 from edgeall.deploy import package
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.rig.serve import DEMO_MODEL
-from edgeall.edge_runtime.rig.slide import SimulatedCamera, draw_slide
+from edgeall.rig.capture.slide import SimulatedCamera, draw_slide
+from edgeall.rig.serve import DEMO_MODEL
 
 pytestmark = pytest.mark.device
 
@@ -57,7 +57,7 @@ def rig_on(pi: Pi) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
     """`edgeall rig` over a watched folder, and a visitor of its page."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    model = f"{HOME}/site/edgeall/edge_runtime/rig/{DEMO_MODEL.name}"
+    model = f"{HOME}/site/edgeall/rig/{DEMO_MODEL.name}"
     words = ("rig", model, "--camera", f"{HOME}/frames", "--record", f"{HOME}/slides", "--listen", f"127.0.0.1:{port}")
     settings = [f"{key}={value}" for key, value in {**pi.environment, "QEMU_CPU": pi.cpu}.items()]
     command = ["chroot", str(pi.root), "/usr/bin/env", "-i", *settings, "python3", "-c", PROGRAM, *words]

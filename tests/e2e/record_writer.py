@@ -11,7 +11,7 @@ import random
 import sys
 from datetime import datetime, timezone
 
-from edgeall.edge_runtime.rig.record import FrameRow, Limits, Program, Record, RecordFullError, SessionNotes
+from edgeall.rig.record.record import FrameRow, Limits, Program, Record, RecordFullError, SessionNotes
 
 
 def say(*words: object) -> None:

@@ -21,6 +21,7 @@ import venvs
 from agreement import FLOAT_ROUNDING, least_agreement
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
@@ -30,14 +31,13 @@ from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.pipeline import classify
 from edgeall.edge_runtime.preprocess import normalize, preprocess
 from edgeall.models.keras_compat import keras
-from edgeall.optimize.convert import SCHEMES
+from edgeall.optimize.quantization.convert import SCHEMES
 from edgeall.optimize.quantize import quantize
-from edgeall.train.evaluate import evaluate
-from edgeall.train.metrics import expected_calibration_error
-from edgeall.train.progress import Progress
+from edgeall.train.data.split import load_split
+from edgeall.train.data.synth import synthesize
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.metrics import expected_calibration_error
 from edgeall.train.run import train
-from edgeall.train.split import load_split
-from edgeall.train.synth import synthesize
 
 QUIET = Progress(quiet=True)
 
@@ -202,9 +202,9 @@ def test_a_model_beside_its_split_is_evaluated_on_the_test_side(
 def test_another_split_than_the_models_own_is_refused(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    from edgeall.train.dataset import load_dataset
-    from edgeall.train.scan import scan
-    from edgeall.train.split import make_split, save_split
+    from edgeall.train.data.dataset import load_dataset
+    from edgeall.train.data.scan import scan
+    from edgeall.train.data.split import make_split, save_split
 
     other = make_split(scan(load_dataset(synthetic_fields)), seed=5)
     save_split(other, tmp_path / "split.json")
@@ -224,7 +224,7 @@ def test_another_split_than_the_models_own_is_refused(
 def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
     tiny_run: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    from edgeall.train.synth import synthesize
+    from edgeall.train.data.synth import synthesize
 
     synthesize(tmp_path / "other", 24, seed=99, size=96)
     shutil.rmtree(tmp_path / "other" / "Pro")  # a laboratory may lack a class
@@ -538,7 +538,7 @@ from pathlib import Path
 from edgeall.models.keras_compat import tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from edgeall.train.progress import Progress
+from edgeall.console.progress import Progress
 from edgeall.train.run import TrainSettings, train
 settings = TrainSettings(data=Path({str(synthetic_fields)!r}), out=Path({str(tmp_path / "run")!r}), model="basic_cnn",
     weights="none", input_size=48, epochs_finetune=3, cache_dir=Path({str(tmp_path / "cache")!r}))

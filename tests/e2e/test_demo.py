@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
+from edgeall.console.progress import Progress
 from edgeall.optimize.demo import SCHEMES, demo
-from edgeall.train.progress import Progress
 
 
 def test_the_demo_goes_through(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that the documentation speaks of, made by the program itself. Not to be changed: copy it."""
     from fixtures_rig import build_rig
 
-    from edgeall.optimize.sign import make_key
+    from edgeall.optimize.packaging.sign import make_key
 
     folder = tmp_path_factory.mktemp("documented") / "world"
     folder.mkdir()

@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from edgeall.cli import main
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, NoSpaceError, UsageError
 from edgeall.edge_runtime.files import held
 from edgeall.edge_runtime.images import is_output
-from edgeall.edge_runtime.rig.cells_files import cells_of_files
+from edgeall.edge_runtime.vision.cells_files import cells_of_files
 from edgeall.optimize.prune import prune
 from edgeall.optimize.quantize import quantize
-from edgeall.train.progress import Progress
 from edgeall.train.run import check_out, claim, train
 from edgeall.train.runs import load_model, load_own_split, load_run
 

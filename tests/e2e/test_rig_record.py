@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from venvs import HANG_S
 
-from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, RecordFullError, SessionNotes
-from edgeall.edge_runtime.rig.record_check import check
+from edgeall.rig.record.check import check
+from edgeall.rig.record.record import Limits, Record, RecordError, RecordFullError, SessionNotes
 
 WRITER = Path(__file__).with_name("record_writer.py")
 

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import keras
-from edgeall.optimize.backbones import compare_backbones
-from edgeall.optimize.grid import run_grid
-from edgeall.optimize.search import search
-from edgeall.optimize.search_settings import SearchSettings
+from edgeall.optimize.experiments.backbones import compare_backbones
+from edgeall.optimize.experiments.grid import run_grid
+from edgeall.optimize.experiments.search import search
+from edgeall.optimize.experiments.search_settings import SearchSettings
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import Stage, fit
-from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, _check_shares
 from edgeall.train.workers import ALONE, Workers, join
 

@@ -24,13 +24,13 @@ from edgeall.models import registry
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
-from edgeall.optimize.card import model_card
-from edgeall.optimize.convert import convert, float_tensors
-from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.pack import pack
-from edgeall.optimize.placement import Placement, Range, extremes, place, ranges, rounded
-from edgeall.optimize.placement import input_range as bounds_of
-from edgeall.optimize.qat import quantization_aware
+from edgeall.optimize.packaging.card import model_card
+from edgeall.optimize.packaging.pack import pack
+from edgeall.optimize.quantization.convert import convert, float_tensors
+from edgeall.optimize.quantization.fold import fold_batch_normalization
+from edgeall.optimize.quantization.placement import Placement, Range, extremes, place, ranges, rounded
+from edgeall.optimize.quantization.placement import input_range as bounds_of
+from edgeall.optimize.quantization.qat import quantization_aware
 
 layers = keras.layers
 LARGE = ("densenet121", "efficientnet_b0", "inception_resnet_v2", "nasnet_large", "resnet101v2")

@@ -122,8 +122,8 @@ def test_the_second_output_is_there_and_silent(
     tmp_path: Path,
 ) -> None:
     """MediaPipe takes it for another classification, whose metadata say that nothing is worth reporting."""
+    from edgeall.console.progress import Progress
     from edgeall.optimize.quantize import quantize
-    from edgeall.train.progress import Progress
 
     model, cached = tmp_path / "model.tflite", tiny_settings.cache_dir
     quantize(tiny_run, scheme, model, explain=explain, cache_dir=cached, progress=Progress(quiet=True))

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.optimize.quantize import quantize
-from edgeall.train.against import against_text, held_against
-from edgeall.train.bootstrap import difference_interval
-from edgeall.train.dataset import load_dataset
-from edgeall.train.evaluate import evaluate
-from edgeall.train.metrics import mcnemar
-from edgeall.train.progress import Progress
-from edgeall.train.scan import scan
-from edgeall.train.split import SplitEntry, load_split, make_split, save_split
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.scan import scan
+from edgeall.train.data.split import SplitEntry, load_split, make_split, save_split
+from edgeall.train.evaluation.against import against_text, held_against
+from edgeall.train.evaluation.bootstrap import difference_interval
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.metrics import mcnemar
 
 QUIET = Progress(quiet=True)
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train import probes
-from edgeall.train.audit import Audit, audit, audit_text
-from edgeall.train.audit_report import SWATCHES, write_audit
-from edgeall.train.probes import background_of, score
-from edgeall.train.progress import Progress
-from edgeall.train.synth import synthesize
+from edgeall.train.data import probes
+from edgeall.train.data.audit import Audit, audit, audit_text
+from edgeall.train.data.audit_report import SWATCHES, write_audit
+from edgeall.train.data.probes import background_of, score
+from edgeall.train.data.synth import synthesize
 
 QUIET = Progress(quiet=True)
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime import preprocess
 from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize
 from edgeall.models.keras_compat import tf
-from edgeall.train import augment, cache
+from edgeall.train import augment
 from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.progress import Progress
-from edgeall.train.split import SplitEntry
+from edgeall.train.data import cache
+from edgeall.train.data.split import SplitEntry
 
 SPEC = InputSpec(24, 24)
 QUIET = Progress(quiet=True)

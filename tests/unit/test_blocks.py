@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.train.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, place_blocks
-from edgeall.train.scan import Facts
-from edgeall.train.split import LEFT_OUT, SIDES, TEST_FRAC, VAL_FRAC, Split, load_split, make_split, save_split
+from edgeall.train.data.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, place_blocks
+from edgeall.train.data.scan import Facts
+from edgeall.train.data.split import LEFT_OUT, SIDES, TEST_FRAC, VAL_FRAC, Split, load_split, make_split, save_split
 
 
 def numbering(rng: np.random.Generator, images: int) -> list[int]:
@@ -268,7 +268,7 @@ def test_a_split_from_before_there_were_embargoes_loads(tmp_path: Path) -> None:
 
 
 def test_an_embargo_is_only_of_blocks() -> None:
-    from edgeall.train.split import check_embargo
+    from edgeall.train.data.split import check_embargo
 
     for by in ("subject", "image"):
         with pytest.raises(UsageError, match="only blocks of file numbers have an embargo"):

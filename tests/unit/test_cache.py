@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, NoSpaceError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.train import cache
-from edgeall.train.progress import Progress
-from edgeall.train.split import SplitEntry
+from edgeall.train.data import cache
+from edgeall.train.data.split import SplitEntry
 
 QUIET = Progress(quiet=True)
 SPEC = InputSpec(height=32, width=32, mean=127.5, std=127.5)
@@ -130,11 +130,11 @@ def test_a_disk_that_gets_full_is_one_line(entries: list[SplitEntry], tmp_path: 
     program = f"""
 import json, os, shutil
 from pathlib import Path
-from edgeall.train import cache
-from edgeall.train.progress import Progress
+from edgeall.train.data import cache
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import NoSpaceError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.train.split import SplitEntry
+from edgeall.train.data.split import SplitEntry
 root, small = Path({str(tmp_path)!r}), Path({str(tmp_path / "small")!r})
 entries = [SplitEntry(f"{{i}}.png", "A", None, "0", "train") for i in range(9)]
 said = []

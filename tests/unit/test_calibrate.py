@@ -12,25 +12,25 @@ import pytest
 from fixtures_models import manifest
 
 from edgeall import cli
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import FLOOR, calibrated, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.manifest import parse_manifest
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.optimize.calibrate import (
+from edgeall.optimize.quantization.calibrate import (
     REVIEW_BUDGET,
     TEMPERATURES,
     calibration_of,
     fit_temperature,
     review_rule,
 )
-from edgeall.optimize.mild import STRENGTH
+from edgeall.optimize.quantization.mild import STRENGTH
 from edgeall.optimize.quantize import quantize
-from edgeall.train.evaluate import evaluate
-from edgeall.train.metrics import expected_calibration_error
-from edgeall.train.progress import Progress
-from edgeall.train.split import load_split
+from edgeall.train.data.split import load_split
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.metrics import expected_calibration_error
 
 QUIET = Progress(quiet=True)
 WRONG = ("wrong", "wrong_reviewed", "wrong_not_reviewed")

@@ -50,7 +50,7 @@ def synthesize(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         called.update(out=out, images=images, seed=seed, layout=layout, size=size)
         return {"images": images}
 
-    monkeypatch.setattr("edgeall.train.synth.synthesize", recorder)
+    monkeypatch.setattr("edgeall.train.data.synth.synthesize", recorder)
     return called
 
 
@@ -173,7 +173,7 @@ def test_json_may_be_asked_for_by_environment_and_file(
 def test_errors_become_one_line_and_a_status(
     edgeall: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, message: str
 ) -> None:
-    monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
+    monkeypatch.setattr("edgeall.train.data.synth.synthesize", failing(error))
     found, out, err = edgeall("data", "synth", "--out", "x", "--images", 4)
     assert (found, out, err.lstrip("\n")) == (status, "", message)
 
@@ -181,7 +181,7 @@ def test_errors_become_one_line_and_a_status(
 def test_missing_training_stack_names_the_extra(edgeall: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorflow", "sklearn.metrics"):
         error = ModuleNotFoundError(f"No module named {name!r}", name=name)
-        monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
+        monkeypatch.setattr("edgeall.train.data.synth.synthesize", failing(error))
         status, _, err = edgeall("data", "synth", "--out", "x", "--images", 4)
         assert status == 1
         assert 'pip install ".[train]"' in err
@@ -189,13 +189,13 @@ def test_missing_training_stack_names_the_extra(edgeall: Run, monkeypatch: pytes
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ModuleNotFoundError("no edgeall.x", name="edgeall.x")])
 def test_a_bug_keeps_its_traceback(edgeall: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr("edgeall.train.synth.synthesize", failing(error))
+    monkeypatch.setattr("edgeall.train.data.synth.synthesize", failing(error))
     with pytest.raises(type(error)):
         edgeall("data", "synth", "--out", "x", "--images", 4)
 
 
 def test_traceback_only_with_debug(edgeall: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeall.train.synth.synthesize", failing(DataError("broken")))
+    monkeypatch.setattr("edgeall.train.data.synth.synthesize", failing(DataError("broken")))
     command = ("data", "synth", "--out", "x", "--images", 4)
     assert "Traceback" not in edgeall(*command)[2]
     assert "Traceback" in edgeall(*command, "--debug")[2]
@@ -283,7 +283,7 @@ def test_prune_has_the_settings_and_defaults_of_the_optimizer() -> None:
 def test_search_has_defaults_of_the_optimizer() -> None:
     from dataclasses import fields
 
-    from edgeall.optimize.search_settings import SearchSettings
+    from edgeall.optimize.experiments.search_settings import SearchSettings
 
     settings = cli.search.make_context("search", ["--data", "x", "--out", "y"], obj={}).params
     defaults = {field.name: field.default for field in fields(SearchSettings)}
@@ -298,11 +298,11 @@ def test_search_has_defaults_of_the_optimizer() -> None:
 
 
 def test_choices_are_those_of_the_rooms_behind() -> None:
-    from edgeall.optimize.convert import SCHEMES
-    from edgeall.optimize.grid import GRID_48
-    from edgeall.optimize.protocols import PROTOCOLS
+    from edgeall.optimize.experiments.grid import GRID_48
+    from edgeall.optimize.experiments.protocols import PROTOCOLS
+    from edgeall.optimize.quantization.convert import SCHEMES
     from edgeall.train.augment import AUGMENTS
-    from edgeall.train.split import SIDES
+    from edgeall.train.data.split import SIDES
 
     assert tuple(SIDES) == cli.SIDES
     assert set(SCHEMES) == set(cli.SCHEMES)
@@ -338,7 +338,7 @@ def test_what_drawn_images_gave_says_so(
 ) -> None:
     monkeypatch.setattr("edgeall.train.run.train", lambda *_: {"data": {"synthetic": drawn}})
     monkeypatch.setattr("edgeall.optimize.quantize.quantize", lambda *_, **__: {"synthetic": drawn})
-    monkeypatch.setattr("edgeall.train.evaluate.evaluate", lambda *_, **__: {})
+    monkeypatch.setattr("edgeall.train.evaluation.evaluate.evaluate", lambda *_, **__: {})
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "data": {"synthetic": drawn}}))
     (tmp_path / "data" / "Pro").mkdir(parents=True)
     (tmp_path / "data" / "Pro" / "1.jpg").touch()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from edgeall import cli
-from edgeall.optimize import grid as grids
-from edgeall.optimize.grid import Grid
+from edgeall.optimize.experiments import grid as grids
+from edgeall.optimize.experiments.grid import Grid
 
 Printed = tuple[str, dict[str, Any]]
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.optimize import backbones, compare_models
-from edgeall.optimize.backbones import compare_backbones
-from edgeall.optimize.compare import _mark_front, against_best, compare_runs, compare_text
-from edgeall.optimize.compare_report import pruned_pairs
-from edgeall.train.progress import Progress
-from edgeall.train.split import load_split
+from edgeall.optimize.experiments import backbones, compare_models
+from edgeall.optimize.experiments.backbones import compare_backbones
+from edgeall.optimize.experiments.compare import _mark_front, against_best, compare_runs, compare_text
+from edgeall.optimize.experiments.compare_report import pruned_pairs
+from edgeall.train.data.split import load_split
 
 QUIET = Progress(quiet=True)
 SCHEMES = ("float32", "ptq-int8")
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """A comparison under cross-validation by subject, one model of it without weights; and what it was called with."""
-    from edgeall.train.synth import synthesize
+    from edgeall.train.data.synth import synthesize
 
     folder = tmp_path_factory.mktemp("folds")
     synthesize(folder / "cells", 90, seed=5, size=64, layout="cnmc")

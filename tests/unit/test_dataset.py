@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train.dataset import (
+from edgeall.train.data.dataset import (
     GIVEN_SIDES,
     Problem,
     Sample,

@@ -23,12 +23,12 @@ from fixtures_ssh import Device, Wire
 from venvs import HANG_S
 
 from edgeall import cli
+from edgeall.console.progress import Progress
 from edgeall.deploy import environment, ssh, upload
 from edgeall.deploy.bench import bench_over_ssh
 from edgeall.deploy.release import deploy, rollback
 from edgeall.deploy.target import DeviceError, SshTarget, parse_target
 from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
-from edgeall.train.progress import Progress
 
 QUIET = Progress(quiet=True)
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from edgeall.edge_runtime.images import find_images, open_rgb
-from edgeall.train.dataset import load_dataset
-from edgeall.train.duplicates import Duplicates, connected, groups
-from edgeall.train.scan import Scan, scan
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.duplicates import Duplicates, connected, groups
+from edgeall.train.data.scan import Scan, scan
 
 SIDE = 128
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import UsageError
@@ -18,7 +19,6 @@ from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.inspect import inspect_model
-from edgeall.train.progress import Progress
 
 SCHEMES = ["float32", "float16", "dynamic", "ptq-int8", "qat-int8"]
 

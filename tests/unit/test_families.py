@@ -276,9 +276,9 @@ def test_the_facts_of_the_registry_are_those_of_the_built_network(name: str) -> 
     from edgeall.models.head import add_head
     from edgeall.models.macs import macs
     from edgeall.models.narrow import groups
-    from edgeall.optimize.fold import fold_batch_normalization
-    from edgeall.optimize.placement import place
-    from edgeall.optimize.sparsity import prunable
+    from edgeall.optimize.pruning.sparsity import prunable
+    from edgeall.optimize.quantization.fold import fold_batch_normalization
+    from edgeall.optimize.quantization.placement import place
 
     spec = registry.get(name)
     backbone = spec.build(BuildArgs(*spec.input_hw, 1.0 if spec.alphas else None, "none"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.train.fetch import SOURCES, Part, Source, fetch
+from edgeall.train.data.fetch import SOURCES, Part, Source, fetch
 
 kaggle_env = pytest.importorskip("kagglesdk.kaggle_env", reason="kagglehub comes with the extra `train`")
 

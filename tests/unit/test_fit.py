@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.head import add_head
@@ -18,7 +19,6 @@ from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import Stage, _average, _schedule, _State, fit, keep_statistics_current
-from edgeall.train.progress import Progress
 from edgeall.train.workers import ALONE
 
 SIZE = 32

@@ -20,11 +20,19 @@ from edgeall.models import registry
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.registry import BuildArgs
-from edgeall.optimize import qat
-from edgeall.optimize.cluster import codebook
-from edgeall.optimize.convert import compressed_bytes, convert, float_tensors, layers_in_float, layers_of, sparsity
-from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.placement import (
+from edgeall.optimize.pruning.cluster import codebook
+from edgeall.optimize.pruning.sparsity import prunable
+from edgeall.optimize.quantization import qat
+from edgeall.optimize.quantization.convert import (
+    compressed_bytes,
+    convert,
+    float_tensors,
+    layers_in_float,
+    layers_of,
+    sparsity,
+)
+from edgeall.optimize.quantization.fold import fold_batch_normalization
+from edgeall.optimize.quantization.placement import (
     WITH_WEIGHTS,
     calibrated,
     extremes,
@@ -34,7 +42,6 @@ from edgeall.optimize.placement import (
     ranges,
     rounded,
 )
-from edgeall.optimize.sparsity import prunable
 
 layers = keras.layers
 PIXELS = blobs(8)
@@ -287,7 +294,7 @@ def test_ranges_are_means_over_batches_of_the_extremes_however_many_images_fit(
     batches = [IMAGES[:5], IMAGES[5:]]
     found = extremes(folded, placement, batches)
     assert found["stem_relu"] == pytest.approx((0.0, np.mean([probe(batch).numpy().max() for batch in batches])))
-    monkeypatch.setattr("edgeall.optimize.placement.ACTIVATIONS_BYTES", 1)
+    monkeypatch.setattr("edgeall.optimize.quantization.placement.ACTIVATIONS_BYTES", 1)
     one_by_one = extremes(folded, placement, batches)
     for name, values in found.items():
         assert one_by_one[name] == pytest.approx(values, rel=1e-5, abs=1e-6)

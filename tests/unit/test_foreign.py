@@ -20,8 +20,7 @@ from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.flatbuffer import METADATA
 from edgeall.edge_runtime.parallel import twin
 from edgeall.edge_runtime.preprocess import InputSpec, normalize, preprocess
-from edgeall.edge_runtime.tools.inspect import inspect_model
-from edgeall.edge_runtime.tools.tables import inspect_text
+from edgeall.edge_runtime.tools.inspect import inspect_model, inspect_text
 
 Write = Callable[..., Path]
 TWO = ("A", "B")
@@ -213,7 +212,7 @@ def test_several_sigmoids_have_a_hint(write: Write) -> None:
 
 
 def test_metadata_that_contradicts_the_quantization_is_named(write: Write) -> None:
-    from edgeall.optimize.metadata import classifier_metadata, with_metadata
+    from edgeall.optimize.packaging.metadata import classifier_metadata, with_metadata
 
     path = write("uint8")
     bare = path.read_bytes()

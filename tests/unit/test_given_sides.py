@@ -11,13 +11,12 @@ import pytest
 from fixtures_splits import facts, scan_of, too_near
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.tools.tables import data_text
-from edgeall.train.dataset import load_dataset
-from edgeall.train.listing import list_data
-from edgeall.train.progress import Progress
-from edgeall.train.scan import Scan, scan
-from edgeall.train.split import LEFT_OUT, SIDES, check_split, load_split, make_split, save_split
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.listing import data_text, list_data
+from edgeall.train.data.scan import Scan, scan
+from edgeall.train.data.split import LEFT_OUT, SIDES, check_split, load_split, make_split, save_split
 
 QUIET = Progress(quiet=True)
 

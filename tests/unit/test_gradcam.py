@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.explain import evidence
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
 from edgeall.models.keras_compat import keras
-from edgeall.train.evaluate import evaluate
-from edgeall.train.gradcam import grad_cam, on_cells, worth_seeing
-from edgeall.train.progress import Progress
+from edgeall.train.data.split import load_split
+from edgeall.train.data.synth import TRUTH
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.gradcam import grad_cam, on_cells, worth_seeing
 from edgeall.train.runs import input_spec, load_model, load_run
-from edgeall.train.split import load_split
-from edgeall.train.synth import TRUTH
 
 
 def test_of_averaged_features_it_is_the_class_activation_map(tiny_run: Path) -> None:

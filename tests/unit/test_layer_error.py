@@ -10,10 +10,10 @@ from fixtures_networks import LABELS, SPEC, blobs, network
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.preprocess import normalize
-from edgeall.optimize.convert import convert
-from edgeall.optimize.fold import fold_batch_normalization
-from edgeall.optimize.layer_error import LayerError, layer_error_text, layer_errors
-from edgeall.optimize.placement import extremes, input_range, place, ranges, rounded
+from edgeall.optimize.quantization.convert import convert
+from edgeall.optimize.quantization.fold import fold_batch_normalization
+from edgeall.optimize.quantization.layer_error import LayerError, layer_error_text, layer_errors
+from edgeall.optimize.quantization.placement import extremes, input_range, place, ranges, rounded
 
 PIXELS = blobs(8)
 IMAGES = normalize(PIXELS, SPEC)

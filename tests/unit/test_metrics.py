@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train import bootstrap
-from edgeall.train.dataset import load_dataset
-from edgeall.train.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, mcnemar, metrics_of
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.evaluation import bootstrap
+from edgeall.train.evaluation.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, mcnemar, metrics_of
 
 LABELS = ("Benign", "Early", "Pre")
 ILL = ("Early", "Pre")

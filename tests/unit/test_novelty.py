@@ -19,8 +19,8 @@ from edgeall.edge_runtime.images import find_images
 from edgeall.edge_runtime.novelty import distance, novelty, read_familiar, roots
 from edgeall.edge_runtime.pipeline import classify, classify_one
 from edgeall.edge_runtime.preprocess import load_input
-from edgeall.optimize.novelty import CLEAN_SHARE, fit_novelty
-from edgeall.train.split import load_split
+from edgeall.optimize.quantization.novelty import CLEAN_SHARE, fit_novelty
+from edgeall.train.data.split import load_split
 
 FEATURES = 96
 

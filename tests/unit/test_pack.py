@@ -21,9 +21,9 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError
 from edgeall.edge_runtime.flatbuffer import METADATA, packed_length, read_graph, read_metadata
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
-from edgeall.optimize.card import model_card
-from edgeall.optimize.metadata import classifier_metadata, marked, with_metadata
-from edgeall.optimize.pack import golden_png, pack
+from edgeall.optimize.packaging.card import model_card
+from edgeall.optimize.packaging.metadata import classifier_metadata, marked, with_metadata
+from edgeall.optimize.packaging.pack import golden_png, pack
 
 KINDS = ("uint8", "int8", "float32", "dynamic")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeall.optimize.pareto import front
+from edgeall.optimize.experiments.pareto import front
 
 NUMBER = st.integers(0, 6).map(float) | st.floats(allow_nan=True, width=16)
 """Small whole numbers, so that ties are common, and any others."""

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.optimize.protocols import PROTOCOLS, protocol_named, split_settings
-from edgeall.train.balance import LEFT_OUT, filled, parse_per_class, sample_sides
+from edgeall.optimize.experiments.protocols import PROTOCOLS, protocol_named, split_settings
 from edgeall.train.batches import Images
-from edgeall.train.progress import Progress
-from edgeall.train.split import SIDES, Split, SplitEntry
+from edgeall.train.data.balance import LEFT_OUT, filled, parse_per_class, sample_sides
+from edgeall.train.data.split import SIDES, Split, SplitEntry
 
 QUIET = Progress(quiet=True)
 
@@ -77,9 +77,9 @@ def test_numbers_per_class_that_cannot_be_meant(text: str) -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_deals_what_its_name_says(name: str, tmp_path: Path) -> None:
-    from edgeall.train.dataset import load_dataset
+    from edgeall.train.data.dataset import load_dataset
+    from edgeall.train.data.synth import synthesize
     from edgeall.train.run import TrainSettings, _split
-    from edgeall.train.synth import synthesize
 
     synthesize(tmp_path / "cells", 120, seed=5, size=64, layout="cnmc")
     tests = []
@@ -115,7 +115,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
 def test_leak_is_measured_on_the_same_images_dealt_three_ways(synthetic_fields: Path, tmp_path: Path) -> None:
     from edgeall.models import registry
     from edgeall.models.registry import BuildArgs
-    from edgeall.optimize.leak import leak_text, measure_leak
+    from edgeall.optimize.experiments.leak import leak_text, measure_leak
 
     backbone = registry.get("basic_cnn").build(BuildArgs(32, 32, None, "none"))
     backbone.save_weights(tmp_path / "weights.h5")
@@ -142,7 +142,7 @@ def test_leak_is_measured_on_the_same_images_dealt_three_ways(synthetic_fields: 
 
 
 def test_leak_needs_features_that_mean_something(tmp_path: Path) -> None:
-    from edgeall.optimize.leak import measure_leak
+    from edgeall.optimize.experiments.leak import measure_leak
 
     with pytest.raises(UsageError, match="untrained"):
         measure_leak(tmp_path, model="basic_cnn", weights="none", progress=QUIET)
@@ -153,8 +153,8 @@ def test_leak_needs_features_that_mean_something(tmp_path: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from edgeall.optimize.grid import Grid, run_grid
-from edgeall.train.progress import Progress
+from edgeall.optimize.experiments.grid import Grid, run_grid
+from edgeall.console.progress import Progress
 grid = Grid("tiny", "a test", ("basic_cnn",), ("global-70-15-15", "60-20-20"), (0.01, 0.001), (0.2,), epochs=1)
 data, out, storage = sys.argv[1:]
 run_grid(Path(data), Path(out), grid, weights="none", input_size=32, storage=storage, cache_dir=Path(out) / "cache",
@@ -163,7 +163,7 @@ run_grid(Path(data), Path(out), grid, weights="none", input_size=32, storage=sto
 
 
 def _tiny_grid(data: Path, out: Path, storage: str, **changes: Any) -> dict[str, Any]:
-    from edgeall.optimize.grid import Grid, run_grid
+    from edgeall.optimize.experiments.grid import Grid, run_grid
 
     grid = Grid("tiny", "a test", ("basic_cnn",), ("global-70-15-15", "60-20-20"), (0.01, 0.001), (0.2,), epochs=1)
     return run_grid(
@@ -181,7 +181,7 @@ def _tiny_grid(data: Path, out: Path, storage: str, **changes: Any) -> dict[str,
 def _trials(storage: str) -> list[Any]:
     import optuna
 
-    from edgeall.optimize.storage import open_storage
+    from edgeall.optimize.experiments.storage import open_storage
 
     return optuna.load_study(study_name="tiny", storage=open_storage(storage)).get_trials()
 
@@ -223,8 +223,8 @@ def test_a_killed_grid_is_gone_on_with_and_two_workers_share_the_rest(
 def test_a_study_of_other_settings_is_refused(tmp_path: Path, synthetic_fields: Path) -> None:
     import optuna
 
-    from edgeall.optimize.grid import Grid, _join, _Plan
-    from edgeall.optimize.storage import open_storage
+    from edgeall.optimize.experiments.grid import Grid, _join, _Plan
+    from edgeall.optimize.experiments.storage import open_storage
 
     study = optuna.create_study(storage=open_storage(str(tmp_path / "a.journal")), study_name="tiny")
     grid = Grid("tiny", "a test", ("basic_cnn",), ("60-20-20",), (0.01,), (0.2,), epochs=1)
@@ -242,7 +242,7 @@ def test_a_study_of_other_settings_is_refused(tmp_path: Path, synthetic_fields: 
 def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from edgeall.optimize import grid
+    from edgeall.optimize.experiments import grid
 
     def trial(machine: str, pid: int, seen_s_ago: float) -> Any:
         attributes = {"worker": {"machine": machine, "pid": pid}, "alive": time.time() - seen_s_ago}

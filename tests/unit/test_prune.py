@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from agreement import FLOAT_ROUNDING, assert_same_answers, least_agreement
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models.graph import sources
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.macs import macs
 from edgeall.models.narrow import groups, with_channels
-from edgeall.optimize.channels import SLOW, Budget, importance, round_up
 from edgeall.optimize.prune import prune, prune_text, verdict
+from edgeall.optimize.pruning.channels import SLOW, Budget, importance, round_up
+from edgeall.optimize.pruning.sparsity import Masks, prunable, sparsity_of
 from edgeall.optimize.quantize import quantize
-from edgeall.optimize.sparsity import Masks, prunable, sparsity_of
 from edgeall.train.batches import plain
-from edgeall.train.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import evaluate
 from edgeall.train.fit import _State
-from edgeall.train.progress import Progress
 from edgeall.train.runs import input_spec, load_model, load_own_split, load_run, load_sides
 
 QUIET = Progress(quiet=True)

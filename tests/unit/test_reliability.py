@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.calibration import calibrated
-from edgeall.edge_runtime.tools.tables import metrics_text
 from edgeall.optimize.quantize import quantize
-from edgeall.train.evaluate import evaluate
-from edgeall.train.metrics import ECE_BINS, compute_metrics
-from edgeall.train.model_report import write_model_report
-from edgeall.train.progress import Progress
-from edgeall.train.reliability import POINTS, reliability, review, risk_coverage, trust
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.metrics import ECE_BINS, compute_metrics
+from edgeall.train.evaluation.reliability import POINTS, reliability, review, risk_coverage, trust
+from edgeall.train.evaluation.text import metrics_text
+from edgeall.train.reports.model_report import write_model_report
 
 QUIET = Progress(quiet=True)
 

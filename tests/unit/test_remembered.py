@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeall.train import duplicates, remembered
-from edgeall.train import scan as scanning
-from edgeall.train.dataset import load_dataset
-from edgeall.train.scan import Scan, hash_files, scan
+from edgeall.train.data import duplicates, remembered
+from edgeall.train.data import scan as scanning
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.scan import Scan, hash_files, scan
 
 
 def picture(path: Path, seed: int) -> Path:

@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train import plots
-from edgeall.train.dataset import load_dataset
-from edgeall.train.metrics import compute_metrics
-from edgeall.train.report import ERRORS_SHOWN, write_report
-from edgeall.train.scan import scan
-from edgeall.train.split import LEFT_OUT, Split, SplitEntry, load_split, make_split, save_split
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.scan import scan
+from edgeall.train.data.split import LEFT_OUT, Split, SplitEntry, load_split, make_split, save_split
+from edgeall.train.evaluation.metrics import compute_metrics
+from edgeall.train.reports import plots
+from edgeall.train.reports.report import ERRORS_SHOWN, write_report
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 ILL = ("Early", "Pre", "Pro")
@@ -502,8 +502,9 @@ def test_boundary_is_drawn(tmp_path: Path) -> None:
 
 def test_imports_stay_light() -> None:
     program = (
-        "import sys, edgeall.train.metrics; assert 'matplotlib' not in sys.modules;"
-        "import edgeall.train.report; print([m for m in ('tensorflow', 'matplotlib.pyplot') if m in sys.modules])"
+        "import sys, edgeall.train.evaluation.metrics; assert 'matplotlib' not in sys.modules;"
+        "import edgeall.train.reports.report; "
+        "print([m for m in ('tensorflow', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,8 +14,8 @@ from fixtures_rig import PASSWORDS, quick_hashes
 from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
-from edgeall.edge_runtime.rig import access
-from edgeall.edge_runtime.rig.access import LOCAL, Access, TooManyFailures, add_user, read_users, remove_user
+from edgeall.rig.web import access
+from edgeall.rig.web.access import LOCAL, Access, TooManyFailures, add_user, read_users, remove_user
 
 PASSWORD = "correct horse battery"
 

@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 from venvs import HANG_S
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.rig import slides_page, words
-from edgeall.edge_runtime.rig.broadcast import KEPT, Broadcast
-from edgeall.edge_runtime.rig.live_page import MAX_VIEWERS, Teller, light
-from edgeall.edge_runtime.rig.quality import REASONS
-from edgeall.edge_runtime.rig.record import REVIEWS, SPACES, STATUSES, FrameRow, RecordError
+from edgeall.edge_runtime.vision.quality import REASONS
+from edgeall.rig.record.record import REVIEWS, SPACES, STATUSES, FrameRow, RecordError
+from edgeall.rig.web import slides_page, words
+from edgeall.rig.web.broadcast import KEPT, Broadcast
+from edgeall.rig.web.live_page import MAX_VIEWERS, Teller, light
 
 MakeRig = Callable[..., Rig]
 

@@ -23,8 +23,8 @@ from PIL import Image
 from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.rig import camera as camera_module
-from edgeall.edge_runtime.rig.camera import (
+from edgeall.rig.capture import camera as camera_module
+from edgeall.rig.capture.camera import (
     Camera,
     CameraError,
     CameraState,

@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw
 from edgeall import cli
 from edgeall.benchmarks.cells import LEAST_PRECISION, LEAST_RECALL, read_fields, score
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.rig import cells, regions
-from edgeall.edge_runtime.rig.cells import Cell, crop, cut_out, find_cells, upper_two_of_three
-from edgeall.edge_runtime.rig.slide import draw_slide
+from edgeall.edge_runtime.vision import cells, regions
+from edgeall.edge_runtime.vision.cells import Cell, crop, cut_out, find_cells, upper_two_of_three
+from edgeall.rig.capture.slide import draw_slide
 
 GLASS, RED, BLUE, PLASMA, PLATELET = (230, 228, 222), (205, 150, 150), (85, 55, 140), (190, 185, 215), (150, 120, 180)
 UNIT = 104

@@ -13,10 +13,10 @@ from fixtures_rig import PASSWORDS, Rig, build_rig
 from starlette.testclient import TestClient
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.rig.access import Access
-from edgeall.edge_runtime.rig.app import create_app
-from edgeall.edge_runtime.rig.guard import HEADERS, MAX_BODY_BYTES, MAX_FIELDS, known_host
-from edgeall.edge_runtime.rig.page import Page
+from edgeall.rig.web.access import Access
+from edgeall.rig.web.app import create_app
+from edgeall.rig.web.guard import HEADERS, MAX_BODY_BYTES, MAX_FIELDS, known_host
+from edgeall.rig.web.page import Page
 
 MakeRig = Callable[..., Rig]
 FILLED = {"session": "1", "frame": "1", "cell": "0", "digest": "0" * 64, "number": "0", "name": "rig.css"}
@@ -216,7 +216,7 @@ def test_a_wrong_log_in_tells_nothing(make_rig: MakeRig, users_file: Path, name:
 
 
 def test_guessing_is_slowed_down(make_rig: MakeRig, users_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeall.edge_runtime.rig.access.FAILURES", 2)
+    monkeypatch.setattr("edgeall.rig.web.access.FAILURES", 2)
     anybody = client(make_rig(users_file))
     token = form_token(anybody.get("/login").text)
     statuses = []

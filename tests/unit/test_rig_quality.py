@@ -19,8 +19,8 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.manifest import parse_manifest
-from edgeall.edge_runtime.rig.camera import Frame
-from edgeall.edge_runtime.rig.quality import (
+from edgeall.edge_runtime.vision.frame import Frame
+from edgeall.edge_runtime.vision.quality import (
     REASONS,
     Gate,
     Quality,
@@ -30,7 +30,7 @@ from edgeall.edge_runtime.rig.quality import (
     thresholds_of,
     to_values,
 )
-from edgeall.edge_runtime.rig.slide import SimulatedCamera, Slide, draw_slide
+from edgeall.rig.capture.slide import SimulatedCamera, Slide, draw_slide
 
 Pixels = NDArray[np.uint8]
 START = datetime(2026, 11, 21, 10, tzinfo=timezone.utc)

@@ -24,9 +24,11 @@ from PIL import Image
 from edgeall import __version__, cli
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.rig import chain
-from edgeall.edge_runtime.rig import record as room
-from edgeall.edge_runtime.rig.record import (
+from edgeall.rig.record import chain
+from edgeall.rig.record import record as room
+from edgeall.rig.record.check import check
+from edgeall.rig.record.export import CELL_COLUMNS, COLUMNS, export_session
+from edgeall.rig.record.record import (
     FrameRow,
     Limits,
     Program,
@@ -36,8 +38,6 @@ from edgeall.edge_runtime.rig.record import (
     SessionNotes,
     wilson_interval,
 )
-from edgeall.edge_runtime.rig.record_check import check
-from edgeall.edge_runtime.rig.record_export import CELL_COLUMNS, COLUMNS, export_session
 
 PROGRAM = Program("smears", "ab" * 32, ("Benign", "Early"), {"judge": True})
 TAKEN = datetime(2026, 11, 21, 10, 0, tzinfo=timezone.utc)

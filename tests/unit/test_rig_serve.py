@@ -22,12 +22,12 @@ from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.rig import serve as room
-from edgeall.edge_runtime.rig import service
-from edgeall.edge_runtime.rig.access import read_users
-from edgeall.edge_runtime.rig.certificate import certificate, names_of
-from edgeall.edge_runtime.rig.chain import RecordError
-from edgeall.edge_runtime.rig.lock import LOCK, sole_rig
+from edgeall.rig import serve as room
+from edgeall.rig import service
+from edgeall.rig.record.chain import RecordError
+from edgeall.rig.record.lock import LOCK, sole_rig
+from edgeall.rig.web.access import read_users
+from edgeall.rig.web.certificate import certificate, names_of
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> Non
 def test_a_certificate_of_a_board_without_a_clock_holds_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cryptography import x509
 
-    monkeypatch.setattr("edgeall.edge_runtime.rig.certificate._now", lambda: datetime(1970, 1, 1, tzinfo=timezone.utc))
+    monkeypatch.setattr("edgeall.rig.web.certificate._now", lambda: datetime(1970, 1, 1, tzinfo=timezone.utc))
     (tmp_path / f".page.pem.{os.getpid()}").touch()  # left by a process that was killed
     certificate(tmp_path / "page.pem", {"rig"})
     made = x509.load_pem_x509_certificate((tmp_path / "page.pem").read_bytes())

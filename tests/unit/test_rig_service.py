@@ -16,7 +16,7 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.manifest import RESEARCH_USE
-from edgeall.edge_runtime.rig import service
+from edgeall.rig import service
 
 ARGUMENTS = ["rig", "/opt/edgeall/model.tflite", "--listen", "0.0.0.0:8080"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.rig.slide import LAMP, SimulatedCamera, Slide, draw_slide
+from edgeall.rig.capture.slide import LAMP, SimulatedCamera, Slide, draw_slide
 
 FIELD = (480, 360)
 

@@ -25,15 +25,16 @@ from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import prediction
 from edgeall.edge_runtime.preprocess import preprocess
-from edgeall.edge_runtime.rig import station as station_module
-from edgeall.edge_runtime.rig.camera import Camera, CameraError, Frame, KeptOpen, SeenImages, open_camera
-from edgeall.edge_runtime.rig.cells import crop, find_cells
-from edgeall.edge_runtime.rig.chain import reading
-from edgeall.edge_runtime.rig.live_page import light
-from edgeall.edge_runtime.rig.record import Limits, Record, RecordError, RecordFullError, SessionNotes
-from edgeall.edge_runtime.rig.serve import ALIVE_S
-from edgeall.edge_runtime.rig.slide import Slide, draw_slide
-from edgeall.edge_runtime.rig.station import Live, Settings, Station, StationError
+from edgeall.edge_runtime.vision.cells import crop, find_cells
+from edgeall.edge_runtime.vision.frame import Frame
+from edgeall.rig import station as station_module
+from edgeall.rig.capture.camera import Camera, CameraError, KeptOpen, SeenImages, open_camera
+from edgeall.rig.capture.slide import Slide, draw_slide
+from edgeall.rig.record.chain import reading
+from edgeall.rig.record.record import Limits, Record, RecordError, RecordFullError, SessionNotes
+from edgeall.rig.serve import ALIVE_S
+from edgeall.rig.station import Live, Settings, Station, StationError
+from edgeall.rig.web.live_page import light
 
 NOTES = SessionNotes(sample="S-1", operator="someone")
 

@@ -14,6 +14,7 @@ from fixture_seed import SEED
 from fixtures_models import LABELS, golden_for, manifest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import calibrated
 from edgeall.edge_runtime.classifier import Classifier
@@ -24,19 +25,18 @@ from edgeall.edge_runtime.parallel import Layout
 from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize, preprocess
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
-from edgeall.optimize.card import model_card
-from edgeall.optimize.convert import convert, with_second_output
-from edgeall.optimize.novelty import fit_novelty
-from edgeall.optimize.pack import pack
+from edgeall.optimize.packaging.card import model_card
+from edgeall.optimize.packaging.pack import pack
+from edgeall.optimize.quantization.convert import convert, with_second_output
+from edgeall.optimize.quantization.novelty import fit_novelty
 from edgeall.optimize.quantize import quantize
-from edgeall.train.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from edgeall.train.evaluate import evaluate
-from edgeall.train.plots import plot_robustness
-from edgeall.train.progress import Progress
-from edgeall.train.reliability import reliability
-from edgeall.train.robustness import robustness, robustness_text
-from edgeall.train.split import SplitEntry, load_split
-from edgeall.train.synth import synthesize
+from edgeall.train.data.split import SplitEntry, load_split
+from edgeall.train.data.synth import synthesize
+from edgeall.train.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.reliability import reliability
+from edgeall.train.evaluation.robustness import robustness, robustness_text
+from edgeall.train.reports.plots import plot_robustness
 
 QUIET = Progress(quiet=True)
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.train.dataset import load_dataset
-from edgeall.train.scan import THUMBNAIL, Scan, hash_files, scan
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.scan import THUMBNAIL, Scan, hash_files, scan
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:

@@ -14,21 +14,29 @@ import numpy as np
 import pytest
 from fixtures_models import LABELS
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import DataError, GateError, UsageError
 from edgeall.edge_runtime.files import held
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.optimize import candidate, prune, quantize
-from edgeall.optimize import search as searching
-from edgeall.optimize.candidate import Candidate, file_bytes_at_most, latency_ms, median_ms, spec_of, untrained
-from edgeall.optimize.search import search
-from edgeall.optimize.search_result import alike, choose, missed, search_text
-from edgeall.optimize.search_settings import SearchSettings, space_of
-from edgeall.optimize.storage import open_storage
-from edgeall.optimize.trials import MOST_ATTEMPTS, Axes, Space, Trials
+from edgeall.optimize import prune, quantize
+from edgeall.optimize.experiments import candidate
+from edgeall.optimize.experiments import search as searching
+from edgeall.optimize.experiments.candidate import (
+    Candidate,
+    file_bytes_at_most,
+    latency_ms,
+    median_ms,
+    spec_of,
+    untrained,
+)
+from edgeall.optimize.experiments.search import search
+from edgeall.optimize.experiments.search_result import alike, choose, missed, search_text
+from edgeall.optimize.experiments.search_settings import SearchSettings, space_of
+from edgeall.optimize.experiments.storage import open_storage
+from edgeall.optimize.experiments.trials import MOST_ATTEMPTS, Axes, Space, Trials
 from edgeall.train import run as training
-from edgeall.train.evaluate import evaluate
-from edgeall.train.progress import Progress
+from edgeall.train.evaluation.evaluate import evaluate
 
 QUIET = Progress(quiet=True)
 SPACE = Space((Axes("basic_cnn", (None,), (32, 48), (1.0,)),), ("ptq-int8", "qat-int8"))
@@ -346,7 +354,7 @@ def test_a_trial_running_elsewhere_is_left_alone_until_it_is_stale(
     assert theirs is not None
     ours = _trials(tmp_path, "one").next()
     assert ours is not None and ours[1] != theirs[1]
-    monkeypatch.setattr("edgeall.optimize.trials.STALE_S", -1.0)
+    monkeypatch.setattr("edgeall.optimize.experiments.trials.STALE_S", -1.0)
     taken_up = _trials(tmp_path, "three").next()
     assert taken_up is not None and taken_up[1] in (theirs[1], ours[1])
 

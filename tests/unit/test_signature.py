@@ -25,7 +25,7 @@ from edgeall.edge_runtime.bundle import MAX_SIGNED_MEMBERS, open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
 from edgeall.edge_runtime.flatbuffer import read_graph
-from edgeall.optimize.sign import make_key, sign
+from edgeall.optimize.packaging.sign import make_key, sign
 
 
 @pytest.fixture(scope="module")

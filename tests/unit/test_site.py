@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.optimize.quantize import quantize
-from edgeall.train.evaluate import evaluate
-from edgeall.train.progress import Progress
-from edgeall.train.site import beside_own, read_site, repeated, site_text
-from edgeall.train.split import load_split
-from edgeall.train.synth import synthesize
+from edgeall.train.data.split import load_split
+from edgeall.train.data.synth import synthesize
+from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.site import beside_own, read_site, repeated, site_text
 
 NOTHING = {"looked_for": "files", "images": 0, "by_side": {}, "first": None}
 

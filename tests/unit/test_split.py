@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.train.blocks import EMBARGO
-from edgeall.train.dataset import load_dataset
-from edgeall.train.duplicates import groups
-from edgeall.train.scan import Facts, Scan, scan
-from edgeall.train.split import LEFT_OUT, SIDES, Split, check_split, load_split, make_split, save_split
+from edgeall.train.data.blocks import EMBARGO
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.duplicates import groups
+from edgeall.train.data.scan import Facts, Scan, scan
+from edgeall.train.data.split import LEFT_OUT, SIDES, Split, check_split, load_split, make_split, save_split
 
 
 def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:

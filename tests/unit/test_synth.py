@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.train.dataset import load_dataset
-from edgeall.train.synth import COMMENT, is_synthetic, synthesize
+from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.synth import COMMENT, is_synthetic, synthesize
 
 IMAGES = 400
 

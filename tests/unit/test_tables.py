@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeall.console import tables
 from edgeall.edge_runtime.pipeline import Prediction
-from edgeall.edge_runtime.tools import tables
-from edgeall.train.metrics import compute_metrics
+from edgeall.edge_runtime.tools.bench_card import single_stream_text
+from edgeall.edge_runtime.tools.inspect import inspect_text
+from edgeall.edge_runtime.tools.predictions import prediction_lines
+from edgeall.optimize.demo import demo_text
+from edgeall.optimize.quantization.summary import quantize_text
+from edgeall.train.data.listing import data_text
+from edgeall.train.evaluation.metrics import compute_metrics
+from edgeall.train.evaluation.text import metrics_text
 
 SCORES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.0, 0.2, 0.8]])
 
 
 def metrics(level: str, positive: tuple[str, ...]) -> str:
     found = compute_metrics(("Benign", "Early", "Pro"), [0, 1, 1, 2], SCORES, positive, split="test", split_level=level)
-    return tables.metrics_text(found)
+    return metrics_text(found)
 
 
 def test_columns_line_up() -> None:
@@ -47,7 +54,7 @@ def test_subjects_come_with_their_figures_the_worst_first() -> None:
     scores = np.array([[0.3, 0.7] if number in (0, 4, 5) else np.eye(2)[true[number]] for number in range(40)])
     names = [f"s{number // 2:02d}" for number in range(40)]
     found = compute_metrics(labels, true, scores, ("all",), split="test", split_level="subject", subjects=names)
-    text = tables.metrics_text(found)
+    text = metrics_text(found)
     low, high = found["subjects"]["sensitivity_ci95"]
     assert f"sensitivity by subject  90.00 % ({100 * low:.2f} % to {100 * high:.2f} %)" in text
     assert "by subject, as those below" in text
@@ -100,7 +107,7 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "out": "m.tflite",
         "file_bytes": 700_000,
     }
-    text = tables.quantize_text(summary)
+    text = quantize_text(summary)
     for figure in (
         "99.25 %",
         "99.50 %",
@@ -118,7 +125,7 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
     ):
         assert figure in text
     assert ["left", "in", "float", "logits"] in [line.split() for line in text.splitlines()]
-    assert "left in float" not in tables.quantize_text({**summary, "float_layers": None})
+    assert "left in float" not in quantize_text({**summary, "float_layers": None})
     assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
 
 
@@ -132,7 +139,7 @@ def test_the_demo_ends_with_a_row_for_each_scheme() -> None:
         "report": "build/demo/run/report.html",
         "model": "build/demo/run/qat-int8.tflite",
     }
-    text = tables.demo_text(result)
+    text = demo_text(result)
     for figure in ("ptq-int8", "0.65 MB", "90.00 %", "1.00 points", "1.50 ms", "SYNTHETIC", "report.html"):
         assert figure in text
 
@@ -153,7 +160,7 @@ def test_long_lists_of_problems_are_cut_in_the_table_alone() -> None:
         "problems": [{"path": f"{n}.png", "reason": "empty"} for n in range(25)],
         "split": {"text": "not possible: only one class (a)"},
     }
-    text = tables.data_text(facts)
+    text = data_text(facts)
     assert "a/1 = b/1" in text
     assert "19.png: empty" in text
     assert "20.png" not in text
@@ -174,9 +181,9 @@ def test_bench_says_what_its_accuracy_is_worth() -> None:
         "accuracy": 0.5,
         "accuracy_images": 1234,
     }
-    lines = dict(line.split("  ", 1) for line in tables.bench_text(result).splitlines() if "  " in line)
+    lines = dict(line.split("  ", 1) for line in single_stream_text(result).splitlines() if "  " in line)
     assert lines["accuracy"].strip() == "50.00 % on the 1,234 given images (may include training images)"
-    assert "unknown (no labelled images)" in tables.bench_text(result | {"accuracy": None, "accuracy_images": 0})
+    assert "unknown (no labelled images)" in single_stream_text(result | {"accuracy": None, "accuracy_images": 0})
 
 
 EVIL = "a\x1b[31m\n\udcffz"
@@ -228,10 +235,10 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
         "split": {"text": EVIL, "train": 1, "validation": 1, "test": 1, "across": [[EVIL, EVIL]]},
     }
     texts = [
-        tables.metrics_text(found),
-        tables.inspect_text(model),
-        tables.data_text(data),
-        *tables.prediction_lines([Prediction(EVIL, EVIL, 0.5), Prediction(EVIL, error=EVIL)], labels, "table"),
+        metrics_text(found),
+        inspect_text(model),
+        data_text(data),
+        *prediction_lines([Prediction(EVIL, EVIL, 0.5), Prediction(EVIL, error=EVIL)], labels, "table"),
         tables.table([EVIL], [[EVIL]]),
         tables.record({EVIL: EVIL}),
     ]
@@ -244,7 +251,7 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
 
 def test_control_characters_of_a_file_name_never_reach_the_terminal() -> None:
     predictions = [Prediction("a\x1b[31m\n.png", "Pro", 0.5), Prediction("b", error="b\r: damaged")]
-    lines = list(tables.prediction_lines(predictions, ("Pro",), "table"))
+    lines = list(prediction_lines(predictions, ("Pro",), "table"))
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
     assert "a\\x1b[31m\\n.png" in lines[0]

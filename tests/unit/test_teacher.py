@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models.keras_compat import keras, tf
 from edgeall.train.fit import Stage, fit
-from edgeall.train.progress import Progress
 from edgeall.train.run import TrainSettings, check_out, train
 from edgeall.train.runs import load_model, load_run
 from edgeall.train.teacher import TEMPERATURE, _resized, ensemble, open_teachers, student

@@ -18,8 +18,8 @@ from edgeall.cli import main
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.images import OUTPUT_MARK, find_images, is_output, mark_output, refuse_inside, walk
 from edgeall.edge_runtime.pipeline import Prediction, expand
-from edgeall.edge_runtime.tools.tables import prediction_lines
-from edgeall.train.dataset import load_dataset
+from edgeall.edge_runtime.tools.predictions import prediction_lines
+from edgeall.train.data.dataset import load_dataset
 
 LEFT_BY_SYSTEMS = (
     *("@eaDir", ".Trash-1000", ".Trashes", "__MACOSX", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN", "#recycle"),

@@ -1,0 +1,187 @@
+"""One network that a search may try, and what it costs on this device, found out before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.errors import UsageError
+from ...edge_runtime.preprocess import InputSpec, normalize
+from ...models import registry
+from ...models.head import add_head
+from ...models.keras_compat import keras
+from ...models.narrow import with_channels
+from ...models.registry import BuildArgs
+from ..pruning.channels import Budget, round_up
+from ..quantization.convert import INTEGER_SCHEMES, convert
+from ..quantization.fold import fold_batch_normalization
+from ..quantization.placement import calibrated
+
+ROUNDS = 5
+"""Of timing, of which the fastest counts."""
+LEAST_QUERIES = 20
+"""Images timed in a round at least."""
+UNDISTURBED = 0.9
+"""Share of a call's time that its thread had the processor, for it to count."""
+PATIENCE = 10
+"""Times its seconds that a round may take to get enough of those."""
+BESIDE_BYTES = 32 * 1024
+"""Most that manifest, labels, model card, archive and the names of a trained network's tensors take in a file."""
+GOLDEN_IMAGES = 2
+"""Packed with a model, see `edgeall.optimize.packaging.pack.golden_png`."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point of the space that is searched.
+
+    Attributes:
+        model: backbone.
+        alpha: its width multiplier; None where it has none.
+        input_size: pixels a side.
+        macs: share of the multiply-accumulates that structured pruning leaves; 1 for none.
+        scheme: of the conversion, one of `edgeall.optimize.quantization.convert.SCHEMES`.
+    """
+
+    model: str
+    alpha: float | None
+    input_size: int
+    macs: float
+    scheme: str
+
+    @property
+    def base(self) -> str:
+        """Name of the trained network that it is made from, shared by every pruning and scheme."""
+        return "-".join([self.model, *([] if self.alpha is None else [f"{self.alpha:g}"]), str(self.input_size)])
+
+    @property
+    def network(self) -> str:
+        """Name of the network that is converted, shared by every scheme."""
+        return self.base if self.macs == 1 else f"{self.base}-macs{self.macs:g}"
+
+    @property
+    def cost_key(self) -> str:
+        """Equal for candidates that cost the same: both integer schemes give the same graph."""
+        return f"{self.network}-{'int8' if self.scheme in INTEGER_SCHEMES else self.scheme}"
+
+    def describe(self) -> str:
+        """For people, as in ``mobilenet_v2 0.35, 96 px, 75 % of the MACs, qat-int8``."""
+        model = self.model if self.alpha is None else f"{self.model} {self.alpha:g}"
+        pruned = [] if self.macs == 1 else [f"{self.macs:.0%} of the MACs".replace("%", " %")]
+        return ", ".join([model, f"{self.input_size} px", *pruned, self.scheme])
+
+    def contains(self, other: Candidate) -> bool:
+        """Whether this one is the same network as ``other`` or a larger one in every respect, in the same scheme."""
+        mine, its = asdict(self), asdict(other)
+        return (
+            self.model == other.model
+            and self.cost_key.rpartition("-")[2] == other.cost_key.rpartition("-")[2]
+            and all((mine[key] or 0) >= (its[key] or 0) for key in ("alpha", "input_size", "macs"))
+        )
+
+
+def spec_of(candidate: Candidate) -> InputSpec:
+    """Its input contract."""
+    model, size = registry.get(candidate.model), candidate.input_size
+    return InputSpec(height=size, width=size, mean=model.mean, std=model.std)
+
+
+def untrained(candidate: Candidate, classes: int) -> bytes:
+    """The flatbuffer of a network of the candidate's shape, with random weights.
+
+    What a network takes in time and bytes depends on its shapes alone. Which channels pruning would keep does
+    depend on the weights: here all layers lose the same share, so a pruned candidate's figures are an estimate.
+    Random biases, not those of an untrained network: the converter stores equal ones, all zero, once.
+
+    Raises:
+        UsageError: pruning can't leave so few multiply-accumulates, or a layer can't be quantized.
+        EdgeallError: the conversion failed.
+    """
+    keras.mixed_precision.set_global_policy("float32")
+    size = candidate.input_size
+    backbone = registry.get(candidate.model).build(BuildArgs(size, size, candidate.alpha, "none"))
+    model = add_head(backbone, classes, 0.0)
+    if candidate.macs < 1:
+        model = with_channels(model, even_channels(Budget(model), candidate.macs))
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        layer.set_weights([value + random.normal(0.0, 0.01, value.shape) for value in layer.get_weights()])
+    return converted(model, candidate)
+
+
+def converted(model: Any, candidate: Candidate) -> bytes:
+    """The flatbuffer of ``model`` in the candidate's scheme, good for measuring what it costs, and for nothing else.
+
+    An integer one has its ranges from noise. Without training there are no ranges to train: quantization-aware
+    training ends in the same graph.
+    """
+    spec, folded = spec_of(candidate), fold_batch_normalization(model)
+    if candidate.scheme in INTEGER_SCHEMES:
+        shape = (4, spec.height, spec.width, 3)
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        folded = calibrated(folded, spec, [normalize(noise, spec)])
+    return convert(folded, candidate.scheme, spec)
+
+
+def even_channels(budget: Budget, share: float) -> dict[str, int]:
+    """Channels to keep of every group, all by the same factor, for at most this share of the MACs.
+
+    Raises:
+        UsageError: no network is small enough.
+    """
+    for factor in np.linspace(1.0, 0.0, 257):
+        kept = {group.name: round_up(group.channels, math.ceil(factor * group.channels)) for group in budget.groups}
+        if budget.macs(kept) <= share * budget.total:
+            return kept
+    raise UsageError(f"pruning can't go down to {share:g} of the MACs, only to {budget.smallest():.2f}")
+
+
+def latency_ms(flatbuffer: bytes, labels: tuple[str, ...], spec: InputSpec, seconds: float) -> float:
+    """Milliseconds of one image through the network, by the device's code path on one thread.
+
+    The median of a round, the lowest of `ROUNDS` rounds: what else the machine does only ever adds time. From the
+    uint8 pixels to the probabilities; reading and resizing the image are the same for all and not in it.
+
+    Args:
+        seconds: to be spent in all, at least.
+    """
+    classifier = Classifier.from_flatbuffer(flatbuffer, labels, spec, threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (4, spec.height, spec.width, 3), dtype=np.uint8)
+    for image in images:  # the first run packs the weights
+        classifier.predict(image)
+    return min(median_ms(lambda: classifier.predict(images[0]), seconds / ROUNDS) for _ in range(ROUNDS))
+
+
+def median_ms(query: Callable[[], object], seconds: float) -> float:
+    """Median milliseconds of a call that keeps one processor busy, over ``seconds`` or more.
+
+    Calls in which the processor was given to somebody else are not counted, unless it is always: on a busy machine
+    they say how busy it is.
+    """
+    counted: list[int] = []
+    every: list[int] = []
+    begin = time.perf_counter()
+    while (spent := time.perf_counter() - begin) < seconds or len(counted) < LEAST_QUERIES:
+        if spent > PATIENCE * seconds and len(every) >= LEAST_QUERIES:
+            break
+        before = time.thread_time_ns()  # the slower clock outside the faster
+        start = time.perf_counter_ns()
+        query()
+        taken = time.perf_counter_ns() - start
+        busy = time.thread_time_ns() - before
+        every.append(taken)
+        if busy >= UNDISTURBED * taken:
+            counted.append(taken)
+    return float(np.median(counted if len(counted) >= LEAST_QUERIES else every)) / 1e6
+
+
+def file_bytes_at_most(flatbuffer_bytes: int, spec: InputSpec) -> int:
+    """Upper bound of a packed file: the network, two golden images as if nothing could be compressed, and texts."""
+    golden = GOLDEN_IMAGES * (3 * max(spec.width // 2, 8) * max(spec.height * 3 // 8, 6) + 1024)
+    return flatbuffer_bytes + golden + BESIDE_BYTES

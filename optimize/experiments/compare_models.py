@@ -1,0 +1,242 @@
+"""One network of a comparison: its runs, its files, and what they get right on the test side."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...console.progress import Progress
+from ...edge_runtime.bundle import Bundle, open_bundle
+from ...edge_runtime.calibration import calibrated, temperature_of
+from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.errors import BundleError, DataError
+from ...models.macs import macs
+from ...train.batches import Images
+from ...train.data import cache
+from ...train.data.split import SIDES, Split, SplitEntry, check_split
+from ...train.evaluation.metrics import metrics_of
+from ...train.runs import (
+    data_root,
+    input_spec,
+    load_model,
+    load_own_split,
+    load_run,
+    load_sides,
+    run_digest,
+)
+from ..quantization.convert import compressed_bytes
+from ..quantization.verify import compare, predict
+from ..quantize import quantize
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A finished run and what of it every scheme is held against.
+
+    Attributes:
+        model: the row of the report it belongs to; the folds of one model share it.
+        folder: of the run.
+        facts: its ``run.json``.
+        split: its own.
+        sides: its preprocessed images.
+        keras: float32 Keras probabilities of the test side, ``(images, labels)``.
+    """
+
+    model: str
+    folder: Path
+    facts: dict[str, Any]
+    split: Split
+    sides: dict[str, Images]
+    keras: NDArray[np.float32]
+
+    @property
+    def test(self) -> tuple[SplitEntry, ...]:
+        return self.split.side("test")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models are made and measured; see `compare_runs`."""
+
+    schemes: tuple[str, ...]
+    qat_epochs: int
+    seconds: float
+    data: Path | None
+    cache_dir: Path
+
+
+def open_run(name: str, folder: Path, options: Options, progress: Progress) -> OpenRun:
+    """Raises DataError where the run or its data is not what it was."""
+    facts = load_run(folder)
+    root = options.data or data_root(facts)
+    split = load_own_split(folder, facts)
+    check_split(split, root)
+    sides = load_sides(split, root, input_spec(facts["settings"]), options.cache_dir, progress)
+    return OpenRun(name, folder, facts, split, sides, _keras_probabilities(folder, split))
+
+
+def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
+    """The float32 Keras model's answers on the test side, from the run's ``predictions.csv``."""
+    path = folder / "predictions.csv"
+    wanted = [entry.path for entry in split.side("test")]
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = {row["path"]: row for row in csv.DictReader(file) if row["side"] == "test"}
+        values = [[float(rows[image][f"p_{label}"]) for label in split.labels] for image in wanted]
+    except (FileNotFoundError, KeyError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: missing or damaged ({error!r})", hint="train again") from error
+    return np.array(values, np.float32)
+
+
+def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """What the report says of one backbone, apart from its schemes."""
+    first = runs[0].facts
+    return {
+        "name": name,
+        "runs": [str(run.folder) for run in runs],
+        "labels": list(runs[0].split.labels),
+        "backbone": first["model"]["name"],
+        "alpha": first["model"]["alpha"],
+        "weights": first["settings"]["weights"],
+        "augment": first["settings"]["augment"],
+        "seed": first["settings"]["seed"],
+        "input": first["model"]["input"],
+        "parameters": first["model"]["parameters"],
+        "macs": macs(load_model(runs[0].folder, first)),
+        "pruned": first.get("pruned"),
+        "split_level": runs[0].split.level,
+        "optimistic": runs[0].split.level == "image",
+        "run_sha256": [run_digest(run.folder) for run in runs],
+        "split_sha256": [run.split.sha256 for run in runs],
+        "test_sha256": _test_digest(runs),
+        "data": {key: first["data"].get(key) for key in ("root", "images", "left_out", "synthetic", "dataset_sha256")},
+        "sides": {side: [len(run.sides[side]) for run in runs] for side in SIDES},
+        "training_s": sum(run.facts["timing"]["total_s"] for run in runs),
+        "resumed": any(run.facts["timing"].get("resumed") for run in runs),
+        "by_side": {side: _over_runs(runs, side) for side in SIDES},
+        "float": _metrics(runs, probabilities),
+        "schemes": {},
+    }
+
+
+def _over_runs(runs: Sequence[OpenRun], side: str) -> dict[str, Any]:
+    """Mean accuracy and loss of a side over the folds, and each fold's accuracy."""
+    found = [run.facts["metrics"][side] for run in runs]
+    means = {key: float(np.mean([metrics[key] for metrics in found])) for key in ("accuracy", "log_loss", "macro_f1")}
+    return {**means, "accuracies": [metrics["accuracy"] for metrics in found]}
+
+
+def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """Of all test sides together, which don't overlap; and of each by itself."""
+    first = runs[0]
+    test = [entry for run in runs for entry in run.test]
+    positive, seed, labels = first.facts["positive_labels"], first.facts["settings"]["seed"], first.split.labels
+    pooled = metrics_of(test, labels, probabilities, positive, "test", first.split.level, seed)
+    ends = np.cumsum([len(run.test) for run in runs])[:-1]
+    index = {label: number for number, label in enumerate(labels)}
+    accuracies = []
+    for run, part in zip(runs, np.split(probabilities, ends), strict=True):
+        truth = np.array([index[entry.label] for entry in run.test])
+        accuracies.append(float((part.argmax(axis=1) == truth).mean()))
+    recalls = [row["recall"] for row in pooled["per_class"].values() if row["support"]]
+    return {**pooled, "accuracies": accuracies, "balanced_accuracy": float(np.mean(recalls))}
+
+
+def _test_digest(runs: Sequence[OpenRun]) -> str:
+    """The same for models that were judged on the same images."""
+    return cache.digest([sorted((entry.sha256, entry.label) for entry in run.test) for run in runs])
+
+
+def measure(runs: Sequence[OpenRun], scheme: str, out: Path, options: Options, progress: Progress) -> dict[str, Any]:
+    """One model's runs in one scheme: ``facts`` for the report; ``timed``, the open models with an image
+    each; ``right``, bool by test image, in the order of the files' digests.
+    """
+    bundles = [_bundle(run, scheme, options, progress) for run in runs]
+    classifiers = [Classifier.from_bundle(bundle, threads=1) for bundle in bundles]
+    parts = [
+        _predictions(run, bundle, classifier, out, f"{run.model} {scheme}", progress)
+        for run, bundle, classifier in zip(runs, bundles, classifiers, strict=True)
+    ]
+    probabilities = np.concatenate(parts)
+    labels = runs[0].split.labels
+    index = {label: number for number, label in enumerate(labels)}
+    truth = np.array([index[entry.label] for run in runs for entry in run.test])
+    cost = compare(labels, truth, np.concatenate([run.keras for run in runs]), probabilities)
+    quantization = bundles[0].manifest.quantization if bundles[0].manifest else {}
+    facts = {
+        "files": [bundle.path for bundle in bundles],
+        "sha256": [hashlib.sha256(bundle.flatbuffer).hexdigest() for bundle in bundles],
+        "file_bytes": round(np.mean([bundle.file_bytes for bundle in bundles])),
+        "flatbuffer_bytes": round(np.mean([len(bundle.flatbuffer) for bundle in bundles])),
+        "compressed_bytes": round(np.mean([compressed_bytes(bundle.flatbuffer) for bundle in bundles])),
+        "sparsity_frac": quantization.get("sparsity_frac"),
+        "float_layers": quantization.get("float_layers"),
+        **{key: cost[key] for key in ("drop_points", "agreement", "max_abs_difference")},
+        "metrics": _metrics(runs, probabilities),
+    }
+    order = np.argsort([entry.sha256 for run in runs for entry in run.test], kind="stable")
+    images = [run.sides["test"].pixels[run.sides["test"].rows[0]] for run in runs]
+    right = (probabilities.argmax(axis=1) == truth)[order]
+    return {"facts": facts, "timed": list(zip(classifiers, images, strict=True)), "right": right}
+
+
+def _bundle(run: OpenRun, scheme: str, options: Options, progress: Progress) -> Bundle:
+    """The run's model in this scheme, made where it isn't there yet."""
+    path = run.folder / f"{scheme}.tflite"
+    if not path.exists():
+        quantize(
+            run.folder,
+            scheme,
+            path,
+            epochs=options.qat_epochs,
+            data=options.data,
+            cache_dir=options.cache_dir,
+            progress=progress,
+        )
+    bundle = open_bundle(path)
+    _check_origin(bundle, run, scheme)
+    return bundle
+
+
+def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
+    """Raise BundleError where a model file lies in a run's folder that was made of something else."""
+    hint = "move it away, or make it again with `edgeall quantize --force`"
+    if bundle.manifest is None:
+        raise BundleError(f"{bundle.path}: not made by edgeall", hint=hint)
+    found, model = bundle.manifest.training, run.facts["model"]
+    wanted = {
+        "run_sha256": run_digest(run.folder),
+        "split_sha256": run.split.sha256,
+        "backbone": model["name"],
+        "alpha": model["alpha"],
+        "seed": run.facts["settings"]["seed"],
+    }
+    # Files of older versions don't name their run: what they do say must fit.
+    differing = [key for key, value in wanted.items() if key in found and found[key] != value]
+    if bundle.manifest.quantization.get("scheme") != scheme:
+        differing.append("scheme")
+    if differing or bundle.manifest.labels != run.split.labels:
+        raise BundleError(
+            f"{bundle.path}: not made from {run.folder} ({', '.join(differing or ['labels'])})", hint=hint
+        )
+
+
+def _predictions(
+    run: OpenRun, bundle: Bundle, classifier: Classifier, out: Path, title: str, progress: Progress
+) -> NDArray[np.float32]:
+    """Calibrated probabilities of the test side, ``(images, labels)``; what the model says is kept by what made it."""
+    test = [entry.sha256 for entry in run.test]
+    made_of = cache.digest([cache.FORMAT, hashlib.sha256(bundle.flatbuffer).hexdigest(), test])
+    path, shape = out / "predictions" / f"{made_of}.npy", (len(test), len(run.split.labels))
+    rows = cache.load(path, shape, np.float32, progress)
+    if rows is None:
+        rows = predict(classifier, run.sides["test"], title, progress)
+        cache.save(path, rows.shape, np.float32, [rows.astype(np.float32)])
+    return calibrated(rows, temperature_of(bundle.manifest))

@@ -1,0 +1,75 @@
+"""Where Optuna keeps a study: a journal file, or whatever URL it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ...edge_runtime.errors import UsageError
+
+
+def open_storage(storage: str) -> Any:
+    """An Optuna storage.
+
+    Args:
+        storage: a URL (``sqlite:///FILE``, ``postgresql://...``), or the path of a journal file, which several
+            machines may share through a network file system.
+
+    Raises:
+        UsageError: it can't be opened.
+    """
+    import optuna
+    from optuna.storages import JournalStorage, get_storage
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+    expected: tuple[type[Exception], ...] = (OSError, ImportError, ValueError, *storage_errors())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if "://" in storage:
+                return get_storage(storage)
+            Path(storage).parent.mkdir(parents=True, exist_ok=True)
+            _mend(Path(storage), JournalFileSymlinkLock(storage))
+            return JournalStorage(JournalFileBackend(storage))
+    except expected as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"--storage {storage}: can't be opened ({said})", hint="give a URL or a file's path"
+        ) from error
+
+
+def _mend(journal: Path, lock: Any) -> None:
+    """Cut off a last line that a power cut or a kill left half written: what came next would be joined to it.
+
+    Raises:
+        UsageError: another line is damaged.
+    """
+    if not journal.exists():
+        return
+    lock.acquire()  # whoever writes a line holds it
+    try:
+        whole = journal.read_bytes()
+        lines = whole[: whole.rfind(b"\n") + 1].splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(
+                    f"{journal}, line {number}: damaged ({error})",
+                    hint="restore the file; or remove it, and what was tried is tried again: complete runs are kept",
+                ) from error
+        if not whole.endswith(b"\n") and whole:
+            os.truncate(journal, whole.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What a storage that has gone away, or is none, raises."""
+    import optuna
+    import sqlalchemy.exc
+
+    return optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError

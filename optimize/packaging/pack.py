@@ -1,0 +1,168 @@
+"""Puts everything a device needs into one ``model.tflite``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from ...edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD
+from ...edge_runtime.classifier import Classifier, probabilities_of
+from ...edge_runtime.errors import BundleError, DataError
+from ...edge_runtime.files import replacing
+from ...edge_runtime.flatbuffer import METADATA, Tensor, read_graph
+from ...edge_runtime.golden import check_golden, pixels_digest
+from ...edge_runtime.images import decode_rgb
+from ...edge_runtime.manifest import Manifest, check_manifest
+from ...edge_runtime.novelty import MEMBER as NOVELTY
+from ...edge_runtime.preprocess import InputSpec, preprocess
+from .metadata import classifier_metadata, marked
+
+_SECOND = {2: "features", 4: "feature map"}
+"""What a second output is called, by its rank."""
+
+
+def pack(
+    flatbuffer: bytes,
+    manifest: Manifest,
+    golden: Sequence[tuple[str, bytes, ArrayLike]],
+    model_card: str,
+    out: Path,
+    novelty: bytes | None = None,
+) -> Path:
+    """Write a packed model: the flatbuffer with TFLite metadata, then a stored zip with the rest.
+
+    The same arguments give the same bytes. The file is checked as a device would (digest, archive, golden
+    images) before it takes its name, so ``out`` is either a whole model or what it was before.
+
+    Args:
+        flatbuffer: the converted model, ending in SOFTMAX; the first of its one or two outputs.
+        manifest: ``flatbuffer_sha256`` and ``flatbuffer_bytes`` are filled in here.
+        golden: at least one of (file name ending in ``.png``, PNG file, the model's own probabilities as
+            `Classifier.predict` gave them); see `golden_png`.
+        model_card: Markdown, see `edgeall.optimize.packaging.card`.
+        out: the file to write; its folder is made.
+        novelty: what the manifest's ``novelty`` speaks of, from `edgeall.optimize.quantization.novelty.fit_novelty`.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        BundleError: the manifest contradicts the model, a golden image is of the model's own size, or its
+            probabilities are not what the model gives.
+        DataError: the file can't be written.
+    """
+    check_manifest(manifest, out.name)
+    graph = read_graph(flatbuffer, out.name)
+    main, outputs = graph.main, graph.main.outputs
+    if probabilities_of(graph, out.name) != outputs[0]:
+        raise BundleError(f"{out.name}: its probabilities must be the first output: other programs count on it")
+    second = _SECOND[len(main.tensors[outputs[1]].shape)] if len(outputs) > 1 else None
+    entry = classifier_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, second)
+    model = marked(flatbuffer, {METADATA: entry})
+    manifest = dataclasses.replace(
+        manifest, flatbuffer_sha256=hashlib.sha256(model).hexdigest(), flatbuffer_bytes=len(model)
+    )
+    members = {
+        MANIFEST: manifest.to_json().encode(),
+        LABELS: "".join(f"{label}\n" for label in manifest.labels).encode(),
+        MODEL_CARD: model_card.encode(),
+        GOLDEN: _golden_json(golden, manifest, main.tensors[outputs[0]], out.name),
+    }
+    if novelty is not None:
+        members[NOVELTY] = novelty
+    members |= {GOLDEN_FOLDER + name: image for name, image, _ in golden}
+    try:
+        with replacing(out) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(model)
+                _write_archive(file, members, manifest.created)
+            _check(temporary, out.name)
+    except OSError as error:
+        raise DataError(f"{out}: can't be written ({error.strerror})", hint="check the folder and the disk") from error
+    return out
+
+
+def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
+    """A small PNG of an image, to travel with a model as a golden one.
+
+    Its size and its aspect differ from the model's input, so that the golden check goes through fitting and
+    resizing. At 224 pixels it takes about 20 KB.
+
+    Args:
+        image: mode ``RGB``, any size.
+        spec: the model's input contract.
+    """
+    small = image.resize((max(spec.width // 2, 8), max(spec.height * 3 // 8, 6)), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    small.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _golden_json(
+    golden: Sequence[tuple[str, bytes, ArrayLike]], manifest: Manifest, output: Tensor, name: str
+) -> bytes:
+    if not golden:
+        raise BundleError(f"{name}: a packed model needs at least one golden image")
+    if len({file for file, _, _ in golden}) != len(golden):
+        raise BundleError(f"{name}: two golden images have one name")
+    spec = manifest.input
+    entries: list[dict[str, Any]] = []
+    for file, data, probabilities in golden:
+        if not re.fullmatch(r"[\w-]+\.png", file):
+            raise BundleError(f"{name}: golden image {file!r} must have a plain name that ends in .png")
+        image = decode_rgb(data, file)
+        if image.size == (spec.width, spec.height):
+            raise BundleError(
+                f"{name}: golden image {file} has the model's own size, so it would not test resizing",
+                hint="make it with golden_png",
+            )
+        values = np.asarray(probabilities, np.float32)
+        entries.append(
+            {
+                "name": file,
+                "probabilities": [float(value) for value in values],
+                "units": _units(values, output, f"{name}: golden image {file}"),
+                "pixels_sha256": pixels_digest(preprocess(image, spec)),
+            }
+        )
+    return (json.dumps({"images": entries}, indent=1) + "\n").encode()
+
+
+def _units(probabilities: np.ndarray[Any, np.dtype[np.float32]], output: Tensor, name: str) -> list[int] | None:
+    if output.type not in ("UINT8", "INT8"):
+        return None
+    scale, zero_point = output.scale[0], output.zero_point[0]
+    units = np.rint(probabilities / scale).astype(int) + zero_point
+    if np.abs((units - zero_point) * scale - probabilities).max() > scale / 1000:
+        raise BundleError(f"{name}: its probabilities are not ones that this integer model can give")
+    return [int(unit) for unit in units]
+
+
+def _write_archive(file: IO[bytes], members: dict[str, bytes], created: str) -> None:
+    match = re.match(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", created)
+    if match is None:
+        raise BundleError(f"manifest: created {created!r} is not like 2026-11-21T10:00:00Z")
+    year, month, day, hour, minute, second = (int(part) for part in match.groups())
+    # Written at the file's end, so its offsets count from the file's start and plain `unzip` has no complaint.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for member, content in members.items():
+            info = zipfile.ZipInfo(member, (year, month, day, hour, minute, second))
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content)
+
+
+def _check(path: Path, name: str) -> None:
+    for result in check_golden(Classifier.open(path, threads=1)):
+        if not result.ok:
+            raise BundleError(f"{name}: golden image {result.describe()}")

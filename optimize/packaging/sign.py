@@ -1,0 +1,86 @@
+"""Signs a packed model, so that a device that pins the public key takes no other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ...edge_runtime import signature
+from ...edge_runtime.bundle import open_bundle
+from ...edge_runtime.errors import BundleError, DataError, EdgeallError
+from ...edge_runtime.files import replacing
+
+
+def make_key(key: Path) -> Path:
+    """Write a new private key to ``key``, which its owner alone may read, and the public half beside it.
+
+    Returns:
+        The public one: ``<key>.pub``.
+
+    Raises:
+        DataError: one of the two exists, or can't be written.
+        EdgeallError: `cryptography` is missing.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+    except ImportError as error:
+        raise EdgeallError(f"signatures need the package cryptography ({error})", signature.INSTALL) from error
+    public = key.with_name(key.name + ".pub")
+    new = Ed25519PrivateKey.generate()
+    private_pem = new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public_pem = new.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        for path, mode, pem in ((public, 0o644, public_pem), (key, 0o600, private_pem)):
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(pem)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: can't be written ({error.strerror})", hint="a key is never overwritten: name another"
+        ) from error
+    return public
+
+
+def sign(model: Path, key: Path) -> dict[str, Any]:
+    """Put a signature into a packed model, in place of an older one; the file is replaced in one step.
+
+    Args:
+        model: a whole packed model.
+        key: Ed25519 private key in PEM.
+
+    Returns:
+        model: its path; members: the names that are signed, beside the flatbuffer.
+
+    Raises:
+        BundleError: the model is damaged or foreign.
+        EdgeallError: the key can't be used, see `signature.load_private_key`.
+        DataError: the file can't be written.
+    """
+    private = signature.load_private_key(key)
+    bundle = open_bundle(model)
+    if bundle.manifest is None:
+        raise BundleError(f"{model}: a foreign model, which has nowhere to put a signature", hint="sign a packed one")
+    try:
+        with replacing(model) as temporary, zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
+            infos = [info for info in archive.infolist() if info.filename != signature.MEMBER]
+            members = {info.filename: archive.read(info) for info in infos}
+            digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+            text = signature.signed_text(hashlib.sha256(bundle.flatbuffer).hexdigest(), digests)
+            last = zipfile.ZipInfo(signature.MEMBER, infos[0].date_time)
+            last.external_attr = infos[0].external_attr
+            file.write(bundle.flatbuffer)
+            with zipfile.ZipFile(file, "w") as signed:
+                for info in infos:
+                    signed.writestr(info, members[info.filename])
+                signed.writestr(last, signature.write_signature(private, text))
+            file.close()
+            os.chmod(temporary, model.stat().st_mode)
+            open_bundle(temporary)
+    except OSError as error:
+        raise DataError(
+            f"{model}: can't be written ({error.strerror})", hint="check the folder and the disk"
+        ) from error
+    return {"model": str(model), "members": sorted(members)}

@@ -1,0 +1,85 @@
+"""Unstructured magnitude pruning: the smallest weights of every layer become zero, a few more at a time.
+
+tfmot's schedule, not its wrapper: `prune_low_magnitude` puts each layer's mask, threshold and step among the model's
+weights, where the running average of `edgeall.train.fit` would blur them.
+Source: Zhu and Gupta 2017, "To prune, or not to prune: exploring the efficacy of pruning for model compression".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models.head import LOGITS
+from ...models.keras_compat import keras, load_tfmot
+
+RISING = 0.6
+"""Share of all steps in which the sparsity rises; in the rest the network recovers with what it has."""
+UPDATES = 50
+"""How often the masks are renewed while it rises."""
+
+
+def prunable(model: Any) -> list[Any]:
+    """The layers whose kernels are pruned: convolutions and dense layers.
+
+    Left whole: depthwise convolutions (a hundredth of the weights, nine to a channel), the first convolution and the
+    logits (small, and what they lose nothing makes up for), biases and BatchNormalization. Source: as above, 4.2.
+    """
+    found = [layer for layer in model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)]
+    first = next((layer for layer in found if isinstance(layer, keras.layers.Conv2D)), None)
+    return [layer for layer in found if layer is not first and layer.name != LOGITS]
+
+
+def sparsity_of(model: Any) -> float:
+    """Share of zeros in the kernels of `prunable` layers, 0..1; 0 where there are none."""
+    kernels = [layer.kernel.numpy() for layer in prunable(model)]
+    weights = sum(kernel.size for kernel in kernels)
+    return sum(int((kernel == 0).sum()) for kernel in kernels) / weights if weights else 0.0
+
+
+class Masks:
+    """Zeroes weights during training; `after_step` goes to `edgeall.train.fit.fit`.
+
+    A weight that is zero at the start, or after a restart, stays zero: the weights are their own record of the masks.
+
+    Args:
+        model: float, to be trained in place.
+        sparsity: share of zeros in each kernel at the end, from 0 (what is zero stays zero) to below 1.
+        steps: of the whole training.
+    """
+
+    def __init__(self, model: Any, sparsity: float, steps: int) -> None:
+        rising = max(int(steps * RISING), 1)
+        every = -(-rising // UPDATES)
+        self.settled = -(-rising // every) * every
+        """Steps until the masks are final."""
+        schedule = load_tfmot().sparsity.keras.PolynomialDecay
+        self._schedule = schedule(min(sparsity_of(model), sparsity), sparsity, 0, self.settled, frequency=every)
+        index = {id(variable): number for number, variable in enumerate(model.weights)}
+        self._kernels = {index[id(layer.kernel)]: layer.kernel for layer in prunable(model)}
+        self._masks: dict[int, NDArray[np.bool_]] = {}
+
+    def after_step(self, done: int, average: list[NDArray[Any]]) -> None:
+        """See `edgeall.train.fit.AfterStep`."""
+        if not self._masks:
+            self._masks = {at: _mask(kernel.numpy(), 0.0) for at, kernel in self._kernels.items()}
+        renew, sparsity = self._schedule(done)
+        for at, kernel in self._kernels.items():
+            values = kernel.numpy()
+            values[~self._masks[at]] = 0  # not by multiplying: a zero with a sign doesn't compress
+            if renew:
+                self._masks[at] = _mask(values, float(sparsity))
+                values[~self._masks[at]] = 0
+            kernel.assign(values)
+            average[at][~self._masks[at]] = 0
+
+
+def _mask(kernel: NDArray[np.float32], sparsity: float) -> NDArray[np.bool_]:
+    """False for the share of smallest weights, at least for those that are zero already."""
+    zeros = max(round(sparsity * kernel.size), int((kernel == 0).sum()))
+    mask = np.ones(kernel.size, np.bool_)
+    if zeros:
+        mask[np.argpartition(np.abs(kernel), zeros - 1, axis=None)[:zeros]] = False
+    return mask.reshape(kernel.shape)

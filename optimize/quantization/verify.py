@@ -1,0 +1,89 @@
+"""What a conversion cost, measured on the test side: the same images through Keras, TFLite float and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...console.progress import Progress
+from ...edge_runtime.classifier import Classifier
+from ...train.batches import Images
+
+
+def predict(classifier: Classifier, images: Images, title: str, progress: Progress) -> NDArray[np.float32]:
+    """Probabilities ``(len(images), labels)``, one image at a time through the device's own code path."""
+    rows = []
+    with progress.task(title, len(images)) as advance:
+        for done, row in enumerate(images.rows, start=1):
+            rows.append(classifier.predict(images.pixels[row]))
+            advance(done, "")
+    return np.stack(rows)
+
+
+def shown(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of a side, one image after the other: uint8 ``(h, w, 3)``."""
+    return (images.pixels[row] for row in images.rows)
+
+
+def answers(
+    classifier: Classifier, pixels: Iterable[NDArray[np.uint8]], count: int, title: str, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`predict` of ``count`` images, and their pooled features, which the model's second output gives.
+
+    Returns:
+        Probabilities ``(count, labels)`` and features ``(count, features)``.
+    """
+    found = []
+    with progress.task(title, count) as advance:
+        for done, image in enumerate(pixels, start=1):
+            answer = classifier.answer(image)
+            assert answer.units is not None
+            found.append((answer.probabilities, classifier.pooled(answer.units)))
+            advance(done, "")
+    probabilities, features = zip(*found, strict=True)
+    return np.stack(probabilities), np.stack(features)
+
+
+def compare(
+    labels: tuple[str, ...],
+    truth: NDArray[np.int64],
+    reference: NDArray[np.float32],
+    candidate: NDArray[np.float32],
+) -> dict[str, Any]:
+    """Two models on the same images.
+
+    Args:
+        labels: class names.
+        truth: class indices ``(n,)``.
+        reference: probabilities ``(n, classes)``, usually Keras float32.
+        candidate: the same of the model under test.
+
+    Returns:
+        accuracy of both, ``drop_points`` (percentage points lost; negative when gained), top-1
+        ``agreement``, the largest absolute difference of a probability, and the recall of both per class.
+    """
+    one, other = reference.argmax(axis=1), candidate.argmax(axis=1)
+    before, after = float((one == truth).mean()), float((other == truth).mean())
+    return {
+        "reference_accuracy": before,
+        "accuracy": after,
+        "drop_points": 100.0 * (before - after),
+        "agreement": float((one == other).mean()),
+        "max_abs_difference": float(np.abs(reference - candidate).max()),
+        "per_class": {
+            label: {
+                "support": int((truth == index).sum()),
+                "reference_recall": _recall(one, truth, index),
+                "recall": _recall(other, truth, index),
+            }
+            for index, label in enumerate(labels)
+        },
+    }
+
+
+def _recall(predicted: NDArray[np.int64], truth: NDArray[np.int64], index: int) -> float | None:
+    of_class = truth == index
+    return float((predicted[of_class] == index).mean()) if of_class.any() else None

@@ -1,0 +1,139 @@
+"""Goes over a record and says everything that is not as it was written."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...console.tables import record
+from . import chain
+from .image_store import ImageStore
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One alteration: the number of the row that it shows at, None for the file as a whole."""
+
+    number: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return self.what if self.number is None else f"row {self.number}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `check` found.
+
+    Attributes:
+        rows: in the record.
+        images: that its rows name and that must be there.
+        pruned: images that were removed on purpose, as the record itself says.
+        head: digest of the last row. Noted elsewhere, it proves later that no row up to here is gone or was changed;
+            without it nobody can see that the last rows were cut off.
+        problems: none means whole.
+    """
+
+    rows: int
+    images: int
+    pruned: int
+    head: str
+    problems: list[Problem]
+
+
+def check(folder: Path, head: str | None = None) -> Verification:
+    """Follow the chain from the first row to the last and read every image.
+
+    Args:
+        folder: the record's.
+        head: a head noted earlier: some row must have it.
+
+    Raises:
+        RecordError: no record there, or one of another version.
+    """
+    problems: list[Problem] = []
+    named: dict[str, tuple[int, str]] = {}
+    prunes: list[tuple[int, str]] = []
+    rows, last, met = 0, chain.FIRST, head in (None, chain.FIRST)
+    with chain.reading(folder) as database:
+        database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")  # a flipped bit is to be found
+        problems += _damage(database)
+        expected = 1
+        for number, text, digest in database.execute("SELECT number, row, digest FROM entries ORDER BY number"):
+            if number != expected:
+                gone = "it is" if number == expected + 1 else f"{expected} to {number - 1} are"
+                problems.append(Problem(expected, f"{gone} missing"))
+            row, wrong = _read_row(number, text)
+            problems += wrong
+            if digest != chain.chained(last, text):
+                problems.append(Problem(number, "altered, or it does not follow the row before"))
+            if row.get("kind") == "frame" and isinstance(row.get("image"), str):
+                named[row["image"]] = (number, str(row.get("at")))  # the last frame that names it decides
+            if row.get("kind") == "prune":
+                prunes.append((number, str(row.get("before"))))
+            rows, last, expected = rows + 1, digest, number + 1
+            met = met or digest == head
+    if not met:
+        problems.append(Problem(None, f"no row has the digest {head}: rows were cut off, or rewritten up to there"))
+    images = pruned = 0
+    store = ImageStore(folder)
+    for image, (number, at) in named.items():
+        if store.path(image) is None and any(later > number and at < before for later, before in prunes):
+            pruned += 1
+            continue
+        images += 1
+        problems += _check_image(store, image, number)
+    return Verification(rows, images, pruned, last, problems)
+
+
+def as_json(found: Verification) -> dict[str, Any]:
+    """The object of ``edgeall record verify --json``."""
+    return asdict(found) | {"ok": not found.problems, "problems": [str(problem) for problem in found.problems]}
+
+
+def check_text(found: Verification) -> str:
+    """The same for people: what is wrong, and the head to be noted."""
+    facts = {"rows": found.rows, "images": found.images, "pruned images": found.pruned, "head": found.head}
+    verdict = [f"ALTERED  {problem}" for problem in found.problems] or ["whole"]
+    return "\n".join([record(facts), "", *verdict])
+
+
+def _read_row(number: int, text: str) -> tuple[dict[str, Any], list[Problem]]:
+    try:
+        row = json.loads(text)
+        wrong = not isinstance(row, dict) or row.get("number") != number or chain.canonical(row) != text
+    except (ValueError, RecursionError, TypeError):
+        row, wrong = {}, True
+    return (row if isinstance(row, dict) else {}), [Problem(number, "not a row as edgeall writes it")] if wrong else []
+
+
+def _check_image(store: ImageStore, image: str, number: int) -> list[Problem]:
+    if store.path(image) is None:
+        return [Problem(number, f"its image {image} is missing")]
+    try:
+        return [] if store.is_whole(image) else [Problem(number, f"its image {image} was altered")]
+    except OSError as error:
+        return [Problem(number, f"its image {image} can't be read ({error.strerror})")]
+
+
+def _damage(database: sqlite3.Connection) -> list[Problem]:
+    """What SQLite itself finds, and columns or guards that somebody took off, changed or added."""
+    found = [text for (text,) in database.execute("PRAGMA integrity_check") if text != "ok"]
+    with closing(sqlite3.connect(":memory:")) as as_made:
+        for statement in (statement for script in chain.MIGRATIONS for statement in script):
+            as_made.execute(statement)
+        made, there = _schema(as_made), _schema(database)
+    for name in sorted(made.keys() | there.keys()):
+        if made.get(name) != there.get(name):
+            what = "is missing" if name not in there else "was altered" if name in made else "was added"
+            found.append(f"{name} {what}")
+    return [Problem(None, f"{chain.DATABASE}: {text}") for text in found]
+
+
+def _schema(database: sqlite3.Connection) -> dict[str, tuple[str, str]]:
+    rows = database.execute("SELECT name, type, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    return {name: (kind, sql) for name, kind, sql in rows}

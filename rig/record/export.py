@@ -1,0 +1,214 @@
+"""What leaves a record: a table of frames, their images, and the reviewed ones as a folder for `edgeall train`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...console.tables import as_text
+from ...edge_runtime.errors import ImageError, UsageError
+from ...edge_runtime.images import open_rgb
+from ...edge_runtime.manifest import RESEARCH_USE
+from ...edge_runtime.vision.cells import cut_out
+from .record import Record, RecordedFrame, RecordError, Session
+
+COLUMNS = (
+    *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "source_sha256"),
+    *("trigger", "status", "reasons"),
+    *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
+    *("review_note", "cells", "model_cell_labels", "cell_labels", "image", "probabilities"),
+    *("model", "model_sha256", "software", "use"),
+)
+_OF_FRAME = (
+    *("frame", "session", "sample", "taken", "source", "trigger", "image"),
+    *("model", "model_sha256", "software", "use"),
+)
+CELL_COLUMNS = (
+    *("frame", "cell", "left", "top", "right", "bottom", "label", "model_label", "probability", "review_asked"),
+    *("review_reason", "reviewed_by", "review_note", *_OF_FRAME[1:]),
+)
+
+
+def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]:
+    """Write all that a record holds of a session into a new folder.
+
+    ``frames.csv``, ``cells.csv``, ``images/``, ``training/<label>/`` (the reviewed ones) and ``session.json`` (notes,
+    summary, and the head of the chain that all this was taken from).
+
+    Raises:
+        RecordError: no such session.
+        UsageError: the folder holds something already.
+    """
+    session = record.session(session_id)
+    _make(out)
+    rows = export_csv(record, session_id, out / "frames.csv")
+    cells = export_cells(record, session_id, out / "cells.csv")
+    images = 0
+    (out / "images").mkdir()
+    for digest in {frame.image for frame in record.each_frame(session_id) if frame.image}:
+        images += _copy(record, digest, out / "images" / f"{digest}.jpg")
+    training = export_training(record, out / "training", session_id)
+    facts = {
+        "use": RESEARCH_USE,
+        "session": dataclasses.asdict(session),
+        "summary": dataclasses.asdict(record.summary(session_id)),
+        "head": record.head(),
+    }
+    (out / "session.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"frames": rows, "cells": cells, "images": images, "training": training, "out": str(out)}
+
+
+def export_csv(record: Record, session_id: int, out: Path) -> int:
+    """Write a line for each frame of a session, oldest first; returns how many. Raises RecordError where none is."""
+    session = record.session(session_id)
+    return _write(out, COLUMNS, (_values(session, frame) for frame in record.each_frame(session_id)))
+
+
+def export_cells(record: Record, session_id: int, out: Path) -> int:
+    """The same with a line for each cell that a model of cells judged."""
+    session = record.session(session_id)
+    frames = record.each_frame(session_id)
+    return _write(out, CELL_COLUMNS, (row for frame in frames for row in _values_of_cells(session, frame)))
+
+
+def _write(out: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> int:
+    count = 0
+    try:
+        with open(out, "x", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for line in lines:
+                writer.writerow({name: as_text(value) for name, value in line.items()})
+                count += 1
+    except FileExistsError as error:
+        raise UsageError(f"{out}: is there already", hint="choose another name") from error
+    return count
+
+
+def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
+    """Of one line, by the names of `COLUMNS`."""
+    row, standing = frame.row, {review.cell: review for review in frame.reviews}
+    notes = [(cell, review.note) for cell, review in standing.items() if review.note]
+    return {
+        "frame": frame.id,
+        "session": session.id,
+        "sample": session.notes.sample,
+        "recorded": frame.at,
+        "taken": row.taken.isoformat(),
+        "camera_frame": row.number,
+        "source": row.source,
+        "source_sha256": row.source_sha256,
+        "trigger": row.trigger,
+        "status": row.status,
+        "reasons": "; ".join(row.reasons),
+        "captured_by": row.by,
+        "label": frame.label,
+        "model_label": row.label,
+        "probability": row.probability,
+        "review_asked": "yes" if row.review else "no",
+        "review_reason": row.review_reason,
+        "reviewed_by": "; ".join(dict.fromkeys(review.by for review in standing.values())),
+        "review_note": "; ".join(note if cell is None else f"cell {cell + 1}: {note}" for cell, note in notes),
+        "cells": len(row.cells),
+        "model_cell_labels": json.dumps(Counter(cell["label"] for cell in row.cells), ensure_ascii=False),
+        "cell_labels": json.dumps(Counter(frame.cell_labels), ensure_ascii=False),
+        "image": frame.image,
+        "probabilities": json.dumps(dict(row.probabilities)),
+        "model": session.model,
+        "model_sha256": session.model_sha256,
+        "software": session.software,
+        "use": RESEARCH_USE,
+    }
+
+
+def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[str, object]]:
+    """Of each cell's line, by the names of `CELL_COLUMNS`."""
+    of_frame = _values(session, frame)
+    shared = {name: of_frame[name] for name in _OF_FRAME}
+    standing = {review.cell: review for review in frame.reviews}
+    for index, (cell, label) in enumerate(zip(frame.row.cells, frame.cell_labels, strict=True)):
+        review = standing.get(index)
+        yield (
+            shared
+            | dict(zip(("left", "top", "right", "bottom"), cell["box"], strict=True))
+            | {
+                "cell": index + 1,
+                "label": label,
+                "model_label": cell["label"],
+                "probability": cell.get("probability"),
+                "review_asked": "yes" if cell.get("review") else "no",
+                "review_reason": cell.get("review_reason"),
+                "reviewed_by": review.by if review else "",
+                "review_note": review.note if review else "",
+            }
+        )
+
+
+def export_training(record: Record, folder: Path, session_id: int | None = None) -> dict[str, int]:
+    """Write the reviewed images as ``folder/<label>/<image>``, the layout that `edgeall train` reads.
+
+    A reviewed frame is copied as it was recorded; a reviewed cell is cut out of it as models of cells see it, a
+    square, and saved as PNG. The last review of each counts. Images that were pruned, damaged or never saved are left
+    out; `edgeall record verify` says which are damaged.
+
+    Args:
+        record: the record.
+        folder: a new or empty one.
+        session_id: None takes all sessions.
+
+    Returns:
+        Images of each label.
+
+    Raises:
+        RecordError: no such session.
+        UsageError: the folder holds something already.
+    """
+    sessions = [session.id for session in record.sessions()] if session_id is None else [session_id]
+    _make(folder)
+    written: Counter[str] = Counter()
+    for number in sessions:
+        for frame in record.frames(number, review="done", limit=None):
+            for cell, label in {review.cell: review.label for review in frame.reviews}.items():
+                written[label] += _write_example(record, frame, cell, folder / label)
+    return dict(sorted((label, count) for label, count in written.items() if count))
+
+
+def _write_example(record: Record, frame: RecordedFrame, cell: int | None, folder: Path) -> int:
+    path = None if frame.image is None else record.image_path(frame.image)
+    if path is None or frame.image is None:
+        return 0
+    folder.mkdir(exist_ok=True)
+    if cell is None:
+        return _copy(record, frame.image, folder / f"{frame.image}.jpg")
+    try:
+        with open_rgb(path) as image:
+            cut_out(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
+    except ImageError:
+        return 0
+    return 1
+
+
+def _copy(record: Record, digest: str, to: Path) -> int:
+    path = record.image_path(digest)
+    if path is None or to.exists():
+        return 0
+    shutil.copyfile(path, to)
+    return 1
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: not a folder", hint="choose another name") from error
+    except OSError as error:
+        raise RecordError(f"{folder}: can't be written ({error.strerror})") from error
+    if taken:
+        raise UsageError(f"{folder}: holds something already", hint="choose a new folder")

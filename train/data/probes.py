@@ -1,0 +1,228 @@
+"""What can be told of an image's class without looking at a cell: measurements that should tell nothing, and do.
+
+Each probe is a few numbers an image and a random forest on them, scored by cross-validation in which subjects, or at
+least duplicates, stay together. A network given the same images finds what the forest finds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+from ...edge_runtime.images import open_rgb
+from .scan import Facts
+
+SIDE = 256
+"""Images are looked at with at most so many pixels a side."""
+FOLDS = 5
+TREES = 150
+BRIGHTEST = 0.2
+"""Share of the pixels that are taken for background: of a smear, the glass between the cells."""
+BLACK = 8
+CUT_OUT = 0.25
+"""A cell that was cut out has at least this share of pixels that are nothing but black."""
+FRAME = 0.04
+"""Width of the border, as a share of the image's."""
+RESAMPLES = 1000
+
+Features = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One way of guessing.
+
+    Attributes:
+        name: in tables and JSON.
+        looks_at: in words, for a sentence.
+        sees_cells: whether what it measures depends on the cells too. Such a probe alone proves no shortcut.
+    """
+
+    name: str
+    looks_at: str
+    sees_cells: bool = False
+
+
+PROBES = (
+    Probe("background", "the colour of the background alone"),
+    Probe("border", "the outermost pixels alone"),
+    Probe("size", "width and height alone"),
+    Probe("file", "the file's length alone"),
+    Probe("metadata", "the file's format, compression tables and tags alone"),
+    Probe("colour", "nine colour statistics of the whole image", sees_cells=True),
+    Probe("shape", "shapes and textures without colour", sees_cells=True),
+)
+"""The last one is what the others are held against: a small model of what a pathologist looks at."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far a probe gets.
+
+    Attributes:
+        accuracy: cross-validated, every class counting alike, 0..1; chance is one by the number of classes.
+        low: lower end of its 95 % interval, by bootstrap over the groups that were kept together.
+        high: the upper end.
+        predicted: the class guessed for each image, ``(images,)``.
+        confidence: the forest's share for it, 0..1.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    predicted: NDArray[np.int64]
+    confidence: Features
+
+
+def measure(
+    root: Path, facts: Sequence[Facts], on_progress: Callable[[int], None] = lambda done: None
+) -> dict[str, Features]:
+    """What each of `PROBES` knows of each image: ``(images, numbers)`` by name."""
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        rows = []
+        for row in pool.map(lambda item: _look(root / item.sample.path, item), facts):
+            rows.append(row)
+            on_progress(len(rows))
+    return {probe.name: np.stack([row[probe.name] for row in rows]) for probe in PROBES}
+
+
+def score(features: Features, classes: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> Score:
+    """Guess every image's class from ``features`` by a forest that saw no image of its group.
+
+    Args:
+        features: ``(images, numbers)``.
+        classes: ``(images,)``, from 0.
+        groups: what stays together, ``(images,)``.
+    """
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    forest = RandomForestClassifier(
+        TREES, min_samples_leaf=2, class_weight="balanced_subsample", n_jobs=-1, random_state=seed
+    )
+    shares = cross_val_predict(forest, features, classes, groups=groups, cv=folds, method="predict_proba")
+    predicted = shares.argmax(axis=1)
+    low, high = _interval(classes, predicted, groups, seed)
+    accuracy = float(balanced_accuracy_score(classes, predicted))
+    return Score(accuracy, low, high, predicted, shares.max(axis=1))
+
+
+def background_of(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels show no cell, ``(h, w)``: the brightest fifth, or the black around a cell that was cut out."""
+    black = pixels.max(axis=2) <= BLACK
+    if black.mean() >= CUT_OUT:
+        return np.asarray(black)
+    brightness = pixels.sum(axis=2, dtype=np.int32)
+    return np.asarray(brightness >= np.quantile(brightness, 1 - BRIGHTEST))
+
+
+def _look(path: Path, facts: Facts) -> dict[str, Features]:
+    image = open_rgb(path)
+    if max(image.size) > SIDE:
+        image = image.resize(_within(image.size), Image.Resampling.BOX)
+    pixels = np.asarray(image)
+    away = pixels[background_of(pixels)].astype(np.float64)
+    height, width = facts.height, facts.width
+    length = path.stat().st_size
+    return {
+        "background": np.concatenate([away.mean(axis=0), away.std(axis=0)]),
+        "border": _border(pixels),
+        "size": np.array([width, height, width / height]),
+        "file": np.array([length, length / (width * height)]),
+        "metadata": _metadata(path),
+        "colour": _colour(pixels),
+        "shape": _shape(image),
+    }
+
+
+def _within(size: tuple[int, int]) -> tuple[int, int]:
+    longest = max(size)
+    return max(1, size[0] * SIDE // longest), max(1, size[1] * SIDE // longest)
+
+
+def _colour(pixels: NDArray[np.uint8]) -> Features:
+    """Mean, standard deviation and skewness of red, green and blue."""
+    levels = np.arange(256.0)
+    shares = np.stack([np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(3)]) / pixels[:, :, 0].size
+    mean = shares @ levels
+    moments = [(shares * (levels - mean[:, None]) ** power).sum(axis=1) for power in (2, 3)]
+    spread = np.sqrt(moments[0])
+    return np.concatenate([mean, spread, moments[1] / np.maximum(spread, 1e-6) ** 3])
+
+
+def _border(pixels: NDArray[np.uint8]) -> Features:
+    """Of each side's strip the darkest, the median and the brightest of each colour: tints, frames and scale bars."""
+    down, across = (max(1, round(FRAME * side)) for side in pixels.shape[:2])
+    strips = (pixels[:down], pixels[-down:], pixels[:, :across], pixels[:, -across:])
+    return np.concatenate([np.quantile(strip.reshape(-1, 3), (0.0, 0.5, 1.0), axis=0).ravel() for strip in strips])
+
+
+def _metadata(path: Path) -> Features:
+    """Format, mode, compression tables and tags; of the pixels nothing."""
+    with Image.open(path) as image:
+        tables = getattr(image, "quantization", None) or {}
+        sums = [float(sum(table)) for _, table in sorted(tables.items())][:2]
+        firsts = [float(table[0]) for _, table in sorted(tables.items())][:2]
+        density = image.info.get("dpi", (0, 0))
+        return np.array(
+            [
+                float(sum(map(ord, image.format or ""))),
+                float(sum(map(ord, image.mode))),
+                *[*sums, 0.0, 0.0][:2],
+                *[*firsts, 0.0, 0.0][:2],
+                float(len(image.info)),
+                float(len(image.getexif())),
+                float(density[0]),
+                float("icc_profile" in image.info),
+                float("progressive" in image.info),
+            ]
+        )
+
+
+def _shape(image: Image.Image) -> Features:
+    """Histograms of edge strength and direction at four scales, of the grey image at unit contrast.
+
+    Every image has the same mean and contrast by then, so lamp and stain can't tell.
+    """
+    grey = np.asarray(image.convert("L"), np.float64)
+    grey = (grey - grey.mean()) / max(grey.std(), 1e-6)
+    found = []
+    for _ in range(4):
+        down, across = np.gradient(grey)
+        strength = np.hypot(down, across)
+        # Directions are folded: a slide has no up. What is left of them is how curved edges are.
+        turned = np.abs(np.gradient(np.arctan2(down, across), axis=1))
+        histogram, _edges = np.histogram(strength, bins=np.geomspace(0.01, 4, 13))
+        bends, _edges = np.histogram(np.minimum(turned, 2 * np.pi - turned)[strength > 0.3], bins=8, range=(0, np.pi))
+        levels = np.quantile(grey, (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95))
+        found += [histogram / strength.size, bends / max(1, bends.sum()), levels]
+        height, width = (side // 2 * 2 for side in grey.shape)
+        if min(height, width) < 16:
+            break
+        grey = grey[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+    row = np.concatenate(found)
+    return np.pad(row, (0, 4 * 27 - len(row)))
+
+
+def _interval(
+    classes: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], seed: int
+) -> tuple[float, float]:
+    """Percentiles of the balanced accuracy over resampled groups."""
+    generator = np.random.default_rng(seed)
+    _, owner = np.unique(groups, return_inverse=True)
+    count = int(owner.max()) + 1
+    kinds = np.unique(classes)
+    images = np.stack([np.bincount(owner, classes == kind, count) for kind in kinds])
+    right = np.stack([np.bincount(owner, (classes == kind) & (predicted == kind), count) for kind in kinds])
+    times = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    recalls = (times @ right.T) / np.maximum(times @ images.T, 1)
+    low, high = np.percentile(recalls.mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,315 @@
+"""Opens every image of a data set once, on all cores, and keeps what splits and audits need to know of it.
+
+What was seen of an image is remembered, see `remembered`: the next command opens only what has changed since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...edge_runtime import images
+from ...edge_runtime.errors import DataError, ImageError
+from ...edge_runtime.images import USED_BITS, open_rgb
+from .dataset import Dataset, Problem, Sample
+from .remembered import Known, Remembered
+
+THUMBNAIL = 32
+"""Side of the thumbnails that near duplicates are confirmed on."""
+
+_HASHED = 64
+_CHUNK = 1 << 20
+"""Bytes that are hashed at once."""
+_MANY = 1000
+"""Images to open that are worth processes of their own: half of the work on a small one is Python's, which runs one
+thread at a time; but a process takes half a second to start."""
+_PORTION = 32
+"""Images that a process is given at once."""
+_HELPER = "import sys; sys.path[:] = sys.argv[1:]; from edgeall.train.data.scan import _help; _help()"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one image after a look at it.
+
+    Attributes:
+        sample: the image, its label and subject.
+        sha256: of the file's bytes.
+        pixels_sha256: of size and upright RGB pixels: equal for a file copied, renamed or with other metadata.
+        width: pixels, upright.
+        height: pixels, upright.
+        phash: ImageHash's perceptual hash, 64 bits as an integer.
+        thumbnail: `THUMBNAIL` x `THUMBNAIL` RGB pixels, row by row.
+        used_bits: where 16-bit samples use 10, 12 or 14 bits at most, see `open_rgb`; else None.
+    """
+
+    sample: Sample
+    sha256: str
+    pixels_sha256: str
+    width: int
+    height: int
+    phash: int
+    thumbnail: bytes = field(repr=False)
+    used_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A data set whose readable images have been looked at; the others have joined its problems."""
+
+    dataset: Dataset
+    facts: tuple[Facts, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over path, sha256, label, subject and given side of every image: one name for exactly this data."""
+        rows = [
+            [f.sample.path, f.sha256, f.sample.label, f.sample.subject, *([f.sample.side] if f.sample.side else [])]
+            for f in self.facts
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None) -> Scan:
+    """Decode and fingerprint every image of ``dataset``.
+
+    Args:
+        dataset: as listed by `load_dataset`.
+        on_progress: called with (done, total) after each image, from the calling thread.
+
+    Returns:
+        Facts in the order of ``dataset.samples``. Images that can't be decoded are left out and named in
+        ``.dataset.problems``; a class that loses its last image leaves ``.dataset.labels``.
+
+    Raises:
+        DataError: not one image can be read.
+    """
+    facts: list[Facts] = []
+    problems: list[Problem] = list(dataset.problems)
+    total = len(dataset.samples)
+    paths = [os.path.join(dataset.root, sample.path) for sample in dataset.samples]
+    memory = Remembered(paths, _made_by())
+    begun = time.time_ns()
+    recalled = [memory.recall(path) for path in paths]
+    unknown = [
+        sample
+        for sample, (_, known) in zip(dataset.samples, recalled, strict=True)
+        if known is None or known.values is None
+    ]
+    try:
+        with contextlib.closing(_look_at(dataset.root, unknown)) as looked:
+            for done, (sample, path, (stamp, known)) in enumerate(
+                zip(dataset.samples, paths, recalled, strict=True), start=1
+            ):
+                if known is not None and known.values is not None:
+                    facts.append(Facts(sample, known.sha256, *known.values))
+                else:
+                    result = next(looked)
+                    if isinstance(result, Facts):
+                        facts.append(result)
+                        values = tuple(getattr(result, name) for name in _REMEMBERED)
+                        memory.learn(path, stamp, begun, Known(result.sha256, values))
+                    else:
+                        problems.append(result)
+                if on_progress is not None:
+                    on_progress(done, total)
+    finally:
+        memory.save()
+    if not facts:
+        raise DataError(
+            f"{dataset.root}: none of its {total} images can be read ({problems[-1].path}: {problems[-1].reason})",
+            hint="copy the data again",
+        )
+    readable = replace(
+        dataset,
+        labels=tuple(sorted({item.sample.label for item in facts})),
+        samples=tuple(item.sample for item in facts),
+        problems=tuple(sorted(problems, key=lambda problem: problem.path)),
+    )
+    return Scan(readable, tuple(facts))
+
+
+def narrow_range(facts: Sequence[Facts]) -> str | None:
+    """A sentence on 16-bit images that are nearly black because their samples use fewer bits; None where none are."""
+    narrow = [item for item in facts if item.used_bits is not None]
+    if not narrow:
+        return None
+    bits = max(item.used_bits or 0 for item in narrow)
+    share = {10: "a sixty-fourth", 12: "a sixteenth", 14: "a quarter"}[bits]
+    return (
+        f"{len(narrow):,} image{'s use' if len(narrow) > 1 else ' uses'} at most {share} of "
+        f"{'their' if len(narrow) > 1 else 'its'} range ({bits} bits in 16?), nearly black: {narrow[0].sample.path}"
+    )
+
+
+def hash_files(paths: list[Path]) -> list[str | None]:
+    """sha256 of each file's bytes, None where it can't be read."""
+    texts = [os.fspath(path) for path in paths]
+    memory = Remembered(texts, _made_by())
+    begun = time.time_ns()
+    recalled = [memory.recall(text) for text in texts]
+    unknown = [path for path, (_, known) in zip(paths, recalled, strict=True) if known is None]
+    with ThreadPoolExecutor(_threads()) as pool:
+        read = pool.map(_hash_file, unknown)
+        digests = [known.sha256 if known is not None else next(read) for _, known in recalled]
+    for text, (stamp, known), digest in zip(texts, recalled, digests, strict=True):
+        if known is None and digest is not None:
+            memory.learn(text, stamp, begun, Known(digest, None))
+    memory.save()
+    return digests
+
+
+_REMEMBERED = tuple(item.name for item in fields(Facts) if item.name not in ("sample", "sha256"))
+
+
+@functools.cache
+def _made_by() -> str:
+    """A name for the code that makes `Facts`: what another version has remembered is not believed."""
+    digest = hashlib.sha256(repr(_REMEMBERED).encode())
+    for package in ("pillow", "ImageHash", "numpy", "scipy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            digest.update(f"{package} {metadata.version(package)};".encode())
+    for file in (images.__file__, __file__):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def _look_at(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Problem, None, None]:
+    """`_look` at each, on all cores; in order."""
+    if not samples:
+        return
+    import imagehash  # loads scipy and PyWavelets: once, before the threads start
+
+    alone = _threads() == 1 or len(samples) < _MANY or not sys.executable
+    pool = ThreadPoolExecutor(_threads())
+    try:
+        if alone:
+            yield from pool.map(lambda sample: _look(root, sample, imagehash.phash), samples)
+            return
+        with _Helpers(root) as helpers:
+            portions = [samples[at : at + _PORTION] for at in range(0, len(samples), _PORTION)]
+            for results in pool.map(helpers.look, portions):
+                yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Helpers:
+    """A process for each thread that asks; they end with the context.
+
+    Not those of `multiprocessing`: spawned ones import the caller's own script anew, and a script without a main guard
+    would start over in each of them; forked ones hang on TensorFlow's threads.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._own = threading.local()
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> _Helpers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.kill()
+            process.communicate()
+
+    def look(self, samples: Sequence[Sample]) -> list[Facts | Problem]:
+        """`_look` at each in this thread's process; here, where it can't be started or has died."""
+        try:
+            process = getattr(self._own, "process", None) or self._start()
+            assert process.stdin is not None and process.stdout is not None
+            pickle.dump((self.root, samples), process.stdin)
+            process.stdin.flush()
+            results: list[Facts | Problem] = pickle.load(process.stdout)
+            return results
+        except (OSError, EOFError, pickle.UnpicklingError):
+            import imagehash
+
+            return [_look(self.root, sample, imagehash.phash) for sample in samples]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _HELPER, *sys.path]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._all.append(process)
+        self._own.process = process
+        return process
+
+
+def _help() -> None:
+    """What a process of `_Helpers` does: answer until nobody asks any more."""
+    import imagehash
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            root, samples = pickle.load(sys.stdin.buffer)
+            pickle.dump([_look(root, sample, imagehash.phash) for sample in samples], answers)
+            answers.flush()
+
+
+def _look(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Facts | Problem:
+    path = root / sample.path
+    sha256 = _hash_file(path)
+    if sha256 is None:
+        return Problem(sample.path, "can't be read from the disk")
+    try:
+        image = open_rgb(path)
+    except ImageError as error:
+        return Problem(sample.path, error.message.removeprefix(f"{path}: ").splitlines()[0])
+    width, height = image.size
+    # phash looks at the lowest frequencies only; from a small copy it comes out the same ten times as fast.
+    small = image.resize((_HASHED, _HASHED), Image.Resampling.BOX)
+    thumbnail = small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    bits = np.packbits(np.asarray(phash(small).hash, dtype=bool).ravel())
+    number = int.from_bytes(bits.tobytes(), "big")
+    used = image.info.get(USED_BITS)
+    return Facts(sample, sha256, _hash_pixels(image), width, height, number, thumbnail.tobytes(), used)
+
+
+def _hash_pixels(image: Image.Image) -> str:
+    """sha256 of size and pixels, by bands of rows: both `tobytes` and numpy would copy the whole image twice."""
+    width, height = image.size
+    pixels = hashlib.sha256(f"{width}x{height}:".encode())
+    rows = max(1, _CHUNK // (3 * width))
+    for top in range(0, height, rows):
+        pixels.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
+    return pixels.hexdigest()
+
+
+def _hash_file(path: Path) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _threads() -> int:
+    return min(16, os.cpu_count() or 1)

@@ -1,0 +1,310 @@
+"""Turns true classes and predicted probabilities into the figures that every report, gate and manifest quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    roc_curve,
+)
+
+from ...edge_runtime.errors import DataError
+from .bootstrap import intervals
+
+ECE_BINS = 15
+POSITIVE_INTERVALS = ("sensitivity", "specificity", "auroc_positive")
+SUBJECT_FIGURES = ("accuracy", "macro_f1", *POSITIVE_INTERVALS)
+LOG_FLOOR = 1e-7
+"""Keras clips probabilities at the same value, so `log_loss` and Keras' own figure agree. An 8-bit output holds
+exact zeros: without a floor one wrong image would make the loss infinite."""
+
+
+def compute_metrics(
+    labels: Sequence[str],
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    positive_labels: Sequence[str],
+    *,
+    split: str,
+    split_level: str,
+    seed: int = 0,
+    subjects: Sequence[str | None] | None = None,
+) -> dict[str, Any]:
+    """All figures of one model on one set of images.
+
+    The predicted class is the most probable one, the first of them on a tie. Probabilities are taken as the model
+    reports them (an 8-bit output may sum to 0.99); `log_loss` alone divides each row by its sum.
+
+    - ``macro_f1`` averages over the classes that occur among the true or the predicted ones, so that a folder
+      without some class isn't marked down for it.
+    - ``ece`` is the expected calibration error over `ECE_BINS` equal-width bins of the top-1 probability: the
+      mean of |accuracy - confidence| of the bins, weighted by their images.
+    - ``brier`` is the mean over images of the squared distance between probabilities and truth, 0 to 2.
+    - ``confusion[i][j]`` counts images of class i predicted as class j.
+    - ``per_class[label]["auroc"]`` is one class against the rest; None where one of the two is absent.
+    - ``sensitivity`` and ``specificity`` are of *any* positive class against the others: an image counts as called
+      positive when its predicted class is one of ``positive_labels``, whichever. ``auroc_positive`` and
+      ``auprc_positive`` (average precision) rank by the summed probability of those classes;
+      ``sensitivity_at_specificity_95`` is the highest sensitivity that a threshold on it gives while at least 95 % of
+      the others are called negative.
+    - ``accuracy_ci95``, and the same of macro F1, sensitivity, specificity and ``auroc_positive``, is a percentile
+      bootstrap interval, see `edgeall.train.evaluation.bootstrap.intervals`: by subject where every image has one
+      and there are
+      at least two. ``ci_unit`` says which of the two was done. Where every image is right it collapses to [1, 1].
+    - ``subjects``: the same figures of people instead of images, see `_by_subject`; None where not all are known.
+
+    Args:
+        labels: the k class names, in the model's output order.
+        y_true: int, shape (n,), each in 0..k-1.
+        probabilities: float, shape (n, k), not negative.
+        positive_labels: the classes that mean disease; empty where the question makes no sense.
+        split: which images these are, for instance ``test``.
+        split_level: ``subject``, ``block`` or ``image``.
+        seed: of the bootstrap.
+        subjects: one per image, None where unknown.
+
+    Returns:
+        Plain Python values only, ready for JSON, never NaN. What can't be computed is None, except precision,
+        recall and F1, which are 0.0 then, beside a support that tells why.
+
+    Raises:
+        DataError: no images; shapes that don't match; a probability that is not finite; an unknown positive label.
+
+    Source:
+        C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (ECE).
+    """
+    true = np.asarray(y_true, dtype=np.int64)
+    scores = np.asarray(probabilities, dtype=np.float64)
+    _check(labels, true, scores, positive_labels, subjects)
+    classes = np.arange(len(labels))
+    predicted = scores.argmax(axis=1)
+    correct = predicted == true
+    positive = [labels.index(name) for name in positive_labels]
+    summed = scores[:, positive].sum(axis=1)
+    spread, unit = intervals(true, predicted, len(labels), positive, summed, subjects, seed)
+    return {
+        "split": split,
+        "split_level": split_level,
+        "images": len(true),
+        "accuracy": float(correct.mean()),
+        "accuracy_ci95": spread["accuracy"],
+        "ci_unit": unit,
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
+        "macro_f1_ci95": spread["macro_f1"],
+        "log_loss": _log_loss(true, scores),
+        "ece": expected_calibration_error(scores.max(axis=1), correct),
+        "brier": brier_score(scores, true),
+        "labels": list(labels),
+        "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
+        "per_class": _per_class(labels, true, predicted, scores),
+        "positive_labels": list(positive_labels),
+        **_positive_against_rest(positive, true, predicted, summed),
+        **{f"{name}_ci95": spread[name] if positive else None for name in POSITIVE_INTERVALS},
+        "subjects": _by_subject(labels, true, scores, positive_labels, subjects, seed),
+    }
+
+
+def _by_subject(
+    labels: Sequence[str],
+    true: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    positive_labels: Sequence[str],
+    subjects: Sequence[str | None] | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Figures of subjects: the mean probability over a subject's images decides, each subject counts once.
+
+    Returns:
+        - subjects: how many; several_classes: those whose images don't all carry one label, left out of all figures;
+        - accuracy, macro_f1, sensitivity, specificity, auroc_positive, their intervals, and confusion, of subjects;
+        - per_subject: to each its label, what it is taken for, its images, and the share of them that is right,
+          the worst first.
+
+        None where a subject is unknown, or there is only one; no figures where all have several classes.
+    """
+    known = [name for name in subjects or () if name is not None]
+    if len(known) != len(true) or len(set(known)) < 2:
+        return None
+    names, owner = np.unique(known, return_inverse=True)
+    images = np.bincount(owner)
+    means = np.stack([np.bincount(owner, weights=column) for column in scores.T], axis=1) / images[:, None]
+    of_label = np.zeros((len(names), len(labels)), np.int64)
+    np.add.at(of_label, (owner, true), 1)
+    right = np.bincount(owner, weights=scores.argmax(axis=1) == true)
+    whole = (of_label > 0).sum(axis=1) == 1
+    per_subject = [
+        {
+            "subject": str(names[i]),
+            "label": labels[int(of_label[i].argmax())] if whole[i] else None,
+            "predicted": labels[int(means[i].argmax())],
+            "images": int(images[i]),
+            "accuracy": float(right[i] / images[i]),
+        }
+        for i in range(len(names))
+    ]
+    found: dict[str, Any] = {"subjects": int(whole.sum()), "several_classes": int((~whole).sum())}
+    if whole.any():
+        figures = compute_metrics(
+            labels, of_label[whole].argmax(axis=1), means[whole], positive_labels, split="", split_level="", seed=seed
+        )
+        found |= {key: figures[key] for name in SUBJECT_FIGURES for key in (name, f"{name}_ci95")}
+        found["confusion"] = figures["confusion"]
+    found["per_subject"] = sorted(per_subject, key=lambda row: (row["accuracy"], row["subject"]))
+    return found
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+    """Whether two models differ on the same images: McNemar's test, exact.
+
+    Args:
+        first: whether it is right, by image, ``(n,)``.
+        second: the other model, same images in the same order.
+
+    Returns:
+        only_first, only_second: images that one of the two alone gets right; p_value: of so uneven a division, or a
+        more uneven one, among them by chance; 1 where they never differ.
+
+    Source: Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
+    percentages"; the exact form is a binomial test.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    differing = only_first + only_second
+    p_value = float(binomtest(only_first, differing).pvalue) if differing else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p_value": p_value}
+
+
+class Labelled(Protocol):
+    """An image with its truth: a sample of a data set, or an entry of a split."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def subject(self) -> str | None: ...
+
+
+def metrics_of(
+    images: Sequence[Labelled],
+    labels: Sequence[str],
+    probabilities: ArrayLike,
+    positive_labels: Sequence[str],
+    split: str,
+    split_level: str,
+    seed: int,
+) -> dict[str, Any]:
+    """`compute_metrics` of labelled images; intervals by subject where every image has one."""
+    index = {label: number for number, label in enumerate(labels)}
+    return compute_metrics(
+        labels,
+        [index[image.label] for image in images],
+        probabilities,
+        positive_labels,
+        split=split,
+        split_level=split_level,
+        seed=seed,
+        subjects=[image.subject for image in images],
+    )
+
+
+def _check(
+    labels: Sequence[str],
+    true: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    positive_labels: Sequence[str],
+    subjects: Sequence[str | None] | None,
+) -> None:
+    if true.size == 0:
+        raise DataError("no images to compute metrics of", hint="give a data folder or a split side that holds images")
+    if scores.shape != (len(true), len(labels)) or (subjects is not None and len(subjects) != len(true)):
+        raise DataError(
+            f"{len(true)} true classes, probabilities of shape {scores.shape} and {len(labels)} labels don't match"
+        )
+    if true.min() < 0 or true.max() >= len(labels):
+        raise DataError(f"true classes {true.min()}..{true.max()} are outside 0..{len(labels) - 1}")
+    if not np.isfinite(scores).all() or scores.min() < 0 or scores.sum(axis=1).min() <= 0:
+        raise DataError(
+            "the model's output holds values that are not probabilities (NaN, infinite, negative or all zero)",
+            hint="training has diverged: lower the learning rate",
+        )
+    unknown = [name for name in positive_labels if name not in labels]
+    if unknown:
+        raise DataError(f"positive label {', '.join(unknown)} is not one of {', '.join(labels)}")
+
+
+def _per_class(
+    labels: Sequence[str], true: NDArray[np.int64], predicted: NDArray[np.int64], scores: NDArray[np.float64]
+) -> dict[str, dict[str, Any]]:
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=np.arange(len(labels)), zero_division=0.0
+    )
+    return {
+        label: {
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+            "auroc": _auroc(true == i, scores[:, i]),
+        }
+        for i, label in enumerate(labels)
+    }
+
+
+def _positive_against_rest(
+    positive: list[int], true: NDArray[np.int64], predicted: NDArray[np.int64], summed: NDArray[np.float64]
+) -> dict[str, float | None]:
+    names = ("sensitivity", "specificity", "auroc_positive", "auprc_positive", "sensitivity_at_specificity_95")
+    if not positive:
+        return dict.fromkeys(names)
+    ill = np.isin(true, positive)
+    called = np.isin(predicted, positive)
+    both = ill.any() and not ill.all()
+    values = (
+        float(called[ill].mean()) if ill.any() else None,
+        float((~called[~ill]).mean()) if not ill.all() else None,
+        _auroc(ill, summed),
+        float(average_precision_score(ill, summed)) if both else None,
+        _sensitivity_at(0.95, ill, summed) if both else None,
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def _sensitivity_at(specificity: float, ill: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    called_wrongly, found, _ = roc_curve(ill, score, drop_intermediate=False)
+    return float(found[1 - called_wrongly >= specificity - 1e-9].max())
+
+
+def _auroc(is_class: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
+    if is_class.all() or not is_class.any():
+        return None
+    return float(roc_auc_score(is_class, score))
+
+
+def _log_loss(true: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    of_truth = scores[np.arange(len(true)), true] / scores.sum(axis=1)
+    return float(-np.log(np.maximum(of_truth, LOG_FLOOR)).mean())
+
+
+def brier_score(probabilities: NDArray[Any], truth: NDArray[np.int64]) -> float:
+    """Mean over images of the squared distance between probabilities and truth, 0 to 2."""
+    wanted = np.eye(probabilities.shape[1])[truth]
+    return float(((probabilities - wanted) ** 2).sum(axis=1).mean())
+
+
+def in_bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of each confidence's bin: m holds those in (m / bins, (m + 1) / bins], as in the paper."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+
+
+def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Over the bins of `in_bins`."""
+    # sum over bins of images/n * |accuracy - confidence| = sum over bins of |sum of (correct - confidence)| / n
+    gaps = np.bincount(in_bins(confidence), weights=correct - confidence, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))

@@ -1,0 +1,103 @@
+"""Metrics, calibration and review figures as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...console.tables import four, interval, percent, record, table
+from ..data.levels import split_text
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """The figures of `edgeall.train.evaluation.metrics.compute_metrics`."""
+    facts = {
+        "images": f"{metrics['images']:,} ({metrics['split']}, {split_text(metrics['split_level'])})",
+        "accuracy": f"{percent(metrics['accuracy'])} (95 % interval {interval(metrics, 'accuracy', percent)}, "
+        f"by {metrics['ci_unit']}, as those below)",
+        "macro F1": f"{metrics['macro_f1']:.4f} ({interval(metrics, 'macro_f1', four)})",
+        "log loss": f"{metrics['log_loss']:.4f}",
+        "calibration error": f"{metrics['ece']:.4f}",
+    }
+    if metrics["positive_labels"]:
+        against = f"({', '.join(metrics['positive_labels'])} against the rest)"
+        facts |= {
+            **{
+                f"{name} {against}": f"{percent(metrics[name])} ({interval(metrics, name, percent)})"
+                for name in ("sensitivity", "specificity")
+                if metrics[name] is not None
+            },
+            **(
+                {f"AUROC {against}": f"{metrics['auroc_positive']:.4f} ({interval(metrics, 'auroc_positive', four)})"}
+                if metrics["auroc_positive"] is not None
+                else {}
+            ),
+            "sensitivity at 95 % specificity": percent(metrics["sensitivity_at_specificity_95"]) or "",
+        }
+    facts |= trust_facts(metrics)
+    labels = metrics["labels"]
+    classes = [
+        [label, percent(row["precision"]), percent(row["recall"]), f"{row['f1']:.4f}", row["support"]]
+        for label, row in ((label, metrics["per_class"][label]) for label in labels)
+    ]
+    confusion = [[label, *row] for label, row in zip(labels, metrics["confusion"], strict=True)]
+    parts = [
+        record(facts),
+        table(["class", "precision", "recall", "F1", "images"], classes),
+        table(["true \\ predicted", *labels], confusion),
+    ]
+    if metrics["subjects"]:
+        parts.append(subjects_text(metrics["subjects"]))
+    return "\n\n".join(parts)
+
+
+def trust_facts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Lines of what `edgeall.train.evaluation.reliability.trust` says; none of a result without it."""
+    if "reliability" not in found:
+        return {}
+    fitted, before, after = (found["reliability"][key] for key in ("temperature", "before", "after"))
+    said = f"calibration error {before['ece']:.4f}, Brier score {before['brier']:.4f}"
+    if after is None:
+        facts = {"calibration": f"none; {said}"}
+    else:
+        later = f"{after['ece']:.4f} and {after['brier']:.4f} after"
+        facts = {"calibration": f"temperature {fitted:.2f}: {said} before, {later}"}
+    curve, review = found["risk_coverage"], found["review"]
+    shares = ", ".join(f"{percent(error)} of the surest {100 * float(s):g} %" for s, error in curve["error_at"].items())
+    facts["wrong"] = f"{shares} (area under the risk-coverage curve {curve['aurc']:.5f})"
+    if review is not None:
+        why = []
+        if review["unfamiliar"] is not None:
+            why.append(f"{percent(review['unfamiliar'])} unlike the training images")
+        if review["below"] is not None:
+            why.append(f"{'else ' if why else ''}with a probability below {review['below']:.4f}")
+        rest = percent(review["accuracy_of_the_rest"]) or "-"
+        facts["sent to review"] = f"{percent(review['reviewed'])}: {', '.join(why)}; accuracy of the rest {rest}"
+        facts["wrong answers"] = wrong_text(review)
+    return facts
+
+
+def wrong_text(review: Mapping[str, Any]) -> str:
+    """What became of wrong answers: ``wrong`` and its like of `edgeall.train.evaluation.reliability.review`."""
+    missed = percent(review["wrong_not_reviewed"])
+    return f"{review['wrong_reviewed']:,} of {review['wrong']:,} sent to review; not sent: {missed} of the images"
+
+
+def subjects_text(found: Mapping[str, Any], most: int = 12) -> str:
+    """The figures of people, ``subjects`` of the metrics; of the people themselves the ``most`` that go worst."""
+    several = found["several_classes"]
+    facts = {"subjects": f"{found['subjects']:,}, each by the mean of its images"}
+    if several:
+        facts["subjects"] += f"; {several:,} with images of several classes left out"
+    for name, said in (("accuracy", percent), ("sensitivity", percent), ("specificity", percent)):
+        if found.get(name) is not None:
+            facts[f"{name} by subject"] = f"{said(found[name])} ({interval(found, name, said)})"
+    if found.get("auroc_positive") is not None:
+        facts["AUROC by subject"] = f"{found['auroc_positive']:.4f} ({interval(found, 'auroc_positive', four)})"
+    rows = [
+        [row["subject"], row["label"] or "several", row["predicted"], row["images"], percent(row["accuracy"])]
+        for row in found["per_subject"][:most]
+    ]
+    rest = len(found["per_subject"]) - len(rows)
+    shown = table(["subject", "class", "taken for", "images", "of them right"], rows)
+    return f"{record(facts)}\n\n{shown}" + (f"\nand {rest:,} more, none worse (--json has all)" if rest else "")

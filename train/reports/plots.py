@@ -1,0 +1,338 @@
+"""The figures of a run as PNG files. matplotlib's object interface only, so no window, no global state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+DPI = 160
+INK, GRID, QUIET = "#1b1f24", "#d8dee4", "#57606a"
+TRAIN, VALIDATION = "#0072b2", "#d55e00"
+CLASS_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#882255", "#999933")
+"""Okabe and Ito's palette, told apart by colour-blind readers too; yellow and black replaced."""
+LINE_STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """A question asked of every image.
+
+    Attributes:
+        name: for the legend.
+        is_so: bool, shape (n,).
+        score: float, shape (n,), higher where the model says yes.
+        area: under the curve; None where all images or none are so and there is no curve.
+    """
+
+    name: str
+    is_so: NDArray[np.bool_]
+    score: NDArray[np.float64]
+    area: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of a comparison.
+
+    Attributes:
+        name: beside the point.
+        kind: its colour and marker, named in the legend.
+        cost: milliseconds.
+        accuracy: 0..1.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        on_front: whether it is on the Pareto front.
+    """
+
+    name: str
+    kind: str
+    cost: float
+    accuracy: float
+    low: float
+    high: float
+    on_front: bool
+
+
+def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
+    """Accuracy against latency, the Pareto front joined up; every point has its name, those off the front in grey."""
+    figure = _figure(8.0, 5.2)
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    for number, kind in enumerate(kinds):
+        of_kind = [point for point in points if point.kind == kind]
+        cost, value = np.array([p.cost for p in of_kind]), np.array([p.accuracy for p in of_kind])
+        error = np.abs(np.array([(p.low, p.high) for p in of_kind]).T - value)
+        color, marker = CLASS_COLORS[number % len(CLASS_COLORS)], "osD^v"[number % 5]
+        axes.errorbar(
+            cost, 100 * value, 100 * error, fmt=marker, color=color, label=_plain(kind), elinewidth=0.8, alpha=0.9
+        )
+    chosen = sorted((point for point in points if point.on_front), key=lambda point: (point.cost, point.accuracy))
+    steps, tops = [point.cost for point in chosen], [100 * point.accuracy for point in chosen]
+    axes.step(steps, tops, where="post", color=INK, linewidth=1, linestyle="--", zorder=1, label="Pareto front")
+    axes.plot(steps, tops, "o", color=INK, markersize=13, fillstyle="none")
+    for number, point in enumerate(sorted(points, key=lambda point: (point.accuracy, point.cost))):
+        axes.annotate(
+            _plain(point.name, 28),
+            (point.cost, 100 * point.accuracy),
+            xytext=(8, (4, -11)[number % 2]),  # above and below in turn: those beside each other stay legible
+            textcoords="offset points",
+            fontsize=8 if point.on_front else 7,
+            color=INK if point.on_front else QUIET,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.15)
+    axes.set(xlabel="milliseconds an image (median, one thread; logarithmic)", ylabel="test accuracy, %")
+    _clean(axes)
+    figure.legend(loc="outside upper left", ncols=len(kinds) + 1, frameon=False)
+    _save(figure, path)
+
+
+def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Loss and accuracy of training and validation images over the epochs of all stages, one after the other.
+
+    Args:
+        history: rows of ``history.csv`` as read, in order.
+        path: the PNG to write.
+    """
+    figure = _figure(6.6, 5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    epochs = np.arange(1, len(history) + 1)
+    for axes, name in ((upper, "loss"), (lower, "accuracy")):
+        marker = "o" if len(history) < 40 else ""
+        for column, color, who in ((name, TRAIN, "training"), (f"val_{name}", VALIDATION, "validation")):
+            axes.plot(epochs, _column(history, column), color=color, label=who, marker=marker, markersize=3)
+        axes.set_ylabel(name)
+        _clean(axes)
+    for boundary, before, after in stage_boundaries(history):
+        for axes in (upper, lower):
+            axes.axvline(boundary + 0.5, color=QUIET, linewidth=1, linestyle="--")
+        for text, offset, side in ((before, -5, "right"), (after, 5, "left")):
+            upper.annotate(
+                _plain(text),
+                (boundary + 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(offset, 4),
+                textcoords="offset points",
+                ha=side,
+                color=QUIET,
+            )
+    if history:
+        kept = _column(history, "kept") == 1
+        losses = _column(history, "val_loss")[kept]
+        label = "weights kept"
+        upper.plot(epochs[kept], losses, "o", color=INK, markersize=9, fillstyle="none", label=label)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+    else:
+        upper.text(0.5, 0.5, "no epoch was trained", ha="center", transform=upper.transAxes, color=QUIET)
+    lower.set_xlabel("epoch, all stages counted through")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, path)
+
+
+def stage_boundaries(history: Sequence[Mapping[str, str]]) -> list[tuple[int, str, str]]:
+    """Where a stage ends and the next begins: (epochs before it, name before, name after)."""
+    return [
+        (i, history[i - 1]["stage"], history[i]["stage"])
+        for i in range(1, len(history))
+        if history[i - 1]["stage"] != history[i]["stage"]
+    ]
+
+
+def plot_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], path: Path) -> None:
+    """Counts and row percentages, true classes down, predicted ones across; shaded by row percentage."""
+    counts = np.asarray(confusion, dtype=np.int64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(3.4, 0.95 * len(labels) + 1.0)
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        ink = "white" if shares[row, column] > 0.55 else (INK if count else QUIET)
+        axes.text(column, row - 0.09, f"{count}", ha="center", va="center", color=ink, fontsize=13)
+        axes.text(column, row + 0.25, f"{shares[row, column]:.1%}", ha="center", va="center", color=ink, fontsize=9)
+    names = [_plain(label, 18) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=30 if max(map(len, names)) > 9 else 0)
+    axes.set_yticks(range(len(labels)), names)
+    axes.tick_params(length=0, colors=INK)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    _save(figure, path)
+
+
+def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy of every corruption at every severity, of `evaluation.robustness.robustness`, worst one framed."""
+    kinds = list(found["by_corruption"])
+    accuracy = np.array([found["by_corruption"][kind]["by_severity"] for kind in kinds])
+    figure = _figure(5.4, 0.32 * len(kinds) + 1.3)
+    axes = figure.subplots()
+    axes.imshow(accuracy, cmap="RdYlGn", vmin=0.5, vmax=1.0, aspect="auto")
+    for (row, column), value in np.ndenumerate(accuracy):
+        axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", fontsize=8, color=INK)
+    row, column = np.unravel_index(int(accuracy.argmin()), accuracy.shape)
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], fontsize=8)
+    axes.set_xticks(range(accuracy.shape[1]), [str(number + 1) for number in range(accuracy.shape[1])])
+    axes.set_xlabel("severity")
+    axes.set_title(
+        f"accuracy under corruption, %: mean {100 * found['mean']:.1f}, worst {100 * found['worst']:.1f}\n"
+        "research use only, not a diagnosis",
+        fontsize=9,
+        color=INK,
+    )
+    axes.tick_params(length=0, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _save(figure, path)
+
+
+def plot_reliability(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy against confidence before calibration and after, of `evaluation.reliability.trust`; images below."""
+    panels = [(name, found[name]) for name in ("before", "after") if found[name] is not None]
+    figure = _figure(4.0 * len(panels) + 0.4, 4.8)
+    grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, gridspec_kw={"height_ratios": (3.2, 1)})
+    most = max(row["images"] for _, panel in panels for row in panel["bins"])
+    for (upper, lower), (name, panel) in zip(grid.T, panels, strict=True):
+        low, high, images, sure, right = (
+            np.array([row[key] for row in panel["bins"]]) for key in ("low", "high", "images", "confidence", "accuracy")
+        )
+        upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
+        upper.bar(low, right, high - low, align="edge", color=TRAIN, alpha=0.35, edgecolor=TRAIN, linewidth=0.8)
+        upper.plot(sure, right, "o", color=INK, markersize=4)
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+        when = f"{name} calibration" if len(panels) > 1 else "not calibrated"
+        figures = f"ECE {panel['ece']:.4f}, Brier {panel['brier']:.4f}"
+        upper.set_title(f"{when}\n{figures}", fontsize=10, color=INK)
+        lower.bar(low, images, high - low, align="edge", color=QUIET)
+        lower.set(yscale="log", ylim=(0.7, 1.5 * most), xlabel="probability of the label", ylabel="images")
+        _clean(upper)
+        _clean(lower)
+    _save(figure, path)
+
+
+def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | None, path: Path) -> None:
+    """Error of the surest images against their share, and where the review threshold lies."""
+    figure = _figure(6.2, 4.0)
+    axes = figure.subplots()
+    coverage, risk = np.array([0.0, *found["coverage"]]), np.array([found["risk"][0], *found["risk"]])
+    axes.step(100 * coverage, 100 * risk, where="pre", color=TRAIN, linewidth=1.8, label=f"AURC {found['aurc']:.5f}")
+    if review is not None:
+        kept, rest = 1 - review["reviewed"], review["accuracy_of_the_rest"]
+        axes.axvline(100 * kept, color=VALIDATION, linewidth=1, linestyle="--")
+        label = f"sent to review: {100 * review['reviewed']:.1f} % of images"
+        axes.plot([100 * kept], [0 if rest is None else 100 * (1 - rest)], "o", color=VALIDATION, label=label)
+    axes.set(xlim=(0, 101), xlabel="images answered, the surest first, %", ylabel="of them wrong, %")
+    axes.set_ylim(bottom=0, top=max(1.0, 108 * risk.max()))
+    _clean(axes)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def plot_roc(curves: Sequence[RocCurve], path: Path) -> None:
+    """All curves, and below the diagonal, where none runs, the corner in which those of good models lie, enlarged."""
+    figure = _figure(5.2, 5.5 + 0.2 * -(-len(curves) // 2))
+    whole = figure.subplots()
+    corner = whole.inset_axes((0.43, 0.07, 0.54, 0.54))
+    handles, texts = [], []
+    for i, curve in enumerate(curves):
+        color = CLASS_COLORS[i % len(CLASS_COLORS)]
+        # Curves of a good model lie on top of each other: styles keep the lower ones visible.
+        style = LINE_STYLES[(i + i // len(CLASS_COLORS)) % len(LINE_STYLES)]
+        false_positive, true_positive = ([], []) if curve.area is None else roc_curve(curve.is_so, curve.score)[:2]
+        for axes in (whole, corner):
+            (line,) = axes.plot(false_positive, true_positive, color=color, linestyle=style, linewidth=1.8)
+        handles.append(line)
+        # The number first: matplotlib hides legend entries that begin with an underscore, a class name may.
+        texts.append(f"{'none' if curve.area is None else f'{curve.area:.4f}'}  {_plain(curve.name, 28)}")
+    for axes in (whole, corner):
+        axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
+        axes.set_aspect("equal")
+        _clean(axes)
+    whole.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate")
+    whole.add_patch(Rectangle((0, 0.8), 0.2, 0.2, fill=False, edgecolor=QUIET, linewidth=1))
+    corner.set(xlim=(-0.004, 0.204), ylim=(0.796, 1.004), xticks=(0, 0.1, 0.2), yticks=(0.8, 0.9, 1.0))
+    corner.tick_params(labelsize=8)
+    corner.set_title("framed corner", fontsize=8, color=QUIET, loc="left")
+    figure.legend(
+        handles, texts, title="AUROC", loc="outside lower left", ncols=2, fontsize=9, frameon=False, alignment="left"
+    )
+    _save(figure, path)
+
+
+def plot_errors(errors: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A sheet of wrongly classified images.
+
+    Args:
+        errors: each with ``path``, ``label``, ``predicted``, ``probability`` and ``thumbnail``, an RGB image or None.
+        path: the PNG to write.
+    """
+    columns = 4
+    rows = max(1, -(-len(errors) // columns))
+    figure = _figure(8.0, 2.5 * rows if errors else 1.2)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    if not errors:
+        figure.text(0.5, 0.5, "no image of the test side is classified wrongly", ha="center", color=QUIET)
+    for axes, error in zip(grid, errors, strict=False):
+        thumbnail: Image.Image | None = error["thumbnail"]
+        if thumbnail is None:
+            axes.text(0.5, 0.5, "image not readable", ha="center", va="center", transform=axes.transAxes, color=QUIET)
+        else:
+            axes.imshow(np.asarray(thumbnail))
+        says = f"{_plain(error['predicted'], 22)} {error['probability']:.3f}\nis {_plain(error['label'], 22)}"
+        axes.set_title(says, fontsize=9, color=INK)
+    _save(figure, path)
+
+
+def _column(history: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]:
+    return np.array([float(row[name]) for row in history], dtype=np.float64)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _clean(axes: Axes) -> None:
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, colors=INK)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(QUIET)
+
+
+def _plain(text: str, width: int = 60) -> str:
+    """A name from the user's disk: shortened, and the sign escaped that would make matplotlib parse it as maths."""
+    short = text if len(text) <= width else text[: width - 1] + "…"
+    return short.replace("\n", " ").replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # matplotlib's own font lacks some scripts; report.html shows every name as it is.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, format="png", metadata={"Software": None})

@@ -1,0 +1,276 @@
+"""Writes ``report.html``: everything a reader needs to trust or distrust one run, in one file that can be mailed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...edge_runtime.errors import DataError, ImageError
+from ...edge_runtime.files import write_text
+from ...edge_runtime.images import open_rgb
+from ..data.split import Split, load_split
+from . import plots
+from .page import jpeg_uri, png_uri, template
+
+SIDES = ("train", "validation", "test")
+ERRORS_SHOWN = 12
+THUMBNAIL = 224
+ABSENT = "\N{EN DASH}"
+
+
+def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
+    """Draw the plots of a run and write its report. Same folder and same ``run``, same report.
+
+    Args:
+        run_dir: holds ``history.csv`` and ``predictions.csv``; receives ``plots/{curves,confusion,roc,errors}.png``
+            and ``report.html``. From its ``split.json`` comes which subjects are known.
+        run: what ``run.json`` holds or will hold. The images it names below ``run["data"]["root"]`` are shown
+            where they still exist.
+
+    Returns:
+        The path of ``report.html``: one file without scripts or external resources.
+
+    Raises:
+        DataError: one of the three files is missing or damaged.
+    """
+    history = _read_table(run_dir / "history.csv")
+    predictions = [row for row in _read_table(run_dir / "predictions.csv") if row["side"] == "test"]
+    test = run["metrics"]["test"]
+    data = Path(run["data"]["root"])
+    errors = _worst_errors(predictions, data.parent if data.is_file() else data)  # a file is a manifest of its folder
+    curves = _roc_curves(predictions, test)
+
+    folder = run_dir / "plots"
+    folder.mkdir(exist_ok=True)
+    plots.plot_curves(history, folder / "curves.png")
+    plots.plot_confusion(test["labels"], test["confusion"], folder / "confusion.png")
+    plots.plot_roc(curves, folder / "roc.png")
+    plots.plot_errors(errors, folder / "errors.png")
+
+    split = load_split(run_dir / "split.json")
+    page = template(
+        "edgeall.train.reports", "report.html", percent=_percent, fixed=_fixed, value=_value, timing=_timing
+    ).render(
+        run=run,
+        test=test,
+        percent=_percent,
+        fixed=_fixed,
+        title=_title(run),
+        level=split.level_text,
+        level_means=_level_means(split),
+        right=sum(test["confusion"][i][i] for i in range(len(test["labels"]))),
+        lower_bound=_lower_bound_without_errors(test),
+        sides=SIDES,
+        class_counts=_class_counts(run),
+        positive=_positive_counts(test),
+        errors=[{**error, "source": error["thumbnail"] and jpeg_uri(error["thumbnail"])} for error in errors],
+        images={
+            "curves": (png_uri(folder / "curves.png"), _describe_curves(history)),
+            "confusion": (png_uri(folder / "confusion.png"), _describe_confusion(test)),
+            "roc": (png_uri(folder / "roc.png"), _describe_roc(curves)),
+        },
+    )
+    report = run_dir / "report.html"
+    # A file name on disk need not be valid Unicode; the report must not fail for it.
+    write_text(report, page, errors="replace")
+    return report
+
+
+def _level_means(split: Split) -> str:
+    """What the way of splitting means for the figures."""
+    rest = {entry.subject for entry in split.entries if entry.side != "test"} - {None}
+    both = {entry.subject for entry in split.side("test")} & rest
+    unknown = sum(entry.subject is None for entry in split.entries)
+    said = []
+    if split.level == "block":
+        said.append(_blocks_mean(split))
+    if split.level == "given":
+        said.append("The data came split into sides.")
+        if split.across:
+            images = sum(map(len, split.across))
+            first = ", ".join(split.across[0][:2])
+            said.append(
+                f"{len(split.across):,} groups of duplicates, {images:,} images, lie on several sides "
+                f"(the first: {first}); split.json names all of them."
+            )
+    if both:
+        they = "subjects of the test side are" if len(both) > 1 else "subject of the test side is"
+        why = "as the data came" if split.level == "given" else "because the split was asked for by image"
+        said.append(f"{len(both)} {they} in training or validation too, {why}.")
+    if unknown:
+        some = "" if unknown == len(split.entries) else f" for {unknown} of {len(split.entries)}"
+        said.append(f"Which patient an image shows is not known{some}, so one patient may be on several sides.")
+    if both or unknown:
+        said.append("The model may know the patients of the test side; expect less on images of unseen ones.")
+    else:
+        said.append("No subject has images on two sides: the test images come from unseen subjects.")
+    return " ".join(said)
+
+
+def _blocks_mean(split: Split) -> str:
+    if split.embargo is None:
+        return "Neighbouring file numbers, a stand-in for slides, are kept on one side."
+    said = (
+        "Every side holds whole stretches of the file numbers, a stand-in for slides, more than "
+        f"{split.embargo} numbers away from any other side."
+    )
+    left_out = split.left_out
+    if "embargo" in left_out:
+        said += f" {left_out['embargo']:,} images nearer to a border are on no side."
+    repeats = sum(left_out.get(reason, 0) for reason in ("duplicate", "subject"))
+    if repeats:
+        said += f" Nor are {repeats:,} that show what, or whom, an image of another side shows."
+    return said
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, the run is not complete", hint="run the same `edgeall train` again")
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _worst_errors(predictions: Sequence[Mapping[str, str]], root: Path) -> list[dict[str, Any]]:
+    """The wrong images that the model was surest of, surest first."""
+    wrong: list[dict[str, Any]] = [
+        {
+            "path": row["path"],
+            "label": row["label"],
+            "predicted": row["predicted"],
+            "probability": float(row[f"p_{row['predicted']}"]),
+            "label_probability": float(row[f"p_{row['label']}"]),
+        }
+        for row in predictions
+        if row["label"] != row["predicted"]
+    ]
+    wrong.sort(key=lambda error: (-error["probability"], error["path"]))
+    return [{**error, "thumbnail": _thumbnail(root / error["path"])} for error in wrong[:ERRORS_SHOWN]]
+
+
+def _thumbnail(path: Path) -> Image.Image | None:
+    try:
+        image = open_rgb(path)
+    except ImageError:
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _roc_curves(predictions: Sequence[Mapping[str, str]], test: Mapping[str, Any]) -> list[plots.RocCurve]:
+    """One class against the rest for each, after them the positive classes together where there are several."""
+    labels, positive = test["labels"], test["positive_labels"]
+    true = np.array([row["label"] for row in predictions])
+    scores = {label: np.array([float(row[f"p_{label}"]) for row in predictions]) for label in labels}
+    curves = [
+        plots.RocCurve(label, true == label, scores[label], test["per_class"][label]["auroc"]) for label in labels
+    ]
+    if len(positive) > 1:
+        summed = np.sum([scores[label] for label in positive], axis=0)
+        name = f"any of {', '.join(positive)}"
+        curves.append(plots.RocCurve(name, np.isin(true, positive), summed, test["auroc_positive"]))
+    return curves
+
+
+def _positive_counts(test: Mapping[str, Any]) -> dict[str, int]:
+    """How many positive and other images there are, and how many of each were called so."""
+    is_positive = np.isin(test["labels"], test["positive_labels"])
+    counts = np.array(test["confusion"])
+    ill, well = counts[is_positive], counts[~is_positive]
+    return {
+        "ill": int(ill.sum()),
+        "ill_found": int(ill[:, is_positive].sum()),
+        "well": int(well.sum()),
+        "well_found": int(well[:, ~is_positive].sum()),
+    }
+
+
+def _class_counts(run: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    """Images of each class on each of `SIDES` and on all, then a row of sums named ``all``."""
+    counts = np.array(
+        [[run["metrics"][side]["per_class"][label]["support"] for side in SIDES] for label in run["labels"]]
+    )
+    table = np.vstack([counts, counts.sum(axis=0)])
+    table = np.hstack([table, table.sum(axis=1, keepdims=True)])
+    return list(zip([*run["labels"], "all"], table.tolist(), strict=True))
+
+
+def _lower_bound_without_errors(test: Mapping[str, Any]) -> float | None:
+    """With every image right a bootstrap can't vary: the exact one-sided 95 % bound of Clopper and Pearson instead.
+
+    None where there are errors, and where subjects were resampled: their images are not independent draws.
+    """
+    if test["accuracy"] < 1 or test["ci_unit"] != "image":
+        return None
+    return float(0.05 ** (1 / test["images"]))
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    model = run["model"]
+    alpha = f" {model['alpha']}" if model.get("alpha") is not None else ""
+    return f"{model['name']}{alpha} on {Path(run['data']['root']).name}"
+
+
+def _describe_curves(history: Sequence[Mapping[str, str]]) -> str:
+    if not history:
+        return "No epoch was trained."
+    ends = "".join(f" Stage {before} ends after epoch {n}." for n, before, _ in plots.stage_boundaries(history))
+    last = history[-1]
+    return (
+        f"Loss and accuracy over {len(history)} epochs.{ends} At the end: training loss {float(last['loss']):.4f}, "
+        f"accuracy {float(last['accuracy']):.4f}; validation loss {float(last['val_loss']):.4f}, "
+        f"accuracy {float(last['val_accuracy']):.4f}."
+    )
+
+
+def _describe_confusion(test: Mapping[str, Any]) -> str:
+    rows = zip(test["labels"], test["confusion"], strict=True)
+    said = [
+        f"{label} as " + ", ".join(f"{other} {n}" for other, n in zip(test["labels"], row, strict=True) if n)
+        for label, row in rows
+        if any(row)
+    ]
+    return f"Confusion matrix, true class as predicted class: {'; '.join(said)}."
+
+
+def _describe_roc(curves: Sequence[plots.RocCurve]) -> str:
+    areas = "; ".join(f"{c.name} {'none' if c.area is None else format(c.area, '.4f')}" for c in curves)
+    return f"ROC curves. Area under the curve: {areas}."
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return ABSENT if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _fixed(number: float | None, digits: int = 4) -> str:
+    return ABSENT if number is None else f"{number:.{digits}f}"
+
+
+def _value(value: Any) -> str:
+    """A setting or version as text."""
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _timing(name: str, value: float | None) -> tuple[str, str]:
+    """A row of ``run["timing"]`` for people; the suffix of its name is its unit."""
+    if name.endswith("_images_per_s"):
+        return f"{name.removesuffix('_images_per_s')} speed", ABSENT if value is None else f"{value:.1f} images/s"
+    return name.removesuffix("_s"), ABSENT if value is None else _duration(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{seconds:.1f} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
