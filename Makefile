@@ -43,7 +43,7 @@ lint: $(INSTALLED) types
 types: $(INSTALLED)
 	mkdir -p build/types && ln -sfn ../.. build/types/edgeall
 	MYPYPATH=build/types $(BIN)/mypy -m edgeall -m edgeall.cli \
-		-p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize \
+		-p edgeall.commands -p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize \
 		-p edgeall.rig -p edgeall.train
 
 bench: $(INSTALLED) $(DEMO_MODEL)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ..edge_runtime.cache import cache_dir
 from ..edge_runtime.errors import EdgeallError, UsageError
-from ..edge_runtime.files import replacing
+from ..edge_runtime.tools.atomic import atomic_write
 
-ROOT_FILES = ("__init__.py", "cli.py", "setup.cfg", "pyproject.toml", "README.md")
+ROOT_FILES = ("__init__.py", "__main__.py", "cli.py", "setup.cfg", "pyproject.toml", "README.md")
 
 
 def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:
@@ -144,7 +144,7 @@ def _build(source: Path, files: Sequence[Path], folder: Path) -> Path:
                 hint="build one where there is a network (python -m build --wheel) and give it with --wheel FILE",
             )
         (built,) = (Path(made) / "dist").glob("*.whl")
-        with replacing(folder / built.name) as temporary:
+        with atomic_write(folder / built.name) as temporary:
             shutil.copyfile(built, temporary)
         return folder / built.name
 

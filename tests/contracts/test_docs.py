@@ -6,10 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
-
-from edgeall import cli
+from commandline import leaves
 
 PAGES = ("README.md", "docs/guide.md")
 
@@ -21,16 +19,9 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
-def leaves(group: click.Group, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
-    found: dict[tuple[str, ...], click.Command] = {}
-    for name, command in group.commands.items():
-        found |= leaves(command, (*at, name)) if isinstance(command, click.Group) else {(*at, name): command}
-    return found
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_every_documented_command_line_parses(repository: Path, page: str) -> None:
-    known = leaves(cli.cli)
+    known = leaves()
     lines = commands((repository / page).read_text(encoding="utf-8"))
     assert lines
     for arguments in lines:
@@ -40,7 +31,7 @@ def test_every_documented_command_line_parses(repository: Path, page: str) -> No
 
 def test_the_guide_names_every_command(repository: Path) -> None:
     text = (repository / "docs/guide.md").read_text(encoding="utf-8")
-    assert [name for name in leaves(cli.cli) if f"edgeall {' '.join(name)}" not in text] == []
+    assert [name for name in leaves() if f"edgeall {' '.join(name)}" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -22,10 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-
-from edgeall import cli
+from commandline import leaves
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -122,12 +120,7 @@ class Line:
         return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, self.text)), None)
 
 
-def leaves(group: click.Group, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        yield from leaves(command, (*at, name)) if isinstance(command, click.Group) else [((*at, name), command)]
-
-
-LEAVES = dict(leaves(cli.cli))
+LEAVES = leaves()
 
 
 def named(words: tuple[str, ...]) -> tuple[str, ...]:

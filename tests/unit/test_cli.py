@@ -5,26 +5,23 @@ from __future__ import annotations
 import errno
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import pytest
+from commandline import leaves
 
 from edgeall import __version__, cli
+from edgeall.commands import options
 from edgeall.edge_runtime.errors import DataError, GateError
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = ("train", "--data", "x", "--out", "y")
 
 
-def leaves(group: click.Group, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        yield from leaves(command, (*at, name)) if isinstance(command, click.Group) else [((*at, name), command)]
-
-
-LEAVES = dict(leaves(cli.cli))
+LEAVES = leaves()
 
 
 @pytest.fixture
@@ -237,7 +234,7 @@ def test_a_group_without_a_command_shows_its_help_and_fails(edgeall: Run, argume
     assert err == edgeall(*arguments, "--help")[1]
 
 
-@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+@pytest.mark.parametrize("command", cli.cli.list_commands(click.Context(cli.cli)))
 def test_every_command_explains_itself(edgeall: Run, command: str) -> None:
     status, out, _ = edgeall(command, "--help")
     assert status == 0
@@ -247,7 +244,7 @@ def test_every_command_explains_itself(edgeall: Run, command: str) -> None:
 def test_train_has_the_settings_and_defaults_of_the_training_room() -> None:
     from edgeall.train.run import TrainSettings
 
-    settings = cli.train.make_context("train", ["--data", "x", "--out", "y"], obj={}).params
+    settings = LEAVES["train",].make_context("train", ["--data", "x", "--out", "y"], obj={}).params
     assert settings.pop("json") is False
     assert set(settings) == set(inspect.signature(TrainSettings).parameters)
     assert TrainSettings(**settings) == TrainSettings(data=Path("x"), out=Path("y"))
@@ -257,7 +254,7 @@ def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
     from edgeall.optimize.quantize import quantize
 
     arguments = ["RUN", "--scheme", "qat-int8", "--out", "y"]
-    settings = cli.quantize.make_context("quantize", arguments, obj={}).params
+    settings = LEAVES["quantize",].make_context("quantize", arguments, obj={}).params
     assert settings.pop("json") is False
     settings["robust"] = settings.pop("robustness")
     parameters = inspect.signature(quantize).parameters
@@ -272,7 +269,7 @@ def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
 def test_prune_has_the_settings_and_defaults_of_the_optimizer() -> None:
     from edgeall.optimize.prune import prune
 
-    settings = cli.prune.make_context("prune", ["RUN", "--out", "y"], obj={}).params
+    settings = LEAVES["prune",].make_context("prune", ["RUN", "--out", "y"], obj={}).params
     assert settings.pop("json") is False
     parameters = inspect.signature(prune).parameters
     assert set(settings) == set(parameters) - {"progress", "on_model", "on_epoch", "evaluated"}
@@ -285,16 +282,16 @@ def test_search_has_defaults_of_the_optimizer() -> None:
 
     from edgeall.optimize.experiments.search_settings import SearchSettings
 
-    settings = cli.search.make_context("search", ["--data", "x", "--out", "y"], obj={}).params
+    settings = LEAVES["search",].make_context("search", ["--data", "x", "--out", "y"], obj={}).params
     defaults = {field.name: field.default for field in fields(SearchSettings)}
     assert set(settings) - {"json"} <= set(defaults)
     listed = {"models", "schemes", "macs", "data", "out"}
     assert {name: settings[name] for name in set(settings) - {"json"} - listed} == {
         name: defaults[name] for name in set(settings) - {"json"} - listed
     }
-    assert cli._listed(settings["models"]) == defaults["models"]
-    assert cli._listed(settings["schemes"]) == defaults["schemes"]
-    assert cli._numbers("macs", settings["macs"], float) == defaults["macs"]
+    assert options.listed(settings["models"]) == defaults["models"]
+    assert options.listed(settings["schemes"]) == defaults["schemes"]
+    assert options.numbers("macs", settings["macs"], float) == defaults["macs"]
 
 
 def test_choices_are_those_of_the_rooms_behind() -> None:
@@ -304,12 +301,12 @@ def test_choices_are_those_of_the_rooms_behind() -> None:
     from edgeall.train.augment import AUGMENTS
     from edgeall.train.data.split import SIDES
 
-    assert tuple(SIDES) == cli.SIDES
-    assert set(SCHEMES) == set(cli.SCHEMES)
-    (augment,) = (p for p in cli.train.params if p.name == "augment")
+    assert tuple(SIDES) == options.SIDES
+    assert set(SCHEMES) == set(options.SCHEMES)
+    (augment,) = (p for p in LEAVES["train",].params if p.name == "augment")
     assert set(augment.type.choices) == set(AUGMENTS)
-    assert set(cli.PROTOCOLS) == {*PROTOCOLS, GRID_48.name}
-    assert GRID_48.name == cli.GRID
+    assert set(options.PROTOCOLS) == {*PROTOCOLS, GRID_48.name}
+    assert GRID_48.name == options.GRID
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgeall import cli
+from edgeall.commands.output import SYNTHETIC
 from edgeall.optimize.experiments import grid as grids
 from edgeall.optimize.experiments.grid import Grid
 
@@ -27,7 +28,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[Sequence[object]], 
             capsys.readouterr()
             assert cli.main([*map(str, arguments), *form]) == 0
             out, err = capsys.readouterr()
-            assert cli.SYNTHETIC in err
+            assert SYNTHETIC in err
             said.append(out)
         return said[0], json.loads(said[1])
 

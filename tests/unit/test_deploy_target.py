@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from commandline import leaves
 
 from edgeall import cli
 from edgeall.deploy.command import given_options
@@ -91,7 +92,7 @@ def test_a_spoilt_list_is_an_error(content: str) -> None:
 
 def test_options_are_given_to_the_device_as_they_were_given_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def forwarded(*arguments: str) -> list[str]:
-        command = cli.cli.commands["bench"]
+        command = leaves()["bench",]
         words = ["model.tflite", *arguments]
         ctx = command.make_context("bench", words, obj={}, auto_envvar_prefix="EDGEALL_BENCH")
         return given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))

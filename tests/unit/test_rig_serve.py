@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from commandline import leaves
 from fixtures_rig import Served
 from PIL import Image
 from venvs import HANG_S
@@ -127,7 +128,7 @@ def test_the_demos_model_is_small_and_says_what_it_is() -> None:
 
 def test_a_cell_is_explained_as_its_model_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Image.Image] = []
-    monkeypatch.setattr(room, "on_demand", lambda model: lambda image: asked.append(image) or b"a png")
+    monkeypatch.setattr(room, "overlay_renderer", lambda model: lambda image: asked.append(image) or b"a png")
     explain, field = room._explain(room.DEMO_MODEL, InputSpec(50, 100)), Image.new("RGB", (640, 480))
     assert explain(field, None) == explain(field, (100, 100, 140, 140)) == b"a png"
     assert [image.size for image in asked] == [(640, 480), (80, 40)]
@@ -144,7 +145,7 @@ def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_
     expected = ["rig", str(model), "--camera", camera, "--record", str(tmp_path / "record"), "--listen", listen]
     assert words == [*expected, "--users", str(users_file)]
     assert files == [model, users_file]
-    made = cli.cli.commands["rig"].make_context("rig", words[1:], obj={})
+    made = leaves()["rig",].make_context("rig", words[1:], obj={})
     assert made.params["record"] == record
     own_users = tmp_path / "users.json"
     own_users.write_bytes(users_file.read_bytes())

@@ -1,0 +1,271 @@
+"""`edgeall run`, `cells`, `bench`, `compare-bench`, `inspect` and `doctor`: what runs a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..edge_runtime.errors import GateError, UsageError
+from .options import (
+    DEVICE_PYTHON,
+    FILE,
+    INPUT_SIZE,
+    JSON,
+    LABELS,
+    MEAN,
+    REQUIRE_SIGNATURE,
+    STD,
+    THREADS,
+    WHEEL,
+    WORKERS,
+    command,
+    one_of,
+)
+from .output import Skipped, note, note_research_use, print_result
+
+if TYPE_CHECKING:
+    from ..edge_runtime.parallel import Layout as Spread
+    from ..edge_runtime.pipeline import Prediction
+
+
+@command("run")
+@click.argument("model", type=FILE)
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", is_flag=True, help="Print one JSON object a line, as they come.")
+@click.option("--csv", is_flag=True, help="Print CSV.")
+@click.option("--explain", type=FILE, metavar="DIR", help="Draw there what speaks for each label: see quantize.")
+@LABELS
+@MEAN
+@STD
+@INPUT_SIZE
+@WORKERS
+@THREADS
+@REQUIRE_SIGNATURE
+@click.pass_context
+def run_model(
+    ctx: click.Context,
+    model: Path,
+    paths: tuple[str, ...],
+    json: bool,
+    csv: bool,
+    explain: Path | None,
+    labels: Path | None,
+    mean: float | None,
+    std: float | None,
+    input_size: int | None,
+    workers: int | None,
+    threads: int | None,
+    require_signature: Path | None,
+) -> None:
+    """Classify images, on all cores.
+
+    An image that can't be read gives an error line and the rest goes on; the exit status is 1 only when no image at
+    all could be classified.
+    """
+    from ..edge_runtime.classifier import Classifier
+    from ..edge_runtime.pipeline import classify
+    from ..edge_runtime.tools.predictions import prediction_lines
+
+    form = one_of(ctx, json=json, csv=csv)
+    alone = len(paths) == 1 and not os.path.isdir(paths[0])
+    threads_now = threads or (None if alone else 1)
+    classifier = Classifier.open(
+        model,
+        threads=threads_now,
+        labels_file=labels,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        public_key=require_signature,
+    )
+
+    def choose(first: Sequence[str]) -> Spread:
+        from ..edge_runtime.tools.layout import choose as choose_layout
+
+        return choose_layout(classifier, first, interpreters=workers, threads=threads, note=note)
+
+    if explain is not None:
+        from ..edge_runtime.files import output_lock
+        from ..edge_runtime.images import refuse_inside
+        from ..edge_runtime.tools.explain import Explainer
+
+        for path in paths:
+            refuse_inside(Path(path), explain, "--explain")
+        ctx.with_resource(output_lock(explain, "run"))
+        explainer = Explainer(classifier, explain)
+    done = failed = 0
+    skipped = Skipped()
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal done, failed
+        for prediction in classify(classifier, paths, None if alone else choose, skipped):
+            done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
+            if explain is not None and prediction.error is None:
+                explainer.draw(prediction)
+            yield prediction
+
+    for line in prediction_lines(counted(), classifier.labels, form or "table"):
+        print(line, flush=True)
+    if failed:
+        note(f"{failed} of {done + failed} images could not be classified")
+    skipped.note()
+    note_research_use(form is not None)
+    ctx.exit(0 if done else 1)
+
+
+@command("cells")
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True)
+@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
+@click.option("--model", type=FILE, help="Crop to the input of this packed model.  [default: squares as they are]")
+@click.option(
+    "--red-cell-px",
+    type=click.FloatRange(4),
+    help="Diameter of a red cell.  [default: 0.163 of the longer side, a 100x oil objective's]",
+)
+@JSON
+@click.pass_context
+def cells(
+    ctx: click.Context, paths: tuple[str, ...], out: Path, model: Path | None, red_cell_px: float | None, json: bool
+) -> None:
+    """Find the nucleated cells of smear fields: a table, crops, and the images with boxes drawn over them."""
+    from ..edge_runtime.bundle import open_bundle
+    from ..edge_runtime.vision.cells_files import cells_of_files, cells_text
+
+    manifest = None if model is None else open_bundle(model).manifest
+    if model is not None and manifest is None:
+        raise UsageError(f"{model}: has no manifest that says what its input is", hint="give a packed model")
+    skipped = Skipped()
+    result = cells_of_files(paths, out, None if manifest is None else manifest.input, red_cell_px, skipped)
+    print_result(result, json, lambda: cells_text(result))
+    skipped.note()
+    note(f"{out}: cells.csv, crops/, overlays/")
+    note_research_use(json)
+    ctx.exit(0 if any("error" not in image for image in result["images"]) else 1)
+
+
+@command("bench")
+@click.argument("model", type=FILE)
+@click.option(
+    "--images", type=FILE, help="Folder; one folder a class gives accuracy too.  [default: the golden images]"
+)
+@click.option("--threads", type=click.IntRange(1), default=1, help="Of the interpreter, one image after the other.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="Of each measurement, at least.")
+@click.option("--min-queries", type=click.IntRange(1), default=50, help="Images of each measurement, at least.")
+@click.option("--repetitions", type=click.IntRange(1), default=3, help="A spread over 5 % is warned of.")
+@click.option("--sweep/--no-sweep", default=True, help="Also other numbers of threads, and several interpreters.")
+@click.option("--profile", is_flag=True, help="Also the time of each operator.")
+@click.option("--html", type=FILE, help="Write a self-contained page.")
+@click.option("--on", metavar="TARGET", help="There: ssh://user@host, adb:SERIAL, or a name from edgeall devices.")
+@click.option("--benchmark-model", type=FILE, help="On adb: LiteRT's program, built for the device; times the network.")
+@WHEEL
+@DEVICE_PYTHON
+@LABELS
+@MEAN
+@STD
+@INPUT_SIZE
+@JSON
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    /,
+    model: Path,
+    json: bool,
+    labels: Path | None,
+    html: Path | None,
+    on: str | None,
+    benchmark_model: Path | None,
+    wheel: Path | None,
+    device_python: str,
+    **settings: Any,
+) -> None:
+    """Accuracy, latency, throughput and memory on this device, or on another one."""
+    from ..edge_runtime.tools.bench import bench as bench_model
+    from ..edge_runtime.tools.bench_card import bench_text, write_card
+
+    if benchmark_model is not None:
+        from ..console.progress import Progress
+        from ..deploy.command import benchmark_model_on, benchmark_model_text
+
+        chosen = {name: settings[name] for name in ("threads", "seconds")}
+        timed = benchmark_model_on(on, model, benchmark_model, **chosen, progress=Progress())
+        print_result(timed, json, lambda: benchmark_model_text(timed))
+        return
+    if on is not None:
+        from ..console.progress import Progress
+        from ..deploy.command import bench_on, given_options
+
+        forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
+        chosen = {"images": settings["images"], "wheel": wheel, "python": device_python}
+        result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
+    else:
+        result = bench_model(model, labels_file=labels, note=note, **settings)
+    print_result(result, json, lambda: bench_text(result))
+    if html is not None:
+        write_card(result, html)
+        note(f"{html}: written")
+    for warning in result["warnings"]:
+        note(f"warning: {warning}")
+    note_research_use(json)
+
+
+@command("compare-bench")
+@click.argument("before", metavar="A.json", type=FILE)
+@click.argument("after", metavar="B.json", type=FILE)
+@click.option("--max-regression", metavar="PERCENT", default="5%", help="Status 3 when a figure of B is worse by more.")
+@click.option("--across-models", is_flag=True, help="Though the model files differ.")
+@click.option("--across-images", is_flag=True, help="Though the images differ.")
+@click.option("--across-devices", is_flag=True, help="Though the devices or interpreters differ.")
+@JSON
+def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **across: bool) -> None:
+    """Gate what `edgeall bench --json` measured against what it measured before.
+
+    \b
+    edgeall bench model.tflite --images smears --json > before.json
+    edgeall compare-bench before.json after.json --max-regression 5%
+    """
+    from ..edge_runtime.tools.compare_bench import compare_bench as compare_files
+    from ..edge_runtime.tools.compare_bench import compare_text
+
+    result = compare_files(before, after, max_regression, **across)
+    print_result(result, json, lambda: compare_text(result))
+    if result["regressions"]:
+        raise GateError(
+            f"{after}: worse than {before} by more than {result['max_regression_percent']:g} %: "
+            + ", ".join(result["regressions"])
+        )
+
+
+@command("inspect")
+@click.argument("model", type=FILE)
+@REQUIRE_SIGNATURE
+@JSON
+@click.pass_context
+def inspect(ctx: click.Context, model: Path, require_signature: Path | None, json: bool) -> None:
+    """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
+    from ..edge_runtime.bundle import open_bundle
+    from ..edge_runtime.tools.inspect import inspect_model, inspect_text
+
+    if require_signature is not None:
+        open_bundle(model, require_signature)
+    facts = inspect_model(model) | {"signature_ok": None if require_signature is None else True}
+    if require_signature is not None:
+        note(f"{model}: signed with the key of {require_signature}")
+    print_result(facts, json, lambda: inspect_text(facts))
+    note_research_use(json)
+    ctx.exit(1 if facts["golden_ok"] is False else 0)
+
+
+@command("doctor")
+@JSON
+@click.pass_context
+def doctor(ctx: click.Context, json: bool) -> None:
+    """Whether this machine has all that a device needs; what is wrong comes with the command that mends it."""
+    from ..edge_runtime.tools import doctor as room
+
+    result = room.diagnose(room.this_machine())
+    print_result(result, json, lambda: room.doctor_text(result))
+    ctx.exit(0 if result["ok"] else 1)

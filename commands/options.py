@@ -1,0 +1,115 @@
+"""Options and choices that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ..edge_runtime.errors import UsageError
+from .config import load_config
+
+SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
+SIDES = ("train", "validation", "test")
+LEVELS = ("auto", "subject", "block", "image")
+AUGMENTS = ("none", "light", "microscope", "studies")
+GRID = "grid-48"
+PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
+FILE = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
+
+JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
+CACHE_DIR = click.option(
+    "--cache-dir", type=FILE, help="Where preprocessed images are kept.  [default: ~/.cache/edgeall]"
+)
+SPLIT_BY = click.option(
+    "--split-by",
+    type=click.Choice(LEVELS),
+    default="auto",
+    help="What sides never share: a subject; a block of file numbers; an image. auto: the first that the data allows.",
+)
+EMBARGO = click.option(
+    "--embargo",
+    type=click.IntRange(0),
+    metavar="N",
+    help="By block: sides are more than N file numbers apart.  [default: 37, the images of one patient]",
+)
+LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
+MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
+STD = click.option("--std", type=float, help="See --mean.")
+INPUT_SIZE = click.option(
+    "--input-size", type=click.IntRange(1), help="Pixels a side, of a foreign model whose input has no fixed size."
+)
+THREADS = click.option("--threads", type=click.IntRange(1), help="Of each interpreter.  [default: measured once]")
+WHEEL = click.option(
+    "--wheel", type=FILE, help="edgeall's wheel for the device.  [default: built from this checkout, once]"
+)
+DEVICE_PYTHON = click.option("--device-python", metavar="COMMAND", default="python3", help="The device's.")
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Interpreters.  [default: measured once]")
+REQUIRE_SIGNATURE = click.option(
+    "--require-signature", type=FILE, metavar="KEY.pub", help="Refuse a model that isn't signed with this key."
+)
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, debug: bool) -> None:
+    ctx.obj["debug"] = debug
+
+
+_COMMON = (
+    click.option(
+        "--config",
+        type=FILE,
+        callback=load_config,
+        is_eager=True,
+        expose_value=False,
+        help="TOML file of settings, a section for each command.",
+    ),
+    click.option(
+        "--debug",
+        is_flag=True,
+        callback=_set_debug,
+        is_eager=True,
+        expose_value=False,
+        envvar="EDGEALL_DEBUG",
+        help="Show the traceback of an error.",
+    ),
+)
+
+
+def command(name: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """A click command of this name, in ``group`` if there is one, with the options that every command has."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        for option in reversed(_COMMON):
+            function = option(function)
+        make = click.command if group is None else group.command
+        return make(name, no_args_is_help=False)(function)
+
+    return decorate
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The parts of a comma-separated option."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The numbers of a comma-separated option. Raises UsageError for anything else."""
+    try:
+        return tuple(kind(part) for part in listed(text))
+    except ValueError:
+        raise UsageError(f"--{name} {text}: not numbers", hint="separate them by commas") from None
+
+
+def one_of(ctx: click.Context, **flags: bool) -> str | None:
+    """The flag that is set, or None. The command line wins over the environment, the environment over --config."""
+    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP):
+        chosen = [name for name, is_set in flags.items() if is_set and ctx.get_parameter_source(name) is source]
+        if len(chosen) > 1:
+            raise UsageError(f"--{' and --'.join(chosen)} exclude each other", hint="choose one of them")
+        if chosen:
+            return chosen[0]
+    return None

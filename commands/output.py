@@ -1,0 +1,48 @@
+"""What commands print: a result on stdout, notes on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import click
+
+SYNTHETIC = "SYNTHETIC images: good for trying and testing the chain, no evidence about blood"
+
+
+def print_result(value: Any, json: bool, tables: Callable[[], str]) -> None:
+    print(dumps(value) if json else tables())
+
+
+class Skipped:
+    """Counts what lies in folders and isn't taken for an image, and keeps the first of it."""
+
+    def __init__(self) -> None:
+        self._count, self._first = 0, ""
+
+    def __call__(self, path: Path, reason: str) -> None:
+        self._count, self._first = self._count + 1, self._first or f"{path}: {reason}"
+
+    def note(self) -> None:
+        if self._count:
+            note(f"{self._count} skipped, first: {self._first}")
+
+
+def note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def note_synthetic(drawn: bool) -> None:
+    """Under everything that drawn images gave."""
+    if drawn:
+        note(SYNTHETIC)
+
+
+def note_research_use(machine: bool) -> None:
+    """Under every table for people that shows what a model says."""
+    if not machine:
+        from ..edge_runtime.manifest import RESEARCH_USE
+
+        note(RESEARCH_USE)
