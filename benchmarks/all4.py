@@ -104,7 +104,7 @@ def report(
         quantized: `edgeall quantize`, with what it printed.
         measured: what `edgeall evaluate --robustness` printed of its file.
     """
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     limits, default, robust = LIMITS[arguments.alpha], quantized.answer, measured["robustness"]
     review = measured["review"]

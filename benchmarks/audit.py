@@ -68,7 +68,7 @@ def tint(source: Path, target: Path) -> None:
 
 def report(found: dict[str, command.Done], load: float) -> tuple[str, bool]:
     """A Markdown page, and whether every limit was met."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     real = found["four-class set"].answer
     minutes = found["four-class set"].seconds / 60

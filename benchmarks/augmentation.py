@@ -56,7 +56,7 @@ def main() -> int:
 
 def report(rates: Rates) -> tuple[str, bool]:
     """A Markdown page, and whether the limit is met."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     rows, met = [], True
     for alpha in ALPHAS:

@@ -240,7 +240,7 @@ def main() -> int:
 
 def report(rows: list[str], count: int, met: bool) -> str:
     """A Markdown page."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     return "\n".join(
         [

@@ -88,7 +88,7 @@ def _row(model: dict[str, Any], arguments: argparse.Namespace, data: Path) -> di
 
 def report(rows: list[dict[str, Any]], size: str) -> tuple[str, bool]:
     """A Markdown page, and whether every backbone came through within the limits."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     whole = [row for row in rows if all(_good(row, step) for step in ("prune", "ptq", "qat"))]
     slowest = max((row[step]["seconds"] / 60 for row in whole for step in ("ptq", "qat")), default=0.0)

@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace, out: Path, *words: object) -> dict[str, 
 
 def report(arguments: argparse.Namespace, teacher: dict[str, Any], students: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown page."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     figures = {
         kind: [{**run["metrics"]["test"], "minutes": run["timing"]["total_s"] / 60} for run in runs]

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import describe_device
-from edgeall.edge_runtime.explain import evidence, head_of
-from edgeall.edge_runtime.novelty import novelty
+from edgeall.edge_runtime.ood import novelty
+from edgeall.edge_runtime.tools.device import describe_device
+from edgeall.edge_runtime.tools.explain import dense_head, evidence
 
 LIMIT = 5.0
 """Percent of the one-output model's p50."""
@@ -53,7 +53,7 @@ def measured(paths: list[Path], rounds: int) -> tuple[str, bool]:
     pixels = generator.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
     bundle = classifiers[2].bundle
     assert bundle is not None and bundle.manifest is not None
-    weights, _ = head_of(bundle.graph, bundle.flatbuffer, bundle.path)
+    weights, _ = dense_head(bundle.graph, bundle.flatbuffer, bundle.path)
     invoke, scoring = np.empty((rounds, 3)), np.zeros((rounds, 3))
     taken_apart = np.empty(rounds)
     for round_ in range(-50, rounds):  # the first fifty warm up
@@ -62,11 +62,11 @@ def measured(paths: list[Path], rounds: int) -> tuple[str, bool]:
             begin = time.perf_counter()
             classifier.predict_units(pixels)
             invoke[round_, index] = time.perf_counter() - begin
-            if classifier.familiar is None:
+            if classifier.ood_detector is None:
                 continue
             begin = time.perf_counter()
             units = classifier.model.second_units()[0]
-            novelty(classifier.pooled(units), classifier.familiar)
+            novelty(classifier.pooled(units), classifier.ood_detector)
             scoring[round_, index] = time.perf_counter() - begin
             if units.ndim == 3:
                 begin = time.perf_counter()

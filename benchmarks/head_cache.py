@@ -58,7 +58,7 @@ def _ours(arguments: argparse.Namespace, run: Path, cache: Path) -> dict[str, An
 
 def report(arguments: argparse.Namespace, mine: float, peer: float, whole_s: float, run: dict[str, Any]) -> str:
     """A Markdown page."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     return "\n".join(
         [

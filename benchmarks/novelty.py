@@ -27,7 +27,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.edge_runtime.novelty import distance, roots
+from edgeall.edge_runtime.ood import distance, roots
 from edgeall.edge_runtime.preprocess import preprocess
 
 FITTED_ON, CLEAN_SHARE = 512, 0.01
@@ -61,8 +61,9 @@ def main() -> int:
 def measured(model: Path, data: Path, foreign: Path, bccd: Path) -> tuple[str, bool]:
     """One model's section, and whether its own score meets the limits."""
     classifier = Classifier.open(model, threads=1)
-    assert classifier.bundle is not None and classifier.bundle.familiar is not None, f"{model}: has no novelty score"
-    familiar, labels = classifier.bundle.familiar, classifier.labels
+    assert classifier.bundle is not None
+    assert classifier.bundle.ood_detector is not None, f"{model}: has no out-of-distribution score"
+    familiar, labels = classifier.bundle.ood_detector, classifier.labels
     entries = json.loads(model.with_name("split.json").read_text(encoding="utf-8"))["entries"]
     sides: dict[str, list[dict[str, str]]] = {side: [] for side in ("train", "validation", "test")}
     for entry in entries:
@@ -71,7 +72,7 @@ def measured(model: Path, data: Path, foreign: Path, bccd: Path) -> tuple[str, b
     chosen = [sides["train"][index] for index in generator.permutation(len(sides["train"]))[:FITTED_ON]]
 
     def asked(images: Iterable[Image.Image]) -> tuple[Features, NDArray[np.float32]]:
-        answers = [classifier.answer(preprocess(image, classifier.input)) for image in images]
+        answers = [classifier.infer(preprocess(image, classifier.input)) for image in images]
         features = [classifier.pooled(answer.units) for answer in answers if answer.units is not None]
         return np.stack(features), np.stack([answer.probabilities for answer in answers])
 
@@ -242,7 +243,7 @@ MILD: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def report(sections: list[str]) -> str:
     """The Markdown page."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     lines = [
         "# How unfamiliar images are told",

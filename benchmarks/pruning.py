@@ -117,7 +117,7 @@ def report(
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]], latencies_ms: dict[str, float], parent: Path
 ) -> tuple[str, bool]:
     """A Markdown page, and whether every limit was met."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     whole, dense = made["unpruned"]
     float_accuracy = whole["metrics"]["test"]["accuracy"]

@@ -32,8 +32,8 @@ import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import describe_device, rss_bytes
 from edgeall.edge_runtime.preprocess import preprocess
+from edgeall.edge_runtime.tools.device import describe_device, rss_bytes
 from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.edge_runtime.vision.quality import Gate
 from edgeall.rig.capture.camera import KeptOpen

@@ -43,7 +43,7 @@ def main() -> int:
 
 def report(found: dict[Path, tuple[dict[str, Any], dict[str, Any]]]) -> tuple[str, bool]:
     """A Markdown page, and whether every limit was met."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     names = [f"{model.parent.name}/{model.name}" for model in found]
     rows, sureness, met = [], [], True

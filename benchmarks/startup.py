@@ -120,7 +120,7 @@ def _measure(command: list[str]) -> dict[str, float]:
 
 def report(outcomes: list[Outcome], model: Path, repetitions: int) -> str:
     """A Markdown page: the figures, and the machine they came from."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     rows = [
         f"| {o.contest.name} | {o.ours:.1f} | {o.bare:.1f} | {o.contest.unit} | {o.ratio:.2f} | {o.contest.limit} | "

@@ -321,7 +321,7 @@ def report(
     layout: dict[str, int],
 ) -> tuple[str, bool]:
     """A Markdown page, and whether every limit was met."""
-    from edgeall.edge_runtime.device import describe_device
+    from edgeall.edge_runtime.tools.device import describe_device
 
     ours, plain, threaded, mediapipe = taking_part[:4]
     count, cores = arguments.count, len(os.sched_getaffinity(0))

@@ -15,9 +15,9 @@ import numpy as np
 from ..edge_runtime.bundle import Bundle, Golden, open_bundle
 from ..edge_runtime.errors import BundleError, UsageError
 from ..edge_runtime.foreign import OPEN, sizes_of
-from ..edge_runtime.golden import UNITS_TOLERANCE, pixels_digest
 from ..edge_runtime.images import decode_rgb
 from ..edge_runtime.preprocess import preprocess
+from ..edge_runtime.tools.golden import UNITS_TOLERANCE, pixels_digest
 from . import benchmark_model, package
 from .bench import answer, pack_images
 from .release import PYTHON, verify_answer

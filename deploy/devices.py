@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..edge_runtime.cache import home
 from ..edge_runtime.errors import DataError, UsageError
-from ..edge_runtime.files import write_text
+from ..edge_runtime.tools.atomic import write_text
 from .target import FORMS, Target, parse_target
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

@@ -16,8 +16,8 @@ from . import signature
 from .errors import BundleError
 from .flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
 from .manifest import Manifest, parse_manifest
-from .novelty import MEMBER as NOVELTY
-from .novelty import Familiar, read_familiar
+from .ood import MEMBER as NOVELTY
+from .ood import OodDetector, read_ood_detector
 
 MANIFEST = "edgeall.json"
 LABELS = "labels.txt"
@@ -77,7 +77,7 @@ class Bundle:
         golden: empty for a foreign model.
         model_card: Markdown; None for a foreign model.
         file_bytes: size of the whole file.
-        familiar: what the model's own images look like to it; None for a foreign model or one without a novelty score.
+        ood_detector: the out-of-distribution detector; None for a foreign model or one without a novelty score.
     """
 
     path: str
@@ -89,7 +89,7 @@ class Bundle:
     golden: tuple[Golden, ...]
     model_card: str | None
     file_bytes: int
-    familiar: Familiar | None = None
+    ood_detector: OodDetector | None = None
 
 
 def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str] | None = None) -> Bundle:
@@ -203,7 +203,9 @@ def _ours(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file
         golden=_read_golden(archive, len(labels), name),
         model_card=_member(archive, MODEL_CARD, name).decode("utf-8", errors="replace"),
         file_bytes=file_bytes,
-        familiar=read_familiar(manifest.novelty, _member(archive, NOVELTY, name), name) if manifest.novelty else None,
+        ood_detector=(
+            read_ood_detector(manifest.novelty, _member(archive, NOVELTY, name), name) if manifest.novelty else None
+        ),
     )
 
 

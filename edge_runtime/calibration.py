@@ -25,7 +25,7 @@ def review_reason(manifest: Manifest | None, probability: float, novelty: float 
     Args:
         manifest: the model's, which may state ``decision.review_below``.
         probability: of the label, calibrated.
-        novelty: see `edgeall.edge_runtime.novelty`.
+        novelty: see `edgeall.edge_runtime.ood`.
 
     Returns:
         None where nobody need look.
@@ -36,7 +36,7 @@ def review_reason(manifest: Manifest | None, probability: float, novelty: float 
     return "uncertain" if probability < below else None
 
 
-def calibrated(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+def apply_temperature(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
     """Softmax of the logarithms divided by ``temperature``: above 1 less sure, below 1 surer. The order stays.
 
     Args:

@@ -13,7 +13,7 @@ from . import interpreter
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, UsageError
 from .flatbuffer import Graph, read_graph
-from .novelty import novelty
+from .ood import novelty
 from .preprocess import InputSpec
 
 MAX_DEFAULT_THREADS = 4
@@ -24,7 +24,7 @@ _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
 
 
 @dataclass(frozen=True)
-class Answer:
+class Inference:
     """All that a model says of one image.
 
     Attributes:
@@ -48,7 +48,7 @@ class Classifier:
         bundle: the file it came from; None when built from a bare flatbuffer.
         threads: of the interpreter.
         model: the interpreter with its tensor descriptions.
-        familiar: what the model's own images look like to it; None for a model without a novelty score.
+        ood_detector: the out-of-distribution detector; None for a model without a novelty score.
         logits: True for a foreign model whose graph doesn't end in SOFTMAX: its outputs are taken as logits
             and the softmax is applied here. A packed model always ends in SOFTMAX.
         sigmoid: True for a foreign model whose one output p, from a LOGISTIC, is the second label's probability; the
@@ -73,7 +73,7 @@ class Classifier:
         self.logits = logits
         self.sigmoid = sigmoid
         self.bundle = bundle
-        self.familiar = bundle.familiar if bundle else None
+        self.ood_detector = bundle.ood_detector if bundle else None
         name = model.name
         shape = (1, spec.height, spec.width, 3)
         if model.input.shape != shape:
@@ -95,7 +95,8 @@ class Classifier:
                 f"{name}: the model has {outputs} outputs but there are {len(self.labels)} labels",
                 hint="give the label file that belongs to this model with --labels",
             )
-        if self.familiar is not None and (model.second is None or model.second.shape[-1] != len(self.familiar.mean)):
+        detector = self.ood_detector
+        if detector is not None and (model.second is None or model.second.shape[-1] != len(detector.mean)):
             raise BundleError(
                 f"{name}: its novelty score is of other features than it gives", hint="quantize the run again"
             )
@@ -165,7 +166,7 @@ class Classifier:
                 f"{bundle.path}: carries its own labels, normalization and input size",
                 hint="leave --labels, --mean, --std and --input-size out",
             )
-        answer = probabilities_of(bundle.graph, bundle.path)
+        answer = probabilities_index(bundle.graph, bundle.path)
         model = interpreter.load(bundle.flatbuffer, threads, bundle.path, answer)
         return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
 
@@ -174,7 +175,7 @@ class Classifier:
         cls, flatbuffer: bytes, labels: Sequence[str], spec: InputSpec, *, threads: int = 1, name: str = "model"
     ) -> Classifier:
         """A converted model that is not packed yet; it must end in SOFTMAX. Raises BundleError as `open` does."""
-        answer = probabilities_of(read_graph(flatbuffer, name), name)
+        answer = probabilities_index(read_graph(flatbuffer, name), name)
         return cls(interpreter.load(flatbuffer, threads, name, answer), labels, spec, threads=threads)
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -191,23 +192,23 @@ class Classifier:
             return np.concatenate((1 - scores, scores))
         return _softmax(scores) if self.logits else scores
 
-    def answer(self, pixels: NDArray[np.uint8]) -> Answer:
+    def infer(self, pixels: NDArray[np.uint8]) -> Inference:
         """`predict`, and what the model's second output says, where it has one."""
         probabilities = self.predict(pixels)
         if self.model.second is None:
-            return Answer(probabilities)
+            return Inference(probabilities)
         units = self.model.second_units()[0]
-        known = self.familiar is not None and np.isfinite(probabilities).all()
-        new = novelty(self.pooled(units), self.familiar) if known and self.familiar else None
-        return Answer(probabilities, new, units)
+        known = self.ood_detector is not None and np.isfinite(probabilities).all()
+        new = novelty(self.pooled(units), self.ood_detector) if known and self.ood_detector else None
+        return Inference(probabilities, new, units)
 
     def features(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
-        """`Answer.units` as float32."""
+        """`Inference.units` as float32."""
         assert self.model.second is not None
         return _dequantized(units, self.model.second)
 
     def pooled(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
-        """`Answer.units` as a vector of float32: a map's mean over its places. Added up before it is dequantized."""
+        """`Inference.units` as a vector of float32: a map's mean over its places. Added up before it is dequantized."""
         if units.ndim == 1:
             return self.features(units)
         places = units.reshape(-1, units.shape[-1])
@@ -265,8 +266,12 @@ def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: 
 
 def default_threads() -> int:
     """The cores this process may use, `MAX_DEFAULT_THREADS` at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_DEFAULT_THREADS, cores)
+    return min(MAX_DEFAULT_THREADS, cores())
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
@@ -274,7 +279,7 @@ def input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
     return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
 
 
-def probabilities_of(graph: Graph, name: str) -> int:
+def probabilities_index(graph: Graph, name: str) -> int:
     """Number of the tensor that holds the probabilities: the first output that comes from a SOFTMAX.
 
     Raises:

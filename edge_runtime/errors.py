@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """A full disk, a used-up quota."""
 
 

@@ -1,22 +1,17 @@
-"""How files are written and folders held: whole or not at all, by one process at a time, under a name that fits."""
+"""Output files and folders: a lock for one process at a time, and names that fit the file system."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import itertools
 import json
 import os
 import platform
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import NO_ROOM, NoSpaceError, UsageError
+from .errors import UsageError
 
 try:
     import fcntl
@@ -25,192 +20,10 @@ except ImportError:  # Windows
 
 LONGEST = 255
 """Bytes of a file's name on nearly every file system."""
-_TEMPORARY = re.compile(
-    r"\.(?:.+-(?P<now>\d+)\.\d+|(?:pixels|features)-[0-9a-f]+-(?P<once>\d+))(?:\.[A-Za-z0-9]+)?", re.DOTALL
-)
-"""``.<name>-<process>.<number><suffix>``; and, of older versions, without the number."""
-_CLOCK_S = 2.0
-"""Files' times and processes' starts are rounded."""
-_numbers = itertools.count(1)
-
-
-class replacing:
-    """Context manager: a temporary path beside ``path`` that takes its place if nothing was raised.
-
-    The file and its folder reach the disk before the context ends: after a power cut a reader finds the old file or
-    the new one. Temporaries that killed processes left for the same ``path`` are removed.
-
-    Args:
-        path: its folder is made when missing.
-        hint: the way out when the disk is full.
-
-    Raises:
-        NoSpaceError: the disk is full; the temporary is gone then.
-    """
-
-    def __init__(self, path: Path, hint: str = "free some space, then give the command again") -> None:
-        self.path = path
-        self.hint = hint
-        self._begin = f"{_cut('.' + path.stem, LONGEST - len(os.fsencode(path.suffix)) - 24)}-"
-        self.temporary = path.with_name(f"{self._begin}{os.getpid()}.{next(_numbers)}{path.suffix}")
-        self._lock: int | None = None
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(self.path.parent, self._begin, self.path.suffix)
-        try:
-            self._lock = _locked(self.temporary)
-        except OSError as error:
-            self._explain(error)
-            raise
-        return self.temporary
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is None:
-                sync(self.temporary)
-                os.replace(self.temporary, self.path)
-                sync(self.path.parent)
-        except OSError as failed:
-            self._explain(failed)
-            raise
-        finally:
-            with contextlib.suppress(OSError):  # it took its name; or somebody removed the folder
-                self.temporary.unlink()
-            if self._lock is not None:
-                os.close(self._lock)
-        if isinstance(error, OSError):
-            self._explain(error)
-
-    def _explain(self, error: OSError) -> None:
-        if error.errno in NO_ROOM:
-            raise NoSpaceError(
-                f"{self.path.parent}: no space is left for {self.path.name} ({error.strerror})", hint=self.hint
-            ) from error
-
-
-def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Replace a file by UTF-8 text, see `replacing`."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors))
-
-
-def sync(path: Path) -> None:
-    """Make a file or a folder reach the disk, where the system can be asked to."""
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR  # Windows syncs no file that is open for reading only
-    try:
-        opened = os.open(path, flags)
-    except OSError:
-        if path.is_dir():  # Windows opens no folder
-            return
-        raise
-    try:
-        os.fsync(opened)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # what has no fsync
-            raise
-    finally:
-        os.close(opened)
-
-
-def sync_tree(folder: Path) -> None:
-    """Make all that lies in a folder reach the disk, before a file is written that says it is there."""
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                sync(Path(where, name))
-        sync(Path(where))
-
-
-# --- leftovers --------------------------------------------------------------------------------------------------------
-
-
-def leftovers(folder: Path, begin: str = ".", end: str = "") -> list[Path]:
-    """Temporaries of `replacing` in a folder whose process has gone. ``begin``, ``end``: of their names."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith(begin) and entry.name.endswith(end)]
-    except OSError:
-        return []
-    found = ((name, _TEMPORARY.fullmatch(name)) for name in names)
-    return [folder / name for name, match in found if match and _is_left(folder / name, int(match[1] or match[2]))]
-
-
-def sweep(folder: Path, begin: str = ".", end: str = "") -> int:
-    """Remove `leftovers`; returns the bytes that are free again."""
-    freed = 0
-    for path in leftovers(folder, begin, end):
-        with contextlib.suppress(OSError):  # another process was faster
-            size = path.stat().st_size
-            path.unlink()
-            freed += size
-    return freed
-
-
-def _locked(path: Path) -> int | None:
-    """Make an empty file and hold a lock on it; the system lets it go however the process ends."""
-    while True:
-        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        if os.name == "nt":
-            os.close(opened)
-            return None
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_named(opened, path):  # else it was taken for a leftover before it was locked
-            return opened
-        os.close(opened)
-
-
-def _is_named(opened: int, path: Path) -> bool:
-    try:
-        there, own = os.stat(path), os.fstat(opened)
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
-
-
-def _is_left(path: Path, process: int) -> bool:
-    """Whether nobody writes a temporary any more: it isn't locked, and no process of that number is as old as it."""
-    try:
-        changed = path.stat().st_mtime
-        opened = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
-        return False
-    try:
-        if fcntl is not None:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    finally:
-        os.close(opened)
-    return not _runs_since(process, changed)
-
-
-def _runs_since(process: int, moment: float) -> bool:
-    """Whether a process of this number runs that may have been there at a moment (seconds since 1970): numbers are
-    given again."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # somebody else's
-        pass
-    try:
-        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-        began = int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, StopIteration):  # no Linux
-        return True
-    return began <= moment + _CLOCK_S
-
-
-# --- one process at a time --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def held(out: Path, command: str) -> Iterator[None]:
+def output_lock(out: Path, command: str) -> Iterator[None]:
     """Hold what a command writes, a file or a folder, for this process. The system lets it go however that ends.
 
     The lock is a file beside ``out``, which need not exist, or in it where nothing can be made beside it; folders
@@ -253,7 +66,7 @@ def held(out: Path, command: str) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but the lock of `held`."""
+    """Whether a folder holds nothing but the lock of `output_lock`."""
     return all(child.name == ".edgeall.lock" for child in folder.iterdir())
 
 
@@ -269,7 +82,7 @@ def _try_lock(path: Path) -> int | None:
             return None
         except OSError:  # a file system without locks
             pass
-        if _is_named(opened, path):  # else its holder has just removed it
+        if is_same_file(opened, path):  # else its holder has just removed it
             return opened
         os.close(opened)
 
@@ -282,7 +95,12 @@ def _holder(lock: Path) -> str:
         return "another edgeall"
 
 
-# --- names and places -------------------------------------------------------------------------------------------------
+def is_same_file(opened: int, path: Path) -> bool:
+    try:
+        there, own = os.stat(path), os.fstat(opened)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
 
 
 def file_name(before: str, name: str, after: str) -> str:
@@ -291,10 +109,10 @@ def file_name(before: str, name: str, after: str) -> str:
 
 
 def _fitted(before: str, name: str, after: str) -> str:
-    return before + _cut(name, LONGEST - len(os.fsencode(before + after))) + after
+    return before + shorten(name, LONGEST - len(os.fsencode(before + after))) + after
 
 
-def _cut(name: str, most: int) -> str:
+def shorten(name: str, most: int) -> str:
     """At most so many bytes of a name; what was cut differs from every other name all the same."""
     raw = os.fsencode(name)
     if len(raw) <= most:
@@ -304,29 +122,3 @@ def _cut(name: str, most: int) -> str:
     while kept and (raw[len(kept)] & 0xC0) == 0x80:  # within a character of UTF-8
         kept = kept[:-1]
     return os.fsdecode(kept) + end
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder. Raises NoSpaceError where the disk that it would be on is full, or gets full."""
-    try:
-        folder = tempfile.mkdtemp(prefix="edgeall-")
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise _no_scratch(error) from error
-        raise
-    try:
-        yield Path(folder)
-    except OSError as error:
-        if error.errno in NO_ROOM and (error.filename is None or os.fspath(error.filename).startswith(folder)):
-            raise _no_scratch(error) from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _no_scratch(error: OSError) -> NoSpaceError:
-    return NoSpaceError(
-        f"{tempfile.gettempdir()}: no space is left for temporary files ({error.strerror})",
-        hint="free some space there, or name another folder in TMPDIR",
-    )

@@ -27,7 +27,7 @@ _TINY = 1e-6
 
 
 @dataclass(frozen=True)
-class Familiar:
+class OodDetector:
     """What a model's own images look like in its features.
 
     Attributes:
@@ -48,24 +48,24 @@ def roots(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.sign(features) * np.sqrt(sizes) / np.maximum(length, _TINY), np.float32)
 
 
-def distance(features: NDArray[np.float32], familiar: Familiar) -> NDArray[np.float32]:
+def distance(features: NDArray[np.float32], detector: OodDetector) -> NDArray[np.float32]:
     """Squared distance of every ``(..., features)`` from the plane, float32 ``(...)``, 0..4."""
-    offset = roots(features) - familiar.mean
-    along = offset @ familiar.axes.T
+    offset = roots(features) - detector.mean
+    along = offset @ detector.axes.T
     return np.asarray(np.square(offset).sum(axis=-1) - np.square(along).sum(axis=-1), np.float32)
 
 
-def is_unfamiliar(features: NDArray[np.float32], familiar: Familiar) -> NDArray[np.bool_]:
+def is_out_of_distribution(features: NDArray[np.float32], detector: OodDetector) -> NDArray[np.bool_]:
     """Whether `novelty` is above 1, of every ``(..., features)``: ``(...)``."""
-    return np.asarray(distance(features, familiar).astype(np.float64) / familiar.threshold > 1)
+    return np.asarray(distance(features, detector).astype(np.float64) / detector.threshold > 1)
 
 
-def novelty(features: NDArray[np.float32], familiar: Familiar) -> float:
+def novelty(features: NDArray[np.float32], detector: OodDetector) -> float:
     """`distance` of one image over the threshold: above 1 the image is unfamiliar."""
-    return float(distance(features, familiar)) / familiar.threshold
+    return float(distance(features, detector)) / detector.threshold
 
 
-def read_familiar(facts: Mapping[str, Any], content: bytes, name: str) -> Familiar:
+def read_ood_detector(facts: Mapping[str, Any], content: bytes, name: str) -> OodDetector:
     """What the manifest's ``novelty`` and the archive's `MEMBER` say.
 
     Args:
@@ -90,4 +90,4 @@ def read_familiar(facts: Mapping[str, Any], content: bytes, name: str) -> Famili
             f"{name}: its novelty score is not what `edgeall quantize` writes", hint="quantize the run again"
         ) from error
     values = (stored * scales[:, None]).astype(np.float32)
-    return Familiar(values[0], values[1:], float(threshold))
+    return OodDetector(values[0], values[1:], float(threshold))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import calibrated, review_reason, temperature_of
-from .classifier import Answer, Classifier
+from .calibration import apply_temperature, review_reason, temperature_of
+from .classifier import Classifier, Inference
 from .errors import DataError, ImageError
 from .images import find_images
 from .preprocess import load_input
@@ -34,9 +34,9 @@ class Prediction:
         review: somebody should look, for `reason`.
         reason: ``unfamiliar`` (`novelty` is above 1: the label means nothing), else ``uncertain`` (`probability` is
             below the manifest's ``decision.review_below``), else None.
-        novelty: how unlike the images the model was made with, see `edgeall.edge_runtime.novelty`; None where the
+        novelty: how unlike the images the model was made with, see `edgeall.edge_runtime.ood`; None where the
             model doesn't say.
-        units: see `edgeall.edge_runtime.classifier.Answer`.
+        units: see `edgeall.edge_runtime.classifier.Inference`.
         error: None, or what is wrong with the image or the model's outputs; then the other fields say nothing.
     """
 
@@ -131,16 +131,16 @@ def classify_one(classifier: Classifier, image: str) -> Prediction:
         pixels = load_input(image, classifier.input)
     except ImageError as error:
         return Prediction(image, error=error.message)
-    return prediction(classifier, image, classifier.answer(pixels))
+    return prediction(classifier, image, classifier.infer(pixels))
 
 
-def prediction(classifier: Classifier, image: str, answer: Answer) -> Prediction:
+def prediction(classifier: Classifier, image: str, answer: Inference) -> Prediction:
     """What the model's outputs say of the image, calibrated; not a number says nothing."""
     probabilities = answer.probabilities
     if not np.isfinite(probabilities).all():
         return Prediction(image, error=f"{image}: the model's outputs for it are not finite numbers")
     manifest = classifier.bundle.manifest if classifier.bundle else None
-    probabilities = calibrated(probabilities, temperature_of(manifest))
+    probabilities = apply_temperature(probabilities, temperature_of(manifest))
     best = int(probabilities.argmax())
     probability = float(probabilities[best])
     return Prediction(

@@ -24,7 +24,7 @@ def add_head(backbone: Any, classes: int, dropout: float) -> Any:
     return keras.Model(backbone.input, x, name=f"{backbone.name}_classifier")
 
 
-def head_of(features: int, classes: int, dropout: float) -> Any:
+def build_head(features: int, classes: int, dropout: float) -> Any:
     """The head alone, ``(features,)`` in, probabilities out, to be trained on cached features."""
     from .keras_compat import keras
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..edge_runtime.errors import NO_ROOM, DataError
+from ..edge_runtime.errors import DISK_FULL, DataError
 from .registry import BuildArgs
 
 
@@ -41,7 +41,7 @@ def load_weights(backbone: Callable[[int, int, str | None], Any], args: BuildArg
         try:
             return backbone(args.height, args.width, "imagenet")
         except Exception as error:  # Keras wraps whatever urllib raises in a bare Exception
-            if isinstance(error, OSError) and error.errno in NO_ROOM:  # of the disk that Keras keeps them on
+            if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the disk that Keras keeps them on
                 raise
             raise DataError(
                 f"{what}: the ImageNet weights could not be downloaded ({str(error).splitlines()[0]})",

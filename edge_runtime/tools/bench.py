@@ -20,9 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import interpreter, parallel
+from .. import interpreter
 from ..classifier import Classifier
-from ..device import (
+from ..errors import DataError, ImageError, UsageError
+from ..images import decode_rgb, open_rgb
+from ..parallel import Pool, clone
+from ..pipeline import expand, prediction
+from ..preprocess import load_input, preprocess
+from .device import (
     condition_warnings,
     conditions,
     cores,
@@ -30,11 +35,7 @@ from ..device import (
     peak_rss_bytes,
     rss_bytes,
 )
-from ..errors import DataError, ImageError, UsageError
-from ..images import decode_rgb, open_rgb
-from ..parallel import Pool
-from ..pipeline import expand, prediction
-from ..preprocess import load_input, preprocess
+from .layout import layouts_in_memory, measure_throughput, possible_layouts
 
 STAGES = ("decode", "preprocess", "invoke", "end_to_end")
 WARM_UP_QUERIES = 10
@@ -224,7 +225,7 @@ def _thread_sweep(
             stream = streams[-1]
         else:
             note(f"single stream, {threads} threads")
-            other = parallel.twin(classifier, threads)
+            other = clone(classifier, threads)
             for decode in decoders[:WARM_UP_QUERIES]:
                 _query(other, decode)
             stream = _Stream(other, decoders, seconds, min_queries)
@@ -250,11 +251,11 @@ def _offline(
         return preprocess(decode(), classifier.input)
 
     rows = []
-    for layout in parallel.fitting(classifier, parallel.layouts(cores())):
+    for layout in layouts_in_memory(classifier, possible_layouts(cores())):
         note(f"offline, interpreters x threads: {layout}")
         with Pool(classifier, layout) as pool:
-            parallel.throughput(pool, load, decoders, 0, max(WARM_UP_QUERIES, 4 * layout.interpreters))
-            done, elapsed = parallel.throughput(pool, load, decoders, seconds, min_queries)
+            measure_throughput(pool, load, decoders, 0, max(WARM_UP_QUERIES, 4 * layout.interpreters))
+            done, elapsed = measure_throughput(pool, load, decoders, seconds, min_queries)
         rows.append({"interpreters": layout.interpreters, "threads": layout.threads, "images_per_s": done / elapsed})
     return rows
 
@@ -356,7 +357,7 @@ def _accuracy(classifier: Classifier, truths: Mapping[str, str], problems: dict[
     By the code path of `edgeall run`, on all cores.
     """
     right = counted = 0
-    with Pool(classifier, parallel.fitting(classifier, parallel.layouts(cores()))[0]) as pool:
+    with Pool(classifier, layouts_in_memory(classifier, possible_layouts(cores()))[0]) as pool:
         for file, outcome in pool.map(lambda file: load_input(file, classifier.input), truths):
             if isinstance(outcome, ImageError):
                 problems[file] = outcome.message

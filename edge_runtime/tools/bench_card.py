@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...console.tables import percent, record, table
-from ..files import write_text
 from ..manifest import RESEARCH_USE
+from .atomic import write_text
 
 Rows = Sequence[Sequence[object]]
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .interpreter import runtime_version
+from ..classifier import cores
+from ..interpreter import runtime_version
 
 BUSY_LOAD = 0.25
 """Load per core, before anything of ours runs, from which other programs are taken to disturb a measurement."""
@@ -38,11 +39,6 @@ def describe_device() -> dict[str, Any]:
         "python": platform.python_version(),
         "runtime": runtime_version(),
     }
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def conditions(root: Path = Path("/")) -> dict[str, Any]:
@@ -96,7 +92,7 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
     return warnings
 
 
-def throttling(bits: int | None) -> list[str]:
+def throttle_reasons(bits: int | None) -> list[str]:
     """In words what slows a Raspberry Pi down now, by its ``throttled`` bits; nothing where there are none."""
     return [name for bit, name in enumerate(_THROTTLING) if (bits or 0) >> bit & 1]
 

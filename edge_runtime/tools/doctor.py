@@ -24,8 +24,8 @@ from typing import Any
 
 from ..cache import cache_dir
 from ..errors import EdgeallError
-from ..files import leftovers
 from ..probe import try_out
+from .atomic import leftovers
 
 MODEL = base64.b64decode(
     "GAAAAFRGTDMAAA4AFAAQAAwACAAAAAQADgAAABAAAAAYAAAAUAEAAAMAAAABAAAABAAAAKj///8BAAAAEAAAAAwAFAAQAAwACAAEAAwAAAAQAAAAVA"

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .classifier import Classifier
-from .errors import BundleError, DataError, UsageError
-from .files import file_name
-from .flatbuffer import Graph, Tensor
-from .images import mark_output
-from .manifest import RESEARCH_USE
-from .pipeline import Prediction, prediction
-from .preprocess import load_input, preprocess
+from ..classifier import Classifier
+from ..errors import BundleError, DataError, UsageError
+from ..files import file_name
+from ..flatbuffer import Graph, Tensor
+from ..images import mark_output
+from ..manifest import RESEARCH_USE
+from ..pipeline import Prediction, prediction
+from ..preprocess import load_input, preprocess
 
 HIGHLIGHT = (255, 90, 0)
 STRONGEST = 0.55
@@ -36,7 +36,7 @@ _CAPTION = 34
 _DTYPES = {"INT8": np.int8, "INT32": np.int32, "FLOAT32": np.float32, "FLOAT16": np.float16}
 
 
-def head_of(graph: Graph, flatbuffer: bytes, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def dense_head(graph: Graph, flatbuffer: bytes, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights ``(labels, features)`` and bias ``(labels,)`` of the dense layer before the softmax, dequantized.
 
     Raises:
@@ -64,7 +64,7 @@ def evidence(features: NDArray[np.float32], weights: NDArray[np.float32]) -> NDA
 
     Args:
         features: the map ``(height, width, features)``.
-        weights: from `head_of`.
+        weights: from `dense_head`.
     """
     return np.asarray(features @ weights.T, np.float32)
 
@@ -114,7 +114,7 @@ def explains(classifier: Classifier) -> bool:
     return classifier.bundle is not None and second is not None and len(second.shape) == 4
 
 
-def on_demand(model: Path) -> Callable[[Image.Image], bytes]:
+def overlay_renderer(model: Path) -> Callable[[Image.Image], bytes]:
     """What turns an image, a field or a cell as the model judges it, into a PNG of its overlay; any thread may call it.
 
     It opens the model once more: asking does not disturb whoever is judging.
@@ -129,7 +129,7 @@ def on_demand(model: Path) -> Callable[[Image.Image], bytes]:
     def explained(image: Image.Image) -> bytes:
         pixels = preprocess(image, classifier.input)
         with one_at_a_time:
-            said = prediction(classifier, "image", classifier.answer(pixels))
+            said = prediction(classifier, "image", classifier.infer(pixels))
             if said.error:
                 raise DataError(said.error)
             drawn = _drawing(classifier, weights, pixels, said)
@@ -147,7 +147,7 @@ def _weights(classifier: Classifier) -> NDArray[np.float32]:
             hint="pack it with `edgeall quantize --explain`",
         )
     assert classifier.bundle is not None
-    return head_of(classifier.bundle.graph, classifier.bundle.flatbuffer, classifier.bundle.path)[0]
+    return dense_head(classifier.bundle.graph, classifier.bundle.flatbuffer, classifier.bundle.path)[0]
 
 
 def _drawing(

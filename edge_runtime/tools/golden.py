@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Golden
-from .classifier import Classifier
-from .errors import BundleError
-from .images import decode_rgb
-from .preprocess import preprocess
+from ..bundle import Golden
+from ..classifier import Classifier
+from ..errors import BundleError
+from ..images import decode_rgb
+from ..preprocess import preprocess
 
 FLOAT_TOLERANCE = 1e-5
 """Largest difference of a probability, for float outputs: the order of additions differs between processors."""

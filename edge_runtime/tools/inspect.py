@@ -14,7 +14,7 @@ from ..classifier import Classifier
 from ..errors import BundleError
 from ..flatbuffer import METADATA, Tensor
 from ..foreign import scores_of, sizes_of
-from ..golden import check_golden
+from .golden import check_golden
 
 
 def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...console.tables import as_text, table
-from ..errors import NO_ROOM, ImageError, UsageError
-from ..files import file_name, held, is_empty
+from ..errors import DISK_FULL, ImageError, UsageError
+from ..files import file_name, is_empty, output_lock
 from ..images import mark_output, open_rgb
 from ..pipeline import expand
 from ..preprocess import InputSpec
@@ -51,7 +51,7 @@ def cells_of_files(
         UsageError: the folder holds something already, or another process writes it.
         OSError: the disk is full.
     """
-    with held(out, "cells"):
+    with output_lock(out, "cells"):
         return _cells_of_files(paths, out, spec, red_cell_px, skipped)
 
 
@@ -87,7 +87,7 @@ def _cells_of_files(
                 rows = _write_crops(image, found, out, name, spec)
                 overlay(image, found).save(out / "overlays" / f"{name}.png")
             except OSError as error:
-                if error.errno in NO_ROOM:
+                if error.errno in DISK_FULL:
                     raise
                 results.append({"image": path, "error": f"{path}: its cells can't be written ({error.strerror})"})
                 continue

@@ -21,10 +21,11 @@ from PIL import Image
 from edgeall.cli import main
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, NoSpaceError, UsageError
-from edgeall.edge_runtime.files import held
+from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.images import is_output
 from edgeall.edge_runtime.vision.cells_files import cells_of_files
 from edgeall.optimize.prune import prune
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.run import check_out, claim, train
 from edgeall.train.runs import load_model, load_own_split, load_run
@@ -114,7 +115,7 @@ def test_a_folder_in_use_is_refused_by_every_command_that_writes_it(
     tiny_run: Path, tiny_settings: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with held(out, "train"):
+    with output_lock(out, "train"):
         for work in (
             lambda: train(replace(tiny_settings, out=out), QUIET),
             lambda: prune(tiny_run, out, sparsity=0.5, cache_dir=tiny_settings.cache_dir, progress=QUIET),
@@ -217,9 +218,10 @@ def test_without_a_home_no_folder_called_tilde_appears(tmp_path: Path) -> None:
         "def nobody(number): raise KeyError(number)\n"
         "pwd.getpwuid = nobody\n"
         "from edgeall.cli import main\n"
-        "from edgeall.edge_runtime.parallel import Layout, _remember, default_memory\n"
-        "_remember(default_memory(), 'key', Layout(1, 1))\n"
-        "print(default_memory())\n"
+        "from edgeall.edge_runtime.parallel import Layout\n"
+        "from edgeall.edge_runtime.tools.layout import _remember, layouts_file\n"
+        "_remember(layouts_file(), 'key', Layout(1, 1))\n"
+        "print(layouts_file())\n"
         "sys.exit(main(['devices', 'ls']) or main(['devices', 'add', 'pi', 'ssh://pi@pi']))"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
@@ -325,8 +327,8 @@ def test_predictions_of_a_run_on_images_with_odd_names_can_be_read_back(
     with open(run / "predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {entry.path for entry in split.entries}
-    summary = quantize(run, "float32", tmp_path / "m.tflite", cache_dir=tmp_path / "cache", progress=QUIET)
-    assert summary["test_images"] == len(split.side("test"))
+    result = quantize(QuantizeConfig(run, "float32", tmp_path / "m.tflite", cache_dir=tmp_path / "cache"), QUIET)
+    assert result.test_images == len(split.side("test"))
 
 
 # --- pixels that lie --------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from fixtures_networks import LABELS, blobs, enliven
 from layerwise import assert_layers_compute_what_was_faked
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.golden import check_golden
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
+from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.models import registry
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras

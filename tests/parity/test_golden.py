@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgeall.edge_runtime import images
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.golden import check_golden
+from edgeall.edge_runtime.tools.golden import check_golden
 
 KINDS = ("uint8", "int8", "float32", "dynamic")
 

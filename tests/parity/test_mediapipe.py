@@ -123,10 +123,11 @@ def test_the_second_output_is_there_and_silent(
 ) -> None:
     """MediaPipe takes it for another classification, whose metadata say that nothing is worth reporting."""
     from edgeall.console.progress import Progress
+    from edgeall.optimize.quantization.config import QuantizeConfig
     from edgeall.optimize.quantize import quantize
 
     model, cached = tmp_path / "model.tflite", tiny_settings.cache_dir
-    quantize(tiny_run, scheme, model, explain=explain, cache_dir=cached, progress=Progress(quiet=True))
+    quantize(QuantizeConfig(tiny_run, scheme, model, explain=explain, cache_dir=cached), Progress(quiet=True))
     image = tmp_path / "image.png"
     open_rgb(next(synthetic_fields.glob("*/*.png"))).resize((48, 48)).save(image)
     program = PROGRAM.replace("print(", "print([len(head.categories) for head in result.classifications]);print(")

@@ -15,8 +15,8 @@ import venvs
 from agreement import UNITS_ROUNDING, assert_same_answers, assert_same_labels, with_builtin_kernels
 from fixtures_models import LABELS
 
-from edgeall.edge_runtime.golden import UNITS_TOLERANCE, check_golden
 from edgeall.edge_runtime.pipeline import classify
+from edgeall.edge_runtime.tools.golden import UNITS_TOLERANCE, check_golden
 
 REQUIREMENTS = ("tflite-runtime==2.14.0", "numpy<2", "pillow>=10.1", "flatbuffers>=23", "click>=8.1")
 
@@ -24,7 +24,7 @@ PROGRAM = """
 import dataclasses, json, sys
 import numpy
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.golden import check_golden
+from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.edge_runtime.tools.inspect import inspect_model
 from edgeall.edge_runtime.pipeline import classify
 

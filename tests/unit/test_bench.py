@@ -14,12 +14,12 @@ import pytest
 from fixtures_models import LABELS, grainy_image, png
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import condition_warnings, conditions, describe_device, peak_rss_bytes
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
-from edgeall.edge_runtime.parallel import layouts
 from edgeall.edge_runtime.pipeline import classify
 from edgeall.edge_runtime.tools.bench import STAGES, bench
 from edgeall.edge_runtime.tools.bench_card import bench_text, card
+from edgeall.edge_runtime.tools.device import condition_warnings, conditions, describe_device, peak_rss_bytes
+from edgeall.edge_runtime.tools.layout import possible_layouts
 from edgeall.edge_runtime.tools.profile import profile_model
 
 
@@ -154,7 +154,7 @@ def test_nothing_to_time(tiny_bundle: Path, tmp_path: Path) -> None:
 def test_peak_memory_sees_an_allocation() -> None:
     """In a process of its own: a peak never goes down."""
     program = (
-        "from edgeall.edge_runtime.device import peak_rss_bytes\n"
+        "from edgeall.edge_runtime.tools.device import peak_rss_bytes\n"
         "before = peak_rss_bytes()\n"
         "block = bytearray(100_000_000)\n"
         "del block\n"
@@ -225,7 +225,7 @@ def test_the_sweep(tiny_bundle: Path, labelled: tuple[Path, float], monkeypatch:
     ), "measured once"
     assert [(row["interpreters"], row["threads"]) for row in result["offline"]] == [(4, 1), (2, 2), (1, 4)]
     assert all(row["images_per_s"] > 0 for row in (*result["thread_sweep"], *result["offline"]))
-    assert len(notes) == 1 + 2 + len(layouts(4))
+    assert len(notes) == 1 + 2 + len(possible_layouts(4))
     plain = bench(tiny_bundle, seconds=0, min_queries=1)
     assert (plain["thread_sweep"], plain["offline"], plain["profile"]) == (None, None, None)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fixtures_models import LABELS, SPEC
 
-from edgeall.edge_runtime import golden
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.tools import golden
 from edgeall.edge_runtime.tools.inspect import inspect_model
 
 

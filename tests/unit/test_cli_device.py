@@ -195,7 +195,7 @@ def test_inspect_shows_and_checks(tiny_bundle: Path, capfd: pytest.CaptureFixtur
 def test_inspect_fails_when_a_golden_image_comes_out_otherwise(
     tiny_bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeall.edge_runtime import golden
+    from edgeall.edge_runtime.tools import golden
 
     def transposed(image: object, spec: object) -> object:
         return preprocess(image, spec)[:, ::-1].copy()

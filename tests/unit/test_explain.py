@@ -13,11 +13,11 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import UsageError
-from edgeall.edge_runtime.explain import Explainer, evidence, head_of, on_demand, overlay
-from edgeall.edge_runtime.golden import check_golden
 from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import load_input
+from edgeall.edge_runtime.tools.explain import Explainer, dense_head, evidence, overlay, overlay_renderer
+from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.edge_runtime.tools.inspect import inspect_model
 
 SCHEMES = ["float32", "float16", "dynamic", "ptq-int8", "qat-int8"]
@@ -26,21 +26,16 @@ SCHEMES = ["float32", "float16", "dynamic", "ptq-int8", "qat-int8"]
 @pytest.fixture(scope="session")
 def explained(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """`tiny_run` with a feature map, in every scheme."""
+    from edgeall.optimize.quantization.config import QuantizeConfig
     from edgeall.optimize.quantize import quantize
 
     folder = tmp_path_factory.mktemp("explained")
     made = {}
     for scheme in SCHEMES:
         made[scheme] = folder / f"{scheme}.tflite"
-        quantize(
-            tiny_run,
-            scheme,
-            made[scheme],
-            epochs=1,
-            explain=True,
-            cache_dir=tiny_settings.cache_dir,
-            progress=Progress(quiet=True),
-        )
+        cached = tiny_settings.cache_dir
+        config = QuantizeConfig(tiny_run, scheme, made[scheme], epochs=1, explain=True, cache_dir=cached)
+        quantize(config, Progress(quiet=True))
     return made
 
 
@@ -58,7 +53,7 @@ def test_the_map_adds_up_to_the_logits(scheme: str, explained: dict[str, Path], 
     classifier = Classifier.open(explained[scheme], threads=1)
     bundle = classifier.bundle
     assert bundle is not None
-    weights, bias = head_of(bundle.graph, bundle.flatbuffer, bundle.path)
+    weights, bias = dense_head(bundle.graph, bundle.flatbuffer, bundle.path)
     main = bundle.graph.main
     softmax = next(operator for operator in main.operators if operator.name == "SOFTMAX")
     logit_step = (main.tensors[softmax.inputs[0]].scale or (0.0,))[0]
@@ -66,7 +61,7 @@ def test_the_map_adds_up_to_the_logits(scheme: str, explained: dict[str, Path], 
     taken = main.tensors[dense.inputs[0]]
     caught = False
     for image in some_of(synthetic_fields):
-        answer = classifier.answer(load_input(image, classifier.input))
+        answer = classifier.infer(load_input(image, classifier.input))
         assert answer.units is not None
         vector = classifier.pooled(answer.units)
         logits = evidence(classifier.features(answer.units), weights).mean(axis=(0, 1)) + bias
@@ -94,7 +89,7 @@ def test_the_same_answers_with_and_without(
     mapped = Classifier.open(explained[scheme], threads=1)
     for image in some_of(synthetic_fields):
         pixels = load_input(image, plain.input)
-        one, other = plain.answer(pixels), mapped.answer(pixels)
+        one, other = plain.infer(pixels), mapped.infer(pixels)
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
         assert one.units is not None and other.units is not None
         assert one.units.ndim == 1 and other.units.ndim == 3
@@ -146,7 +141,7 @@ def test_on_demand_draws_the_same_picture(explained: dict[str, Path], synthetic_
     image = some_of(synthetic_fields)[0]
     classifier = Classifier.open(explained["ptq-int8"], threads=1)
     written = Explainer(classifier, tmp_path).draw(classify_one(classifier, str(image)))
-    explain = on_demand(explained["ptq-int8"])
+    explain = overlay_renderer(explained["ptq-int8"])
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(explain, [open_rgb(image)] * 8))
     with Image.open(written) as drawn, Image.open(io.BytesIO(answers[0])) as asked:
@@ -160,6 +155,6 @@ def test_head_of_reads_the_weights_keras_has(tiny_run: Path, tiny_models: dict[s
     kernel, bias = load_model(tiny_run, load_run(tiny_run)).get_layer("logits").get_weights()
     for scheme, tolerance in (("float32", 1e-6), ("float16", 1e-3), ("ptq-int8", 1 / 127)):
         bundle = open_bundle(tiny_models[scheme]["out"])
-        weights, offset = head_of(bundle.graph, bundle.flatbuffer, bundle.path)
+        weights, offset = dense_head(bundle.graph, bundle.flatbuffer, bundle.path)
         assert np.abs(weights - kernel.T).max() <= tolerance * np.abs(kernel).max()
         assert offset == pytest.approx(bias, abs=max(tolerance * np.abs(bias).max(), 1e-3))

@@ -16,15 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from edgeall.edge_runtime import cache, files
+from edgeall.edge_runtime import cache
 from edgeall.edge_runtime.errors import NoSpaceError, UsageError
-from edgeall.edge_runtime.files import file_name, held, is_empty, replacing, scratch, sweep, sync_tree, write_text
+from edgeall.edge_runtime.files import file_name, is_empty, output_lock
+from edgeall.edge_runtime.tools import atomic
+from edgeall.edge_runtime.tools.atomic import atomic_write, scratch, sweep, sync_tree, write_text
 
 
 @contextlib.contextmanager
 def other(code: str) -> Iterator[subprocess.Popen[str]]:
     """Another Python process that runs ``code``, prints a line and then waits to be killed."""
-    program = f"import time\nfrom pathlib import Path\nfrom edgeall.edge_runtime.files import *\n{code}\n"
+    program = (
+        "import time\nfrom pathlib import Path\n"
+        "from edgeall.edge_runtime.files import *\nfrom edgeall.edge_runtime.tools.atomic import *\n"
+        f"{code}\n"
+    )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -37,7 +43,7 @@ def other(code: str) -> Iterator[subprocess.Popen[str]]:
 
 def writing(path: Path) -> str:
     return (
-        f"with replacing(Path({str(path)!r})) as temporary:\n"
+        f"with atomic_write(Path({str(path)!r})) as temporary:\n"
         "    temporary.write_bytes(bytes(1000)); print('ready', flush=True); time.sleep(600)"
     )
 
@@ -45,7 +51,7 @@ def writing(path: Path) -> str:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.json"
     write_text(path, "one")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text(f"two {1 / 0}")
     assert path.read_text() == "one"
     write_text(path, "three")
@@ -130,15 +136,15 @@ def test_the_number_of_a_process_that_runs_now_saves_no_older_file(tmp_path: Pat
 
 def test_one_process_holds_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
-    code = f"with held(Path({str(out)!r}), 'train'):\n    print('ready', flush=True); time.sleep(600)"
+    code = f"with output_lock(Path({str(out)!r}), 'train'):\n    print('ready', flush=True); time.sleep(600)"
     with other(code) as process:
         said = rf"in use by `edgeall train` \(process {process.pid} on "
-        with pytest.raises(UsageError, match=said) as error, held(out, "train"):
+        with pytest.raises(UsageError, match=said) as error, output_lock(out, "train"):
             pass
         assert error.value.hint
         process.kill()
         process.wait()
-        with held(out, "prune"):  # a dead process holds nothing
+        with output_lock(out, "prune"):  # a dead process holds nothing
             assert not out.exists()
     assert os.listdir(out.parent) == []  # which the killed process made
 
@@ -155,12 +161,12 @@ def test_a_folder_of_which_the_parent_may_not_be_written_is_held_from_within(
         return opened(path, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(UsageError, match="can't be written"), held(tmp_path / "absent", "cells"):
+    with pytest.raises(UsageError, match="can't be written"), output_lock(tmp_path / "absent", "cells"):
         pass
     (tmp_path / "out").mkdir()
-    with held(tmp_path / "out", "cells"):
+    with output_lock(tmp_path / "out", "cells"):
         assert is_empty(tmp_path / "out")
-        with pytest.raises(UsageError, match="in use"), held(tmp_path / "out", "cells"):
+        with pytest.raises(UsageError, match="in use"), output_lock(tmp_path / "out", "cells"):
             pass
     assert os.listdir(tmp_path / "out") == []
 
@@ -179,7 +185,7 @@ def test_derived_names_fit_and_differ(tmp_path: Path, name: str) -> None:
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.npz"
-    with pytest.raises(NoSpaceError, match=rf"^{tmp_path}: no space is left for x.npz") as error, replacing(path):
+    with pytest.raises(NoSpaceError, match=rf"^{tmp_path}: no space is left for x.npz") as error, atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.hint
     assert os.listdir(tmp_path) == []
@@ -215,6 +221,6 @@ def test_without_a_home_things_are_kept_in_a_folder_of_the_users_own(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_since_when_a_process_runs() -> None:
-    assert files._runs_since(os.getpid(), time.time())
-    assert not files._runs_since(os.getpid(), time.time() - 365 * 86400)
-    assert not files._runs_since(2**22 + 1, time.time())
+    assert atomic._runs_since(os.getpid(), time.time())
+    assert not atomic._runs_since(os.getpid(), time.time() - 365 * 86400)
+    assert not atomic._runs_since(2**22 + 1, time.time())

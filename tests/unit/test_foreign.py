@@ -18,7 +18,7 @@ from edgeall import cli
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.flatbuffer import METADATA
-from edgeall.edge_runtime.parallel import twin
+from edgeall.edge_runtime.parallel import clone
 from edgeall.edge_runtime.preprocess import InputSpec, normalize, preprocess
 from edgeall.edge_runtime.tools.inspect import inspect_model, inspect_text
 
@@ -114,7 +114,7 @@ def test_it_runs_at_the_size_that_is_given(write: Write, flatbuffers_by_kind: di
     bare.invoke()
     expected = bare.get_tensor(bare.get_output_details()[0]["index"])[0]
     np.testing.assert_allclose(classifier.predict(pixels), expected, atol=1e-6)
-    np.testing.assert_array_equal(twin(classifier, 2).predict(pixels), classifier.predict(pixels))
+    np.testing.assert_array_equal(clone(classifier, 2).predict(pixels), classifier.predict(pixels))
 
 
 @pytest.mark.parametrize("signature", [None, [1, 1, 1, 3]])
@@ -184,7 +184,7 @@ def test_one_sigmoid_tells_two_labels_apart(write: Write, flatbuffers_by_kind: d
         probabilities = classifier.predict(pixels)
         assert probabilities.sum() == pytest.approx(1)
         assert probabilities[1] == pytest.approx(second, abs=1e-6 if scheme == "float32" else 0.1)
-    assert twin(classifier, 1).predict(pixels).tolist() == classifier.predict(pixels).tolist()
+    assert clone(classifier, 1).predict(pixels).tolist() == classifier.predict(pixels).tolist()
 
 
 @pytest.mark.parametrize("labels", [TWO[:1], LABELS])

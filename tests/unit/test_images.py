@@ -449,7 +449,7 @@ def test_a_large_image_takes_no_more_copies_than_it_must(tmp_path: Path, mode: s
     Image.new(mode, (width, height), (90, 80, 70, 60)[: len(mode)]).save(path)
     program = (
         "import sys\n"
-        "from edgeall.edge_runtime.device import peak_rss_bytes\n"
+        "from edgeall.edge_runtime.tools.device import peak_rss_bytes\n"
         "from edgeall.edge_runtime.images import open_rgb\n"
         "before = peak_rss_bytes()\n"
         "open_rgb(sys.argv[1])\n"

@@ -16,7 +16,7 @@ from edgeall.edge_runtime.calibration import review_reason
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.images import find_images
-from edgeall.edge_runtime.novelty import distance, novelty, read_familiar, roots
+from edgeall.edge_runtime.ood import distance, novelty, read_ood_detector, roots
 from edgeall.edge_runtime.pipeline import classify, classify_one
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.optimize.quantization.novelty import CLEAN_SHARE, fit_novelty
@@ -40,14 +40,14 @@ def fitted() -> tuple[dict[str, Any], bytes]:
 
 def test_the_stated_share_of_validation_is_new(fitted: tuple[dict[str, Any], bytes]) -> None:
     facts, content = fitted
-    scores = distance(drawn(2, 400), read_familiar(facts, content, "m"))
+    scores = distance(drawn(2, 400), read_ood_detector(facts, content, "m"))
     assert (scores > facts["threshold"]).mean() == pytest.approx(CLEAN_SHARE)
     assert facts["reviewed"] == pytest.approx(CLEAN_SHARE)
     assert facts["images"] == {"train": 300, "validation": 400}
 
 
 def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[dict[str, Any], bytes]) -> None:
-    familiar = read_familiar(*fitted, "m")
+    familiar = read_ood_detector(*fitted, "m")
     assert np.mean([novelty(one, familiar) > 1 for one in drawn(3, 300)]) < 2.5 * CLEAN_SHARE
     strange = np.random.default_rng(4).uniform(0, 1, (50, FEATURES)).astype(np.float32)
     assert all(novelty(one, familiar) > 1 for one in strange)
@@ -55,7 +55,7 @@ def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[dict[s
 
 
 def test_brightness_of_the_features_says_nothing(fitted: tuple[dict[str, Any], bytes]) -> None:
-    familiar, some = read_familiar(*fitted, "m"), drawn(5, 20)
+    familiar, some = read_ood_detector(*fitted, "m"), drawn(5, 20)
     assert distance(some, familiar) == pytest.approx(distance(3 * some, familiar), abs=1e-6)
 
 
@@ -87,10 +87,10 @@ def test_few_images_give_fewer_axes() -> None:
 def test_nonsense_is_named(fitted: tuple[dict[str, Any], bytes], change: dict[str, Any]) -> None:
     facts, content = fitted
     with pytest.raises(BundleError, match="novelty score is not what"):
-        read_familiar(facts | change, content, "m")
+        read_ood_detector(facts | change, content, "m")
     for key in change:
         with pytest.raises(BundleError, match="novelty score is not what"):
-            read_familiar({name: value for name, value in facts.items() if name != key}, content, "m")
+            read_ood_detector({name: value for name, value in facts.items() if name != key}, content, "m")
 
 
 def test_why_somebody_should_look(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_quantize_fits_it(scheme: str, tiny_run: Path, tiny_models: dict[str, An
     classifier = Classifier.open(model, threads=1)
     manifest = open_bundle(model).manifest
     assert manifest is not None and manifest.novelty == tiny_models[scheme]["novelty"]
-    assert classifier.familiar is not None
+    assert classifier.ood_detector is not None
     sides = load_split(tiny_run / "split.json")
-    threshold, rounding = classifier.familiar.threshold, 1e-5  # the threshold is the distance of one of them
+    threshold, rounding = classifier.ood_detector.threshold, 1e-5  # the threshold is the distance of one of them
     kept = [classify_one(classifier, str(synthetic_fields / entry.path)) for entry in sides.side("validation")]
     strange = [one.novelty is not None and one.novelty > 1 + rounding / threshold for one in kept]
     assert manifest.novelty["reviewed"] == pytest.approx(np.mean(strange))
@@ -131,12 +131,12 @@ def test_quantize_fits_it(scheme: str, tiny_run: Path, tiny_models: dict[str, An
     own = [*map(str, find_images(synthetic_fields))][::4]
     features = []
     for path in own:
-        answer = classifier.answer(load_input(path, classifier.input))
+        answer = classifier.infer(load_input(path, classifier.input))
         assert answer.units is not None
         features.append(classifier.pooled(answer.units))
-    apart = distance(np.stack(features), classifier.familiar)
+    apart = distance(np.stack(features), classifier.ood_detector)
     middle = float(np.median(apart))
-    classifier.familiar = replace(classifier.familiar, threshold=middle)
+    classifier.ood_detector = replace(classifier.ood_detector, threshold=middle)
     found = [classify_one(classifier, path) for path in own]
     np.testing.assert_allclose([one.novelty for one in found], apart / middle, rtol=1e-3, atol=rounding / middle)
     assert [one.reason == "unfamiliar" for one in found] == [

@@ -21,8 +21,10 @@ from venvs import HANG_S
 from edgeall.edge_runtime import parallel
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, ImageError
-from edgeall.edge_runtime.parallel import Layout, Pool, choose, layouts
+from edgeall.edge_runtime.parallel import Layout, Pool
 from edgeall.edge_runtime.pipeline import classify, expand
+from edgeall.edge_runtime.tools import layout as layout_module
+from edgeall.edge_runtime.tools.layout import choose_layout, possible_layouts
 
 LAYOUTS = [Layout(1, 1), Layout(2, 1), Layout(1, 2), Layout(3, 2)]
 
@@ -195,17 +197,17 @@ def test_ctrl_c_stops_at_once(tiny_bundle: Path, folder: Path) -> None:
 
 
 def test_ways_to_spread_cores() -> None:
-    assert layouts(1) == (Layout(1, 1),)
-    assert layouts(2) == (Layout(2, 1), Layout(1, 2))
-    assert layouts(4) == (Layout(4, 1), Layout(2, 2), Layout(1, 4))
-    assert layouts(6) == (Layout(6, 1), Layout(3, 2), Layout(2, 3))
-    assert layouts(5) == (Layout(5, 1),)
+    assert possible_layouts(1) == (Layout(1, 1),)
+    assert possible_layouts(2) == (Layout(2, 1), Layout(1, 2))
+    assert possible_layouts(4) == (Layout(4, 1), Layout(2, 2), Layout(1, 4))
+    assert possible_layouts(6) == (Layout(6, 1), Layout(3, 2), Layout(2, 3))
+    assert possible_layouts(5) == (Layout(5, 1),)
 
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
-    monkeypatch.setattr(parallel, "_ROUND_S", 0.01)
+    monkeypatch.setattr(layout_module, "cores", lambda: 2)
+    monkeypatch.setattr(layout_module, "_ROUND_S", 0.01)
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, rates: dict[Layout, float]) -> list[Layout]:
@@ -215,7 +217,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, rates: dict[Layout, float]) -> lis
         asked.append(layout)
         return rates[layout]
 
-    monkeypatch.setattr(parallel, "_measure", measure)
+    monkeypatch.setattr(layout_module, "_measure", measure)
     return asked
 
 
@@ -226,7 +228,7 @@ def test_what_is_asked_for_is_done(tiny_bundle: Path, monkeypatch: pytest.Monkey
     many = ["x.png"] * parallel.WORTH_MEASURING
 
     def chosen(**wanted: int) -> Layout:
-        return choose(classifier, many, note=print, **wanted)
+        return choose_layout(classifier, many, note=print, **wanted)
 
     assert chosen(interpreters=3, threads=2) == Layout(3, 2)
     assert chosen(threads=1) == Layout(2, 1)
@@ -244,27 +246,27 @@ def test_the_fastest_is_measured_once(
     asked = measured(monkeypatch, {Layout(2, 1): 10.0, Layout(1, 2): 20.0})
     classifier, memory, notes = Classifier.open(tiny_bundle, threads=1), tmp_path / "new" / "layouts.json", []
     few, many = ["x.png"] * (parallel.WORTH_MEASURING - 1), ["x.png"] * parallel.WORTH_MEASURING
-    assert choose(classifier, few, note=notes.append, memory=memory) == Layout(2, 1)
-    assert choose(classifier, few[:1], note=notes.append, memory=memory) == Layout(1, 1), "one image needs one"
+    assert choose_layout(classifier, few, note=notes.append, memory=memory) == Layout(2, 1)
+    assert choose_layout(classifier, few[:1], note=notes.append, memory=memory) == Layout(1, 1), "one image needs one"
     assert (asked, notes) == ([], [])
-    assert choose(classifier, many, note=notes.append, memory=memory) == Layout(1, 2)
-    assert asked == [*layouts(2), *layouts(2)], "in turns"
+    assert choose_layout(classifier, many, note=notes.append, memory=memory) == Layout(1, 2)
+    assert asked == [*possible_layouts(2), *possible_layouts(2)], "in turns"
     assert "2 x 1: 10, 1 x 2: 20; 1 x 2 is remembered" in notes[0]
     for images in (few, many):
-        assert choose(classifier, images, note=notes.append, memory=memory) == Layout(1, 2)
+        assert choose_layout(classifier, images, note=notes.append, memory=memory) == Layout(1, 2)
     assert (len(asked), len(notes)) == (4, 1)
 
     other = Classifier.open(pack_tiny("float32", tmp_path / "float.tflite"), threads=1)
-    choose(other, many, note=notes.append, memory=memory)
+    choose_layout(other, many, note=notes.append, memory=memory)
     assert len(asked) == 8, "another model is another matter"
     assert len(json.loads(memory.read_text())) == 2
 
     for damage in ("", "[]", "{", json.dumps({key: {"threads": "x"} for key in json.loads(memory.read_text())})):
         memory.write_text(damage)
         asked.clear()
-        assert choose(classifier, many, note=notes.append, memory=memory) == Layout(1, 2)
+        assert choose_layout(classifier, many, note=notes.append, memory=memory) == Layout(1, 2)
         assert len(asked) == 4
-        assert choose(classifier, many, note=notes.append, memory=memory) == Layout(1, 2)
+        assert choose_layout(classifier, many, note=notes.append, memory=memory) == Layout(1, 2)
         assert len(asked) == 4
 
 
@@ -277,7 +279,7 @@ def test_a_device_that_can_keep_nothing_works(
     many = ["x.png"] * parallel.WORTH_MEASURING
     classifier = Classifier.open(tiny_bundle, threads=1)
     for _ in range(2):
-        assert choose(classifier, many, note=lambda _: None, memory=tmp_path / "file" / "l.json") == Layout(1, 2)
+        assert choose_layout(classifier, many, note=lambda _: None, memory=tmp_path / "file" / "l.json") == Layout(1, 2)
     assert len(asked) == 8
 
 
@@ -286,7 +288,7 @@ def test_a_small_advantage_is_none(tiny_bundle: Path, tmp_path: Path, monkeypatc
     measured(monkeypatch, {Layout(2, 1): 10.0, Layout(1, 2): 10.9})
     classifier = Classifier.open(tiny_bundle, threads=1)
     many = ["x.png"] * parallel.WORTH_MEASURING
-    assert choose(classifier, many, note=lambda _: None, memory=tmp_path / "l.json") == Layout(2, 1)
+    assert choose_layout(classifier, many, note=lambda _: None, memory=tmp_path / "l.json") == Layout(2, 1)
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -296,9 +298,9 @@ def test_interpreters_have_to_fit_into_memory(
     asked = measured(monkeypatch, {})
     classifier = Classifier.open(tiny_bundle, threads=1)
     assert classifier.bundle is not None
-    monkeypatch.setattr(parallel, "memory_bytes", lambda: 12 * len(classifier.bundle.flatbuffer))
+    monkeypatch.setattr(layout_module, "memory_bytes", lambda: 12 * len(classifier.bundle.flatbuffer))
     many = ["x.png"] * parallel.WORTH_MEASURING
-    assert choose(classifier, many, note=print, memory=tmp_path / "l.json") == Layout(1, 2)
+    assert choose_layout(classifier, many, note=print, memory=tmp_path / "l.json") == Layout(1, 2)
     assert asked == []
 
 
@@ -307,11 +309,11 @@ def test_measuring_for_real(tiny_bundle: Path, folder: Path, tmp_path: Path) -> 
     classifier, memory = Classifier.open(tiny_bundle, threads=1), tmp_path / "layouts.json"
     images = list(expand([folder])) * 11
     notes: list[str] = []
-    assert choose(classifier, images, note=notes.append, memory=memory) in layouts(2)
+    assert choose_layout(classifier, images, note=notes.append, memory=memory) in possible_layouts(2)
     assert "images/s" in notes[0]
     memory.unlink()
     unreadable = [str(tmp_path / "none.png")] * parallel.WORTH_MEASURING
-    assert choose(classifier, unreadable, note=notes.append, memory=memory) == Layout(2, 1)
+    assert choose_layout(classifier, unreadable, note=notes.append, memory=memory) == Layout(2, 1)
     assert not memory.exists(), "what was measured on nothing isn't remembered"
     assert len(notes) == 1
 
@@ -323,7 +325,7 @@ def test_listing_keeps_names_alone(tmp_path: Path) -> None:
         os.link(tmp_path / "x.png", tmp_path / f"image{index}.png")
     program = (
         "import sys\n"
-        "from edgeall.edge_runtime.device import peak_rss_bytes\n"
+        "from edgeall.edge_runtime.tools.device import peak_rss_bytes\n"
         "from edgeall.edge_runtime.pipeline import expand\n"
         "before = peak_rss_bytes()\n"
         "assert sum(1 for _ in expand([sys.argv[1]])) == 10_001\n"

@@ -1,0 +1,219 @@
+"""Writes files as a whole: a reader finds the old content or the new one. Removes what killed processes left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import DISK_FULL, NoSpaceError
+from ..files import LONGEST, is_same_file, shorten
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(
+    r"\.(?:.+-(?P<now>\d+)\.\d+|(?:pixels|features)-[0-9a-f]+-(?P<once>\d+))(?:\.[A-Za-z0-9]+)?", re.DOTALL
+)
+"""``.<name>-<process>.<number><suffix>``; and, of older versions, without the number."""
+_CLOCK_S = 2.0
+"""Files' times and processes' starts are rounded."""
+_numbers = itertools.count(1)
+
+
+class atomic_write:
+    """Context manager: a temporary path beside ``path`` that takes its place if nothing was raised.
+
+    The file and its folder reach the disk before the context ends: after a power cut a reader finds the old file or
+    the new one. Temporaries that killed processes left for the same ``path`` are removed.
+
+    Args:
+        path: its folder is made when missing.
+        hint: the way out when the disk is full.
+
+    Raises:
+        NoSpaceError: the disk is full; the temporary is gone then.
+    """
+
+    def __init__(self, path: Path, hint: str = "free some space, then give the command again") -> None:
+        self.path = path
+        self.hint = hint
+        self._begin = f"{shorten('.' + path.stem, LONGEST - len(os.fsencode(path.suffix)) - 24)}-"
+        self.temporary = path.with_name(f"{self._begin}{os.getpid()}.{next(_numbers)}{path.suffix}")
+        self._lock: int | None = None
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(self.path.parent, self._begin, self.path.suffix)
+        try:
+            self._lock = _locked(self.temporary)
+        except OSError as error:
+            self._explain(error)
+            raise
+        return self.temporary
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                sync(self.temporary)
+                os.replace(self.temporary, self.path)
+                sync(self.path.parent)
+        except OSError as failed:
+            self._explain(failed)
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # it took its name; or somebody removed the folder
+                self.temporary.unlink()
+            if self._lock is not None:
+                os.close(self._lock)
+        if isinstance(error, OSError):
+            self._explain(error)
+
+    def _explain(self, error: OSError) -> None:
+        if error.errno in DISK_FULL:
+            raise NoSpaceError(
+                f"{self.path.parent}: no space is left for {self.path.name} ({error.strerror})", hint=self.hint
+            ) from error
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Replace a file by UTF-8 text, see `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", errors))
+
+
+def sync(path: Path) -> None:
+    """Make a file or a folder reach the disk, where the system can be asked to."""
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR  # Windows syncs no file that is open for reading only
+    try:
+        opened = os.open(path, flags)
+    except OSError:
+        if path.is_dir():  # Windows opens no folder
+            return
+        raise
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # what has no fsync
+            raise
+    finally:
+        os.close(opened)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all that lies in a folder reach the disk, before a file is written that says it is there."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                sync(Path(where, name))
+        sync(Path(where))
+
+
+# --- leftovers --------------------------------------------------------------------------------------------------------
+
+
+def leftovers(folder: Path, begin: str = ".", end: str = "") -> list[Path]:
+    """Temporaries of `atomic_write` in a folder whose process has gone. ``begin``, ``end``: of their names."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(begin) and entry.name.endswith(end)]
+    except OSError:
+        return []
+    found = ((name, _TEMPORARY.fullmatch(name)) for name in names)
+    return [folder / name for name, match in found if match and _is_left(folder / name, int(match[1] or match[2]))]
+
+
+def sweep(folder: Path, begin: str = ".", end: str = "") -> int:
+    """Remove `leftovers`; returns the bytes that are free again."""
+    freed = 0
+    for path in leftovers(folder, begin, end):
+        with contextlib.suppress(OSError):  # another process was faster
+            size = path.stat().st_size
+            path.unlink()
+            freed += size
+    return freed
+
+
+def _locked(path: Path) -> int | None:
+    """Make an empty file and hold a lock on it; the system lets it go however the process ends."""
+    while True:
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        if os.name == "nt":
+            os.close(opened)
+            return None
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_same_file(opened, path):  # else it was taken for a leftover before it was locked
+            return opened
+        os.close(opened)
+
+
+def _is_left(path: Path, process: int) -> bool:
+    """Whether nobody writes a temporary any more: it isn't locked, and no process of that number is as old as it."""
+    try:
+        changed = path.stat().st_mtime
+        opened = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    finally:
+        os.close(opened)
+    return not _runs_since(process, changed)
+
+
+def _runs_since(process: int, moment: float) -> bool:
+    """Whether a process of this number runs that may have been there at a moment (seconds since 1970): numbers are
+    given again."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        pass
+    try:
+        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        began = int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):  # no Linux
+        return True
+    return began <= moment + _CLOCK_S
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder. Raises NoSpaceError where the disk that it would be on is full, or gets full."""
+    try:
+        folder = tempfile.mkdtemp(prefix="edgeall-")
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise _no_scratch(error) from error
+        raise
+    try:
+        yield Path(folder)
+    except OSError as error:
+        if error.errno in DISK_FULL and (error.filename is None or os.fspath(error.filename).startswith(folder)):
+            raise _no_scratch(error) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_scratch(error: OSError) -> NoSpaceError:
+    return NoSpaceError(
+        f"{tempfile.gettempdir()}: no space is left for temporary files ({error.strerror})",
+        hint="free some space there, or name another folder in TMPDIR",
+    )

@@ -1,0 +1,164 @@
+"""Finds how to spread a model over the cores of a device: measures once, remembers the result."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import interpreter
+from ..cache import cache_dir
+from ..classifier import MAX_DEFAULT_THREADS, Classifier, cores
+from ..errors import EdgeallError, ImageError
+from ..parallel import WORTH_MEASURING, Layout, Pool, T
+from ..preprocess import load_input
+from .atomic import write_text
+from .device import memory_bytes
+
+_ROUNDS = 2
+_ROUND_S = 0.2
+_CLEARLY = 1.1
+"""What is remembered must not be what another program made of one measurement."""
+_MEMORY_SHARE = 0.25
+"""Of the device's memory, for all interpreters: each packs the weights once more, in about twice the file's bytes."""
+
+
+def choose_layout(
+    classifier: Classifier,
+    images: Sequence[str],
+    *,
+    interpreters: int | None = None,
+    threads: int | None = None,
+    note: Callable[[str], None],
+    memory: Path | None = None,
+) -> Layout:
+    """How to spread this model over this device.
+
+    What is asked for; else what was measured here before; else, of `WORTH_MEASURING` images or more, what is
+    measured now, and remembered; else one interpreter for each core, or each image where there are fewer.
+
+    Args:
+        classifier: as `Classifier.open` gives it.
+        images: the first files of those to be classified.
+        interpreters: None leaves it open; where only ``threads`` is given, as many as there are cores for.
+        threads: None leaves it open, the other way round.
+        note: told what was measured, in one line.
+        memory: the file of what was measured.  None takes `layouts_file`.
+    """
+    usable = cores()
+    if interpreters is not None or threads is not None:
+        threads = threads or min(MAX_DEFAULT_THREADS, max(1, usable // (interpreters or 1)))
+        return Layout(interpreters or max(1, usable // threads), threads)
+    known = layouts_in_memory(classifier, possible_layouts(usable))
+    memory = layouts_file() if memory is None else memory
+    key = _key(classifier)
+    best = remembered = _recall(memory, key)
+    if best is None or best not in known:
+        best = known[0]
+    if best == remembered or len(known) == 1 or len(images) < WORTH_MEASURING:
+        return replace(best, interpreters=max(1, min(best.interpreters, len(images))))
+    rates = dict.fromkeys(known, 0.0)
+    for _, layout in itertools.product(range(_ROUNDS), known):
+        rates[layout] = max(rates[layout], _measure(classifier, layout, images))
+    fastest = max(rates, key=rates.__getitem__)
+    if rates[fastest] > _CLEARLY * rates[best]:
+        best = fastest
+    if rates[best] > 0:  # none of the images can be read otherwise
+        _remember(memory, key, best)
+        shown = ", ".join(f"{layout}: {rate:.0f}" for layout, rate in rates.items())
+        note(f"images/s by interpreters x threads: {shown}; {best} is remembered (--workers and --threads override it)")
+    return best
+
+
+def possible_layouts(usable: int) -> tuple[Layout, ...]:
+    """Every way to spread ``usable`` cores evenly; one interpreter for each comes first."""
+    return tuple(
+        Layout(usable // threads, threads)
+        for threads in range(1, min(usable, MAX_DEFAULT_THREADS) + 1)
+        if usable % threads == 0
+    )
+
+
+def layouts_in_memory(classifier: Classifier, known: Sequence[Layout]) -> Sequence[Layout]:
+    """Those that the device's memory is enough for; at least the one with the fewest interpreters."""
+    assert classifier.bundle is not None
+    most = _MEMORY_SHARE * (memory_bytes() or float("inf"))
+    needed = 2 * len(classifier.bundle.flatbuffer)
+    return [layout for layout in known if layout.interpreters * needed <= most] or known[-1:]
+
+
+def measure_throughput(
+    pool: Pool, load: Callable[[T], NDArray[np.uint8]], items: Sequence[T], seconds: float, min_images: int
+) -> tuple[int, float]:
+    """Classify ``items``, over and over, for so long and so many at least.
+
+    Returns:
+        How many were classified (those that can't be read don't count), and the seconds it took.
+    """
+    begin = time.perf_counter()
+
+    def supply() -> Iterator[T]:
+        for number, item in enumerate(itertools.cycle(items)):
+            if number >= min_images and time.perf_counter() - begin >= seconds:
+                return
+            yield item
+
+    done = sum(not isinstance(outcome, ImageError) for _, outcome in pool.map(load, supply()))
+    return done, time.perf_counter() - begin
+
+
+def layouts_file() -> Path:
+    """``layouts.json`` in the user's `cache_dir`."""
+    return cache_dir() / "layouts.json"
+
+
+def _measure(classifier: Classifier, layout: Layout, images: Sequence[str]) -> float:
+    """Images/s."""
+
+    def load(image: str) -> NDArray[np.uint8]:
+        return load_input(image, classifier.input)
+
+    with Pool(classifier, layout) as pool:
+        measure_throughput(pool, load, images, 0, 4 * layout.interpreters)  # first runs pack weights
+        done, seconds = measure_throughput(pool, load, images, _ROUND_S, 4 * layout.interpreters)
+    return done / seconds
+
+
+def _key(classifier: Classifier) -> str:
+    """Says which model it is, which interpreter and which device. Not by `describe_device`: finding a package's version
+    takes 1.5 MB of memory, a file's time takes none.
+    """
+    assert classifier.bundle is not None
+    facts = [platform.node(), cores(), interpreter.installation()]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(classifier.bundle.flatbuffer)  # by itself: joined to the rest it would be copied
+    return digest.hexdigest()
+
+
+def _recall(memory: Path, key: str) -> Layout | None:
+    try:
+        entry = json.loads(memory.read_text(encoding="utf-8"))[key]
+        return Layout(entry["interpreters"], entry["threads"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or nothing we wrote
+        return None
+
+
+def _remember(memory: Path, key: str, layout: Layout) -> None:
+    """A device that can't keep it (a read-only disk) measures again the next time."""
+    try:
+        entries = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = {}
+    if not isinstance(entries, dict):
+        entries = {}
+    with contextlib.suppress(OSError, EdgeallError):
+        write_text(memory, json.dumps({**entries, key: asdict(layout)}))
