@@ -35,9 +35,14 @@ if TYPE_CHECKING:
 @command("run")
 @click.argument("model", type=FILE)
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path())
-@click.option("--json", is_flag=True, help="Print one JSON object a line, as they come.")
+@click.option("--json", is_flag=True, help="Print one JSON object per line.")
 @click.option("--csv", is_flag=True, help="Print CSV.")
-@click.option("--explain", type=FILE, metavar="DIR", help="Draw there what speaks for each label: see quantize.")
+@click.option(
+    "--explain",
+    type=FILE,
+    metavar="DIR",
+    help="Write an overlay for each image that shows the evidence for its label (see quantize --explain).",
+)
 @LABELS
 @MEAN
 @STD
@@ -63,8 +68,8 @@ def run_model(
 ) -> None:
     """Classify images, on all cores.
 
-    An image that can't be read gives an error line and the rest goes on; the exit status is 1 only when no image at
-    all could be classified.
+    An unreadable image gives an error line, and the other images are still classified. The exit status is 1 if no
+    image could be classified.
     """
     from ..edge_runtime.classifier import Classifier
     from ..edge_runtime.pipeline import classify
@@ -84,7 +89,7 @@ def run_model(
     )
 
     def choose(first: Sequence[str]) -> Spread:
-        from ..edge_runtime.tools.layout import choose as choose_layout
+        from ..edge_runtime.tools.layout import choose_layout
 
         return choose_layout(classifier, first, interpreters=workers, threads=threads, note=note)
 
@@ -120,24 +125,28 @@ def run_model(
 @command("cells")
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True)
 @click.option("--out", type=FILE, required=True, help="A new or empty folder.")
-@click.option("--model", type=FILE, help="Crop to the input of this packed model.  [default: squares as they are]")
+@click.option(
+    "--model",
+    type=FILE,
+    help="Crop to the input size of this packed model.  [default: square crops of the original size]",
+)
 @click.option(
     "--red-cell-px",
     type=click.FloatRange(4),
-    help="Diameter of a red cell.  [default: 0.163 of the longer side, a 100x oil objective's]",
+    help="Diameter of a red cell in pixels.  [default: 0.163 of the longer side, as with a 100x oil objective]",
 )
 @JSON
 @click.pass_context
 def cells(
     ctx: click.Context, paths: tuple[str, ...], out: Path, model: Path | None, red_cell_px: float | None, json: bool
 ) -> None:
-    """Find the nucleated cells of smear fields: a table, crops, and the images with boxes drawn over them."""
+    """Find the nucleated cells of smear fields. Writes a table, crops, and overlays with boxes."""
     from ..edge_runtime.bundle import open_bundle
     from ..edge_runtime.vision.cells_files import cells_of_files, cells_text
 
     manifest = None if model is None else open_bundle(model).manifest
     if model is not None and manifest is None:
-        raise UsageError(f"{model}: has no manifest that says what its input is", hint="give a packed model")
+        raise UsageError(f"{model}: has no manifest, so its input size is unknown", hint="give a packed model")
     skipped = Skipped()
     result = cells_of_files(paths, out, None if manifest is None else manifest.input, red_cell_px, skipped)
     print_result(result, json, lambda: cells_text(result))
@@ -150,17 +159,39 @@ def cells(
 @command("bench")
 @click.argument("model", type=FILE)
 @click.option(
-    "--images", type=FILE, help="Folder; one folder a class gives accuracy too.  [default: the golden images]"
+    "--images",
+    type=FILE,
+    help="Folder of images; with one folder per class, accuracy is measured too.  [default: the golden images]",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, help="Of the interpreter, one image after the other.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, help="Of each measurement, at least.")
-@click.option("--min-queries", type=click.IntRange(1), default=50, help="Images of each measurement, at least.")
-@click.option("--repetitions", type=click.IntRange(1), default=3, help="A spread over 5 % is warned of.")
-@click.option("--sweep/--no-sweep", default=True, help="Also other numbers of threads, and several interpreters.")
-@click.option("--profile", is_flag=True, help="Also the time of each operator.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, help="Threads of the interpreter in the single-stream measurement."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    help="Minimum duration of each measurement in seconds.",
+)
+@click.option("--min-queries", type=click.IntRange(1), default=50, help="Minimum number of images in each measurement.")
+@click.option(
+    "--repetitions",
+    type=click.IntRange(1),
+    default=3,
+    help="Repetitions of the measurement. A spread over 5 % gives a warning.",
+)
+@click.option("--sweep/--no-sweep", default=True, help="Also measure other numbers of threads and interpreters.")
+@click.option("--profile", is_flag=True, help="Also measure the time of each operator.")
 @click.option("--html", type=FILE, help="Write a self-contained page.")
-@click.option("--on", metavar="TARGET", help="There: ssh://user@host, adb:SERIAL, or a name from edgeall devices.")
-@click.option("--benchmark-model", type=FILE, help="On adb: LiteRT's program, built for the device; times the network.")
+@click.option(
+    "--on",
+    metavar="TARGET",
+    help="Run on another device: ssh://user@host, adb:SERIAL, or a name from `edgeall devices`.",
+)
+@click.option(
+    "--benchmark-model",
+    type=FILE,
+    help="With --on adb: LiteRT's benchmark_model program for the device; measures the network only.",
+)
 @WHEEL
 @DEVICE_PYTHON
 @LABELS
@@ -182,7 +213,8 @@ def bench(
     device_python: str,
     **settings: Any,
 ) -> None:
-    """Accuracy, latency, throughput and memory on this device, or on another one."""
+    """Measure accuracy, latency, throughput and memory, on this device or on another one."""
+    from ..edge_runtime.tools.bench import BenchConfig
     from ..edge_runtime.tools.bench import bench as bench_model
     from ..edge_runtime.tools.bench_card import bench_text, write_card
 
@@ -202,7 +234,7 @@ def bench(
         chosen = {"images": settings["images"], "wheel": wheel, "python": device_python}
         result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
     else:
-        result = bench_model(model, labels_file=labels, note=note, **settings)
+        result = bench_model(model, BenchConfig(labels_file=labels, **settings), note=note).to_json()
     print_result(result, json, lambda: bench_text(result))
     if html is not None:
         write_card(result, html)
@@ -215,13 +247,15 @@ def bench(
 @command("compare-bench")
 @click.argument("before", metavar="A.json", type=FILE)
 @click.argument("after", metavar="B.json", type=FILE)
-@click.option("--max-regression", metavar="PERCENT", default="5%", help="Status 3 when a figure of B is worse by more.")
-@click.option("--across-models", is_flag=True, help="Though the model files differ.")
-@click.option("--across-images", is_flag=True, help="Though the images differ.")
-@click.option("--across-devices", is_flag=True, help="Though the devices or interpreters differ.")
+@click.option(
+    "--max-regression", metavar="PERCENT", default="5%", help="Status 3 if a figure of B is worse by more than this."
+)
+@click.option("--across-models", is_flag=True, help="Compare although the model files differ.")
+@click.option("--across-images", is_flag=True, help="Compare although the images differ.")
+@click.option("--across-devices", is_flag=True, help="Compare although the devices or interpreters differ.")
 @JSON
 def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **across: bool) -> None:
-    """Gate what `edgeall bench --json` measured against what it measured before.
+    """Compare two results of `edgeall bench --json` and fail on a regression.
 
     \b
     edgeall bench model.tflite --images smears --json > before.json
@@ -245,7 +279,7 @@ def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **
 @JSON
 @click.pass_context
 def inspect(ctx: click.Context, model: Path, require_signature: Path | None, json: bool) -> None:
-    """Show a model's manifest, quantization, operators and sizes; check its digest and its golden images."""
+    """Show a model's manifest, quantization, operators and sizes, and check its digest and golden images."""
     from ..edge_runtime.bundle import open_bundle
     from ..edge_runtime.tools.inspect import inspect_model, inspect_text
 
@@ -263,7 +297,7 @@ def inspect(ctx: click.Context, model: Path, require_signature: Path | None, jso
 @JSON
 @click.pass_context
 def doctor(ctx: click.Context, json: bool) -> None:
-    """Whether this machine has all that a device needs; what is wrong comes with the command that mends it."""
+    """Check that this machine can run models. Each problem is shown with the command that fixes it."""
     from ..edge_runtime.tools import doctor as room
 
     result = room.diagnose(room.this_machine())

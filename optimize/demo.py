@@ -11,12 +11,13 @@ from typing import Any
 from .. import __version__
 from ..console.progress import Progress
 from ..console.tables import percent, record, table
-from ..edge_runtime.files import held
-from ..edge_runtime.tools.bench import bench
+from ..edge_runtime.files import output_lock
+from ..edge_runtime.tools.bench import BenchConfig, bench
 from ..train.data.levels import split_text
 from ..train.data.synth import MARKER, synthesize
 from ..train.run import TrainSettings, train
 from ..train.runs import is_whole, load_run
+from .quantization.config import QuantizeConfig
 from .quantize import quantize
 
 IMAGES = 960
@@ -37,7 +38,7 @@ def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOC
         ``rows`` (one per scheme: file_bytes, accuracy, drop_points, p50_ms), ``report`` and ``model`` paths,
         the split's level and the number of test images.
     """
-    with held(out, "demo"):
+    with output_lock(out, "demo"):
         return _demo(out, progress, images, epochs)
 
 
@@ -65,16 +66,17 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
     rows = []
     for scheme in SCHEMES:
         model = run / f"{scheme}.tflite"
-        summary = quantize(run, scheme, model, force=True, cache_dir=out / "cache", progress=progress)
-        figures = bench(model, drawn, threads=1)
+        config = QuantizeConfig(run, scheme, model, force=True, cache_dir=out / "cache")
+        quantized = quantize(config, progress)
+        figures = bench(model, BenchConfig(images=drawn))
         rows.append(
             {
                 "scheme": scheme,
-                "file_bytes": summary["file_bytes"],
-                "accuracy": summary["accuracy"],
-                "drop_points": summary["drop_points"],
-                "p50_ms": figures["stages"]["invoke"]["p50_ms"],
-                "end_to_end_p50_ms": figures["stages"]["end_to_end"]["p50_ms"],
+                "file_bytes": quantized.file_bytes,
+                "accuracy": quantized.accuracy,
+                "drop_points": quantized.drop_points,
+                "p50_ms": figures.stages["invoke"]["p50_ms"],
+                "end_to_end_p50_ms": figures.stages["end_to_end"]["p50_ms"],
             }
         )
     return {

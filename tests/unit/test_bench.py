@@ -16,11 +16,24 @@ from fixtures_models import LABELS, grainy_image, png
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.edge_runtime.tools.bench import STAGES, bench
+from edgeall.edge_runtime.tools.bench import STAGES, BenchConfig
+from edgeall.edge_runtime.tools.bench import bench as measure
 from edgeall.edge_runtime.tools.bench_card import bench_text, card
 from edgeall.edge_runtime.tools.device import condition_warnings, conditions, describe_device, peak_rss_bytes
 from edgeall.edge_runtime.tools.layout import possible_layouts
 from edgeall.edge_runtime.tools.profile import profile_model
+
+
+def bench(
+    model: Path,
+    images: Path | None = None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
+    root: Path = Path("/"),
+    **settings: Any,
+) -> dict[str, Any]:
+    """The JSON object of one measurement."""
+    return measure(model, BenchConfig(images=images, **settings), note=note, root=root).to_json()
 
 
 @pytest.fixture
@@ -407,7 +420,7 @@ class Page(HTMLParser):
 
 
 def test_the_card_holds_everything(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
-    result: dict[str, Any] = bench(tiny_bundle, labelled[0], seconds=0.02, repetitions=2, sweep=True, profile=True)
+    result = bench(tiny_bundle, labelled[0], seconds=0.02, repetitions=2, sweep=True, profile=True)
     result |= {"warnings": ["too <hot>"], "model": "<script>.tflite"}
     page = Page(card(result))
     assert page.fetched == []
@@ -419,5 +432,5 @@ def test_the_card_holds_everything(tiny_bundle: Path, labelled: tuple[Path, floa
         assert f"{row['interpreters']} x {row['threads']}" in page.texts
     assert f"{result['stages']['invoke']['p99_ms']:.3f}" in page.texts
     assert result["device"]["cpu"] in page.texts
-    bare: dict[str, Any] = bench(tiny_bundle, seconds=0, min_queries=1)
+    bare = bench(tiny_bundle, seconds=0, min_queries=1)
     assert "Operators" not in Page(card(bare)).texts

@@ -12,7 +12,7 @@ import pytest
 
 from edgeall import cli
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.edge_runtime.tools.bench import bench
+from edgeall.edge_runtime.tools.bench import BenchConfig, bench
 from edgeall.edge_runtime.tools.compare_bench import compare_bench, compare_text
 
 Change = Callable[[dict[str, Any]], None]
@@ -20,7 +20,7 @@ Change = Callable[[dict[str, Any]], None]
 
 @pytest.fixture(scope="module")
 def measured(tiny_bundle: Path) -> dict[str, Any]:
-    result: dict[str, Any] = bench(tiny_bundle, seconds=0.02, sweep=True)
+    result = bench(tiny_bundle, BenchConfig(seconds=0.02, sweep=True)).to_json()
     return result | {"accuracy": 0.9}
 
 

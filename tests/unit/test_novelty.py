@@ -124,7 +124,7 @@ def test_quantize_fits_it(scheme: str, tiny_run: Path, tiny_models: dict[str, An
     assert classifier.ood_detector is not None
     sides = load_split(tiny_run / "split.json")
     threshold, rounding = classifier.ood_detector.threshold, 1e-5  # the threshold is the distance of one of them
-    kept = [classify_one(classifier, str(synthetic_fields / entry.path)) for entry in sides.side("validation")]
+    kept = [classify_one(classifier, str(synthetic_fields / entry.path)) for entry in sides.subset("validation")]
     strange = [one.novelty is not None and one.novelty > 1 + rounding / threshold for one in kept]
     assert manifest.novelty["reviewed"] == pytest.approx(np.mean(strange))
     assert manifest.novelty["reviewed"] <= CLEAN_SHARE
