@@ -29,89 +29,108 @@ from .output import note, note_research_use, note_synthetic, print_result
 @command("quantize")
 @click.argument("run", metavar="RUN", type=FILE)
 @click.option("--scheme", type=click.Choice(SCHEMES), default="ptq-int8", help="Conversion scheme.")
-@click.option("--out", type=FILE, required=True, help="The one file, model.tflite.")
-@click.option("--max-drop", type=click.FloatRange(0), help="Points of test accuracy; status 3 when it loses more.")
-@click.option("--epochs", type=click.IntRange(1), default=4, help="Fine-tuning epochs of qat-int8.")
+@click.option("--out", type=FILE, required=True, help="Packed model to write.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    help="Allowed drop of test accuracy in percentage points; a larger drop ends with status 3.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=4, help="Epochs of quantization-aware training (qat-int8).")
 @click.option("--learning-rate", type=float, default=3e-5, help="Peak learning rate of qat-int8.")
 @click.option(
-    "--representative", type=click.IntRange(1), default=256, help="Train images that activation ranges are measured on."
+    "--representative",
+    type=click.IntRange(1),
+    default=256,
+    help="Number of PTQ calibration images, from the training subset.",
 )
-@click.option("--data", type=FILE, help="Where the images are now.  [default: where the run read them]")
+@click.option("--data", type=FILE, help="Current location of the images.  [default: where the run read them]")
 @click.option(
     "--golden",
     type=click.Choice(["test", "synthetic"]),
     default="test",
-    help="Images that travel in the file to check a device by: of the test side, or drawn.",
+    help="Golden images in the file: from the test subset, or synthetic.",
 )
 @click.option(
-    "--clusters", type=int, metavar="N", help="At most N different weights a layer: a smaller zip (qat-int8)."
+    "--clusters", type=int, metavar="N", help="Weight clustering: at most N distinct weights per layer (qat-int8)."
 )
-@click.option("--layer-report", is_flag=True, help="What rounding each layer costs, worst first (int8 schemes).")
+@click.option(
+    "--layer-report", is_flag=True, help="Report the quantization error of each layer, worst first (int8 schemes)."
+)
 @click.option(
     "--float-layers",
     metavar="LAYERS",
-    help="Leave these in float, comma-separated (int8 schemes).",
+    help="Layers to leave in float, comma-separated (int8 schemes).",
 )
-@click.option("--robustness", is_flag=True, help="Measure it under changes of the microscope too; into the file.")
+@click.option(
+    "--robustness",
+    is_flag=True,
+    help="Also measure accuracy under changes of the microscope, and store it in the file.",
+)
 @click.option(
     "--target-sensitivity",
     type=float,
-    help="Minimum sensitivity instead of a budget; images sent to review count as detected.",
+    help="Review threshold for this minimum sensitivity; images sent to review count as detected.",
 )
 @click.option(
     "--review-budget",
     type=float,
-    help="Send at most this share of images to review; 0: no rule.  [default: 0.05, or --target-sensitivity]",
+    help="Largest share of images sent to review; 0 disables review.  [default: 0.05, unless --target-sensitivity is given]",
 )
-@click.option("--explain", is_flag=True, help="Carry the last feature map too: `run --explain` draws from it.")
+@click.option("--explain", is_flag=True, help="Include the last feature map, for `run --explain`.")
 @CACHE_DIR
-@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @JSON
 def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, **settings: Any) -> None:
-    """Convert a run, verify the result on the test side, and pack it into one file.
+    """Convert a run, verify the result on the test subset, and pack it into one file.
 
-    A run that was pruned to sparsity keeps its zeros.
+    A run that was pruned by --sparsity keeps its zeros.
     """
     from ..console.progress import Progress
+    from ..optimize.quantization.config import QuantizeConfig
     from ..optimize.quantization.layer_error import layer_error_text
     from ..optimize.quantization.summary import quantize_text
     from ..optimize.quantize import quantize as quantize_run
 
-    layers = listed(float_layers)
-    summary = quantize_run(run, **settings, robust=robustness, float_layers=layers, progress=Progress())
-    print_result(summary, json, lambda: quantize_text(summary))
-    if "layers" in summary and not json:
-        print("\n" + layer_error_text(summary["layers"]))
-    if robustness and not json:
+    config = QuantizeConfig(run, **settings, robust=robustness, float_layers=listed(float_layers))
+    result = quantize_run(config, Progress())
+    print_result(result.to_json(), json, lambda: quantize_text(result))
+    if result.layers is not None and not json:
+        print("\n" + layer_error_text(result.layers))
+    if result.robustness is not None and not json:
         from ..train.evaluation.robustness import robustness_text
 
-        print("\n" + robustness_text(summary["robustness"]))
-    note_synthetic(summary["synthetic"])
+        print("\n" + robustness_text(result.robustness))
+    note_synthetic(result.synthetic)
     note_research_use(json)
 
 
 @command("prune")
 @click.argument("run", metavar="RUN", type=FILE)
-@click.option("--out", type=FILE, required=True, help="Folder of the new run; the same command resumes it.")
-@click.option("--sparsity", type=float, help="Zero this share of the weights, the smallest ones: a smaller zip.")
-@click.option("--macs", type=float, help="Remove channels until this share of the computation is left: faster.")
+@click.option(
+    "--out", type=FILE, required=True, help="Run folder to create. The same command resumes an interrupted run."
+)
+@click.option(
+    "--sparsity", type=float, help="Set this share of the weights to zero, smallest first: a smaller zip file."
+)
+@click.option("--macs", type=float, help="Remove channels until this share of the MACs is left: a faster network.")
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    help="Of training, the unpruned run as the teacher.  [default: 16 with --macs, 10 with --sparsity]",
+    help="Epochs of training, with the unpruned run as the teacher.  [default: 16 with --macs, 10 with --sparsity]",
 )
-@click.option("--learning-rate", type=float, default=1e-3, help="Its peak.")
-@click.option("--data", type=FILE, help="Where the images are now.  [default: where the run read them]")
+@click.option("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
+@click.option("--data", type=FILE, help="Current location of the images.  [default: where the run read them]")
 @CACHE_DIR
-@click.option("--force", is_flag=True, help="Overwrite a complete run, or one of other settings.")
+@click.option("--force", is_flag=True, help="Overwrite a complete run, or a run with other settings.")
 @JSON
 def prune(run: Path, json: bool, **settings: Any) -> None:
-    """Prune a run, by --sparsity or by --macs, and fine-tune it: a run like any other."""
+    """Prune a run by --sparsity or by --macs, and fine-tune it. The result is a run folder."""
     from ..console.progress import Progress
     from ..optimize.prune import prune as prune_run
-    from ..optimize.prune import prune_text
+    from ..optimize.pruning.config import PruneConfig
+    from ..optimize.pruning.summary import prune_text
 
-    pruned = prune_run(run, **settings, progress=Progress())
+    pruned = prune_run(PruneConfig(run, **settings), Progress())
     print_result(pruned, json, lambda: prune_text(pruned))
     note_synthetic(pruned["data"]["synthetic"])
     note_research_use(json)
@@ -119,22 +138,30 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
 
 @command("compare")
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=FILE)
-@click.option("--out", type=FILE, required=True, help="Folder of compare.html; the same command resumes it.")
-@click.option("--data", type=FILE, help="Train on this folder or manifest; with RUNs: where their images are now.")
-@click.option("--models", metavar="MODELS", help="To train, comma-separated, as mobilenet_v2:0.35,resnet50.")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), help="How the studies split; grid-48 is their whole grid.")
-@click.option("--schemes", default="float32,ptq-int8,qat-int8", help="Of the conversion, comma-separated.")
+@click.option(
+    "--out", type=FILE, required=True, help="Folder to create, with compare.html. The same command resumes it."
+)
+@click.option("--data", type=FILE, help="Folder or manifest to train on. With RUNs: current location of their images.")
+@click.option(
+    "--models", metavar="MODELS", help="Backbones to train, comma-separated, as in mobilenet_v2:0.35,resnet50."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    help="Split protocol of a published study; grid-48 is a whole grid of 48 runs.",
+)
+@click.option("--schemes", default="float32,ptq-int8,qat-int8", help="Conversion schemes, comma-separated.")
 @click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_no_top.h5 files.")
-@click.option("--split-by", type=click.Choice(LEVELS), help="Another level than the protocol's own.")
+@click.option("--split-by", type=click.Choice(LEVELS), help="Split level.  [default: the protocol's]")
 @EMBARGO
-@click.option("--epochs-head", type=click.IntRange(0), help="As of train.")
-@click.option("--epochs-finetune", type=click.IntRange(0), help="As of train.")
-@click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: each backbone's]")
-@click.option("--qat-epochs", type=click.IntRange(1), default=4, help="Of qat-int8.")
-@click.option("--seed", type=SEED, default=0)
-@click.option("--frozen/--whole", default=True, help="grid-48: train the last layer alone, or all of the network.")
-@click.option("--storage", help="grid-48: Optuna URL or journal file that several machines share.  [default: in --out]")
-@click.option("--study", help="grid-48: its name in the storage.  [default: grid-48]")
+@click.option("--epochs-head", type=click.IntRange(0), help="Epochs of the head stage, as in train.")
+@click.option("--epochs-finetune", type=click.IntRange(0), help="Epochs of the fine-tuning stage, as in train.")
+@click.option("--input-size", type=click.IntRange(1), help="Input size in pixels.  [default: each backbone's]")
+@click.option("--qat-epochs", type=click.IntRange(1), default=4, help="Epochs of quantization-aware training.")
+@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
+@click.option("--frozen/--whole", default=True, help="grid-48: train the last layer only, or the whole network.")
+@click.option("--storage", help="grid-48: Optuna URL or journal file, shared by several machines.  [default: in --out]")
+@click.option("--study", help="grid-48: name of the study in the storage.  [default: grid-48]")
 @CACHE_DIR
 @JSON
 @click.pass_context
@@ -148,9 +175,9 @@ def compare(
     schemes: str,
     **settings: Any,
 ) -> None:
-    """Several backbones and schemes side by side, one report: of finished RUNs, or trained under one protocol.
+    """Compare backbones and schemes in one report: finished RUNs, or backbones trained under one protocol.
 
-    What can't be trained or converted is named, the rest goes on; the exit status is then 1.
+    A backbone or scheme that fails is named, and the others continue. The exit status is then 1.
 
     \b
     edgeall compare runs/a035 runs/half --out both
@@ -163,17 +190,17 @@ def compare(
     shared = {"cache_dir": settings["cache_dir"], "progress": progress}
     training = {name: settings[name] for name in ("epochs_head", "epochs_finetune", "input_size", "seed")}
     if runs and (models or protocol):
-        raise UsageError("RUNs are trained already", hint="leave out --models and --protocol, or the RUNs")
+        raise UsageError("RUNs are trained already", hint="give either RUNs, or --models and --protocol")
     if not runs and (data is None or protocol is None):
-        raise UsageError("nothing to compare", hint="name RUNs, or --data, --models and --protocol")
+        raise UsageError("nothing to compare", hint="give RUNs, or --data, --models and --protocol")
     if protocol == GRID:
         from ..optimize.experiments.grid import GRID_48, grid_text, run_grid
 
         if models:
-            raise UsageError(f"{GRID} has its own models", hint="leave --models out")
+            raise UsageError(f"{GRID} has its own models", hint="remove --models")
         for name in ("split_by", "embargo"):
             if settings[name] is not None:
-                raise UsageError(f"{GRID} has its own splits", hint=f"leave --{name.replace('_', '-')} out")
+                raise UsageError(f"{GRID} has its own splits", hint=f"remove --{name.replace('_', '-')}")
         fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
         result = run_grid(data, out, GRID_48, **fixed, **shared)
         print_result(result, json, lambda: grid_text(result))
@@ -208,36 +235,50 @@ def compare(
 
 @command("search")
 @click.option("--data", type=FILE, required=True, help="Folder of images or CSV manifest.")
-@click.option("--out", type=FILE, required=True, help="Folder of the search; the same command goes on with it.")
-@click.option("--max-latency-ms", type=float, help="Of one image through the network, one thread, on this machine.")
-@click.option("--max-bytes", type=int, help="Of the packed file.")
-@click.option("--min-accuracy", type=float, help="In validation, 0 to 1; status 3 when nothing has it.")
-@click.option("--trials", type=click.IntRange(1), default=20, help="Candidates to train.")
+@click.option("--out", type=FILE, required=True, help="Folder to create. The same command resumes the search.")
+@click.option(
+    "--max-latency-ms", type=float, help="Latency budget of one image, network only, one thread, on this machine."
+)
+@click.option("--max-bytes", type=int, help="Size budget of the packed model.")
+@click.option(
+    "--min-accuracy", type=float, help="Minimum validation accuracy, 0 to 1; status 3 if no candidate reaches it."
+)
+@click.option("--trials", type=click.IntRange(1), default=20, help="Number of candidates to train.")
 @click.option("--models", default="mobilenet_v2", help="Backbones, comma-separated.")
-@click.option("--alphas", help="Width multipliers, comma-separated.  [default: all there are weights for]")
-@click.option("--sizes", help="Input pixels, comma-separated.  [default: 96,128,160,192,224]")
-@click.option("--macs", default="1,0.75,0.5", help="Shares of the computation that pruning leaves, comma-separated.")
-@click.option("--schemes", default="ptq-int8,qat-int8", help="Of the conversion, comma-separated.")
+@click.option("--alphas", help="Width multipliers, comma-separated.  [default: all with weights]")
+@click.option("--sizes", help="Input sizes in pixels, comma-separated.  [default: 96,128,160,192,224]")
+@click.option("--macs", default="1,0.75,0.5", help="Shares of the MACs to keep by channel pruning, comma-separated.")
+@click.option("--schemes", default="ptq-int8,qat-int8", help="Conversion schemes, comma-separated.")
 @click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_ALPHA_no_top.h5 files.")
-@click.option("--epochs-head", type=click.IntRange(0), default=10, help="Of each candidate's head.")
-@click.option("--epochs-finetune", type=click.IntRange(1), default=8, help="Of each candidate.")
-@click.option("--epochs-prune", type=click.IntRange(1), default=4, help="Of each pruned candidate.")
-@click.option("--epochs-qat", type=click.IntRange(1), default=2, help="Of qat-int8.")
-@click.option("--stop/--no-stop", default=True, help="Give up candidates that fall behind.")
-@click.option("--storage", help="Optuna URL or journal file that several machines share.  [default: in --out]")
-@click.option("--study", default="search", help="Its name in the storage.")
+@click.option("--epochs-head", type=click.IntRange(0), default=10, help="Epochs of the head stage of each candidate.")
+@click.option(
+    "--epochs-finetune", type=click.IntRange(1), default=8, help="Epochs of the fine-tuning stage of each candidate."
+)
+@click.option("--epochs-prune", type=click.IntRange(1), default=4, help="Epochs after pruning.")
+@click.option("--epochs-qat", type=click.IntRange(1), default=2, help="Epochs of quantization-aware training.")
+@click.option("--stop/--no-stop", default=True, help="Stop candidates early that fall behind.")
+@click.option("--storage", help="Optuna URL or journal file, shared by several machines.  [default: in --out]")
+@click.option("--study", default="search", help="Name of the study in the storage.")
 @SPLIT_BY
 @EMBARGO
-@click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
-@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15)
-@click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
-@click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
-@click.option("--golden", type=click.Choice(["test", "synthetic"]), default="test", help="As of quantize.")
-@click.option("--seed", type=SEED, default=0)
+@click.option(
+    "--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, help="Validation share."
+)
+@click.option(
+    "--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15, help="Test share."
+)
+@click.option("--fold", metavar="I/K", help="Use fold I of K as the test subset, as in 1/5.")
+@click.option("--positive", metavar="LABELS", help="Positive labels, comma-separated.  [default: from names]")
+@click.option(
+    "--golden", type=click.Choice(["test", "synthetic"]), default="test", help="Golden images, as in quantize."
+)
+@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
 @CACHE_DIR
 @JSON
 def search(json: bool, **settings: Any) -> None:
-    """Find the most accurate network within --max-latency-ms or --max-bytes: alpha, input size, pruning, scheme."""
+    """Find the most accurate network within --max-latency-ms or --max-bytes.
+
+    Searches width multiplier, input size, channel pruning and quantization scheme."""
     from ..console.progress import Progress
     from ..optimize.experiments.search import search as run_search
     from ..optimize.experiments.search_result import search_text
@@ -256,7 +297,7 @@ def search(json: bool, **settings: Any) -> None:
 @command("models")
 @JSON
 def models(json: bool) -> None:
-    """The backbones: parameters, MACs and size, and what quantization and pruning can do with them."""
+    """List the backbones: parameters, MACs, size, and support for quantization and pruning."""
     from ..models.listing import listing, models_text
 
     rows = listing()
@@ -265,25 +306,25 @@ def models(json: bool) -> None:
 
 @command("sign")
 @click.argument("model", type=FILE)
-@click.option("--key", type=FILE, required=True, help="Private Ed25519 key, PEM.")
-@click.option("--new-key", is_flag=True, help="Make it first, and KEY.pub for the devices.")
+@click.option("--key", type=FILE, required=True, help="Private Ed25519 key in PEM format.")
+@click.option("--new-key", is_flag=True, help="Create the key first, and KEY.pub for the devices.")
 @JSON
 def sign(model: Path, key: Path, new_key: bool, json: bool) -> None:
-    """Sign a packed model, for devices that take no other (`--require-signature`)."""
+    """Sign a packed model, for devices that use `--require-signature`."""
     from ..console.tables import record
     from ..optimize.packaging.sign import make_key
     from ..optimize.packaging.sign import sign as sign_model
 
     if new_key:
-        note(f"{key}: keep it secret; {make_key(key)}: for the devices")
+        note(f"{key}: keep this file secret; {make_key(key)}: copy this file to the devices")
     summary = sign_model(model, key)
     print_result(summary, json, lambda: record(summary))
 
 
 @command("demo")
-@click.option("--out", type=FILE, default=Path("build/demo"), help="Where everything of it goes.")
+@click.option("--out", type=FILE, default=Path("build/demo"), help="Output folder.")
 def demo(out: Path) -> None:
-    """Draw synthetic smears, train, quantize, evaluate and time: the whole chain in some minutes."""
+    """Run the whole chain on synthetic smears: train, quantize, evaluate and measure latency."""
     from ..console.progress import Progress
     from ..optimize.demo import demo as run_demo
     from ..optimize.demo import demo_text

@@ -55,13 +55,15 @@ def tiny_run(tiny_settings: Any) -> Path:
 def tiny_models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `quantize` says of `tiny_run` in every scheme; the packed file is at ``["out"]``."""
     from edgeall.console.progress import Progress
+    from edgeall.optimize.quantization.config import QuantizeConfig
     from edgeall.optimize.quantization.convert import SCHEMES
     from edgeall.optimize.quantize import quantize
 
     folder, quiet = tmp_path_factory.mktemp("models"), Progress(quiet=True)
     return {
         scheme: quantize(
-            tiny_run, scheme, folder / f"{scheme}.tflite", epochs=1, cache_dir=tiny_settings.cache_dir, progress=quiet
-        )
+            QuantizeConfig(tiny_run, scheme, folder / f"{scheme}.tflite", epochs=1, cache_dir=tiny_settings.cache_dir),
+            quiet,
+        ).to_json()
         for scheme in SCHEMES
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...console.progress import Progress
 from ...edge_runtime.errors import DataError, UsageError
-from ...edge_runtime.files import held
+from ...edge_runtime.files import output_lock
 from ...edge_runtime.images import mark_output
 from ...models import registry
 from ...models.keras_compat import keras
@@ -70,7 +70,7 @@ def compare_backbones(
     dealt = split_settings(chosen, split_by, embargo)
     extra = _training(training or {})
     plans, failures = _plan(data, models, dealt, out, weights, {**extra, "cache_dir": options.cache_dir})
-    with held(out, "compare"):
+    with output_lock(out, "compare"):
         groups = _trained(plans, chosen.name, out, failures, progress)
         order = list(dict.fromkeys(model_name(*_backbone(text)) for text in models))
         failures.sort(key=lambda failure: order.index(failure["model"]))

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from ... import __version__
 from ...console.progress import Progress
 from ...edge_runtime.classifier import Classifier
-from ...edge_runtime.device import describe_device
 from ...edge_runtime.errors import DataError, EdgeallError, NoSpaceError, UsageError
-from ...edge_runtime.files import held, replacing
+from ...edge_runtime.files import output_lock
 from ...edge_runtime.images import mark_output, refuse_inside
+from ...edge_runtime.tools.atomic import atomic_write
+from ...edge_runtime.tools.device import describe_device
 from ...models.keras_compat import keras
 from ...train.data import cache
 from ...train.data.split import SplitEntry
@@ -91,7 +92,7 @@ def compare_runs(
             raise DataError(f"{folder}: was never evaluated on its test side", hint="compare what a search has chosen")
     check_out(out, [data] if data else [data_root(run) for run in facts.values()])
     names = _names([*facts])
-    with held(out, "compare"):
+    with output_lock(out, "compare"):
         return compare_groups({names[folder]: [folder] for folder in facts}, out, options, [], None, progress)
 
 
@@ -391,7 +392,7 @@ def _write_csv(
     failures: Sequence[Mapping[str, Any]],
 ) -> None:
     """One line for each model and scheme, those that failed at the end with nothing but their error."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CSV_COLUMNS)
         writer.writeheader()
         for row in rows:

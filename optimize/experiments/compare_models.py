@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.bundle import Bundle, open_bundle
-from ...edge_runtime.calibration import calibrated, temperature_of
+from ...edge_runtime.calibration import apply_temperature, temperature_of
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import BundleError, DataError
 from ...models.macs import macs
 from ...train.batches import Images
 from ...train.data import cache
-from ...train.data.split import SIDES, Split, SplitEntry, check_split
+from ...train.data.split import Split, SplitEntry, check_split
+from ...train.data.subsets import SUBSETS
 from ...train.evaluation.metrics import metrics_of
 from ...train.runs import (
     data_root,
@@ -28,9 +29,10 @@ from ...train.runs import (
     load_model,
     load_own_split,
     load_run,
-    load_sides,
+    load_subsets,
     run_digest,
 )
+from ..quantization.config import QuantizeConfig
 from ..quantization.convert import compressed_bytes
 from ..quantization.verify import compare, predict
 from ..quantize import quantize
@@ -58,7 +60,7 @@ class OpenRun:
 
     @property
     def test(self) -> tuple[SplitEntry, ...]:
-        return self.split.side("test")
+        return self.split.subset("test")
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,14 @@ def open_run(name: str, folder: Path, options: Options, progress: Progress) -> O
     root = options.data or data_root(facts)
     split = load_own_split(folder, facts)
     check_split(split, root)
-    sides = load_sides(split, root, input_spec(facts["settings"]), options.cache_dir, progress)
+    sides = load_subsets(split, root, input_spec(facts["settings"]), options.cache_dir, progress)
     return OpenRun(name, folder, facts, split, sides, _keras_probabilities(folder, split))
 
 
 def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
     """The float32 Keras model's answers on the test side, from the run's ``predictions.csv``."""
     path = folder / "predictions.csv"
-    wanted = [entry.path for entry in split.side("test")]
+    wanted = [entry.path for entry in split.subset("test")]
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = {row["path"]: row for row in csv.DictReader(file) if row["side"] == "test"}
@@ -117,10 +119,10 @@ def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float
         "split_sha256": [run.split.sha256 for run in runs],
         "test_sha256": _test_digest(runs),
         "data": {key: first["data"].get(key) for key in ("root", "images", "left_out", "synthetic", "dataset_sha256")},
-        "sides": {side: [len(run.sides[side]) for run in runs] for side in SIDES},
+        "sides": {side: [len(run.sides[side]) for run in runs] for side in SUBSETS},
         "training_s": sum(run.facts["timing"]["total_s"] for run in runs),
         "resumed": any(run.facts["timing"].get("resumed") for run in runs),
-        "by_side": {side: _over_runs(runs, side) for side in SIDES},
+        "by_side": {side: _over_runs(runs, side) for side in SUBSETS},
         "float": _metrics(runs, probabilities),
         "schemes": {},
     }
@@ -191,15 +193,8 @@ def _bundle(run: OpenRun, scheme: str, options: Options, progress: Progress) -> 
     """The run's model in this scheme, made where it isn't there yet."""
     path = run.folder / f"{scheme}.tflite"
     if not path.exists():
-        quantize(
-            run.folder,
-            scheme,
-            path,
-            epochs=options.qat_epochs,
-            data=options.data,
-            cache_dir=options.cache_dir,
-            progress=progress,
-        )
+        epochs, data, cache_dir = options.qat_epochs, options.data, options.cache_dir
+        quantize(QuantizeConfig(run.folder, scheme, path, epochs=epochs, data=data, cache_dir=cache_dir), progress)
     bundle = open_bundle(path)
     _check_origin(bundle, run, scheme)
     return bundle
@@ -239,4 +234,4 @@ def _predictions(
     if rows is None:
         rows = predict(classifier, run.sides["test"], title, progress)
         cache.save(path, rows.shape, np.float32, [rows.astype(np.float32)])
-    return calibrated(rows, temperature_of(bundle.manifest))
+    return apply_temperature(rows, temperature_of(bundle.manifest))

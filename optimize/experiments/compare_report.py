@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edge_runtime.files import write_text
-from ...train.data.split import LEVEL_TEXTS, SplitEntry
+from ...edge_runtime.tools.atomic import write_text
+from ...train.data.levels import LEVEL_TEXTS
+from ...train.data.split import SplitEntry
 from ...train.reports import plots
 from ...train.reports.page import png_uri, template
-from ..prune import FASTER
+from ..pruning.summary import FASTER
 
 ABSENT = "\N{EN DASH}"
 Curves = Mapping[str, tuple[Sequence[SplitEntry], NDArray[np.float32]]]

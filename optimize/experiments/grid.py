@@ -22,8 +22,8 @@ from typing import Any
 
 from ...console.progress import Progress
 from ...edge_runtime.errors import DataError, EdgeallError, NoSpaceError, UsageError
-from ...edge_runtime.files import replacing
 from ...edge_runtime.images import mark_output, refuse_inside
+from ...edge_runtime.tools.atomic import atomic_write
 from ...models import registry
 from ...models.keras_compat import keras
 from ...models.registry import BuildArgs
@@ -457,7 +457,7 @@ def _standing(trials: Sequence[Any]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

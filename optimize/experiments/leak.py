@@ -23,8 +23,11 @@ from ...train.data.balance import PerClass, parse_per_class
 from ...train.data.blocks import EMBARGO
 from ...train.data.dataset import load_dataset
 from ...train.data.duplicates import Duplicates, groups
+from ...train.data.make_split import make_split
 from ...train.data.scan import Scan, scan
-from ...train.data.split import SIDES, Split, SplitEntry, check_embargo, make_split
+from ...train.data.split import Split, SplitEntry
+from ...train.data.split_settings import SplitSettings, check_embargo
+from ...train.data.subsets import SUBSETS
 from ...train.data.synth import is_synthetic
 from ...train.runs import image_folder
 
@@ -109,7 +112,9 @@ def measure_leak(
     splits = []
     for seed in range(seeds):
         note = progress.note if seed == 0 else None
-        splits.append(make_split(scanned, split_by, *shares, seed=seed, embargo=apart, duplicates=twins, note=note))
+        splits.append(
+            make_split(scanned, SplitSettings(split_by, *shares, seed=seed, embargo=apart), duplicates=twins, note=note)
+        )
         if splits[-1].level != splits[0].level:
             raise DataError(
                 f"{data}: with seed {seed} auto splits by {splits[-1].level}, with seed 0 by {splits[0].level}",
@@ -211,13 +216,13 @@ def _groups(count: int, twins: Duplicates) -> NDArray[np.int64]:
 
 
 def _deal(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> NDArray[np.int64]:
-    """The side of each image of the pool, as an index into `SIDES`; -1 for one that no side has room for."""
+    """The side of each image of the pool, as an index into `SUBSETS`; -1 for one that no side has room for."""
     generator = np.random.default_rng((seed, WAYS.index(way)))
     side = np.full(len(pool.origin), -1)
     by_group = _sides(split.entries)
     for label in np.unique(pool.label):
         members = generator.permutation(np.flatnonzero(pool.label == label))
-        held = np.bincount(by_group[pool.origin[members]] + 1, minlength=len(SIDES) + 1)[1:]
+        held = np.bincount(by_group[pool.origin[members]] + 1, minlength=len(SUBSETS) + 1)[1:]
         limits = np.minimum([wanted.train, wanted.validation, wanted.test], held)
         if way == "by-group":
             of_origin = by_group
@@ -226,7 +231,7 @@ def _deal(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> N
                 generator.permutation(np.unique(pool.origin[members])), len(split.entries), wanted
             )
         else:
-            side[members[: limits.sum()]] = np.repeat(np.arange(len(SIDES)), limits)
+            side[members[: limits.sum()]] = np.repeat(np.arange(len(SUBSETS)), limits)
             continue
         for number, limit in enumerate(limits):
             side[members[of_origin[pool.origin[members]] == number][:limit]] = number
@@ -234,8 +239,8 @@ def _deal(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> N
 
 
 def _sides(entries: tuple[SplitEntry, ...]) -> NDArray[np.int64]:
-    """The side of each original, as an index into `SIDES`; -1 for one that is left out."""
-    return np.array([SIDES.index(entry.side) if entry.side in SIDES else -1 for entry in entries])
+    """The side of each original, as an index into `SUBSETS`; -1 for one that is left out."""
+    return np.array([SUBSETS.index(entry.side) if entry.side in SUBSETS else -1 for entry in entries])
 
 
 def _random_sides(originals: NDArray[np.int64], total: int, wanted: PerClass) -> NDArray[np.int64]:
@@ -255,7 +260,7 @@ def _probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, test = side == SIDES.index("train"), side == SIDES.index("test")
+    train, test = side == SUBSETS.index("train"), side == SUBSETS.index("test")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     probe.fit(features[train], pool.label[train])
     right = probe.predict(features[test]) == pool.label[test]

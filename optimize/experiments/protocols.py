@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...edge_runtime.errors import UsageError
-from ...train.data.split import check_embargo
+from ...train.data.split_settings import check_embargo
 
 
 @dataclass(frozen=True)

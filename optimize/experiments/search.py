@@ -26,13 +26,15 @@ from ...console.progress import Progress
 from ...console.tables import percent
 from ...edge_runtime.bundle import open_bundle
 from ...edge_runtime.classifier import Classifier
-from ...edge_runtime.device import describe_device
 from ...edge_runtime.errors import DataError, EdgeallError, UsageError
-from ...edge_runtime.files import file_name, held, is_empty, sync
+from ...edge_runtime.files import file_name, is_empty, output_lock
 from ...edge_runtime.images import mark_output, refuse_inside
+from ...edge_runtime.tools.atomic import sync
+from ...edge_runtime.tools.device import describe_device
 from ...models.keras_compat import keras
 from ...train.data import cache
-from ...train.data.split import SIDES, Split, check_split, load_split, save_split
+from ...train.data.split import Split, check_split, load_split, save_split
+from ...train.data.subsets import SUBSETS
 from ...train.run import claim, prepare, train
 from ...train.runs import (
     complete_run,
@@ -41,7 +43,7 @@ from ...train.runs import (
     load_model,
     load_own_split,
     load_run,
-    load_sides,
+    load_subsets,
     read_history,
     read_json,
     source_revision,
@@ -50,6 +52,10 @@ from ...train.runs import (
     write_json,
 )
 from ...train.workers import refuse_cluster
+from ..prune import prune
+from ..pruning.config import PruneConfig
+from ..quantization.config import QuantizeConfig
+from ..quantization.result import QuantizationResult
 from ..quantization.verify import predict
 from ..quantize import quantize
 from .candidate import (
@@ -129,7 +135,7 @@ def search(settings: SearchSettings, progress: Progress) -> dict[str, Any]:
     identity: dict[str, Any] = {"settings": settings.as_json(), "space": json.loads(json.dumps(asdict(space)))}
     refuse_inside(settings.data, settings.out)
     settings = replace(settings, cache_dir=cache.ready(settings.cache_dir))
-    with held(settings.out, "search"):
+    with output_lock(settings.out, "search"):
         return _search(settings, space, notes, storage, identity, progress)
 
 
@@ -317,15 +323,15 @@ def _measure(searched: _Search, trial: Any, candidate: Candidate) -> dict[str, A
         run = _pruned_run(searched, trial, run, candidate, on_epoch)
     out = run / f"{candidate.scheme}.tflite"
     # Golden images of the test side would be looked at by the model that is packed with them.
-    summary = _quantized(searched, run, candidate, out, side="validation", golden="synthetic")
+    quantized = _quantized(searched, run, candidate, out, subset="validation", golden="synthetic")
     trials.sign_of_life(trial)
     cost = _cost(open_bundle(out).flatbuffer, candidate, searched)
     return {
         **cost,
-        "accuracy": summary["accuracy"],
-        "float_accuracy": summary["float_accuracy"],
-        "images": summary["test_images"],
-        "file_bytes": summary["file_bytes"],
+        "accuracy": quantized.accuracy,
+        "float_accuracy": quantized.float_accuracy,
+        "images": quantized.test_images,
+        "file_bytes": quantized.file_bytes,
         "parameters": load_run(run)["model"]["parameters"],
         "run": run.name,
     }
@@ -359,20 +365,9 @@ def _pruned_run(searched: _Search, trial: Any, base: Path, candidate: Candidate,
         if reason:
             raise _Refused(reason)
 
-    from ..prune import prune  # imports tfmot
-
-    prune(
-        base,
-        run,
-        macs=candidate.macs,
-        epochs=settings.epochs_prune,
-        data=settings.data,
-        cache_dir=settings.cache_dir,
-        progress=searched.progress,
-        on_model=check,
-        on_epoch=on_epoch,
-        evaluated=SEEN,
-    )
+    epochs, data, cache_dir = settings.epochs_prune, settings.data, settings.cache_dir
+    config = PruneConfig(base, run, macs=candidate.macs, epochs=epochs, data=data, cache_dir=cache_dir)
+    prune(config, searched.progress, on_model=check, on_epoch=on_epoch, evaluated=SEEN)
     return run
 
 
@@ -382,20 +377,22 @@ def _replay(run: Path, on_epoch: Any, after: int = 0) -> None:
         on_epoch(row)
 
 
-def _quantized(searched: _Search, run: Path, candidate: Candidate, out: Path, side: str, golden: str) -> dict[str, Any]:
+def _quantized(
+    searched: _Search, run: Path, candidate: Candidate, out: Path, subset: str, golden: str
+) -> QuantizationResult:
     settings = searched.settings
-    return quantize(
+    config = QuantizeConfig(
         run,
         candidate.scheme,
         out,
         epochs=settings.epochs_qat,
         data=settings.data,
         golden=golden,
-        side=side,
+        subset=subset,
         force=True,
         cache_dir=settings.cache_dir,
-        progress=searched.progress,
     )
+    return quantize(config, searched.progress)
 
 
 # --- the result -------------------------------------------------------------------------------------------------------
@@ -439,7 +436,7 @@ def _conclude(searched: _Search, worker: Mapping[str, str], notes: list[str]) ->
             "embargo": searched.split.embargo,
             "left_out": searched.split.left_out,
             "sha256": searched.split.sha256,
-            **{side: len(searched.split.side(side)) for side in SIDES},
+            **{side: len(searched.split.subset(side)) for side in SUBSETS},
         },
         "candidates": len(searched.space.candidates()),
         "outcomes": {name: counts[name] for name in ("measured", "stopped", "refused", "failed", "running")},
@@ -484,14 +481,14 @@ def _hand_over(searched: _Search, chosen: Mapping[str, Any]) -> None:
     progress.note(f"chosen: {candidate.describe()}; the test side is looked at now")
     facts = load_run(run)
     split = load_own_split(run, facts)
-    sides = load_sides(split, settings.data, spec_of(candidate), searched.cache_dir, progress)
+    sides = load_subsets(split, settings.data, spec_of(candidate), searched.cache_dir, progress)
     with _in_place_of(best) as begun:
         # What quantization-aware training has left there makes the same model once more.
         shutil.copytree(run, begun, ignore=shutil.ignore_patterns("run.json", "*.tflite"))
         kept = {key: value for key, value in facts.items() if key not in _COMPUTED}
         complete_run(begun, kept, load_model(run, facts), split, sides, read_history(run), started)
     model = out / "model.tflite"
-    _quantized(searched, best, candidate, model, side="test", golden=settings.golden)
+    _quantized(searched, best, candidate, model, subset="test", golden=settings.golden)
     validation = sides["validation"]
     predicted = predict(Classifier.open(model, threads=1), validation, "checking the choice", progress).argmax(axis=1)
     accuracy = float((predicted == validation.labels).mean())

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ...console.tables import percent, record, table
 from ...edge_runtime.errors import GateError
-from ...edge_runtime.files import replacing
+from ...edge_runtime.tools.atomic import atomic_write
 from ...train.reports.plots import DPI, GRID, INK, QUIET, TRAIN, VALIDATION
 from .candidate import Candidate
 from .pareto import front
@@ -101,7 +101,7 @@ def missed(rows: Sequence[Row], budget: Mapping[str, float | None], cost: str) -
 
 def write_trials(path: Path, rows: Sequence[Row]) -> None:
     """``trials.csv``: a line for each trial, see `COLUMNS`."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -12,10 +12,10 @@ from typing import Any
 from ...edge_runtime.errors import UsageError
 from ...models import registry
 from ...models.registry import BuildArgs
-from ...train.data.split import check_embargo
+from ...train.data.split_settings import check_embargo
 from ...train.run import TrainSettings
+from ..quantization.config import GOLDEN_SOURCES
 from ..quantization.convert import SCHEMES
-from ..quantize import GOLDEN_SOURCES
 from .backbones import check_weights, weights_of
 from .candidate import Candidate
 from .trials import Axes, Space

@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from ...edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD
-from ...edge_runtime.classifier import Classifier, probabilities_of
+from ...edge_runtime.classifier import Classifier, probabilities_index
 from ...edge_runtime.errors import BundleError, DataError
-from ...edge_runtime.files import replacing
 from ...edge_runtime.flatbuffer import METADATA, Tensor, read_graph
-from ...edge_runtime.golden import check_golden, pixels_digest
 from ...edge_runtime.images import decode_rgb
 from ...edge_runtime.manifest import Manifest, check_manifest
-from ...edge_runtime.novelty import MEMBER as NOVELTY
+from ...edge_runtime.ood import MEMBER as NOVELTY
 from ...edge_runtime.preprocess import InputSpec, preprocess
+from ...edge_runtime.tools.atomic import atomic_write
+from ...edge_runtime.tools.golden import check_golden, pixels_digest
 from .metadata import classifier_metadata, marked
 
 _SECOND = {2: "features", 4: "feature map"}
@@ -65,7 +65,7 @@ def pack(
     check_manifest(manifest, out.name)
     graph = read_graph(flatbuffer, out.name)
     main, outputs = graph.main, graph.main.outputs
-    if probabilities_of(graph, out.name) != outputs[0]:
+    if probabilities_index(graph, out.name) != outputs[0]:
         raise BundleError(f"{out.name}: its probabilities must be the first output: other programs count on it")
     second = _SECOND[len(main.tensors[outputs[1]].shape)] if len(outputs) > 1 else None
     entry = classifier_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, second)
@@ -83,7 +83,7 @@ def pack(
         members[NOVELTY] = novelty
     members |= {GOLDEN_FOLDER + name: image for name, image, _ in golden}
     try:
-        with replacing(out) as temporary:
+        with atomic_write(out) as temporary:
             with open(temporary, "wb") as file:
                 file.write(model)
                 _write_archive(file, members, manifest.created)

@@ -11,7 +11,7 @@ from typing import Any
 from ...edge_runtime import signature
 from ...edge_runtime.bundle import open_bundle
 from ...edge_runtime.errors import BundleError, DataError, EdgeallError
-from ...edge_runtime.files import replacing
+from ...edge_runtime.tools.atomic import atomic_write
 
 
 def make_key(key: Path) -> Path:
@@ -64,7 +64,7 @@ def sign(model: Path, key: Path) -> dict[str, Any]:
     if bundle.manifest is None:
         raise BundleError(f"{model}: a foreign model, which has nowhere to put a signature", hint="sign a packed one")
     try:
-        with replacing(model) as temporary, zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
+        with atomic_write(model) as temporary, zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
             infos = [info for info in archive.infolist() if info.filename != signature.MEMBER]
             members = {info.filename: archive.read(info) for info in infos}
             digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}

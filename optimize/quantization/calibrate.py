@@ -1,9 +1,9 @@
-"""Fits, of the very model that will run, what turns its outputs into decisions.
+"""Fits the temperature and the review rule of a converted model.
 
-The temperature makes its probabilities mean what they say; the review rule says below which probability somebody
-should look. Both travel in the manifest, `calibration` and `decision`. They are fitted on the validation side as it is
-and mildly changed, see `edgeall.optimize.quantization.mild`: on the side as it is alone, a model that makes no
-mistake there would be believed everywhere.
+The temperature calibrates the probabilities; the review rule sends images below a probability to a person. Both travel
+in the manifest as `calibration` and `decision`. They are fitted on the validation subset, unchanged and mildly changed
+(`edgeall.optimize.quantization.mild`). On the unchanged subset alone, a model without errors there would never ask for
+review anywhere.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from ...edge_runtime.calibration import FLOOR, calibrated
+from ...edge_runtime.calibration import FLOOR, apply_temperature
 from ...edge_runtime.errors import UsageError
 from ...train.evaluation.metrics import brier_score, expected_calibration_error
 
 TEMPERATURES = (0.2, 10.0)
 REVIEW_BUDGET = 0.05
-"""Share of images that may be sent to review where nothing else was asked for."""
+"""Default of the largest share of images sent to review."""
 
 
 def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None) -> float:
-    """The temperature under which these probabilities make the truth most likely.
+    """The temperature that minimizes the log loss of the probabilities against a softened truth.
 
-    Where all but a few of some hundred images are right, the likeliest temperature is far below 1, and the model would
-    be certain of everything. So the truth is softened as Platt's scaling does it: of n images one more of each other
-    class is taken to have been there.
+    Where nearly all of some hundred images are right, the most likely temperature is far below 1, and the model would
+    be certain of everything. The truth is therefore softened as in Platt scaling: one more image of each other class
+    is assumed.
 
     Args:
-        probabilities: ``(n, labels)``, as the model gives them.
-        truth: ``(n,)``.
-        images: how many different ones these are; None: n. Another copy of an image doesn't make the truth surer.
+        probabilities: ``(n, labels)``, not calibrated.
+        truth: class indices ``(n,)``.
+        images: number of different images; None: n. Copies of an image do not add evidence.
 
     Returns:
         Within `TEMPERATURES`.
@@ -59,17 +59,17 @@ def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64]
 def calibration_of(
     probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None
 ) -> dict[str, Any]:
-    """The manifest's ``calibration``: the temperature, and what it does to what it was fitted on.
+    """The manifest's ``calibration``: the temperature, and errors before and after it on the fitted images.
 
     Args:
-        probabilities: ``(n, labels)``, as the model gives them.
-        truth: ``(n,)``.
+        probabilities: ``(n, labels)``, not calibrated.
+        truth: class indices ``(n,)``.
         images: see `fit_temperature`.
     """
     temperature = fit_temperature(probabilities, truth, images)
     count = len(truth) if images is None else images
     found = {"temperature": temperature, "fitted_on": "validation", "images": count}
-    for name, scores in (("before", probabilities), ("after", calibrated(probabilities, temperature))):
+    for name, scores in (("before", probabilities), ("after", apply_temperature(probabilities, temperature))):
         confidence = scores.max(axis=1).astype(np.float64)
         found[f"ece_{name}"] = expected_calibration_error(confidence, scores.argmax(axis=1) == truth)
         found[f"brier_{name}"] = brier_score(scores, truth)
@@ -84,44 +84,44 @@ def review_rule(
     review_budget: float | None,
     unfamiliar: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """The manifest's ``decision``: below which top probability an image is to be looked at by somebody.
+    """The manifest's ``decision``: the top probability below which an image goes to review.
 
-    Images of equal top probability, of which 8 bits have many, are sent together or not at all: of a model that is as
-    sure of nearly everything as it can be, fewer than the budget.
+    Images of equal top probability, which are frequent in 8 bits, go to review together or not at all. A model that is
+    certain of nearly everything therefore uses less than the budget.
 
     Args:
-        probabilities: of validation images, calibrated, ``(n, labels)``.
-        truth: ``(n,)``.
-        positive: the classes that count as ill.
-        target_sensitivity: the least share of ill images that is called ill or sent to review.
-        review_budget: the largest share of the familiar images that may be sent to review; None is `REVIEW_BUDGET`
-            where no sensitivity is given; 0: no rule.
-        unfamiliar: ``(n,)``, which are sent to review whatever their probability. They don't use up the budget: where
-            many of the changed images are, nothing would be left of it for the others.
+        probabilities: calibrated, of validation images, ``(n, labels)``.
+        truth: class indices ``(n,)``.
+        positive: indices of the positive classes.
+        target_sensitivity: smallest share of positive images that is predicted positive or sent to review.
+        review_budget: largest share of the in-distribution images sent to review; None: `REVIEW_BUDGET` unless a
+            sensitivity is given; 0: no rule.
+        unfamiliar: bool ``(n,)``, images that the OOD detector sends to review. They do not count against the budget,
+            because among changed images they could use all of it.
 
     Returns:
-        ``review_below``, the rule and its target, and what it does to these images: ``reviewed``, the share sent to
-        review for either reason, and ``accuracy_of_the_rest``; empty where no rule is wanted.
+        ``review_below``, ``rule`` and ``target``; ``reviewed``, the share of these images sent to review for either
+        reason; ``accuracy_of_the_rest``. Empty for no rule.
 
     Raises:
-        UsageError: both are given, a share that is none, or a sensitivity where no class counts as ill.
+        UsageError: both are given, a share is out of range, or a sensitivity is given without a positive class.
     """
     rule, target = wanted_rule(positive, target_sensitivity, review_budget)
     if target == 0:
         return {}
     top, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == truth
-    strange = np.zeros(len(top), bool) if unfamiliar is None else unfamiliar
+    ood = np.zeros(len(top), bool) if unfamiliar is None else unfamiliar
     if rule == "review_budget":
-        known = np.sort(top[~strange])
+        known = np.sort(top[~ood])
         allowed = int(target * len(known) + 1e-9)
-        below = float(known[allowed]) if len(known) else 0.0  # so many lie below it, or fewer
+        below = float(known[allowed]) if len(known) else 0.0  # at most ``allowed`` lie below it
     else:
-        ill = np.isin(truth, positive)
-        missed = top[ill & ~strange & ~np.isin(probabilities.argmax(axis=1), positive)]
-        spared = int((1 - target) * ill.sum() + 1e-9)  # ill images that may be missed without anybody looking
+        is_positive = np.isin(truth, positive)
+        missed = top[is_positive & ~ood & ~np.isin(probabilities.argmax(axis=1), positive)]
+        accepted = int((1 - target) * is_positive.sum() + 1e-9)  # positive images that may be missed without review
         surest = np.sort(missed)[::-1]
-        below = float(np.nextafter(surest[spared], 2.0)) if len(surest) > spared else 0.0
-    reviewed = strange | (top < below)
+        below = float(np.nextafter(surest[accepted], 2.0)) if len(surest) > accepted else 0.0
+    reviewed = ood | (top < below)
     rest = right[~reviewed]
     return {
         "review_below": below,
@@ -135,9 +135,9 @@ def review_rule(
 def wanted_rule(
     positive: Sequence[int], target_sensitivity: float | None, review_budget: float | None
 ) -> tuple[str, float]:
-    """The rule's name and target, 0 for none. Raises UsageError for one that can't be meant; see `review_rule`."""
+    """Name and target of the rule, target 0 for no rule. Raises UsageError for invalid arguments; see `review_rule`."""
     if target_sensitivity is not None and review_budget is not None:
-        raise UsageError("--target-sensitivity and --review-budget: one decides", hint="leave out the other")
+        raise UsageError("--target-sensitivity and --review-budget exclude each other", hint="give one of them")
     if target_sensitivity is None:
         budget = REVIEW_BUDGET if review_budget is None else review_budget
         if not 0 <= budget < 1:
@@ -146,5 +146,7 @@ def wanted_rule(
     if not 0 < target_sensitivity < 1:
         raise UsageError(f"--target-sensitivity must be in (0, 1), got {target_sensitivity:g}", hint="as in 0.98")
     if not positive:
-        raise UsageError("--target-sensitivity: no class counts as ill", hint="train with --positive, or give a budget")
+        raise UsageError(
+            "--target-sensitivity requires a positive class", hint="train with --positive, or give a budget"
+        )
     return "target_sensitivity", target_sensitivity

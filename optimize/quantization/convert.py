@@ -1,4 +1,4 @@
-"""Keras to TFLite flatbuffers, and the first questions asked of the result."""
+"""Conversion of Keras models to TFLite flatbuffers, and facts read from the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...models.keras_compat import keras, quiet, tf
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 INTEGER_SCHEMES = ("ptq-int8", "qat-int8")
-"""Fully integer: uint8 in, uint8 out, no float tensor in between but around layers that were asked to stay in float."""
+"""Fully integer: uint8 input and output, and no float tensor except around layers that stay in float on request."""
 
 _WEIGHED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
@@ -25,23 +25,23 @@ _TYPES = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8}
 
 
 def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[str] = ()) -> bytes:
-    """Convert a flat Keras model with a batch of one.
+    """Convert a flat Keras model to a flatbuffer with a batch size of one.
 
     Args:
-        model: float input, normalized; for the integer schemes from
-        `edgeall.optimize.quantization.placement.rounded`; for a second output from `with_second_output`.
+        model: takes normalized float images. For an integer scheme it comes from
+            `edgeall.optimize.quantization.placement.rounded`, for a second output from `with_second_output`.
         scheme: one of `SCHEMES`.
-        spec: the input contract.
-        float_layers: layers that an integer scheme may leave in float.
+        spec: input contract.
+        float_layers: layers that may stay in float in an integer scheme.
 
     Raises:
         EdgeallError: the converter failed, or an integer scheme left another layer in float.
     """
     shape = tf.TensorSpec((1, spec.height, spec.width, 3), tf.float32, name="image")
     function = tf.function(lambda image: model(image, training=False)).get_concrete_function(shape)
-    held = tf.Module()
-    held.weights = model.variables  # not the model: the converter would have Keras trace every layer of it again
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], held)
+    module = tf.Module()
+    module.weights = model.variables  # the model itself would make the converter trace every layer again
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if scheme != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
@@ -52,7 +52,7 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
     try:
         with quiet():
             flatbuffer: bytes = converter.convert()
-    except Exception as error:  # the converter wraps whatever MLIR says in exceptions of many kinds
+    except Exception as error:  # the converter wraps MLIR's errors in many exception types
         raise EdgeallError(f"conversion to {scheme} failed: {str(error).strip().splitlines()[0]}") from error
     if scheme in INTEGER_SCHEMES:
         found = layers_in_float(flatbuffer, [layer.name for layer in model.layers], model.output_names[0])
@@ -64,43 +64,45 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
 
 
 def with_second_output(network: Any, explain: bool) -> Any:
-    """A network that also says what its last layer saw: the pooled features, or the map that they are the mean of.
+    """A network with a second output: the pooled features, or the feature map that they are the mean of.
 
     Args:
         network: flat, ending in global average pooling, a dense layer and a softmax.
-        explain: the map.
+        explain: give the feature map.
 
     Returns:
-        A model of two outputs, in the order in which `convert` gives the probabilities first: the converter (TensorFlow
-        2.21) turns it round.
+        A model of two outputs, in the order that makes `convert` give the probabilities first: the converter
+        (TensorFlow 2.21) reverses the order.
 
     Raises:
-        UsageError: ``explain``, and the network pools in another way.
+        UsageError: ``explain``, and the network does not end in global average pooling.
     """
     pooling = sources(network.get_layer(LOGITS))[0]
     while not pooling.get_weights() and not isinstance(pooling, keras.layers.GlobalAveragePooling2D):
-        pooling = sources(pooling)[0]  # dropout, or what rounds
+        pooling = sources(pooling)[0]  # dropout or rounding
     if not explain:
         return keras.Model(network.input, [network.get_layer(LOGITS).input, network.output])
     if not isinstance(pooling, keras.layers.GlobalAveragePooling2D):
-        raise UsageError(f"{network.name} doesn't end in global average pooling: it has no map", hint="omit --explain")
+        raise UsageError(
+            f"{network.name} does not end in global average pooling, so it has no feature map", hint="omit --explain"
+        )
     return keras.Model(network.input, [pooling.input, network.output])
 
 
 def float_tensors(flatbuffer: bytes) -> list[str]:
-    """Names of the tensors that aren't integers; a fully integer model has none."""
+    """Names of the float tensors; a fully integer model has none."""
     graph = read_graph(flatbuffer, "model")
     return [tensor.name for part in graph.subgraphs for tensor in part.tensors if tensor.type.startswith("FLOAT")]
 
 
 def layers_in_float(flatbuffer: bytes, names: Collection[str], second: str = "") -> list[str]:
-    """The layers that compute in float, in running order.
+    """The layers that compute in float, in execution order.
 
     Args:
         flatbuffer: a converted model.
-        names: of the Keras model's layers. The converter names what an operator writes after the layers that it came
-            from; where it doesn't, its name for it is returned.
-        second: the layer that a second output comes from, whose name the converter doesn't keep.
+        names: names of the Keras model's layers. The converter names a tensor after the layers that it comes from;
+            where it does not, the tensor's own name is returned.
+        second: layer of the second output, whose name the converter does not keep.
     """
     found: dict[str, None] = {}
     graph = read_graph(flatbuffer, "model").main
@@ -117,12 +119,12 @@ def layers_in_float(flatbuffer: bytes, names: Collection[str], second: str = "")
 
 
 def layers_of(tensor: str) -> list[str]:
-    """The Keras layers that the converter says a tensor comes from: ``model/layer/Op;model/other/Op``."""
+    """The Keras layers in a tensor's name, as in ``model/layer/Op;model/other/Op``."""
     return [parts[1] for parts in (section.split("/") for section in tensor.split(";")) if len(parts) > 2]
 
 
 def sparsity(flatbuffer: bytes) -> float:
-    """Share of zeros among the weights that convolutions and dense layers have in the file, 0..1."""
+    """Share of zeros among the weights of convolutions and dense layers in the file, 0..1."""
     graph = read_graph(flatbuffer, "model").main
     zeros = weights = 0
     for operator in graph.operators:
@@ -134,12 +136,12 @@ def sparsity(flatbuffer: bytes) -> float:
 
 
 def compressed_bytes(flatbuffer: bytes) -> int:
-    """Size as it travels where files are compressed (zlib, as zip does it): the only size that zeros make smaller."""
+    """Size after zlib compression, as in a zip. Zeros reduce this size alone."""
     return len(zlib.compress(flatbuffer))
 
 
 def _constant(flatbuffer: bytes, graph: Subgraph, index: int) -> Any:
-    """A constant tensor's values; of a float16 one, what it was stored as before it is unpacked."""
+    """Values of a constant tensor; a float16 one is read as stored, before it is unpacked."""
     producer = graph.producer(index)
     tensor = graph.tensors[producer.inputs[0] if producer else index]
     kind = np.dtype(_TYPES[tensor.type])

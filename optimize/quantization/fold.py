@@ -1,8 +1,7 @@
 """Folds every per-channel affine map (BatchNormalization, Normalization, Rescaling) into a convolution.
 
-Quantization then sees the network that the device will run. Quantization-aware training of the unfolded network
-(tfmot's default) fakes the quantization of other weights than those that are stored, and lets
-BatchNormalization drift.
+Quantization then sees the network that the device runs. Quantization-aware training of the unfolded network (tfmot's
+default) simulates the quantization of weights that differ from the stored ones, and lets BatchNormalization drift.
 Source: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 3.
 """
 
@@ -18,25 +17,25 @@ from ...models.keras_compat import keras
 layers = keras.layers
 
 FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-"""Exactly these: a Conv2DTranspose is a Conv2D whose channels lie on another axis."""
+"""Exact types: a Conv2DTranspose is a Conv2D whose channels lie on another axis."""
 
 
 def fold_batch_normalization(model: Any) -> Any:
     """An equivalent model without per-channel affine layers, and without dropout.
 
-    One that follows a linear convolution or dense layer which feeds nothing else is folded into that. Any other on an
-    image (before an activation, behind a sum or a concatenation, at the input) becomes a 1x1 depthwise convolution of
-    its name, which takes up what follows in its turn. It can't be folded forwards: what a padded convolution pads with
-    is zero behind the map, not before it.
+    An affine layer behind a linear convolution or dense layer that feeds nothing else is folded into that layer. Any
+    other one on an image (before an activation, behind a sum or a concatenation, at the input) becomes a 1x1 depthwise
+    convolution of the same name, into which following affine layers are folded. It cannot be folded forwards: a padded
+    convolution pads with zeros behind the affine map, not before it.
 
     Args:
-        model: a flat functional Keras model, trained.
+        model: trained, flat functional Keras model.
 
     Returns:
-        A new flat functional model. Layers keep their names; folded convolutions have gained a bias.
+        A new flat functional model. Layers keep their names; folded convolutions have a bias.
     """
     weights: dict[str, list[Any]] = {}
-    home: dict[str, str] = {}  # a layer that feeds one other, to the layer whose weights can take that one up
+    target: dict[str, str] = {}  # layer with a single successor -> layer into which that successor can be folded
 
     def place(layer: Any, tensors: list[Any]) -> Any:
         name = layer.name
@@ -45,17 +44,17 @@ def fold_batch_normalization(model: Any) -> Any:
         single = len(targets(layer)) == 1
         if _is_affine(layer):
             factor, offset = _affine(layer)
-            held = home.get(sources(layer)[0].name)
-            if held is not None:
-                kernel, bias = weights[held]
-                weights[held] = [kernel * factor, bias * factor + offset]
+            into = target.get(sources(layer)[0].name)
+            if into is not None:
+                kernel, bias = weights[into]
+                weights[into] = [kernel * factor, bias * factor + offset]
                 if single:
-                    home[name] = held
+                    target[name] = into
                 return tensors[0]
             if len(tensors[0].shape) == 4:
                 weights[name] = [factor, offset]
                 if single:
-                    home[name] = name
+                    target[name] = name
                 return layers.DepthwiseConv2D(1, name=name, dtype=layer.get_config()["dtype"])(tensors[0])
         weights[name] = layer.get_weights()
         if not (single and _is_affine(targets(layer)[0]) and _is_linear(layer)):
@@ -64,7 +63,7 @@ def fold_batch_normalization(model: Any) -> Any:
         if type(layer) is layers.DepthwiseConv2D:  # (h, w, channels, multiplier)
             kernel = kernel.reshape(*kernel.shape[:2], -1)
         weights[name] = [kernel, *(bias or [np.zeros(kernel.shape[-1])])]
-        home[name] = name
+        target[name] = name
         return call(copy_of(layer, use_bias=True), tensors)
 
     folded = rebuild(model, place)
@@ -80,7 +79,7 @@ def _is_linear(layer: Any) -> bool:
 
 
 def _is_affine(layer: Any) -> bool:
-    """Whether it maps every channel by a factor and an offset at inference."""
+    """Whether the layer multiplies every channel by a factor and adds an offset at inference."""
     if isinstance(layer, layers.BatchNormalization):
         return list(layer.axis) == [len(layer.input_shape) - 1]
     if isinstance(layer, layers.Normalization):

@@ -1,8 +1,7 @@
-"""The validation side as another microscope would show it: mildly changed, through the very model that will run.
+"""Predictions of the converted model on the validation subset, unchanged and mildly changed like by another microscope.
 
-Temperature and review rule are fitted on these images besides the side itself. A validation side is taken with the same
-microscope as the images that the network learned, and often from the same slides: what is fitted on it alone need not
-hold elsewhere.
+Temperature and review rule are fitted on both. The validation subset comes from the same microscope as the training
+images, and often from the same slides, so what is fitted on it alone need not hold elsewhere.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from ...edge_runtime.classifier import Classifier
 from ...models.keras_compat import tf
 from ...train.augment import microscope
 from ...train.batches import Images
-from .verify import answers, shown
+from .verify import pixels_of, predictions_and_features
 
 STRENGTH = 0.25
-"""Of `edgeall.train.augment.microscope`; at 1 it is what training draws. So much costs a network of accuracy about what
-another slide does: see decision 0015."""
+"""Strength of `edgeall.train.augment.microscope`; 1 is what training draws. At this strength a network loses about as
+much accuracy as on another slide: see decision 0015."""
 IMAGES = 1024
-"""About as many changed images are drawn: several of each image where the side is small."""
+"""Approximate number of changed images: several of each image of a small subset."""
 MOST_COPIES = 8
-"""Of one image: more say nothing new of it."""
+"""Largest number of changed copies of one image; more add no information."""
 BATCH = 32
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a model says of the validation side, as it is and mildly changed: both weigh the same.
+class ValidationPredictions:
+    """Predictions on the validation subset, unchanged and mildly changed; both have the same weight.
 
     Attributes:
-        probabilities: float32 ``(n, labels)``, as the model gives them. The first half is of the images as they are,
-            ``copies`` times over, the second of the changed ones.
+        probabilities: float32 ``(n, labels)``, not calibrated. The first half belongs to the unchanged images,
+            repeated ``copies`` times, the second half to the changed ones.
         features: float32 ``(n, features)``, pooled.
         truth: int ``(n,)``.
-        images: how many different ones.
-        copies: how often each was changed.
+        images: number of different images.
+        copies: number of changed copies of each image.
     """
 
     probabilities: NDArray[np.float32]
@@ -51,44 +50,46 @@ class Fitted:
     copies: int
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: how many ``changed_images`` there were, and the ``changed_strength``."""
+        """``changed_images`` (their number) and ``changed_strength`` for the manifest."""
         return {"changed_images": self.images * self.copies, "changed_strength": STRENGTH}
 
     def unchanged(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Of an array with a row for each of these, the rows of the images as they are, each once."""
+        """The rows of the unchanged images, each once, of an array with a row for each prediction."""
         return rows[: self.images]
 
 
-def validation_answers(classifier: Classifier, side: Images, seed: int, progress: Progress) -> Fitted:
-    """Run a side through a model that has a second output, as it is and mildly changed.
+def validation_predictions(
+    classifier: Classifier, images: Images, seed: int, progress: Progress
+) -> ValidationPredictions:
+    """Run the validation subset, unchanged and mildly changed, through a model that has a second output.
 
     Args:
-        classifier: of the converted model.
-        side: the validation side.
-        seed: of the run; the same one gives the same changes.
+        classifier: the converted model.
+        images: the validation subset.
+        seed: seed of the run; the same seed gives the same changes.
     """
-    copies = copies_of(len(side))
-    clean = answers(classifier, shown(side), len(side), "calibrating", progress)
-    count = copies * len(side)
-    changed = answers(classifier, mildly_changed(side, copies, seed), count, "calibrating, mildly changed", progress)
+    copies, count = copies_of(len(images)), len(images)
+    unchanged = predictions_and_features(classifier, pixels_of(images), count, "calibrating", progress)
+    drawn = mildly_changed(images, copies, seed)
+    changed = predictions_and_features(classifier, drawn, copies * count, "calibrating, mildly changed", progress)
     probabilities, features = (
-        np.concatenate([np.tile(as_it_is, (copies, 1)), other]) for as_it_is, other in zip(clean, changed, strict=True)
+        np.concatenate([np.tile(first, (copies, 1)), second]) for first, second in zip(unchanged, changed, strict=True)
     )
-    return Fitted(probabilities, features, np.tile(side.labels, 2 * copies), len(side), copies)
+    return ValidationPredictions(probabilities, features, np.tile(images.labels, 2 * copies), count, copies)
 
 
 def copies_of(images: int) -> int:
-    """How often each of so many images is changed."""
+    """Number of changed copies of each of ``images`` images."""
     return min(max(IMAGES // images, 1), MOST_COPIES)
 
 
-def mildly_changed(side: Images, copies: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """Every image of a side, changed at `STRENGTH`, then all of them again: ``copies`` times, drawn anew each time.
+def mildly_changed(images: Images, copies: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Every image in order, changed at `STRENGTH`; the whole sequence ``copies`` times, with new changes each time.
 
     Args:
-        side: as the device sees it, uint8.
-        copies: of each image.
-        seed: any non-negative integer; the same one gives the same pixels.
+        images: uint8, as the device sees them.
+        copies: number of changed copies of each image.
+        seed: any non-negative integer; the same seed gives the same pixels.
 
     Yields:
         uint8 ``(h, w, 3)``.
@@ -96,8 +97,8 @@ def mildly_changed(side: Images, copies: int, seed: int) -> Iterator[NDArray[np.
     stream = np.random.default_rng((seed, 2)).integers(0, 2**31 - 1)
     step = 0
     for _ in range(copies):
-        for start in range(0, len(side), BATCH):
-            pixels = tf.constant(side.pixels[side.rows[start : start + BATCH]], tf.float32)
+        for start in range(0, len(images), BATCH):
+            pixels = tf.constant(images.pixels[images.rows[start : start + BATCH]], tf.float32)
             changed = microscope(pixels, tf.constant([stream, step], tf.int64), STRENGTH)
             yield from np.clip(np.rint(changed.numpy()), 0, 255).astype(np.uint8)
             step += 1

@@ -1,4 +1,4 @@
-"""Fits, through the very model that will run, what its images look like to it: see `edgeall.edge_runtime.novelty`."""
+"""Fits the out-of-distribution (OOD) detector of a converted model, see `edgeall.edge_runtime.ood`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edge_runtime.novelty import distance, read_familiar, roots
+from ...edge_runtime.ood import distance, read_ood_detector, roots
 
 AXES = 8
-"""At least; and one for each class, whose means span as many. Fewer take unseen slides for something new, more follow
-the training images closer and take other microscopes for it: see decisions 0010 and 0015."""
+"""Smallest number of principal axes; there is at least one for each class. With fewer axes unseen slides count as out
+of distribution, with more axes other microscopes do: see decisions 0010 and 0015."""
 IMAGES = 512
-"""Of the train side, as many of each class as there are."""
+"""Training images that the detector is fitted to, balanced by class."""
 CLEAN_SHARE = 0.01
-"""Of the validation side that may be called unfamiliar."""
+"""Largest share of unchanged validation images above the threshold."""
 
 
 def fit_novelty(
     train: NDArray[np.float32], validation: NDArray[np.float32], classes: int
 ) -> tuple[dict[str, Any], bytes]:
-    """The plane of the train side's features, and the threshold that the validation side asks for.
+    """The plane of the training features, and the threshold from the validation features.
 
     Args:
-        train: pooled features ``(n, features)`` as the converted model gives them.
-        validation: the same of images that the network wasn't fitted to.
-        classes: how many the network tells apart.
+        train: pooled features ``(n, features)`` of training images, from the converted model.
+        validation: the same of validation images.
+        classes: number of classes.
 
     Returns:
-        The manifest's ``novelty`` and the archive's member. The threshold is of the plane as stored, in int8.
+        The manifest's ``novelty`` and the content of the archive's member. The threshold belongs to the plane as it is
+        stored, in int8.
     """
     known = roots(train)
     mean = known.mean(axis=0)
@@ -37,7 +38,7 @@ def fit_novelty(
     stored, scales = zip(*(_rounded(row) for row in (mean, *axes)), strict=True)
     content = np.stack(stored).tobytes()
     facts = {"features": train.shape[1], "scales": list(scales), "threshold": 1.0}
-    found = np.sort(distance(validation, read_familiar(facts, content, "novelty")).astype(np.float64))
+    found = np.sort(distance(validation, read_ood_detector(facts, content, "novelty")).astype(np.float64))
     allowed = int(CLEAN_SHARE * len(found))
     threshold = float(np.nextafter(found[-1 - allowed], np.inf))
     return {

@@ -1,56 +1,67 @@
-"""The summary of a quantization as text."""
+"""Text of a quantization result."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from ...console.tables import percent, record, table
 from ...train.data.levels import split_text
 from ...train.evaluation.text import wrong_text
+from .result import QuantizationResult
 
 
-def quantize_text(summary: Mapping[str, Any]) -> str:
-    """The summary of `edgeall.optimize.quantize.quantize`."""
-    facts = {
-        "file": f"{summary['out']}, {summary['file_bytes']:,} bytes, of which flatbuffer "
-        f"{summary['flatbuffer_bytes']:,} (float32: {summary['float_flatbuffer_bytes']:,})",
-        "scheme": summary["scheme"],
-        "test images": f"{summary['test_images']:,} ({split_text(summary['split_level'])})",
-        "accuracy": f"{percent(summary['accuracy'])}, Keras float32 {percent(summary['float_accuracy'])}, "
-        f"drop {summary['drop_points']:.2f} points",
-        "agreement with Keras": f"{percent(summary['agreement'])}, largest difference of a probability "
-        f"{summary['max_abs_difference']:.2g}",
-        "float32 TFLite with Keras": f"{percent(summary['tflite_float']['agreement'])}, "
-        f"{summary['tflite_float']['max_abs_difference']:.2g}",
-        "compressed": f"{summary['compressed_bytes']:,} bytes of flatbuffer in a zip; "
-        f"{percent(summary['sparsity_frac'])} of the weights are zero",
+def quantize_text(result: QuantizationResult) -> str:
+    """What ``edgeall quantize`` prints: facts of the file, then a table of recalls by class."""
+    classes = [
+        [label, percent(row["reference_recall"]), percent(row["recall"]), row["support"]]
+        for label, row in result.per_class.items()
+    ]
+    facts = {**_conversion(result), **_decisions(result), **_optional(result)}
+    return f"{record(facts)}\n\n{table(['class', 'float32 recall', 'recall', 'images'], classes)}"
+
+
+def _conversion(result: QuantizationResult) -> dict[str, object]:
+    exact = result.tflite_float
+    return {
+        "file": f"{result.out}, {result.file_bytes:,} bytes, of which flatbuffer "
+        f"{result.flatbuffer_bytes:,} (float32: {result.float_flatbuffer_bytes:,})",
+        "scheme": result.scheme,
+        "test images": f"{result.test_images:,} ({split_text(result.split_level)})",
+        "accuracy": f"{percent(result.accuracy)}, Keras float32 {percent(result.float_accuracy)}, "
+        f"drop {result.drop_points:.2f} points",
+        "agreement with Keras": f"{percent(result.agreement)}, largest difference of a probability "
+        f"{result.max_abs_difference:.2g}",
+        "float32 TFLite with Keras": f"{percent(exact['agreement'])}, {exact['max_abs_difference']:.2g}",
+        "compressed": f"{result.compressed_bytes:,} bytes of flatbuffer in a zip; "
+        f"{percent(result.sparsity_frac)} of the weights are zero",
     }
-    fitted, decision = summary["calibration"], summary["decision"]
-    facts["calibration"] = (
-        f"temperature {fitted['temperature']:.2f}: calibration error on {fitted['images']:,} validation images and "
-        f"{fitted['changed_images']:,} mildly changed ones {fitted['ece_before']:.4f} before, "
+
+
+def _decisions(result: QuantizationResult) -> dict[str, object]:
+    fitted, decision, novelty = result.calibration, result.decision, result.novelty
+    facts: dict[str, object] = {
+        "calibration": f"temperature {fitted['temperature']:.2f}: calibration error on {fitted['images']:,} validation "
+        f"images and {fitted['changed_images']:,} mildly changed ones {fitted['ece_before']:.4f} before, "
         f"{fitted['ece_after']:.4f} after"
-    )
+    }
     if decision:
         facts["review"] = (
-            f"below a probability of {decision['review_below']:.4f}, or unfamiliar: "
+            f"below a probability of {decision['review_below']:.4f}, or out of distribution: "
             f"{percent(decision['reviewed_unchanged'])} of the validation images, {percent(decision['reviewed'])} of "
             f"them and the changed ones; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
         )
-    novelty = summary["novelty"]
-    share = percent(novelty["reviewed"])
-    facts["unfamiliar"] = f"{share} of {novelty['images']['validation']:,} validation images, by their features"
-    if summary["review"] is not None:
-        facts["wrong test answers"] = wrong_text(summary["review"])
-    if summary.get("report"):
-        facts["report"] = summary["report"]
-    if summary["clusters"] is not None:
-        facts["clusters"] = f"at most {summary['clusters']} different weights in a layer that is pruned"
-    if summary["float_layers"] is not None:
-        facts["left in float"] = ", ".join(summary["float_layers"]) or "nothing"
-    classes = [
-        [label, percent(row["reference_recall"]), percent(row["recall"]), row["support"]]
-        for label, row in summary["per_class"].items()
-    ]
-    return f"{record(facts)}\n\n{table(['class', 'float32 recall', 'recall', 'images'], classes)}"
+    facts["out of distribution"] = (
+        f"{percent(novelty['reviewed'])} of {novelty['images']['validation']:,} validation images, by their features"
+    )
+    if result.review is not None:
+        facts["wrong test predictions"] = wrong_text(result.review)
+    return facts
+
+
+def _optional(result: QuantizationResult) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    if result.report:
+        facts["report"] = result.report
+    if result.clusters is not None:
+        facts["clusters"] = f"at most {result.clusters} different weights in each prunable layer"
+    if result.float_layers is not None:
+        facts["left in float"] = ", ".join(result.float_layers) or "nothing"
+    return facts

@@ -1,4 +1,4 @@
-"""What a conversion cost, measured on the test side: the same images through Keras, TFLite float and the result."""
+"""Cost of a conversion: the same images through Keras float32 and the converted models."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def predict(classifier: Classifier, images: Images, title: str, progress: Progre
     return np.stack(rows)
 
 
-def shown(images: Images) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of a side, one image after the other: uint8 ``(h, w, 3)``."""
+def pixels_of(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of every image in order: uint8 ``(h, w, 3)``."""
     return (images.pixels[row] for row in images.rows)
 
 
-def answers(
+def predictions_and_features(
     classifier: Classifier, pixels: Iterable[NDArray[np.uint8]], count: int, title: str, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`predict` of ``count`` images, and their pooled features, which the model's second output gives.
+    """`predict` of ``count`` images, and their pooled features from the model's second output.
 
     Returns:
         Probabilities ``(count, labels)`` and features ``(count, features)``.
@@ -39,7 +39,7 @@ def answers(
     found = []
     with progress.task(title, count) as advance:
         for done, image in enumerate(pixels, start=1):
-            answer = classifier.answer(image)
+            answer = classifier.infer(image)
             assert answer.units is not None
             found.append((answer.probabilities, classifier.pooled(answer.units)))
             advance(done, "")

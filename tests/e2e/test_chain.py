@@ -23,14 +23,15 @@ from PIL import Image
 
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.calibration import calibrated, temperature_of
+from edgeall.edge_runtime.calibration import apply_temperature, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, EdgeallError, GateError, UsageError
-from edgeall.edge_runtime.golden import check_golden
 from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.pipeline import classify
 from edgeall.edge_runtime.preprocess import normalize, preprocess
+from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.models.keras_compat import keras
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantization.convert import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
@@ -117,7 +118,7 @@ def test_golden_images_can_be_drawn_where_real_ones_may_not_travel(
     tiny_run: Path, tiny_settings: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "model.tflite"
-    quantize(tiny_run, "ptq-int8", out, golden="synthetic", cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    quantize(QuantizeConfig(tiny_run, "ptq-int8", out, golden="synthetic", cache_dir=tiny_settings.cache_dir), QUIET)
     classifier = Classifier.open(out)
     manifest = classifier.bundle.manifest  # type: ignore[union-attr]
     assert manifest is not None
@@ -128,7 +129,7 @@ def test_golden_images_can_be_drawn_where_real_ones_may_not_travel(
 def test_a_path_that_cannot_be_written_is_refused_before_any_work(tiny_run: Path, tmp_path: Path) -> None:
     for out in (tmp_path, Path("/proc/model.tflite")):
         with pytest.raises(UsageError, match=str(out)):
-            quantize(tiny_run, "qat-int8", out, force=True, progress=QUIET)
+            quantize(QuantizeConfig(tiny_run, "qat-int8", out, force=True), QUIET)
 
 
 def test_quantization_aware_training_survives_a_kill(
@@ -144,9 +145,9 @@ def test_quantization_aware_training_survives_a_kill(
                 raise KeyboardInterrupt
 
     notes: list[str] = []
-    words = {"epochs": 3, "cache_dir": tiny_settings.cache_dir}
+    config = QuantizeConfig(run, "qat-int8", tmp_path / "m.tflite", epochs=3, cache_dir=tiny_settings.cache_dir)
     with pytest.raises(KeyboardInterrupt):
-        quantize(run, "qat-int8", tmp_path / "m.tflite", **words, progress=Killed())
+        quantize(config, Killed())
     assert not (tmp_path / "m.tflite").exists()
 
     class Listening(Progress):
@@ -154,7 +155,7 @@ def test_quantization_aware_training_survives_a_kill(
             notes.append(text)
 
     notes.clear()
-    quantize(run, "qat-int8", tmp_path / "m.tflite", **words, progress=Listening())
+    quantize(config, Listening())
     assert [note[:6] for note in notes if note.startswith("qat ")] == ["qat 3/"]
 
 
@@ -171,7 +172,7 @@ def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
     with (tiny_run / "predictions.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["side"] == "test"]
     labels = of_run["labels"]
-    said = calibrated(
+    said = apply_temperature(
         np.array([[float(row[f"p_{label}"]) for label in labels] for row in rows], np.float32), temperature
     )
     right = np.array([labels[index] == row["label"] for index, row in zip(said.argmax(axis=1), rows, strict=True)])
@@ -203,10 +204,12 @@ def test_another_split_than_the_models_own_is_refused(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     from edgeall.train.data.dataset import load_dataset
+    from edgeall.train.data.make_split import make_split
     from edgeall.train.data.scan import scan
-    from edgeall.train.data.split import make_split, save_split
+    from edgeall.train.data.split import save_split
+    from edgeall.train.data.split_settings import SplitSettings
 
-    other = make_split(scan(load_dataset(synthetic_fields)), seed=5)
+    other = make_split(scan(load_dataset(synthetic_fields)), SplitSettings(seed=5))
     save_split(other, tmp_path / "split.json")
     with pytest.raises(DataError, match="not the split that"):
         evaluate(
@@ -218,7 +221,7 @@ def test_another_split_than_the_models_own_is_refused(
     with pytest.raises(DataError, match="not the split this run was trained on"):
         evaluate(run, progress=QUIET)
     with pytest.raises(DataError, match="not the split this run was trained on"):
-        quantize(run, "float32", tmp_path / "m.tflite", progress=QUIET)
+        quantize(QuantizeConfig(run, "float32", tmp_path / "m.tflite"), QUIET)
 
 
 def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
@@ -241,7 +244,7 @@ def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
 def test_run_labels_images_as_evaluate_counts_them(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]]
 ) -> None:
-    entries = load_split(tiny_run / "split.json").side("test")
+    entries = load_split(tiny_run / "split.json").subset("test")
     classifier = Classifier.open(tiny_models["qat-int8"]["out"])
     predictions = list(classify(classifier, [synthetic_fields / entry.path for entry in entries]))
     right = sum(found.label == entry.label for found, entry in zip(predictions, entries, strict=True))
@@ -254,26 +257,20 @@ def test_calibration_images_come_from_the_training_side_alone(
     from edgeall.optimize import quantize as module
 
     seen: list[bytes] = []
-    measured = module._measured
+    measured = module.activation_extremes
 
     def spy(folded: Any, placement: Any, calibration: Any, *others: Any) -> Any:
         seen.extend(calibration.pixels[row].tobytes() for row in calibration.rows)
         return measured(folded, placement, calibration, *others)
 
-    monkeypatch.setattr(module, "_measured", spy)
-    quantize(
-        tiny_run,
-        "ptq-int8",
-        tmp_path / "m.tflite",
-        representative=40,
-        cache_dir=tiny_settings.cache_dir,
-        progress=QUIET,
-    )
-    from edgeall.train.runs import input_spec, load_run, load_sides
+    monkeypatch.setattr(module, "activation_extremes", spy)
+    out, cache_dir = tmp_path / "m.tflite", tiny_settings.cache_dir
+    quantize(QuantizeConfig(tiny_run, "ptq-int8", out, representative=40, cache_dir=cache_dir), QUIET)
+    from edgeall.train.runs import input_spec, load_run, load_subsets
 
     facts = load_run(tiny_run)
     split = load_split(tiny_run / "split.json")
-    sides = load_sides(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
+    sides = load_subsets(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
     train_side = sides["train"]
     label_of = {
         train_side.pixels[row].tobytes(): label for row, label in zip(train_side.rows, train_side.labels, strict=True)
@@ -287,7 +284,7 @@ def test_calibration_images_come_from_the_training_side_alone(
 def test_a_gate_that_is_missed_writes_nothing(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
     out = tmp_path / "model.tflite"
     with pytest.raises(GateError, match="points of test accuracy"):
-        quantize(tiny_run, "ptq-int8", out, max_drop=-100.0, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+        quantize(QuantizeConfig(tiny_run, "ptq-int8", out, max_drop=-100.0, cache_dir=tiny_settings.cache_dir), QUIET)
     assert not out.exists()
 
 
@@ -297,7 +294,7 @@ def test_quantize_refuses_data_that_has_changed(tiny_run: Path, synthetic_fields
     victim = next((moved / "Pre").iterdir())
     Image.new("RGB", (96, 96)).save(victim)
     with pytest.raises(DataError, match=r"1 changed \(Pre/"):
-        quantize(tiny_run, "float32", tmp_path / "m.tflite", data=moved, progress=QUIET)
+        quantize(QuantizeConfig(tiny_run, "float32", tmp_path / "m.tflite", data=moved), QUIET)
 
 
 def test_evaluate_refuses_other_labels(
@@ -473,7 +470,7 @@ def test_a_fold_is_the_test_side(tiny_settings: Any, tmp_path: Path) -> None:
     for number in (1, 2):
         out = tmp_path / str(number)
         train(replace(tiny_settings, out=out, epochs_finetune=1, fold=f"{number}/3"), QUIET)
-        sides.append({entry.path for entry in load_split(out / "split.json").side("test")})
+        sides.append({entry.path for entry in load_split(out / "split.json").subset("test")})
     assert not sides[0] & sides[1]
     assert len(sides[0]) == pytest.approx(128 / 3, abs=6)
 

@@ -25,6 +25,7 @@ from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.images import is_output
 from edgeall.edge_runtime.vision.cells_files import cells_of_files
 from edgeall.optimize.prune import prune
+from edgeall.optimize.pruning.config import PruneConfig
 from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.run import check_out, claim, train
@@ -118,7 +119,7 @@ def test_a_folder_in_use_is_refused_by_every_command_that_writes_it(
     with output_lock(out, "train"):
         for work in (
             lambda: train(replace(tiny_settings, out=out), QUIET),
-            lambda: prune(tiny_run, out, sparsity=0.5, cache_dir=tiny_settings.cache_dir, progress=QUIET),
+            lambda: prune(PruneConfig(tiny_run, out, sparsity=0.5, cache_dir=tiny_settings.cache_dir), QUIET),
             lambda: cells_of_files([tmp_path], out),
         ):
             with pytest.raises(UsageError, match="in use by `edgeall train`") as error:
@@ -328,7 +329,7 @@ def test_predictions_of_a_run_on_images_with_odd_names_can_be_read_back(
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {entry.path for entry in split.entries}
     result = quantize(QuantizeConfig(run, "float32", tmp_path / "m.tflite", cache_dir=tmp_path / "cache"), QUIET)
-    assert result.test_images == len(split.side("test"))
+    assert result.test_images == len(split.subset("test"))
 
 
 # --- pixels that lie --------------------------------------------------------------------------------------------------

@@ -12,10 +12,13 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import load_input
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import scan
-from edgeall.train.data.split import SplitEntry, load_split, make_split, save_split
+from edgeall.train.data.split import SplitEntry, load_split, save_split
+from edgeall.train.data.split_settings import SplitSettings
 from edgeall.train.evaluation.against import against_text, held_against
 from edgeall.train.evaluation.bootstrap import difference_interval
 from edgeall.train.evaluation.evaluate import evaluate
@@ -30,7 +33,7 @@ def models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPath
     found = {}
     for scheme, rule in (("float32", {}), ("ptq-int8", {"review_budget": 0.2})):
         found[scheme] = folder / f"{scheme}.tflite"
-        quantize(tiny_run, scheme, found[scheme], **rule, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+        quantize(QuantizeConfig(tiny_run, scheme, found[scheme], **rule, cache_dir=tiny_settings.cache_dir), QUIET)
     return found
 
 
@@ -40,7 +43,7 @@ def test_two_files_are_held_against_each_other_on_the_same_images(
     first, second = models["ptq-int8"], models["float32"]
     split = tiny_run / "split.json"
     found = evaluate(first, data=tiny_settings.data, split=split, against=second, progress=QUIET)
-    entries = load_split(split).side("test")
+    entries = load_split(split).subset("test")
     right = []
     for model in (first, second):
         classifier = Classifier.open(model)
@@ -62,7 +65,7 @@ def test_a_model_of_another_split_or_of_other_classes_is_refused(
         evaluate(models["float32"], data=tiny_settings.data, split=split, against=tiny_bundle, progress=QUIET)
     with pytest.raises(UsageError, match="--against is measured on what a device runs"):
         evaluate(tiny_run, against=models["float32"], progress=QUIET)
-    save_split(make_split(scan(load_dataset(tiny_settings.data)), seed=9), tmp_path / "split.json")
+    save_split(make_split(scan(load_dataset(tiny_settings.data)), SplitSettings(seed=9)), tmp_path / "split.json")
     with pytest.raises(DataError, match="not the split that"):
         evaluate(
             models["float32"],

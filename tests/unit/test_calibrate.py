@@ -14,7 +14,7 @@ from fixtures_models import manifest
 from edgeall import cli
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.calibration import FLOOR, calibrated, temperature_of
+from edgeall.edge_runtime.calibration import FLOOR, apply_temperature, temperature_of
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.manifest import parse_manifest
@@ -26,6 +26,7 @@ from edgeall.optimize.quantization.calibrate import (
     fit_temperature,
     review_rule,
 )
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantization.mild import STRENGTH
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
@@ -63,7 +64,7 @@ def test_calibration_helps_on_images_that_it_has_not_seen() -> None:
     right = probabilities.argmax(axis=1) == truth
     before = expected_calibration_error(probabilities.max(axis=1).astype(float), right)
     after = expected_calibration_error(
-        calibrated(probabilities, fitted["temperature"]).max(axis=1).astype(float), right
+        apply_temperature(probabilities, fitted["temperature"]).max(axis=1).astype(float), right
     )
     assert after < 0.3 * before
 
@@ -74,19 +75,19 @@ def test_a_model_without_errors_is_not_made_certain() -> None:
     probabilities[np.arange(200), truth] = 0.94
     temperature = fit_temperature(probabilities, truth)
     assert TEMPERATURES[0] < temperature < 1
-    assert calibrated(probabilities, temperature).max() == pytest.approx(1 - 3 / 204, abs=1e-3)
+    assert apply_temperature(probabilities, temperature).max() == pytest.approx(1 - 3 / 204, abs=1e-3)
 
 
 def test_calibration_keeps_the_order_and_sums_to_one() -> None:
     units = np.random.default_rng(0).integers(0, 256, (50, 4))
     probabilities = (units / 256).astype(np.float32)
     for temperature in (0.3, 1.7, 5.0):
-        found = calibrated(probabilities, temperature)
+        found = apply_temperature(probabilities, temperature)
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
         assert (found.argmax(axis=1) == probabilities.argmax(axis=1)).all()
-    assert calibrated(probabilities, 1.0) is probabilities
-    assert np.isfinite(calibrated(np.array([1.0, 0, 0, 0], np.float32), 0.2)).all()
-    assert np.isnan(calibrated(np.array([np.nan, 0.5], np.float32), 2.0)).any(), "not hidden"
+    assert apply_temperature(probabilities, 1.0) is probabilities
+    assert np.isfinite(apply_temperature(np.array([1.0, 0, 0, 0], np.float32), 0.2)).all()
+    assert np.isnan(apply_temperature(np.array([np.nan, 0.5], np.float32), 2.0)).any(), "not hidden"
     assert FLOOR < 1 / 256
 
 
@@ -182,7 +183,7 @@ def test_a_sensitivity_that_is_reached_already_sends_nothing_to_review() -> None
         ([1], None, 1.0, r"must be in \[0, 1\), got 1"),
         ([1], None, -0.1, r"must be in \[0, 1\), got -0.1"),
         ([1], None, float("nan"), r"must be in \[0, 1\), got nan"),
-        ([], 0.9, None, "no class counts as ill"),
+        ([], 0.9, None, "requires a positive class"),
     ],
 )
 def test_rules_that_cannot_be_meant(positive: Any, sensitivity: Any, budget: Any, message: str) -> None:
@@ -192,7 +193,8 @@ def test_rules_that_cannot_be_meant(positive: Any, sensitivity: Any, budget: Any
 
 def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
     out = tmp_path / "model.tflite"
-    summary = quantize(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    config = QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir)
+    summary = quantize(config, QUIET).to_json()
     bundle = open_bundle(out)
     assert bundle.manifest is not None
     temperature = temperature_of(bundle.manifest)
@@ -205,12 +207,12 @@ def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny
         item.probability < below or new for item, new in zip(found, strange, strict=True)
     ]
     split = load_split(tiny_run / "split.json")
-    kept = {str(tiny_settings.data / entry.path) for entry in split.side("validation")}
+    kept = {str(tiny_settings.data / entry.path) for entry in split.subset("validation")}
     sent = [item.review for item in found if item.image in kept]
     assert bundle.manifest.decision["reviewed_unchanged"] == pytest.approx(np.mean(sent))
     metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
     assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
-    of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.side("test")}
+    of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.subset("test")}
     said = [(item.probability, item.label == of_test[item.image]) for item in found if item.image in of_test]
     ece = expected_calibration_error(np.array([row[0] for row in said]), np.array([row[1] for row in said]))
     assert metrics["ece"] == pytest.approx(ece, abs=1e-6)

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import click
@@ -251,14 +252,14 @@ def test_train_has_the_settings_and_defaults_of_the_training_room() -> None:
 
 
 def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
-    from edgeall.optimize.quantize import quantize
+    from edgeall.optimize.quantization.config import QuantizeConfig
 
     arguments = ["RUN", "--scheme", "qat-int8", "--out", "y"]
     settings = LEAVES["quantize",].make_context("quantize", arguments, obj={}).params
     assert settings.pop("json") is False
     settings["robust"] = settings.pop("robustness")
-    parameters = inspect.signature(quantize).parameters
-    assert set(settings) == set(parameters) - {"progress", "side"}  # a search's own
+    parameters = inspect.signature(QuantizeConfig).parameters
+    assert set(settings) == set(parameters) - {"subset"}  # a search's own
     assert settings.pop("float_layers") is None
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     assert {name: settings[name] for name in settings if name in defaults} == {
@@ -267,12 +268,12 @@ def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
 
 
 def test_prune_has_the_settings_and_defaults_of_the_optimizer() -> None:
-    from edgeall.optimize.prune import prune
+    from edgeall.optimize.pruning.config import PruneConfig
 
     settings = LEAVES["prune",].make_context("prune", ["RUN", "--out", "y"], obj={}).params
     assert settings.pop("json") is False
-    parameters = inspect.signature(prune).parameters
-    assert set(settings) == set(parameters) - {"progress", "on_model", "on_epoch", "evaluated"}
+    parameters = inspect.signature(PruneConfig).parameters
+    assert set(settings) == set(parameters)
     for name in set(settings) - {"run", "out"}:
         assert settings[name] == parameters[name].default
 
@@ -299,9 +300,9 @@ def test_choices_are_those_of_the_rooms_behind() -> None:
     from edgeall.optimize.experiments.protocols import PROTOCOLS
     from edgeall.optimize.quantization.convert import SCHEMES
     from edgeall.train.augment import AUGMENTS
-    from edgeall.train.data.split import SIDES
+    from edgeall.train.data.subsets import SUBSETS
 
-    assert tuple(SIDES) == options.SIDES
+    assert tuple(SUBSETS) == options.SIDES
     assert set(SCHEMES) == set(options.SCHEMES)
     (augment,) = (p for p in LEAVES["train",].params if p.name == "augment")
     assert set(augment.type.choices) == set(AUGMENTS)
@@ -334,7 +335,8 @@ def test_what_drawn_images_gave_says_so(
     edgeall: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn: bool
 ) -> None:
     monkeypatch.setattr("edgeall.train.run.train", lambda *_: {"data": {"synthetic": drawn}})
-    monkeypatch.setattr("edgeall.optimize.quantize.quantize", lambda *_, **__: {"synthetic": drawn})
+    quantized = SimpleNamespace(synthetic=drawn, to_json=lambda: {"synthetic": drawn}, layers=None, robustness=None)
+    monkeypatch.setattr("edgeall.optimize.quantize.quantize", lambda *_: quantized)
     monkeypatch.setattr("edgeall.train.evaluation.evaluate.evaluate", lambda *_, **__: {})
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "data": {"synthetic": drawn}}))
     (tmp_path / "data" / "Pro").mkdir(parents=True)

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import tf
-from edgeall.optimize.quantization.mild import BATCH, IMAGES, MOST_COPIES, Fitted, copies_of, mildly_changed
+from edgeall.optimize.quantization.mild import BATCH, IMAGES, MOST_COPIES, ValidationPredictions, copies_of, mildly_changed
 from edgeall.train.augment import microscope
 from edgeall.train.batches import Images
 
@@ -51,6 +51,6 @@ def test_small_sides_are_drawn_several_times(count: int, copies: int) -> None:
 
 def test_the_images_as_they_are_come_first() -> None:
     rows = np.arange(12)
-    fitted = Fitted(np.zeros((12, 2)), np.zeros((12, 5)), rows % 2, images=3, copies=2)
+    fitted = ValidationPredictions(np.zeros((12, 2)), np.zeros((12, 5)), rows % 2, images=3, copies=2)
     assert fitted.unchanged(rows).tolist() == [0, 1, 2]
     assert fitted.facts()["changed_images"] == 6

@@ -19,14 +19,17 @@ from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.macs import macs
 from edgeall.models.narrow import groups, with_channels
-from edgeall.optimize.prune import prune, prune_text, verdict
+from edgeall.optimize.prune import prune
 from edgeall.optimize.pruning.channels import SLOW, Budget, importance, round_up
+from edgeall.optimize.pruning.config import PruneConfig
 from edgeall.optimize.pruning.sparsity import Masks, prunable, sparsity_of
+from edgeall.optimize.pruning.summary import prune_text, verdict
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.batches import plain
 from edgeall.train.evaluation.evaluate import evaluate
 from edgeall.train.fit import _State
-from edgeall.train.runs import input_spec, load_model, load_own_split, load_run, load_sides
+from edgeall.train.runs import input_spec, load_model, load_own_split, load_run, load_subsets
 
 QUIET = Progress(quiet=True)
 layers = keras.layers
@@ -59,16 +62,16 @@ class _Made:
 
 def _make(run: Path, out: Path, stage: str, **words: Any) -> _Made:
     with pytest.raises(KeyboardInterrupt):
-        prune(run, out, **words, progress=_Stop(quiet=True))
+        prune(PruneConfig(run, out, **words), _Stop(quiet=True))
     with pytest.raises(DataError, match="not a complete run"):
         load_run(out)
     with pytest.raises(UsageError, match="unfinished run with other settings"):
-        prune(run, out, **{**words, "epochs": 9}, progress=QUIET)
+        prune(PruneConfig(run, out, **{**words, "epochs": 9}), QUIET)
     with np.load(out / "checkpoints" / f"{stage}.npz") as arrays:
         count = sum(name.startswith("weight_") for name in arrays)
         cut = [arrays[f"weight_{index}"] for index in range(count)]
     seen: list[Any] = []
-    prune(run, out, **words, progress=QUIET, on_epoch=seen.append)
+    prune(PruneConfig(run, out, **words), QUIET, on_epoch=seen.append)
     return _Made(out, words, cut, seen)
 
 
@@ -145,7 +148,7 @@ def test_a_pruned_run_is_a_run_like_any_other(
     facts, parent = load_run(run), load_run(tiny_run)
     split = load_own_split(run, facts)
     assert facts["split"] == parent["split"]
-    sides = load_sides(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
+    sides = load_subsets(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
     probabilities = load_model(run, facts).predict(plain(sides["test"], 64), verbose=0)
     with (run / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["side"] == "test"]
@@ -155,9 +158,9 @@ def test_a_pruned_run_is_a_run_like_any_other(
     assert metrics["accuracy"] == facts["metrics"]["test"]["accuracy"]
     assert (run / "report.html").exists()
     out = tmp_path / "model.tflite"
-    summary = quantize(run, "float32", out, cache_dir=tiny_settings.cache_dir, progress=QUIET)
-    assert summary["max_abs_difference"] < FLOAT_ROUNDING
-    assert summary["agreement"] >= least_agreement(written, FLOAT_ROUNDING)
+    quantized = quantize(QuantizeConfig(run, "float32", out, cache_dir=tiny_settings.cache_dir), QUIET)
+    assert quantized.max_abs_difference < FLOAT_ROUNDING
+    assert quantized.agreement >= least_agreement(written, FLOAT_ROUNDING)
     assert not (run / "checkpoints").exists()
     text = prune_text(facts)
     assert all(sentence in text for sentence in facts["pruned"]["verdict"])
@@ -165,15 +168,15 @@ def test_a_pruned_run_is_a_run_like_any_other(
 
 
 def test_a_pruned_run_can_be_pruned_again(smaller: _Made, tiny_settings: Any, tmp_path: Path) -> None:
-    words = {"epochs": 1, "cache_dir": tiny_settings.cache_dir, "progress": QUIET}
-    both = prune(smaller.out, tmp_path / "both", sparsity=0.5, **words)
+    cache_dir = tiny_settings.cache_dir
+    both = prune(PruneConfig(smaller.out, tmp_path / "both", sparsity=0.5, epochs=1, cache_dir=cache_dir), QUIET)
     model = load_model(tmp_path / "both", both)
     before = load_run(smaller.out)["model"]
     assert both["model"]["channels"] == before["channels"]
     assert macs(model) == before["macs"]
     assert sparsity_of(model) == pytest.approx(0.5, abs=0.005)
     with pytest.raises(UsageError, match=r"50.00 % of its weights are zero"):
-        prune(tmp_path / "both", tmp_path / "less", sparsity=0.4, progress=QUIET)
+        prune(PruneConfig(tmp_path / "both", tmp_path / "less", sparsity=0.4), QUIET)
 
 
 @pytest.mark.parametrize("which", ["sparse", "smaller"])
@@ -190,7 +193,7 @@ def test_the_same_command_goes_on_after_a_kill(which: str, tiny_run: Path, reque
             assert 0.3 < (before == 0).mean() < 0.74, "cut while it rose"
             assert (variable.numpy()[before == 0] == 0).all(), "what was zero before the kill stays zero"
     with pytest.raises(UsageError, match="complete run"):
-        prune(tiny_run, made.out, **made.words, progress=QUIET)
+        prune(PruneConfig(tiny_run, made.out, **made.words), QUIET)
 
 
 def test_what_can_not_be_meant_is_refused_before_any_work(tiny_run: Path, tmp_path: Path) -> None:
@@ -198,25 +201,25 @@ def test_what_can_not_be_meant_is_refused_before_any_work(tiny_run: Path, tmp_pa
     refused: list[tuple[dict[str, Any], str]] = [
         ({}, "how much"),
         ({"sparsity": 0.5, "macs": 0.5}, "not both"),
-        ({"sparsity": 1.2}, "--sparsity 1.2 is no share"),
-        ({"sparsity": 0.0}, "is no share"),
-        ({"macs": float("nan")}, "is no share"),
+        ({"sparsity": 1.2}, "--sparsity must be above 0 and below 1, got 1.2"),
+        ({"sparsity": 0.0}, "--sparsity must be above 0"),
+        ({"macs": float("nan")}, "--macs must be above 0 and below 1, got nan"),
         ({"macs": 0.5, "epochs": 0}, "--epochs"),
         ({"macs": 0.5, "learning_rate": -1.0}, "--learning-rate"),
         ({"macs": 0.01}, "can't be reached"),
     ]
     for words, said in refused:
         with pytest.raises(UsageError, match=said):
-            prune(tiny_run, out, **words, progress=QUIET)
+            prune(PruneConfig(tiny_run, out, **words), QUIET)
     assert not out.exists()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     for path, said in ((foreign, "is not a run"), (tiny_run, "is or holds the run"), (tiny_run.parent, "is or holds")):
         with pytest.raises(UsageError, match=said):
-            prune(tiny_run, path, sparsity=0.5, force=True, progress=QUIET)
+            prune(PruneConfig(tiny_run, path, sparsity=0.5, force=True), QUIET)
     with pytest.raises(DataError):
-        prune(tmp_path / "nothing", out, sparsity=0.5, progress=QUIET)
+        prune(PruneConfig(tmp_path / "nothing", out, sparsity=0.5), QUIET)
 
 
 def _deep() -> Any:

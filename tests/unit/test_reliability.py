@@ -12,7 +12,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from edgeall.console.progress import Progress
-from edgeall.edge_runtime.calibration import calibrated
+from edgeall.edge_runtime.calibration import apply_temperature
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.evaluation.evaluate import evaluate
 from edgeall.train.evaluation.metrics import ECE_BINS, compute_metrics
@@ -96,8 +97,8 @@ def test_trust_speaks_of_calibrated_probabilities_and_shows_both() -> None:
     rows, truth = drawn(500)
     found = trust(rows, truth, [1, 2], 2.5, 0.6)
     assert found["reliability"]["before"] == reliability(rows, truth)
-    assert found["reliability"]["after"] == reliability(calibrated(rows, 2.5), truth)
-    assert found["review"]["reviewed"] == pytest.approx((calibrated(rows, 2.5).max(axis=1) < 0.6).mean())
+    assert found["reliability"]["after"] == reliability(apply_temperature(rows, 2.5), truth)
+    assert found["review"]["reviewed"] == pytest.approx((apply_temperature(rows, 2.5).max(axis=1) < 0.6).mean())
     alone = trust(rows, truth, [], None, None)
     assert (alone["reliability"]["after"], alone["review"]) == (None, None)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -127,7 +128,8 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
     tiny_run: Path, tiny_settings: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "model.tflite"
-    summary = quantize(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    config = QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir)
+    summary = quantize(config, QUIET).to_json()
     page = Path(summary["report"])
     assert page == tmp_path / "model.report.html"
     html = page.read_text(encoding="utf-8")

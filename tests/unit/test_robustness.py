@@ -16,17 +16,18 @@ from PIL import Image
 
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.calibration import calibrated
+from edgeall.edge_runtime.calibration import apply_temperature
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import ImageError, UsageError
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.edge_runtime.novelty import distance, read_familiar
+from edgeall.edge_runtime.ood import distance, read_ood_detector
 from edgeall.edge_runtime.parallel import Layout
 from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize, preprocess
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.packaging.card import model_card
 from edgeall.optimize.packaging.pack import pack
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantization.convert import convert, with_second_output
 from edgeall.optimize.quantization.novelty import fit_novelty
 from edgeall.optimize.quantize import quantize
@@ -115,7 +116,7 @@ def by_brightness(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
     facts, plane = fit_novelty(features, features, len(LABELS))
     # With all axes nothing would be left of features that three colours span.
     facts["scales"], plane = facts["scales"][:3], plane[: 3 * facts["features"]]
-    facts["threshold"] = float(np.median(distance(features, read_familiar(facts, plane, "by hand"))))
+    facts["threshold"] = float(np.median(distance(features, read_ood_detector(facts, plane, "by hand"))))
     filled = manifest(input=spec, novelty=facts)
     out = tmp_path_factory.mktemp("brightness") / "model.tflite"
     pack(flatbuffer, filled, golden_for(flatbuffer, spec), model_card(filled), out, plane)
@@ -142,7 +143,7 @@ def test_a_cell_is_what_the_device_says_of_corrupted_files(measured: Any, synthe
             right = strange = 0
             for entry in entries:
                 image = corrupted(open_rgb(synthetic_fields / entry.path), kind, severity, entry.sha256)
-                answer = classifier.answer(preprocess(image, classifier.input))
+                answer = classifier.infer(preprocess(image, classifier.input))
                 right += classifier.labels[answer.probabilities.argmax()] == entry.label
                 strange += answer.novelty > 1
             cells = found["by_corruption"][kind]
@@ -181,8 +182,8 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(
 ) -> None:
     _, classifier, entries = measured
     images = (corrupted(open_rgb(synthetic_fields / entry.path), "underexposed", 4, entry.sha256) for entry in entries)
-    answers = [classifier.answer(preprocess(each, classifier.input)) for each in images]
-    rows = calibrated(np.stack([answer.probabilities for answer in answers]), 1.7)
+    answers = [classifier.infer(preprocess(each, classifier.input)) for each in images]
+    rows = apply_temperature(np.stack([answer.probabilities for answer in answers]), 1.7)
     strange = np.array([answer.novelty > 1 for answer in answers])
     truth = np.array([classifier.labels.index(entry.label) for entry in entries])
     below = float(np.median(rows.max(axis=1)))
@@ -194,7 +195,7 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(
     assert cells["reviewed_by_severity"][3] > 0
     assert found["reviewed_mean"] == pytest.approx(np.mean(cells["reviewed_by_severity"]))
     assert "review 5" in robustness_text(found) and "sent to review" in robustness_text(found)
-    monkeypatch.setattr(classifier, "familiar", None)  # as of a file without a novelty score
+    monkeypatch.setattr(classifier, "ood_detector", None)  # as of a file without a novelty score
     del rules["review_below"]
     found = robustness(classifier, Layout(1, 1), synthetic_fields, entries[:2], QUIET, ("underexposed",), **rules)
     assert found["reviewed_mean"] is found["wrong_not_reviewed_mean"] is None and "review" not in robustness_text(found)
@@ -213,7 +214,8 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     out = tmp_path / "model.tflite"
     folder = tiny_settings.cache_dir
     asked = {"robust": True, "review_budget": 0.2}
-    found = quantize(tiny_run, "ptq-int8", out, **asked, cache_dir=folder, progress=QUIET)["robustness"]
+    found = quantize(QuantizeConfig(tiny_run, "ptq-int8", out, **asked, cache_dir=folder), QUIET).robustness
+    assert found is not None
     bundle = open_bundle(out)
     assert bundle.manifest is not None
     metrics = bundle.manifest.metrics
@@ -228,7 +230,7 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     assert 'alt="Accuracy under corruption' in out.with_suffix(".report.html").read_text(encoding="utf-8")
     split = load_split(tiny_run / "split.json")
     again = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", robust=False, progress=QUIET)
-    assert "robustness" not in again and again["images"] == len(split.side("test")) == found["images"]
+    assert "robustness" not in again and again["images"] == len(split.subset("test")) == found["images"]
 
 
 def test_a_run_is_not_what_a_device_runs(tiny_run: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.images import open_rgb
+from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
 from edgeall.train.data.synth import synthesize
@@ -50,7 +51,7 @@ def model(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathF
     """A packed model beside its split and its run.json."""
     folder = tmp_path_factory.mktemp("packed")
     out = folder / "model.tflite"
-    quantize(tiny_run, "ptq-int8", out, review_budget=0.2, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    quantize(QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.2, cache_dir=tiny_settings.cache_dir), QUIET)
     for name in ("split.json", "run.json"):
         shutil.copy(tiny_run / name, folder)
     return out
@@ -89,8 +90,8 @@ def test_the_models_own_images_among_the_sites_are_counted_and_warned_of(
     site = tmp_path / "lab"
     shutil.copytree(other, site)
     split = load_split(model.with_name("split.json"))
-    train = [entry for entry in split.side("train") if entry.label == "Early"]
-    test = next(entry for entry in split.side("test") if entry.label == "Early")
+    train = [entry for entry in split.subset("train") if entry.label == "Early"]
+    test = next(entry for entry in split.subset("test") if entry.label == "Early")
     shutil.copy(tiny_settings.data / train[0].path, site / "Early" / f"copied{Path(train[0].path).suffix}")
     shutil.copy(tiny_settings.data / test.path, site / "Early" / f"tested{Path(test.path).suffix}")
     again = open_rgb(tiny_settings.data / train[1].path).resize((150, 150), Image.Resampling.BICUBIC)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from edgeall.console import tables
@@ -10,6 +13,7 @@ from edgeall.edge_runtime.tools.bench_card import single_stream_text
 from edgeall.edge_runtime.tools.inspect import inspect_text
 from edgeall.edge_runtime.tools.predictions import prediction_lines
 from edgeall.optimize.demo import demo_text
+from edgeall.optimize.quantization.result import QuantizationResult
 from edgeall.optimize.quantization.summary import quantize_text
 from edgeall.train.data.listing import data_text
 from edgeall.train.evaluation.metrics import compute_metrics
@@ -72,8 +76,9 @@ def test_metrics_without_positive_classes_have_no_sensitivity() -> None:
 
 
 def test_a_quantized_model_s_cost_is_shown() -> None:
-    summary = {
+    values: dict[str, Any] = {
         "scheme": "qat-int8",
+        "synthetic": False,
         "test_images": 512,
         "split_level": "block",
         "float_accuracy": 0.995,
@@ -104,10 +109,15 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         },
         "review": {"wrong": 12, "wrong_reviewed": 9, "wrong_not_reviewed": 3 / 512},
         "float_layers": ["logits"],
+        "layers": None,
+        "reliability": {},
+        "risk_coverage": {},
+        "robustness": None,
         "out": "m.tflite",
         "file_bytes": 700_000,
     }
-    text = quantize_text(summary)
+    result = QuantizationResult(**values)
+    text = quantize_text(result)
     for figure in (
         "99.25 %",
         "99.50 %",
@@ -120,13 +130,17 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "75.00 %",
         "temperature 1.25",
         "0.0312 before, 0.0098 after",
-        "below a probability of 0.8750, or unfamiliar: 3.00 % of the validation images, 6.00 % of them and the changed",
+        "below a probability of 0.8750, or out of distribution: 3.00 % of the validation images",
+        "6.00 % of them and the changed",
         "9 of 12 sent to review; not sent: 0.59 % of the images",
     ):
         assert figure in text
     assert ["left", "in", "float", "logits"] in [line.split() for line in text.splitlines()]
-    assert "left in float" not in quantize_text({**summary, "float_layers": None})
+    assert "left in float" not in quantize_text(replace(result, float_layers=None))
     assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
+    assert result.to_json() == {key: value for key, value in values.items() if key not in ("layers", "robustness")}
+    complete = replace(result, layers=[], robustness={"mean": 0.9}, report="m.report.html").to_json()
+    assert {"layers", "robustness", "report"} <= set(complete)
 
 
 def test_the_demo_ends_with_a_row_for_each_scheme() -> None:

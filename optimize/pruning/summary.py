@@ -1,0 +1,54 @@
+"""Text of a pruning result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...console.tables import percent, record, table
+
+FASTER = 1.05
+"""A smaller ratio does not count as a gain: repeated measurements differ by as much."""
+SHOWN = 40
+"""Largest number of channel groups in `prune_text`."""
+_TITLES = {"sparsity": "unstructured sparsity", "macs": "fewer channels"}
+
+
+def verdict(pruned: Mapping[str, Any]) -> list[str]:
+    """Gain in latency and size, in sentences.
+
+    Args:
+        pruned: ``kind``, ``latency`` and ``size`` of ``run.json``'s ``pruned``.
+    """
+    before, after = pruned["latency"]["parent_float32_p50_ms"], pruned["latency"]["float32_p50_ms"]
+    speed = f"{before / after:.2f} times as fast" if before / after >= FASTER else "no faster"
+    lines = [f"{_TITLES[pruned['kind']]}: {speed} ({before:.2f} ms before, {after:.2f} ms after, float32, one thread)"]
+    size = pruned["size"]
+    for name, key in (("file", "float32_bytes"), ("compressed file", "float32_gzip_bytes")):
+        whole, left = size[f"parent_{key}"], size[key]
+        if whole / left >= FASTER:
+            lines.append(f"{name}: {left / 1e6:.2f} of {whole / 1e6:.2f} MB")
+        else:
+            lines.append(f"{name}: no smaller ({whole / 1e6:.2f} MB before, {left / 1e6:.2f} MB after)")
+    return lines
+
+
+def prune_text(run: Mapping[str, Any]) -> str:
+    """What ``edgeall prune`` prints, from the pruned run's ``run.json``."""
+    pruned = run["pruned"]
+    facts = {
+        "run": pruned["from"],
+        pruned["kind"]: f"{percent(pruned['found'])} found, {percent(pruned['asked'])} asked for",
+        "parameters": f"{pruned['parameters']:,} of {pruned['parent_parameters']:,}",
+        "MACs": f"{pruned['macs']:,} of {pruned['parent_macs']:,}",
+        **{
+            f"{name} accuracy": f"{percent(metrics['accuracy'])}, before {percent(pruned['parent_accuracy'].get(name))}"
+            for name, metrics in run["metrics"].items()
+        },
+    }
+    parts = [record(facts), "\n".join(pruned["verdict"])]
+    changed = [[name, *counts] for name, counts in pruned.get("channels", {}).items()]
+    if changed:
+        more = [f"and {len(changed) - SHOWN} more (--json has all)"] if len(changed) > SHOWN else []
+        parts.append("\n".join([table(["channels of", "before", "after"], changed[:SHOWN]), *more]))
+    return "\n\n".join(parts)

@@ -1,0 +1,101 @@
+"""Settings of one quantization."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...edge_runtime.errors import UsageError
+from ..pruning.cluster import FEWEST, MOST
+from .convert import INTEGER_SCHEMES, SCHEMES
+
+GOLDEN_SOURCES = ("test", "synthetic")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Settings of `edgeall.optimize.quantize.quantize`.
+
+    Attributes:
+        run: complete run folder.
+        scheme: one of `edgeall.optimize.quantization.convert.SCHEMES`.
+        out: file to write.
+        max_drop: largest accepted loss of accuracy against Keras float32, in percentage points.
+        epochs: fine-tuning epochs of ``qat-int8``.
+        learning_rate: peak learning rate of ``qat-int8``, in (0, 1].
+        representative: number of training images on which activation ranges are measured (integer schemes).
+        data: current location of the images; None: where the run read them.
+        golden: source of the golden images: ``test``, the test subset, or ``synthetic``, for data that must not be
+            passed on.
+        subset: subset on which the result is verified and the manifest's metrics are computed. `edgeall search`
+            verifies candidates on ``validation`` and only the chosen one on ``test``.
+        float_layers: layers of an integer scheme whose weights and output stay in float. Layers that read such an
+            output compute in float too.
+        clusters: ``qat-int8`` only: largest number of different values in the weights of each prunable layer; the
+            file compresses better. See `edgeall.optimize.pruning.cluster`.
+        layer_report: measure the rounding error of each layer on the validation subset (integer schemes).
+        robust: measure accuracy under corruptions as well, see `edgeall.train.evaluation.robustness.robustness`. The
+            mean and the worst case go into the file.
+        target_sensitivity: see `edgeall.optimize.quantization.calibrate.review_rule`.
+        review_budget: largest share of images sent to review as uncertain; 0: no rule.
+        explain: the second output is the last feature map instead of its mean; `edgeall run --explain` needs it.
+        force: overwrite ``out``.
+        cache_dir: folder of the pixel cache; None: the default one.
+    """
+
+    run: Path
+    scheme: str
+    out: Path
+    max_drop: float | None = None
+    epochs: int = 4
+    learning_rate: float = 3e-5
+    representative: int = 256
+    data: Path | None = None
+    golden: str = "test"
+    subset: str = "test"
+    float_layers: tuple[str, ...] = ()
+    clusters: int | None = None
+    layer_report: bool = False
+    robust: bool = False
+    target_sensitivity: float | None = None
+    review_budget: float | None = None
+    explain: bool = False
+    force: bool = False
+    cache_dir: Path | None = None
+
+    @property
+    def integer(self) -> bool:
+        """Whether the scheme is fully integer."""
+        return self.scheme in INTEGER_SCHEMES
+
+    def check(self) -> None:
+        """Raise UsageError for invalid settings or an ``out`` that cannot be written."""
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"no scheme called {self.scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
+        if not 0 < self.learning_rate <= 1:
+            raise UsageError(f"--learning-rate must be in (0, 1], got {self.learning_rate:g}")
+        if self.golden not in GOLDEN_SOURCES:
+            raise UsageError(f"no golden images called {self.golden!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
+        if not self.integer and (self.float_layers or self.layer_report):
+            option = "--float-layers" if self.float_layers else "--layer-report"
+            raise UsageError(f"{option} requires an int8 scheme", hint=f"use {' or '.join(INTEGER_SCHEMES)}")
+        if self.clusters is not None and (self.scheme != "qat-int8" or not FEWEST <= self.clusters <= MOST):
+            raise UsageError(
+                f"--clusters {self.clusters} with {self.scheme}",
+                hint=f"give a number from {FEWEST} to {MOST} with --scheme qat-int8",
+            )
+        self._check_out()
+
+    def _check_out(self) -> None:
+        out = self.out
+        if out.is_dir():
+            raise UsageError(f"{out}: is a folder", hint="name the file, as in --out model.tflite")
+        if out.exists() and not self.force:
+            raise UsageError(f"{out}: exists", hint="choose another --out, or --force to overwrite it")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            raise UsageError(f"{out}: can't be written ({error.strerror})", hint="choose another --out") from error

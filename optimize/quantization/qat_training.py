@@ -1,0 +1,85 @@
+"""Quantization-aware fine-tuning of a run, kept in the run's folder so that it survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...console.progress import Progress
+from ...edge_runtime.files import output_lock
+from ...models.keras_compat import tf
+from ...train.batches import Images, plain, shuffled
+from ...train.data import cache
+from ...train.fit import Stage, fit
+from .config import QuantizeConfig
+from .placement import WITH_WEIGHTS, images_at_once
+from .qat import PLACEMENT, QuantizationAware
+
+
+def sparsity_masks(folded: Any, facts: dict[str, Any], progress: Progress) -> dict[str, NDArray[np.float32]]:
+    """The zeros that quantization-aware training keeps, by layer; empty unless the run was pruned to sparsity."""
+    if facts.get("pruned", {}).get("kind") != "sparsity":
+        return {}
+    kernels = {layer.name: layer.get_weights()[0] for layer in folded.layers if type(layer) in WITH_WEIGHTS}
+    masks = {name: (kernel != 0).astype(np.float32) for name, kernel in kernels.items() if (kernel == 0).any()}
+    weights = sum(mask.size for mask in masks.values())
+    zeros = weights - sum(np.count_nonzero(mask) for mask in masks.values())
+    progress.note(f"keeping its sparsity of {100 * zeros / max(weights, 1):.3g} %")
+    return masks
+
+
+def train_quantized(
+    config: QuantizeConfig,
+    network: QuantizationAware,
+    subsets: dict[str, Images],
+    calibration_images: int,
+    settings: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Fine-tune in place on the training subset; an interrupted or repeated call resumes.
+
+    The float network is the teacher: the integer network has to reproduce its probabilities, which hold more
+    information about an image than the label does. Source: Mishra and Marr 2018, "Apprentice: Using knowledge
+    distillation techniques to improve low-precision network accuracy".
+
+    Args:
+        config: the checkpoint is ``qat/<digest of what decides the result>.npz`` in its run folder.
+        calibration_images: number of images behind the initial ranges.
+        settings: of the run.
+    """
+    run, training, folded = config.run, subsets["train"], network.folded
+    epochs, batch_size = config.epochs, settings["batch_size"]
+    stage = Stage("qat", epochs, config.learning_rate, epochs, len(training), batch_size, xla=False, soft=True)
+    classes = folded.output_shape[-1]
+    weights = training.class_weights(classes) if settings["class_weights"] else None
+    digests = [hashlib.sha256(value.tobytes()).hexdigest() for value in folded.get_weights()]
+    masks = {name: int(mask.sum()) for name, mask in network.masks.items()}
+    books = {name: integers.tolist() for name, integers in network.codebooks.items()}
+    floats = network.placement.floats
+    key = cache.digest([PLACEMENT, asdict(stage), calibration_images, settings, digests, floats, masks, books])
+    checkpoint = run / "qat" / f"{key}.npz"
+    with output_lock(checkpoint, "quantize"):
+        if checkpoint.exists():
+            progress.note(f"qat: resuming {checkpoint}")
+        fit(
+            network.model,
+            stage,
+            lambda epoch: shuffled(
+                training,
+                batch_size,
+                augment=settings["augment"],
+                seed=settings["seed"] + 1,
+                epoch=epoch,
+                class_weights=weights,
+            ).map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight)),
+            plain(subsets["validation"], 2 * images_at_once(folded)).map(
+                lambda pixels, labels: (pixels, tf.one_hot(labels, classes))
+            ),
+            checkpoint,
+            progress,
+            tensorboard=run / "tensorboard" / "qat",
+        )

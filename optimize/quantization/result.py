@@ -1,0 +1,79 @@
+"""Result of one quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+OPTIONAL = ("layers", "robustness", "report")
+"""Fields that the JSON leaves out when they were not measured or written."""
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """What `edgeall.optimize.quantize.quantize` measured and wrote.
+
+    Attributes:
+        scheme: scheme of the conversion.
+        synthetic: whether the images are drawn.
+        test_images: number of images of the verified subset.
+        split_level: level of the split.
+        float_accuracy: accuracy of Keras float32, 0..1.
+        accuracy: accuracy of the converted model, 0..1.
+        drop_points: accuracy lost against Keras float32, percentage points.
+        agreement: share of images with the same label as Keras float32.
+        max_abs_difference: largest difference of a probability from Keras float32.
+        tflite_float: ``agreement`` and ``max_abs_difference`` of the float32 TFLite model.
+        per_class: support and recall of both models by class.
+        flatbuffer_bytes: size of the flatbuffer.
+        compressed_bytes: size of the flatbuffer after zlib.
+        float_flatbuffer_bytes: size of the float32 flatbuffer.
+        float_layers: layers that compute in float; None: the scheme is not integer.
+        sparsity_frac: share of zeros among the weights in the file.
+        clusters: see `edgeall.optimize.quantization.config.QuantizeConfig`.
+        layers: see `edgeall.optimize.quantization.layer_error.LayerError`.
+        calibration: as in the manifest.
+        decision: as in the manifest.
+        novelty: as in the manifest.
+        reliability: see `edgeall.train.evaluation.reliability`; as the next two.
+        risk_coverage: risk-coverage curve.
+        review: images sent to review, and wrong predictions among them.
+        robustness: see `edgeall.train.evaluation.robustness.robustness`.
+        out: path of the packed model.
+        file_bytes: its size.
+        report: path of the HTML report beside it.
+    """
+
+    scheme: str
+    synthetic: bool
+    test_images: int
+    split_level: str
+    float_accuracy: float
+    accuracy: float
+    drop_points: float
+    agreement: float
+    max_abs_difference: float
+    tflite_float: dict[str, Any]
+    per_class: dict[str, Any]
+    flatbuffer_bytes: int
+    compressed_bytes: int
+    float_flatbuffer_bytes: int
+    float_layers: list[str] | None
+    sparsity_frac: float
+    clusters: int | None
+    layers: list[dict[str, Any]] | None
+    calibration: dict[str, Any]
+    decision: dict[str, Any]
+    novelty: dict[str, Any]
+    reliability: dict[str, Any]
+    risk_coverage: dict[str, Any]
+    review: dict[str, Any] | None
+    robustness: dict[str, Any] | None
+    out: str
+    file_bytes: int
+    report: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of ``edgeall quantize --json``."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in values.items() if value is not None or key not in OPTIONAL}
