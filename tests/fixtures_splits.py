@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edgeall.train.data.blocks import NOWHERE
-from edgeall.train.data.dataset import Dataset, Sample
+from edgeall.train.data.samples import Dataset, Sample
 from edgeall.train.data.scan import THUMBNAIL, Facts, Scan
+from edgeall.train.data.subsets import NOWHERE
 
 
 def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:

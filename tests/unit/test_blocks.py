@@ -16,9 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeall.edge_runtime.errors import DataError, UsageError
-from edgeall.train.data.blocks import EMBARGO, NOWHERE, TEST, TRAIN, VALIDATION, place_blocks
+from edgeall.train.data.blocks import EMBARGO, place_blocks
+from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import Facts
-from edgeall.train.data.split import LEFT_OUT, SIDES, TEST_FRAC, VAL_FRAC, Split, load_split, make_split, save_split
+from edgeall.train.data.split import Split, load_split, save_split
+from edgeall.train.data.split_settings import TEST_FRAC, VAL_FRAC, SplitSettings
+from edgeall.train.data.subsets import LEFT_OUT, NOWHERE, SUBSETS, TEST, TRAIN, VALIDATION
 
 
 def numbering(rng: np.random.Generator, images: int) -> list[int]:
@@ -176,7 +179,7 @@ def test_auto_is_block_where_files_are_numbered_and_it_leaves_enough() -> None:
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        (plain(40), "class a has no image on the train side|class a has no image on the validation side"),
+        (plain(40), "class a has no image in the (train|validation) subset"),
         (plain(130), r"only \d+ of 260 images are left to train on"),
     ],
 )
@@ -204,7 +207,7 @@ def test_the_folds_of_a_cross_validation_are_of_one_level() -> None:
     found = []
     for images in (80, 120, 160):
         scanned = scan_of(plain(images))
-        levels = {make_split(scanned, fold=(i, 4), embargo=8).level for i in range(1, 5)}
+        levels = {make_split(scanned, SplitSettings(fold=(i, 4), embargo=8)).level for i in range(1, 5)}
         assert len(levels) == 1
         found += levels
     assert set(found) == {"image", "block"}, "else nothing was asked"
@@ -213,14 +216,14 @@ def test_the_folds_of_a_cross_validation_are_of_one_level() -> None:
 def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> None:
     """Every image of the first half has a copy in the second: chained together they would be one group."""
     items = [facts(f"{x}/{n:04}.png", x, pixels=f"{x}{n % 200}") for x in "ab" for n in range(400)]
-    split = make_split(scan_of(items), by="block", embargo=10)
+    split = make_split(scan_of(items), SplitSettings(by="block", embargo=10))
     where = defaultdict(set)
     for entry, item in zip(split.entries, scan_of(items).facts, strict=True):
         where[item.pixels_sha256].add(entry.side)
-        assert (entry.reason is None) == (entry.side in SIDES)
+        assert (entry.reason is None) == (entry.side in SUBSETS)
     assert all(len(found - {LEFT_OUT}) <= 1 for found in where.values())
     assert split.left_out["duplicate"] > 0
-    kept = {entry.path for entry in split.side("test")}
+    kept = {entry.path for entry in split.subset("test")}
     target = np.array([0] * 400 + [1] * 400)
     placed = place_blocks([item.sample.path for item in items], target, (VAL_FRAC, TEST_FRAC), 10, 0)
     assert kept == {item.sample.path for item, one in zip(items, placed, strict=True) if one == TEST}, "test loses none"
@@ -228,7 +231,7 @@ def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> Non
 
 def test_a_known_subject_is_on_one_side() -> None:
     items = [facts(f"{x}/{n:04}.png", x, f"{x}{n // 50}" if n % 3 else None) for x in "ab" for n in range(400)]
-    split = make_split(scan_of(items), by="block", embargo=10)
+    split = make_split(scan_of(items), SplitSettings(by="block", embargo=10))
     where = defaultdict(set)
     for entry in split.entries:
         where[entry.subject].add(entry.side)
@@ -237,7 +240,7 @@ def test_a_known_subject_is_on_one_side() -> None:
 
 
 def test_what_was_left_out_survives_the_file(tmp_path: Path) -> None:
-    split = make_split(scan_of(plain(400)), by="block", embargo=20)
+    split = make_split(scan_of(plain(400)), SplitSettings(by="block", embargo=20))
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json") == split
     document = json.loads((tmp_path / "split.json").read_text())
@@ -254,7 +257,7 @@ def test_what_was_left_out_survives_the_file(tmp_path: Path) -> None:
 def test_a_split_from_before_there_were_embargoes_loads(tmp_path: Path) -> None:
     """Written by the version before, digest and all: a block split of runs of 20 numbers."""
     entries = [
-        {"path": f"{x}/{n}.png", "label": x, "subject": None, "sha256": "ab" * 32, "side": SIDES[n % 3]}
+        {"path": f"{x}/{n}.png", "label": x, "subject": None, "sha256": "ab" * 32, "side": SUBSETS[n % 3]}
         for x in "ab"
         for n in range(3)
     ]
@@ -268,7 +271,7 @@ def test_a_split_from_before_there_were_embargoes_loads(tmp_path: Path) -> None:
 
 
 def test_an_embargo_is_only_of_blocks() -> None:
-    from edgeall.train.data.split import check_embargo
+    from edgeall.train.data.split_settings import check_embargo
 
     for by in ("subject", "image"):
         with pytest.raises(UsageError, match="only blocks of file numbers have an embargo"):

@@ -9,15 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgeall.edge_runtime.errors import DataError
-from edgeall.train.data.dataset import (
-    GIVEN_SIDES,
-    Problem,
-    Sample,
-    independent_notes,
-    load_dataset,
-    positive_labels,
-    unit,
-)
+from edgeall.train.data.dataset import independent_notes, load_dataset, positive_labels, unit
+from edgeall.train.data.samples import Problem, Sample
+from edgeall.train.data.subsets import GIVEN_SUBSETS
 
 
 def put(root: Path, *names: str) -> Path:
@@ -316,8 +310,8 @@ def test_a_manifest_s_label_is_one_line(tmp_path: Path) -> None:
             r"none of its 2 lines names an image.*img/8.png.*no such file .line 2",
         ),
         ("path,label,side\nimg/1.png,a,\n", "line 2: empty side"),
-        ("path,label,side\nimg/1.png,a,train\nimg/2.png,a,dev\n", "line 3: no side called 'dev'"),
-        ("path,label,side\nimg/1.png,a,train\nimg/2.png,a,val\n", "the column side names no image test"),
+        ("path,label,side\nimg/1.png,a,train\nimg/2.png,a,dev\n", "line 3: unknown side 'dev'"),
+        ("path,label,side\nimg/1.png,a,train\nimg/2.png,a,val\n", "the column side names no test image"),
         ("path,label,split\nimg/1.png,a,train\n", "line 1: unknown or repeated columns"),
         ('path,label,subject\nimg/1.png,a,"p\nq"\n', r"line 3: a line break in the subject 'p.nq'"),
         ("path,label\nimg\\..\\..\\x.png,a\n", "line 2: .* lies outside"),
@@ -325,7 +319,7 @@ def test_a_manifest_s_label_is_one_line(tmp_path: Path) -> None:
         ('path,label\n"img/1.png,a\n', "can't be read as CSV"),
         (f"path,label\nimg/1.png,{'a' * 200_000}\n", "can't be read as CSV .field larger than"),
         (f"{'a' * 200_000}\nimg/1.png,a\n", "can't be read as CSV .field larger than"),
-        (f"path,label\n{'a' * 5000}.png,a\n", "line 2: no usable path .File name too long"),
+        (f"path,label\n{'a' * 5000}.png,a\n", "line 2: invalid path .File name too long"),
     ],
 )
 def test_a_bad_manifest_says_where(tmp_path: Path, text: str, message: str) -> None:
@@ -398,7 +392,7 @@ def test_folders_called_like_sides(tmp_path: Path, names: tuple[str, ...]) -> No
     put(tmp_path, f"{names[0]}/stray.png", "readme.txt")
     dataset = load_dataset(tmp_path)
     assert dataset.labels == ("a", "b") and len(dataset.samples) == 4 * len(names)
-    assert all(GIVEN_SIDES[sample.path.partition("/")[0].lower()] == sample.side for sample in dataset.samples)
+    assert all(GIVEN_SUBSETS[sample.path.partition("/")[0].lower()] == sample.side for sample in dataset.samples)
     assert all(sample.path.split("/")[1] == sample.label for sample in dataset.samples)
     assert dataset.problems == (Problem(f"{names[0]}/stray.png", "lies in no class folder"),)
 
@@ -417,8 +411,8 @@ def test_classes_may_be_called_like_sides(tmp_path: Path) -> None:
 
 def test_sides_that_cannot_be_meant(tmp_path: Path) -> None:
     put(tmp_path / "no-test", "train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
-    with pytest.raises(DataError, match="train and val, without a test side"):
+    with pytest.raises(DataError, match="train and val, without a test subset"):
         load_dataset(tmp_path / "no-test")
     put(tmp_path / "twice", *(f"{side}/{x}/1.png" for side in ("train", "test", "val", "valid") for x in "ab"))
-    with pytest.raises(DataError, match="two folders of one side"):
+    with pytest.raises(DataError, match="two folders for one subset"):
         load_dataset(tmp_path / "twice")

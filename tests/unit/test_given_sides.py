@@ -15,8 +15,11 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.data.listing import data_text, list_data
+from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import Scan, scan
-from edgeall.train.data.split import LEFT_OUT, SIDES, check_split, load_split, make_split, save_split
+from edgeall.train.data.split import check_split, load_split, save_split
+from edgeall.train.data.split_settings import SplitSettings
+from edgeall.train.data.subsets import LEFT_OUT, SUBSETS
 
 QUIET = Progress(quiet=True)
 
@@ -42,7 +45,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_sides_are_as_given_and_what_repeats_is_named(root: Path, tmp_path: Path) -> None:
-    split = make_split(scan(load_dataset(root)), seed=3)
+    split = make_split(scan(load_dataset(root)), SplitSettings(seed=3))
     given = {"train": "train", "val": "validation", "test": "test"}
     assert all(entry.side == given[entry.path.partition("/")[0]] for entry in split.entries), "nothing is moved"
     assert (split.level, split.left_out, split.validation_by) == ("given", {}, None)
@@ -50,7 +53,7 @@ def test_the_sides_are_as_given_and_what_repeats_is_named(root: Path, tmp_path: 
         frozenset({"train/a/7.png", "test/a/0.png"}),
         frozenset({"val/b/3.png", "test/b/1.png"}),
     }
-    assert split.level_text == "as given; 2 groups of duplicates on several sides"
+    assert split.level_text == "split as given; 2 groups of duplicates in several subsets"
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json") == split
     assert len(json.loads((tmp_path / "split.json").read_text())["across"]) == 2
@@ -70,7 +73,7 @@ def test_a_manifest_s_column_side_is_the_same_split(root: Path) -> None:
     table.write_text(
         "\n".join(["path,label,side", *rows[:-1], rows[-1].replace(",TRAIN", ",test").replace(",Val", ",test")])
     )
-    with pytest.raises(DataError, match=r"1 given to another side \(val/b/3.png\)"):
+    with pytest.raises(DataError, match=r"1 moved to another subset \(val/b/3.png\)"):
         check_split(by_table, table)
 
 
@@ -78,8 +81,8 @@ def test_data_ls_shows_the_sides_and_what_repeats(root: Path) -> None:
     facts = list_data(root, QUIET)
     assert (facts["split"]["train"], facts["split"]["validation"], facts["split"]["test"]) == (16, 8, 8)
     text = data_text(facts)
-    assert "as given; 2 groups of duplicates on several sides (16 train, 8 validation, 8 test)" in text
-    assert "train/a/7.png" in text.partition("duplicates on several sides:")[2]
+    assert "split as given; 2 groups of duplicates in several subsets (16 train, 8 validation, 8 test)" in text
+    assert "train/a/7.png" in text.partition("duplicates in several subsets:")[2]
 
 
 @pytest.mark.parametrize(
@@ -94,14 +97,14 @@ def test_data_ls_shows_the_sides_and_what_repeats(root: Path) -> None:
     ],
 )
 def test_other_ways_of_splitting_are_refused(root: Path, options: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError, match=f"comes split, with {named}: its sides are taken as given"):
-        make_split(scan(load_dataset(root)), **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"the data set comes split, which conflicts with {named}"):
+        make_split(scan(load_dataset(root)), SplitSettings(**options))  # type: ignore[arg-type]
 
 
 def test_a_class_must_be_on_every_given_side(root: Path) -> None:
     for path in (root / "test" / "b").glob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match="class b has no image on its test side"):
+    with pytest.raises(DataError, match="class b has no image in its test subset"):
         make_split(scan(load_dataset(root)))
 
 
@@ -118,26 +121,26 @@ def without_validation(scanned: Scan, subjects: bool) -> Scan:
 @pytest.mark.parametrize(("subjects", "level"), [(True, "subject"), (False, "image")])
 def test_a_missing_validation_side_is_taken_from_train(root: Path, subjects: bool, level: str) -> None:
     scanned = without_validation(scan(load_dataset(root)), subjects)
-    split = make_split(scanned, val_frac=0.25)
+    split = make_split(scanned, SplitSettings(val_frac=0.25))
     given = {item.sample.path: item.sample.side for item in scanned.facts}
-    assert {entry.side for entry in split.entries} == set(SIDES)
+    assert {entry.side for entry in split.entries} == set(SUBSETS)
     for entry in split.entries:
         assert (entry.side == "test") == (given[entry.path] == "test"), "the test side is as given"
     for label in "ab":
-        assert {entry.side for entry in split.entries if entry.label == label} == set(SIDES)
+        assert {entry.side for entry in split.entries if entry.label == label} == set(SUBSETS)
     assert split.validation_by == level
     if subjects:
-        own = [{entry.subject for entry in split.side(side)} for side in ("train", "validation")]
+        own = [{entry.subject for entry in split.subset(side)} for side in ("train", "validation")]
         assert not own[0] & own[1]
 
 
 def test_validation_is_taken_from_numbered_files_by_block() -> None:
     items = [facts(f"{side}/{x}/{n:04}.png", x) for side in ("train", "test") for x in "ab" for n in range(300)]
     items = [replace(item, sample=replace(item.sample, side=item.sample.path.partition("/")[0])) for item in items]
-    split = make_split(scan_of(items), embargo=20)
+    split = make_split(scan_of(items), SplitSettings(embargo=20))
     assert (split.level, split.validation_by, split.embargo) == ("given", "block", 20)
     assert split.left_out == {"embargo": 2 * 20}
-    where = np.array([-1 if entry.side == LEFT_OUT else SIDES.index(entry.side) for entry in split.entries])
+    where = np.array([-1 if entry.side == LEFT_OUT else SUBSETS.index(entry.side) for entry in split.entries])
     assert too_near([entry.path for entry in split.entries], where, 20) == []
-    assert len(split.side("validation")) == pytest.approx(0.1 * 1200, abs=24)
+    assert len(split.subset("validation")) == pytest.approx(0.1 * 1200, abs=24)
     assert "validation taken from train (contiguous blocks of file numbers, embargo 20: 40 images" in split.level_text

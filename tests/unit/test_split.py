@@ -19,8 +19,11 @@ from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.train.data.blocks import EMBARGO
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.data.duplicates import groups
+from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import Facts, Scan, scan
-from edgeall.train.data.split import LEFT_OUT, SIDES, Split, check_split, load_split, make_split, save_split
+from edgeall.train.data.split import Split, check_split, load_split, save_split
+from edgeall.train.data.split_settings import SplitSettings
+from edgeall.train.data.subsets import LEFT_OUT, SUBSETS
 
 
 def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:
@@ -97,10 +100,10 @@ def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: b
     scanned = any_scan(seed)
     fold = (1 + seed % 3, 3) if folded else None
     if fewest_groups(scanned, by) < 3:
-        with pytest.raises(DataError, match="can't be on every side"):
-            make_split(scanned, by=by, seed=seed, fold=fold)
+        with pytest.raises(DataError, match="cannot be in every subset"):
+            make_split(scanned, SplitSettings(by=by, seed=seed, fold=fold))
         return
-    split = make_split(scanned, by=by, seed=seed, fold=fold)
+    split = make_split(scanned, SplitSettings(by=by, seed=seed, fold=fold))
     together = defaultdict(set)
     for item, entry in zip(scanned.facts, split.entries, strict=True):
         assert (entry.path, entry.sha256) == (item.sample.path, item.sha256)
@@ -108,8 +111,10 @@ def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: b
             together[key].add(entry.side)
     assert [key for key, found in together.items() if len(found) > 1] == []
     for label in split.labels:
-        assert {entry.side for entry in split.entries if entry.label == label} == set(SIDES)
-    assert make_split(scanned, by=by, seed=seed, fold=fold) == split, "the same seed gives the same split"
+        assert {entry.side for entry in split.entries if entry.label == label} == set(SUBSETS)
+    assert make_split(scanned, SplitSettings(by=by, seed=seed, fold=fold)) == split, (
+        "the same seed gives the same split"
+    )
 
 
 @given(
@@ -119,20 +124,20 @@ def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: b
 )
 @settings(max_examples=25, deadline=None)
 def test_the_fractions_are_honoured(images: int, fractions: tuple[float, float], seed: int) -> None:
-    split = make_split(plain(images, "abc"), val_frac=fractions[0], test_frac=fractions[1], seed=seed)
+    split = make_split(plain(images, "abc"), SplitSettings(val_frac=fractions[0], test_frac=fractions[1], seed=seed))
     for label in split.labels:
         for side, share in zip(("validation", "test"), fractions, strict=True):
-            held = sum(entry.label == label for entry in split.side(side)) / images
+            held = sum(entry.label == label for entry in split.subset(side)) / images
             assert held == pytest.approx(share, abs=0.035)
 
 
 def test_the_fractions_are_honoured_by_whole_subjects_and_blocks() -> None:
     """Of all images of a class: what the embargo costs comes from train."""
     for scanned, by in ((plain(300, subjects=30), "subject"), (plain(600), "block")):
-        split = make_split(scanned, by=by, val_frac=0.1, test_frac=0.2)
+        split = make_split(scanned, SplitSettings(by=by, val_frac=0.1, test_frac=0.2))
         assert split.level == by
         for label in split.labels:
-            count = {side: sum(entry.label == label for entry in split.side(side)) for side in SIDES}
+            count = {side: sum(entry.label == label for entry in split.subset(side)) for side in SUBSETS}
             total = sum(entry.label == label for entry in split.entries)
             assert count["test"] / total == pytest.approx(0.2, abs=0.04)
             assert count["validation"] / total == pytest.approx(0.1, abs=0.04)
@@ -140,16 +145,19 @@ def test_the_fractions_are_honoured_by_whole_subjects_and_blocks() -> None:
 
 def test_another_seed_is_another_split() -> None:
     scanned = plain(60)
-    assert sides(make_split(scanned, seed=0)) != sides(make_split(scanned, seed=1))
+    assert sides(make_split(scanned, SplitSettings(seed=0))) != sides(make_split(scanned, SplitSettings(seed=1)))
 
 
 def test_folds_cover_all_and_do_not_overlap() -> None:
     scanned = plain(60, subjects=12)
-    tests = [{entry.path for entry in make_split(scanned, fold=(i, 4), seed=3).side("test")} for i in range(1, 5)]
+    tests = [
+        {entry.path for entry in make_split(scanned, SplitSettings(fold=(i, 4), seed=3)).subset("test")}
+        for i in range(1, 5)
+    ]
     assert sum(map(len, tests)) == len(set().union(*tests)) == len(scanned.facts)
-    split = make_split(scanned, fold=(2, 4), seed=3)
+    split = make_split(scanned, SplitSettings(fold=(2, 4), seed=3))
     assert split.fold == (2, 4)
-    assert {side: len(split.side(side)) for side in SIDES} == {"train": 80, "validation": 10, "test": 30}
+    assert {side: len(split.subset(side)) for side in SUBSETS} == {"train": 80, "validation": 10, "test": 30}
 
 
 # --- levels -----------------------------------------------------------------------------------------------------------
@@ -165,7 +173,7 @@ def test_auto_is_subject_where_every_image_names_one() -> None:
 def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
     scanned = plain(60, subjects=6)
     found = defaultdict(set)
-    for entry in make_split(scanned, by="image").entries:
+    for entry in make_split(scanned, SplitSettings(by="image")).entries:
         found[entry.subject].add(entry.side)
     assert any(len(side) > 1 for side in found.values())
 
@@ -173,11 +181,11 @@ def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"by": "subject"}, "80 of 80 images name no subject"),
+        ({"by": "subject"}, "80 of 80 images have no subject"),
         ({"by": "patient"}, "no split called 'patient'"),
-        ({"val_frac": 0.0}, "leave no sensible rest"),
-        ({"test_frac": 1.0}, "leave no sensible rest"),
-        ({"val_frac": 0.5, "test_frac": 0.5}, "leave no sensible rest"),
+        ({"val_frac": 0.0}, "leave nothing to train on"),
+        ({"test_frac": 1.0}, "leave nothing to train on"),
+        ({"val_frac": 0.5, "test_frac": 0.5}, "leave nothing to train on"),
         ({"fold": (0, 5)}, "no fold 0 of 5"),
         ({"fold": (6, 5)}, "no fold 6 of 5"),
         ({"fold": (1, 1)}, "no fold 1 of 1"),
@@ -187,39 +195,42 @@ def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
 )
 def test_wrong_use(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        make_split(plain(40), **options)  # type: ignore[arg-type]
+        make_split(plain(40), SplitSettings(**options))  # type: ignore[arg-type]
     assert caught.value.hint
 
 
 def test_block_needs_numbers_that_run() -> None:
     with pytest.raises(UsageError, match="no two images have neighbouring numbers"):
-        make_split(scan_of([facts(f"{label}/{n * 1000}.png", label) for label in "ab" for n in range(9)]), by="block")
+        make_split(
+            scan_of([facts(f"{label}/{n * 1000}.png", label) for label in "ab" for n in range(9)]),
+            SplitSettings(by="block"),
+        )
     with pytest.raises(UsageError, match=r"no number in the file name a/x\.png"):
-        make_split(scan_of([facts("a/x.png", "a"), facts("b/1.png", "b")]), by="block")
+        make_split(scan_of([facts("a/x.png", "a"), facts("b/1.png", "b")]), SplitSettings(by="block"))
 
 
 def test_a_class_that_cannot_be_on_every_side() -> None:
     with pytest.raises(DataError, match=r"only one class \(a\)"):
         make_split(plain(40, "a"))
     with pytest.raises(DataError, match="its 40 images have no room for contiguous blocks with an embargo of 37"):
-        make_split(plain(40), by="block")
+        make_split(plain(40), SplitSettings(by="block"))
     one = [*plain(40).facts, facts("c/1.png", "c")]
-    with pytest.raises(DataError, match="class c can't be on every side: it has 1 image, and 3"):
+    with pytest.raises(DataError, match="class c cannot be in every subset: it has 1 image, but 3"):
         make_split(scan_of(one))
     same = [*plain(40, "ab").facts, *(facts(f"c/{n}.png", "c", pixels="same") for n in range(9))]
-    with pytest.raises(DataError, match="its 9 images fall into 1 group that"):
+    with pytest.raises(DataError, match="its 9 images form 1 group of duplicates"):
         make_split(scan_of(same))
-    with pytest.raises(DataError, match="class a can't be on every side: its images come from 2 subjects,"):
+    with pytest.raises(DataError, match="class a cannot be in every subset: its images come from 2 subjects,"):
         make_split(plain(40, subjects=2))
-    with pytest.raises(DataError, match="its images come from 4 subjects, and 5"):
-        make_split(plain(40, subjects=4), fold=(1, 5))
+    with pytest.raises(DataError, match="its images come from 4 subjects, but 5"):
+        make_split(plain(40, subjects=4), SplitSettings(fold=(1, 5)))
 
 
 def test_three_images_of_a_class_are_just_enough() -> None:
     few = [*plain(90).facts, *(facts(f"c/{n}.png", "c") for n in range(3))]
     split = make_split(scan_of(few))
-    assert {entry.side for entry in split.entries if entry.label == "c"} == set(SIDES)
-    assert 0.6 < len(split.side("train")) / len(split.entries) < 0.8, "one small class does not bend the rest"
+    assert {entry.side for entry in split.entries if entry.label == "c"} == set(SUBSETS)
+    assert 0.6 < len(split.subset("train")) / len(split.entries) < 0.8, "one small class does not bend the rest"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -237,14 +248,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_split_survives_its_file(root: Path, tmp_path: Path) -> None:
-    split = make_split(scan(load_dataset(root)), fold=(1, 3))
+    split = make_split(scan(load_dataset(root)), SplitSettings(fold=(1, 3)))
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json") == split
     assert load_split(tmp_path / "split.json").sha256 == split.sha256
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["split.json"], "no temporary file is left"
-    assert split.side("all") == split.entries
-    with pytest.raises(UsageError, match="no side called 'dev'"):
-        split.side("dev")
+    assert split.subset("all") == split.entries
+    with pytest.raises(UsageError, match="no subset called 'dev'"):
+        split.subset("dev")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +293,7 @@ def test_data_that_no_longer_matches_is_refused(root: Path) -> None:
         check_split(split, root / "missing")
     for number in range(4):
         (root / "a" / f"{number}.png").rename(root / f"{number}.gone")
-    with pytest.raises(DataError, match=r"4 gone \(a/0.png, a/1.png, a/2.png, \.\.\.\)"):
+    with pytest.raises(DataError, match=r"4 missing \(a/0.png, a/1.png, a/2.png, \.\.\.\)"):
         check_split(split, root)
     for number in range(4):
         (root / f"{number}.gone").rename(root / "a" / f"{number}.png")
@@ -295,7 +306,7 @@ def test_data_that_no_longer_matches_is_refused(root: Path) -> None:
     (root / "b" / "5.png").write_bytes(kept)
 
     shutil.copy(root / "b" / "6.png", root / "b" / "60.png")
-    with pytest.raises(DataError, match=r"16 images that the split was made of: 1 new \(b/60.png\)") as caught:
+    with pytest.raises(DataError, match=r"16 images of the split: 1 new \(b/60.png\)") as caught:
         check_split(split, root)
     assert caught.value.hint
 
@@ -325,14 +336,14 @@ def test_the_real_fields(test_data: Path) -> None:
     duplicates = groups(scanned)
     assert duplicates.exact_count > 0
     for by, level in (("auto", "block"), ("block", "block"), ("image", "image")):
-        split = make_split(scanned, by=by, duplicates=duplicates)
+        split = make_split(scanned, SplitSettings(by=by), duplicates=duplicates)
         assert split.level == level
         side = [entry.side for entry in split.entries]
         for group in (*duplicates.exact, *duplicates.near):
             assert len({side[index] for index in group} - {LEFT_OUT}) <= 1
         assert split.exact_duplicates == duplicates.exact_count
         for name, share in (("validation", 0.1), ("test", 0.15)):
-            assert len(split.side(name)) / len(split.entries) == pytest.approx(share, abs=0.02)
+            assert len(split.subset(name)) / len(split.entries) == pytest.approx(share, abs=0.02)
         if level == "block":
             assert apart(split) == []
             assert 0 < sum(split.left_out.values()) < 0.1 * len(split.entries)
@@ -363,7 +374,7 @@ def test_subjects_that_share_a_cell_are_one(tmp_path: Path) -> None:
     scanned = scan(load_dataset(cells(tmp_path)))
     assert groups(scanned).exact_count == 2
     for options in ({"seed": 0}, {"seed": 1}, {"fold": (1, 3)}, {"fold": (2, 3)}, {"fold": (3, 3)}):
-        split = make_split(scanned, **options)  # type: ignore[arg-type]
+        split = make_split(scanned, SplitSettings(**options))  # type: ignore[arg-type]
         found = defaultdict(set)
         for entry in split.entries:
             found[entry.subject].add(entry.side)

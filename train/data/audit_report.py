@@ -11,8 +11,8 @@ from PIL import Image
 
 from ...console.tables import percent
 from ...edge_runtime.errors import ImageError
-from ...edge_runtime.files import write_text
 from ...edge_runtime.images import open_rgb
+from ...edge_runtime.tools.atomic import write_text
 from ..reports.page import jpeg_uri, template
 from .audit import SHORTCUT, Audit
 from .probes import SIDE, background_of

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ...edge_runtime.errors import UsageError
 from ..batches import Images
-from .split import LEFT_OUT, SIDES, Split
+from .split import Split
+from .subsets import LEFT_OUT, SUBSETS
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,24 @@ class PerClass:
 def parse_per_class(text: str) -> PerClass:
     """``700/150/150``. Raises UsageError for anything else."""
     parts = text.split("/")
-    if len(parts) != len(SIDES) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != len(SUBSETS) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(
             f"--per-class {text}: not three numbers of images above 0", hint="write train/validation/test: 700/150/150"
         )
     return PerClass(*map(int, parts))
 
 
-def sample_sides(split: Split, wanted: PerClass, seed: int) -> Split:
+def sample_subsets(split: Split, wanted: PerClass, seed: int) -> Split:
     """Leave out, at random, the images of a class that are more than wanted on their side.
 
     A side with fewer stays as it is: an augmented copy of a test image is no new evidence, and for training copies
     are made batch by batch, see `filled`.
     """
     generator = np.random.default_rng(seed)
-    limits = dict(zip(SIDES, (wanted.train, wanted.validation, wanted.test), strict=True))
+    limits = dict(zip(SUBSETS, (wanted.train, wanted.validation, wanted.test), strict=True))
     out: set[int] = set()
     for label in split.labels:
-        for side in SIDES:
+        for side in SUBSETS:
             members = [i for i, entry in enumerate(split.entries) if (entry.label, entry.side) == (label, side)]
             out.update(generator.permutation(members)[limits[side] :].tolist())
     entries = [replace(entry, side=LEFT_OUT) if i in out else entry for i, entry in enumerate(split.entries)]

@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.errors import UsageError
+from .subsets import NOWHERE, TEST, TRAIN, VALIDATION
 
 EMBARGO = 37
 """Two sides are more than so many file numbers apart: one patient's. The four-class set has 3,256 images of 89
 patients, about 37 each."""
-
-TRAIN, VALIDATION, TEST, NOWHERE = 0, 1, 2, -1
-"""Indices into `edgeall.train.data.split.SIDES`, and of an image that is left out."""
 
 _BLOCK_HINT = "block needs files numbered in the order of taking; use --split-by image"
 _SLACK = 0.02
@@ -102,7 +100,7 @@ def series(paths: Sequence[str]) -> list[Series]:
     ]
 
 
-def numbered(paths: Sequence[str]) -> NDArray[np.bool_]:
+def is_numbered(paths: Sequence[str]) -> NDArray[np.bool_]:
     """Which images have a neighbour in their series that is at most `EMBARGO` numbers away: (paths,).
 
     Raises:

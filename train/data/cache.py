@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
-from ...edge_runtime import files
 from ...edge_runtime.cache import cache_dir
-from ...edge_runtime.errors import NO_ROOM, DataError, NoSpaceError
-from ...edge_runtime.files import replacing
+from ...edge_runtime.errors import DISK_FULL, DataError, NoSpaceError
 from ...edge_runtime.preprocess import InputSpec, load_input
+from ...edge_runtime.tools import atomic
+from ...edge_runtime.tools.atomic import atomic_write
 from .split import SplitEntry
 
 FORMAT = 1
@@ -48,7 +48,7 @@ default_cache_dir = cache_dir
 _checked: set[tuple[str, int, int, int]] = set()
 """Files whose checksums this process has looked at: path, inode, size, time of the last change."""
 
-__all__ = ["FORMAT", "default_cache_dir", "digest", "load", "pixels", "ready", "replacing", "save"]
+__all__ = ["FORMAT", "default_cache_dir", "digest", "load", "pixels", "ready", "save"]
 
 
 def ready(given: Path | None) -> Path:
@@ -63,11 +63,11 @@ def ready(given: Path | None) -> Path:
     folder = given or default_cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files.sweep(folder)
+        atomic.sweep(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        hint = ELSEWHERE if error.errno in NO_ROOM else "name another folder with --cache-dir"
+        hint = ELSEWHERE if error.errno in DISK_FULL else "name another folder with --cache-dir"
         raise DataError(f"{folder}: preprocessed images can't be kept there ({error.strerror})", hint=hint) from error
     return folder
 
@@ -118,7 +118,7 @@ def save(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[NDArra
     Raises:
         NoSpaceError: there is no space for it; nothing is left behind.
     """
-    with replacing(path, hint=ELSEWHERE) as temporary:
+    with atomic_write(path, hint=ELSEWHERE) as temporary:
         # Not through a memory map: that ends the process with SIGBUS when the disk is full.
         header = BytesIO()
         described = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype))

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...edge_runtime.errors import NO_ROOM, DataError, EdgeallError, UsageError
-from .dataset import Dataset, load_dataset
+from ...edge_runtime.errors import DISK_FULL, DataError, EdgeallError, UsageError
+from .dataset import load_dataset
+from .samples import Dataset
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _download(source: Source, out: Path | None) -> Path:
                 ) from error
             raise DataError(f"Kaggle answers with status {status} for {source.handle}", hint=by_hand[3:]) from error
         except Exception as error:  # a damaged archive, kagglehub's own family without a common base
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(

@@ -1,17 +1,17 @@
-"""How the level of a split is written for people."""
+"""The wording of split levels in tables and reports."""
 
 from __future__ import annotations
 
-_SPLITS = {
+LEVEL_TEXTS = {
     "subject": "subject-level split",
     "block": "blocks of neighbouring file numbers",
     "image": "image-level split: optimistic",
     "given": "split as given",
     "none": "no split known",
-    "site": "another laboratory's",
+    "site": "external validation",
 }
 
 
 def split_text(level: str) -> str:
-    """The wording of a split level; of an unknown one the level itself."""
-    return _SPLITS.get(level, level)
+    """The wording of a split level. An unknown level is returned unchanged."""
+    return LEVEL_TEXTS.get(level, level)

@@ -12,9 +12,11 @@ from ...console.progress import Progress
 from ...console.tables import listed, record, table
 from ...edge_runtime.errors import DataError
 from . import duplicates
-from .dataset import Sample, independent_notes, load_dataset, positive_labels, unit
+from .dataset import independent_notes, load_dataset, positive_labels, unit
+from .make_split import make_split
+from .samples import Sample
 from .scan import Scan, narrow_range, scan
-from .split import LEFT_OUT, SIDES, make_split
+from .subsets import LEFT_OUT, SUBSETS
 from .synth import is_synthetic
 
 
@@ -95,7 +97,7 @@ def default_split(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         "text": split.level_text,
         "level": split.level,
         "embargo": split.embargo,
-        **{side: len(split.side(side)) for side in SIDES},
+        **{side: len(split.subset(side)) for side in SUBSETS},
         "left_out": split.left_out,
         "left_out_paths": [entry.path for entry in split.entries if entry.side == LEFT_OUT],
         "across": [list(group) for group in split.across],
@@ -145,7 +147,7 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
     if facts.get("narrow_range"):
         parts.append(f"{facts['narrow_range']}\nhave the camera's program scale them to 16 bits, or save 8-bit images")
     if facts["split"].get("across"):
-        parts.append(listed("duplicates on several sides:", [" = ".join(g) for g in facts["split"]["across"]], most))
+        parts.append(listed("duplicates in several subsets:", [" = ".join(g) for g in facts["split"]["across"]], most))
     if facts["problems"]:
         parts.append(listed("skipped:", [f"{p['path']}: {p['reason']}" for p in facts["problems"]], most))
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ...edge_runtime.cache import cache_dir
 from ...edge_runtime.errors import EdgeallError
-from ...edge_runtime.files import replacing
+from ...edge_runtime.tools.atomic import atomic_write
 
 MAX_BYTES = 1 << 30
 """Of all that is remembered; what was not used for longest goes first. An image takes 3.4 kB."""
@@ -177,7 +177,7 @@ def _read(path: Path) -> tuple[Any, bytes] | None:
 
 def _store(path: Path, content: bytes) -> None:
     with contextlib.suppress(OSError, EdgeallError):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
         _trim(path.parent, path)
 

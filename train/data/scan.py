@@ -29,8 +29,8 @@ from PIL import Image
 from ...edge_runtime import images
 from ...edge_runtime.errors import DataError, ImageError
 from ...edge_runtime.images import USED_BITS, open_rgb
-from .dataset import Dataset, Problem, Sample
 from .remembered import Known, Remembered
+from .samples import Dataset, Problem, Sample
 
 THUMBNAIL = 32
 """Side of the thumbnails that near duplicates are confirmed on."""

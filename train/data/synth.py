@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ...edge_runtime.errors import DataError, UsageError
-from ...edge_runtime.files import held, is_empty, replacing, sync_tree
-from .dataset import Dataset
+from ...edge_runtime.files import is_empty, output_lock
+from ...edge_runtime.tools.atomic import atomic_write, sync_tree
+from .samples import Dataset
 from .synth_draw import (
     CELL_KINDS,
     CELL_UM,
@@ -174,7 +175,7 @@ def synthesize(
     """
     if layout not in _SIZE:
         raise UsageError(f"unknown layout {layout!r}", hint=f"choose one of: {', '.join(_SIZE)}")
-    with held(out, "data synth"):
+    with output_lock(out, "data synth"):
         return _synthesize(out, images, seed, layout, _SIZE[layout] if size is None else size, on_progress)
 
 
@@ -225,7 +226,7 @@ def _synthesize(
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
     sync_tree(out)
     # Last, so that its presence means complete.
-    with replacing(out / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(out / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "label", "subject"))
         table.writerows((plan.path, plan.label, plan.subject) for plan in plans)
