@@ -298,8 +298,9 @@ def inspect(ctx: click.Context, model: Path, require_signature: Path | None, jso
 @click.pass_context
 def doctor(ctx: click.Context, json: bool) -> None:
     """Check that this machine can run models. Each problem is shown with the command that fixes it."""
-    from ..edge_runtime.tools import doctor as room
+    from ..edge_runtime.tools.doctor import diagnose, doctor_text
+    from ..edge_runtime.tools.machine import this_machine
 
-    result = room.diagnose(room.this_machine())
-    print_result(result, json, lambda: room.doctor_text(result))
+    result = diagnose(this_machine())
+    print_result(result, json, lambda: doctor_text(result))
     ctx.exit(0 if result["ok"] else 1)

@@ -115,7 +115,7 @@ def prepare(
     inside = f"{state['path']}/bin/python"
     install = [inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
     if facts["bits"] == 32 and facts["machine"] in ("aarch64", "x86_64"):
-        # A 32-bit system under a 64-bit kernel: without this it takes itself for a 64-bit one (docs/guide.md).
+        # A 32-bit system under a 64-bit kernel: without this it takes itself for a 64-bit one (docs/how-to/install.md).
         install.insert(0, "linux32")
     folder = f"{WHEELS}/{name}"
     if offline:

@@ -18,7 +18,7 @@ from ..edge_runtime.cache import cache_dir
 from ..edge_runtime.errors import EdgeallError, UsageError
 from ..edge_runtime.tools.atomic import atomic_write
 
-ROOT_FILES = ("__init__.py", "__main__.py", "cli.py", "setup.cfg", "pyproject.toml", "README.md")
+ROOT_FILES = ("__init__.py", "__main__.py", "api.py", "cli.py", "py.typed", "setup.cfg", "pyproject.toml", "README.md")
 
 
 def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:

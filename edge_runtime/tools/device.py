@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 from ..classifier import cores
 from ..interpreter import runtime_version
+from .throttle import throttle_reasons, throttled_bits
 
 BUSY_LOAD = 0.25
 """Load per core, before anything of ours runs, from which other programs are taken to disturb a measurement."""
-_THROTTLING = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
-"""Bits 0 to 3 of a Raspberry Pi's ``get_throttled``; 16 to 19 say that the same has been since it was switched on."""
 
 
 def describe_device() -> dict[str, Any]:
@@ -64,7 +62,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
         "clock_mhz": min(clocks) / 1000 if clocks else None,
         "max_clock_mhz": max(fastest) / 1000 if fastest else None,
         "temperature_c": max(zones) / 1000 if zones else None,
-        "throttled": _pi_throttled(root),
+        "throttled": throttled_bits(root),
         "throttle_count": sum(heat) if heat else None,
         "load": float(load[0]) if load else None,
     }
@@ -79,7 +77,7 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
         now = since = 0
         for value in bits:
             now, since = now | value, since | value & ~bits[0]
-        found = [name for bit, name in enumerate(_THROTTLING) if (now >> bit | since >> bit + 16) & 1]
+        found = throttle_reasons(now | since >> 16)
         if found:
             warnings.append(
                 f"the board was slowed down while measuring ({', '.join(found)}): "
@@ -90,11 +88,6 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
     if before["load"] is not None and before["load"] > BUSY_LOAD * cores():
         warnings.append(f"other programs were running (load {before['load']:g} before it began): stop them")
     return warnings
-
-
-def throttle_reasons(bits: int | None) -> list[str]:
-    """In words what slows a Raspberry Pi down now, by its ``throttled`` bits; nothing where there are none."""
-    return [name for bit, name in enumerate(_THROTTLING) if (bits or 0) >> bit & 1]
 
 
 def rss_bytes() -> int | None:
@@ -130,20 +123,6 @@ def _status_bytes(name: str) -> int | None:
     except OSError:
         pass
     return None
-
-
-def _pi_throttled(root: Path) -> int | None:
-    said = _first_line(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
-    if said is None:
-        try:
-            told = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=5).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        said = told.strip().removeprefix("throttled=")
-    try:
-        return int(said, 16)
-    except ValueError:
-        return None
 
 
 def _numbers(files: Iterator[Path]) -> list[int]:

@@ -23,7 +23,9 @@ from edgeall import cli
 from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.tools import doctor
-from edgeall.edge_runtime.tools.doctor import Machine, diagnose, doctor_text, this_machine
+from edgeall.edge_runtime.tools import machine as machine_module
+from edgeall.edge_runtime.tools.doctor import diagnose, doctor_text
+from edgeall.edge_runtime.tools.machine import Machine, this_machine
 
 INSTALLED = {
     "click": "8.4.0",
@@ -122,7 +124,7 @@ def states(machine: Machine) -> dict[str, str]:
 
 
 def test_the_small_model_is_what_the_schema_writes() -> None:
-    assert base64.b64encode(small_model()).decode() == base64.b64encode(doctor.MODEL).decode()
+    assert base64.b64encode(small_model()).decode() == base64.b64encode(machine_module.MODEL).decode()
 
 
 def test_a_healthy_pi(pi: Callable[..., Machine]) -> None:
@@ -130,7 +132,7 @@ def test_a_healthy_pi(pi: Callable[..., Machine]) -> None:
     assert states(machine) == {}
     text = doctor_text(diagnose(machine))
     assert [line[:4] for line in text.splitlines()] == ["ok  "] * 12
-    assert "tflite-runtime doesn't fit" not in text
+    assert "tflite-runtime does not fit" not in text
     assert "2027-03-01 12:30 UTC, synchronized" in text
 
 
@@ -144,7 +146,7 @@ def builtin() -> dict[str, Any]:
 def test_a_32_bit_pi(pi: Callable[..., Machine]) -> None:
     checks = found(pi(OLD, machine="armv7l", bits=32, try_model=builtin))
     assert checks["interpreter"]["state"] == "ok"
-    assert "ai-edge-litert doesn't fit: no wheel for armv7l" in checks["interpreter"]["found"]
+    assert "ai-edge-litert does not fit: no wheel for armv7l" in checks["interpreter"]["found"]
     assert checks["machine"]["state"] == "ok"
     assert checks["inference"]["state"] == "warn"
     assert "without XNNPACK" in checks["inference"]["found"]
@@ -183,7 +185,7 @@ def test_python_3_13_on_a_32_bit_pi(pi: Callable[..., Machine]) -> None:
     checks = found(pi({"ai-edge-litert": None}, machine="armv7l", bits=32, python=(3, 13), try_model=no_interpreter))
     assert checks["Python"]["state"] == "fail"
     assert "--python 3.11" in checks["Python"]["fix"]
-    assert "tflite-runtime doesn't fit: wheels for CPython 3.10 to 3.11" in checks["interpreter"]["found"]
+    assert "tflite-runtime does not fit: wheels for CPython 3.10 to 3.11" in checks["interpreter"]["found"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_macos_has_no_glibc_and_needs_none(pi: Callable[..., Machine]) -> None:
 def test_numpy_2_with_the_old_runtime(pi: Callable[..., Machine]) -> None:
     check = found(pi(OLD | {"numpy": "2.4.6"}, machine="armv7l", bits=32))["numpy"]
     assert check["state"] == "fail"
-    assert "2.4.6 clashes with tflite-runtime 2.14.0" in check["found"]
+    assert "2.4.6 is incompatible with tflite-runtime 2.14.0" in check["found"]
     assert check["fix"].endswith("-m pip install 'numpy<2'")
     assert states(pi({"tflite-runtime": "2.14.0"})) == {}  # LiteRT is there too, and it comes first
 
@@ -246,7 +248,7 @@ def test_the_slow_runtime_where_the_fast_one_fits(pi: Callable[..., Machine]) ->
     [
         ("throttled=0x0\n", "ok", "never throttled"),
         ("throttled=0x50005\n", "warn", "under-voltage, throttled now"),
-        ("throttled=0x80000\n", "warn", "hot since it was switched on"),
+        ("throttled=0x80000\n", "warn", "soft temperature limit since boot"),
     ],
 )
 def test_a_throttled_pi(pi: Callable[..., Machine], said: str, state: str, words: str) -> None:
@@ -288,7 +290,7 @@ def test_what_is_kept_takes_space(pi: Callable[..., Machine], tmp_path: Path) ->
     (cache / "opened").mkdir(parents=True)
     (cache / "pixels-0123.npy").write_bytes(bytes(2_000_000))
     (cache / "opened" / "x").write_bytes(bytes(400_000))
-    assert found(pi(cache=cache))["cache"]["found"] == f"2.4 MB in {cache}, all of which can be made again"
+    assert found(pi(cache=cache))["cache"]["found"] == f"2.4 MB in {cache}, which edgeall can regenerate"
     left = cache / ".pixels-0123-1.npy"
     left.write_bytes(bytes(1_000_000))
     os.utime(left, (0, 0))  # before any process that runs now
@@ -305,7 +307,7 @@ def test_lowest_versions_are_those_of_setup_cfg(repository: Path) -> None:
     needs = (repository / "setup.cfg").read_text().partition("install_requires =")[2].partition("\n\n")[0]
     for package, low in [*doctor.PACKAGES.items(), ("numpy", doctor.LOWEST_NUMPY)]:
         assert re.search(rf"^    {package}>={re.escape(low)}(,|;|$)", needs, flags=re.MULTILINE), package
-    for wheel, package in zip(doctor.WHEELS, interpreter.RUNTIMES, strict=True):
+    for wheel, package in zip(machine_module.WHEELS, interpreter.RUNTIMES, strict=True):
         assert wheel.package == package.replace("_", "-")
         assert re.search(rf"^    {wheel.package}[=>]=", needs, flags=re.MULTILINE)
 
@@ -325,7 +327,7 @@ def test_on_this_machine(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_failure_is_status_1(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     broken = dataclasses.replace(this_machine(), try_model=no_interpreter)
-    monkeypatch.setattr(doctor, "this_machine", lambda: broken)
+    monkeypatch.setattr(machine_module, "this_machine", lambda: broken)
     assert cli.main(["doctor"]) == 1
     assert re.search(r"^fail  inference +no TFLite.*\n +> .*--force-reinstall", capfd.readouterr().out, re.MULTILINE)
 
