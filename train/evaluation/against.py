@@ -1,4 +1,4 @@
-"""Two model files on the same images: is one better, or is it chance? `edgeall evaluate MODEL --against OTHER`."""
+"""Paired comparison of two model files on the same images: `edgeall evaluate MODEL --against OTHER`."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ from .metrics import mcnemar
 
 
 def open_other(path: Path, model: Path, labels: Sequence[str], split_sha256: str | None) -> Classifier:
-    """The other model.
+    """Open the other model.
+
+    Args:
+        path: of the other model file.
+        model: path of the first one, for messages.
+        labels: of the first one.
+        split_sha256: digest of the first one's split; None if the images are not of that split.
 
     Raises:
-        DataError: it has other classes, or was made with another split than ``split_sha256``: the images of the first
-            one's test side are then not unseen to it.
+        DataError: it has other classes, or was made with another split. The test images of the first model may then be
+            training images of the other.
     """
     other = Classifier.open(path, threads=1)
     if other.labels != tuple(labels):
         raise DataError(
-            f"{path} tells {', '.join(other.labels)} apart, {model} {', '.join(labels)}",
-            hint="compare models of the same classes in the same order",
+            f"{path} has the classes {', '.join(other.labels)}, {model} has {', '.join(labels)}",
+            hint="compare models with the same classes in the same order",
         )
     manifest = other.bundle.manifest if other.bundle else None
     found = manifest.training.get("split_sha256") if manifest else None
     if split_sha256 is not None and found != split_sha256:
         raise DataError(
             f"{path}: was not made with the split of {model}: it may have been trained on these images",
-            hint="train it with --split, or compare both on images that neither knows, as with --site",
+            hint="train it with --split, or compare both on images that neither was trained on, as with --site",
         )
     return other
 
 
-def held_against(
+def paired_comparison(
     path: Path,
     entries: Sequence[SplitEntry],
     labels: Sequence[str],
@@ -48,20 +54,20 @@ def held_against(
     others: NDArray[np.float32],
     seed: int,
 ) -> dict[str, Any]:
-    """What the comparison says.
+    """Compare the predictions of two models.
 
     Args:
-        path: of the other model.
+        path: of the other model file.
         entries: the images.
-        labels: of both.
+        labels: of both models.
         probabilities: of the first model, ``(images, labels)``.
-        others: of the other.
+        others: of the other model, ``(images, labels)``.
         seed: of the bootstrap.
 
     Returns:
-        ``model``, its ``accuracy``; ``gain_points``: percentage points by which the first is better, their 95 %
-        interval ``gain_points_ci95``, paired, and ``ci_unit``; and what `edgeall.train.evaluation.metrics.mcnemar`
-        returns, the model that was named first being the first.
+        ``model``, the path; its ``accuracy``; ``gain_points``, percentage points by which the first model is better,
+        with the paired 95 % interval ``gain_points_ci95`` and ``ci_unit``; and the keys of
+        `edgeall.train.evaluation.metrics.mcnemar`.
     """
     truth = np.array([labels.index(entry.label) for entry in entries])
     right, other = probabilities.argmax(axis=1) == truth, others.argmax(axis=1) == truth
@@ -77,17 +83,17 @@ def held_against(
 
 
 def against_text(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """`paired_comparison` as a table."""
     low, high = found["gain_points_ci95"]
-    test = "McNemar's exact test" + (
-        "" if found["ci_unit"] == "image" else ", which takes a subject's images for independent"
-    )
+    test = "McNemar's exact test"
+    if found["ci_unit"] != "image":
+        test += ", which treats the images of a subject as independent"
     return record(
         {
             "against": f"{found['model']}: {percent(found['accuracy'])}",
-            "gained": f"{found['gain_points']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, paired, "
+            "gain": f"{found['gain_points']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, paired, "
             f"by {found['ci_unit']})",
-            "right alone": f"{found['only_first']:,} images, the other {found['only_second']:,}",
-            "p": f"{found['p_value']:.4f}: that chance divides them so unevenly or more ({test})",
+            "right alone": f"{found['only_first']:,} images, the other model {found['only_second']:,}",
+            "p": f"{found['p_value']:.4f} ({test})",
         }
     )

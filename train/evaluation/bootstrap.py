@@ -1,9 +1,9 @@
-"""How far the figures of a test side can be trusted: percentile bootstrap intervals, by subject where one is known."""
+"""Percentile bootstrap intervals of the figures of a test subset, by subject if the subjects are known."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from scipy import stats
 RESAMPLES = 2000
 NAMES = ("accuracy", "macro_f1", "sensitivity", "specificity", "auroc_positive")
 _CELLS = 1 << 21
-"""Numbers that one batch of resamples holds, about."""
+"""Approximate number of values in one batch of resamples."""
 
 
 def intervals(
@@ -24,23 +24,23 @@ def intervals(
     subjects: Sequence[str | None] | None,
     seed: int,
 ) -> tuple[dict[str, list[float] | None], str]:
-    """95 % intervals of `NAMES`, all of the same resamples.
+    """95 % intervals of the figures in `NAMES`, all from the same resamples.
 
-    Images of one subject are alike, so whole subjects are drawn where every image's subject is known and there are at
-    least two; else images. A figure that some resamples don't have (no ill image was drawn) is that of the others.
-    Where nothing varies the interval is a point: it says nothing then.
+    Images of one subject are correlated. Whole subjects are resampled if the subject of every image is known and there
+    are at least two; otherwise images. Resamples in which a figure is undefined (no positive image was drawn) are
+    ignored for that figure. Without variation the interval is a point and carries no information.
 
     Args:
         true: class of each image, ``(n,)``.
-        predicted: the same, of the model.
-        classes: how many there are.
-        positive: those that count as ill.
-        positive_score: what AUROC ranks by, ``(n,)``.
+        predicted: predicted class of each image, ``(n,)``.
+        classes: number of classes.
+        positive: the positive classes.
+        positive_score: the score that AUROC ranks by, ``(n,)``.
         subjects: of each image.
-        seed: of the resamples.
+        seed: of the resampling.
 
     Returns:
-        To each name its interval, None where there is no such figure; and the unit, ``subject`` or ``image``.
+        The interval of each name, None for an undefined figure; and the unit, ``subject`` or ``image``.
 
     Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
     """
@@ -50,39 +50,48 @@ def intervals(
     np.add.at(table, owner, counted)
     order = np.argsort(positive_score, kind="stable")
     starts = np.flatnonzero(np.diff(positive_score[order], prepend=-np.inf))
-    ill, owners = np.isin(true, positive)[order], owner[order]
+    is_positive, owners = np.isin(true, positive)[order], owner[order]
 
     def figures(drawn: NDArray[np.float32], axis: int = -1) -> NDArray[np.float64]:
-        """Of resamples, ``(resamples, units)`` with the number of a unit in each place: ``(figures, resamples)``."""
+        """The figures of resamples, ``(figures, resamples)``. ``drawn`` holds unit numbers, ``(resamples, units)``."""
         rows, units = drawn.shape
         places = drawn.astype(np.int64) + units * np.arange(rows)[:, None]
         times = np.bincount(places.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float32)
         found = _from_counts((times @ table).astype(np.float64), classes)
         weights = times[:, owners]
-        auroc = _weighted_auroc(weights * ill, weights * ~ill, starts) if positive else np.full(rows, np.nan)
+        auroc = (
+            _weighted_auroc(weights * is_positive, weights * ~is_positive, starts)
+            if positive
+            else np.full(rows, np.nan)
+        )
         return np.stack([*found, auroc])
 
-    everyone = np.arange(len(table), dtype=np.float32)  # up to 2**24 units, all that is summed is exact
-    if len(everyone) == 1:
-        spread = figures(everyone[None])
-    else:
-        with warnings.catch_warnings():
-            # scipy says so of every resample without a figure; those are left out below
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            spread = stats.bootstrap(
-                (everyone,),
-                figures,
-                vectorized=True,
-                method="percentile",
-                n_resamples=RESAMPLES,
-                batch=max(1, _CELLS // max(len(true), table.shape[1])),
-                rng=np.random.default_rng(seed),
-            ).bootstrap_distribution
+    spread = _resampled(figures, len(table), max(1, _CELLS // max(len(true), table.shape[1])), seed)
     return {name: _ends(row) for name, row in zip(NAMES, spread, strict=True)}, unit
 
 
+def _resampled(figures: Callable[..., NDArray[np.float64]], units: int, batch: int, seed: int) -> NDArray[np.float64]:
+    """The figures of all resamples, ``(figures, resamples)``. One unit cannot be resampled: it is used as it is."""
+    everyone = np.arange(units, dtype=np.float32)  # up to 2**24 units, all sums are exact
+    if units == 1:
+        return figures(everyone[None])
+    with warnings.catch_warnings():
+        # scipy warns about every resample without a figure; those are ignored later.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found: NDArray[np.float64] = stats.bootstrap(
+            (everyone,),
+            figures,
+            vectorized=True,
+            method="percentile",
+            n_resamples=RESAMPLES,
+            batch=batch,
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    return found
+
+
 def _units(images: int, subjects: Sequence[str | None] | None) -> tuple[str, NDArray[np.int64]]:
-    """What is drawn, and the number of it that each image belongs to."""
+    """The unit that is resampled, and the number of the unit of each image, ``(n,)``."""
     known = [name for name in subjects or () if name is not None]
     if len(known) == images and len(set(known)) > 1:
         return "subject", np.unique(known, return_inverse=True)[1].astype(np.int64)
@@ -92,57 +101,60 @@ def _units(images: int, subjects: Sequence[str | None] | None) -> tuple[str, NDA
 def _counted(
     true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, positive: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Of each image what figures are sums of: ``(n, 5 + 3 * classes)``."""
+    """The terms of each image whose sums give the figures: ``(n, 5 + 3 * classes)``."""
     identity = np.eye(classes)
-    ill, called = np.isin(true, positive), np.isin(predicted, positive)
+    is_positive, called = np.isin(true, positive), np.isin(predicted, positive)
     right = true == predicted
-    single = np.column_stack([right, ill, ill & called, ~ill, ~ill & ~called]).astype(np.float64)
+    single = np.column_stack([right, is_positive, is_positive & called, ~is_positive, ~is_positive & ~called]).astype(
+        np.float64
+    )
     return np.hstack([single, identity[true] * right[:, None], identity[true], identity[predicted]])
 
 
 def _from_counts(sums: NDArray[np.float64], classes: int) -> list[NDArray[np.float64]]:
-    """Accuracy, macro F1, sensitivity and specificity of rows of sums of `_counted`; NaN where there is none."""
-    right, ill, found, well, cleared = sums[:, :5].T
+    """Accuracy, macro F1, sensitivity and specificity from rows of sums of `_counted`; NaN if undefined."""
+    right, positive, found, negative, cleared = sums[:, :5].T
     both, true, called = (sums[:, 5 + part * classes : 5 + (part + 1) * classes] for part in range(3))
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = 2 * both / (true + called)  # NaN for a class that doesn't occur: it isn't averaged over
-        return [right / (ill + well), np.nanmean(f1, axis=1), found / ill, cleared / well]
+        f1 = 2 * both / (true + called)  # NaN for a class that does not occur: the mean ignores it
+        return [right / (positive + negative), np.nanmean(f1, axis=1), found / positive, cleared / negative]
 
 
 def _weighted_auroc(
-    ill: NDArray[np.float32], well: NDArray[np.float32], starts: NDArray[np.intp]
+    positive: NDArray[np.float32], negative: NDArray[np.float32], starts: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """As scikit-learn's `roc_auc_score` with sample weights, of many weightings at once.
+    """As scikit-learn's `roc_auc_score` with sample weights, for many weightings at once.
 
     Args:
-        ill: weights ``(resamples, images)``, images in rising order of their score; 0 for those that are well.
-        well: the same the other way round.
-        starts: where a score begins that is higher than the one before.
+        positive: weights ``(resamples, images)``, images in ascending order of their score; 0 for negative images.
+        negative: the same for negative images; 0 for positive images.
+        starts: positions at which a higher score begins.
 
     Returns:
-        ``(resamples,)``; NaN where there are none of one kind.
+        ``(resamples,)``; NaN for a resample without positive or without negative images.
     """
-    ill, well = (np.add.reduceat(weights, starts, axis=1) for weights in (ill, well))
-    below = np.cumsum(well, axis=1) - well / 2
+    positive, negative = (np.add.reduceat(weights, starts, axis=1) for weights in (positive, negative))
+    below = np.cumsum(negative, axis=1) - negative / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((ill * below).sum(axis=1, dtype=np.float64) / (ill.sum(axis=1) * well.sum(axis=1)))
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        return np.asarray((positive * below).sum(axis=1, dtype=np.float64) / pairs)
 
 
 def _ends(values: NDArray[np.float64]) -> list[float] | None:
-    there = values[~np.isnan(values)]
-    return [float(end) for end in np.percentile(there, (2.5, 97.5))] if len(there) else None
+    defined = values[~np.isnan(values)]
+    return [float(end) for end in np.percentile(defined, (2.5, 97.5))] if len(defined) else None
 
 
 def difference_interval(
     first: NDArray[np.bool_], second: NDArray[np.bool_], subjects: Sequence[str | None] | None, seed: int
 ) -> tuple[list[float], str]:
-    """95 % interval of how much more often the first of two models is right on the same images, and its unit.
+    """95 % interval of the difference in accuracy of two models on the same images, and its unit.
 
     Args:
-        first: whether it is right, by image, ``(n,)``.
-        second: the other model, same images in the same order.
+        first: whether the first model is right, for each image, ``(n,)``.
+        second: the same for the second model.
         subjects: see `intervals`.
-        seed: of the resamples.
+        seed: of the resampling.
     """
     unit, owner = _units(len(first), subjects)
     ahead = np.bincount(owner, weights=first.astype(np.float64) - second)

@@ -1,9 +1,9 @@
-"""What another microscope does to a field, in five severities: the fixed suite that robustness is measured with.
+"""Image corruptions that imitate another microscope, in five severities: the fixed suite for measuring robustness.
 
-In the manner of ImageNet-C (Hendrycks and Dietterich 2019) and MedMNIST-C (Di Salvo et al. 2024), chosen for
-brightfield microscopy. Training's own augmentation (`edgeall.train.microscope`) is another implementation, with other
-formulas: a network is not measured with what it was trained on. Severity 5 is what a careless operator or a cheap
-camera does, not what makes a field unreadable: `docs/methods/robustness.md` shows them.
+The suite follows ImageNet-C (Hendrycks and Dietterich 2019) and MedMNIST-C (Di Salvo et al. 2024); the corruptions were
+chosen for brightfield microscopy. The training augmentation (`edgeall.train.microscope`) is a separate implementation
+with other formulas, so a network is not tested on the transforms it was trained with. Severity 5 is what a careless
+operator or a cheap camera causes; the field is still readable. `docs/methods/robustness.md` shows examples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import convolve, gaussian_filter
 
 SUITE = 1
-"""Raised when a figure of before can't be compared any more."""
+"""Version of the suite. It is raised when earlier figures are no longer comparable."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 Pixels = NDArray[np.float32]
@@ -26,18 +26,18 @@ Pixels = NDArray[np.float32]
 Corruption = Callable[[Pixels, int, np.random.Generator], Pixels]
 
 GIEMSA = np.array([[0.834, 0.513, 0.196], [0.092, 0.954, 0.283], [0.5, 0.5, 0.707]])
-"""Optical densities of azure and methylene blue, of eosin, and of the rest, in red, green and blue: ImageJ's colour
+"""Optical densities in red, green and blue. Rows: azure and methylene blue, eosin, the rest. Source: ImageJ's colour
 deconvolution vectors for Giemsa (Landini)."""
 
 
 def corrupted(image: Image.Image, kind: str, severity: int, seed: str) -> Image.Image:
-    """An RGB image after one corruption.
+    """Apply one corruption to an RGB image.
 
     Args:
         image: decoded, of any size.
         kind: one of `CORRUPTIONS`.
         severity: one of `SEVERITIES`.
-        seed: the same one gives the same result, on every machine; the digest of the image's file, say.
+        seed: the same seed gives the same result on every machine. Example: the digest of the image file.
     """
     drawn = hashlib.sha256(f"{SUITE} {kind} {severity} {seed}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(drawn[:8], "little"))
@@ -45,38 +45,38 @@ def corrupted(image: Image.Image, kind: str, severity: int, seed: str) -> Image.
 
 
 def lamp_warm(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A halogen lamp that the camera's white balance doesn't know of."""
+    """A halogen lamp without a matching white balance."""
     return pixels * np.array([1 + 0.04 * severity, 1.0, 1 - 0.08 * severity], np.float32)
 
 
 def lamp_cold(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A white LED under a balance for daylight."""
+    """A white LED with a daylight white balance."""
     return pixels * np.array([1 - 0.07 * severity, 1 - 0.01 * severity, 1 + 0.03 * severity], np.float32)
 
 
 def underexposed(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Up to one stop."""
+    """Underexposed by up to one stop."""
     return pixels * np.float32(2.0 ** (-0.2 * severity))
 
 
 def overexposed(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Up to half a stop; the background is lost in white."""
+    """Overexposed by up to half a stop; the background is saturated."""
     return pixels * np.float32(2.0 ** (0.1 * severity))
 
 
 def tone_curve(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A camera's contrast curve, steeper or flatter."""
+    """A steeper or flatter contrast curve."""
     exponent = 1.09 ** (severity * generator.choice([-1, 1]))
     return 255 * (pixels / 255) ** np.float32(exponent)
 
 
 def stain_pale(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Too little stain: everything at up to half its optical density."""
+    """Pale stain: the optical density is reduced by up to half."""
     return 255 * (pixels / 255) ** np.float32(1 - 0.1 * severity)
 
 
 def stain_balance(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """More azure and less eosin, or the other way round: another pH of the buffer."""
+    """More azure and less eosin, or the reverse, as with another pH of the buffer."""
     lean = 0.08 * severity * generator.choice([-1, 1])
     vectors = GIEMSA / np.linalg.norm(GIEMSA, axis=1, keepdims=True)
     amounts = -np.log((pixels + 1) / 256) @ np.linalg.inv(vectors)
@@ -84,16 +84,16 @@ def stain_balance(pixels: Pixels, severity: int, generator: np.random.Generator)
 
 
 def defocus(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A disc of confusion of up to 2.5 pixels' radius in a field of 224."""
+    """Defocus: a disc of confusion with a radius of up to 2.5 pixels in a field of 224."""
     radius = (0.5 + 0.4 * severity) * max(pixels.shape[:2]) / 224
     reach = int(np.ceil(radius))
-    fine = (np.arange(-reach * 8 - 3.5, reach * 8 + 4) / 8) ** 2  # eight samples a pixel: the disc's edge is smooth
+    fine = (np.arange(-reach * 8 - 3.5, reach * 8 + 4) / 8) ** 2  # eight samples per pixel give a smooth edge
     disc = (fine[:, None] + fine <= radius**2).reshape(2 * reach + 1, 8, 2 * reach + 1, 8).mean(axis=(1, 3))
     return convolve(pixels, (disc / disc.sum())[:, :, None], mode="reflect")
 
 
 def motion(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """The stage moves while the shutter is open, by up to 6 pixels in a field of 224."""
+    """Motion blur: the stage moves by up to 6 pixels in a field of 224 during the exposure."""
     length = (1 + severity) * max(pixels.shape[:2]) / 224
     angle = generator.uniform(0, np.pi)
     reach = int(np.ceil(length / 2))
@@ -109,7 +109,7 @@ def motion(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pix
 
 
 def uneven_light(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A lamp off its centre: up to 55 % darker at one edge than at the other, and a dark rim."""
+    """Uneven illumination: up to 55 % darker at one edge than at the other, with a vignette."""
     height, width = pixels.shape[:2]
     down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle = generator.uniform(0, 2 * np.pi)
@@ -125,30 +125,30 @@ def magnification(pixels: Pixels, severity: int, generator: np.random.Generator)
 
 
 def rotation(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A slide has no up: turned by up to 90 degrees."""
+    """Rotation by up to 90 degrees. A slide has no orientation."""
     return _warped(pixels, 1.0, np.radians(18 * severity) * generator.choice([-1, 1]))
 
 
 def photon_noise(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A short exposure: from 2,000 down to 125 photons in white."""
+    """Photon noise of a short exposure: 2,000 down to 125 photons at white."""
     white = 4000 / 2.0**severity
     light = np.clip(pixels, 0, 255) / np.float32(255)
     return 255 * (light + np.sqrt(light / np.float32(white)) * generator.standard_normal(pixels.shape, np.float32))
 
 
 def read_noise(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A small sensor at high gain: a standard deviation of up to 17.5 of 255."""
+    """Read noise of a small sensor at high gain: a standard deviation of up to 17.5 of 255."""
     return pixels + np.float32(3.5 * severity) * generator.standard_normal(pixels.shape, np.float32)
 
 
 def colour_loss(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Up to 75 % of the colour gone."""
+    """Saturation reduced by up to 75 %."""
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     return grey[:, :, None] + np.float32(1 - 0.15 * severity) * (pixels - grey[:, :, None])
 
 
 def low_resolution(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Taken with up to two and a half times fewer pixels a side, and enlarged."""
+    """Up to two and a half times fewer pixels per side, then enlarged."""
     image = _image(pixels)
     small = [max(1, round(side / (1 + 0.3 * severity))) for side in image.size]
     shrunk = image.resize((small[0], small[1]), Image.Resampling.BOX)
@@ -156,19 +156,19 @@ def low_resolution(pixels: Pixels, severity: int, generator: np.random.Generator
 
 
 def jpeg(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A phone's or a messenger's file: quality 80 down to 15."""
+    """JPEG compression as by a phone or a messenger: quality 80 down to 15."""
     file = io.BytesIO()
     _image(pixels).save(file, "JPEG", quality=(80, 60, 40, 25, 15)[severity - 1])
     return np.asarray(Image.open(file), np.float32)
 
 
 def sharpened(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """A camera that makes edges crisp."""
+    """Sharpening by the camera."""
     return pixels + np.float32(0.4 * severity) * (pixels - gaussian_filter(pixels, (1.2, 1.2, 0)))
 
 
 def mixture(pixels: Pixels, severity: int, generator: np.random.Generator) -> Pixels:
-    """Three of the others, drawn for each image, each a severity below: what another rig really is."""
+    """Three of the others, drawn for each image, each one severity lower: closest to a real change of the rig."""
     for kind in generator.choice([kind for kind in CORRUPTIONS if kind != "mixture"], 3, replace=False):
         pixels = np.clip(CORRUPTIONS[kind](pixels, max(1, severity - 1), generator), 0, 255)
     return pixels
@@ -189,9 +189,9 @@ def _image(pixels: Pixels) -> Image.Image:
 
 
 def _warped(pixels: Pixels, scale: float, angle: float) -> Pixels:
-    """Enlarged about the centre by ``scale`` and turned by ``angle``; what lies outside is mirrored."""
+    """Scaled by ``scale`` and rotated by ``angle`` (radians) about the centre. The outside is mirrored."""
     height, width = pixels.shape[:2]
-    edge = min(height, width) // 2  # enough for a square turned by 45 degrees, or at three quarters of its size
+    edge = min(height, width) // 2  # enough for a square rotated by 45 degrees, or scaled to three quarters
     wide = _image(np.pad(pixels, ((edge, edge), (edge, edge), (0, 0)), mode="symmetric"))
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     x, y = width / 2 + edge, height / 2 + edge

@@ -1,10 +1,10 @@
-"""Metrics of a Keras run or of a ``model.tflite``: same images, same figures."""
+"""Computes the metrics of a Keras run or of a ``model.tflite``. The same images give the same figures."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,213 +13,206 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.bundle import is_keras
-from ...edge_runtime.calibration import calibrated, temperature_of
-from ...edge_runtime.classifier import Answer, Classifier
+from ...edge_runtime.calibration import apply_temperature, temperature_of
+from ...edge_runtime.classifier import Classifier, Inference
 from ...edge_runtime.errors import DataError, ImageError, UsageError
-from ...edge_runtime.parallel import WORTH_MEASURING, Layout, Pool, choose
+from ...edge_runtime.parallel import WORTH_MEASURING, Layout, Pool
 from ...edge_runtime.preprocess import load_input
+from ...edge_runtime.tools.layout import choose_layout
 from ..data import cache
-from ..data.dataset import Dataset, independent_notes, load_dataset, positive_labels
-from ..data.scan import hash_files, scan
-from ..data.split import Split, SplitEntry, check_split, load_split
-from .against import held_against, open_other
+from ..data.dataset import positive_labels
+from ..data.split import Split, SplitEntry
+from .against import open_other, paired_comparison
 from .metrics import metrics_of
-from .reliability import trust
+from .reliability import reliability_report
 from .robustness import robustness
-from .site import Site, beside_own, read_site, repeated
+from .selection import Known, Selection, model_images, model_split, select
+from .site import Site, external_validation, find_own_images, read_site
 
 
-def evaluate(
-    target: Path,
-    *,
-    data: Path | None = None,
-    side: str | None = None,
-    split: Path | None = None,
-    labels_file: Path | None = None,
-    mean: float | None = None,
-    std: float | None = None,
-    input_size: int | None = None,
-    cache_dir: Path | None = None,
-    robust: bool = False,
-    site: Path | None = None,
-    against: Path | None = None,
-    explain: Path | None = None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Classify labelled images and count.
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What to evaluate on, and what else to measure.
 
-    Args:
-        target: a run folder (its Keras model), or a model file (through the device's own code path).
-        data: folder or manifest; a run knows its own.
-        side: of the split; by default ``test``.
-        split: the ``split.json`` that the model was made with. A run uses its own, and so does a model that lies
-            beside it. Data that holds none of the split's images is other data: all of it is used.
-        labels_file: of a foreign model, see `Classifier.open`; also ``mean``, ``std`` and ``input_size``.
+    Attributes:
+        data: folder or manifest. A run knows its own.
+        side: subset of the split; None is ``test``.
+        split: the ``split.json`` that the model was made with. A run uses its own. A model file uses the one beside it
+            if the digest matches. If the data holds no image of the split, all of its images are used.
+        labels_file: of a foreign model, see `Classifier.open`; also ``mean``, ``std`` and ``input_size`` (pixels).
         cache_dir: of preprocessed images, for a run.
         robust: also measure a model file under corruptions, see `edgeall.train.evaluation.robustness.robustness`.
-        site: another laboratory's folder or manifest: measured in place of ``data``, which then only says where the
-            model's own images are, to be looked for among the site's.
-        against: another model file to hold a model file against, on the same images.
-        explain: a folder for what the network of a run sees in the images it gets wrong or is least sure of, see
+        site: external validation: folder or manifest of another laboratory, evaluated instead of ``data``. ``data``
+            then only tells where the model's own images are; they are searched for among the images of the site.
+        against: a second model file for a paired comparison on the same images.
+        explain: folder for Grad-CAM overlays of a run's wrong and least certain images, see
             `edgeall.train.evaluation.gradcam`.
+    """
+
+    data: Path | None = None
+    side: str | None = None
+    split: Path | None = None
+    labels_file: Path | None = None
+    mean: float | None = None
+    std: float | None = None
+    input_size: int | None = None
+    cache_dir: Path | None = None
+    robust: bool = False
+    site: Path | None = None
+    against: Path | None = None
+    explain: Path | None = None
+
+
+def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
+    """Classify labelled images and compute metrics.
+
+    Args:
+        target: a run folder (its Keras model is evaluated), or a model file (evaluated with the device's code).
+        settings: see `EvaluateSettings`.
+        progress: receives notes and progress bars.
 
     Returns:
-        `compute_metrics`'s dictionary with ``model``, ``seconds``, what `edgeall.train.evaluation.reliability.trust`
-        says, and, if
-        asked for, ``robustness``, ``site``, see `edgeall.train.evaluation.site.beside_own`, and ``against``, see
-        `edgeall.train.evaluation.against.held_against`; with ``explain`` of a drawn set ``on_cells``, see
-        `edgeall.train.evaluation.gradcam.on_cells`.
+        The dictionary of `compute_metrics` with ``model``, ``seconds``, and the keys of
+        `edgeall.train.evaluation.reliability.reliability_report`. If requested, also ``robustness``; ``site``, see
+        `edgeall.train.evaluation.site.external_validation`; ``against``, see
+        `edgeall.train.evaluation.against.paired_comparison`; and with ``explain`` of a synthetic data set
+        ``on_cells``, see `edgeall.train.evaluation.gradcam.on_cells`.
 
     Raises:
-        UsageError: what can't be combined.
-        DataError: the images aren't those of the split any more, or have classes the model doesn't know.
+        UsageError: settings that conflict with each other or with the target.
+        DataError: the images are no longer those of the split, or have classes that the model does not have.
     """
     started = time.perf_counter()
-    if site is not None and side is not None:
-        raise UsageError(f"--side {side} with --site: all of its images are evaluated", hint="leave one of them out")
+    if settings.site is not None and settings.side is not None:
+        raise UsageError(
+            f"--side {settings.side} with --site: all images of a site are evaluated", hint="remove one of them"
+        )
     if not target.exists():
         raise DataError(f"{target}: no such run or model file", hint="check the path")
     if is_keras(target):
         from .. import runs
 
         runs.check_is_run(target)
-    if target.is_dir():
-        if any(given is not None for given in (split, labels_file, mean, std, input_size)):
-            raise UsageError(
-                "a run knows its split, labels, normalization and input size", hint="leave those options out"
-            )
-        if robust or against is not None:
-            raise UsageError(
-                f"{target}: {'--robustness' if robust else '--against'} is measured on what a device runs",
-                hint="quantize the run, name the model file",
-            )
-        metrics = _run(target, data, side, site, cache.ready(cache_dir), explain, progress)
-    else:
-        if explain is not None:
-            raise UsageError(
-                f"{target}: --explain is of a run's network", hint="for a model file: `edgeall run MODEL DIR --explain`"
-            )
-        if data is None and site is None:
-            raise UsageError(f"{target}: nothing to evaluate on", hint="name a folder of labelled images with --data")
-        classifier = Classifier.open(
-            target, threads=1, labels_file=labels_file, mean=mean, std=std, input_size=input_size
-        )
-        metrics = _model(classifier, target, data, side, split, robust, site, against, progress)
-    return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
+    evaluate_one = _evaluate_run if target.is_dir() else _evaluate_model
+    return {"model": str(target), **evaluate_one(target, settings, progress), "seconds": time.perf_counter() - started}
 
 
-def _run(
-    run: Path,
-    data: Path | None,
-    side: str | None,
-    site: Path | None,
-    cache_dir: Path,
-    explain: Path | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    from .. import runs
+def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
+    """The metrics of a run's Keras model."""
+    from .. import runs  # loads TensorFlow, which a model file does not need
     from ..batches import Images, plain
 
+    _check_run_settings(run, settings)
+    cache_dir = cache.ready(settings.cache_dir)
     facts = runs.load_run(run)
-    root = data or runs.data_root(facts)
-    own, labels = runs.load_own_split(run, facts), tuple(facts["labels"])
-    there = None if site is None else read_site(site, labels, run, progress)
-    entries: Sequence[SplitEntry]
-    if there is not None:
-        folder, entries, side, level = there.root, there.entries, "site", "site"
-    else:
-        folder = runs.image_folder(root)
-        entries, side, level = _entries(load_dataset(root), root, own, data is None, side, labels, run, progress)
+    root, labels = settings.data or runs.data_root(facts), tuple(facts["labels"])
+    own = runs.load_own_split(run, facts)
+    site, selected = _select(Known(run, labels, own, settings.data is None), root, settings, progress)
     spec = runs.input_spec(facts["settings"])
-    pixels = cache.pixels(folder, entries, spec, cache_dir, progress)
-    rows = np.arange(len(entries))
+    pixels = cache.pixels(selected.folder, selected.entries, spec, cache_dir, progress)
+    rows = np.arange(len(selected.entries))
     model = runs.load_model(run, facts)
     probabilities = model.predict(plain(Images(pixels, rows, rows, spec), 64), verbose=0)
-    if explain is not None:
-        from .gradcam import on_cells, write_overlays
+    cells = None
+    if settings.explain is not None:
+        from .gradcam import Explained, explain
 
-        truth = np.array([labels.index(entry.label) for entry in entries])
-        names = [entry.path for entry in entries]
-        written = write_overlays(explain, model, pixels, spec, probabilities, truth, labels, names)
-        progress.note(f"{explain}: {len(written)} images explained")
-        cells = on_cells(model, pixels, spec, probabilities, runs.image_folder(root), names)
-        if cells is not None:
-            said = f"{100 * cells['evidence']:.1f} % of what speaks for the labels lies on nucleated cells"
-            progress.note(f"{said}, which cover {100 * cells['area']:.1f} % of the images")
+        truth, names = _truth(selected.entries, labels), [entry.path for entry in selected.entries]
+        explained = Explained(model, spec, pixels, probabilities, names)
+        cells = explain(settings.explain, explained, truth, labels, runs.image_folder(root), progress)
     positive, seed = facts["positive_labels"], facts["settings"]["seed"]
-    metrics = metrics_of(entries, labels, probabilities, positive, side, level, seed)
-    metrics |= _trust(entries, labels, probabilities, positive, None, None)
-    if explain is not None and cells is not None:
+    metrics = metrics_of(selected.entries, labels, probabilities, positive, selected.subset, selected.level, seed)
+    metrics |= reliability_report(probabilities, _truth(selected.entries, labels), _indices(labels, positive))
+    if cells is not None:
         metrics["on_cells"] = cells
-    if site is not None and there is not None:
-        twins = _repeated(there, own, runs.image_folder(root), progress)
-        metrics["site"] = beside_own(site, there, metrics, facts["metrics"]["test"], twins)
+    if settings.site is not None and site is not None:
+        repeated = _find_own_images(site, own, runs.image_folder(root), progress)
+        metrics["site"] = external_validation(settings.site, site, metrics, facts["metrics"]["test"], repeated)
     return metrics
 
 
-def _model(
-    classifier: Classifier,
-    path: Path,
-    data: Path | None,
-    side: str | None,
-    split: Path | None,
-    robust: bool,
-    site: Path | None,
-    against: Path | None,
-    progress: Progress,
-) -> dict[str, Any]:
+def _check_run_settings(run: Path, settings: EvaluateSettings) -> None:
+    fixed = (settings.split, settings.labels_file, settings.mean, settings.std, settings.input_size)
+    if any(value is not None for value in fixed):
+        raise UsageError("a run has its own split, labels, normalization and input size", hint="remove those options")
+    if settings.robust or settings.against is not None:
+        raise UsageError(
+            f"{run}: {'--robustness' if settings.robust else '--against'} requires a model file",
+            hint="quantize the run, then give the model file",
+        )
+
+
+def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
+    """The metrics of a model file."""
+    if settings.explain is not None:
+        raise UsageError(
+            f"{path}: --explain requires a run", hint="for a model file use `edgeall run MODEL DIR --explain`"
+        )
+    if settings.data is None and settings.site is None:
+        raise UsageError(f"{path}: nothing to evaluate on", hint="name a folder of labelled images with --data")
+    classifier = Classifier.open(
+        path,
+        threads=1,
+        labels_file=settings.labels_file,
+        mean=settings.mean,
+        std=settings.std,
+        input_size=settings.input_size,
+    )
     manifest = classifier.bundle.manifest if classifier.bundle else None
-    training = manifest.training if manifest else {}
-    own = _own_split(path, training.get("split_sha256"), split)
-    there: Site | None = None
-    entries: Sequence[SplitEntry]
-    if site is not None:
-        if manifest is None or not manifest.metrics.get("per_class"):
-            raise UsageError(
-                f"{path}: says nothing of its own test side to hold a site against", hint=f"use --data {site}"
-            )
-        there = read_site(site, classifier.labels, path, progress)
-        folder, entries, side, level = there.root, there.entries, "site", "site"
-    else:
-        assert data is not None
-        dataset = load_dataset(data)
-        folder = dataset.root
-        entries, side, level = _entries(dataset, data, own, split is not None, side, classifier.labels, path, progress)
-    split_sha256 = training.get("split_sha256") if level not in ("none", "site") else None
-    other = None if against is None else open_other(against, path, classifier.labels, split_sha256)
-    files = [folder / entry.path for entry in entries]
-    layout = choose(classifier, [str(file) for file in files[:WORTH_MEASURING]], note=progress.note)
-    raw, unfamiliar = _outputs(classifier, layout, files, "evaluating", progress)
-    positive = manifest.positive_labels if manifest else positive_labels(classifier.labels)
+    training, labels = (manifest.training if manifest else {}), classifier.labels
+    if settings.site is not None and (manifest is None or not manifest.metrics.get("per_class")):
+        raise UsageError(
+            f"{path}: its manifest has no metrics of a test subset to compare with", hint=f"use --data {settings.site}"
+        )
+    own = model_split(path, training.get("split_sha256"), settings.split)
+    known = Known(path, labels, own, settings.split is not None)
+    site, selected = _select(known, settings.data, settings, progress)
+    entries, seed = selected.entries, training.get("seed", 0)
+    split_sha256 = training.get("split_sha256") if selected.level not in ("none", "site") else None
+    other = None if settings.against is None else open_other(settings.against, path, labels, split_sha256)
+    files = [selected.folder / entry.path for entry in entries]
+    layout = choose_layout(classifier, [str(file) for file in files[:WORTH_MEASURING]], note=progress.note)
+    raw, unfamiliar = _predict(classifier, layout, files, "evaluating", progress)
+    positive = manifest.positive_labels if manifest else positive_labels(labels)
     temperature = temperature_of(manifest)
     below = manifest.decision.get("review_below") if manifest else None
-    probabilities = calibrated(raw, temperature)
-    metrics = metrics_of(entries, classifier.labels, probabilities, positive, side, level, training.get("seed", 0))
+    probabilities = apply_temperature(raw, temperature)
+    metrics = metrics_of(entries, labels, probabilities, positive, selected.subset, selected.level, seed)
     fitted = temperature if manifest and manifest.calibration else None
-    metrics |= _trust(entries, classifier.labels, raw, positive, fitted, below, unfamiliar)
-    if against is not None and other is not None:
-        others, _ = _outputs(other, layout, files, f"evaluating {against}", progress)
-        seed = training.get("seed", 0)
-        metrics["against"] = held_against(against, entries, classifier.labels, raw, others, seed)
-    if robust:
+    metrics |= reliability_report(raw, _truth(entries, labels), _indices(labels, positive), fitted, below, unfamiliar)
+    if settings.against is not None and other is not None:
+        others, _ = _predict(other, layout, files, f"evaluating {settings.against}", progress)
+        metrics["against"] = paired_comparison(settings.against, entries, labels, raw, others, seed)
+    if settings.robust:
         metrics["robustness"] = robustness(
-            classifier, layout, folder, entries, progress, temperature=temperature, review_below=below
+            classifier, layout, selected.folder, entries, progress, temperature=temperature, review_below=below
         )
-    if site is not None and there is not None and manifest is not None:
-        twins = _repeated(there, own, _own_images(path, data, own), progress)
-        metrics["site"] = beside_own(site, there, metrics, manifest.metrics, twins)
+    if settings.site is not None and site is not None and manifest is not None:
+        repeated = _find_own_images(site, own, model_images(path, settings.data, own), progress)
+        metrics["site"] = external_validation(settings.site, site, metrics, manifest.metrics, repeated)
     return metrics
 
 
-def _outputs(
+def _select(
+    known: Known, root: Path | None, settings: EvaluateSettings, progress: Progress
+) -> tuple[Site | None, Selection]:
+    """The images to evaluate on: those of the site, or those of ``root``."""
+    if settings.site is not None:
+        site = read_site(settings.site, known.labels, known.path, progress)
+        return site, Selection(site.root, site.entries, "site", "site")
+    assert root is not None
+    return None, select(known, root, settings.side, progress)
+
+
+def _predict(
     classifier: Classifier, layout: Layout, files: Sequence[Path], title: str, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Probabilities ``(files, labels)``, and which images are unfamiliar where the model tells.
+    """Probabilities ``(files, labels)``, and ``(files,)`` which are out-of-distribution; None without a detector.
 
     Raises:
-        ImageError: an image can't be read.
+        ImageError: an image cannot be read.
     """
-    rows: list[Answer] = []
+    rows: list[Inference] = []
     with progress.task(title, len(files)) as advance, Pool(classifier, layout) as pool:
         for _, outcome in pool.map(lambda file: load_input(file, classifier.input), files):
             if isinstance(outcome, ImageError):
@@ -227,105 +220,26 @@ def _outputs(
             rows.append(outcome)
             advance(len(rows), "")
     unfamiliar = np.array([row.novelty is not None and row.novelty > 1 for row in rows])
-    return np.stack([row.probabilities for row in rows]), unfamiliar if classifier.familiar else None
+    return np.stack([row.probabilities for row in rows]), unfamiliar if classifier.ood_detector else None
 
 
-def _repeated(site: Site, own: Split | None, images: Path | None, progress: Progress) -> dict[str, Any]:
-    """See `edgeall.train.evaluation.site.repeated`; said aloud where there are any, or where nobody can tell."""
-    twins = repeated(site, own, images, progress)
-    if twins["images"]:
+def _find_own_images(site: Site, own: Split | None, images: Path | None, progress: Progress) -> dict[str, Any]:
+    """`find_own_images`, with a note if there are any or if the model's own images are not known."""
+    repeated = find_own_images(site, own, images, progress)
+    if repeated["images"]:
         progress.note(
-            f"warning: {twins['images']:,} of the site's {len(site.entries):,} images are the model's own or nearly so "
-            f"(first: {twins['first']}): the figures flatter it"
+            f"warning: {repeated['images']:,} of the site's {len(site.entries):,} images are the model's own or nearly "
+            f"so (first: {repeated['first']}): the figures are too good"
         )
-    elif twins["looked_for"] is None:
-        progress.note("which images the model was trained on isn't known here: give --split RUN/split.json")
-    return twins
+    elif repeated["looked_for"] is None:
+        progress.note("the images that the model was trained on are not known here: give --split RUN/split.json")
+    return repeated
 
 
-def _own_images(model: Path, data: Path | None, split: Split | None) -> Path | None:
-    """Where the images of a model's split are: as ``--data`` says, or the ``run.json`` beside it if that is its own."""
-    if data is not None:
-        return data if data.is_dir() else data.parent
-    try:
-        run = json.loads(model.with_name("run.json").read_text(encoding="utf-8"))
-        root = Path(run["data"]["root"]) if split and run["split"]["sha256"] == split.sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return root.parent if root and root.is_file() else root
+def _truth(entries: Sequence[SplitEntry], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Class index of each image, ``(n,)``."""
+    return np.array([labels.index(entry.label) for entry in entries])
 
 
-def _trust(
-    entries: Sequence[SplitEntry],
-    labels: tuple[str, ...],
-    probabilities: NDArray[np.float32],
-    positive: Sequence[str],
-    temperature: float | None,
-    review_below: float | None,
-    unfamiliar: NDArray[np.bool_] | None = None,
-) -> dict[str, Any]:
-    truth = np.array([labels.index(entry.label) for entry in entries])
-    ill = [labels.index(label) for label in positive]
-    return trust(probabilities, truth, ill, temperature, review_below, unfamiliar)
-
-
-def _own_split(model: Path, sha256: str | None, given: Path | None) -> Split | None:
-    """The split a model was made with: the one named, or the one beside the model if it is that one."""
-    if given is not None:
-        split = load_split(given)
-        if sha256 is not None and split.sha256 != sha256:
-            raise DataError(
-                f"{given}: not the split that {model} was made with",
-                hint="with another one, images it was trained on would count as unseen; give its own split.json",
-            )
-        return split
-    beside = model.with_name("split.json")
-    if sha256 is None or not beside.exists():
-        return None
-    split = load_split(beside)
-    return split if split.sha256 == sha256 else None
-
-
-def _entries(
-    dataset: Dataset,
-    root: Path,
-    split: Split | None,
-    must_match: bool,
-    side: str | None,
-    labels: tuple[str, ...],
-    model: Path,
-    progress: Progress,
-) -> tuple[Sequence[SplitEntry], str, str]:
-    """What to evaluate on: images, the side's name, the split's level (``none`` for other data)."""
-    if split is not None and (must_match or _holds_some_of(dataset, split)):
-        check_split(split, root)
-        _check_labels(split.labels, labels, model)
-        side = side or "test"
-        return split.side(side), side, split.level
-    if side not in (None, "all"):
-        raise UsageError(f"--side {side}: no split says which images those are", hint="give --split RUN/split.json")
-    scanned = scan(dataset)
-    for said in independent_notes(dataset):
-        progress.note(said)
-    for problem in scanned.dataset.problems:
-        progress.note(f"skipped {problem.path}: {problem.reason}")
-    _check_labels(scanned.dataset.labels, labels, model)
-    if split is None:
-        progress.note(f"all images of {root}: if the model was trained on any of them, the figures flatter it")
-    entries = [SplitEntry(f.sample.path, f.sample.label, f.sample.subject, f.sha256, "all") for f in scanned.facts]
-    return entries, "all", "none"
-
-
-def _holds_some_of(dataset: Dataset, split: Split) -> bool:
-    """Whether any image is one of the split's, by content."""
-    known = {entry.sha256 for entry in split.entries}
-    return any(digest in known for digest in hash_files([dataset.root / sample.path for sample in dataset.samples]))
-
-
-def _check_labels(found: tuple[str, ...], known: tuple[str, ...], model: Path) -> None:
-    unknown = [label for label in found if label not in known]
-    if unknown:
-        raise DataError(
-            f"the data's classes ({', '.join(found)}) are not those of {model} ({', '.join(known)})",
-            hint="evaluate on a folder with classes the model was trained on",
-        )
+def _indices(labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    return [labels.index(name) for name in names]

@@ -1,4 +1,26 @@
-"""Turns true classes and predicted probabilities into the figures that every report, gate and manifest quotes."""
+"""The metrics that every report, gate and manifest quotes, from true classes and predicted probabilities.
+
+The predicted class is the most probable one; on a tie, the first of them. Probabilities are used as the model returns
+them (an 8-bit output may sum to 0.99); only `log_loss` divides each row by its sum.
+
+- ``macro_f1`` averages over the classes that occur among the true or the predicted ones, so that a folder without some
+  class does not lower it.
+- ``ece`` is the expected calibration error over `ECE_BINS` equal-width bins of the top probability: the mean of
+  |accuracy - confidence| of the bins, weighted by their images.
+- ``brier`` is the mean over images of the squared distance between probabilities and truth, 0 to 2.
+- ``confusion[i][j]`` counts images of class i predicted as class j.
+- ``per_class[label]["auroc"]`` is one class against the rest; None if one of the two is absent.
+- ``sensitivity`` and ``specificity`` are for *any* positive class against the others: a prediction is positive if its
+  class is one of ``positive_labels``. ``auroc_positive`` and ``auprc_positive`` (average precision) rank by the summed
+  probability of those classes. ``sensitivity_at_specificity_95`` is the highest sensitivity of a threshold on that sum
+  with a specificity of at least 95 %.
+- ``accuracy_ci95``, and the same for macro F1, sensitivity, specificity and ``auroc_positive``, is a percentile
+  bootstrap interval, see `edgeall.train.evaluation.bootstrap.intervals`: by subject if every image has one and there
+  are at least two. ``ci_unit`` is ``subject`` or ``image``. If every image is right the interval collapses to [1, 1].
+- ``subjects``: the same figures for subjects instead of images, see `_by_subject`; None unless all are known.
+
+Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (ECE).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +46,8 @@ ECE_BINS = 15
 POSITIVE_INTERVALS = ("sensitivity", "specificity", "auroc_positive")
 SUBJECT_FIGURES = ("accuracy", "macro_f1", *POSITIVE_INTERVALS)
 LOG_FLOOR = 1e-7
-"""Keras clips probabilities at the same value, so `log_loss` and Keras' own figure agree. An 8-bit output holds
-exact zeros: without a floor one wrong image would make the loss infinite."""
+"""Lowest probability in `log_loss`. Keras clips at the same value, so both agree. An 8-bit output contains exact zeros:
+without a floor one wrong image would make the loss infinite."""
 
 
 def compute_metrics(
@@ -39,48 +61,24 @@ def compute_metrics(
     seed: int = 0,
     subjects: Sequence[str | None] | None = None,
 ) -> dict[str, Any]:
-    """All figures of one model on one set of images.
-
-    The predicted class is the most probable one, the first of them on a tie. Probabilities are taken as the model
-    reports them (an 8-bit output may sum to 0.99); `log_loss` alone divides each row by its sum.
-
-    - ``macro_f1`` averages over the classes that occur among the true or the predicted ones, so that a folder
-      without some class isn't marked down for it.
-    - ``ece`` is the expected calibration error over `ECE_BINS` equal-width bins of the top-1 probability: the
-      mean of |accuracy - confidence| of the bins, weighted by their images.
-    - ``brier`` is the mean over images of the squared distance between probabilities and truth, 0 to 2.
-    - ``confusion[i][j]`` counts images of class i predicted as class j.
-    - ``per_class[label]["auroc"]`` is one class against the rest; None where one of the two is absent.
-    - ``sensitivity`` and ``specificity`` are of *any* positive class against the others: an image counts as called
-      positive when its predicted class is one of ``positive_labels``, whichever. ``auroc_positive`` and
-      ``auprc_positive`` (average precision) rank by the summed probability of those classes;
-      ``sensitivity_at_specificity_95`` is the highest sensitivity that a threshold on it gives while at least 95 % of
-      the others are called negative.
-    - ``accuracy_ci95``, and the same of macro F1, sensitivity, specificity and ``auroc_positive``, is a percentile
-      bootstrap interval, see `edgeall.train.evaluation.bootstrap.intervals`: by subject where every image has one
-      and there are
-      at least two. ``ci_unit`` says which of the two was done. Where every image is right it collapses to [1, 1].
-    - ``subjects``: the same figures of people instead of images, see `_by_subject`; None where not all are known.
+    """All metrics of one model on one set of images. The module's docstring defines them.
 
     Args:
         labels: the k class names, in the model's output order.
         y_true: int, shape (n,), each in 0..k-1.
         probabilities: float, shape (n, k), not negative.
-        positive_labels: the classes that mean disease; empty where the question makes no sense.
-        split: which images these are, for instance ``test``.
+        positive_labels: the positive classes; may be empty.
+        split: the subset, for instance ``test``.
         split_level: ``subject``, ``block`` or ``image``.
         seed: of the bootstrap.
-        subjects: one per image, None where unknown.
+        subjects: one per image, None if unknown.
 
     Returns:
-        Plain Python values only, ready for JSON, never NaN. What can't be computed is None, except precision,
-        recall and F1, which are 0.0 then, beside a support that tells why.
+        Plain Python values, ready for JSON, never NaN. An undefined figure is None. Undefined precision, recall and F1
+        are 0.0; ``support`` explains them.
 
     Raises:
-        DataError: no images; shapes that don't match; a probability that is not finite; an unknown positive label.
-
-    Source:
-        C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (ECE).
+        DataError: no images; shapes that do not match; a probability that is not finite; an unknown positive label.
     """
     true = np.asarray(y_true, dtype=np.int64)
     scores = np.asarray(probabilities, dtype=np.float64)
@@ -121,15 +119,14 @@ def _by_subject(
     subjects: Sequence[str | None] | None,
     seed: int,
 ) -> dict[str, Any] | None:
-    """Figures of subjects: the mean probability over a subject's images decides, each subject counts once.
+    """Figures by subject. The prediction is the mean probability over a subject's images. Each subject counts once.
 
     Returns:
-        - subjects: how many; several_classes: those whose images don't all carry one label, left out of all figures;
-        - accuracy, macro_f1, sensitivity, specificity, auroc_positive, their intervals, and confusion, of subjects;
-        - per_subject: to each its label, what it is taken for, its images, and the share of them that is right,
-          the worst first.
+        - subjects: how many; several_classes: subjects with images of several labels, excluded from all figures;
+        - accuracy, macro_f1, sensitivity, specificity, auroc_positive, their intervals, and confusion, by subject;
+        - per_subject: label, prediction, number of images and image accuracy of each subject, lowest accuracy first.
 
-        None where a subject is unknown, or there is only one; no figures where all have several classes.
+        None if a subject is unknown or there is only one. No figures if all subjects have several labels.
     """
     known = [name for name in subjects or () if name is not None]
     if len(known) != len(true) or len(set(known)) < 2:
@@ -163,15 +160,15 @@ def _by_subject(
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
-    """Whether two models differ on the same images: McNemar's test, exact.
+    """McNemar's exact test of the difference between two models on the same images.
 
     Args:
-        first: whether it is right, by image, ``(n,)``.
-        second: the other model, same images in the same order.
+        first: whether the first model is right, for each image, ``(n,)``.
+        second: the same for the second model.
 
     Returns:
-        only_first, only_second: images that one of the two alone gets right; p_value: of so uneven a division, or a
-        more uneven one, among them by chance; 1 where they never differ.
+        only_first, only_second: images that only one of the two models gets right; p_value: two-sided, 1 if the models
+        never differ.
 
     Source: Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
     percentages"; the exact form is a binomial test.
@@ -183,7 +180,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, An
 
 
 class Labelled(Protocol):
-    """An image with its truth: a sample of a data set, or an entry of a split."""
+    """An image with its label: a sample of a data set, or an entry of a split."""
 
     @property
     def label(self) -> str: ...
@@ -200,7 +197,7 @@ def metrics_of(
     split_level: str,
     seed: int,
 ) -> dict[str, Any]:
-    """`compute_metrics` of labelled images; intervals by subject where every image has one."""
+    """`compute_metrics` of labelled images. Intervals are by subject if every image has one."""
     index = {label: number for number, label in enumerate(labels)}
     return compute_metrics(
         labels,
@@ -222,10 +219,10 @@ def _check(
     subjects: Sequence[str | None] | None,
 ) -> None:
     if true.size == 0:
-        raise DataError("no images to compute metrics of", hint="give a data folder or a split side that holds images")
+        raise DataError("no images to compute metrics of", hint="give a data folder or a subset with images")
     if scores.shape != (len(true), len(labels)) or (subjects is not None and len(subjects) != len(true)):
         raise DataError(
-            f"{len(true)} true classes, probabilities of shape {scores.shape} and {len(labels)} labels don't match"
+            f"{len(true)} true classes, probabilities of shape {scores.shape} and {len(labels)} labels do not match"
         )
     if true.min() < 0 or true.max() >= len(labels):
         raise DataError(f"true classes {true.min()}..{true.max()} are outside 0..{len(labels) - 1}")
@@ -263,22 +260,22 @@ def _positive_against_rest(
     names = ("sensitivity", "specificity", "auroc_positive", "auprc_positive", "sensitivity_at_specificity_95")
     if not positive:
         return dict.fromkeys(names)
-    ill = np.isin(true, positive)
+    is_positive = np.isin(true, positive)
     called = np.isin(predicted, positive)
-    both = ill.any() and not ill.all()
+    both = is_positive.any() and not is_positive.all()
     values = (
-        float(called[ill].mean()) if ill.any() else None,
-        float((~called[~ill]).mean()) if not ill.all() else None,
-        _auroc(ill, summed),
-        float(average_precision_score(ill, summed)) if both else None,
-        _sensitivity_at(0.95, ill, summed) if both else None,
+        float(called[is_positive].mean()) if is_positive.any() else None,
+        float((~called[~is_positive]).mean()) if not is_positive.all() else None,
+        _auroc(is_positive, summed),
+        float(average_precision_score(is_positive, summed)) if both else None,
+        _sensitivity_at(0.95, is_positive, summed) if both else None,
     )
     return dict(zip(names, values, strict=True))
 
 
-def _sensitivity_at(specificity: float, ill: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    called_wrongly, found, _ = roc_curve(ill, score, drop_intermediate=False)
-    return float(found[1 - called_wrongly >= specificity - 1e-9].max())
+def _sensitivity_at(specificity: float, positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    false_positive, found, _ = roc_curve(positive, score, drop_intermediate=False)
+    return float(found[1 - false_positive >= specificity - 1e-9].max())
 
 
 def _auroc(is_class: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
@@ -299,12 +296,12 @@ def brier_score(probabilities: NDArray[Any], truth: NDArray[np.int64]) -> float:
 
 
 def in_bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of each confidence's bin: m holds those in (m / bins, (m + 1) / bins], as in the paper."""
+    """The bin of each confidence. Bin m is (m / bins, (m + 1) / bins], as in the paper."""
     return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Over the bins of `in_bins`."""
+    """ECE over the bins of `in_bins`: top probability and correctness of each image, ``(n,)``."""
     # sum over bins of images/n * |accuracy - confidence| = sum over bins of |sum of (correct - confidence)| / n
     gaps = np.bincount(in_bins(confidence), weights=correct - confidence, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(confidence))

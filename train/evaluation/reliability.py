@@ -1,4 +1,4 @@
-"""Whether a probability can be believed, and what is gained by not believing the low ones: calibration and review."""
+"""Calibration of probabilities, risk-coverage curve, and the effect of sending images to review."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edge_runtime.calibration import calibrated
+from ...edge_runtime.calibration import apply_temperature
 from .metrics import ECE_BINS, brier_score, expected_calibration_error, in_bins
 
 POINTS = 200
-"""Of a risk-coverage curve, at most, so that what is printed as JSON stays small."""
+"""Maximum number of points of a risk-coverage curve, to keep the JSON small."""
 COVERAGES = (1.0, 0.99, 0.95, 0.9, 0.8)
-"""Shares of the images, the surest ones, whose error is named in tables."""
+"""Coverages whose error is shown in tables: shares of the images with the highest top probability."""
 
 
-def trust(
+def reliability_report(
     probabilities: NDArray[np.float32],
     truth: NDArray[np.int64],
     positive: Sequence[int],
-    temperature: float | None,
-    review_below: float | None,
+    temperature: float | None = None,
+    review_below: float | None = None,
     unfamiliar: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """What metrics say of a model's probabilities besides its labels.
+    """Calibration, risk-coverage curve and review of a model's predictions.
 
     Args:
-        probabilities: as the model gives them, ``(n, labels)``.
-        truth: ``(n,)``.
-        positive: the classes that count as ill.
-        temperature: of its calibration; None where it has none.
-        review_below: of its decision; None where it has none.
-        unfamiliar: ``(n,)``, what its novelty score says; None where it has none.
+        probabilities: uncalibrated output of the model, ``(n, labels)``.
+        truth: class index of each image, ``(n,)``.
+        positive: the positive classes.
+        temperature: of the model's calibration; None without calibration.
+        review_below: images with a lower top probability are sent to review; None without a threshold.
+        unfamiliar: which images are out-of-distribution, ``(n,)``; None without a detector.
 
     Returns:
-        - ``reliability``: temperature; ``before`` calibration and ``after``, see `reliability`; after is None without;
-        - ``risk_coverage`` of the calibrated probabilities, see `risk_coverage`;
-        - ``review``, see `review`; None of a model that never asks for it.
+        - ``reliability``: temperature, and `reliability` ``before`` and ``after`` calibration; after is None without
+          calibration;
+        - ``risk_coverage``: `risk_coverage` of the calibrated probabilities;
+        - ``review``: see `review`; None for a model that sends no image to review.
     """
-    final = probabilities if temperature is None else calibrated(probabilities, temperature)
+    final = probabilities if temperature is None else apply_temperature(probabilities, temperature)
     return {
         "reliability": {
             "temperature": temperature,
@@ -53,10 +54,10 @@ def trust(
 
 
 def reliability(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, Any]:
-    """How often the model is right where it says how sure it is.
+    """The reliability diagram of probabilities.
 
     Returns:
-        ``ece`` and ``brier`` as `compute_metrics` has them, and ``bins``: of each of `ECE_BINS` that isn't empty its
+        ``ece`` and ``brier`` as in `compute_metrics`; and ``bins``: for each of the `ECE_BINS` that is not empty its
         ``low`` and ``high`` end, ``images``, their mean ``confidence`` (the top probability) and ``accuracy``.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
@@ -80,15 +81,15 @@ def reliability(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) ->
 
 
 def risk_coverage(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, Any]:
-    """The error that is left when only the surest images are answered.
+    """The error among the images with the highest top probability, as a function of their share.
 
-    Images of equal top probability, of which 8 bits have many, are answered together or not at all.
+    Images with equal top probability, which are frequent with 8 bits, are included together or not at all.
 
     Returns:
-        - aurc: area under the curve: the mean, over the images, of the error among all that are at least as sure; 0
-          where every image is right, the whole error where sureness says nothing;
-        - error_at: the error of the surest `COVERAGES`, by share; of a few more where a tie is cut;
-        - coverage, risk and threshold of up to `POINTS` points, the surest first.
+        - aurc: area under the curve: the mean over all images of the error among the images with at least the same top
+          probability. 0 if every image is right; equal to the error if the top probability carries no information;
+        - error_at: the error at each of `COVERAGES`, by share; ties may include a few more images;
+        - coverage, risk and threshold of up to `POINTS` points, highest top probability first.
 
     Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017.
     """
@@ -112,7 +113,7 @@ def risk_coverage(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) 
 def sent_to_review(
     probabilities: NDArray[np.float32], below: float | None, unfamiliar: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_] | None:
-    """Which images somebody should look at, ``(...)`` of ``(..., labels)``; None of a model that never asks for it."""
+    """Which images are sent to review, ``(...)`` from ``(..., labels)``; None for a model that sends no image."""
     if below is None:
         return unfamiliar
     uncertain = probabilities.max(axis=-1).astype(np.float64) < below
@@ -126,28 +127,29 @@ def review(
     below: float | None,
     unfamiliar: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any] | None:
-    """What review does to these images; None of a model that never asks for it.
+    """The effect of review on these images; None for a model that sends no image to review.
 
     Returns:
-        below; reviewed: share of images sent to review; unfamiliar: the share that is sent for that, None where nothing
-        tells; wrong: how many images are given a wrong label; wrong_reviewed: how many of those are sent to review;
-        wrong_not_reviewed: those that are not, as a share of all images; accuracy_of_the_rest, None where nothing is
-        left; sensitivity_with_review: share of the ill that is called ill or sent to review, None where nobody is ill.
+        below; reviewed: share of images sent to review; unfamiliar: share of out-of-distribution images, None without a
+        detector; wrong: number of wrong predictions; wrong_reviewed: how many of those are sent to review;
+        wrong_not_reviewed: the others, as a share of all images; accuracy_of_the_rest: of the images that are not sent,
+        None if all are; sensitivity_with_review: share of the positive images that are predicted positive or sent to
+        review, None without positive images.
     """
-    asked = sent_to_review(probabilities, below, unfamiliar)
-    if asked is None:
+    sent = sent_to_review(probabilities, below, unfamiliar)
+    if sent is None:
         return None
     predicted = probabilities.argmax(axis=1)
     wrong = predicted != truth
-    ill = np.isin(truth, positive)
-    found = asked | np.isin(predicted, positive)
+    is_positive = np.isin(truth, positive)
+    found = sent | np.isin(predicted, positive)
     return {
         "below": below,
-        "reviewed": float(asked.mean()),
+        "reviewed": float(sent.mean()),
         "unfamiliar": None if unfamiliar is None else float(unfamiliar.mean()),
         "wrong": int(wrong.sum()),
-        "wrong_reviewed": int((wrong & asked).sum()),
-        "wrong_not_reviewed": float((wrong & ~asked).mean()),
-        "accuracy_of_the_rest": float(1 - wrong[~asked].mean()) if not asked.all() else None,
-        "sensitivity_with_review": float(found[ill].mean()) if ill.any() else None,
+        "wrong_reviewed": int((wrong & sent).sum()),
+        "wrong_not_reviewed": float((wrong & ~sent).mean()),
+        "accuracy_of_the_rest": float(1 - wrong[~sent].mean()) if not sent.all() else None,
+        "sensitivity_with_review": float(found[is_positive].mean()) if is_positive.any() else None,
     }

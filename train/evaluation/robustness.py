@@ -1,4 +1,4 @@
-"""How accurate a model stays when the microscope changes: the `corruptions` suite through the device's own code."""
+"""Accuracy of a model file under changes of the microscope: the `corruptions` suite, with the device's code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...console.tables import percent, table
-from ...edge_runtime.calibration import calibrated
+from ...edge_runtime.calibration import apply_temperature
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import ImageError
 from ...edge_runtime.images import open_rgb
@@ -24,7 +24,7 @@ from .metrics import expected_calibration_error
 from .reliability import sent_to_review
 
 Cell = tuple[SplitEntry, str, int]
-"""An image, what is done to it, and how severely."""
+"""An image, a corruption and a severity."""
 
 
 def robustness(
@@ -40,31 +40,31 @@ def robustness(
 ) -> dict[str, Any]:
     """Accuracy, calibration and review under every corruption at every severity.
 
-    Each image is decoded, corrupted at its own size, and then goes the way of any other. What is drawn depends on the
-    corruption, the severity and the file's digest, so two models see the same pixels.
+    Each image is decoded, corrupted at its own size, and then processed as usual. The random numbers depend on the
+    corruption, the severity and the digest of the file, so two models get the same pixels.
 
     Args:
-        classifier: of the file that the device will run.
-        layout: how to spread it over the cores.
-        folder: where the entries' paths start.
-        entries: labelled images, none of which it was trained on.
+        classifier: of the model file.
+        layout: how to spread the work over the cores.
+        folder: the paths of the entries are relative to it.
+        entries: labelled images that the model was not trained on.
+        progress: receives the progress bar.
         kinds: of `CORRUPTIONS`.
         temperature: of the model's calibration.
-        review_below: of its decision; None where it has none.
+        review_below: images with a lower top probability are sent to review; None without a threshold.
 
     Returns:
-        - suite: `SUITE`; images: how many of each;
-        - mean: of all cells, a cell being one corruption at one severity, 0..1;
-        - worst: the lowest cell; worst_at: its corruption and severity;
+        - suite: `SUITE`; images: their number in each cell. A cell is one corruption at one severity;
+        - mean: accuracy over all cells, 0..1; worst: of the worst cell; worst_at: its corruption and severity;
         - ece_mean and ece_worst: expected calibration error, mean and highest of all cells;
-        - reviewed_mean: share of images sent to review, mean of all cells; wrong_not_reviewed_mean: share of images
-          that are given a wrong label and not sent there, mean of all cells; accuracy_of_the_rest: of all that are not
-          sent; all three None of a model with neither a decision nor a novelty score;
-        - by_corruption: to each its mean and, by severity, accuracy, worst class recall, ``ece_by_severity`` and, where
-          there is review, ``reviewed_by_severity``.
+        - reviewed_mean: share of images sent to review; wrong_not_reviewed_mean: share of images that are wrong and not
+          sent; accuracy_of_the_rest: of all images that are not sent. All three are None for a model that sends no
+          image to review;
+        - by_corruption: for each its mean, and by severity: accuracy, worst class recall, ``ece_by_severity`` and, with
+          review, ``reviewed_by_severity``.
 
     Raises:
-        ImageError: an image that can't be read.
+        ImageError: an image cannot be read.
     """
     cells: list[Cell] = [(entry, kind, severity) for kind in kinds for severity in SEVERITIES for entry in entries]
     rows: list[NDArray[np.float32]] = []
@@ -78,10 +78,24 @@ def robustness(
             advance(len(rows), f"{kind} {severity}")
     index = {label: number for number, label in enumerate(classifier.labels)}
     truth = np.array([index[entry.label] for entry in entries])
-    probabilities = calibrated(np.stack(rows), temperature).reshape(len(kinds), len(SEVERITIES), len(entries), -1)
+    shape = (len(kinds), len(SEVERITIES), len(entries))
+    probabilities = apply_temperature(np.stack(rows), temperature).reshape(*shape, -1)
+    new = np.array(unfamiliar).reshape(shape) if classifier.ood_detector else None
+    return _summary(kinds, truth, probabilities, sent_to_review(probabilities, review_below, new))
+
+
+def _summary(
+    kinds: Sequence[str], truth: NDArray[np.int64], probabilities: NDArray[Any], sent: NDArray[np.bool_] | None
+) -> dict[str, Any]:
+    """The result of `robustness`.
+
+    Args:
+        kinds: the corruptions.
+        truth: ``(images,)``.
+        probabilities: ``(kinds, severities, images, labels)``.
+        sent: which images are sent to review, ``(kinds, severities, images)``; None without review.
+    """
     right = probabilities.argmax(axis=-1) == truth
-    strange = np.array(unfamiliar).reshape(right.shape) if classifier.familiar else None
-    asked = sent_to_review(probabilities, review_below, strange)
     accuracy = right.mean(axis=-1)
     recalls = np.stack([right[..., truth == label].mean(axis=-1) for label in np.unique(truth)])
     row, column = (int(place) for place in np.unravel_index(int(accuracy.argmin()), accuracy.shape))
@@ -91,22 +105,22 @@ def robustness(
     )
     return {
         "suite": SUITE,
-        "images": len(entries),
+        "images": len(truth),
         "mean": float(accuracy.mean()),
         "worst": float(accuracy.min()),
         "worst_at": {"corruption": kinds[row], "severity": SEVERITIES[column]},
         "ece_mean": float(ece.mean()),
         "ece_worst": float(ece.max()),
-        "reviewed_mean": None if asked is None else float(asked.mean()),
-        "wrong_not_reviewed_mean": None if asked is None else float((~right & ~asked).mean()),
-        "accuracy_of_the_rest": None if asked is None or asked.all() else float(right[~asked].mean()),
+        "reviewed_mean": None if sent is None else float(sent.mean()),
+        "wrong_not_reviewed_mean": None if sent is None else float((~right & ~sent).mean()),
+        "accuracy_of_the_rest": None if sent is None or sent.all() else float(right[~sent].mean()),
         "by_corruption": {
             kind: {
                 "mean": float(accuracy[number].mean()),
                 "by_severity": accuracy[number].tolist(),
                 "worst_recall_by_severity": recalls[:, number].min(axis=0).tolist(),
                 "ece_by_severity": ece[number].tolist(),
-                **({} if asked is None else {"reviewed_by_severity": asked[number].mean(axis=-1).tolist()}),
+                **({} if sent is None else {"reviewed_by_severity": sent[number].mean(axis=-1).tolist()}),
             }
             for number, kind in enumerate(kinds)
         },
@@ -114,32 +128,32 @@ def robustness(
 
 
 def robustness_text(found: Mapping[str, Any]) -> str:
-    """The table for people."""
-    asked = found["reviewed_mean"] is not None
+    """The result of `robustness` as a table."""
+    has_review = found["reviewed_mean"] is not None
     rows = [
         [
             kind,
             *(percent(value) for value in cells["by_severity"]),
             percent(cells["mean"]),
             *(f"{cells['ece_by_severity'][place]:.3f}" for place in (0, -1)),
-            *([percent(cells["reviewed_by_severity"][place]) for place in (0, -1)] if asked else []),
+            *([percent(cells["reviewed_by_severity"][place]) for place in (0, -1)] if has_review else []),
         ]
         for kind, cells in found["by_corruption"].items()
     ]
     ends = (SEVERITIES[0], SEVERITIES[-1])
     heads = ["corruption", *map(str, SEVERITIES), "mean", *(f"ECE {end}" for end in ends)]
-    heads += [f"review {end}" for end in ends] if asked else []
+    heads += [f"review {end}" for end in ends] if has_review else []
     at = found["worst_at"]
-    said = (
+    text = (
         f"under {len(rows)} corruptions at {len(SEVERITIES)} severities: mean {percent(found['mean'])}, worst "
         f"{percent(found['worst'])} ({at['corruption']} at {at['severity']}); {found['images']:,} images each\n"
         f"calibration error: mean {found['ece_mean']:.4f}, worst {found['ece_worst']:.4f}"
     )
-    if asked:
-        said += f"; sent to review: {percent(found['reviewed_mean'])} on average"
-        said += f", of the others {percent(found['accuracy_of_the_rest']) or '-'} are right"
-        said += f"; wrong and not sent: {percent(found['wrong_not_reviewed_mean'])} of the images on average"
-    return f"{table(heads, rows)}\n\n{said}"
+    if has_review:
+        text += f"; sent to review: {percent(found['reviewed_mean'])} on average"
+        text += f", accuracy of the rest {percent(found['accuracy_of_the_rest']) or '-'}"
+        text += f"; wrong and not sent: {percent(found['wrong_not_reviewed_mean'])} of the images on average"
+    return f"{table(heads, rows)}\n\n{text}"
 
 
 def _load(folder: Path, spec: InputSpec, cell: Cell) -> NDArray[np.uint8]:

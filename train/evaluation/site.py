@@ -1,4 +1,4 @@
-"""A model on another laboratory's images, beside what it reached on its own test side: `edgeall evaluate --site`."""
+"""External validation: a model on the images of another laboratory, compared with its own test subset."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from ...console.progress import Progress
 from ...console.tables import percent, record, table
 from ...edge_runtime.errors import DataError
 from ..data import duplicates
-from ..data.dataset import Dataset, Sample, load_dataset
+from ..data.dataset import load_dataset
+from ..data.samples import Dataset, Sample
 from ..data.scan import Facts, Scan, scan
-from ..data.split import SIDES, Split, SplitEntry
+from ..data.split import Split, SplitEntry
+from ..data.subsets import SUBSETS
 
 FIGURES = ("macro_f1", "ece", "sensitivity", "specificity")
 
 
 @dataclass(frozen=True)
 class Site:
-    """Another laboratory's images.
+    """The images of another laboratory.
 
     Attributes:
-        root: what the entries' paths start at.
-        facts: of each image, as looked at.
-        entries: the same images, with the model's own names for their classes.
-        missing: classes of the model that no image here has.
+        root: the paths of the entries are relative to it.
+        facts: of each image, from the scan.
+        entries: the same images, with the class names of the model.
+        missing: classes of the model that the site has no image of.
     """
 
     root: Path
@@ -39,10 +41,15 @@ class Site:
 
 
 def read_site(path: Path, labels: Sequence[str], model: Path, progress: Progress) -> Site:
-    """Look at a folder or manifest whose classes are named like the model's, capitals aside; some may be missing.
+    """Read a folder or manifest with the class names of the model. Case is ignored, and classes may be missing.
+
+    Args:
+        path: folder or manifest.
+        labels: of the model.
+        model: its path, for messages.
 
     Raises:
-        DataError: a class that the model doesn't know; see `load_dataset` and `scan` too.
+        DataError: a class that the model does not have; see also `load_dataset` and `scan`.
     """
     listed = load_dataset(path)
     known = {label.casefold(): label for label in labels}
@@ -50,8 +57,8 @@ def read_site(path: Path, labels: Sequence[str], model: Path, progress: Progress
     unknown = [label for label, name in names.items() if name is None]
     if unknown:
         raise DataError(
-            f"{path}: {', '.join(unknown)}: {model} knows no such class, but {', '.join(labels)}",
-            hint="name the folders like its classes, or list the images with its labels in a CSV manifest",
+            f"{path}: {', '.join(unknown)}: {model} has no such class; it has {', '.join(labels)}",
+            hint="name the folders like the classes of the model, or list the images with its labels in a CSV manifest",
         )
     found = _scanned(listed, "reading the site's images", progress)
     for problem in found.dataset.problems:
@@ -63,27 +70,28 @@ def read_site(path: Path, labels: Sequence[str], model: Path, progress: Progress
     there = {entry.label for entry in entries}
     missing = tuple(label for label in labels if label not in there)
     if missing:
-        progress.note(f"{path}: no images of {', '.join(missing)}; compared on the other classes")
+        progress.note(f"{path}: no images of {', '.join(missing)}; only the other classes are compared")
     return Site(found.dataset.root, found.facts, entries, missing)
 
 
-def repeated(site: Site, split: Split | None, own: Path | None, progress: Progress) -> dict[str, Any]:
-    """How many of the site's images are the model's own: it has seen them, and they make the site seem easy.
+def find_own_images(site: Site, split: Split | None, own: Path | None, progress: Progress) -> dict[str, Any]:
+    """Count the images of the site that the model was made with. They make the site easier than it is.
 
     Args:
         site: the images.
-        split: that the model was made with, where it is known.
-        own: where its images are now, where that is known.
+        split: that the model was made with, if known.
+        own: the folder of the model's images, if known.
+        progress: receives the progress bars.
 
     Returns:
-        ``looked_for``: ``files`` of equal bytes, or ``pictures`` too, equal or nearly so, see
-        `edgeall.train.data.duplicates`; None without a split. ``images``: how many repeat one; ``by_side``: of which
-        side, the first of train, validation and test; ``first``: an example's path. A picture that overlaps one that
-        repeats counts as well.
+        ``looked_for``: ``files`` (equal bytes), or ``pictures`` (also near duplicates, see
+        `edgeall.train.data.duplicates`); None without a split. ``images``: how many are the model's own, including
+        images that overlap one; ``by_side``: in which subset, the first of train, validation and test; ``first``: the
+        path of an example.
     """
     if split is None:
         return {"looked_for": None, "images": 0, "by_side": {}, "first": None}
-    used = [entry for side in reversed(SIDES) for entry in split.side(side)]  # of equal files the first side counts
+    used = [entry for side in reversed(SUBSETS) for entry in split.subset(side)]  # the first subset counts
     of_file = {entry.sha256: entry.side for entry in used}
     sides = {index: of_file[item.sha256] for index, item in enumerate(site.facts) if item.sha256 in of_file}
     here = [] if own is None else [entry for entry in used if (own / entry.path).is_file()]
@@ -92,34 +100,35 @@ def repeated(site: Site, split: Split | None, own: Path | None, progress: Progre
         found = _scanned(Dataset(own, "split", split.labels, samples), "reading the model's own images", progress)
         unchanged = [item for item in found.facts if item.sha256 in of_file]
         for index, side in _alike(site.facts, unchanged, of_file).items():
-            sides[index] = min(sides.get(index, side), side, key=SIDES.index)
+            sides[index] = min(sides.get(index, side), side, key=SUBSETS.index)
     first = min(sides, default=None)
     return {
         "looked_for": "pictures" if here else "files",
         "images": len(sides),
-        "by_side": {side: sum(found == side for found in sides.values()) for side in SIDES},
+        "by_side": {side: sum(found == side for found in sides.values()) for side in SUBSETS},
         "first": None if first is None else site.facts[first].sample.path,
     }
 
 
-def beside_own(
-    path: Path, site: Site, metrics: Mapping[str, Any], own: Mapping[str, Any], twins: dict[str, Any]
+def external_validation(
+    path: Path, site: Site, metrics: Mapping[str, Any], own: Mapping[str, Any], repeated: dict[str, Any]
 ) -> dict[str, Any]:
-    """The comparison.
+    """Compare the figures of a site with those of the model's own test subset.
 
     Args:
         path: the site's folder or manifest.
-        site: what is there.
-        metrics: of the model on it, with what `edgeall.train.evaluation.reliability.trust` says.
-        own: of the model on its own test side, from its manifest or ``run.json``.
-        twins: from `repeated`.
+        site: its images.
+        metrics: of the model on the site, with the keys of
+            `edgeall.train.evaluation.reliability.reliability_report`.
+        own: of the model on its own test subset, from its manifest or ``run.json``.
+        repeated: from `find_own_images`.
 
     Returns:
         - folder, missing (classes), repeated;
-        - here and own: images; accuracy, its interval ``accuracy_ci95`` and ``ci_unit`` (the bootstrap's by subject,
-          else Wilson's by image); balanced_accuracy, the mean of the classes' recalls; recall by class; reviewed, the
-          share sent to review, None where unknown; `FIGURES`. Where classes are missing here, ``own`` is of the images
-          of the others, and has None for what can't be told of those alone;
+        - here and own: images; accuracy, its interval ``accuracy_ci95`` and ``ci_unit`` (bootstrap by subject, else
+          Wilson by image); balanced_accuracy, the mean of the classes' recalls; recall by class; reviewed, the share
+          sent to review, None if unknown; `FIGURES`. If the site misses classes, ``own`` only counts images of the
+          other classes; figures that cannot be computed for them alone are None;
         - drop_points: percentage points of accuracy lost, and their 95 % interval ``drop_points_ci95``.
     """
     labels = [label for label in metrics["labels"] if label not in site.missing]
@@ -130,7 +139,7 @@ def beside_own(
     return {
         "folder": str(path),
         "missing": list(site.missing),
-        "repeated": twins,
+        "repeated": repeated,
         "here": here,
         "own": there,
         "drop_points": 100 * (there["accuracy"] - here["accuracy"]),
@@ -139,8 +148,8 @@ def beside_own(
 
 
 def site_text(found: Mapping[str, Any]) -> str:
-    """`beside_own` for people."""
-    here, own, twins = found["here"], found["own"], found["repeated"]
+    """`external_validation` as tables."""
+    here, own, repeated = found["here"], found["own"], found["repeated"]
     rows: list[list[object]] = [["images", own["images"], here["images"]]]
     rows += [["accuracy", percent(own["accuracy"]), percent(here["accuracy"])]]
     rows += [["  95 % interval", *(" to ".join(map(str, map(percent, side["accuracy_ci95"]))) for side in (own, here))]]
@@ -155,13 +164,13 @@ def site_text(found: Mapping[str, Any]) -> str:
     facts = {
         "accuracy lost": f"{found['drop_points']:.2f} points (95 % interval {low:.2f} to {high:.2f})",
         "classes missing here": ", ".join(found["missing"]) or "none",
-        "the model's own images": _REPEATED[twins["looked_for"]].format(twins["images"]),
+        "the model's own images": _REPEATED[repeated["looked_for"]].format(repeated["images"]),
     }
-    if twins["images"]:
+    if repeated["images"]:
         facts["of these"] = ", ".join(
-            f"{count:,} of its {side} side" for side, count in twins["by_side"].items() if count
+            f"{count:,} in its {side} subset" for side, count in repeated["by_side"].items() if count
         )
-    return f"{table(['', 'own test side', 'this site'], rows)}\n\n{record(facts)}"
+    return f"{table(['', 'own test subset', 'this site'], rows)}\n\n{record(facts)}"
 
 
 _HEADS = {"balanced_accuracy": "balanced accuracy", "reviewed": "sent to review"} | {
@@ -169,9 +178,9 @@ _HEADS = {"balanced_accuracy": "balanced accuracy", "reviewed": "sent to review"
     "ece": "calibration error",
 }
 _REPEATED = {
-    None: "unknown: no split.json says which they are",
-    "files": "{} of these files are among them; nearly equal pictures were not looked for: its data isn't here",
-    "pictures": "{} of these pictures are among them, or nearly so",
+    None: "unknown: the split.json of the model is not available",
+    "files": "{} of these files are among them; near duplicates not searched: the data of the model is not available",
+    "pictures": "{} of these images are among them, or are near duplicates",
 }
 
 
@@ -181,29 +190,31 @@ def _scanned(dataset: Dataset, title: str, progress: Progress) -> Scan:
 
 
 def _alike(site: Sequence[Facts], own: Sequence[Facts], of_file: Mapping[str, str]) -> dict[int, str]:
-    """To each of the site's images that shows what one of the model's own shows, that one's side."""
+    """For each image of the site that duplicates one of the model's own images, the subset of that image."""
     both = [*_below("site", site), *_below("own", own)]
     whole = Dataset(Path(), "both", (), tuple(item.sample for item in both))
     found: dict[int, str] = {}
     for group in duplicates.groups(Scan(whole, tuple(both))).near:
         sides = [of_file[both[index].sha256] for index in group if index >= len(site)]
         if sides:
-            found |= {index: min(sides, key=SIDES.index) for index in group if index < len(site)}
+            found |= {index: min(sides, key=SUBSETS.index) for index in group if index < len(site)}
     return found
 
 
 def _below(folder: str, facts: Sequence[Facts]) -> list[Facts]:
-    """The same, in a folder of that name: file numbers of two laboratories have nothing to do with each other."""
+    """The same images in a folder of that name, so that file numbers of two laboratories are not one series."""
     return [replace(item, sample=replace(item.sample, path=f"{folder}/{item.sample.path}")) for item in facts]
 
 
 def _side(metrics: Mapping[str, Any], labels: Sequence[str], part: bool) -> dict[str, Any]:
-    """Figures of one side; with ``part`` of its images of ``labels`` alone, as far as they can be told."""
+    """Figures of one of the two; with ``part`` only of the images of ``labels``, as far as they can be computed."""
     rows = {label: metrics["per_class"][label] for label in labels}
     images = sum(row["support"] for row in rows.values())
     right = round(sum(row["recall"] * row["support"] for row in rows.values()))
     interval, unit = metrics.get("accuracy_ci95"), metrics.get("ci_unit")
-    if unit != "subject" or part or interval is None or interval[0] == interval[1]:  # without errors it is a point
+    if (
+        unit != "subject" or part or interval is None or interval[0] == interval[1]
+    ):  # without errors the interval is a point
         wilson, unit = binomtest(right, images).proportion_ci(method="wilson"), "image"
         interval = [float(wilson.low), float(wilson.high)]
     return {
@@ -218,10 +229,10 @@ def _side(metrics: Mapping[str, Any], labels: Sequence[str], part: bool) -> dict
 
 
 def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float]:
-    """Interval of the difference of two independent shares, from each one's own.
+    """Interval of the difference of two independent proportions, from their own intervals.
 
     Source: R. G. Newcombe, Interval estimation for the difference between independent proportions: comparison of
-    eleven methods, 1998, method 10; G. Y. Zou and A. Donner 2008 for other intervals than Wilson's.
+    eleven methods, 1998, method 10; G. Y. Zou and A. Donner 2008 for intervals other than Wilson's.
     """
     (one, (low, high)), (other, (below, above)) = (
         (side["accuracy"], side["accuracy_ci95"]) for side in (first, second)

@@ -1,4 +1,4 @@
-"""Metrics, calibration and review figures as text."""
+"""Metrics, calibration and review as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..data.levels import split_text
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """The figures of `edgeall.train.evaluation.metrics.compute_metrics`."""
+    """The metrics of `edgeall.train.evaluation.metrics.compute_metrics` as tables."""
     facts = {
         "images": f"{metrics['images']:,} ({metrics['split']}, {split_text(metrics['split_level'])})",
         "accuracy": f"{percent(metrics['accuracy'])} (95 % interval {interval(metrics, 'accuracy', percent)}, "
@@ -34,7 +34,7 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
             ),
             "sensitivity at 95 % specificity": percent(metrics["sensitivity_at_specificity_95"]) or "",
         }
-    facts |= trust_facts(metrics)
+    facts |= reliability_facts(metrics)
     labels = metrics["labels"]
     classes = [
         [label, percent(row["precision"]), percent(row["recall"]), f"{row['f1']:.4f}", row["support"]]
@@ -51,47 +51,47 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def trust_facts(found: Mapping[str, Any]) -> dict[str, str]:
-    """Lines of what `edgeall.train.evaluation.reliability.trust` says; none of a result without it."""
+def reliability_facts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Rows for the keys of `edgeall.train.evaluation.reliability.reliability_report`; empty without them."""
     if "reliability" not in found:
         return {}
     fitted, before, after = (found["reliability"][key] for key in ("temperature", "before", "after"))
-    said = f"calibration error {before['ece']:.4f}, Brier score {before['brier']:.4f}"
+    text = f"calibration error {before['ece']:.4f}, Brier score {before['brier']:.4f}"
     if after is None:
-        facts = {"calibration": f"none; {said}"}
+        facts = {"calibration": f"none; {text}"}
     else:
         later = f"{after['ece']:.4f} and {after['brier']:.4f} after"
-        facts = {"calibration": f"temperature {fitted:.2f}: {said} before, {later}"}
+        facts = {"calibration": f"temperature {fitted:.2f}: {text} before, {later}"}
     curve, review = found["risk_coverage"], found["review"]
-    shares = ", ".join(f"{percent(error)} of the surest {100 * float(s):g} %" for s, error in curve["error_at"].items())
-    facts["wrong"] = f"{shares} (area under the risk-coverage curve {curve['aurc']:.5f})"
+    shares = ", ".join(f"{percent(error)} at {100 * float(s):g} % coverage" for s, error in curve["error_at"].items())
+    facts["error"] = f"{shares} (area under the risk-coverage curve {curve['aurc']:.5f})"
     if review is not None:
         why = []
         if review["unfamiliar"] is not None:
-            why.append(f"{percent(review['unfamiliar'])} unlike the training images")
+            why.append(f"{percent(review['unfamiliar'])} out-of-distribution")
         if review["below"] is not None:
-            why.append(f"{'else ' if why else ''}with a probability below {review['below']:.4f}")
+            why.append(f"{'others ' if why else ''}with a probability below {review['below']:.4f}")
         rest = percent(review["accuracy_of_the_rest"]) or "-"
         facts["sent to review"] = f"{percent(review['reviewed'])}: {', '.join(why)}; accuracy of the rest {rest}"
-        facts["wrong answers"] = wrong_text(review)
+        facts["wrong predictions"] = wrong_text(review)
     return facts
 
 
 def wrong_text(review: Mapping[str, Any]) -> str:
-    """What became of wrong answers: ``wrong`` and its like of `edgeall.train.evaluation.reliability.review`."""
+    """How many wrong predictions were sent to review, see `edgeall.train.evaluation.reliability.review`."""
     missed = percent(review["wrong_not_reviewed"])
     return f"{review['wrong_reviewed']:,} of {review['wrong']:,} sent to review; not sent: {missed} of the images"
 
 
 def subjects_text(found: Mapping[str, Any], most: int = 12) -> str:
-    """The figures of people, ``subjects`` of the metrics; of the people themselves the ``most`` that go worst."""
+    """The figures by subject, ``subjects`` of the metrics, and the ``most`` subjects with the lowest accuracy."""
     several = found["several_classes"]
-    facts = {"subjects": f"{found['subjects']:,}, each by the mean of its images"}
+    facts = {"subjects": f"{found['subjects']:,}, each by the mean probability of its images"}
     if several:
-        facts["subjects"] += f"; {several:,} with images of several classes left out"
-    for name, said in (("accuracy", percent), ("sensitivity", percent), ("specificity", percent)):
+        facts["subjects"] += f"; {several:,} with images of several classes excluded"
+    for name, show in (("accuracy", percent), ("sensitivity", percent), ("specificity", percent)):
         if found.get(name) is not None:
-            facts[f"{name} by subject"] = f"{said(found[name])} ({interval(found, name, said)})"
+            facts[f"{name} by subject"] = f"{show(found[name])} ({interval(found, name, show)})"
     if found.get("auroc_positive") is not None:
         facts["AUROC by subject"] = f"{found['auroc_positive']:.4f} ({interval(found, 'auroc_positive', four)})"
     rows = [
@@ -99,5 +99,7 @@ def subjects_text(found: Mapping[str, Any], most: int = 12) -> str:
         for row in found["per_subject"][:most]
     ]
     rest = len(found["per_subject"]) - len(rows)
-    shown = table(["subject", "class", "taken for", "images", "of them right"], rows)
-    return f"{record(facts)}\n\n{shown}" + (f"\nand {rest:,} more, none worse (--json has all)" if rest else "")
+    shown = table(["subject", "class", "predicted", "images", "accuracy"], rows)
+    return f"{record(facts)}\n\n{shown}" + (
+        f"\nand {rest:,} more with the same or a higher accuracy (all: --json)" if rest else ""
+    )
