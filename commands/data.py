@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @click.group("data")
 def data() -> None:
-    """See, make and get data."""
+    """List, audit, draw and download images."""
 
 
 @command("ls", data)
 @click.argument("path", metavar="DIR|MANIFEST", type=FILE)
 @JSON
 def data_ls(path: Path, json: bool) -> None:
-    """Classes, counts, sizes, subjects, duplicates and unreadable files.
+    """List classes, counts, sizes, subjects, duplicates and unreadable files.
 
     \b
     Layouts:
-      ROOT/<class>/<images>               one folder a class
+      ROOT/<class>/<images>               one folder per class
       fold_*/<all|hem>/UID_<subject>_...  C-NMC 2019 as distributed
-      FILE.csv                            columns path,label and optionally subject
+      FILE.csv                            columns path,label and optionally subject and side
     """
     from ..console.progress import Progress
     from ..train.data.listing import data_text, list_data
@@ -40,16 +40,16 @@ def data_ls(path: Path, json: bool) -> None:
 
 
 @command("synth", data)
-@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
-@click.option("--images", type=click.IntRange(1), required=True, help="How many in all.")
-@click.option("--seed", type=SEED, default=0)
+@click.option("--out", type=FILE, required=True, help="New or empty folder.")
+@click.option("--images", type=click.IntRange(1), required=True, help="Number of images.")
+@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
 @click.option(
-    "--layout", type=click.Choice(["all4", "cnmc"]), default="all4", help="Four-class fields, or single cells."
+    "--layout", type=click.Choice(["all4", "cnmc"]), default="all4", help="all4: four-class fields; cnmc: single cells."
 )
-@click.option("--size", type=click.IntRange(1), help="Pixels a side.  [default: 224 for all4, 450 for cnmc]")
+@click.option("--size", type=click.IntRange(1), help="Image size in pixels.  [default: 224 for all4, 450 for cnmc]")
 @JSON
 def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, json: bool) -> None:
-    """Draw a labelled set of synthetic smears, with the masks and boxes of their cells."""
+    """Draw a labelled set of synthetic smears, with masks and boxes of the cells."""
     from ..console.progress import Progress
     from ..console.tables import record
     from ..train.data.synth import synthesize
@@ -63,10 +63,10 @@ def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | No
 @command("audit", data)
 @click.argument("path", metavar="DIR|MANIFEST", type=FILE)
 @click.option("--html", type=FILE, help="Write a self-contained page with examples.")
-@click.option("--seed", type=SEED, default=0)
+@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
 @JSON
 def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
-    """What would make a network trained on this data seem better than it is: duplicates, shortcuts, imbalance."""
+    """Find what would make results on this data look too good: duplicates, shortcuts, imbalance."""
     from ..console.progress import Progress
     from ..edge_runtime.images import refuse_inside
     from ..train.data.audit import audit, audit_text
@@ -86,32 +86,32 @@ def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
 
 @command("leak", data)
 @click.argument("path", metavar="DIR|MANIFEST", type=FILE)
-@click.option("--model", default="mobilenet_v2", help="Backbone of the features.")
-@click.option("--alpha", type=float, help="Its width multiplier.  [default: 1.0 where it has one]")
-@click.option("--weights", default="imagenet", help="imagenet or a no_top weights file.")
-@click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: the backbone's]")
-@click.option("--per-class", default="700/150/150", metavar="TRAIN/VAL/TEST", help="Images of every class.")
-@click.option("--augment", type=click.Choice(AUGMENTS[1:]), default="studies", help="How copies are made.")
+@click.option("--model", default="mobilenet_v2", help="Backbone of the probe.")
+@click.option("--alpha", type=float, help="Width multiplier of the backbone.  [default: 1.0 if it has one]")
+@click.option("--weights", default="imagenet", help="imagenet, or a file of no_top weights.")
+@click.option("--input-size", type=click.IntRange(1), help="Input size in pixels.  [default: the backbone's]")
+@click.option("--per-class", default="700/150/150", metavar="TRAIN/VAL/TEST", help="Images per class in each subset.")
+@click.option("--augment", type=click.Choice(AUGMENTS[1:]), default="studies", help="Augmentation of the copies.")
 @SPLIT_BY
 @EMBARGO
-@click.option("--seeds", type=click.IntRange(2), default=10, help="Times that the dealing is repeated.")
+@click.option("--seeds", type=click.IntRange(2), default=10, help="Number of repetitions.")
 @CACHE_DIR
 @JSON
 def data_leak(path: Path, json: bool, **settings: Any) -> None:
-    """What augmenting before the split leaks into the test side, measured with a probe of a frozen backbone."""
+    """Measure the leak into the test subset when images are augmented before the split."""
     from ..console.progress import Progress
-    from ..optimize.experiments.leak import leak_text, measure_leak
+    from ..optimize.experiments.leak import LeakConfig, leak_text, measure_leak
 
-    result = measure_leak(path, **settings, progress=Progress())
+    result = measure_leak(LeakConfig(path, **settings), Progress())
     print_result(result, json, lambda: leak_text(result))
     note_synthetic(result["synthetic"])
 
 
 @command("fetch", data)
 @click.argument("name", type=click.Choice(["all4", "cnmc2019"]))
-@click.option("--out", type=FILE, help="Where to put it.  [default: kagglehub's cache]")
+@click.option("--out", type=FILE, help="Output folder.  [default: kagglehub's cache]")
 def data_fetch(name: str, out: Path | None) -> None:
-    """Download a public set from Kaggle and check it; print where it lies."""
+    """Download a public set from Kaggle, check it, and print its folder."""
     from ..train.data.fetch import fetch
 
     print(fetch(name, out))

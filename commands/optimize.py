@@ -186,15 +186,15 @@ def compare(
     """
     from ..console.progress import Progress
 
-    data, out, progress = settings["data"], settings["out"], Progress()
-    shared = {"cache_dir": settings["cache_dir"], "progress": progress}
+    data, out, cache_dir, progress = settings["data"], settings["out"], settings["cache_dir"], Progress()
     training = {name: settings[name] for name in ("epochs_head", "epochs_finetune", "input_size", "seed")}
     if runs and (models or protocol):
         raise UsageError("RUNs are trained already", hint="give either RUNs, or --models and --protocol")
     if not runs and (data is None or protocol is None):
         raise UsageError("nothing to compare", hint="give RUNs, or --data, --models and --protocol")
     if protocol == GRID:
-        from ..optimize.experiments.grid import GRID_48, grid_text, run_grid
+        from ..optimize.experiments.grid import grid_text, run_grid
+        from ..optimize.experiments.grid_config import GRID_48, GridConfig
 
         if models:
             raise UsageError(f"{GRID} has its own models", hint="remove --models")
@@ -202,31 +202,24 @@ def compare(
             if settings[name] is not None:
                 raise UsageError(f"{GRID} has its own splits", hint=f"remove --{name.replace('_', '-')}")
         fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
-        result = run_grid(data, out, GRID_48, **fixed, **shared)
+        result = run_grid(GridConfig(data, out, GRID_48, cache_dir=cache_dir, **fixed), progress)
         print_result(result, json, lambda: grid_text(result))
         note_synthetic(result["synthetic"])
         note_research_use(json)
         ctx.exit(1 if result["failed"] else 0)
-    from ..optimize.experiments.backbones import compare_backbones
-    from ..optimize.experiments.compare import compare_runs, compare_text
+    from ..optimize.experiments.backbones import BackbonesConfig, compare_backbones
+    from ..optimize.experiments.compare import compare_runs
+    from ..optimize.experiments.compare_config import CompareOptions
+    from ..optimize.experiments.compare_table import compare_text
 
-    shared["qat_epochs"] = settings["qat_epochs"]
+    options = CompareOptions(listed(schemes), settings["qat_epochs"], data=data, cache_dir=cache_dir)
     if runs:
-        result = compare_runs(runs, out, listed(schemes), data=data, **shared)
+        result = compare_runs(runs, out, options, progress)
     else:
         assert protocol is not None
-        result = compare_backbones(
-            data,
-            listed(models),
-            protocol,
-            out,
-            listed(schemes),
-            weights=settings["weights"],
-            split_by=settings["split_by"],
-            embargo=settings["embargo"],
-            training=training,
-            **shared,
-        )
+        chosen = {name: settings[name] for name in ("weights", "split_by", "embargo")}
+        backbones = BackbonesConfig(data, listed(models), protocol, out, training=training, **chosen)
+        result = compare_backbones(backbones, options, progress)
     print_result(result, json, lambda: compare_text(result))
     note_synthetic(result["synthetic"])
     note_research_use(json)

@@ -102,16 +102,8 @@ def prune(
         history = train_pruned(config, model, job.teacher, job.subsets, job.settings, progress, on_epoch)
         trained = time.perf_counter()
         pruned = _pruned(job, model, progress)
-        stage = history[-1]["stage"]
-        timing = {
-            "prepare_s": prepared - started,
-            "rank_s": ranked - prepared,
-            f"{stage}_s": sum(row["seconds"] for row in history),
-            "measure_s": time.perf_counter() - trained,
-            "resumed": job.resumed,
-            f"{stage}_images_per_s": float(np.median([row["images_per_s"] for row in history])),
-        }
-        run = _run_facts(job, pruned, timing)
+        timing = {"prepare_s": prepared - started, "rank_s": ranked - prepared}
+        run = _run_facts(job, pruned, timing | _training_time(job, history, trained))
         history = [*read_history(config.run), *history]
         run = complete_run(config.out, run, model, job.split, job.subsets, history, started, evaluated)
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
@@ -230,6 +222,17 @@ def _measured(job: _Job, model: Any, progress: Progress) -> dict[str, Any]:
             **{f"{name}_gzip_bytes": compressed_bytes(flatbuffer) for name, flatbuffer in made.items()},
         },
         "latency": {f"{name}_p50_ms": times[name]["p50_ms"] for name in made},
+    }
+
+
+def _training_time(job: _Job, history: list[Row], trained: float) -> dict[str, Any]:
+    """Seconds and speed of the training, which ended at ``trained``, and seconds of what followed."""
+    stage = history[-1]["stage"]
+    return {
+        f"{stage}_s": sum(row["seconds"] for row in history),
+        "measure_s": time.perf_counter() - trained,
+        "resumed": job.resumed,
+        f"{stage}_images_per_s": float(np.median([row["images_per_s"] for row in history])),
     }
 
 

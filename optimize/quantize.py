@@ -22,7 +22,7 @@ from ..train.batches import Images, plain
 from ..train.data import cache
 from ..train.data.split import Split, check_split
 from ..train.evaluation.metrics import metrics_of
-from ..train.evaluation.reliability import sent_to_review, trust
+from ..train.evaluation.reliability import reliability_report, sent_to_review
 from ..train.evaluation.robustness import robustness, robustness_text
 from ..train.evaluation.text import metrics_text
 from ..train.reports.model_report import write_model_report
@@ -295,7 +295,9 @@ def _assess(job: _Job, verified: _Verified, decisions: _Decisions) -> tuple[dict
     truth, temperature = job.verified_images.labels, decisions.temperature
     assert classifier.ood_detector is not None
     unfamiliar = is_out_of_distribution(verified.features, classifier.ood_detector)
-    assessed = trust(verified.probabilities, truth, job.positive, temperature, decisions.review_below, unfamiliar)
+    assessed = reliability_report(
+        verified.probabilities, truth, job.positive, temperature, decisions.review_below, unfamiliar
+    )
     probabilities = apply_temperature(verified.probabilities, temperature)
     entries, positive = split.subset(config.subset), job.facts["positive_labels"]
     metrics = metrics_of(entries, split.labels, probabilities, positive, config.subset, split.level, job.seed)

@@ -1,4 +1,4 @@
-"""One network of a comparison: its runs, its files, and what they get right on the test side."""
+"""One model of a comparison: its runs, its files, and its test metrics in every scheme."""
 
 from __future__ import annotations
 
@@ -36,26 +36,27 @@ from ..quantization.config import QuantizeConfig
 from ..quantization.convert import compressed_bytes
 from ..quantization.verify import compare, predict
 from ..quantize import quantize
+from .compare_config import CompareOptions
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A finished run and what of it every scheme is held against.
+    """A finished run, and what every scheme is compared with.
 
     Attributes:
-        model: the row of the report it belongs to; the folds of one model share it.
-        folder: of the run.
+        model: name in the report; the folds of one model share it.
+        folder: run folder.
         facts: its ``run.json``.
-        split: its own.
-        sides: its preprocessed images.
-        keras: float32 Keras probabilities of the test side, ``(images, labels)``.
+        split: its split.
+        subsets: its preprocessed images by subset.
+        keras: float32 Keras probabilities of the test subset, ``(images, labels)``.
     """
 
     model: str
     folder: Path
     facts: dict[str, Any]
     split: Split
-    sides: dict[str, Images]
+    subsets: dict[str, Images]
     keras: NDArray[np.float32]
 
     @property
@@ -63,29 +64,18 @@ class OpenRun:
         return self.split.subset("test")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How models are made and measured; see `compare_runs`."""
-
-    schemes: tuple[str, ...]
-    qat_epochs: int
-    seconds: float
-    data: Path | None
-    cache_dir: Path
-
-
-def open_run(name: str, folder: Path, options: Options, progress: Progress) -> OpenRun:
-    """Raises DataError where the run or its data is not what it was."""
+def open_run(name: str, folder: Path, options: CompareOptions, progress: Progress) -> OpenRun:
+    """Open a finished run. Raises DataError if it or its data has changed."""
     facts = load_run(folder)
     root = options.data or data_root(facts)
     split = load_own_split(folder, facts)
     check_split(split, root)
-    sides = load_subsets(split, root, input_spec(facts["settings"]), options.cache_dir, progress)
-    return OpenRun(name, folder, facts, split, sides, _keras_probabilities(folder, split))
+    subsets = load_subsets(split, root, input_spec(facts["settings"]), cache.ready(options.cache_dir), progress)
+    return OpenRun(name, folder, facts, split, subsets, _keras_probabilities(folder, split))
 
 
 def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
-    """The float32 Keras model's answers on the test side, from the run's ``predictions.csv``."""
+    """Probabilities of the float32 Keras model on the test subset, from the run's ``predictions.csv``."""
     path = folder / "predictions.csv"
     wanted = [entry.path for entry in split.subset("test")]
     try:
@@ -98,7 +88,7 @@ def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
 
 
 def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    """What the report says of one backbone, apart from its schemes."""
+    """The report's facts of one model, without its schemes."""
     first = runs[0].facts
     return {
         "name": name,
@@ -119,24 +109,24 @@ def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float
         "split_sha256": [run.split.sha256 for run in runs],
         "test_sha256": _test_digest(runs),
         "data": {key: first["data"].get(key) for key in ("root", "images", "left_out", "synthetic", "dataset_sha256")},
-        "sides": {side: [len(run.sides[side]) for run in runs] for side in SUBSETS},
+        "sides": {name: [len(run.subsets[name]) for run in runs] for name in SUBSETS},
         "training_s": sum(run.facts["timing"]["total_s"] for run in runs),
         "resumed": any(run.facts["timing"].get("resumed") for run in runs),
-        "by_side": {side: _over_runs(runs, side) for side in SUBSETS},
+        "by_side": {name: _over_runs(runs, name) for name in SUBSETS},
         "float": _metrics(runs, probabilities),
         "schemes": {},
     }
 
 
-def _over_runs(runs: Sequence[OpenRun], side: str) -> dict[str, Any]:
-    """Mean accuracy and loss of a side over the folds, and each fold's accuracy."""
-    found = [run.facts["metrics"][side] for run in runs]
+def _over_runs(runs: Sequence[OpenRun], subset: str) -> dict[str, Any]:
+    """Mean accuracy and loss of a subset over the folds, and each fold's accuracy."""
+    found = [run.facts["metrics"][subset] for run in runs]
     means = {key: float(np.mean([metrics[key] for metrics in found])) for key in ("accuracy", "log_loss", "macro_f1")}
     return {**means, "accuracies": [metrics["accuracy"] for metrics in found]}
 
 
 def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    """Of all test sides together, which don't overlap; and of each by itself."""
+    """Metrics of all test subsets together, which do not overlap; and the accuracy of each."""
     first = runs[0]
     test = [entry for run in runs for entry in run.test]
     positive, seed, labels = first.facts["positive_labels"], first.facts["settings"]["seed"], first.split.labels
@@ -152,13 +142,18 @@ def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dic
 
 
 def _test_digest(runs: Sequence[OpenRun]) -> str:
-    """The same for models that were judged on the same images."""
+    """Equal for models with the same test images."""
     return cache.digest([sorted((entry.sha256, entry.label) for entry in run.test) for run in runs])
 
 
-def measure(runs: Sequence[OpenRun], scheme: str, out: Path, options: Options, progress: Progress) -> dict[str, Any]:
-    """One model's runs in one scheme: ``facts`` for the report; ``timed``, the open models with an image
-    each; ``right``, bool by test image, in the order of the files' digests.
+def measure(
+    runs: Sequence[OpenRun], scheme: str, out: Path, options: CompareOptions, progress: Progress
+) -> dict[str, Any]:
+    """Measure the runs of one model in one scheme.
+
+    Returns:
+        ``facts`` for the report; ``timed``: the open models, each with one image; ``right``: bool ``(test images,)``,
+        whether the prediction is correct, in the order of the images' digests.
     """
     bundles = [_bundle(run, scheme, options, progress) for run in runs]
     classifiers = [Classifier.from_bundle(bundle, threads=1) for bundle in bundles]
@@ -184,13 +179,13 @@ def measure(runs: Sequence[OpenRun], scheme: str, out: Path, options: Options, p
         "metrics": _metrics(runs, probabilities),
     }
     order = np.argsort([entry.sha256 for run in runs for entry in run.test], kind="stable")
-    images = [run.sides["test"].pixels[run.sides["test"].rows[0]] for run in runs]
+    images = [run.subsets["test"].pixels[run.subsets["test"].rows[0]] for run in runs]
     right = (probabilities.argmax(axis=1) == truth)[order]
     return {"facts": facts, "timed": list(zip(classifiers, images, strict=True)), "right": right}
 
 
-def _bundle(run: OpenRun, scheme: str, options: Options, progress: Progress) -> Bundle:
-    """The run's model in this scheme, made where it isn't there yet."""
+def _bundle(run: OpenRun, scheme: str, options: CompareOptions, progress: Progress) -> Bundle:
+    """The run's model in this scheme; made if it does not exist."""
     path = run.folder / f"{scheme}.tflite"
     if not path.exists():
         epochs, data, cache_dir = options.qat_epochs, options.data, options.cache_dir
@@ -201,8 +196,8 @@ def _bundle(run: OpenRun, scheme: str, options: Options, progress: Progress) -> 
 
 
 def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
-    """Raise BundleError where a model file lies in a run's folder that was made of something else."""
-    hint = "move it away, or make it again with `edgeall quantize --force`"
+    """Raise BundleError for a model file that was not made of the run in whose folder it lies."""
+    hint = "move it away, or replace it with `edgeall quantize --force`"
     if bundle.manifest is None:
         raise BundleError(f"{bundle.path}: not made by edgeall", hint=hint)
     found, model = bundle.manifest.training, run.facts["model"]
@@ -213,7 +208,7 @@ def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
         "alpha": model["alpha"],
         "seed": run.facts["settings"]["seed"],
     }
-    # Files of older versions don't name their run: what they do say must fit.
+    # Files of older versions do not name their run; the facts that they hold must match.
     differing = [key for key, value in wanted.items() if key in found and found[key] != value]
     if bundle.manifest.quantization.get("scheme") != scheme:
         differing.append("scheme")
@@ -226,12 +221,12 @@ def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
 def _predictions(
     run: OpenRun, bundle: Bundle, classifier: Classifier, out: Path, title: str, progress: Progress
 ) -> NDArray[np.float32]:
-    """Calibrated probabilities of the test side, ``(images, labels)``; what the model says is kept by what made it."""
+    """Calibrated probabilities of the test subset, ``(images, labels)``; kept by digest of model and images."""
     test = [entry.sha256 for entry in run.test]
     made_of = cache.digest([cache.FORMAT, hashlib.sha256(bundle.flatbuffer).hexdigest(), test])
     path, shape = out / "predictions" / f"{made_of}.npy", (len(test), len(run.split.labels))
     rows = cache.load(path, shape, np.float32, progress)
     if rows is None:
-        rows = predict(classifier, run.sides["test"], title, progress)
+        rows = predict(classifier, run.subsets["test"], title, progress)
         cache.save(path, rows.shape, np.float32, [rows.astype(np.float32)])
     return apply_temperature(rows, temperature_of(bundle.manifest))

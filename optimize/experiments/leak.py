@@ -1,9 +1,9 @@
-"""What augmenting before the split leaks, measured: the same images dealt out in three ways, the same quick probe."""
+"""Measures the leak into the test subset when images are augmented before the split."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,60 @@ from ...train.runs import image_folder
 
 BATCH = 32
 WAYS = ("before", "by-origin", "by-group")
-"""``before``: copies are dealt like images, as in the studies. ``by-origin``: an image is dealt with its copies.
-``by-group``: with what shows the same spot, too, and with its subject where the split asks for it: what we do."""
+"""``before``: copies are split like images, as in the studies. ``by-origin``: an image stays with its copies.
+``by-group``: it also stays with its duplicates, and with its subject where the split level asks for it (edgeall)."""
+
+
+@dataclass(frozen=True)
+class LeakConfig:
+    """Settings of `measure_leak`.
+
+    Attributes:
+        data: folder or manifest.
+        model: backbone of the features, with ``alpha``, ``weights`` and ``input_size``.
+        alpha: width multiplier; None: 1.0 if the backbone has one.
+        weights: ``imagenet`` or a file of weights.
+        input_size: pixels; None: the backbone's own.
+        per_class: ``TRAIN/VALIDATION/TEST`` images of every class. Every class is augmented, or sampled, to their sum.
+        augment: augmentation of the copies.
+        split_by: split level of ``by-group``, see `edgeall.train.data.make_split.make_split`.
+        embargo: embargo of a split by block; None: the default.
+        seeds: number of repetitions, at least 2.
+        cache_dir: folder of the pixel cache; None: the default one.
+    """
+
+    data: Path
+    model: str = "mobilenet_v2"
+    alpha: float | None = None
+    weights: str = "imagenet"
+    input_size: int | None = None
+    per_class: str = "700/150/150"
+    augment: str = "studies"
+    split_by: str = "auto"
+    embargo: int | None = None
+    seeds: int = 10
+    cache_dir: Path | None = None
+
+    @property
+    def size(self) -> int:
+        """Input size in pixels."""
+        return self.input_size or registry.get(self.model).input_hw[0]
+
+    def build_args(self) -> BuildArgs:
+        """Arguments of the backbone. Raises UsageError for invalid settings."""
+        spec = registry.get(self.model)
+        args = BuildArgs(self.size, self.size, 1.0 if self.alpha is None and spec.alphas else self.alpha, self.weights)
+        registry.check_args(spec, args)
+        if self.weights == "none":
+            raise UsageError("the features of an untrained backbone are random", hint="give pretrained --weights")
+        if self.seeds < 2 or self.augment not in AUGMENTS:
+            raise UsageError(f"--seeds must be at least 2, and --augment one of {', '.join(AUGMENTS)}")
+        return args
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """Every class augmented to the same number of images, before anything is dealt.
+    """Every class augmented to the same number of images, before the split.
 
     Attributes:
         origin: int ``(images,)``, index of the original that each image is or was made from.
@@ -52,133 +99,113 @@ class _Pool:
     label: NDArray[np.int64]
 
 
-def measure_leak(
-    data: Path,
-    *,
-    model: str = "mobilenet_v2",
-    alpha: float | None = None,
-    weights: str = "imagenet",
-    input_size: int | None = None,
-    per_class: str = "700/150/150",
-    augment: str = "studies",
-    split_by: str = "auto",
-    embargo: int | None = None,
-    seeds: int = 10,
-    cache_dir: Path | None = None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Augment every class to the same number, deal in three ways, train a probe on each, compare.
+def measure_leak(config: LeakConfig, progress: Progress) -> dict[str, Any]:
+    """Augment every class to the same number, split in three ways, train a probe on each, and compare.
 
-    The probe is a logistic regression on a frozen backbone's features. All three ways deal the same originals and the
-    same copies, in the same numbers (those of ``by-group``, whose sides may have fewer images than asked for), so the
-    difference in accuracy is what the dealing alone does.
-
-    Args:
-        data: folder or manifest.
-        model: backbone of the features, with ``alpha``, ``weights`` and ``input_size``.
-        per_class: images of every class on each side; their sum is what a class is augmented (or sampled) to.
-        augment: how copies are made.
-        split_by: level of ``by-group``, and ``embargo`` of its blocks, see `edgeall.train.data.split.make_split`.
-        seeds: times that the dealing is repeated.
+    The probe is a logistic regression on the features of a frozen backbone. All three ways split the same originals
+    and the same copies into subsets of the same sizes (those of ``by-group``, which may be smaller than asked for). The
+    difference in accuracy is therefore caused by the way of splitting alone.
 
     Returns:
         ``ways``: for each of `WAYS` the mean test accuracy, the accuracy of each seed, the accuracy on the test
-        originals alone and the share of test images whose spot or original is also trained on; ``leak_points``: what
-        ``before`` reads above ``by-group``, with ``leak_points_se``, its standard error over the seeds.
+        originals alone and the share of test images whose original or duplicate is in training; ``leak_points``: test
+        accuracy of ``before`` minus that of ``by-group`` in percentage points; ``leak_points_se``: its standard error
+        over the seeds.
 
     Raises:
-        UsageError: a model or a number that can't be meant, weights that are none.
-        DataError: data that can't be split.
+        UsageError: invalid settings, or data with given subsets.
+        DataError: data that cannot be split.
     """
-    wanted = parse_per_class(per_class)
-    check_embargo(split_by, embargo)
-    spec = registry.get(model)
-    alpha = alpha if alpha is not None or not spec.alphas else 1.0
-    size = input_size or spec.input_hw[0]
-    args = BuildArgs(size, size, alpha, weights)
-    registry.check_args(spec, args)
-    if weights == "none":
-        raise UsageError("features of an untrained backbone measure nothing", hint="give pretrained --weights")
-    if seeds < 2 or augment not in AUGMENTS:
-        raise UsageError(f"--seeds is at least 2, --augment one of {', '.join(AUGMENTS)}")
-    cache_dir = cache.ready(cache_dir)
-    dataset = load_dataset(data)
+    wanted = parse_per_class(config.per_class)
+    check_embargo(config.split_by, config.embargo)
+    args = config.build_args()
+    cache_dir = cache.ready(config.cache_dir)
+    dataset = load_dataset(config.data)
     with progress.task("reading images", len(dataset.samples)) as advance:
         scanned = scan(dataset, lambda done, total: advance(done, ""))
     if scanned.facts[0].sample.side is not None:
-        raise UsageError(f"{data}: comes split: a leak is measured by dealing anew", hint="leave out its sides")
-    twins, shares = groups(scanned), (_share(wanted.validation, wanted), _share(wanted.test, wanted))
-    apart = EMBARGO if embargo is None else embargo
-    splits = []
-    for seed in range(seeds):
-        note = progress.note if seed == 0 else None
-        splits.append(
-            make_split(scanned, SplitSettings(split_by, *shares, seed=seed, embargo=apart), duplicates=twins, note=note)
-        )
-        if splits[-1].level != splits[0].level:
-            raise DataError(
-                f"{data}: with seed {seed} auto splits by {splits[-1].level}, with seed 0 by {splits[0].level}",
-                hint="say which with --split-by",
-            )
+        raise UsageError(f"{config.data}: its subsets are given, and this needs new splits", hint="remove its subsets")
+    duplicates = groups(scanned)
+    splits = _splits(config, scanned, duplicates, wanted, progress)
     pool = _pool(scanned, wanted.all)
-    contract = InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
-    entries = splits[0].entries
-    pixels = cache.pixels(image_folder(data), entries, contract, cache_dir, progress)
-    features = _features(spec.build(args), pixels, pool, contract, augment, progress)
-    group = _groups(len(scanned.facts), twins)
+    spec = registry.get(config.model)
+    contract = InputSpec(height=config.size, width=config.size, mean=spec.mean, std=spec.std)
+    pixels = cache.pixels(image_folder(config.data), splits[0].entries, contract, cache_dir, progress)
+    features = _features(spec.build(args), pixels, pool, contract, config.augment, progress)
+    group = _groups(len(scanned.facts), duplicates)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    with progress.task("probing", seeds * len(WAYS)) as advance:
+    with progress.task("probing", config.seeds * len(WAYS)) as advance:
         for seed, split in enumerate(splits):
             for way in WAYS:
-                side = _deal(way, pool, split, wanted, seed)
-                found[way].append(_probe(features, pool, side, group))
+                found[way].append(_probe(features, pool, _assign(way, pool, split, wanted, seed), group))
                 advance(sum(map(len, found.values())), way)
-    difference = np.array([row["accuracy"] for row in found["before"]]) - [row["accuracy"] for row in found["by-group"]]
     return {
-        "data": str(data),
+        "data": str(config.data),
         "synthetic": is_synthetic(scanned.dataset),
         "split_level": splits[0].level,
         "embargo": splits[0].embargo,
-        "model": model,
-        "alpha": alpha,
-        "input_size": size,
-        "augment": augment,
-        "per_class": per_class,
-        "seeds": seeds,
+        "model": config.model,
+        "alpha": args.alpha,
+        "input_size": config.size,
+        **{key: getattr(config, key) for key in ("augment", "per_class", "seeds")},
         "originals": {label: _count(pool, number, False) for number, label in enumerate(splits[0].labels)},
         "copies": {label: _count(pool, number, True) for number, label in enumerate(splits[0].labels)},
         "ways": {way: _summary(rows) for way, rows in found.items()},
+        **_difference(found),
+    }
+
+
+def _splits(
+    config: LeakConfig, scanned: Scan, duplicates: Duplicates, wanted: PerClass, progress: Progress
+) -> list[Split]:
+    """One split for each seed, all of the same level."""
+    shares = (wanted.validation / wanted.all, wanted.test / wanted.all)
+    embargo = EMBARGO if config.embargo is None else config.embargo
+    splits: list[Split] = []
+    for seed in range(config.seeds):
+        settings = SplitSettings(config.split_by, *shares, seed=seed, embargo=embargo)
+        note = progress.note if seed == 0 else None
+        splits.append(make_split(scanned, settings, duplicates=duplicates, note=note))
+        if splits[-1].level != splits[0].level:
+            raise DataError(
+                f"{config.data}: with seed {seed} auto splits by {splits[-1].level}, with seed 0 by {splits[0].level}",
+                hint="give the level with --split-by",
+            )
+    return splits
+
+
+def _difference(found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """Mean difference of ``before`` and ``by-group`` over the seeds, and its standard error, in percentage points."""
+    before, by_group = (np.array([row["accuracy"] for row in found[way]]) for way in ("before", "by-group"))
+    difference = before - by_group
+    return {
         "leak_points": 100 * float(difference.mean()),
-        "leak_points_se": 100 * float(difference.std(ddof=1) / math.sqrt(seeds)),
+        "leak_points_se": 100 * float(difference.std(ddof=1) / math.sqrt(len(difference))),
     }
 
 
 def leak_text(result: Mapping[str, Any]) -> str:
-    """`measure_leak`'s result for people."""
+    """Table of the result of `measure_leak`."""
     from ...console.tables import percent, table
 
     means = {
-        "before": "images and copies dealt alike (before the split)",
-        "by-origin": "originals dealt with their copies",
-        "by-group": f"and with their duplicates, by {result['split_level']} (after the split, as edgeall does)",
+        "before": "images and copies split alike (augmented before the split)",
+        "by-origin": "originals stay with their copies",
+        "by-group": f"also with their duplicates, by {result['split_level']} (after the split, as edgeall does)",
     }
     rows = [
         [means[way], percent(row["accuracy"]), percent(row["originals_accuracy"]), percent(row["seen"])]
         for way, row in result["ways"].items()
     ]
-    lines = table(["dealt", "test accuracy", "on originals alone", "test images also trained on"], rows)
+    lines = table(["split", "test accuracy", "on originals alone", "test images also trained on"], rows)
     return (
         f"{lines}\n\nAugmenting before the split reads {result['leak_points']:.2f} points too high "
         f"(standard error {result['leak_points_se']:.2f}, {result['seeds']} seeds)."
     )
 
 
-def _share(images: int, wanted: PerClass) -> float:
-    return images / wanted.all
-
-
 def _pool(scanned: Scan, count: int) -> _Pool:
-    """``count`` images of every class: sampled where there are more, copies of each in turn where there are fewer."""
+    """``count`` images of every class: a sample of a larger class, repeated copies of a smaller one."""
     generator = np.random.default_rng(0)
     labels = scanned.dataset.labels
     target = np.array([labels.index(item.sample.label) for item in scanned.facts])
@@ -207,60 +234,60 @@ def _features(
     return np.concatenate(rows)
 
 
-def _groups(count: int, twins: Duplicates) -> NDArray[np.int64]:
-    """One number for each original, the same for those that show the same spot."""
+def _groups(count: int, duplicates: Duplicates) -> NDArray[np.int64]:
+    """One number for each original, the same for duplicates."""
     number = np.arange(count)
-    for members in twins.near:
+    for members in duplicates.near:
         number[list(members)] = members[0]
     return number
 
 
-def _deal(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> NDArray[np.int64]:
-    """The side of each image of the pool, as an index into `SUBSETS`; -1 for one that no side has room for."""
+def _assign(way: str, pool: _Pool, split: Split, wanted: PerClass, seed: int) -> NDArray[np.int64]:
+    """The subset of each image of the pool, as an index into `SUBSETS`; -1: its subsets are full."""
     generator = np.random.default_rng((seed, WAYS.index(way)))
-    side = np.full(len(pool.origin), -1)
-    by_group = _sides(split.entries)
+    subset = np.full(len(pool.origin), -1)
+    by_group = _subsets(split.entries)
     for label in np.unique(pool.label):
         members = generator.permutation(np.flatnonzero(pool.label == label))
-        held = np.bincount(by_group[pool.origin[members]] + 1, minlength=len(SUBSETS) + 1)[1:]
-        limits = np.minimum([wanted.train, wanted.validation, wanted.test], held)
+        available = np.bincount(by_group[pool.origin[members]] + 1, minlength=len(SUBSETS) + 1)[1:]
+        limits = np.minimum([wanted.train, wanted.validation, wanted.test], available)
         if way == "by-group":
             of_origin = by_group
         elif way == "by-origin":
-            of_origin = _random_sides(
+            of_origin = _random_subsets(
                 generator.permutation(np.unique(pool.origin[members])), len(split.entries), wanted
             )
         else:
-            side[members[: limits.sum()]] = np.repeat(np.arange(len(SUBSETS)), limits)
+            subset[members[: limits.sum()]] = np.repeat(np.arange(len(SUBSETS)), limits)
             continue
         for number, limit in enumerate(limits):
-            side[members[of_origin[pool.origin[members]] == number][:limit]] = number
-    return side
+            subset[members[of_origin[pool.origin[members]] == number][:limit]] = number
+    return subset
 
 
-def _sides(entries: tuple[SplitEntry, ...]) -> NDArray[np.int64]:
-    """The side of each original, as an index into `SUBSETS`; -1 for one that is left out."""
+def _subsets(entries: tuple[SplitEntry, ...]) -> NDArray[np.int64]:
+    """The subset of each original, as an index into `SUBSETS`; -1: left out."""
     return np.array([SUBSETS.index(entry.side) if entry.side in SUBSETS else -1 for entry in entries])
 
 
-def _random_sides(originals: NDArray[np.int64], total: int, wanted: PerClass) -> NDArray[np.int64]:
-    """Deal one class's originals, in random order already, in the wanted proportions."""
+def _random_subsets(originals: NDArray[np.int64], total: int, wanted: PerClass) -> NDArray[np.int64]:
+    """Assign the originals of one class, already in random order, in the wanted proportions."""
     ends = np.rint(np.cumsum([wanted.train, wanted.validation]) / wanted.all * len(originals)).astype(int)
-    sides = np.full(total, -1)
+    subsets = np.full(total, -1)
     for number, members in enumerate(np.split(originals, ends)):
-        sides[members] = number
-    return sides
+        subsets[members] = number
+    return subsets
 
 
 def _probe(
-    features: NDArray[np.float32], pool: _Pool, side: NDArray[np.int64], group: NDArray[np.int64]
+    features: NDArray[np.float32], pool: _Pool, subset: NDArray[np.int64], group: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Fit on the train side, judge on the test side. Validation isn't needed: nothing is chosen."""
+    """Fit on the training subset, evaluate on the test subset. Nothing is chosen, so validation is not used."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, test = side == SUBSETS.index("train"), side == SUBSETS.index("test")
+    train, test = subset == SUBSETS.index("train"), subset == SUBSETS.index("test")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     probe.fit(features[train], pool.label[train])
     right = probe.predict(features[test]) == pool.label[test]

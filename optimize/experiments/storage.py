@@ -1,10 +1,11 @@
-"""Where Optuna keeps a study: a journal file, or whatever URL it takes."""
+"""Storage of Optuna studies: a journal file, or a URL that Optuna takes."""
 
 from __future__ import annotations
 
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from ...edge_runtime.errors import UsageError
 
 
 def open_storage(storage: str) -> Any:
-    """An Optuna storage.
+    """Open an Optuna storage.
 
     Args:
         storage: a URL (``sqlite:///FILE``, ``postgresql://...``), or the path of a journal file, which several
             machines may share through a network file system.
 
     Raises:
-        UsageError: it can't be opened.
+        UsageError: it cannot be opened.
     """
     import optuna
     from optuna.storages import JournalStorage, get_storage
@@ -32,7 +33,7 @@ def open_storage(storage: str) -> Any:
             if "://" in storage:
                 return get_storage(storage)
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
-            _mend(Path(storage), JournalFileSymlinkLock(storage))
+            _truncate(Path(storage), JournalFileSymlinkLock(storage))
             return JournalStorage(JournalFileBackend(storage))
     except expected as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -41,15 +42,15 @@ def open_storage(storage: str) -> Any:
         ) from error
 
 
-def _mend(journal: Path, lock: Any) -> None:
-    """Cut off a last line that a power cut or a kill left half written: what came next would be joined to it.
+def _truncate(journal: Path, lock: Any) -> None:
+    """Remove an incomplete last line, left by a power cut or a kill. The next line would be joined to it.
 
     Raises:
         UsageError: another line is damaged.
     """
     if not journal.exists():
         return
-    lock.acquire()  # whoever writes a line holds it
+    lock.acquire()  # held by every writer
     try:
         whole = journal.read_bytes()
         lines = whole[: whole.rfind(b"\n") + 1].splitlines()
@@ -59,7 +60,7 @@ def _mend(journal: Path, lock: Any) -> None:
             except (ValueError, RecursionError) as error:
                 raise UsageError(
                     f"{journal}, line {number}: damaged ({error})",
-                    hint="restore the file; or remove it, and what was tried is tried again: complete runs are kept",
+                    hint="restore the file; or remove it to start the trials anew, complete runs are kept",
                 ) from error
         if not whole.endswith(b"\n") and whole:
             os.truncate(journal, whole.rfind(b"\n") + 1)
@@ -68,8 +69,14 @@ def _mend(journal: Path, lock: Any) -> None:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """What a storage that has gone away, or is none, raises."""
+    """Exceptions of a storage that is out of reach or invalid."""
     import optuna
     import sqlalchemy.exc
 
     return optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, as text; empty if none does."""
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    return ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in keys)

@@ -1,10 +1,8 @@
-"""The trials of a search, kept by Optuna where a kill doesn't reach them and several machines can share them."""
+"""Trials of a search, kept by Optuna in a storage that survives a kill and that several machines can share."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -14,21 +12,22 @@ import numpy as np
 
 from ...edge_runtime.errors import UsageError
 from .candidate import Candidate
-from .storage import storage_errors
+from .liveness import is_silent, release_dead, sign_of_life
+from .storage import differences, storage_errors
 
 STALE_S = 6 * 3600.0
-"""A running trial of another machine that has given no sign of life for so long is taken for dead."""
-MOST_ATTEMPTS = 3
-"""Times that a trial is taken up again after the process died in it: what always runs out of memory must end."""
+"""A running trial of another machine without a sign of life for so long counts as dead."""
+MAX_ATTEMPTS = 3
+"""A candidate is tried at most so often if its process dies, as one that always runs out of memory does."""
 STARTUP_TRIALS = 8
-"""Drawn at random before the sampler has anything to learn from."""
+"""Trials drawn at random before the sampler has results to learn from."""
 KEPT_PERCENT = 75.0
-"""A trial is stopped when its best accuracy so far is not among so many of the others' at the same epoch."""
+"""A trial continues while its best accuracy so far is in this top percentage of the trials at the same epoch."""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What can be chosen for one backbone, each rising."""
+    """The choices for one backbone, in rising order."""
 
     model: str
     alphas: tuple[float | None, ...]
@@ -44,7 +43,7 @@ class Space:
     schemes: tuple[str, ...]
 
     def candidates(self) -> list[Candidate]:
-        """Every one of them; of each backbone the smallest first."""
+        """Every candidate; the smallest of each backbone first."""
         return [
             Candidate(axes.model, alpha, size, share, scheme)
             for axes in self.axes
@@ -52,7 +51,7 @@ class Space:
         ]
 
     def suggest(self, trial: Any) -> Candidate:
-        """The candidate that the sampler wants tried. What has an order is drawn by its place in it."""
+        """The candidate that the sampler proposes. Ordered values are drawn by their index."""
         model = trial.suggest_categorical("model", [axes.model for axes in self.axes])
         axes = next(axes for axes in self.axes if axes.model == model)
 
@@ -68,7 +67,7 @@ class Space:
         )
 
     def parameters(self, candidate: Candidate) -> dict[str, Any]:
-        """What `suggest` would have drawn to get this candidate."""
+        """The Optuna parameters with which `suggest` gives this candidate."""
         model = candidate.model
         axes = next(axes for axes in self.axes if axes.model == model)
         return {
@@ -83,21 +82,22 @@ class Space:
 class Trials:
     """A study in a storage that outlives the process.
 
-    An outcome is ``measured``; ``stopped``: trained, but given up early; ``refused``: too slow or too large, never
-    trained; ``failed``: could not be built; ``running``: here, or on another machine. A trial whose process died is
-    forgotten and its candidate tried again.
+    An outcome is ``measured``; ``stopped``: training ended early; ``refused``: too slow or too large, never trained;
+    ``failed``: could not be built; ``running``: here or on another machine. A trial whose process died is dropped and
+    its candidate tried again.
 
     Args:
         storage: from `edgeall.optimize.experiments.storage.open_storage`.
-        name: of the study in it.
-        space: what to draw from.
-        identity: whatever must be the same for two processes to work on one study; plain JSON.
-        worker: who this process works for; a running trial of the same worker was left by a kill.
-        seed: of the sampler.
-        free_epochs: epochs at the start in which no trial is stopped.
+        name: name of the study in the storage.
+        space: candidates.
+        identity: what must be equal for two processes to work on one study; plain JSON.
+        worker: ``worker``, ``host`` and ``folder`` of this process. A running trial of the same worker was left by a
+            kill.
+        seed: seed of the sampler.
+        free_epochs: first epochs in which no trial is stopped.
 
     Raises:
-        UsageError: the storage holds a study of this name with another identity, or can't be read.
+        UsageError: the storage holds a study of this name with another identity, or cannot be read.
     """
 
     def __init__(
@@ -131,20 +131,20 @@ class Trials:
         except expected as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(f"--storage: {said}", hint="check the URL or the path") from error
-        # Not the same numbers again after a restart, which would draw the same candidates.
+        # Other random numbers after a restart; the same ones would draw the same candidates.
         self._random = np.random.default_rng((seed, begun))
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=STARTUP_TRIALS, seed=int(self._random.integers(2**31))
         )
         self._join(identity, name)
-        self._take_up()
+        self._take_over()
         if not begun:
             for axes in space.axes:
                 smallest = next(item for item in space.candidates() if item.model == axes.model)
                 self._study.enqueue_trial(space.parameters(smallest))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every trial that counts, by number: trial, outcome, candidate (a `Candidate`), and what `note` added."""
+        """Every trial that counts: ``trial``, ``outcome``, ``candidate`` (a `Candidate`) and what `note` added."""
         found = []
         for trial in self._study.get_trials(deepcopy=False):
             facts = trial.user_attrs
@@ -157,11 +157,12 @@ class Trials:
     def next(self) -> tuple[Any, Candidate] | None:
         """The next trial and its candidate; None when every candidate has been tried.
 
-        A small space is soon known: a candidate that was tried before gives way to one that wasn't.
+        A candidate that was tried before is replaced with one that was not.
         """
         while True:
             trial = self._study.ask()
-            self.note(trial, alive=time.time(), **self._worker)
+            sign_of_life(trial)
+            self.note(trial, **self._worker)
             candidate = self._space.suggest(trial)
             tried = self._tried(before=trial.number)
             if candidate not in tried:
@@ -174,12 +175,8 @@ class Trials:
                 return None
             self._study.enqueue_trial(self._space.parameters(left[self._random.integers(len(left))]))
 
-    def sign_of_life(self, trial: Any) -> None:
-        """To be given now and then while a trial runs; see `STALE_S`."""
-        self.note(trial, alive=time.time())
-
     def note(self, trial: Any, **facts: Any) -> None:
-        """Keep plain facts of a trial."""
+        """Store facts of a trial, plain JSON."""
         for key, value in facts.items():
             trial.set_user_attr(key, value)
 
@@ -188,7 +185,7 @@ class Trials:
 
         Args:
             outcome: see `Trials`.
-            accuracy: what the sampler is to learn; None: that it was no good.
+            accuracy: result for the sampler; None: a bad candidate.
         """
         states = self._optuna.trial.TrialState
         self.note(trial, outcome=outcome)
@@ -200,7 +197,7 @@ class Trials:
     def _tried(self, before: int) -> set[Candidate]:
         done = {row["candidate"] for row in self.rows() if row["trial"] < before}
         deaths = self._deaths()
-        return done | {candidate for candidate, count in deaths.items() if count >= MOST_ATTEMPTS}
+        return done | {candidate for candidate, count in deaths.items() if count >= MAX_ATTEMPTS}
 
     def _deaths(self) -> dict[Candidate, int]:
         """How often the process died in a trial of each candidate."""
@@ -212,22 +209,17 @@ class Trials:
                 counts[candidate] = counts.get(candidate, 0) + 1
         return counts
 
-    def _take_up(self) -> None:
-        """Queue again what a dead process left running."""
-        for trial in self._study.get_trials(deepcopy=False):
-            facts = trial.user_attrs
-            if trial.state.name != "RUNNING":
-                continue
-            # One that was only just begun has not said yet whose it is.
-            alive = facts.get("alive", trial.datetime_start.timestamp())
-            if facts.get("worker") != self._worker["worker"] and time.time() - alive <= STALE_S:
-                continue
-            with contextlib.suppress(ValueError):  # another machine was faster
-                self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
-                if "candidate" in facts:
-                    candidate = Candidate(**facts["candidate"])
-                    if self._deaths()[candidate] < MOST_ATTEMPTS:
-                        self._study.enqueue_trial(self._space.parameters(candidate))
+    def _take_over(self) -> None:
+        """Queue again the candidates of dead processes."""
+        for trial in release_dead(self._study, self._is_dead):
+            if "candidate" in trial.user_attrs:
+                candidate = Candidate(**trial.user_attrs["candidate"])
+                if self._deaths()[candidate] < MAX_ATTEMPTS:
+                    self._study.enqueue_trial(self._space.parameters(candidate))
+
+    def _is_dead(self, trial: Any) -> bool:
+        """A running trial of this worker was left by a kill: a worker runs one trial at a time."""
+        return trial.user_attrs.get("worker") == self._worker["worker"] or is_silent(trial, STALE_S)
 
     def _join(self, identity: Mapping[str, Any], name: str) -> None:
         wanted = json.loads(json.dumps(identity))
@@ -236,12 +228,6 @@ class Trials:
         differing = differences(self._study.user_attrs["identity"], wanted)
         if differing:
             raise UsageError(
-                f"--study {name}: its storage holds one that differs ({differing})",
-                hint="repeat its settings to go on with it, or choose another --study",
+                f"--study {name}: its storage holds a study with other settings ({differing})",
+                hint="repeat its settings to resume it, or choose another --study",
             )
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which settings differ, for people; empty where none does."""
-    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    return ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in keys)

@@ -62,9 +62,7 @@ class PruneConfig:
         given = [value for value in (self.sparsity, self.macs) if value is not None]
         if len(given) != 1:
             wanted = "either --sparsity or --macs, not both" if given else "how much to prune: --sparsity or --macs"
-            raise UsageError(
-                f"give {wanted}", hint="--sparsity 0.75 for zeros, --macs 0.5 for fewer channels"
-            )
+            raise UsageError(f"give {wanted}", hint="--sparsity 0.75 for zeros, --macs 0.5 for fewer channels")
         if not 0 < self.target < 1:  # refuses NaN too
             raise UsageError(f"--{self.kind} must be above 0 and below 1, got {self.target:g}")
         if not 0 < self.learning_rate <= 1:

@@ -21,8 +21,10 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import keras
-from edgeall.optimize.experiments.backbones import compare_backbones
+from edgeall.optimize.experiments.backbones import BackbonesConfig, compare_backbones
+from edgeall.optimize.experiments.compare_config import CompareOptions
 from edgeall.optimize.experiments.grid import run_grid
+from edgeall.optimize.experiments.grid_config import GridConfig
 from edgeall.optimize.experiments.search import search
 from edgeall.optimize.experiments.search_settings import SearchSettings
 from edgeall.train.batches import Images, plain, shuffled
@@ -198,8 +200,10 @@ def test_what_trains_many_models_is_not_shared(command: str, tmp_path: Path, mon
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 0}}))
     out = tmp_path / "out"
     start = {
-        "compare": lambda: compare_backbones(tmp_path, ["basic_cnn"], "60-20-20", out, progress=QUIET),
-        "grid": lambda: run_grid(tmp_path, out, progress=QUIET),
+        "compare": lambda: compare_backbones(
+            BackbonesConfig(tmp_path, ["basic_cnn"], "60-20-20", out), CompareOptions(), QUIET
+        ),
+        "grid": lambda: run_grid(GridConfig(tmp_path, out), QUIET),
         "search": lambda: search(SearchSettings(data=tmp_path, out=out, max_bytes=1), QUIET),
     }
     with pytest.raises(UsageError, match="2 workers"):

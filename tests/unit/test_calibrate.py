@@ -30,7 +30,7 @@ from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantization.mild import STRENGTH
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.metrics import expected_calibration_error
 
 QUIET = Progress(quiet=True)
@@ -210,7 +210,7 @@ def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny
     kept = {str(tiny_settings.data / entry.path) for entry in split.subset("validation")}
     sent = [item.review for item in found if item.image in kept]
     assert bundle.manifest.decision["reviewed_unchanged"] == pytest.approx(np.mean(sent))
-    metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
+    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET)
     assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
     of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.subset("test")}
     said = [(item.probability, item.label == of_test[item.image]) for item in found if item.image in of_test]

@@ -296,7 +296,7 @@ def test_search_has_defaults_of_the_optimizer() -> None:
 
 
 def test_choices_are_those_of_the_rooms_behind() -> None:
-    from edgeall.optimize.experiments.grid import GRID_48
+    from edgeall.optimize.experiments.grid_config import GRID_48
     from edgeall.optimize.experiments.protocols import PROTOCOLS
     from edgeall.optimize.quantization.convert import SCHEMES
     from edgeall.train.augment import AUGMENTS

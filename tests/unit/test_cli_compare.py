@@ -12,8 +12,8 @@ import pytest
 
 from edgeall import cli
 from edgeall.commands.output import SYNTHETIC
-from edgeall.optimize.experiments import grid as grids
-from edgeall.optimize.experiments.grid import Grid
+from edgeall.optimize.experiments import grid_config
+from edgeall.optimize.experiments.grid_config import Grid
 
 Printed = tuple[str, dict[str, Any]]
 
@@ -67,7 +67,9 @@ def test_of_the_grid(
 ) -> None:
     """The whole command on a grid of two points: those of grid-48 take minutes each."""
     monkeypatch.setattr(
-        grids, "GRID_48", Grid("grid-2", "this test", ("basic_cnn",), ("global-70-15-15",), (0.01, 0.001), (0.2,), 1)
+        grid_config,
+        "GRID_48",
+        Grid("grid-2", "this test", ("basic_cnn",), ("global-70-15-15",), (0.01, 0.001), (0.2,), 1),
     )
     small = ["--weights", "none", "--input-size", 32, "--cache-dir", tiny_settings.cache_dir]
     arguments = ["compare", "--data", synthetic_fields, "--protocol", "grid-48", *small, "--out", tmp_path / "out"]

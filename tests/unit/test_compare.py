@@ -16,9 +16,11 @@ import pytest
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.optimize.experiments import backbones, compare_models
-from edgeall.optimize.experiments.backbones import compare_backbones
-from edgeall.optimize.experiments.compare import _mark_front, against_best, compare_runs, compare_text
+from edgeall.optimize.experiments.backbones import BackbonesConfig, compare_backbones
+from edgeall.optimize.experiments.compare import compare_runs
+from edgeall.optimize.experiments.compare_config import CompareOptions
 from edgeall.optimize.experiments.compare_report import pruned_pairs
+from edgeall.optimize.experiments.compare_table import against_best, compare_text, mark_front
 from edgeall.train.data.split import load_split
 
 QUIET = Progress(quiet=True)
@@ -49,43 +51,40 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def folds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], BackbonesConfig, CompareOptions]:
     """A comparison under cross-validation by subject, one model of it without weights; and what it was called with."""
     from edgeall.train.data.synth import synthesize
 
     folder = tmp_path_factory.mktemp("folds")
     synthesize(folder / "cells", 90, seed=5, size=64, layout="cnmc")
     (folder / "weights").mkdir()
-    called = {
-        "data": folder / "cells",
-        "models": ["mobilenet_v2:0.35", "basic_cnn"],
-        "protocol": "subject-3-fold",
-        "out": folder / "study",
-        "schemes": ("float32",),
-        "weights": str(folder / "weights"),
-        "training": {"epochs_finetune": 1, "input_size": 32},
-        "seconds": 0.1,
-        "cache_dir": folder / "cache",
-        "progress": QUIET,
-    }
-    return compare_backbones(**called), called
+    config = BackbonesConfig(
+        folder / "cells",
+        ["mobilenet_v2:0.35", "basic_cnn"],
+        "subject-3-fold",
+        folder / "study",
+        weights=str(folder / "weights"),
+        training={"epochs_finetune": 1, "input_size": 32},
+    )
+    options = CompareOptions(("float32",), seconds=0.1, cache_dir=folder / "cache")
+    return compare_backbones(config, options, QUIET), config, options
 
 
 def test_a_model_that_cannot_be_trained_is_reported_and_the_others_go_on(folds: Any) -> None:
-    result, called = folds
+    result, config, _ = folds
     assert [row["model"] for row in result["rows"]] == ["basic_cnn"]
     (failure,) = result["failures"]
     assert failure["model"] == "mobilenet_v2_0.35"
     assert "mobilenet_v2_0.35_no_top.h5: no such weights file" in failure["error"]
     assert "mobilenet_v2_0.35: " in compare_text(result)
-    text = Page((called["out"] / "compare.html").read_text()).text
+    text = Page((config.out / "compare.html").read_text()).text
     assert "1 failed." in text
     assert "no such weights file" in text
 
 
 def test_folds_make_one_row_with_mean_and_spread(folds: Any) -> None:
-    result, called = folds
-    runs = [called["out"] / "basic_cnn" / f"fold-{i}" for i in (1, 2, 3)]
+    result, config, _ = folds
+    runs = [config.out / "basic_cnn" / f"fold-{i}" for i in (1, 2, 3)]
     accuracies = [json.loads((run / "run.json").read_text())["metrics"]["test"]["accuracy"] for run in runs]
     model, row = result["models"]["basic_cnn"], result["rows"][0]
     assert model["float"]["accuracies"] == pytest.approx(accuracies)
@@ -93,20 +92,20 @@ def test_folds_make_one_row_with_mean_and_spread(folds: Any) -> None:
         np.mean(row_accuracies := model["schemes"]["float32"]["metrics"]["accuracies"])
     )
     assert row["accuracy_sd"] == pytest.approx(np.std(row_accuracies, ddof=1))
-    images = {entry.path for run in runs for entry in load_split(run / "split.json").side("test")}
+    images = {entry.path for run in runs for entry in load_split(run / "split.json").subset("test")}
     assert row["test_images"] == len(images) == np.sum(model["float"]["confusion"])
     assert row["split_level"] == "subject"
     assert not row["optimistic"]
-    people = {entry.subject for run in runs for entry in load_split(run / "split.json").side("test")}
+    people = {entry.subject for run in runs for entry in load_split(run / "split.json").subset("test")}
     assert model["schemes"]["float32"]["metrics"]["subjects"]["subjects"] == len(people)
     assert any("those of one subject are not" in note for note in result["notes"])
-    text = Page((called["out"] / "compare.html").read_text()).text
+    text = Page((config.out / "compare.html").read_text()).text
     assert "fold 3" in text
     assert "optimistic" not in text
 
 
 def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    result, called = folds
+    result, config, options = folds
 
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("done twice")
@@ -114,7 +113,7 @@ def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkey
     monkeypatch.setattr(backbones, "train", never)
     monkeypatch.setattr(compare_models, "quantize", never)
     monkeypatch.setattr(compare_models, "predict", never)
-    again = compare_backbones(**called)
+    again = compare_backbones(config, options, QUIET)
     assert again["models"]["basic_cnn"]["float"] == result["models"]["basic_cnn"]["float"]
     assert [failure["model"] for failure in again["failures"]] == ["mobilenet_v2_0.35"]
 
@@ -128,18 +127,20 @@ def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkey
         ({"protocol": "70-15"}, "no protocol"),
         ({"schemes": ("int4",)}, "no scheme"),
         ({"weights": "nowhere"}, "no such folder"),
-        ({"training": {"fold": "1/2"}}, "fold is no setting"),
+        ({"training": {"fold": "1/2"}}, "cannot change the setting fold"),
         ({"training": {"epochs_finetune": 2, "input_size": 32}}, "holds another run"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_any_work(
     folds: Any, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, called = folds
-    weights = "none" if "models" in changes else called["weights"]
+    _, config, options = folds
+    weights = "none" if "models" in changes else config.weights
+    other = replace(options, schemes=changes["schemes"]) if "schemes" in changes else options
+    changes = {name: value for name, value in changes.items() if name != "schemes"}
     monkeypatch.setattr(backbones, "train", lambda *_: pytest.fail("began to work"))
     with pytest.raises(UsageError, match=said):
-        compare_backbones(**{**called, "weights": weights, **changes})
+        compare_backbones(replace(config, **{"weights": weights, **changes}), other, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,8 @@ def two(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFac
     shutil.copytree(tiny_run, first)
     train(replace(tiny_settings, out=second, epochs_finetune=1), QUIET)
     out = folder / "out"
-    result = compare_runs([first, second], out, SCHEMES, seconds=0.1, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    options = CompareOptions(SCHEMES, seconds=0.1, cache_dir=tiny_settings.cache_dir)
+    result = compare_runs([first, second], out, options, QUIET)
     return [first, second], out, result
 
 
@@ -211,9 +213,8 @@ def test_what_is_damaged_or_of_another_run_is_reported_and_the_rest_goes_on(
         shutil.copytree(first, copy)
     shutil.copy(second / "float32.tflite", mixed / "float32.tflite")
     (broken / "predictions.csv").unlink()
-    result = compare_runs(
-        [broken, mixed], tmp_path / "out", SCHEMES, seconds=0.05, cache_dir=tiny_settings.cache_dir, progress=QUIET
-    )
+    options = CompareOptions(SCHEMES, seconds=0.05, cache_dir=tiny_settings.cache_dir)
+    result = compare_runs([broken, mixed], tmp_path / "out", options, QUIET)
     assert [(row["model"], row["scheme"]) for row in result["rows"]] == [("mixed", "ptq-int8")]
     said = {(failure["model"], failure["scheme"]): failure["error"] for failure in result["failures"]}
     assert set(said) == {("broken", None), ("mixed", "float32")}
@@ -223,15 +224,15 @@ def test_what_is_damaged_or_of_another_run_is_reported_and_the_rest_goes_on(
 
 def test_runs_that_cannot_be_compared(two: Any, folds: Any, tmp_path: Path) -> None:
     (first, _), out, _ = two
-    cells = folds[1]["out"] / "basic_cnn" / "fold-1"
-    with pytest.raises(DataError, match="tells all, hem apart"):
-        compare_runs([first, cells], tmp_path / "out", SCHEMES, progress=QUIET)
+    cells = folds[1].out / "basic_cnn" / "fold-1"
+    with pytest.raises(DataError, match="has the classes all, hem"):
+        compare_runs([first, cells], tmp_path / "out", CompareOptions(SCHEMES), QUIET)
     with pytest.raises(UsageError, match="named twice"):
-        compare_runs([first, first / "." / ".." / first.name], tmp_path / "out", SCHEMES, progress=QUIET)
+        compare_runs([first, first / "." / ".." / first.name], tmp_path / "out", CompareOptions(SCHEMES), QUIET)
     with pytest.raises(DataError, match="not a complete run"):
-        compare_runs([out], tmp_path / "out", SCHEMES, progress=QUIET)
+        compare_runs([out], tmp_path / "out", CompareOptions(SCHEMES), QUIET)
     with pytest.raises(UsageError, match="is a run"):
-        compare_runs([first], first, SCHEMES, progress=QUIET)
+        compare_runs([first], first, CompareOptions(SCHEMES), QUIET)
 
 
 def test_a_pruned_model_is_held_against_the_one_it_was_made_from() -> None:
@@ -277,5 +278,5 @@ def test_the_front_is_drawn_among_models_judged_on_the_same_images() -> None:
 
     rows = [row("a", 1.0, 0.8), row("b", 2.0, 0.9), row("c", 3.0, 0.85), row("d", 9.0, 0.1)]
     digests = {"a": "x", "b": "x", "c": "x", "d": "y"}
-    marked = _mark_front(rows, {name: {"test_sha256": digest} for name, digest in digests.items()})
+    marked = mark_front(rows, {name: {"test_sha256": digest} for name, digest in digests.items()})
     assert [row["on_front"] for row in marked] == [True, True, False, True]

@@ -21,8 +21,9 @@ from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.optimize.experiments.protocols import PROTOCOLS, protocol_named, split_settings
 from edgeall.train.batches import Images
-from edgeall.train.data.balance import LEFT_OUT, filled, parse_per_class, sample_sides
-from edgeall.train.data.split import SIDES, Split, SplitEntry
+from edgeall.train.data.balance import filled, parse_per_class, sample_subsets
+from edgeall.train.data.split import Split, SplitEntry
+from edgeall.train.data.subsets import LEFT_OUT, SUBSETS
 
 QUIET = Progress(quiet=True)
 
@@ -41,7 +42,7 @@ def _split(counts: dict[tuple[str, str], int]) -> Split:
 
 def test_too_many_are_sampled_and_stay_in_the_split() -> None:
     split = _split({("a", "train"): 9, ("a", "validation"): 3, ("a", "test"): 5, ("b", "train"): 2, ("b", "test"): 1})
-    dealt = sample_sides(split, parse_per_class("4/2/3"), seed=1)
+    dealt = sample_subsets(split, parse_per_class("4/2/3"), seed=1)
     counts = Counter((entry.label, entry.side) for entry in dealt.entries)
     assert counts == {
         ("a", "train"): 4,
@@ -52,8 +53,8 @@ def test_too_many_are_sampled_and_stay_in_the_split() -> None:
         ("b", "test"): 1,
     }
     assert [entry.path for entry in dealt.entries] == [entry.path for entry in split.entries]
-    assert dealt == sample_sides(split, parse_per_class("4/2/3"), seed=1)
-    assert dealt != sample_sides(split, parse_per_class("4/2/3"), seed=2)
+    assert dealt == sample_subsets(split, parse_per_class("4/2/3"), seed=1)
+    assert dealt != sample_subsets(split, parse_per_class("4/2/3"), seed=2)
 
 
 def test_too_few_are_filled_up_evenly() -> None:
@@ -62,7 +63,7 @@ def test_too_few_are_filled_up_evenly() -> None:
     full = filled(images, 8)
     times = Counter(full.rows.tolist())
     assert [times[row] for row in (5, 6, 7)] == [3, 3, 2]
-    assert [times[row] for row in range(8, 18)] == [1] * 10, "nothing is thrown away here: `sample_sides` does that"
+    assert [times[row] for row in range(8, 18)] == [1] * 10, "nothing is thrown away here: `sample_subsets` does that"
     assert (full.labels == np.where(full.rows < 8, 0, 1)).all()
 
 
@@ -86,9 +87,9 @@ def test_every_protocol_deals_what_its_name_says(name: str, tmp_path: Path) -> N
     for settings in split_settings(protocol_named(name)):
         split, facts = _split(TrainSettings(tmp_path / "cells", tmp_path / "run", **settings), False, QUIET)
         assert split.level == "subject", "they are known here, so no protocol may part them"
-        of = {side: {entry.subject for entry in split.side(side)} for side in SIDES}
+        of = {side: {entry.subject for entry in split.subset(side)} for side in SUBSETS}
         assert not of["test"] & (of["train"] | of["validation"])
-        tests.append({entry.path for entry in split.side("test")})
+        tests.append({entry.path for entry in split.subset("test")})
         assert facts["data"]["left_out"] == 0
     every = {sample.path for sample in load_dataset(tmp_path / "cells").samples}
     if name == "subject-3-fold":
@@ -115,11 +116,11 @@ def test_what_cannot_be_meant_is_refused() -> None:
 def test_leak_is_measured_on_the_same_images_dealt_three_ways(synthetic_fields: Path, tmp_path: Path) -> None:
     from edgeall.models import registry
     from edgeall.models.registry import BuildArgs
-    from edgeall.optimize.experiments.leak import leak_text, measure_leak
+    from edgeall.optimize.experiments.leak import LeakConfig, leak_text, measure_leak
 
     backbone = registry.get("basic_cnn").build(BuildArgs(32, 32, None, "none"))
     backbone.save_weights(tmp_path / "weights.h5")
-    result = measure_leak(
+    config = LeakConfig(
         synthetic_fields,
         model="basic_cnn",
         weights=str(tmp_path / "weights.h5"),
@@ -127,8 +128,8 @@ def test_leak_is_measured_on_the_same_images_dealt_three_ways(synthetic_fields: 
         per_class="28/6/6",
         seeds=2,
         cache_dir=tmp_path / "cache",
-        progress=QUIET,
     )
+    result = measure_leak(config, QUIET)
     assert result["originals"] == dict.fromkeys(("Benign", "Early", "Pre", "Pro"), 32)
     assert result["copies"] == dict.fromkeys(("Benign", "Early", "Pre", "Pro"), 8)
     ways = result["ways"]
@@ -142,10 +143,10 @@ def test_leak_is_measured_on_the_same_images_dealt_three_ways(synthetic_fields: 
 
 
 def test_leak_needs_features_that_mean_something(tmp_path: Path) -> None:
-    from edgeall.optimize.experiments.leak import measure_leak
+    from edgeall.optimize.experiments.leak import LeakConfig, measure_leak
 
     with pytest.raises(UsageError, match="untrained"):
-        measure_leak(tmp_path, model="basic_cnn", weights="none", progress=QUIET)
+        measure_leak(LeakConfig(tmp_path, model="basic_cnn", weights="none"), QUIET)
 
 
 # --- the grid ---------------------------------------------------------------------------------------------------------
@@ -153,29 +154,26 @@ def test_leak_needs_features_that_mean_something(tmp_path: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from edgeall.optimize.experiments.grid import Grid, run_grid
+from edgeall.optimize.experiments.grid import run_grid
+from edgeall.optimize.experiments.grid_config import Grid, GridConfig
 from edgeall.console.progress import Progress
 grid = Grid("tiny", "a test", ("basic_cnn",), ("global-70-15-15", "60-20-20"), (0.01, 0.001), (0.2,), epochs=1)
 data, out, storage = sys.argv[1:]
-run_grid(Path(data), Path(out), grid, weights="none", input_size=32, storage=storage, cache_dir=Path(out) / "cache",
-         progress=Progress())
+config = GridConfig(Path(data), Path(out), grid, weights="none", input_size=32, storage=storage,
+                    cache_dir=Path(out) / "cache")
+run_grid(config, Progress())
 """
 
 
 def _tiny_grid(data: Path, out: Path, storage: str, **changes: Any) -> dict[str, Any]:
-    from edgeall.optimize.experiments.grid import Grid, run_grid
+    from edgeall.optimize.experiments.grid import run_grid
+    from edgeall.optimize.experiments.grid_config import Grid, GridConfig
 
     grid = Grid("tiny", "a test", ("basic_cnn",), ("global-70-15-15", "60-20-20"), (0.01, 0.001), (0.2,), epochs=1)
-    return run_grid(
-        data,
-        out,
-        replace(grid, **changes),
-        weights="none",
-        input_size=32,
-        storage=storage,
-        cache_dir=out / "cache",
-        progress=QUIET,
+    config = GridConfig(
+        data, out, replace(grid, **changes), weights="none", input_size=32, storage=storage, cache_dir=out / "cache"
     )
+    return run_grid(config, QUIET)
 
 
 def _trials(storage: str) -> list[Any]:
@@ -223,34 +221,36 @@ def test_a_killed_grid_is_gone_on_with_and_two_workers_share_the_rest(
 def test_a_study_of_other_settings_is_refused(tmp_path: Path, synthetic_fields: Path) -> None:
     import optuna
 
-    from edgeall.optimize.experiments.grid import Grid, _join, _Plan
+    from edgeall.optimize.experiments.grid_config import Grid, GridConfig
+    from edgeall.optimize.experiments.grid_trials import join
     from edgeall.optimize.experiments.storage import open_storage
 
     study = optuna.create_study(storage=open_storage(str(tmp_path / "a.journal")), study_name="tiny")
     grid = Grid("tiny", "a test", ("basic_cnn",), ("60-20-20",), (0.01,), (0.2,), epochs=1)
-    plan = _Plan(synthetic_fields, tmp_path, grid, "none", True, 32, 0, tmp_path)
-    _join(study, plan)
-    _join(study, replace(plan, data=tmp_path / "elsewhere"))
+    config = GridConfig(synthetic_fields, tmp_path, grid, "none", input_size=32, cache_dir=tmp_path)
+    join(study, config)
+    join(study, replace(config, data=tmp_path / "elsewhere"))
     with pytest.raises(UsageError, match="epochs was 1, is 2"):
-        _join(study, replace(plan, grid=replace(grid, epochs=2)))
+        join(study, replace(config, grid=replace(grid, epochs=2)))
     with pytest.raises(UsageError, match="can't be opened"):
         open_storage("nonsense://here")
     with pytest.raises(UsageError, match="no backbone"):
         _tiny_grid(synthetic_fields, tmp_path / "out", str(tmp_path / "b.journal"), models=("basic_cn",))
 
 
-def test_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signs_of_life() -> None:
     from types import SimpleNamespace
 
-    from edgeall.optimize.experiments import grid
+    from edgeall.optimize.experiments.grid_trials import STALE_S, is_dead
+    from edgeall.optimize.experiments.liveness import machine
 
-    def trial(machine: str, pid: int, seen_s_ago: float) -> Any:
-        attributes = {"worker": {"machine": machine, "pid": pid}, "alive": time.time() - seen_s_ago}
+    def trial(name: str, pid: int, seen_s_ago: float) -> Any:
+        attributes = {"worker": {"machine": name, "pid": pid}, "alive": time.time() - seen_s_ago}
         return SimpleNamespace(user_attrs=attributes, datetime_start=datetime.now())
 
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert grid._is_dead(trial(grid._machine(), gone.pid, 1))
-    assert not grid._is_dead(trial(grid._machine(), os.getpid(), 1))
-    assert not grid._is_dead(trial("another", gone.pid, 1)), "its process number says nothing here"
-    assert grid._is_dead(trial("another", gone.pid, grid.STALE_S + 1))
+    assert is_dead(trial(machine(), gone.pid, 1))
+    assert not is_dead(trial(machine(), os.getpid(), 1))
+    assert not is_dead(trial("another", gone.pid, 1)), "its process number says nothing here"
+    assert is_dead(trial("another", gone.pid, STALE_S + 1))

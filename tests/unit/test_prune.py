@@ -27,7 +27,7 @@ from edgeall.optimize.pruning.summary import prune_text, verdict
 from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.batches import plain
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.fit import _State
 from edgeall.train.runs import input_spec, load_model, load_own_split, load_run, load_subsets
 
@@ -154,7 +154,7 @@ def test_a_pruned_run_is_a_run_like_any_other(
         rows = [row for row in csv.DictReader(stream) if row["side"] == "test"]
     written = np.array([[float(row[f"p_{label}"]) for label in split.labels] for row in rows])
     assert_same_answers(probabilities, written, FLOAT_ROUNDING)
-    metrics = evaluate(run, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    metrics = evaluate(run, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)
     assert metrics["accuracy"] == facts["metrics"]["test"]["accuracy"]
     assert (run / "report.html").exists()
     out = tmp_path / "model.tflite"

@@ -17,11 +17,10 @@ from fixtures_models import LABELS
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import DataError, GateError, UsageError
-from edgeall.edge_runtime.files import held
+from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.optimize import prune, quantize
-from edgeall.optimize.experiments import candidate
-from edgeall.optimize.experiments import search as searching
+from edgeall.optimize.experiments import candidate, search_choice
 from edgeall.optimize.experiments.candidate import (
     Candidate,
     file_bytes_at_most,
@@ -34,9 +33,9 @@ from edgeall.optimize.experiments.search import search
 from edgeall.optimize.experiments.search_result import alike, choose, missed, search_text
 from edgeall.optimize.experiments.search_settings import SearchSettings, space_of
 from edgeall.optimize.experiments.storage import open_storage
-from edgeall.optimize.experiments.trials import MOST_ATTEMPTS, Axes, Space, Trials
+from edgeall.optimize.experiments.trials import MAX_ATTEMPTS, Axes, Space, Trials
 from edgeall.train import run as training
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 
 QUIET = Progress(quiet=True)
 SPACE = Space((Axes("basic_cnn", (None,), (32, 48), (1.0,)),), ("ptq-int8", "qat-int8"))
@@ -101,22 +100,22 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def found(settings: SearchSettings) -> tuple[dict[str, Any], Listening]:
     """What a search found that was interrupted after an epoch and begun again, with the test side sealed."""
-    opened = {module: module.load_sides for module in (training, prune, quantize)}
-    hand_over = searching._hand_over
+    opened = {module: module.load_subsets for module in (training, prune, quantize)}
+    hand_over = search_choice._hand_over
 
     def sealed(*arguments: Any) -> dict[str, Any]:
         sides = opened[training](*arguments)
         return {**sides, "test": Sealed(sides["test"])}
 
     def unsealed(*arguments: Any) -> None:
-        for module, load_sides in opened.items():
-            patch.setattr(module, "load_sides", load_sides)
+        for module, load_subsets in opened.items():
+            patch.setattr(module, "load_subsets", load_subsets)
         hand_over(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in opened:
-            patch.setattr(module, "load_sides", sealed)
-        patch.setattr(searching, "_hand_over", unsealed)
+            patch.setattr(module, "load_subsets", sealed)
+        patch.setattr(search_choice, "_hand_over", unsealed)
         with pytest.raises(KeyboardInterrupt):
             search(settings, Listening("finetune 1/2"))
         again = Listening()
@@ -148,7 +147,7 @@ def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic
     assert chosen["accuracy"] == max(row["accuracy"] for row in measured)
     split, model = settings.out / "split.json", settings.out / "model.tflite"
     for side, figure in (("validation", chosen["accuracy"]), ("test", result["test"]["accuracy"])):
-        told = evaluate(model, data=synthetic_fields, split=split, side=side, progress=QUIET)
+        told = evaluate(model, EvaluateSettings(data=synthetic_fields, split=split, side=side), QUIET)
         assert told["accuracy"] == figure, side
     best = json.loads((settings.out / "best" / "run.json").read_text())
     assert set(best["metrics"]) == {"train", "validation", "test"}
@@ -280,7 +279,7 @@ def test_a_foreign_folder_is_not_touched(settings: SearchSettings, tmp_path: Pat
 
 
 def test_one_folder_serves_one_process(settings: SearchSettings, tmp_path: Path) -> None:
-    with held(tmp_path / "out", "search"), pytest.raises(UsageError, match="in use by `edgeall search`"):
+    with output_lock(tmp_path / "out", "search"), pytest.raises(UsageError, match="in use by `edgeall search`"):
         search(replace(settings, out=tmp_path / "out"), QUIET)
     assert not (tmp_path / "out").exists()
 
@@ -335,7 +334,7 @@ def test_every_candidate_is_tried_once(tmp_path: Path) -> None:
 
 def test_a_candidate_that_always_kills_the_process_is_given_up(tmp_path: Path) -> None:
     deadly = None
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         drawn = _trials(tmp_path).next()  # and the process dies
         assert drawn is not None and (deadly is None or drawn[1] == deadly)
         deadly = drawn[1]
