@@ -27,7 +27,7 @@ from commandline import leaves
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "docs" / "guide.md", *(ROOT / "docs" / "methods").glob("*.md")],
+    [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "decisions")],
     key=lambda page: page.as_posix(),
 )
 PROGRAM = Path(sys.executable).parent / "edgeall"
@@ -147,7 +147,8 @@ def command_lines(block: str) -> Iterator[tuple[str, ...]]:
             words = words[1:]
         if words and (words[0] == "edgeall" or words[0].endswith("/bin/edgeall")):
             end = next((i for i, word in enumerate(words) if re.fullmatch(r"\d?>+|[|;&]+", word)), len(words))
-            yield tuple(words[1:end])
+            if end > 1:  # else it is the line that installs the completion
+                yield tuple(words[1:end])
 
 
 def documented() -> list[Line]:
@@ -346,7 +347,22 @@ def test_the_options_of_a_line_that_is_not_run_exist(line: Line) -> None:
 
 
 def test_every_page_has_lines_that_are_found() -> None:
-    assert {line.where for line in LINES} >= {"README.md", "docs/guide.md", "extra"}
+    found = {page for page in PAGES for language, block in blocks(page) if language == "" and any(command_lines(block))}
+    others = ("index", "install", "command-line", "python")  # without a line, or with lines of the shell alone
+    how_to = {page for page in (ROOT / "docs/how-to").glob("*.md") if page.stem not in others}
+    assert found >= {ROOT / "README.md", ROOT / "docs/tutorial.md", *how_to}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_is_installed_as_documented(shell: str, tmp_path: Path) -> None:
+    line = f"_EDGEALL_COMPLETE={shell}_source edgeall > "
+    assert line in (ROOT / "docs/how-to/command-line.md").read_text(encoding="utf-8")
+    environment = {**os.environ, "_EDGEALL_COMPLETE": f"{shell}_source"}
+    script = subprocess.run([str(PROGRAM)], env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"_EDGEALL_COMPLETE={shell}_complete" in script
+    asked = {"COMP_WORDS": "edgeall qu", "COMP_CWORD": "1" if shell != "fish" else "qu"}
+    environment = {**os.environ, **asked, "_EDGEALL_COMPLETE": f"{shell}_complete"}
+    assert "quantize" in subprocess.run([str(PROGRAM)], env=environment, capture_output=True, text=True).stdout
 
 
 def test_every_reason_not_to_run_a_line_has_one() -> None:
@@ -358,7 +374,7 @@ def test_every_command_is_run_or_has_a_reason_not_to_be() -> None:
     executed = {line.name for line in RUN}
     excused = {line.name for line in LINES if line.reason} | {"demo"}
     every = {" ".join(name) for name in LEAVES}
-    assert every - executed - excused == set(), "put a line into the guide or into EXTRA"
+    assert every - executed - excused == set(), "put a line into docs/how-to or into EXTRA"
     assert excused - executed <= {"demo", "deploy", "devices add", "data fetch"}
 
 
