@@ -1,1 +1,4 @@
-"""A trained model becomes one verified ``model.tflite``: fold, quantize, convert, prove what it cost, pack."""
+"""A trained run to one verified, packed ``model.tflite``: quantization, pruning, packaging, experiments.
+
+May import `edgeall.train`, `edgeall.models`, `edgeall.edge_runtime` and `edgeall.console`; nothing below imports it.
+"""

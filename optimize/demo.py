@@ -1,4 +1,4 @@
-"""The whole road on an embedded sample set: draw smears, train, quantize three ways, measure, tell."""
+"""Runs the whole chain on drawn images: draw smears, train, quantize in three schemes, measure, report."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SCHEMES = ("float32", "ptq-int8", "qat-int8")
 
 
 def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOCHS) -> dict[str, Any]:
-    """Run everything once, from nothing; what an earlier, interrupted call finished is kept.
+    """Run everything once; results of an earlier, interrupted call are kept.
 
     Args:
         out: folder for the images, the run and the models.
-        images: how many to draw.
-        epochs: of training; with fewer than the default the network has learnt little.
+        images: number of images to draw.
+        epochs: training epochs; with fewer than the default the network learns little.
 
     Returns:
         ``rows`` (one per scheme: file_bytes, accuracy, drop_points, p50_ms), ``report`` and ``model`` paths,
@@ -59,7 +59,7 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
         epochs_finetune=epochs,
         patience=epochs,
         lr_finetune=3e-3,
-        augment="light",  # from nothing and in minutes a network can't learn what every microscope would make of a cell
+        augment="light",  # in minutes a network cannot learn the changes of every microscope
         cache_dir=out / "cache",
     )
     facts = _finished(settings) or train(replace(settings, force=True), progress)
@@ -90,7 +90,7 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
 
 
 def _finished(settings: TrainSettings) -> dict[str, Any] | None:
-    """The run of an earlier call, if it is complete and this version with these settings made it."""
+    """The run of an earlier call, if it is complete and was made by this version with these settings."""
     if not is_whole(settings.out):
         return None
     facts = load_run(settings.out)
@@ -99,7 +99,7 @@ def _finished(settings: TrainSettings) -> dict[str, Any] | None:
 
 
 def demo_text(result: Mapping[str, Any]) -> str:
-    """The closing table of `edgeall.optimize.demo.demo`, and where things lie."""
+    """Table of the result of `demo`, and the paths of its files."""
     rows = [
         [
             row["scheme"],

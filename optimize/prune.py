@@ -27,7 +27,7 @@ from ..train.data import cache
 from ..train.data.split import Split, check_split
 from ..train.data.subsets import SUBSETS
 from ..train.fit import Row
-from ..train.run import check_out, claim
+from ..train.run_folder import check_out, claim
 from ..train.runs import (
     complete_run,
     data_root,

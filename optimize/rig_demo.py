@@ -1,7 +1,7 @@
-"""The model that `edgeall rig --demo` runs: trained on the cells of simulated slides, small enough for the package.
+"""Makes the model of `edgeall rig --demo`, which is trained on cells of simulated slides and is part of the package.
 
-``python -m edgeall.optimize.rig_demo OUT`` makes it anew: draws slides, cuts out what the rig's own cell finder finds,
-trains, quantizes and packs. The demo's slide is none of those that it learns from.
+``python -m edgeall.optimize.rig_demo OUT`` makes it anew: it draws slides, crops the cells that the rig's cell finder
+finds, trains, quantizes and packs. The slide of the demo is not a training slide.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from .packaging.golden import choose_golden
 from .packaging.pack import pack
 from .quantization.convert import convert, with_second_output
 from .quantization.fold import fold_batch_normalization
-from .quantization.placement import calibrated
+from .quantization.placement import ptq
 
 SIZE = 48
-"""Pixels a side."""
+"""Input width and height in pixels."""
 SPEC = InputSpec(SIZE, SIZE)
 SLIDES = 5
-"""Of each kind; the last one is for testing."""
+"""Slides of each kind; the last one is for testing."""
 CELLS = 80
-"""Of each slide."""
+"""Cells of each slide."""
 FIRST_SEED = 100
 """The demo's slide is drawn with seed 0."""
 EPOCHS = 12
 REVIEW_BELOW = 0.8
-FRAMES_A_PLACE = 36
+FRAMES_PER_PLACE = 36
 LARGEST_BLUR_PX = 1.5
-"""Of a field that the gate lets pass."""
+"""Largest blur of a field that the quality gate accepts."""
 
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """A cell as the model sees it: uint8 (SIZE, SIZE, 3); the kind that its slide was drawn with; which slide."""
+    """A cell: input pixels, uint8 ``(SIZE, SIZE, 3)``; kind of its slide; index of the slide."""
 
     pixels: NDArray[np.uint8]
     kind: str
@@ -61,10 +61,10 @@ class DrawnCell:
 
 
 def draw_cells(progress: Progress) -> list[DrawnCell]:
-    """Cut cells out of simulated slides.
+    """Crop cells from simulated slides.
 
-    One cell in sixteen of any slide is a bystander with a lobed nucleus. It keeps the slide's label, and so the model
-    learns to be unsure of it.
+    One cell in sixteen of every slide is a bystander with a lobed nucleus. It has the slide's label, so the model
+    learns to be uncertain about it.
     """
     cells: list[DrawnCell] = []
     with progress.task("drawing slides", len(KINDS) * SLIDES) as advance:
@@ -72,7 +72,7 @@ def draw_cells(progress: Progress) -> list[DrawnCell]:
             camera = SimulatedCamera(draw_slide(FIRST_SEED + index, kind, (2560, 2560)), seed=index, rate=None)
             found, frame = 0, 0
             while found < CELLS:
-                frame += FRAMES_A_PLACE
+                frame += FRAMES_PER_PLACE
                 view = camera.view(frame)
                 if view.zone != "smear" or view.moving or view.blur_px > LARGEST_BLUR_PX:
                     continue
@@ -85,13 +85,14 @@ def draw_cells(progress: Progress) -> list[DrawnCell]:
 
 
 def make(out: Path, progress: Progress) -> dict[str, Any]:
-    """Draw, train, quantize, pack.
+    """Draw, train, quantize and pack.
 
-    Not by `edgeall.train.run`: its search for duplicates takes round, centred cells of one stain for one another, which
-    is right for photographs and leaves nothing to split here.
+    `edgeall.train.run` is not used, because its search for duplicates takes round, centred cells of one stain for
+    duplicates. That is right for photographs, but leaves nothing to split here.
 
     Returns:
-        ``model``, the file; ``bytes``; ``accuracy`` on slides that it wasn't trained on; ``images`` of that.
+        ``model``: path of the file; ``bytes``: its size; ``accuracy`` on the test slides; ``images``: number of their
+        cells.
     """
     cells = draw_cells(progress)
     labels = tuple(KINDS)
@@ -108,12 +109,12 @@ def make(out: Path, progress: Progress) -> dict[str, Any]:
             keras.backend.set_value(model.optimizer.learning_rate, 3e-3 * (1 - epoch / EPOCHS))
             model.fit(turned, np.tile(truth[~unseen], 3), batch_size=32, verbose=0)
             advance(epoch + 1, "")
-    quantized = calibrated(fold_batch_normalization(model), SPEC, [images[~unseen][::5]])
+    quantized = ptq(fold_batch_normalization(model), SPEC, [images[~unseen][::5]])
     flatbuffer = convert(with_second_output(quantized, explain=True), "ptq-int8", SPEC)
 
     classifier = Classifier.from_flatbuffer(flatbuffer, labels, SPEC)
-    said = np.array([classifier.predict(cell.pixels).argmax() for cell in np.array(cells, object)[unseen]])
-    accuracy = float((said == truth[unseen]).mean())
+    predicted = np.array([classifier.predict(cell.pixels).argmax() for cell in np.array(cells, object)[unseen]])
+    accuracy = float((predicted == truth[unseen]).mean())
     manifest = Manifest(
         name="rig-demo",
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),

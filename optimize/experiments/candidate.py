@@ -1,4 +1,4 @@
-"""One network that a search may try, and what it costs on this device, found out before anything is trained."""
+"""A candidate of a search, and its cost on this machine, measured before any training."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from ...models.registry import BuildArgs
 from ..pruning.channels import Budget, round_up
 from ..quantization.convert import INTEGER_SCHEMES, convert
 from ..quantization.fold import fold_batch_normalization
-from ..quantization.placement import calibrated
+from ..quantization.placement import ptq
 
 ROUNDS = 5
-"""Of timing, of which the fastest counts."""
-LEAST_QUERIES = 20
-"""Images timed in a round at least."""
+"""Rounds of timing; the fastest one counts."""
+MIN_QUERIES = 20
+"""Smallest number of images timed in a round."""
 UNDISTURBED = 0.9
-"""Share of a call's time that its thread had the processor, for it to count."""
+"""A call counts if its thread had the processor for this share of the time."""
 PATIENCE = 10
-"""Times its seconds that a round may take to get enough of those."""
-BESIDE_BYTES = 32 * 1024
-"""Most that manifest, labels, model card, archive and the names of a trained network's tensors take in a file."""
+"""A round may take so many times its seconds to get `MIN_QUERIES` calls that count."""
+OVERHEAD_BYTES = 32 * 1024
+"""Largest size of manifest, labels, model card, archive and the tensor names of a trained network."""
 GOLDEN_IMAGES = 2
-"""Packed with a model, see `edgeall.optimize.packaging.pack.golden_png`."""
+"""Golden images in a packed model, see `edgeall.optimize.packaging.pack.golden_png`."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point of the space that is searched.
+    """A point of the search space.
 
     Attributes:
         model: backbone.
-        alpha: its width multiplier; None where it has none.
-        input_size: pixels a side.
-        macs: share of the multiply-accumulates that structured pruning leaves; 1 for none.
-        scheme: of the conversion, one of `edgeall.optimize.quantization.convert.SCHEMES`.
+        alpha: width multiplier; None for a backbone without.
+        input_size: width and height in pixels.
+        macs: share of the multiply-accumulates that channel pruning leaves; 1: no pruning.
+        scheme: conversion scheme, one of `edgeall.optimize.quantization.convert.SCHEMES`.
     """
 
     model: str
@@ -57,27 +57,27 @@ class Candidate:
 
     @property
     def base(self) -> str:
-        """Name of the trained network that it is made from, shared by every pruning and scheme."""
+        """Name of the trained network, shared by every pruning and scheme."""
         return "-".join([self.model, *([] if self.alpha is None else [f"{self.alpha:g}"]), str(self.input_size)])
 
     @property
     def network(self) -> str:
-        """Name of the network that is converted, shared by every scheme."""
+        """Name of the converted network, shared by every scheme."""
         return self.base if self.macs == 1 else f"{self.base}-macs{self.macs:g}"
 
     @property
     def cost_key(self) -> str:
-        """Equal for candidates that cost the same: both integer schemes give the same graph."""
+        """Equal for candidates of equal cost: both integer schemes give the same graph."""
         return f"{self.network}-{'int8' if self.scheme in INTEGER_SCHEMES else self.scheme}"
 
     def describe(self) -> str:
-        """For people, as in ``mobilenet_v2 0.35, 96 px, 75 % of the MACs, qat-int8``."""
+        """Text, as in ``mobilenet_v2 0.35, 96 px, 75 % of the MACs, qat-int8``."""
         model = self.model if self.alpha is None else f"{self.model} {self.alpha:g}"
         pruned = [] if self.macs == 1 else [f"{self.macs:.0%} of the MACs".replace("%", " %")]
         return ", ".join([model, f"{self.input_size} px", *pruned, self.scheme])
 
     def contains(self, other: Candidate) -> bool:
-        """Whether this one is the same network as ``other`` or a larger one in every respect, in the same scheme."""
+        """Whether this is the same network as ``other``, or larger in every respect, in the same scheme."""
         mine, its = asdict(self), asdict(other)
         return (
             self.model == other.model
@@ -87,7 +87,7 @@ class Candidate:
 
 
 def spec_of(candidate: Candidate) -> InputSpec:
-    """Its input contract."""
+    """Input contract of a candidate."""
     model, size = registry.get(candidate.model), candidate.input_size
     return InputSpec(height=size, width=size, mean=model.mean, std=model.std)
 
@@ -95,12 +95,12 @@ def spec_of(candidate: Candidate) -> InputSpec:
 def untrained(candidate: Candidate, classes: int) -> bytes:
     """The flatbuffer of a network of the candidate's shape, with random weights.
 
-    What a network takes in time and bytes depends on its shapes alone. Which channels pruning would keep does
-    depend on the weights: here all layers lose the same share, so a pruned candidate's figures are an estimate.
-    Random biases, not those of an untrained network: the converter stores equal ones, all zero, once.
+    Latency and size of a network depend on its shapes alone. The channels that pruning keeps depend on the weights;
+    here all layers lose the same share, so the cost of a pruned candidate is an estimate. The biases are random,
+    because the converter stores the equal, zero biases of an untrained network only once.
 
     Raises:
-        UsageError: pruning can't leave so few multiply-accumulates, or a layer can't be quantized.
+        UsageError: pruning cannot leave so few multiply-accumulates, or a layer cannot be quantized.
         EdgeallError: the conversion failed.
     """
     keras.mixed_precision.set_global_policy("float32")
@@ -116,21 +116,20 @@ def untrained(candidate: Candidate, classes: int) -> bytes:
 
 
 def converted(model: Any, candidate: Candidate) -> bytes:
-    """The flatbuffer of ``model`` in the candidate's scheme, good for measuring what it costs, and for nothing else.
+    """The flatbuffer of ``model`` in the candidate's scheme, for measuring its cost only.
 
-    An integer one has its ranges from noise. Without training there are no ranges to train: quantization-aware
-    training ends in the same graph.
+    The activation ranges of an integer scheme come from noise. Quantization-aware training ends in the same graph.
     """
     spec, folded = spec_of(candidate), fold_batch_normalization(model)
     if candidate.scheme in INTEGER_SCHEMES:
         shape = (4, spec.height, spec.width, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        folded = calibrated(folded, spec, [normalize(noise, spec)])
+        folded = ptq(folded, spec, [normalize(noise, spec)])
     return convert(folded, candidate.scheme, spec)
 
 
 def even_channels(budget: Budget, share: float) -> dict[str, int]:
-    """Channels to keep of every group, all by the same factor, for at most this share of the MACs.
+    """Channels to keep of every group, by the same factor, for at most this share of the MACs.
 
     Raises:
         UsageError: no network is small enough.
@@ -139,17 +138,17 @@ def even_channels(budget: Budget, share: float) -> dict[str, int]:
         kept = {group.name: round_up(group.channels, math.ceil(factor * group.channels)) for group in budget.groups}
         if budget.macs(kept) <= share * budget.total:
             return kept
-    raise UsageError(f"pruning can't go down to {share:g} of the MACs, only to {budget.smallest():.2f}")
+    raise UsageError(f"pruning cannot go down to {share:g} of the MACs, only to {budget.smallest():.2f}")
 
 
 def latency_ms(flatbuffer: bytes, labels: tuple[str, ...], spec: InputSpec, seconds: float) -> float:
     """Milliseconds of one image through the network, by the device's code path on one thread.
 
-    The median of a round, the lowest of `ROUNDS` rounds: what else the machine does only ever adds time. From the
-    uint8 pixels to the probabilities; reading and resizing the image are the same for all and not in it.
+    The lowest of the medians of `ROUNDS` rounds, because other programs can only add time. Measured from the uint8
+    pixels to the probabilities; reading and resizing the image are equal for all candidates and left out.
 
     Args:
-        seconds: to be spent in all, at least.
+        seconds: smallest total time of the measurement.
     """
     classifier = Classifier.from_flatbuffer(flatbuffer, labels, spec, threads=1)
     images = np.random.default_rng(0).integers(0, 256, (4, spec.height, spec.width, 3), dtype=np.uint8)
@@ -161,14 +160,13 @@ def latency_ms(flatbuffer: bytes, labels: tuple[str, ...], spec: InputSpec, seco
 def median_ms(query: Callable[[], object], seconds: float) -> float:
     """Median milliseconds of a call that keeps one processor busy, over ``seconds`` or more.
 
-    Calls in which the processor was given to somebody else are not counted, unless it is always: on a busy machine
-    they say how busy it is.
+    Calls during which another thread had the processor do not count, unless too few others are left.
     """
     counted: list[int] = []
     every: list[int] = []
     begin = time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds or len(counted) < LEAST_QUERIES:
-        if spent > PATIENCE * seconds and len(every) >= LEAST_QUERIES:
+    while (spent := time.perf_counter() - begin) < seconds or len(counted) < MIN_QUERIES:
+        if spent > PATIENCE * seconds and len(every) >= MIN_QUERIES:
             break
         before = time.thread_time_ns()  # the slower clock outside the faster
         start = time.perf_counter_ns()
@@ -178,10 +176,10 @@ def median_ms(query: Callable[[], object], seconds: float) -> float:
         every.append(taken)
         if busy >= UNDISTURBED * taken:
             counted.append(taken)
-    return float(np.median(counted if len(counted) >= LEAST_QUERIES else every)) / 1e6
+    return float(np.median(counted if len(counted) >= MIN_QUERIES else every)) / 1e6
 
 
 def file_bytes_at_most(flatbuffer_bytes: int, spec: InputSpec) -> int:
-    """Upper bound of a packed file: the network, two golden images as if nothing could be compressed, and texts."""
+    """Upper bound of the size of a packed model: the network, two uncompressed golden images, and texts."""
     golden = GOLDEN_IMAGES * (3 * max(spec.width // 2, 8) * max(spec.height * 3 // 8, 6) + 1024)
-    return flatbuffer_bytes + golden + BESIDE_BYTES
+    return flatbuffer_bytes + golden + OVERHEAD_BYTES

@@ -1,4 +1,4 @@
-"""Writes ``compare.html``: one comparison in one file that can be mailed, without scripts or external resources."""
+"""Writes ``compare.html``: a comparison in one file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..pruning.summary import FASTER
 
 ABSENT = "\N{EN DASH}"
 Curves = Mapping[str, tuple[Sequence[SplitEntry], NDArray[np.float32]]]
-"""By model: the test images of all its runs and the float network's probabilities, ``(images, labels)``."""
+"""By model: test images of all its runs, and probabilities of the float network, ``(images, labels)``."""
 
 
 def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) -> None:
-    """Draw the plots and write the page. Same result, same page.
+    """Draw the plots and write the page. The same result gives the same page.
 
     Args:
         path: the page; its plots go to ``plots/`` beside it.
@@ -65,7 +65,7 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
         fixed=_fixed,
         megabytes=_megabytes,
         millions=_millions,
-        said=_said,
+        text=_text,
     ).render(
         result=result,
         models=models,
@@ -76,13 +76,13 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
         positive=models[0]["float"]["positive_labels"],
         pairs=pruned_pairs(models),
         shares=_shares,
-        judged=_judged,
+        metrics_of=_metrics,
     )
     write_text(path, page, errors="replace")  # a path on disk need not be valid Unicode
 
 
 def pruned_pairs(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each scheme of each pruned model whose unpruned one is compared too: both, and the ratios."""
+    """A row for each scheme of each pruned model whose parent is compared too: both, and their ratios."""
     by_digest = {digest: model for model in models for digest in model["run_sha256"]}
     found = []
     for model in models:
@@ -112,7 +112,7 @@ def pruned_pairs(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _gained(after: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    """What a scheme's pruned model has over the unpruned one, in words."""
+    """Gain of the pruned model over its parent in one scheme, in words."""
     faster = before["latency"]["p50_ms"] / after["latency"]["p50_ms"] >= FASTER
     smaller = before["compressed_bytes"] / after["compressed_bytes"] >= FASTER
     if not faster and not smaller:
@@ -138,21 +138,21 @@ def _class_curves(
 def _positive_curves(
     models: Sequence[Mapping[str, Any]], curves: Curves, labels: Sequence[str]
 ) -> list[plots.RocCurve]:
-    """One curve for each model: any positive class against the others. None where no class is known as healthy."""
+    """One curve for each model: the positive classes against the others; empty without a positive class."""
     found = []
     for model in models:
         positive = model["float"]["positive_labels"]
         if not positive:
             return []
         entries, probabilities = curves[model["name"]]
-        ill = np.isin([entry.label for entry in entries], positive)
+        truth = np.isin([entry.label for entry in entries], positive)
         score = probabilities[:, np.isin(labels, positive)].sum(axis=1).astype(np.float64)
-        found.append(plots.RocCurve(model["name"], ill, score, model["float"]["auroc_positive"]))
+        found.append(plots.RocCurve(model["name"], truth, score, model["float"]["auroc_positive"]))
     return found
 
 
-def _judged(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The float network's test metrics and every scheme's, by name."""
+def _metrics(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Test metrics of the float network and of every scheme, by name."""
     return {"Keras float32": model["float"], **{name: facts["metrics"] for name, facts in model["schemes"].items()}}
 
 
@@ -177,13 +177,13 @@ def _millions(count: float) -> str:
     return f"{count / 1e6:,.2f}" if count < 1e8 else f"{count / 1e6:,.0f}"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return ABSENT
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_said(item)}" for key, item in value.items()) or ABSENT
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or ABSENT
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_text, value))
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)

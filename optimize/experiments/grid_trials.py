@@ -13,7 +13,8 @@ from typing import Any
 
 from ...console.progress import Progress
 from ...edge_runtime.errors import EdgeallError, NoSpaceError, UsageError
-from ...train.run import is_complete, train
+from ...train.run import train
+from ...train.run_folder import is_complete
 from ...train.runs import load_run
 from .grid_config import Grid, GridConfig, slug
 from .liveness import has_exited, heartbeat, is_silent, release_dead

@@ -1,4 +1,4 @@
-"""Latency of several models against each other, measured in one process."""
+"""Latency of several models, measured in turn in one process."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ...console.progress import Progress
 from ...edge_runtime.classifier import Classifier
 
 IN_A_ROW = 5
-"""Images that a model classifies before the next has its turn, after one that isn't timed: the others have driven its
-weights out of the processor's caches."""
+"""Images that a model classifies in its turn, after one that is not timed, because the other models have displaced its
+weights from the processor's caches."""
 MIN_ROUNDS = 10
 PERCENTILES = ("p10_ms", "p50_ms", "p90_ms")
 BUSY = 2.0
-"""Ratio of p90 to p10 from which a figure says more of what else was running than of the model."""
+"""Ratio of p90 to p10 above which other programs, not the model, determine the latency."""
 
 
 def interleaved(
     models: Mapping[str, tuple[Classifier, NDArray[np.uint8]]], seconds: float, progress: Progress
 ) -> dict[str, Any]:
-    """Time models against each other in one process, so that whatever slows the machine slows all of them.
+    """Time models in turn in one process, so that other programs slow all of them alike.
 
-    In every round each model, in random order, classifies one image untimed and then `IN_A_ROW` timed.
+    In every round each model, in random order, classifies one image without timing and then `IN_A_ROW` timed ones.
 
     Args:
-        models: by any name: the open model and a preprocessed image.
-        seconds: rounds go on until each model has been timed so long on average, and at least `MIN_ROUNDS`.
+        models: the open model and a preprocessed image, by any name.
+        seconds: average time of each model; there are at least `MIN_ROUNDS` rounds.
 
     Returns:
-        ``rounds`` and, by name, ``models``: ``p10_ms``, ``p50_ms`` and ``p90_ms`` of normalization where the model
-        needs it, the model and dequantization.
+        ``rounds`` and, by name, ``models``: ``p10_ms``, ``p50_ms`` and ``p90_ms`` of normalization (if the
+        model needs it), inference and dequantization.
     """
     order = np.random.default_rng(0)
     names = [*models]

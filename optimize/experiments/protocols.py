@@ -1,6 +1,6 @@
-"""The ways of splitting that the comparison studies used, by name, each dealt so that nothing leaks into the test side.
+"""Split protocols of the comparison studies, by name, changed so that nothing leaks into the test subset.
 
-What was changed against the studies and why: `docs/methods/protocols.md`.
+The changes and their reasons: `docs/methods/protocols.md`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from ...train.data.split_settings import check_embargo
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of dealing a data set out to train, validation and test.
+    """One way to split a data set into training, validation and test subsets.
 
     Attributes:
-        name: as given to ``--protocol``.
-        summary: one line for people.
-        source: which study it is of.
+        name: value of ``--protocol``.
+        summary: one line of text.
+        source: study that used it.
         split_by: level, see `edgeall.train.data.split.make_split`; ``auto`` keeps subjects together where they are
-        known. val_frac: share for validation.
-        test_frac: share for the test side; not used with folds.
-        folds: how many runs a model has, each with another test side; 1 for a single split.
-        per_class: ``TRAIN/VALIDATION/TEST`` images of every class, or None for as many as there are.
-        augment: of the training batches.
+            known.
+        val_frac: share of the validation subset.
+        test_frac: share of the test subset; not used with folds.
+        folds: number of runs of a model, each with another test subset; 1: a single split.
+        per_class: ``TRAIN/VALIDATION/TEST`` images of every class; None: all images.
+        augment: augmentation of the training batches.
     """
 
     name: str
@@ -91,18 +92,18 @@ def protocol_named(name: str) -> Protocol:
 
 
 def split_settings(protocol: Protocol, split_by: str | None = None, embargo: int | None = None) -> list[dict[str, Any]]:
-    """What a protocol sets of `edgeall.train.run.TrainSettings`, once for every run of a model.
+    """The settings of `edgeall.train.run.TrainSettings` that a protocol fixes, for each run of a model.
 
     Args:
         protocol: see `Protocol`.
-        split_by: another level than the protocol's own.
-        embargo: file numbers between the sides of a split by block, None for the default.
+        split_by: split level instead of the protocol's own.
+        embargo: file numbers between the subsets of a split by block; None: the default.
 
     Raises:
-        UsageError: a level below subject for a protocol that is named after it.
+        UsageError: another level for a protocol that splits by subject.
     """
     if protocol.split_by == "subject" and split_by not in (None, "subject"):
-        raise UsageError(f"{protocol.name} splits by subject, not by {split_by}", hint="leave --split-by out")
+        raise UsageError(f"{protocol.name} splits by subject, not by {split_by}", hint="remove --split-by")
     check_embargo(split_by or protocol.split_by, embargo)
     shared = {
         "split_by": split_by or protocol.split_by,

@@ -24,7 +24,7 @@ from ...edge_runtime.tools.atomic import sync
 from ...edge_runtime.tools.device import describe_device
 from ...train.data import cache
 from ...train.data.split import Split, check_split, load_split, save_split
-from ...train.run import prepare
+from ...train.prepare import prepare
 from ...train.runs import is_damaged, read_json, start_over, write_json
 from ...train.workers import refuse_cluster
 from .search_choice import SCHEMA, conclude

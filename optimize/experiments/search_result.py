@@ -1,4 +1,4 @@
-"""What a search found: the choice, the front, and how both are written down."""
+"""The result of a search: the choice, the Pareto front, their files and their text."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ COSTS = {
     "latency_ms": ("max_latency_ms", "milliseconds of one image, one thread"),
     "file_bytes": ("max_bytes", "bytes"),
 }
-"""What the front can be drawn over: the budget's name, and what it counts."""
+"""Axis of the front: name of its budget, and its label."""
 COLUMNS = (
     *("trial", "outcome", "model", "alpha", "input_size", "macs", "scheme", "accuracy", "float_accuracy"),
     *("latency_ms", "flatbuffer_bytes", "file_bytes", "parameters", "untrained_latency_ms"),
     *("untrained_flatbuffer_bytes", "within_budget", "on_front", "chosen", "seconds", "host", "reason"),
 )
-"""Of ``trials.csv``."""
+"""Columns of ``trials.csv``."""
 
 Row = dict[str, Any]
 
 
 def judged(trials: Sequence[Mapping[str, Any]], cost: str) -> list[Row]:
-    """One plain row per trial, with ``on_front``, ``chosen`` and, where it was measured, ``within_budget``.
+    """One row per trial, with ``on_front``, ``chosen`` and, for a measured trial, ``within_budget``.
 
     Args:
         trials: from `edgeall.optimize.experiments.trials.Trials.rows`.
@@ -52,16 +52,16 @@ def judged(trials: Sequence[Mapping[str, Any]], cost: str) -> list[Row]:
 
 
 def choose(rows: Sequence[Row], cost: str) -> Row | None:
-    """The most accurate on the validation side of what was measured within the budget; of equals the cheapest."""
+    """The measured trial within the budget with the best validation accuracy; of equal ones the cheapest."""
     fitting = [row for row in rows if row["outcome"] == "measured" and row["within_budget"]]
     return max(fitting, key=lambda row: (row["accuracy"], -row[cost], -row["trial"]), default=None)
 
 
 def alike(rows: Sequence[Row], cost: str) -> Row | None:
-    """The cheapest that may be as good as the chosen: its accuracy is within one standard error of it.
+    """The cheapest trial whose accuracy is within one standard error of the chosen one's.
 
-    The error of a share of so many images (binomial; at least one image of them: where all are right it would be
-    none). None where the chosen itself is the cheapest.
+    The standard error is binomial, and at least one image, because it would be 0 where all predictions are correct.
+    None if the chosen trial is the cheapest.
     """
     chosen = choose(rows, cost)
     if chosen is None:
@@ -80,27 +80,27 @@ def alike(rows: Sequence[Row], cost: str) -> Row | None:
 
 
 def missed(rows: Sequence[Row], budget: Mapping[str, float | None], cost: str) -> GateError | None:
-    """What to raise where nothing fits the budget, or nothing that fits is accurate enough."""
-    chosen, least = choose(rows, cost), budget["min_accuracy"]
+    """The error to raise if no trial fits the budget, or none that fits is accurate enough."""
+    chosen, minimum = choose(rows, cost), budget["min_accuracy"]
     if chosen is None:
         known = [row for row in rows if row["outcome"] in ("measured", "refused") and row["overshoot"] is not None]
         nearest = min(known, key=lambda row: row["overshoot"], default=None)
         tail = f"; the nearest, {describe(nearest)}, {nearest['reason']}" if nearest else ""
         return GateError(
             f"no candidate fits {budget_text(budget)}{tail}",
-            hint="allow more time or bytes, more --trials, smaller --alphas, --sizes or --macs",
+            hint="raise the budget or --trials, or use smaller --alphas, --sizes or --macs",
         )
-    if least is not None and chosen["accuracy"] < least:
+    if minimum is not None and chosen["accuracy"] < minimum:
         return GateError(
-            f"no candidate within {budget_text(budget)} reaches --min-accuracy {least:g} on the validation side; the "
-            f"nearest is {describe(chosen)}: {percent(chosen['accuracy'])}, {figures(chosen)}",
-            hint="allow more time or bytes, more --trials or epochs, or less accuracy",
+            f"no candidate within {budget_text(budget)} reaches --min-accuracy {minimum:g} in validation; "
+            f"the nearest is {describe(chosen)}: {percent(chosen['accuracy'])}, {figures(chosen)}",
+            hint="raise the budget, --trials or the epochs, or lower --min-accuracy",
         )
     return None
 
 
 def write_trials(path: Path, rows: Sequence[Row]) -> None:
-    """``trials.csv``: a line for each trial, see `COLUMNS`."""
+    """Write ``trials.csv``: one line for each trial, see `COLUMNS`."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
@@ -108,10 +108,10 @@ def write_trials(path: Path, rows: Sequence[Row]) -> None:
 
 
 def plot_front(rows: Sequence[Row], cost: str, most: float | None, path: Path) -> None:
-    """Accuracy over cost of every measured candidate, the front as a line, the budget, and the chosen one.
+    """Draw accuracy over cost of every measured trial, the front as a line, the budget, and the chosen trial.
 
     Args:
-        most: the budget, or None where the cost has none.
+        most: budget of the cost, or None.
         path: the PNG to write.
     """
     figure = Figure(figsize=(9.6, 4.6), dpi=DPI, layout="constrained", facecolor="white")
@@ -125,7 +125,7 @@ def plot_front(rows: Sequence[Row], cost: str, most: float | None, path: Path) -
     for row in rows:
         if row["chosen"]:
             axes.plot(row[cost], row["accuracy"], "o", color=INK, markersize=13, fillstyle="none", label="chosen")
-    # Names beside the points would lie on each other: a front's points are close.
+    # Names at the points would overlap, because the points of a front are close.
     for number, row in enumerate(best, start=1):
         at = (row[cost], row["accuracy"])
         axes.annotate(f"{number}", at, (0, 9), textcoords="offset points", fontsize=8, ha="center", color=TRAIN)
@@ -136,7 +136,7 @@ def plot_front(rows: Sequence[Row], cost: str, most: float | None, path: Path) -
         axes.axvline(most, color=VALIDATION, linestyle="--", linewidth=1, label="budget")
     if not measured:
         axes.text(0.5, 0.5, "no candidate was measured", ha="center", transform=axes.transAxes, color=QUIET)
-    axes.set(xlabel=COSTS[cost][1], ylabel="accuracy on the validation side")
+    axes.set(xlabel=COSTS[cost][1], ylabel="validation accuracy")
     axes.margins(x=0.08, y=0.12)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -145,7 +145,7 @@ def plot_front(rows: Sequence[Row], cost: str, most: float | None, path: Path) -
 
 
 def search_text(result: Mapping[str, Any]) -> str:
-    """What `edgeall.optimize.experiments.search.search` found, for people."""
+    """Table and facts of the result of `edgeall.optimize.experiments.search.search`."""
     rows, device = result["trials"], result["device"]
     shown = sorted((row for row in rows if row["outcome"] == "measured"), key=lambda row: row[result["cost"]])
     trials = [
@@ -181,9 +181,9 @@ def search_text(result: Mapping[str, Any]) -> str:
         facts["within its error"] = f"{describe(near)}: {percent(near['accuracy'])}, {figures(near)}"
     if result["test"]:
         low, high = result["test"]["accuracy_ci95"]
-        facts["test side"] = (
+        facts["test subset"] = (
             f"{percent(result['test']['accuracy'])} of {result['test']['images']:,} images "
-            f"(95 % interval {percent(low)} to {percent(high)}), looked at once, for the chosen model"
+            f"(95 % interval {percent(low)} to {percent(high)}), used once, for the chosen model"
         )
         facts["model"] = f"{result['model']}, {result['file_bytes']:,} bytes"
     for number, note in enumerate(result["notes"]):
@@ -193,17 +193,17 @@ def search_text(result: Mapping[str, Any]) -> str:
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """The candidate of a row, see `Candidate.describe`."""
+    """Text of a row's candidate, see `Candidate.describe`."""
     return _candidate(row).describe()
 
 
 def figures(row: Mapping[str, Any]) -> str:
-    """What a measured candidate takes."""
+    """Latency and size of a measured row, as text."""
     return f"{row['latency_ms']:.2f} ms, {row['file_bytes']:,} bytes"
 
 
 def budget_text(budget: Mapping[str, float | None]) -> str:
-    """As in ``5 ms, 600,000 bytes``."""
+    """The budget as text, as in ``5 ms, 600,000 bytes``."""
     most_ms, most_bytes = budget["max_latency_ms"], budget["max_bytes"]
     parts = [
         *([] if most_ms is None else [f"{most_ms:g} ms"]),

@@ -1,4 +1,4 @@
-"""What a search is asked for, and the networks that it may try."""
+"""Settings of a search, and its candidates."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .candidate import Candidate
 from .trials import Axes, Space
 
 SIZES = (96, 128, 160, 192, 224)
-"""Tried where no sizes are named."""
+"""Default input sizes in pixels."""
 _ELSEWHERE = ("data", "out", "cache_dir", "trials", "min_accuracy", "storage", "study", "golden")
-"""Settings that change nothing of a trial."""
+"""Settings that do not affect the result of a trial."""
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,29 @@ class SearchSettings:
 
     Attributes:
         data: folder or CSV manifest.
-        out: the folder of the search; the same command goes on with it.
-        max_latency_ms: of one image through the network, one thread, on this machine.
-        max_bytes: of the packed file.
-        min_accuracy: on the validation side, 0 to 1, that the chosen model must reach.
-        trials: candidates to train, those stopped early included, those refused before not.
+        out: folder of the search; the same command resumes it.
+        max_latency_ms: latency budget of one image, network only, one thread, on this machine.
+        max_bytes: size budget of the packed model.
+        min_accuracy: validation accuracy that the chosen model must reach, 0..1.
+        trials: number of candidates to train; stopped ones count, refused ones do not.
         models: backbones.
-        alphas: width multipliers; None: all that the backbone has and there are weights for.
-        sizes: input pixels; None: those of `SIZES` that the backbone takes.
-        macs: shares of the multiply-accumulates that structured pruning leaves; 1 for none.
-        schemes: of the conversion.
-        weights: ``imagenet``, ``none``, or a folder of files called ``<model>_no_top.h5`` (with an alpha:
-            ``mobilenet_v2_0.35_no_top.h5``). A backbone that nobody trained beforehand starts from none.
-        epochs_head: epochs on the frozen backbone's features.
-        epochs_finetune: epochs of the network itself.
+        alphas: width multipliers; None: all of the backbone for which there are weights.
+        sizes: input sizes in pixels; None: those of `SIZES` that the backbone takes.
+        macs: shares of the multiply-accumulates that channel pruning leaves; 1: no pruning.
+        schemes: conversion schemes.
+        weights: ``imagenet``, ``none``, or a folder of ``<model>_no_top.h5`` files (with an alpha:
+            ``mobilenet_v2_0.35_no_top.h5``). A backbone without published weights starts untrained.
+        epochs_head: epochs of the head on the features of the frozen backbone.
+        epochs_finetune: epochs of the whole network.
         epochs_prune: epochs after pruning.
         epochs_qat: epochs of quantization-aware training.
-        stop: give up candidates that fall behind.
-        storage: where the trials are kept: a URL for Optuna or a journal file; None: a journal file in ``out``.
-        study: its name in the storage.
-        golden: see `edgeall.optimize.quantize.quantize`; of the chosen model.
-        seconds: to time each network.
+        stop: stop candidates that are behind the others.
+        storage: Optuna URL or journal file; None: a journal file in ``out``.
+        study: name of the study in the storage.
+        golden: golden images of the chosen model, see `edgeall.optimize.quantization.config.QuantizeConfig`.
+        seconds: time for which each network is timed.
 
-    The others are those of `edgeall.train.run.TrainSettings`.
+    The other settings are those of `edgeall.train.run.TrainSettings`.
     """
 
     data: Path
@@ -91,23 +91,23 @@ class SearchSettings:
     cache_dir: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What decides a trial's result."""
+        """The settings that affect the result of a trial."""
         values = json.loads(json.dumps(asdict(self), default=str))
         return {key: value for key, value in values.items() if key not in _ELSEWHERE}
 
 
 def check(settings: SearchSettings) -> None:
-    """Refuse what can't be meant."""
+    """Raise UsageError for invalid settings."""
     if settings.max_latency_ms is None and settings.max_bytes is None:
-        raise UsageError("no budget given", hint="say what there is with --max-latency-ms, --max-bytes or both")
+        raise UsageError("no budget given", hint="give --max-latency-ms, --max-bytes or both")
     for option, value in (("--max-latency-ms", settings.max_latency_ms), ("--max-bytes", settings.max_bytes)):
         if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{option} {value:g} is no budget", hint="give a number above 0")
+            raise UsageError(f"{option} must be above 0 and finite, got {value:g}")
     if settings.min_accuracy is not None and not 0 <= settings.min_accuracy <= 1:
-        raise UsageError(f"--min-accuracy {settings.min_accuracy:g} is not between 0 and 1", hint="97 % is 0.97")
-    for option, share in (("--macs", share) for share in settings.macs):
+        raise UsageError(f"--min-accuracy must be in [0, 1], got {settings.min_accuracy:g}", hint="97 % is 0.97")
+    for share in settings.macs:
         if not 0 < share <= 1:
-            raise UsageError(f"{option} {share:g} is no share", hint="give shares above 0 and at most 1, as 0.5")
+            raise UsageError(f"--macs must be in (0, 1], got {share:g}", hint="0.5 leaves half of the MACs")
     unknown = [scheme for scheme in settings.schemes if scheme not in SCHEMES]
     if unknown:
         raise UsageError(f"no scheme called {unknown[0]!r}", hint=f"there are: {', '.join(SCHEMES)}")
@@ -115,19 +115,19 @@ def check(settings: SearchSettings) -> None:
         raise UsageError(f"no golden images called {settings.golden!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
     for option in ("models", "macs", "schemes"):
         if not getattr(settings, option):
-            raise UsageError(f"--{option}: none given")
+            raise UsageError(f"--{option} must name at least one")
     least = min(settings.trials, settings.epochs_finetune, settings.epochs_prune, settings.epochs_qat)
     if least < 1 or settings.epochs_head < 0:
-        raise UsageError("--trials and the epochs of fine-tuning, pruning and qat are at least 1, of the head 0")
+        raise UsageError("--trials and the epochs of fine-tuning, pruning and qat must be at least 1, of the head 0")
     check_weights(settings.weights)
     check_embargo(settings.split_by, settings.embargo)
 
 
 def space_of(settings: SearchSettings) -> tuple[Space, list[str]]:
-    """All candidates, and notes on what was left out of what could have been tried.
+    """All candidates, and notes on the backbones that were left out.
 
     Raises:
-        UsageError: something named can't be built, or nothing is left.
+        UsageError: a setting that cannot be built, or no candidate is left.
     """
     axes, notes = [], []
     for name in dict.fromkeys(settings.models):
@@ -145,23 +145,23 @@ def space_of(settings: SearchSettings) -> tuple[Space, list[str]]:
                 registry.check_args(spec, BuildArgs(size, size, alpha, "none" if missing else weights))
             if missing:
                 what = name if alpha is None else f"{name} {alpha:g}"
-                notes.append(f"{what} is left out: no weights file of it in {settings.weights}")
+                notes.append(f"{what} is left out: no weights file in {settings.weights}")
             else:
                 kept.append(alpha)
         if kept:
             axes.append(Axes(name, tuple(kept), tuple(sorted(set(sizes))), tuple(sorted(set(settings.macs)))))
     if not axes:
         raise UsageError(
-            f"{settings.weights}: no weights file of any of the backbones",
-            hint="the files are called as in mobilenet_v2_0.35_no_top.h5",
+            f"{settings.weights}: no weights file of any backbone",
+            hint="files are named like mobilenet_v2_0.35_no_top.h5",
         )
     if settings.alphas is not None and not any(registry.get(name).alphas for name in settings.models):
-        raise UsageError(f"{', '.join(settings.models)}: no alpha to choose", hint="leave --alphas out")
+        raise UsageError(f"{', '.join(settings.models)}: no alpha to choose", hint="remove --alphas")
     return Space(tuple(axes), tuple(dict.fromkeys(settings.schemes))), notes
 
 
 def training_of(settings: SearchSettings, candidate: Candidate) -> TrainSettings:
-    """How the network that a candidate is made from is trained."""
+    """Training settings of the network that a candidate is made from."""
     weights = weights_of(candidate.model, candidate.alpha, settings.weights)
     return TrainSettings(
         data=settings.data,

@@ -14,7 +14,8 @@ from ...edge_runtime.bundle import open_bundle
 from ...edge_runtime.errors import DataError, EdgeallError, UsageError
 from ...models.keras_compat import keras
 from ...train.data.split import Split
-from ...train.run import claim, train
+from ...train.run import train
+from ...train.run_folder import claim
 from ...train.runs import is_whole, load_run, read_history
 from ..prune import prune
 from ..pruning.config import PruneConfig

@@ -1,4 +1,4 @@
-"""The model card that travels with a model: Markdown with Hugging Face front matter."""
+"""The model card in a packed model: Markdown with Hugging Face front matter."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from ...edge_runtime.manifest import Manifest
 
 _SPLIT_LIMITS = {
-    "subject": "The test images come from subjects the model was not trained on.",
+    "subject": "The test images come from subjects that the model was not trained on.",
     "block": (
         "The test images are blocks of neighbouring file numbers, a stand-in for slides where no subject is known."
     ),
-    "given": "The data came split; the sides are as given. Whether they share slides isn't known.",
-    "image": "Image-level split: optimistic. Images of one subject may be on both sides of the split.",
+    "given": "The subsets are those of the data set. It is not known whether they share slides.",
+    "image": "Image-level split: optimistic. Images of one subject may be in training and test.",
 }
 _BY_SUBJECT = ("accuracy", "sensitivity", "specificity", "auroc_positive")
 
 
 def model_card(manifest: Manifest) -> str:
-    """Write the card from the manifest alone, so that the two can't disagree."""
+    """Write the card from the manifest alone, so that the two cannot disagree."""
     sections = [
         _front_matter(manifest),
         f"# {manifest.name}",
@@ -77,7 +77,7 @@ def _front_matter(manifest: Manifest) -> str:
 def _positives(manifest: Manifest) -> str:
     if not manifest.positive_labels:
         return ""
-    return f"Counted as positive: {', '.join(manifest.positive_labels)}. "
+    return f"Positive classes: {', '.join(manifest.positive_labels)}. "
 
 
 def _facts(values: dict[str, Any]) -> str:
@@ -106,38 +106,34 @@ def _metrics(metrics: dict[str, Any]) -> str:
         )
     subjects = metrics.get("subjects")
     if isinstance(subjects, dict) and subjects.get("subjects"):
-        said = [
+        figures = [
             f"{name.replace('_', ' ')} {_text(subjects[name])}"
             for name in _BY_SUBJECT
             if subjects.get(name) is not None
         ]
-        blocks.append(f"By subject ({subjects['subjects']}, each by the mean of its images): {', '.join(said)}.")
+        blocks.append(f"By subject ({subjects['subjects']}, each by the mean of its images): {', '.join(figures)}.")
     return "\n\n".join(blocks)
 
 
 def _decisions(manifest: Manifest) -> str:
     if not manifest.calibration:
-        return "Not calibrated: a probability is what the network says, no more."
-    said = (
-        "edgeall divides the logarithms of the model's outputs by a temperature, fitted on the validation side; other "
-        "programs show them as they are."
+        return "Not calibrated: the probabilities are the outputs of the network."
+    text = (
+        "edgeall divides the logarithms of the model's outputs by a temperature, fitted on the validation subset. "
+        "Other programs show the outputs without calibration."
     )
-    rule = (
-        _facts(manifest.decision)
-        if manifest.decision
-        else "- review: no rule was set; the most probable label is given."
-    )
-    return f"{said}\n\n{_facts(manifest.calibration)}\n{rule}{_wrong(manifest.metrics)}"
+    rule = _facts(manifest.decision) if manifest.decision else "- review: no rule; the most probable label is given."
+    return f"{text}\n\n{_facts(manifest.calibration)}\n{rule}{_wrong(manifest.metrics)}"
 
 
 def _wrong(metrics: dict[str, Any]) -> str:
-    """What became of wrong answers; files of older versions don't know."""
+    """Wrong predictions and review; files of older versions do not record it."""
     if "wrong_not_reviewed" not in metrics:
         return ""
     return (
-        f"\n\nOn the {metrics['split']} side {100 * metrics['reviewed']:.2f} % of the images are sent to review, "
-        f"uncertain or unfamiliar. Of its {metrics['wrong']} wrong answers {metrics['wrong_reviewed']} are sent to "
-        f"review; wrong and not sent: {100 * metrics['wrong_not_reviewed']:.2f} % of the images."
+        f"\n\nOn the {metrics['split']} subset {100 * metrics['reviewed']:.2f} % of the images are sent to review, as "
+        f"uncertain or out of distribution. Of its {metrics['wrong']} wrong predictions {metrics['wrong_reviewed']} "
+        f"are sent to review; wrong and not sent: {100 * metrics['wrong_not_reviewed']:.2f} % of the images."
     )
 
 
@@ -145,14 +141,14 @@ def _limits(manifest: Manifest) -> str:
     level = str(manifest.training.get("split_level", "image"))
     limits = [
         _SPLIT_LIMITS[level] + _embargo(manifest.training),
-        "Knows only the labels above: whatever else it is shown becomes one of them. " + _unfamiliar(manifest.novelty),
+        "The model knows the labels above alone and gives one of them for any image. " + _ood(manifest.novelty),
         _other_microscopes(manifest.metrics),
     ]
     if manifest.training.get("synthetic"):
-        limits.insert(0, "SYNTHETIC: trained and tested on drawn images. Its figures say nothing about blood.")
+        limits.insert(0, "SYNTHETIC: trained and tested on drawn images. Its figures do not apply to real blood.")
     source = str(manifest.golden.get("source", ""))
     if "synthetic" in source:
-        limits.append("The golden images inside the file are synthetic.")
+        limits.append("The golden images in the file are synthetic.")
     return "\n".join(f"- {limit}" for limit in limits)
 
 
@@ -161,44 +157,44 @@ def _embargo(training: dict[str, Any]) -> str:
         return ""
     left_out = sum(training.get("left_out", {}).values())
     return (
-        f" No image within {training['embargo']} file numbers of one of them was trained on; {left_out:,} images were "
+        f" No training image is within {training['embargo']} file numbers of a test image; {left_out:,} images were "
         "left out for that, or as duplicates."
     )
 
 
-def _unfamiliar(novelty: dict[str, Any]) -> str:
+def _ood(novelty: dict[str, Any]) -> str:
     if not novelty:
-        return "It can't tell what is unlike its training images."
+        return "It has no out-of-distribution detector."
     return (
-        "edgeall asks for review of images whose features are unlike the training images', which other programs don't; "
-        f"of clean validation images it asks for {novelty['reviewed']:.4f}."
+        "edgeall sends out-of-distribution images to review, by their features; other programs do not. Share of the "
+        f"unchanged validation images: {novelty['reviewed']:.4f}."
     )
 
 
 def _other_microscopes(metrics: dict[str, Any]) -> str:
-    said = "Another microscope, lamp, stain or camera than the training data's changes its answers; measure before use."
+    text = "Another microscope, lamp, stain or camera than in the training data changes the predictions; measure first."
     if "robust_accuracy_mean" not in metrics:
-        return said
+        return text
     return (
-        f"{said} Under the corruptions of suite {metrics['robust_suite']}, which imitate such changes, its accuracy is "
+        f"{text} Under the corruptions of suite {metrics['robust_suite']}, which imitate such changes, its accuracy is "
         f"{metrics['robust_accuracy_mean']:.4f} on average and {metrics['robust_accuracy_worst']:.4f} at worst "
-        f"({metrics['robust_worst_at']}).{_sureness(metrics)}"
+        f"({metrics['robust_worst_at']}).{_robust_calibration(metrics)}"
     )
 
 
-def _sureness(metrics: dict[str, Any]) -> str:
-    """What becomes of its probabilities under those corruptions; files of older versions don't know."""
+def _robust_calibration(metrics: dict[str, Any]) -> str:
+    """Calibration and review under those corruptions; files of older versions do not record them."""
     if "robust_ece_mean" not in metrics:
         return ""
-    said = (
-        f" Its probabilities are then off by {metrics['robust_ece_mean']:.4f} on average and by "
-        f"{metrics['robust_ece_worst']:.4f} at worst (expected calibration error)"
+    text = (
+        f" The expected calibration error is then {metrics['robust_ece_mean']:.4f} on average and "
+        f"{metrics['robust_ece_worst']:.4f} at worst"
     )
     if "robust_reviewed_mean" in metrics:
-        said += f", and it asks for review of {100 * metrics['robust_reviewed_mean']:.1f} % of the images"
+        text += f"; sent to review: {100 * metrics['robust_reviewed_mean']:.1f} % of the images"
     if "robust_wrong_not_reviewed_mean" in metrics:
-        said += f"; wrong and not sent: {100 * metrics['robust_wrong_not_reviewed_mean']:.2f} %"
-    return f"{said}."
+        text += f"; wrong and not sent: {100 * metrics['robust_wrong_not_reviewed_mean']:.2f} %"
+    return f"{text}."
 
 
 def _is_interval(value: object) -> bool:

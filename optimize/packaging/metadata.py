@@ -1,7 +1,7 @@
-"""Writes TFLite metadata: the tables that other tools read, and their entries in a model's flatbuffer.
+"""Writes TFLite metadata, which other tools read, into a model's flatbuffer.
 
 Source: ``metadata_schema.fbs`` 1.0 and ``schema.fbs`` of TensorFlow Lite. MediaPipe's own writer does not import in
-its current release and tflite-support is dead.
+its current release, and tflite-support is no longer maintained.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TENSOR_AXIS_LABELS = 2
 _PARSER = "1.0.0"
 _MODEL_FIELDS = 8
 _ALIGN = 16
-"""schema.fbs aligns buffer data to 16 bytes; kernels may count on it."""
+"""schema.fbs aligns buffer data to 16 bytes; kernels may rely on it."""
 
 
 def classifier_metadata(
@@ -33,8 +33,8 @@ def classifier_metadata(
     """The ``TFLITE_METADATA`` blob of an image classifier: one RGB image in, one label per score out.
 
     Args:
-        second: name of the second output, where there is one. MediaPipe takes it for another classification; a score
-            threshold that nothing reaches has it report none of its numbers.
+        second: name of the second output, if there is one. MediaPipe treats it as another classification; an
+            unreachable score threshold keeps it from reporting its values.
     """
     builder = flatbuffers.Builder(1024)
     options = _table(builder, 2, {0: _floats(builder, (spec.mean,)), 1: _floats(builder, (spec.std,))})
@@ -57,18 +57,18 @@ def classifier_metadata(
 
 
 def with_metadata(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
-    """A copy of a model with metadata entries added, those of the same name replaced.
+    """A copy of a model with added metadata entries; entries of the same name are replaced.
 
-    Flatbuffer offsets lead forward only, so a new root table, buffer list and metadata list are put in *front*
-    of the old bytes, which stay as they are, alignment included (repacking through the generated schema moves
-    every weight). The old root becomes a few dead bytes.
+    Flatbuffer offsets point forwards only. A new root table, buffer list and metadata list are therefore written in
+    *front* of the old bytes, which do not change, alignment included (repacking through the generated schema moves
+    every weight). The old root becomes a few unused bytes.
 
     Args:
         flatbuffer: a TFLite model.
-        entries: name to content.
+        entries: content by name.
 
     Raises:
-        BundleError: not a TFLite flatbuffer, or a damaged one.
+        BundleError: not a TFLite flatbuffer, or damaged.
     """
     graph = read_graph(flatbuffer, "the converted model")
     merged = {**graph.metadata, **entries}
@@ -76,13 +76,13 @@ def with_metadata(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
 
 
 def marked(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
-    """`with_metadata`, plus the ``edgeall`` marker that states the resulting length."""
+    """`with_metadata`, and the ``edgeall`` marker with the resulting length."""
     draft = with_metadata(flatbuffer, {**entries, MARKER: MARKER_FORMAT.pack(MARKER_MAGIC, 0)})
     return with_metadata(flatbuffer, {**entries, MARKER: MARKER_FORMAT.pack(MARKER_MAGIC, len(draft))})
 
 
 class _Front:
-    """The new head of a model, written forwards; what points into the old bytes is resolved at the end."""
+    """The new head of a model, written forwards; offsets into the old bytes are resolved at the end."""
 
     def __init__(self, old: bytes) -> None:
         self.old = old
@@ -92,7 +92,7 @@ class _Front:
     def build(self, metadata: Mapping[str, bytes]) -> bytes:
         model = self._old_u32(0)
         buffers = self._old_vector(model, 4)
-        # Model: version 0 is a number; buffers 4 and metadata 6 are new; the rest points to what it pointed to.
+        # Model: field 0 is the version; buffers 4 and metadata 6 are new; the other fields keep their targets.
         offsets = {number: self._target(model, number) for number in (1, 2, 3, 5, 7)}
         root, slots = self._model_table(version=self._old_version(model), offsets=offsets)
         self._point(0, root)
@@ -135,7 +135,7 @@ class _Front:
         self.out += struct.pack("<I", len(content)) + content
 
     def _table(self, fields: int, places: Mapping[int, int], size: int) -> int:
-        """Reserve a table behind its vtable; ``places`` gives each present field's offset. Returns its position."""
+        """Reserve a table behind its vtable and return its position; ``places`` holds each present field's offset."""
         self._pad(2)
         vtable = len(self.out)
         slots = [places.get(number, 0) for number in range(fields)]
@@ -161,7 +161,7 @@ class _Front:
     def _pad(self, multiple: int) -> None:
         self.out += bytes(-len(self.out) % multiple)
 
-    # The old flatbuffer was checked by `read_graph`, so plain look-ups are safe here.
+    # `read_graph` has checked the old flatbuffer, so unchecked reads are safe here.
 
     def _old_u32(self, at: int) -> int:
         return at + int(struct.unpack_from("<I", self.old, at)[0])
@@ -196,7 +196,7 @@ def _table(
     codes: Mapping[int, int] | None = None,
     floats: Mapping[int, float] | None = None,
 ) -> int:
-    """One table from references to other objects, one-byte numbers and floats."""
+    """A table of references to other objects, one-byte numbers and floats."""
     builder.StartObject(fields)
     for number, target in offsets.items():
         builder.PrependUOffsetTRelativeSlot(number, target, 0)

@@ -1,4 +1,4 @@
-"""Puts everything a device needs into one ``model.tflite``."""
+"""Writes a packed model: everything that a device needs, in one ``model.tflite``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ...edge_runtime.tools.golden import check_golden, pixels_digest
 from .metadata import classifier_metadata, marked
 
 _SECOND = {2: "features", 4: "feature map"}
-"""What a second output is called, by its rank."""
+"""Name of a second output, by its rank."""
 
 
 def pack(
@@ -42,31 +42,31 @@ def pack(
 ) -> Path:
     """Write a packed model: the flatbuffer with TFLite metadata, then a stored zip with the rest.
 
-    The same arguments give the same bytes. The file is checked as a device would (digest, archive, golden
-    images) before it takes its name, so ``out`` is either a whole model or what it was before.
+    The same arguments give the same bytes. The file is checked as on a device (digest, archive, golden images) before
+    it gets its name, so ``out`` is either a complete model or unchanged.
 
     Args:
         flatbuffer: the converted model, ending in SOFTMAX; the first of its one or two outputs.
-        manifest: ``flatbuffer_sha256`` and ``flatbuffer_bytes`` are filled in here.
-        golden: at least one of (file name ending in ``.png``, PNG file, the model's own probabilities as
-            `Classifier.predict` gave them); see `golden_png`.
+        manifest: ``flatbuffer_sha256`` and ``flatbuffer_bytes`` are set here.
+        golden: at least one tuple of file name ending in ``.png``, PNG file, and the model's own probabilities from
+            `Classifier.predict`; see `golden_png`.
         model_card: Markdown, see `edgeall.optimize.packaging.card`.
-        out: the file to write; its folder is made.
-        novelty: what the manifest's ``novelty`` speaks of, from `edgeall.optimize.quantization.novelty.fit_novelty`.
+        out: file to write; its folder is made.
+        novelty: stored OOD detector, from `edgeall.optimize.quantization.novelty.fit_novelty`.
 
     Returns:
         ``out``.
 
     Raises:
-        BundleError: the manifest contradicts the model, a golden image is of the model's own size, or its
-            probabilities are not what the model gives.
-        DataError: the file can't be written.
+        BundleError: the manifest contradicts the model, a golden image has the model's own size, or its probabilities
+            are not those of the model.
+        DataError: the file cannot be written.
     """
     check_manifest(manifest, out.name)
     graph = read_graph(flatbuffer, out.name)
     main, outputs = graph.main, graph.main.outputs
     if probabilities_index(graph, out.name) != outputs[0]:
-        raise BundleError(f"{out.name}: its probabilities must be the first output: other programs count on it")
+        raise BundleError(f"{out.name}: the probabilities must be the first output, as other programs expect")
     second = _SECOND[len(main.tensors[outputs[1]].shape)] if len(outputs) > 1 else None
     entry = classifier_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, second)
     model = marked(flatbuffer, {METADATA: entry})
@@ -94,10 +94,10 @@ def pack(
 
 
 def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
-    """A small PNG of an image, to travel with a model as a golden one.
+    """A small PNG of an image, as a golden image of a packed model.
 
-    Its size and its aspect differ from the model's input, so that the golden check goes through fitting and
-    resizing. At 224 pixels it takes about 20 KB.
+    Its size and aspect ratio differ from the model's input, so that the golden check covers fitting and resizing. At
+    224 pixels it takes about 20 KB.
 
     Args:
         image: mode ``RGB``, any size.
@@ -145,7 +145,7 @@ def _units(probabilities: np.ndarray[Any, np.dtype[np.float32]], output: Tensor,
     scale, zero_point = output.scale[0], output.zero_point[0]
     units = np.rint(probabilities / scale).astype(int) + zero_point
     if np.abs((units - zero_point) * scale - probabilities).max() > scale / 1000:
-        raise BundleError(f"{name}: its probabilities are not ones that this integer model can give")
+        raise BundleError(f"{name}: its probabilities are impossible outputs of this integer model")
     return [int(unit) for unit in units]
 
 
@@ -154,7 +154,7 @@ def _write_archive(file: IO[bytes], members: dict[str, bytes], created: str) -> 
     if match is None:
         raise BundleError(f"manifest: created {created!r} is not like 2026-11-21T10:00:00Z")
     year, month, day, hour, minute, second = (int(part) for part in match.groups())
-    # Written at the file's end, so its offsets count from the file's start and plain `unzip` has no complaint.
+    # Written at the file's end: its offsets count from the file's start, as `unzip` expects.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for member, content in members.items():
             info = zipfile.ZipInfo(member, (year, month, day, hour, minute, second))

@@ -1,4 +1,4 @@
-"""Signs a packed model, so that a device that pins the public key takes no other."""
+"""Signs a packed model. A device that pins the public key refuses other models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ...edge_runtime.tools.atomic import atomic_write
 
 
 def make_key(key: Path) -> Path:
-    """Write a new private key to ``key``, which its owner alone may read, and the public half beside it.
+    """Write a new private key to ``key``, readable by its owner alone, and the public key beside it.
 
     Returns:
-        The public one: ``<key>.pub``.
+        Path of the public key: ``<key>.pub``.
 
     Raises:
-        DataError: one of the two exists, or can't be written.
+        DataError: one of the two files exists, or cannot be written.
         EdgeallError: `cryptography` is missing.
     """
     try:
@@ -39,30 +39,31 @@ def make_key(key: Path) -> Path:
                 file.write(pem)
     except OSError as error:
         raise DataError(
-            f"{error.filename}: can't be written ({error.strerror})", hint="a key is never overwritten: name another"
+            f"{error.filename}: can't be written ({error.strerror})",
+            hint="a key is never overwritten; give another name",
         ) from error
     return public
 
 
 def sign(model: Path, key: Path) -> dict[str, Any]:
-    """Put a signature into a packed model, in place of an older one; the file is replaced in one step.
+    """Write a signature into a packed model and replace an older one. The file is replaced in one step.
 
     Args:
-        model: a whole packed model.
+        model: packed model.
         key: Ed25519 private key in PEM.
 
     Returns:
-        model: its path; members: the names that are signed, beside the flatbuffer.
+        ``model``: its path; ``members``: names of the signed archive members.
 
     Raises:
         BundleError: the model is damaged or foreign.
-        EdgeallError: the key can't be used, see `signature.load_private_key`.
-        DataError: the file can't be written.
+        EdgeallError: the key is unusable, see `signature.load_private_key`.
+        DataError: the file cannot be written.
     """
     private = signature.load_private_key(key)
     bundle = open_bundle(model)
     if bundle.manifest is None:
-        raise BundleError(f"{model}: a foreign model, which has nowhere to put a signature", hint="sign a packed one")
+        raise BundleError(f"{model}: a foreign model, which cannot hold a signature", hint="sign a packed model")
     try:
         with atomic_write(model) as temporary, zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
             infos = [info for info in archive.infolist() if info.filename != signature.MEMBER]

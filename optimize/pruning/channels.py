@@ -16,13 +16,13 @@ from ...models.keras_compat import keras, tf
 from ...models.macs import layer_macs
 from ...models.narrow import Channels
 
-LEAST = 8
-LEAST_SHARE = 0.1
-"""Of a group's channels at least so many stay, and at least so large a share."""
+MIN_CHANNELS = 8
+MIN_SHARE = 0.1
+"""Smallest number and share of a group's channels that are kept."""
 TILE = 8
-"""Kept channels are a multiple of this: XNNPACK's kernels on NEON work on tiles of 8, and a part of one costs all."""
+"""The number of kept channels is a multiple of this: XNNPACK's NEON kernels compute whole tiles of 8 channels."""
 SLOW = 8
-"""What one MAC of a depthwise convolution takes, and one value read or written, in MACs of a dense convolution
+"""Time of one MAC of a depthwise convolution, and of one value read or written, in MACs of a dense convolution
 (docs/decisions/0006)."""
 
 
@@ -30,12 +30,13 @@ class Budget:
     """MACs of a model as a function of its channels.
 
     Args:
-        model: flat functional.
+        model: flat functional Keras model.
 
     Attributes:
-        groups: the channels that can be removed.
-        total: MACs of the model as it is.
-        time_saved: by removing one channel of each group from the model as it is, in MACs of a dense convolution.
+        groups: groups of channels that can be removed.
+        total: MACs of the unpruned model.
+        time_saved: time saved by removing one channel of each group from the unpruned model, in MACs of a dense
+            convolution.
     """
 
     def __init__(self, model: Any) -> None:
@@ -51,34 +52,34 @@ class Budget:
             self._add_time(model.get_layer(name), count, channels)
 
     def macs(self, kept: Mapping[str, int]) -> int:
-        """MACs with so many channels of each group kept; all of a group that isn't named."""
+        """MACs with ``kept`` channels by group; a group that is not named keeps all."""
         return sum(
             round(count * float(np.prod([kept.get(name, width) / width for name, width in widths.items()])))
             for count, widths in self._terms
         )
 
     def smallest(self) -> float:
-        """The smallest share of the MACs that pruning can leave."""
+        """Smallest share of the MACs that pruning can leave."""
         return self.macs({group.name: round_up(group.channels, 0) for group in self.groups}) / self.total
 
     def check(self, share: float) -> None:
-        """Raise UsageError where no network is so small."""
+        """Raise UsageError for a share below `smallest`."""
         if self.smallest() > share:
             raise UsageError(
-                f"--macs {share:g} can't be reached: with the fewest channels ({100 * LEAST_SHARE:g} % of each "
-                f"layer's, at least {LEAST}) {self.smallest():.2f} of the MACs are left",
+                f"--macs {share:g} can't be reached: with the fewest channels ({100 * MIN_SHARE:g} % of each "
+                f"layer's, at least {MIN_CHANNELS}) {self.smallest():.2f} of the MACs are left",
                 hint="ask for more, or train a smaller backbone",
             )
 
     def allocate(self, scores: Mapping[str, NDArray[np.float64]], share: float) -> dict[str, NDArray[np.int64]]:
-        """The channels to keep: the best for the time they take, across the whole network.
+        """The channels to keep: those with the highest score per time, across the whole network.
 
         Args:
-            scores: how much each channel of each group matters, ``(channels,)``, comparable between groups.
-            share: of the MACs, the most that may be left.
+            scores: importance of the channels by group, ``(channels,)``, comparable between groups.
+            share: largest share of the MACs that may be left.
 
         Returns:
-            Indices of the channels kept by group, rising; the largest network within the share.
+            Rising indices of the kept channels by group, of the largest network within the share.
 
         Raises:
             UsageError: no network is small enough.
@@ -91,7 +92,7 @@ class Budget:
             wanted = {name: int((values > threshold).sum()) for name, values in worth.items()}
             return {group.name: round_up(group.channels, wanted[group.name]) for group in self.groups}
 
-        low, high = -1, len(thresholds) - 1  # too large at ``low``, small enough at ``high``: above all no channel is
+        low, high = -1, len(thresholds) - 1  # too large at ``low``, small enough at ``high``
         while high - low > 1:
             middle = (low + high) // 2
             small_enough = self.macs(kept(thresholds[middle])) <= share * self.total
@@ -100,7 +101,7 @@ class Budget:
         return {name: np.sort(np.argsort(-scores[name], kind="stable")[:count]) for name, count in counts.items()}
 
     def _add_time(self, layer: Any, macs: int, channels: Channels) -> None:
-        """What a layer takes, shared out among the channels that it reads and makes."""
+        """Add the time of a layer to the channels that it reads and writes, per channel."""
         read, made = channels.read(layer.name), channels.made(layer.name)
         computing = macs * (SLOW if type(layer) is keras.layers.DepthwiseConv2D else 1)
         for group in {group.name: group for group in (read, made) if group}.values():
@@ -110,8 +111,8 @@ class Budget:
 
 
 def round_up(channels: int, wanted: int) -> int:
-    """How many of ``channels`` to keep where ``wanted`` are worth it."""
-    least = min(max(LEAST, round(LEAST_SHARE * channels)), channels)
+    """The number of ``channels`` to keep if ``wanted`` are worth keeping."""
+    least = min(max(MIN_CHANNELS, round(MIN_SHARE * channels)), channels)
     wanted = max(wanted, least)
     if channels < 2 * TILE:
         return wanted
@@ -121,21 +122,21 @@ def round_up(channels: int, wanted: int) -> int:
 def importance(
     model: Any, batches: Callable[[], Iterable[Any]], generator: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    """How far the logits move, to first order, when a channel is held at its mean instead of following the image.
+    """First-order change of the logits when a channel is replaced with its mean.
 
-    The mean, because the next bias or BatchNormalization learns at once what a constant channel contributes. The
-    logits, because the loss of a trained network has next to no slope. Random signs stand for all logits in one
-    backward pass (Hutchinson 1990).
+    The mean is used because the next bias or BatchNormalization quickly learns the contribution of a constant channel.
+    The logits are used because the loss of a trained network has almost no gradient. Random signs represent all logits
+    in one backward pass (Hutchinson 1990).
     Source: the Taylor criterion of Molchanov et al. 2017, "Pruning convolutional neural networks for resource
-    efficient inference"; docs/decisions/0006 has what it was chosen over.
+    efficient inference"; docs/decisions/0006 lists the alternatives.
 
     Args:
-        model: flat functional, trained, with a head.
+        model: trained, flat functional Keras model with a head.
         batches: float32 images ``(n, h, w, 3)``, the same at each of two calls.
-        generator: of the signs.
+        generator: generator of the signs.
 
     Returns:
-        For every group of channels that can be removed the mean square over the images, ``(channels,)``.
+        The mean square over the images by group, ``(channels,)``.
     """
     channels = Channels(model)
     readers = {sources(model.get_layer(name))[0].name: (g, name) for g in channels.groups for name in g.consumers}

@@ -1,9 +1,9 @@
-"""Weight clustering: the int8 weights of a layer take a few values only, and what repeats compresses.
+"""Weight clustering: the int8 weights of a layer take a few values only, which compress better.
 
-What is clustered are the integers that the file holds, a weight in units of its channel's scale: one codebook serves
-all channels of a layer, and they stay the same bytes in the file. (Clusters of float weights, as
-`tfmot.clustering` makes them, are other integers in each channel once the scales are per channel.)
-Source: Han et al. 2016, "Deep compression"; here with the codebook fixed and the weights free to change cluster.
+The clusters are over the integers in the file, which are weights in units of their channel's scale. All channels of a
+layer share one codebook and so the same bytes. (Clusters of float weights, as in `tfmot.clustering`, become different
+integers in each channel, because the scales are per channel.)
+Source: Han et al. 2016, "Deep compression"; here the codebook is fixed, and weights may change their cluster.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from sklearn.cluster import KMeans
 from ...models.keras_compat import tf
 
 LARGEST = 127
-"""Of the integers that a weight can be; every channel's largest weight is one, or minus one, of these."""
+"""Largest integer of a weight; the largest weight of every channel is plus or minus this."""
 FEWEST, MOST = 8, 128
-"""Clusters; with more than half of the 255 integers there is nothing to gain."""
+"""Range of the number of clusters. More than half of the 255 integers gain nothing."""
 
 
 def codebook(kernel: NDArray[np.float32], channel_axis: int, clusters: int) -> NDArray[np.float32]:
-    """The integers that the weights of a layer may take, by k-means over those that they take now.
+    """The integers that the weights of a layer may take, by k-means over their current integers.
 
     Args:
         kernel: float32.
-        channel_axis: of the output channels, which have a scale each.
-        clusters: at most so many, `FEWEST` to `MOST`. Zero, so that what is pruned stays so, and both `LARGEST`,
-            so that no scale changes, are among them.
+        channel_axis: axis of the output channels, which have one scale each.
+        clusters: largest number of clusters, `FEWEST` to `MOST`. They include 0, which keeps pruned weights pruned, and
+            plus and minus `LARGEST`, which keep the scales.
 
     Returns:
-        Rising whole numbers, ``(clusters,)`` or fewer.
+        Rising integers as float32, at most ``clusters``.
     """
     moved = np.moveaxis(kernel, channel_axis, -1).reshape(-1, kernel.shape[channel_axis])
     units = np.rint(moved / np.maximum(np.abs(moved).max(axis=0), 1e-8) * LARGEST)
@@ -48,7 +48,9 @@ def codebook(kernel: NDArray[np.float32], channel_axis: int, clusters: int) -> N
 
 
 def clustered(kernel: Any, channel_axis: int, integers: NDArray[np.float32]) -> Any:
-    """The kernel with every weight at the nearest of its channel's scale times ``integers``; gradients pass through.
+    """The kernel with every weight rounded to the nearest of ``integers`` times its channel's scale.
+
+    Gradients pass through unchanged.
 
     Args:
         kernel: float32 tensor.

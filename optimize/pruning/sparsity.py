@@ -1,7 +1,7 @@
-"""Unstructured magnitude pruning: the smallest weights of every layer become zero, a few more at a time.
+"""Unstructured magnitude pruning: the smallest weights of every layer become zero, step by step.
 
-tfmot's schedule, not its wrapper: `prune_low_magnitude` puts each layer's mask, threshold and step among the model's
-weights, where the running average of `edgeall.train.fit` would blur them.
+It uses tfmot's schedule without its wrapper. The wrapper, `prune_low_magnitude`, stores each layer's mask, threshold
+and step as weights of the model, where the running average of `edgeall.train.fit` would change them.
 Source: Zhu and Gupta 2017, "To prune, or not to prune: exploring the efficacy of pruning for model compression".
 """
 
@@ -16,16 +16,16 @@ from ...models.head import LOGITS
 from ...models.keras_compat import keras, load_tfmot
 
 RISING = 0.6
-"""Share of all steps in which the sparsity rises; in the rest the network recovers with what it has."""
+"""Share of all steps in which the sparsity rises. In the other steps the network recovers."""
 UPDATES = 50
-"""How often the masks are renewed while it rises."""
+"""Number of mask updates while the sparsity rises."""
 
 
 def prunable(model: Any) -> list[Any]:
     """The layers whose kernels are pruned: convolutions and dense layers.
 
-    Left whole: depthwise convolutions (a hundredth of the weights, nine to a channel), the first convolution and the
-    logits (small, and what they lose nothing makes up for), biases and BatchNormalization. Source: as above, 4.2.
+    Not pruned: depthwise convolutions (1 % of the weights, nine per channel), the first convolution and the logits
+    (small, and no other layer compensates their loss), biases and BatchNormalization. Source: as above, 4.2.
     """
     found = [layer for layer in model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)]
     first = next((layer for layer in found if isinstance(layer, keras.layers.Conv2D)), None)
@@ -33,28 +33,28 @@ def prunable(model: Any) -> list[Any]:
 
 
 def sparsity_of(model: Any) -> float:
-    """Share of zeros in the kernels of `prunable` layers, 0..1; 0 where there are none."""
+    """Share of zeros in the kernels of `prunable` layers, 0..1; 0 without such layers."""
     kernels = [layer.kernel.numpy() for layer in prunable(model)]
     weights = sum(kernel.size for kernel in kernels)
     return sum(int((kernel == 0).sum()) for kernel in kernels) / weights if weights else 0.0
 
 
 class Masks:
-    """Zeroes weights during training; `after_step` goes to `edgeall.train.fit.fit`.
+    """Sets weights to zero during training; `after_step` is an argument of `edgeall.train.fit.fit`.
 
-    A weight that is zero at the start, or after a restart, stays zero: the weights are their own record of the masks.
+    A weight that is zero at the start, or after a restart, stays zero, so no mask has to be stored.
 
     Args:
-        model: float, to be trained in place.
-        sparsity: share of zeros in each kernel at the end, from 0 (what is zero stays zero) to below 1.
-        steps: of the whole training.
+        model: float model that is trained in place.
+        sparsity: final share of zeros in each kernel, in [0, 1); 0 keeps existing zeros.
+        steps: number of steps of the whole training.
     """
 
     def __init__(self, model: Any, sparsity: float, steps: int) -> None:
         rising = max(int(steps * RISING), 1)
         every = -(-rising // UPDATES)
         self.settled = -(-rising // every) * every
-        """Steps until the masks are final."""
+        """Number of steps after which the masks are final."""
         schedule = load_tfmot().sparsity.keras.PolynomialDecay
         self._schedule = schedule(min(sparsity_of(model), sparsity), sparsity, 0, self.settled, frequency=every)
         index = {id(variable): number for number, variable in enumerate(model.weights)}
@@ -68,7 +68,7 @@ class Masks:
         renew, sparsity = self._schedule(done)
         for at, kernel in self._kernels.items():
             values = kernel.numpy()
-            values[~self._masks[at]] = 0  # not by multiplying: a zero with a sign doesn't compress
+            values[~self._masks[at]] = 0  # multiplying would give negative zeros, which do not compress
             if renew:
                 self._masks[at] = _mask(values, float(sparsity))
                 values[~self._masks[at]] = 0
@@ -77,7 +77,7 @@ class Masks:
 
 
 def _mask(kernel: NDArray[np.float32], sparsity: float) -> NDArray[np.bool_]:
-    """False for the share of smallest weights, at least for those that are zero already."""
+    """Boolean mask: False for the share of smallest weights, and for all zeros."""
     zeros = max(round(sparsity * kernel.size), int((kernel == 0).sum()))
     mask = np.ones(kernel.size, np.bool_)
     if zeros:

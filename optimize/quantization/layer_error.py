@@ -1,8 +1,8 @@
-"""Where the error of an int8 network comes from: what rounding one layer alone costs, layer by layer.
+"""The error of an int8 network by layer: the cost of rounding each layer alone.
 
-TensorFlow's QuantizationDebugger asks the same of its calibrated model: every layer is given the float network's own
-activations, and what it makes of them in int8 is compared with what it makes of them in float. Here that is done in
-Keras, for the network that post-training quantization or quantization-aware training gives.
+Like in TensorFlow's QuantizationDebugger, every layer gets the activations of the float network, and its int8 output is
+compared with its float output. Here this is done in Keras, for the network of post-training quantization or
+quantization-aware training.
 Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_debugger (its rmse/scale).
 """
 
@@ -30,33 +30,37 @@ from .placement import (
 )
 
 LayerError = dict[str, Any]
-"""layer: whose output is rounded; kind: the Keras class that computes it; scale: its rounding step;
-sqnr_db: signal to quantization noise, this layer alone in int8 (None: no noise); channel_sqnr_db: the same of a mean
-channel, where one that is lost counts as all noise (a few large channels hide it in sqnr_db); network_sqnr_db: as
-sqnr_db, with all layers before it in int8 too; rmse_scale: root mean square error of the layer alone, in steps (0.29
-is rounding and nothing else); clipped_frac: share of values outside its range; weights_sqnr_db: of its kernel (None: it
-has none); kl: Kullback-Leibler divergence in nats of the network's answer from the float one's, mean over the images,
-and max_change: the largest change of a probability, with this layer alone in int8 (None: not among the worst)."""
+"""One rounded output.
+
+- layer: name of the layer; kind: Keras class that computes the output; scale: its rounding step;
+- sqnr_db: signal to quantization noise with this layer alone in int8 (None: no noise); channel_sqnr_db: the same for a
+  mean channel, in which a lost channel counts as all noise (in sqnr_db a few large channels hide it); network_sqnr_db:
+  as sqnr_db, with all layers before it in int8 too; weights_sqnr_db: of its kernel (None: no kernel);
+- rmse_scale: root mean square error of the layer alone, in steps (0.29 is rounding alone); clipped_frac: share of
+  values outside its range;
+- kl: Kullback-Leibler divergence in nats of the network's predictions from the float ones, mean over the images, and
+  max_change: largest change of a probability, both with this layer alone in int8 (None: not among the worst).
+"""
 
 
 def layer_errors(
     folded: Any, placement: Placement, spanned: dict[str, Range], images: Iterable[Any], worst: int = 10
 ) -> list[LayerError]:
-    """What every rounded output loses.
+    """Measure the error of every rounded output.
 
     Args:
-        folded: the float network, with the weights that are quantized.
-        placement: of it, from `edgeall.optimize.quantization.placement.place`.
+        folded: the float network with the weights that are quantized.
+        placement: its placement, from `edgeall.optimize.quantization.placement.place`.
         spanned: its ranges, from `edgeall.optimize.quantization.placement.ranges`.
-        images: float32 batches ``(n, h, w, 3)``; gone through several times.
-        worst: of so many layers with the lowest ``channel_sqnr_db`` the effect on the network's answer is measured.
+        images: float32 batches ``(n, h, w, 3)``; read several times.
+        worst: number of layers with the lowest ``channel_sqnr_db`` whose effect on the predictions is measured.
 
     Returns:
-        One entry per rounded output: those whose effect was measured first, the largest ``kl`` first, then the others,
-        the lowest ``channel_sqnr_db`` first.
+        One entry per rounded output: first those whose effect was measured, by falling ``kl``, then the others, by
+        rising ``channel_sqnr_db``.
     """
     network = _Network(folded, placement, spanned)
-    step = images_at_once(folded) // 3 or 1  # three values of every activation are held
+    step = images_at_once(folded) // 3 or 1  # three values of every activation are in memory
     parts = [batch[at : at + step] for batch in images for at in range(0, len(batch), step)]
     rows = network.errors(parts)
     rows.sort(key=lambda row: math.inf if row["channel_sqnr_db"] is None else row["channel_sqnr_db"])
@@ -65,7 +69,7 @@ def layer_errors(
 
 
 def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
-    """The worst layers as a table."""
+    """Table of the worst layers."""
     from ...console.tables import table
 
     columns = ["layer", "kind", "channel dB", "SQNR dB", "network dB", "rmse/scale", "clipped", "weights dB"]
@@ -90,7 +94,7 @@ def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
 
 
 class Int8Layers:
-    """The layers of a folded network as int8 computes them, one at a time.
+    """The layers of a folded network, computed like in int8, one at a time.
 
     Args:
         folded: the float network.
@@ -105,18 +109,18 @@ class Int8Layers:
         self._rounding = {layer.name: self._with_rounded_kernel(layer) for layer in self.layers[1:]}
 
     def compute(self, layer: Any, inputs: list[Any]) -> Any:
-        """A layer's output with its kernel rounded, and rounded itself if it is a tensor in int8."""
+        """Output of a layer with a rounded kernel; rounded as well if it exists as a tensor in int8."""
         output = call(self._rounding[layer.name], inputs)
         limits = self.range_of(layer)
         return output if limits is None else rounded_output(layer, output, *limits)
 
     def range_of(self, layer: Any) -> Range | None:
-        """What its output is rounded to."""
+        """The range to which a layer's output is rounded."""
         name = self.placement.outputs.get(layer.name)
         return None if name is None else self._spanned[name]
 
     def kernels_of(self, layer: Any) -> tuple[Any, Any] | None:
-        """Its kernel as it is, and rounded; None where none is rounded."""
+        """Exact and rounded kernel of a layer; None if it has no rounded kernel."""
         if layer.name not in self.placement.kernels:
             return None
         return layer.get_weights()[0], self._rounding[layer.name].get_weights()[0]
@@ -132,36 +136,36 @@ class Int8Layers:
 
 
 class _Network(Int8Layers):
-    """A folded network that is compared with itself in int8."""
+    """A folded network, compared with itself in int8."""
 
     @property
     def names(self) -> list[str]:
         return [layer.name for layer in self.layers[1:] if layer.name in self.placement.outputs]
 
     def errors(self, parts: list[Any]) -> list[LayerError]:
-        """An entry for every rounded output, without its effect."""
+        """One entry for every rounded output, without its effect on the predictions."""
         compare = tf.function(self._compare, reduce_retracing=True)
         found = [[sums.numpy().astype(np.float64) for sums in compare(part)] for part in parts]
         return [self._row(name, np.sum(sums, axis=0)) for name, *sums in zip(self.names, *found, strict=True)]
 
     def measure_effects(self, rows: list[LayerError], parts: list[Any]) -> None:
-        """Fill in ``kl`` and ``max_change``."""
+        """Set ``kl`` and ``max_change``."""
         chosen = [row["layer"] for row in rows]
-        answer = tf.function(lambda images, which: self._answer(images, which, chosen), reduce_retracing=True)
+        predict = tf.function(lambda images, which: self._predict(images, which, chosen), reduce_retracing=True)
 
-        def answers(which: int) -> Any:
-            found = [answer(part, tf.constant(which)).numpy().astype(np.float64) for part in parts]
+        def predictions(which: int) -> Any:
+            found = [predict(part, tf.constant(which)).numpy().astype(np.float64) for part in parts]
             return np.maximum(np.concatenate(found), keras.backend.epsilon())
 
-        float32 = answers(-1)
+        float32 = predictions(-1)
         for which, row in enumerate(rows):
-            int8 = answers(which)
+            int8 = predictions(which)
             row["kl"] = max(0.0, float((float32 * np.log(float32 / int8)).sum(axis=1).mean()))
             row["max_change"] = float(np.abs(float32 - int8).max())
 
     def _compare(self, images: Any) -> Any:
-        """Of every rounded output ``(5, channels)``: sums over all places and images of the squares of signal, own and
-        accumulated noise; how many values are clipped, and how many there are."""
+        """For every rounded output ``(5, channels)``: sums over all positions and images of the squares of signal, own
+        noise and accumulated noise; number of clipped values, and of all values."""
         first = self.layers[0]
         bounds = self.range_of(first) or UNIT
         exact = {first.name: images}
@@ -172,7 +176,7 @@ class _Network(Int8Layers):
             name, before = layer.name, sources(layer)
             exact[name] = call(layer, [exact[source.name] for source in before])
             whole[name] = self.compute(layer, [whole[source.name] for source in before])
-            given = alone if fused(before[0]) else exact  # what a layer is fused into is rounded with it
+            given = alone if fused(before[0]) else exact  # a fused ReLU is rounded together with its layer
             alone[name] = self.compute(layer, [given[source.name] for source in before])
             if name in self.placement.outputs:
                 low, high = self.range_of(layer) or UNIT
@@ -217,8 +221,8 @@ class _Network(Int8Layers):
         exact, rounded = (kernel.astype(np.float64) for kernel in kernels)
         return _db(float(np.square(exact).sum()), float(np.square(rounded - exact).sum()))
 
-    def _answer(self, images: Any, which: Any, chosen: list[str]) -> Any:
-        """Probabilities with one of the ``chosen`` in int8: that of index ``which``, none if it is negative."""
+    def _predict(self, images: Any, which: Any, chosen: list[str]) -> Any:
+        """Probabilities with the layer at index ``which`` of ``chosen`` in int8; none for a negative index."""
         index = {
             part.name: chosen.index(layer.name)
             for layer in self.layers
@@ -241,7 +245,7 @@ def _branches(network: _Network, layer: Any, inputs: list[Any]) -> tuple[Callabl
 
 
 def _db(signal: float, noise: float) -> float | None:
-    """None where there is no noise."""
+    """Ratio in decibels; None without noise."""
     return None if noise <= 0 else 10 * math.log10(max(signal, 1e-30) / noise)
 
 

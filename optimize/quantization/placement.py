@@ -1,10 +1,10 @@
-"""What int8 rounds and where, for every backbone: the one table that PTQ, QAT and the error report share.
+"""The placement of int8 rounding in a network, shared by PTQ, QAT and the error report.
 
 TFLite quantizes tensors, not layers. A ReLU behind a convolution, a dense layer, an addition or a product is fused into
-it, so that what lies between exists nowhere. Pooling, padding, cropping, flattening, reshaping and concatenation run in
-their input's scale; concatenation therefore binds its inputs to one, and whatever is concatenated with its result too.
-A sigmoid's scale is fixed.
-Source: https://ai.google.dev/edge/litert/models/quantization_spec, and what the converter of TensorFlow 2.21 does.
+it, so the tensor between them does not exist. Pooling, padding, cropping, flattening, reshaping and concatenation use
+the scale of their input. A concatenation therefore gives all its inputs one scale, and so do further concatenations of
+its result. The scale of a sigmoid is fixed.
+Source: https://ai.google.dev/edge/litert/models/quantization_spec, and the converter of TensorFlow 2.21.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ SAME_RANGE = (*POOLS, layers.ZeroPadding2D, layers.Cropping2D, layers.Flatten, l
 FUSE_RELU = (*WITH_WEIGHTS, *PAIRWISE)
 
 INPUT, SIGMOID = "(input)", "(sigmoid)"
-"""Names of the ranges that are given; the others are called after a layer."""
+"""Names of the fixed ranges; the others are named after a layer."""
 UNIT: Range = (0.0, 255 / 256)
-"""TFLite's range of a sigmoid or a softmax: scale 1/256, zero point -128."""
+"""TFLite's range of a sigmoid or softmax: scale 1/256, zero point -128."""
 NARROWEST = 1e-6
-"""A tensor whose values span less is taken for one that is always zero."""
+"""A tensor with a smaller range of values counts as always zero."""
 ACTIVATIONS_BYTES = 1e9
-"""What the activations of the images in one step may take, were all of them held at once."""
+"""Largest size of all activations of the images in one step."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Which tensors are rounded, and to what.
+    """Which tensors are rounded, and to which ranges.
 
     Attributes:
-        outputs: name of every layer whose output is rounded to the name of its range; the input layer is one.
-        spans: name of a range to the layers whose values it spans.
-        fixed: name of a range that is given, to that range.
+        outputs: name of its range, by the name of every layer whose output is rounded, the input layer included.
+        spans: layers whose values a range spans, by the name of the range.
+        fixed: fixed ranges by name.
         kernels: layers whose kernel is quantized.
-        floats: layers that compute in float, in running order.
+        floats: layers that compute in float, in execution order.
     """
 
     outputs: dict[str, str]
@@ -67,22 +67,22 @@ class Placement:
 
 
 def input_range(spec: InputSpec) -> Range:
-    """What the pixels 0 and 255 become."""
+    """The values of the pixels 0 and 255 after normalization."""
     return (0 - spec.mean) / spec.std, (255 - spec.mean) / spec.std
 
 
 def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Placement:
-    """Where a network is quantized.
+    """Decide where a network is quantized.
 
     Args:
         folded: from `edgeall.optimize.quantization.fold.fold_batch_normalization`.
         bounds: from `input_range`.
-        float_layers: layers whose weights and output are left in float. What reads such an output computes in float
-            too, up to where the next output is rounded; and what shares a scale with it, as the inputs of one
-            concatenation do, is left in float with it.
+        float_layers: layers whose weights and output stay in float. A layer that reads such an output computes in
+            float too, up to the next rounded output. Layers that share a scale with it, such as the inputs of one
+            concatenation, stay in float with it.
 
     Raises:
-        UsageError: the network holds a layer whose quantization isn't known, or ``float_layers`` one that it doesn't.
+        UsageError: the network has a layer of unknown quantization, or ``float_layers`` names an unknown layer.
     """
     kept = _checked(folded, float_layers)
     outputs: dict[str, str] = {}
@@ -90,7 +90,7 @@ def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Pla
     fixed = {INPUT: bounds, SIGMOID: UNIT}
     kernels: list[str] = []
     floats: list[str] = []
-    at: dict[str, str | None] = {}  # the range that a layer's output lies in; None: it is left in float
+    at: dict[str, str | None] = {}  # range of a layer's output; None: it stays in float
     for layer in folded.layers:
         name = layer.name
         if isinstance(layer, layers.InputLayer):
@@ -118,7 +118,7 @@ def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Pla
                 at |= {one: shared for one, its in at.items() if its == other}
                 outputs |= {one: shared for one, its in outputs.items() if its == other}
             at[name] = shared
-            if isinstance(layer, (layers.AveragePooling2D, layers.ReLU)):  # the others make no new values
+            if isinstance(layer, (layers.AveragePooling2D, layers.ReLU)):  # the others compute no new values
                 outputs[name] = shared
         else:
             at[name] = outputs[name] = name
@@ -127,25 +127,25 @@ def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Pla
 
 
 def fused(layer: Any) -> bool:
-    """Whether TFLite fuses the ReLU that follows into this layer: then only the ReLU's output exists as a tensor."""
+    """Whether TFLite fuses the following ReLU into this layer, so that the ReLU's output alone exists as a tensor."""
     after = targets(layer)
     return type(layer) in FUSE_RELU and len(after) == 1 and isinstance(after[0], layers.ReLU)
 
 
 def parts_of(layer: Any) -> list[Any]:
-    """The layers that TFLite runs as one, given the last of them: the layer itself, behind what it is fused into."""
+    """The layers that TFLite runs as one operator, given the last of them."""
     before = sources(layer)[0]
     return [before, layer] if isinstance(layer, layers.ReLU) and fused(before) else [layer]
 
 
 def extremes(folded: Any, placement: Placement, batches: Iterable[Any]) -> dict[str, Range]:
-    """Of every layer that a range spans: its smallest and its largest output, each as a mean over ``batches``.
+    """Smallest and largest output of every layer that a range spans, each as a mean over ``batches``.
 
     Args:
-        folded: what ``placement`` is of.
+        folded: the network of ``placement``.
         placement: from `place`.
-        batches: float32 ``(n, h, w, 3)`` of training images. A batch goes through the network in parts where the
-            activations would not fit into `ACTIVATIONS_BYTES`; its extremes are the same.
+        batches: float32 ``(n, h, w, 3)`` of training images. A batch is processed in parts if its activations do not
+            fit into `ACTIVATIONS_BYTES`; its extremes are the same.
     """
     named = [name for span in placement.spans.values() for name in span]
     probe = keras.Model(folded.input, [folded.get_layer(name).output for name in named])
@@ -164,7 +164,7 @@ def extremes(folded: Any, placement: Placement, batches: Iterable[Any]) -> dict[
 
 
 def ranges(placement: Placement, measured: dict[str, Range]) -> dict[str, Range]:
-    """Every range by name: what its layers span, with the zero that padding needs, and never empty."""
+    """Every range by name: it spans its layers' values and the zero of padding, and is never empty."""
     found = dict(placement.fixed)
     for name, span in placement.spans.items():
         low, high = min(0.0, *(measured[one][0] for one in span)), max(0.0, *(measured[one][1] for one in span))
@@ -173,13 +173,13 @@ def ranges(placement: Placement, measured: dict[str, Range]) -> dict[str, Range]
 
 
 def rounded(network: Any, placement: Placement, spanned: dict[str, Range]) -> Any:
-    """The network that the converter makes integers of: its activations rounded, its kernels left to the converter.
+    """The network for conversion to integers: its activations are rounded, its kernels are not.
 
-    The converter rounds kernels per output channel with the symmetric scales of `fake_kernel`; handed already rounded
-    ones, it would have to recognise the pattern around depthwise kernels.
+    The converter rounds the kernels per output channel, with the symmetric scales of `fake_kernel`. It would not
+    recognise the pattern of rounding around depthwise kernels.
 
     Args:
-        network: what ``placement`` is of, or that with other weights.
+        network: the network of ``placement``, possibly with other weights.
         placement: from `place`.
         spanned: from `ranges`.
     """
@@ -191,7 +191,7 @@ def rounded(network: Any, placement: Placement, spanned: dict[str, Range]) -> An
         else:
             copy = copy_of(layer)
             output = call(copy, tensors)
-            copy.set_weights([_unlike(value, number[layer.name]) for value in layer.get_weights()])
+            copy.set_weights([_distinct(value, number[layer.name]) for value in layer.get_weights()])
         if layer.name not in placement.outputs:
             return output
         return tf.quantization.fake_quant_with_min_max_args(output, *spanned[placement.outputs[layer.name]])
@@ -200,10 +200,10 @@ def rounded(network: Any, placement: Placement, spanned: dict[str, Range]) -> An
 
 
 def rounded_input(images: Any, bounds: Range) -> Any:
-    """Normalized images as the int8 network has them.
+    """Normalized images as in the int8 network.
 
-    A zero point is a whole number: with mean and std 127.5 pixel p is (p - 128) / 127.5 there, half a step darker than
-    in float. TensorFlow's own operator, in float32, would round 127.5 down, the converter rounds it up.
+    A zero point is an integer: with mean and std 127.5, pixel p becomes (p - 128) / 127.5, half a step darker than in
+    float. TensorFlow's own operator rounds 127.5 down in float32, the converter rounds it up.
     """
     low, high = bounds
     scale = (high - low) / 255
@@ -212,10 +212,10 @@ def rounded_input(images: Any, bounds: Range) -> Any:
 
 
 def rounded_output(layer: Any, values: Any, low: Any, high: Any) -> Any:
-    """A layer's output as the int8 network has it, in the range from ``low`` to ``high``.
+    """A layer's output as in the int8 network, in the range from ``low`` to ``high``.
 
-    The mean of four int8 values often lies half-way between two others: TFLite takes the one further from int8's zero,
-    TensorFlow's operator the upper one. Below the middle of the range they would all be a step apart.
+    The mean of four int8 values often lies half-way between two integers. TFLite rounds away from int8's zero,
+    TensorFlow's operator rounds up; below the middle of the range the results would differ by one step.
     """
     if isinstance(layer, layers.AveragePooling2D):
         step = (high - low) / 255
@@ -223,14 +223,14 @@ def rounded_output(layer: Any, values: Any, low: Any, high: Any) -> Any:
     return tf.quantization.fake_quant_with_min_max_vars(values, low, high)
 
 
-def calibrated(folded: Any, spec: InputSpec, batches: Iterable[Any]) -> Any:
+def ptq(folded: Any, spec: InputSpec, batches: Iterable[Any]) -> Any:
     """Post-training quantization: `rounded`, with ranges measured on ``batches``, see `extremes`."""
     placement = place(folded, input_range(spec))
     return rounded(folded, placement, ranges(placement, extremes(folded, placement, batches)))
 
 
 def fake_kernel(kernel: Any, channel_axis: int) -> Any:
-    """A kernel rounded as the converter does it: symmetric, narrow range, one scale per output channel.
+    """A kernel rounded like in the converter: symmetric, narrow range, one scale per output channel.
 
     Args:
         kernel: float32.
@@ -240,19 +240,19 @@ def fake_kernel(kernel: Any, channel_axis: int) -> Any:
     order = [axis for axis in range(rank) if axis != channel_axis] + [channel_axis]
     moved = tf.transpose(kernel, order)
     bound = tf.stop_gradient(tf.reduce_max(tf.abs(moved), axis=tuple(range(rank - 1))))
-    bound = tf.maximum(bound, 1e-8)  # a dead channel; the op refuses an empty range
+    bound = tf.maximum(bound, 1e-8)  # a dead channel; the operator refuses an empty range
     fake = tf.quantization.fake_quant_with_min_max_vars_per_channel(moved, -bound, bound, narrow_range=True)
     return tf.transpose(fake, np.argsort(order))
 
 
 def images_at_once(model: Any, most: int = 32) -> int:
-    """How many images may go through ``model`` in one step, at least one."""
+    """Number of images that ``model`` may process in one step, at least one and at most ``most``."""
     bytes_per_image = 4 * sum(int(np.prod(layer.output_shape[1:])) for layer in model.layers[1:])
     return max(1, min(most, int(ACTIVATIONS_BYTES // bytes_per_image)))
 
 
 def _checked(folded: Any, float_layers: Collection[str]) -> set[str]:
-    """The layers whose output is left in float: those named, what is fused into them, and what shares their scale."""
+    """Layers whose output stays in float: those named, layers fused into them, and layers that share their scale."""
     names = [layer.name for layer in folded.layers[1:] if not isinstance(layer, layers.Softmax)]
     for name in float_layers:
         if name not in names:
@@ -264,8 +264,8 @@ def _checked(folded: Any, float_layers: Collection[str]) -> set[str]:
     unknown = [layer.name for layer in folded.layers[1:] if not _known(layer) and layer.name not in float_layers]
     if unknown:
         raise UsageError(
-            f"layers that can't be quantized: {', '.join(unknown)}",
-            hint="leave them in float by name, or choose --scheme dynamic",
+            f"layers that cannot be quantized: {', '.join(unknown)}",
+            hint="name them in --float-layers, or use --scheme dynamic",
         )
     kept: set[str] = set()
     reached = [folded.get_layer(name) for name in float_layers]
@@ -274,8 +274,8 @@ def _checked(folded: Any, float_layers: Collection[str]) -> set[str]:
         if layer.name in kept:
             continue
         if isinstance(layer, layers.InputLayer):
-            raise UsageError("the input is uint8: what only moves its pixels about can't be left in float")
-        if _is_sigmoid(layer):  # its output has one scale, always; it can be computed in float
+            raise UsageError("the input is uint8: a layer that only moves its pixels cannot stay in float")
+        if _is_sigmoid(layer):  # its output always has a fixed scale, but it can compute in float
             reached += sources(layer)
             continue
         kept.add(layer.name)
@@ -285,13 +285,13 @@ def _checked(folded: Any, float_layers: Collection[str]) -> set[str]:
 
 
 def _known(layer: Any) -> bool:
-    """Exact types throughout: a subclass is another layer."""
+    """Whether the quantization of a layer is known. Types are exact, because a subclass is another layer."""
     kind = type(layer)
     if kind in WITH_WEIGHTS:
         return layer.activation in (keras.activations.linear, keras.activations.relu)
     if kind is layers.ReLU:
         return not layer.negative_slope and not layer.threshold
-    if kind in PAIRWISE:  # of three, TFLite has a sum in between that no range is known of
+    if kind in PAIRWISE:  # with three inputs TFLite has an intermediate sum of unknown range
         return len(sources(layer)) == 2
     return kind in (*OWN_RANGE, *SAME_RANGE, layers.Concatenate, layers.Softmax) or _is_sigmoid(layer)
 
@@ -305,17 +305,18 @@ def _has_kernel(layer: Any) -> bool:
 
 
 def _keeps_range(layer: Any) -> bool:
-    """Whether TFLite runs it in the scale of its input. It fuses a ReLU into pooling, too, which then stays one."""
+    """Whether TFLite runs a layer in the scale of its input, as pooling and a ReLU that is fused into pooling."""
     if isinstance(layer, layers.ReLU):
         return isinstance(sources(layer)[0], POOLS)
     return type(layer) in (*SAME_RANGE, layers.Concatenate)
 
 
-def _unlike(value: Any, number: int) -> Any:
-    """The same weights but for the least that float32 can tell apart, where the converter (TensorFlow 2.21) confuses
-    equal ones: of a bias whose values are all the same it keeps one, quantized with the scale of the first channel, for
-    all channels and their different scales; and of kernels that are all zero it keeps one for several layers, which it
-    then leaves in float.
+def _distinct(value: Any, number: int) -> Any:
+    """The same weights, with the first value of constant ones changed by the smallest float32 step.
+
+    The converter (TensorFlow 2.21) merges equal constants. It keeps one value of a constant bias for all channels,
+    quantized with the scale of the first; and it keeps one all-zero kernel for several layers, which then stay in
+    float.
     """
     equal = value.size > 1 and not (value != value.flat[0]).any()
     if not equal or (value.ndim == 1 and value.flat[0] == 0):

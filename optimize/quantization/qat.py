@@ -1,11 +1,11 @@
 """Quantization-aware training: tfmot's wrappers and fake quantization, placed where TFLite will quantize.
 
-tfmot's own placement leaves the weights of a convolution that feeds a ReLU unquantized in training, gives
-depthwise kernels one scale for all channels, and starts every activation range at +-6 with a moving average
-that needs thousands of steps to leave it. Here every weight is quantized as the converter will do it (per
-channel, symmetric), every activation range starts at what was measured on training images, and the network
-is folded first (`fold`), so that what is trained is what is stored. What is rounded where is `placement`'s;
-before the first step the network is the one that post-training quantization gives.
+tfmot's own placement does not quantize the weights of a convolution that feeds a ReLU in training, gives depthwise
+kernels one scale for all channels, and starts every activation range at +-6 with a moving average that needs thousands
+of steps to leave it. Here every weight is quantized like in the converter (per channel, symmetric), every activation
+range starts at the values measured on training images, and the network is folded first (`fold`), so that the trained
+weights are the stored ones. `placement` decides what is rounded. Before the first step the network equals that of
+post-training quantization.
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference".
 """
@@ -33,31 +33,31 @@ from .placement import (
 )
 
 PLACEMENT = 4
-"""Raised when what is quantized where, or trained on what, changes: a checkpoint of before is not gone on with."""
+"""Version of placement and training. A checkpoint of another version is not resumed."""
 DECAY = 0.999
-"""Of the moving average of an activation's extremes, per step: tfmot's."""
+"""Decay of the moving average of an activation's extremes, per step, as in tfmot."""
 
 layers = keras.layers
 tfmot = load_tfmot()
 quantizers = tfmot.quantization.keras.quantizers
 Masks = Mapping[str, NDArray[Any]]
-"""Layer name to 0 and 1 in the shape of its kernel."""
+"""By layer name: 0 and 1 in the shape of the kernel."""
 Codebooks = Mapping[str, NDArray[Any]]
-"""Layer name to the integers that its weights may be."""
+"""By layer name: the integers that the weights may take."""
 
 
 @dataclass(frozen=True)
 class QuantizationAware:
-    """A trainable network and the handles that conversion needs.
+    """A trainable network, and what conversion needs of it.
 
     Attributes:
-        model: float32 in (normalized), probabilities out.
-        folded: what it was made from.
-        placement: what is quantized in it.
-        masks: of the kernels that stay sparse.
-        codebooks: of the kernels that are clustered.
-        held: every layer's own variables (kernel, bias) by layer name.
-        extremes: of every layer that a range spans.
+        model: normalized float32 input, probabilities as output.
+        folded: the network that it was made from.
+        placement: where it is quantized.
+        masks: masks of the sparse kernels.
+        codebooks: codebooks of the clustered kernels.
+        variables: kernel and bias of every layer, by layer name.
+        extremes: moving extremes of every layer that a range spans.
     """
 
     model: Any
@@ -65,20 +65,18 @@ class QuantizationAware:
     placement: Placement
     masks: Masks
     codebooks: Codebooks
-    held: dict[str, list[Any]]
+    variables: dict[str, list[Any]]
     extremes: dict[str, _Extremes]
 
     def trained(self) -> Any:
-        """The float network: as ``folded``, with the weights as they are now; those that a mask removes are zero, and
-        those of a clustered kernel are in its clusters.
-        """
+        """The float network with the current weights; masks and codebooks are applied."""
 
         def make(layer: Any, tensors: list[Any]) -> Any:
             if isinstance(layer, layers.InputLayer):
                 return tensors[0]
             copy = copy_of(layer)
             output = call(copy, tensors)
-            values = [variable.numpy() for variable in self.held[layer.name]]
+            values = [variable.numpy() for variable in self.variables[layer.name]]
             if layer.name in self.masks:
                 values[0] = values[0] * self.masks[layer.name]
             if layer.name in self.codebooks:
@@ -90,7 +88,7 @@ class QuantizationAware:
         return rebuild(self.folded, make)
 
     def measured(self) -> dict[str, Range]:
-        """The extremes of its activations as they are now, in the form of `placement.extremes`."""
+        """The current extremes of the activations, in the form of `placement.extremes`."""
         return {name: found.values() for name, found in self.extremes.items()}
 
 
@@ -101,21 +99,21 @@ def quantization_aware(
     masks: Masks | None = None,
     clusters: int | None = None,
 ) -> QuantizationAware:
-    """A trainable copy of ``folded`` that computes as the int8 network will.
+    """A trainable copy of ``folded`` that computes like the int8 network.
 
     Args:
         folded: from `edgeall.optimize.quantization.fold.fold_batch_normalization`.
         placement: from `edgeall.optimize.quantization.placement.place`.
-        measured: where the ranges of all activations start, from `edgeall.optimize.quantization.placement.extremes`.
-        masks: kernels that keep their zeros.
-        clusters: so many values in each kernel that could be pruned, see `edgeall.optimize.pruning.cluster`.
+        measured: initial extremes of all activations, from `edgeall.optimize.quantization.placement.extremes`.
+        masks: masks of the kernels that keep their zeros.
+        clusters: number of values in each prunable kernel, see `edgeall.optimize.pruning.cluster`.
     """
     books: dict[str, NDArray[Any]] = {}
     if clusters:
         axes = {layer.name: WITH_WEIGHTS[type(layer)][1] for layer in prunable(folded)}
         axes = {name: axis for name, axis in axes.items() if name in placement.kernels}
         books = {name: codebook(folded.get_layer(name).kernel.numpy(), axis, clusters) for name, axis in axes.items()}
-    held: dict[str, list[Any]] = {}
+    variables: dict[str, list[Any]] = {}
     extremes = {name: _Extremes(name, *measured[name]) for span in placement.spans.values() for name in span}
 
     def place(layer: Any, tensors: list[Any]) -> Any:
@@ -127,7 +125,7 @@ def quantization_aware(
         inner = copy_of(layer)
         inner.build(layer.input_shape)
         inner.set_weights(layer.get_weights())
-        held[name] = list(inner.weights)  # before the wrapper puts fake-quantized tensors in their place
+        variables[name] = list(inner.weights)  # the wrapper replaces them with fake-quantized tensors
         weight = _weight(layer, name in placement.kernels, (masks or {}).get(name), books.get(name))
         span = placement.spans.get(range_name, ())
         output = _Range(layer, extremes.get(name), [extremes[one] for one in span]) if span else None
@@ -136,17 +134,17 @@ def quantization_aware(
         result = call(inner, tensors)
         return tf.quantization.fake_quant_with_min_max_args(result, *given) if given else result
 
-    return QuantizationAware(rebuild(folded, place), folded, placement, masks or {}, books, held, extremes)
+    return QuantizationAware(rebuild(folded, place), folded, placement, masks or {}, books, variables, extremes)
 
 
 class _Extremes:
-    """Moving averages of the smallest and the largest output of one layer."""
+    """Moving averages of the smallest and largest output of one layer."""
 
     def __init__(self, name: str, low: float, high: float) -> None:
         self.low = tf.Variable(low, trainable=False, name=f"{name}_low", dtype=tf.float32)
         self.high = tf.Variable(high, trainable=False, name=f"{name}_high", dtype=tf.float32)
 
-    def follow(self, outputs: Any) -> None:
+    def update(self, outputs: Any) -> None:
         for variable, found in ((self.low, tf.reduce_min(outputs)), (self.high, tf.reduce_max(outputs))):
             variable.assign_sub((variable - tf.cast(found, tf.float32)) * (1.0 - DECAY))
 
@@ -155,12 +153,12 @@ class _Extremes:
 
 
 class _Weights(quantizers.Quantizer):  # type: ignore[name-defined]
-    """`fake_kernel`, or `clustered`, of the weights of this very step.
+    """Quantizes the current weights of a layer with `fake_kernel` or `clustered`.
 
     Args:
-        channel_axis: axis of the output channels in the kernel; None where it stays in float.
-        mask: of a sparse kernel.
-        integers: of a clustered one.
+        channel_axis: axis of the output channels in the kernel; None: the kernel stays in float.
+        mask: mask of a sparse kernel.
+        integers: codebook of a clustered kernel.
     """
 
     def __init__(
@@ -184,11 +182,11 @@ class _Weights(quantizers.Quantizer):  # type: ignore[name-defined]
 
 
 class _Range(quantizers.Quantizer):  # type: ignore[name-defined]
-    """Rounds to the range that everything spans which shares its scale.
+    """Rounds an output to the range of all layers that share its scale.
 
     Args:
-        layer: whose output it rounds.
-        own: the layer's extremes, moved in training; None for one whose values lie between those of its input.
+        layer: the layer whose output is rounded.
+        own: the layer's extremes, updated in training; None for a layer whose values lie between those of its input.
         span: the extremes of all layers of the range.
     """
 
@@ -196,13 +194,13 @@ class _Range(quantizers.Quantizer):  # type: ignore[name-defined]
         self.layer, self.own, self.span = layer, own, span
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        if self.own:  # attributes of the wrapper: so they are weights of the model, and in its checkpoints
+        if self.own:  # attributes of the wrapper are weights of the model, and so in its checkpoints
             layer.output_low, layer.output_high = self.own.low, self.own.high
         return {}
 
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         if training and self.own:
-            self.own.follow(inputs)
+            self.own.update(inputs)
         low = tf.minimum(0.0, tf.reduce_min([one.low for one in self.span]))
         high = tf.maximum(0.0, tf.reduce_max([one.high for one in self.span]))
         high = tf.where(high - low > NARROWEST, high, low + 1.0)
@@ -213,7 +211,7 @@ class _Range(quantizers.Quantizer):  # type: ignore[name-defined]
 
 
 class _Config(tfmot.quantization.keras.QuantizeConfig):  # type: ignore[name-defined]
-    """Which weight of a layer is quantized, and whether its output is."""
+    """Quantizers of a layer's weight and output; None: not quantized."""
 
     def __init__(self, weight: tuple[str, _Weights] | None, output: _Range | None) -> None:
         self.weight, self.output = weight, output

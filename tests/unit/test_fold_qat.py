@@ -34,11 +34,11 @@ from edgeall.optimize.quantization.convert import (
 from edgeall.optimize.quantization.fold import fold_batch_normalization
 from edgeall.optimize.quantization.placement import (
     WITH_WEIGHTS,
-    calibrated,
     extremes,
     fake_kernel,
     input_range,
     place,
+    ptq,
     ranges,
     rounded,
 )
@@ -112,7 +112,7 @@ def test_ptq_is_fully_integer_and_computes_what_was_faked(built: tuple[Any, Any]
 
 def test_nothing_is_requantized_on_the_way(built: tuple[Any, Any]) -> None:
     """Concatenation, pooling and padding work in one scale: chosen beforehand, not patched up by the converter."""
-    operators = _graph(convert(calibrated(built[1], SPEC, [IMAGES]), "ptq-int8", SPEC)).main.operators
+    operators = _graph(convert(ptq(built[1], SPEC, [IMAGES]), "ptq-int8", SPEC)).main.operators
     assert [operator.name for operator in operators].count("QUANTIZE") == 2, "uint8 in, uint8 out"
 
 
@@ -153,7 +153,7 @@ def test_masked_weights_stay_zero_from_training_into_the_file() -> None:
         folded.get_layer(name).set_weights([kernel * masks[name], *bias])
     trained = _aware(folded, masks=masks)
     for name in masks:
-        kernel = trained.held[name][0]
+        kernel = trained.variables[name][0]
         kernel.assign(kernel + 0.01 * (1 - masks[name]))  # as if something had moved them
     _one_step(trained, 1e-2)
     for name, mask in masks.items():
@@ -261,7 +261,7 @@ def test_a_layer_of_unknown_quantization_is_named_and_can_be_left_in_float() -> 
     model = fold_batch_normalization(head)
     for layer_name in ("odd_one", "logits"):
         assert place(model, BOUNDS, ["odd_one", layer_name]).floats
-    with pytest.raises(UsageError, match="can't be quantized: odd_one") as error:
+    with pytest.raises(UsageError, match="cannot be quantized: odd_one") as error:
         place(model, BOUNDS)
     assert "float" in str(error.value.hint)
     with pytest.raises(UsageError, match="no layer called 'convv'") as error:
@@ -306,7 +306,7 @@ def test_ranges_are_means_over_batches_of_the_extremes_however_many_images_fit(
 def test_fake_quantized_kernels_are_those_the_converter_stores(test_data: Path) -> None:
     model, spec, pixels = _mobilenet_v2(test_data)
     folded = fold_batch_normalization(model)
-    flatbuffer = convert(calibrated(folded, spec, [normalize(pixels, spec)]), "ptq-int8", spec)
+    flatbuffer = convert(ptq(folded, spec, [normalize(pixels, spec)]), "ptq-int8", spec)
     stored = Interpreter(model_content=flatbuffer)
     details = stored.get_tensor_details()
     depthwise = [op for op in _graph(flatbuffer).main.operators if op.name == "DEPTHWISE_CONV_2D"]
@@ -348,7 +348,7 @@ def test_post_training_schemes_keep_the_contract(scheme: str) -> None:
     model = network("residual_scaling")
     pixels = PIXELS // 4 + 60  # a narrow range: the input's scale must not follow it
     folded = fold_batch_normalization(model)
-    prepared = calibrated(folded, SPEC, [normalize(pixels, SPEC)]) if scheme == "ptq-int8" else folded
+    prepared = ptq(folded, SPEC, [normalize(pixels, SPEC)]) if scheme == "ptq-int8" else folded
     flatbuffer = convert(prepared, scheme, SPEC)
     expected = model(normalize(pixels, SPEC), training=False).numpy()
     tolerance = {"float32": 1e-5, "float16": 5e-3, "dynamic": 0.05, "ptq-int8": 0.05}[scheme]

@@ -34,7 +34,7 @@ from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import SplitEntry, load_split
 from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.reliability import reliability
 from edgeall.train.evaluation.robustness import robustness, robustness_text
 from edgeall.train.reports.plots import plot_robustness
@@ -226,13 +226,13 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
     assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
     assert f"off by {found['ece_mean']:.4f} on average" in card
-    assert f"asks for review of {100 * found['reviewed_mean']:.1f} % of the images" in card
+    assert f"sent to review: {100 * found['reviewed_mean']:.1f} % of the images" in card
     assert 'alt="Accuracy under corruption' in out.with_suffix(".report.html").read_text(encoding="utf-8")
     split = load_split(tiny_run / "split.json")
-    again = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", robust=False, progress=QUIET)
+    again = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json", robust=False), QUIET)
     assert "robustness" not in again and again["images"] == len(split.subset("test")) == found["images"]
 
 
 def test_a_run_is_not_what_a_device_runs(tiny_run: Path) -> None:
-    with pytest.raises(UsageError, match="what a device runs"):
-        evaluate(tiny_run, robust=True, progress=QUIET)
+    with pytest.raises(UsageError, match="--robustness requires a model file"):
+        evaluate(tiny_run, EvaluateSettings(robust=True), QUIET)

@@ -253,7 +253,7 @@ def test_backbones_without_weights_are_left_out(settings: SearchSettings, tmp_pa
         ({"max_latency_ms": float("nan")}, "--max-latency-ms"),
         ({"max_bytes": 0}, "--max-bytes"),
         ({"min_accuracy": 97.0}, "--min-accuracy"),
-        ({"macs": (1.0, 1.2)}, "--macs 1.2"),
+        ({"macs": (1.0, 1.2)}, r"--macs must be in \(0, 1\], got 1.2"),
         ({"schemes": ("int4",)}, "int4"),
         ({"models": ("mobilnet",)}, "mobilnet"),
         ({"sizes": (4096,)}, "4096"),
