@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
 from ...train.data import cache
-from ..quantization.convert import SCHEMES
+from ..quantization.convert import SCHEMES, check_scheme
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class CompareOptions:
 
     def checked(self) -> CompareOptions:
         """These options with the schemes in the order of `SCHEMES`. Raises UsageError for invalid ones."""
-        unknown = [scheme for scheme in self.schemes if scheme not in SCHEMES]
-        if unknown or not self.schemes:
-            named = f"no scheme called {unknown[0]!r}" if unknown else "no scheme to compare"
-            raise UsageError(named, hint=f"there are: {', '.join(SCHEMES)}")
+        if not self.schemes:
+            raise UsageError("no scheme to compare", hint=f"there are: {', '.join(SCHEMES)}")
+        for scheme in self.schemes:
+            check_scheme(scheme)
         if self.qat_epochs < 1 or not self.seconds > 0:
             raise UsageError("--qat-epochs must be at least 1, and --seconds above 0")
         ordered = tuple(scheme for scheme in SCHEMES if scheme in self.schemes)

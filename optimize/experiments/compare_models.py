@@ -132,11 +132,10 @@ def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dic
     positive, seed, labels = first.facts["positive_labels"], first.facts["settings"]["seed"], first.split.labels
     pooled = metrics_of(test, labels, probabilities, positive, "test", first.split.level, seed)
     ends = np.cumsum([len(run.test) for run in runs])[:-1]
-    index = {label: number for number, label in enumerate(labels)}
-    accuracies = []
-    for run, part in zip(runs, np.split(probabilities, ends), strict=True):
-        truth = np.array([index[entry.label] for entry in run.test])
-        accuracies.append(float((part.argmax(axis=1) == truth).mean()))
+    accuracies = [
+        float((part.argmax(axis=1) == run.subsets["test"].labels).mean())
+        for run, part in zip(runs, np.split(probabilities, ends), strict=True)
+    ]
     recalls = [row["recall"] for row in pooled["per_class"].values() if row["support"]]
     return {**pooled, "accuracies": accuracies, "balanced_accuracy": float(np.mean(recalls))}
 
@@ -162,10 +161,8 @@ def measure(
         for run, bundle, classifier in zip(runs, bundles, classifiers, strict=True)
     ]
     probabilities = np.concatenate(parts)
-    labels = runs[0].split.labels
-    index = {label: number for number, label in enumerate(labels)}
-    truth = np.array([index[entry.label] for run in runs for entry in run.test])
-    cost = compare(labels, truth, np.concatenate([run.keras for run in runs]), probabilities)
+    truth = np.concatenate([run.subsets["test"].labels for run in runs])
+    cost = compare(runs[0].split.labels, truth, np.concatenate([run.keras for run in runs]), probabilities)
     quantization = bundles[0].manifest.quantization if bundles[0].manifest else {}
     facts = {
         "files": [bundle.path for bundle in bundles],

@@ -34,8 +34,8 @@ from ...train.runs import (
     write_json,
 )
 from ..quantization.verify import predict
-from .candidate import Candidate, spec_of
-from .search_result import COSTS, alike, choose, judged, missed, plot_front, write_trials
+from .candidate import spec_of
+from .search_result import COSTS, alike, candidate_of, choose, judged, missed, plot_front, write_trials
 from .search_trial import Search, quantized
 
 SCHEMA = 1
@@ -140,7 +140,7 @@ def _hand_over(search: Search, chosen: Mapping[str, Any]) -> None:
     settings, out, progress = search.settings, search.out, search.progress
     started = time.perf_counter()
     keras.backend.clear_session()
-    candidate = Candidate(*(chosen[key] for key in ("model", "alpha", "input_size", "macs", "scheme")))
+    candidate = candidate_of(chosen)
     run, best = out / "runs" / chosen["run"], out / "best"
     progress.note(f"chosen: {candidate.describe()}; evaluating on the test subset")
     facts = load_run(run)

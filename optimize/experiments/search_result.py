@@ -150,7 +150,7 @@ def search_text(result: Mapping[str, Any]) -> str:
     shown = sorted((row for row in rows if row["outcome"] == "measured"), key=lambda row: row[result["cost"]])
     trials = [
         [
-            _candidate(row).describe(),
+            candidate_of(row).describe(),
             percent(row["accuracy"]),
             f"{row['latency_ms']:.2f} ms",
             row["file_bytes"],
@@ -194,7 +194,7 @@ def search_text(result: Mapping[str, Any]) -> str:
 
 def describe(row: Mapping[str, Any]) -> str:
     """Text of a row's candidate, see `Candidate.describe`."""
-    return _candidate(row).describe()
+    return candidate_of(row).describe()
 
 
 def figures(row: Mapping[str, Any]) -> str:
@@ -230,5 +230,6 @@ def _row(trial: Mapping[str, Any]) -> Row:
     }
 
 
-def _candidate(row: Mapping[str, Any]) -> Candidate:
+def candidate_of(row: Mapping[str, Any]) -> Candidate:
+    """The candidate of a row."""
     return Candidate(*(row[key] for key in ("model", "alpha", "input_size", "macs", "scheme")))

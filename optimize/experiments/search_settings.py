@@ -14,8 +14,8 @@ from ...models import registry
 from ...models.registry import BuildArgs
 from ...train.data.split_settings import check_embargo
 from ...train.run import TrainSettings
-from ..quantization.config import GOLDEN_SOURCES
-from ..quantization.convert import SCHEMES
+from ..quantization.config import check_golden
+from ..quantization.convert import check_scheme
 from .backbones import check_weights, weights_of
 from .candidate import Candidate
 from .trials import Axes, Space
@@ -24,6 +24,13 @@ SIZES = (96, 128, 160, 192, 224)
 """Default input sizes in pixels."""
 _ELSEWHERE = ("data", "out", "cache_dir", "trials", "min_accuracy", "storage", "study", "golden")
 """Settings that do not affect the result of a trial."""
+
+
+_OF_TRAINING = (
+    *("epochs_finetune", "batch_size", "lr_finetune", "augment", "split_by", "embargo", "val_frac", "test_frac"),
+    *("fold", "positive", "seed", "cache_dir"),
+)
+"""Settings that the training of every network takes over."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,9 @@ def check(settings: SearchSettings) -> None:
     for share in settings.macs:
         if not 0 < share <= 1:
             raise UsageError(f"--macs must be in (0, 1], got {share:g}", hint="0.5 leaves half of the MACs")
-    unknown = [scheme for scheme in settings.schemes if scheme not in SCHEMES]
-    if unknown:
-        raise UsageError(f"no scheme called {unknown[0]!r}", hint=f"there are: {', '.join(SCHEMES)}")
-    if settings.golden not in GOLDEN_SOURCES:
-        raise UsageError(f"no golden images called {settings.golden!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
+    for scheme in settings.schemes:
+        check_scheme(scheme)
+    check_golden(settings.golden)
     for option in ("models", "macs", "schemes"):
         if not getattr(settings, option):
             raise UsageError(f"--{option} must name at least one")
@@ -171,16 +176,5 @@ def training_of(settings: SearchSettings, candidate: Candidate) -> TrainSettings
         weights=weights,
         input_size=candidate.input_size,
         epochs_head=0 if weights == "none" else settings.epochs_head,
-        epochs_finetune=settings.epochs_finetune,
-        batch_size=settings.batch_size,
-        lr_finetune=settings.lr_finetune,
-        augment=settings.augment,
-        split_by=settings.split_by,
-        embargo=settings.embargo,
-        val_frac=settings.val_frac,
-        test_frac=settings.test_frac,
-        fold=settings.fold,
-        positive=settings.positive,
-        seed=settings.seed,
-        cache_dir=settings.cache_dir,
+        **{name: getattr(settings, name) for name in _OF_TRAINING},
     )

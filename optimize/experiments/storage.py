@@ -36,9 +36,8 @@ def open_storage(storage: str) -> Any:
             _truncate(Path(storage), JournalFileSymlinkLock(storage))
             return JournalStorage(JournalFileBackend(storage))
     except expected as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"--storage {storage}: can't be opened ({said})", hint="give a URL or a file's path"
+            f"--storage {storage}: can't be opened ({first_line(error)})", hint="give a URL or the path of a file"
         ) from error
 
 
@@ -66,6 +65,11 @@ def _truncate(journal: Path, lock: Any) -> None:
             os.truncate(journal, whole.rfind(b"\n") + 1)
     finally:
         lock.release()
+
+
+def first_line(error: Exception) -> str:
+    """First line of an exception's message, or the name of its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def storage_errors() -> tuple[type[Exception], ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from ...edge_runtime.errors import UsageError
 from .candidate import Candidate
 from .liveness import is_silent, release_dead, sign_of_life
-from .storage import differences, storage_errors
+from .storage import differences, first_line, storage_errors
 
 STALE_S = 6 * 3600.0
 """A running trial of another machine without a sign of life for so long counts as dead."""
@@ -129,8 +129,7 @@ class Trials:
             )
             begun = len(self._study.get_trials(deepcopy=False))
         except expected as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UsageError(f"--storage: {said}", hint="check the URL or the path") from error
+            raise UsageError(f"--storage: {first_line(error)}", hint="check the URL or the path") from error
         # Other random numbers after a restart; the same ones would draw the same candidates.
         self._random = np.random.default_rng((seed, begun))
         self._study.sampler = optuna.samplers.TPESampler(

@@ -8,9 +8,15 @@ from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
 from ..pruning.cluster import FEWEST, MOST
-from .convert import INTEGER_SCHEMES, SCHEMES
+from .convert import INTEGER_SCHEMES, check_scheme
 
 GOLDEN_SOURCES = ("test", "synthetic")
+
+
+def check_golden(source: str) -> None:
+    """Raise UsageError for an unknown source of golden images."""
+    if source not in GOLDEN_SOURCES:
+        raise UsageError(f"no golden images called {source!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,10 @@ class QuantizeConfig:
 
     def check(self) -> None:
         """Raise UsageError for invalid settings or an ``out`` that cannot be written."""
-        if self.scheme not in SCHEMES:
-            raise UsageError(f"no scheme called {self.scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
+        check_scheme(self.scheme)
         if not 0 < self.learning_rate <= 1:
             raise UsageError(f"--learning-rate must be in (0, 1], got {self.learning_rate:g}")
-        if self.golden not in GOLDEN_SOURCES:
-            raise UsageError(f"no golden images called {self.golden!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
+        check_golden(self.golden)
         if not self.integer and (self.float_layers or self.layer_report):
             option = "--float-layers" if self.float_layers else "--layer-report"
             raise UsageError(f"{option} requires an int8 scheme", hint=f"use {' or '.join(INTEGER_SCHEMES)}")

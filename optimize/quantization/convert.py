@@ -24,6 +24,12 @@ _BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 _TYPES = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8}
 
 
+def check_scheme(scheme: str) -> None:
+    """Raise UsageError for an unknown scheme."""
+    if scheme not in SCHEMES:
+        raise UsageError(f"no scheme called {scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
+
+
 def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[str] = ()) -> bytes:
     """Convert a flat Keras model to a flatbuffer with a batch size of one.
 

@@ -13,35 +13,25 @@ OPTIONAL = ("layers", "robustness", "report")
 class QuantizationResult:
     """What `edgeall.optimize.quantize.quantize` measured and wrote.
 
+    Accuracies and shares are 0..1. Differences are from Keras float32.
+
     Attributes:
-        scheme: scheme of the conversion.
         synthetic: whether the images are drawn.
         test_images: number of images of the verified subset.
-        split_level: level of the split.
-        float_accuracy: accuracy of Keras float32, 0..1.
-        accuracy: accuracy of the converted model, 0..1.
-        drop_points: accuracy lost against Keras float32, percentage points.
-        agreement: share of images with the same label as Keras float32.
-        max_abs_difference: largest difference of a probability from Keras float32.
+        float_accuracy: accuracy of Keras float32; ``accuracy`` is that of the converted model.
+        drop_points: lost accuracy, percentage points.
+        agreement: share of images with the same label.
+        max_abs_difference: largest difference of a probability.
         tflite_float: ``agreement`` and ``max_abs_difference`` of the float32 TFLite model.
         per_class: support and recall of both models by class.
-        flatbuffer_bytes: size of the flatbuffer.
         compressed_bytes: size of the flatbuffer after zlib.
-        float_flatbuffer_bytes: size of the float32 flatbuffer.
         float_layers: layers that compute in float; None: the scheme is not integer.
         sparsity_frac: share of zeros among the weights in the file.
-        clusters: see `edgeall.optimize.quantization.config.QuantizeConfig`.
         layers: see `edgeall.optimize.quantization.layer_error.LayerError`.
-        calibration: as in the manifest.
-        decision: as in the manifest.
-        novelty: as in the manifest.
-        reliability: see `edgeall.train.evaluation.reliability`; as the next two.
-        risk_coverage: risk-coverage curve.
-        review: images sent to review, and wrong predictions among them.
+        calibration: as in the manifest, like ``decision`` and ``novelty``.
+        reliability: see `edgeall.train.evaluation.reliability`, like ``risk_coverage`` and ``review``.
         robustness: see `edgeall.train.evaluation.robustness.robustness`.
-        out: path of the packed model.
-        file_bytes: its size.
-        report: path of the HTML report beside it.
+        out: path of the packed model, with ``file_bytes`` its size and ``report`` the HTML report beside it.
     """
 
     scheme: str
