@@ -36,9 +36,10 @@ from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.tools.device import describe_device, rss_bytes
 from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.edge_runtime.vision.quality import Gate
-from edgeall.rig.capture.camera import KeptOpen
+from edgeall.rig.capture.reconnecting import ReconnectingCamera
 from edgeall.rig.capture.slide import SimulatedCamera, Slide, draw_slide
-from edgeall.rig.record.record import Record, SessionNotes
+from edgeall.rig.record.record import Record
+from edgeall.rig.record.rows import SessionNotes
 from edgeall.rig.station import Station
 
 RATE, LATENCY_MS, MEMORY_FRAC = 0.8, 100.0, 0.05
@@ -92,7 +93,9 @@ def _round(model: Path, slide: Slide, seconds: float) -> dict[str, float]:
     stages = _alone(model, slide, seconds / 2)
     most = 1000 / sum(stages.values())
     with tempfile.TemporaryDirectory() as folder, Record(folder) as record:
-        station = Station(KeptOpen(lambda: _camera(slide, MORE * most)), Classifier.open(model, threads=1), record)
+        station = Station(
+            ReconnectingCamera(lambda: _camera(slide, MORE * most)), Classifier.open(model, threads=1), record
+        )
         station.start()
         try:
             session = station.start_session(SessionNotes(sample="benchmark"))
@@ -141,7 +144,7 @@ def _memory(model: Path, slide: Slide, frames: int) -> list[tuple[int, int]]:
     """Frames judged or refused so far, and resident bytes, at `CHECKPOINTS`, with a viewer that looks at each."""
     found = []
     with tempfile.TemporaryDirectory() as folder, Record(folder) as record:
-        camera = KeptOpen(lambda: SimulatedCamera(slide, seed=1, rate=None))
+        camera = ReconnectingCamera(lambda: SimulatedCamera(slide, seed=1, rate=None))
         station = Station(camera, Classifier.open(model, threads=1), record)
         station.start()
         try:

@@ -1,4 +1,4 @@
-"""The rig as a systemd service: its unit, and what it tells systemd while it runs (sd_notify)."""
+"""The rig as a systemd service: its unit file, and its notifications to systemd (sd_notify)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..edge_runtime.manifest import RESEARCH_USE
 NAME = "edgeall-rig"
 UNIT = Path(f"/etc/systemd/system/{NAME}.service")
 STATE = Path(f"/var/lib/{NAME}")
-"""Where the service may write: the record belongs below it."""
+"""The folder that the service may write to. The record must be below it."""
 WATCHDOG_S = 30
-"""Silence after which systemd ends the rig and starts it again."""
+"""systemd restarts the rig after this many seconds without a notification."""
 
 _TEMPLATE = """\
-# Written by `edgeall rig --install-service`; `systemctl edit {name}` changes it for good.
+# Written by `edgeall rig --install-service`. Use `systemctl edit {name}` to change it permanently.
 [Unit]
 Description=edgeall microscope rig ({use})
 After=local-fs.target network.target time-sync.target
@@ -40,7 +40,7 @@ TimeoutStartSec=120
 TimeoutStopSec=30
 KillSignal=SIGTERM
 
-# A user of its own, which exists while it runs, and three folders that it may write to.
+# A separate user that exists while the service runs, and the folders that it may write to.
 DynamicUser=yes
 SupplementaryGroups=video
 StateDirectory={name}
@@ -55,7 +55,7 @@ TasksMax=128
 LimitNOFILE=4096
 OOMPolicy=stop
 
-# It needs cameras and the network.
+# Access to cameras and the network.
 DevicePolicy=closed
 DeviceAllow=char-video4linux rw
 DeviceAllow=char-media rw
@@ -87,10 +87,10 @@ WantedBy=multi-user.target
 
 
 def unit_text(arguments: Sequence[str]) -> str:
-    """The unit that runs ``edgeall ARGUMENTS``.
+    """The unit file that runs ``edgeall ARGUMENTS``.
 
     Args:
-        arguments: of the installed `edgeall`, paths absolute: ``["rig", "/opt/model.tflite", ...]``.
+        arguments: of the installed `edgeall`, with absolute paths: ``["rig", "/opt/model.tflite", ...]``.
 
     Raises:
         UsageError: an argument holds a line break or another control character.
@@ -100,27 +100,27 @@ def unit_text(arguments: Sequence[str]) -> str:
 
 
 def program() -> Path:
-    """The `edgeall` of this environment."""
+    """The `edgeall` executable of this environment."""
     return Path(sys.executable).parent / "edgeall"
 
 
 def install(arguments: Sequence[str], files: Sequence[Path] = (), unit: Path = UNIT) -> list[str]:
-    """Write the unit and have systemd read it; nothing is started.
+    """Write the unit file and reload systemd. Nothing is started.
 
     Args:
         arguments: see `unit_text`.
-        files: what the service must be able to read besides the program itself: the model, the users.
-        unit: where it is written.
+        files: files that the service must be able to read besides the program: the model, the users file.
+        unit: path of the unit file.
 
     Returns:
-        The commands that start and watch it.
+        The commands that start and watch the service.
 
     Raises:
-        EdgeallError: not root, or a file that the service's user can't reach, or the unit can't be written.
+        EdgeallError: not root, the service's user cannot read a file, or the unit file cannot be written.
     """
     text = unit_text(arguments)
     if os.geteuid() != 0:
-        raise EdgeallError(f"{unit}: only root may install a service", hint="run it with sudo, or print the unit first")
+        raise EdgeallError(f"{unit}: installing a service requires root", hint="run it with sudo")
     for file in (program(), *files):
         check_reachable(file)
     part = unit.with_name(f".{unit.name}.part")
@@ -130,20 +130,20 @@ def install(arguments: Sequence[str], files: Sequence[Path] = (), unit: Path = U
         os.replace(part, unit)
     except OSError as error:
         raise EdgeallError(
-            f"{unit}: can't be written ({error.strerror})", hint="is this a system with systemd?"
+            f"{unit}: cannot be written ({error.strerror})", hint="does this system use systemd?"
         ) from error
     if Path("/run/systemd/system").is_dir():
         done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, text=True)
         if done.returncode:
-            raise EdgeallError(f"systemctl daemon-reload: {done.stderr.strip()}", hint="run it by hand")
+            raise EdgeallError(f"systemctl daemon-reload: {done.stderr.strip()}", hint="run it manually")
     return [f"systemctl enable --now {unit.stem}", f"systemctl status {unit.stem}", f"journalctl -u {unit.stem} -f"]
 
 
 def check_reachable(file: Path) -> None:
-    """Raise EdgeallError unless any user may read ``file``, or list the folder that it is, and get to it."""
+    """Raise EdgeallError unless every user may read ``file``, or list it if it is a folder, and enter its parents."""
     path = file.absolute()
-    ways = [(folder, stat.S_IXOTH) for folder in ((path,) if path.is_dir() else ()) + tuple(path.parents)]
-    for place, needed in ((path, stat.S_IROTH), *ways):
+    folders = [(folder, stat.S_IXOTH) for folder in ((path,) if path.is_dir() else ()) + tuple(path.parents)]
+    for place, needed in ((path, stat.S_IROTH), *folders):
         try:
             mode = place.stat().st_mode
         except OSError as error:
@@ -151,16 +151,16 @@ def check_reachable(file: Path) -> None:
         if not mode & needed:
             right = "r" if needed == stat.S_IROTH else "x"
             raise EdgeallError(
-                f"{file}: the service's own user can't read it, {place} is closed to others",
-                hint=f"keep it in /opt or /usr/local, or open it: chmod o+{right} {place}",
+                f"{file}: the service's user cannot read it, {place} has no permission for others",
+                hint=f"move it to /opt or /usr/local, or run chmod o+{right} {place}",
             )
 
 
 def notify(state: str) -> bool:
-    """Tell systemd something: ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``, ``STATUS=...``.
+    """Send a notification to systemd: ``READY=1``, ``WATCHDOG=1``, ``STOPPING=1``, ``STATUS=...``.
 
     Returns:
-        False where nobody listens: it was not started as a service, or systemd is gone.
+        False if it was not received: the process is not a service, or systemd does not run.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -175,7 +175,7 @@ def notify(state: str) -> bool:
 
 
 def watchdog_s() -> float | None:
-    """How often systemd wants to hear ``WATCHDOG=1`` from this process; None where it doesn't."""
+    """The interval in which systemd expects ``WATCHDOG=1`` from this process, seconds; None if it does not."""
     microseconds, process = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or process not in ("", str(os.getpid())):
         return None
@@ -183,12 +183,12 @@ def watchdog_s() -> float | None:
 
 
 class Watchdog:
-    """Tells systemd that the rig lives, from a thread of its own, as long as ``alive`` says so.
+    """Notifies systemd, from a thread of its own, while ``alive`` returns True.
 
-    Where ``alive`` says no, or never returns, systemd hears nothing and starts the rig again.
+    If ``alive`` returns False, or never returns, systemd gets no notification and restarts the rig.
 
     Args:
-        alive: cheap; called a few times within the interval that systemd asks for.
+        alive: a fast function; called a few times per interval of systemd's watchdog.
     """
 
     def __init__(self, alive: Callable[[], bool]) -> None:
@@ -197,17 +197,17 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Say ``READY=1``, and begin where systemd wants it."""
+        """Send ``READY=1``, and start the watchdog if systemd expects it."""
         notify("READY=1")
         if watchdog_s() is not None:
             self._thread.start()
 
     def stop(self) -> None:
-        """Say ``STOPPING=1``, and fall silent."""
+        """Send ``STOPPING=1`` and end the watchdog."""
         self._stop.set()
         notify("STOPPING=1")
         if self._thread.is_alive():
-            self._thread.join(timeout=5)  # not for ever: `alive` may hang
+            self._thread.join(timeout=5)  # with a timeout: `alive` may hang
 
     def _run(self) -> None:
         pause_s = (watchdog_s() or WATCHDOG_S) / 4
@@ -217,8 +217,8 @@ class Watchdog:
 
 
 def _quoted(word: str) -> str:
-    """A word of ExecStart. Source: systemd.service(5), COMMAND LINES, and systemd.syntax(7)."""
+    """Quote a word of ExecStart. Source: systemd.service(5), COMMAND LINES, and systemd.syntax(7)."""
     if re.search(r"[\x00-\x1f\x7f]", word):
-        raise UsageError(f"{word!r}: a control character can't stand in a unit")
+        raise UsageError(f"{word!r}: a unit file cannot contain control characters")
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return escaped if re.fullmatch(r"[\w@%+=:,./$-]+", escaped, re.ASCII) else f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""Fixtures for the rig: a station over a small simulated slide, judged by the model that the demo ships."""
+"""Fixtures for the rig: a station on a simulated slide with the model of the demo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
     from edgeall.edge_runtime.classifier import Classifier
     from edgeall.rig.record.record import Record
-    from edgeall.rig.station import Live, Station
+    from edgeall.rig.snapshot import Live
+    from edgeall.rig.station import Station
     from edgeall.rig.web.access import Access
     from edgeall.rig.web.broadcast import Broadcast
+    from edgeall.rig.web.pictures import Explain
 
 PASSWORDS = {"olga": "operates the rig", "viktor": "looks at the rig"}
 ROLES = {"olga": "operate", "viktor": "view"}
@@ -43,16 +45,16 @@ class Rig:
     broadcast: Broadcast[Live]
 
     def session(self, sample: str = "S-1") -> int:
-        """A slide that is recorded now."""
-        from edgeall.rig.record.record import SessionNotes
+        """Start a slide."""
+        from edgeall.rig.record.rows import SessionNotes
 
         return self.station.start_session(SessionNotes(sample, "olga", "Wright", "100x oil"))
 
     def frame(self, session: int, seed: int = 0, **facts: Any) -> int:
-        """A recorded frame with an image; judged as Pre unless told otherwise."""
+        """Record a frame with an image; by default it is judged as Pre."""
         from io import BytesIO
 
-        from edgeall.rig.record.record import FrameRow
+        from edgeall.rig.record.rows import FrameRow
 
         image = BytesIO()
         grainy_image(seed, (640, 480)).save(image, "JPEG")
@@ -75,7 +77,7 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def quick_hashes() -> Iterator[None]:
-    """Argon2 as it is, but for the memory and time that it is made to take."""
+    """Argon2 with little memory and time."""
     from argon2 import PasswordHasher
 
     from edgeall.rig.web import access
@@ -94,10 +96,20 @@ def demo_classifier() -> Classifier:
     return Classifier.open(DEMO_MODEL, threads=1)
 
 
-def build_rig(folder: Path, users: Path | None = None, secure: bool = False, **page_facts: Any) -> Rig:
-    """A rig over the simulated slide, not started; without ``users`` it lets everybody in. Close its record."""
-    from edgeall.rig.capture.camera import KeptOpen, open_camera
-    from edgeall.rig.record.record import Program, Record
+def build_rig(
+    folder: Path,
+    users: Path | None = None,
+    secure: bool = False,
+    *,
+    model_sha256: str = "0" * 64,
+    unit: str = "field",
+    explain: Explain | None = None,
+) -> Rig:
+    """A rig over the simulated slide, not started. Without ``users`` everyone has access. Close its record."""
+    from edgeall.rig.capture.camera import open_camera
+    from edgeall.rig.capture.reconnecting import ReconnectingCamera
+    from edgeall.rig.record.record import Record
+    from edgeall.rig.record.rows import Program
     from edgeall.rig.station import Station
     from edgeall.rig.web.access import Access
     from edgeall.rig.web.app import create_app
@@ -105,10 +117,10 @@ def build_rig(folder: Path, users: Path | None = None, secure: bool = False, **p
     from edgeall.rig.web.page import Page
 
     classifier = demo_classifier()
-    facts = {"model": "demo", "model_sha256": "0" * 64, "labels": classifier.labels}
-    record = Record(folder, program=Program(**facts, settings={}))
-    station = Station(KeptOpen(lambda: open_camera("simulated")), classifier, record)
-    page = Page(record, **({**facts, "unit": "field", "synthetic": True} | page_facts))
+    program = Program("demo", "0" * 64, classifier.labels)
+    record = Record(folder, program=program)
+    station = Station(ReconnectingCamera(lambda: open_camera("simulated")), classifier, record)
+    page = Page(record, replace(program, model_sha256=model_sha256), unit, synthetic=True, explain=explain)
     with quick_hashes():
         access = Access(users)
     app, broadcast = create_app(station, page, access, local_names(), secure=secure)
@@ -147,7 +159,7 @@ class Served:
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """`build_rig` with a folder of its own, closed in the end."""
+    """`build_rig` with a temporary folder; closed at the end."""
     made: list[Rig] = []
 
     def make(users: Path | None = None, **settings: Any) -> Rig:

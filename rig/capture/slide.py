@@ -1,7 +1,7 @@
 """A simulated slide: a large synthetic smear, and a camera whose field of view moves over it.
 
-Drawn once; a frame is a window of it, out of focus as far as the stage has drifted, under a lamp that drifts too. What
-is in view is known: tests hold the gate and the cell finder against it. It looks like blood, but is not evidence about
+The smear is drawn once. A frame is a window of it, with a drifting focus and lamp. The ground truth of every frame is
+known: tests compare the quality gate and the cell finder with it. The images resemble blood, but are no evidence about
 blood.
 """
 
@@ -22,29 +22,29 @@ from ...edge_runtime.vision.frame import Frame
 Floats = NDArray[np.float32]
 
 PX_PER_UM = 29.0
-"""A 100x objective: a red cell takes a sixth of a frame 1280 pixels wide, as in the public sets of smears."""
+"""A 100x objective: a red cell is a sixth of a 1280-pixel frame wide, as in public data sets of smears."""
 LAMP = np.array((236.0, 232.0, 228.0), np.float32)
-"""The empty field's colour, R, G, B."""
-# Absorbance (R, G, B) at density 1, as published smears show them.
+"""Colour of the empty field, R, G, B."""
+# Absorbance (R, G, B) at density 1, estimated from published smears.
 _NUCLEUS = np.array((0.95, 1.55, 0.40), np.float32)
 _CYTOPLASM = np.array((0.62, 0.70, 0.22), np.float32)
 _RED_CELL = np.array((0.30, 0.55, 0.50), np.float32)
 _EMPTY_FRAC, _THICK_FRAC = 0.22, 0.77
-"""Of the slide's width: nothing lies before the first, cells lie on one another behind the second."""
+"""Fractions of the slide's width: the slide is empty before the first, cells overlap after the second."""
 _EDGE_PX = 0.2 * PX_PER_UM
-"""What the objective resolves."""
+"""Resolution of the objective."""
 _RED_CELL_UM2 = 39.6
 _DWELL, _MOVE = 30, 6
-"""Frames that the stage rests, and that it takes to the next place."""
+"""Number of frames that the stage rests, and that it moves to the next place."""
 _DETOURS = {5: "empty", 10: "thick"}
-"""Of every twelve places, those that are not in the monolayer."""
+"""The places, of every twelve, that are not in the monolayer."""
 _NOISE = 3
-"""Grey levels up or down that the sensor is off at most."""
+"""Maximum sensor noise, grey levels."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of nucleated cell: its nucleus's diameter, the nucleus's share of the cell's, and its segments."""
+    """One kind of nucleated cell: diameter of the nucleus, its ratio to the cell's diameter, number of segments."""
 
     nucleus_um: tuple[float, float]
     ratio: tuple[float, float]
@@ -62,7 +62,7 @@ _BYSTANDER = Kind((7.6, 9.2), (0.66, 0.76), lobes=3)
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """A nucleated cell: its box (left, top, right, bottom) in pixels, and whether it is whole inside the view."""
+    """A nucleated cell: its box (left, top, right, bottom) in pixels, and whether all of it is in the view."""
 
     box: tuple[int, int, int, int]
     whole: bool = True
@@ -70,15 +70,15 @@ class DrawnCell:
 
 @dataclass(frozen=True)
 class View:
-    """What a frame of the simulated camera shows.
+    """The ground truth of a frame of the simulated camera.
 
     Attributes:
-        left, top: of the window on the slide, pixels.
-        blur_px: standard deviation of the defocus.
-        lamp: relative to `LAMP`.
-        moving: the stage is under way.
-        zone: ``empty``, ``smear`` or ``thick``, by the middle of the window.
-        cells: the nucleated ones in view, in the window's pixels.
+        left, top: position of the window on the slide, pixels.
+        blur_px: standard deviation of the defocus, pixels.
+        lamp: brightness relative to `LAMP`.
+        moving: the stage is moving.
+        zone: ``empty``, ``smear`` or ``thick``, at the middle of the window.
+        cells: nucleated cells in view, in the window's pixels.
     """
 
     left: int
@@ -98,12 +98,12 @@ class Slide:
     boxes: tuple[tuple[int, int, int, int], ...]
 
     def zone(self, x: float) -> str:
-        """What lies at column ``x``."""
+        """The zone at column ``x``."""
         place = x / self.pixels.shape[1]
         return "empty" if place < _EMPTY_FRAC else "thick" if place > _THICK_FRAC else "smear"
 
     def cells(self, left: int, top: int, width: int, height: int) -> tuple[DrawnCell, ...]:
-        """Those in a window, with boxes cut to it."""
+        """The cells in a window, with boxes clipped to it."""
         found = []
         for x0, y0, x1, y1 in self.boxes:
             box = (max(x0 - left, 0), max(y0 - top, 0), min(x1 - left, width), min(y1 - top, height))
@@ -113,15 +113,15 @@ class Slide:
 
 
 def draw_slide(seed: int, kind: str = "Pre", size: tuple[int, int] = (6144, 3072)) -> Slide:
-    """Draw a smear: an empty edge on the left, then a monolayer of red cells with nucleated ones, then a thick end.
+    """Draw a smear: an empty left edge, then a monolayer of red cells with nucleated cells, then a thick end.
 
     Args:
         seed: the same seed and arguments give the same pixels.
         kind: of the nucleated cells, one of `KINDS`.
-        size: (width, height) in pixels; three bytes each are held.
+        size: (width, height) in pixels, three bytes per pixel.
 
     Raises:
-        UsageError: no such kind.
+        UsageError: unknown ``kind``.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of cell {kind!r}", hint=f"choose one of: {', '.join(KINDS)}")
@@ -154,15 +154,15 @@ def draw_slide(seed: int, kind: str = "Pre", size: tuple[int, int] = (6144, 3072
 
 
 class SimulatedCamera:
-    """A field of view that goes over a slide, rests, goes on; focus and lamp drift. Frame ``n`` is always the same.
+    """A field of view that moves over a slide and rests in between, with drifting focus and lamp. Deterministic.
 
     Args:
         slide: see `draw_slide`; larger than a frame.
-        seed: of the way over the slide, the drifts and the noise.
-        size: (width, height) of a frame.
-        rate: frames/s; None gives one as soon as it is asked for.
-        blur_px: the worst defocus.
-        name: how the page calls it.
+        seed: of the path over the slide, the drifts and the noise.
+        size: (width, height) of a frame, pixels.
+        rate: frames/s; None returns each frame at once.
+        blur_px: maximum defocus, pixels.
+        name: shown on the page.
     """
 
     def __init__(
@@ -186,10 +186,10 @@ class SimulatedCamera:
         self._noise = rng.integers(-_NOISE, _NOISE + 1, (size[1] + 64, size[0], 3), np.int8).view(np.uint8)
         self._number = 0
         self._due = time.monotonic()
-        self._kept: tuple[tuple[int, int, float, float], NDArray[np.uint8]] | None = None
+        self._rendered: tuple[tuple[int, int, float, float], NDArray[np.uint8]] | None = None
 
     def read(self, timeout_s: float) -> Frame:
-        """The next frame, when it is due."""
+        """Return the next frame when it is due."""
         if self._rate is not None:
             self._due = max(self._due + 1 / self._rate, time.monotonic())
             time.sleep(max(self._due - time.monotonic(), 0.0))
@@ -198,15 +198,15 @@ class SimulatedCamera:
         return Frame(self.pixels(number), datetime.now(timezone.utc), number)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: no device is held."""
 
     def view(self, number: int) -> View:
-        """The truth of frame ``number``."""
+        """The ground truth of frame ``number``."""
         place, step = divmod(number, _DWELL + _MOVE)
         (x0, y0), (x1, y1) = self._place(place), self._place(place + 1)
-        under_way = max(step - _DWELL + 1, 0) / (_MOVE + 1)
-        left, top = round(x0 + (x1 - x0) * under_way), round(y0 + (y1 - y0) * under_way)
-        # In steps: what was drawn for one frame does for the next ones.
+        progress = max(step - _DWELL + 1, 0) / (_MOVE + 1)
+        left, top = round(x0 + (x1 - x0) * progress), round(y0 + (y1 - y0) * progress)
+        # Quantized below, so that consecutive frames can share a rendered window.
         blur = self._worst * max(math.sin(2 * math.pi * number / 700 + self._focus_phase), 0.0) ** 2
         lamp = 1.0 + 0.06 * math.sin(2 * math.pi * number / 2400 + self._lamp_phase)
         width, height = self._size
@@ -215,7 +215,7 @@ class SimulatedCamera:
             top=top,
             blur_px=round(4 * blur) / 4,
             lamp=round(100 * lamp) / 100,
-            moving=under_way > 0,
+            moving=progress > 0,
             zone=self.slide.zone(left + width / 2),
             cells=self.slide.cells(left, top, width, height),
         )
@@ -225,20 +225,20 @@ class SimulatedCamera:
         view = self.view(number)
         width, height = self._size
         key = (view.left, view.top, view.blur_px, view.lamp)
-        if self._kept is None or self._kept[0] != key:
+        if self._rendered is None or self._rendered[0] != key:
             window = self.slide.pixels[view.top : view.top + height, view.left : view.left + width]
             if view.blur_px:
                 blurred = Image.fromarray(window).filter(ImageFilter.GaussianBlur(view.blur_px))
                 window = np.asarray(blurred)
-            # Far enough from both ends that the noise below can't wrap round.
+            # Clipped so that adding the noise below cannot overflow.
             levels = np.clip(np.arange(256) * view.lamp + 0.5, _NOISE, 255 - _NOISE).astype(np.uint8)
-            self._kept = key, levels[window]
+            self._rendered = key, levels[window]
         shift = (number * 7 + self._seed) % 64
-        grainy: NDArray[np.uint8] = self._kept[1] + self._noise[shift : shift + height]
+        grainy: NDArray[np.uint8] = self._rendered[1] + self._noise[shift : shift + height]
         return grainy
 
     def _place(self, place: int) -> tuple[int, int]:
-        """Left and top of the window at the stage's ``place``-th rest."""
+        """Left and top of the window at resting place number ``place``."""
         rng = np.random.default_rng((self._seed, 2, place))
         width, height = self._size
         across, down = self.slide.pixels.shape[1], self.slide.pixels.shape[0]
@@ -254,7 +254,7 @@ class SimulatedCamera:
 
 
 def _waves(rng: np.random.Generator, angle: Floats, wobble: float) -> Floats:
-    """A relative deviation of an outline by direction, smooth all round."""
+    """Relative deviation of an outline as a smooth, periodic function of the angle."""
     total = np.zeros_like(angle)
     for harmonic in range(2, 7):
         amplitude, phase = rng.normal(0, wobble / (harmonic - 1)), rng.uniform(0, 2 * math.pi)
@@ -269,13 +269,13 @@ def _grid(half: int) -> tuple[Floats, Floats]:
 
 
 def _soft(distance: Floats, edge: float) -> Floats:
-    """Signed distance, positive inside, to coverage 0..1 over an edge ``edge`` pixels wide."""
+    """Convert a signed distance, positive inside, to a coverage of 0..1 over an edge ``edge`` pixels wide."""
     cover: Floats = np.clip(distance / np.float32(edge) + np.float32(0.5), 0, 1)
     return cover
 
 
 def _red_cell(rng: np.random.Generator) -> NDArray[np.uint16]:
-    """A stamp (side, side, 3) of what it lets through, 256 being everything."""
+    """A stamp of transmittance (side, side, 3); 256 is full transmittance."""
     radius = 3.55 * PX_PER_UM * rng.normal(1.0, 0.05)
     x, y = _grid(int(1.2 * radius) + 2)
     rho = np.hypot(x, y)
@@ -287,7 +287,7 @@ def _red_cell(rng: np.random.Generator) -> NDArray[np.uint16]:
 
 
 def _nucleated(rng: np.random.Generator, kind: Kind) -> tuple[Floats, Floats]:
-    """A cell as a patch of colour (side, side, 3) and its coverage (side, side)."""
+    """A cell as a colour patch (side, side, 3) and its coverage (side, side)."""
     nucleus = rng.uniform(*kind.nucleus_um) / 2 * PX_PER_UM
     cell = nucleus / rng.uniform(*kind.ratio)
     x, y = _grid(int(1.25 * cell) + 2)
@@ -316,7 +316,7 @@ def _nucleated(rng: np.random.Generator, kind: Kind) -> tuple[Floats, Floats]:
 def _window(
     pixels: NDArray[np.uint8], side: int, x: float, y: float
 ) -> tuple[tuple[slice, slice], tuple[slice, slice], int, int]:
-    """Where a square patch about (x, y) meets the slide: slices of the slide and of the patch; its left and top."""
+    """Overlap of the slide and a square patch centred at (x, y): slices of both, and the patch's left and top."""
     left, top = round(x) - side // 2, round(y) - side // 2
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
@@ -329,7 +329,7 @@ def _multiply(pixels: NDArray[np.uint8], stamp: NDArray[np.uint16], x: float, y:
 
 
 def _lay(pixels: NDArray[np.uint8], patch: Floats, cover: Floats, x: float, y: float) -> tuple[int, int, int, int]:
-    """Lay a cell over what is there; returns its box on the slide."""
+    """Blend a cell into the slide; returns its box on the slide."""
     there, part, left, top = _window(pixels, len(cover), x, y)
     whole = cover[part][..., None]
     pixels[there] = (pixels[there] * (1 - whole) + patch[part] * whole + 0.5).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The record's database: one table of rows that can only be appended to, each chained by SHA-256 to the one before.
+"""The record's database: one append-only table of rows, each chained by SHA-256 to the row before it.
 
-A row is a JSON object in canonical form (`canonical`). Its digest is the SHA-256 of the digest before it, a line feed
-and that text. Columns to search by are computed from the text by SQLite, so that nothing beside it can disagree.
+A row is a JSON object in canonical form (`canonical`). Its digest is the SHA-256 of the previous digest, a line feed
+and the row's text. SQLite computes the columns for searching from the text, so they cannot disagree with it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ...edge_runtime.errors import EdgeallError
 
 DATABASE = "record.sqlite"
 FIRST = "0" * 64
-"""What the first row is chained to."""
+"""The digest before the first row."""
 BUSY_S = 30.0
-"""How long a writer waits for another process that writes."""
+"""Timeout of a writer that waits for another writing process."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -61,15 +61,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
     ),
 )
-"""What leads from each version of the file to the next; the version is SQLite's ``user_version``."""
+"""The statements that lead from each file version to the next. The version is SQLite's ``user_version``."""
 
 
 class RecordError(EdgeallError):
-    """A record that can't be opened, read or written."""
+    """A record cannot be opened, read or written."""
 
 
 class RecordFullError(RecordError):
-    """There is no room for another row; nothing was written and nothing overwritten."""
+    """The disk has no room for another row. Nothing was written or overwritten."""
 
 
 def now() -> str:
@@ -78,45 +78,45 @@ def now() -> str:
 
 
 def timestamp(moment: datetime) -> str:
-    """``moment`` as `now` writes it. Raises ValueError for one without a time zone."""
+    """``moment`` in the format of `now`. Raises ValueError if it has no time zone."""
     if moment.tzinfo is None:
-        raise ValueError(f"{moment}: a time without a time zone")
+        raise ValueError(f"{moment}: has no time zone")
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def moment(text: str) -> datetime:
-    """What `timestamp` wrote."""
+    """The inverse of `timestamp`."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def canonical(row: Mapping[str, Any]) -> str:
-    """The one text of a row: JSON in ASCII, keys sorted, no blanks. Raises ValueError for NaN and infinity."""
+    """The canonical text of a row: ASCII JSON, sorted keys, no spaces. Raises ValueError for NaN and infinity."""
     return json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def chained(previous: str, text: str) -> str:
-    """The hex digest of the row ``text`` behind the row with the digest ``previous``."""
+    """The hex digest of the row ``text`` that follows the row with the digest ``previous``."""
     return hashlib.sha256(f"{previous}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def open_writer(folder: Path) -> sqlite3.Connection:
-    """Open the database for writing; make it, or bring it up to this version, where needed.
+    """Open the database for writing. Creates it, or migrates it to this version, if needed.
 
     WAL with synchronous=FULL: a COMMIT returns when its rows are on the disk.
 
     Raises:
-        RecordError: not a database, another program's, of a newer version, or on a file system that can't do WAL.
-        RecordFullError: no room to make it.
+        RecordError: not a database, another program's, of a newer version, or on a file system without WAL support.
+        RecordFullError: the disk is full.
     """
     path = folder / DATABASE
-    with translated(path):
+    with translate_errors(path):
         database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             _check_version(database, path)
             mode = database.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise RecordError(
-                    f"{path}: this file system can't keep a write-ahead log",
+                    f"{path}: this file system does not support a write-ahead log",
                     hint="put the record on a local disk, not on a network share",
                 )
             database.execute("PRAGMA synchronous = FULL")
@@ -130,24 +130,24 @@ def open_writer(folder: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to look things up in, which changes nothing; works from a read-only disk as well.
+    """A read-only connection; also works on a read-only disk.
 
     Raises:
-        RecordError: no record there, or one that this version can't read.
+        RecordError: there is no record, or this version cannot read it.
     """
     path = folder / DATABASE
     try:
         there = path.is_file()
     except OSError as error:
-        raise RecordError(f"{path}: can't be read ({error.strerror})", hint="is its disk in order?") from error
+        raise RecordError(f"{path}: cannot be read ({error.strerror})", hint="check its disk") from error
     if not there:
         raise RecordError(f"{folder}: no record here ({DATABASE} is missing)", hint="check the path")
-    # A connection to a log needs a file beside it, also to read. Without a log there is nothing to coordinate.
+    # With a write-ahead log, even a reader needs write access to the file beside it. Without a log it does not.
     read_only = not os.access(folder, os.W_OK)
     with_log = path.with_name(f"{DATABASE}-wal").exists()
     how = "mode=rw" if not read_only else "mode=ro" if with_log else "immutable=1"
     with (
-        translated(path),
+        translate_errors(path),
         closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=BUSY_S)) as database,
     ):
         database.execute("PRAGMA query_only = ON")
@@ -155,7 +155,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
         if version < len(MIGRATIONS):
             raise RecordError(
                 f"{path}: written by an older edgeall (format {version}, this version reads {len(MIGRATIONS)})",
-                hint="start `edgeall rig` on it once, which brings it up to date",
+                hint="start `edgeall rig` on it once to migrate it",
             )
         database.row_factory = sqlite3.Row
         yield database
@@ -163,25 +163,25 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def appending(database: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """A transaction that holds off every other writer. It is on the disk when the block ends, or has not been at all.
+    """A transaction that excludes every other writer. At the end of the block it is on the disk, or was rolled back.
 
     Raises:
-        RecordFullError: no room for it.
+        RecordFullError: the disk is full.
         RecordError: the database refuses it.
     """
-    with translated(path):
+    with translate_errors(path):
         database.execute("BEGIN IMMEDIATE")
         try:
             yield
             database.execute("COMMIT")
         except BaseException:
-            if database.in_transaction:  # a full disk has rolled back already
+            if database.in_transaction:  # on a full disk SQLite has rolled back already
                 database.execute("ROLLBACK")
             raise
 
 
 def append(database: sqlite3.Connection, kind: str, facts: Mapping[str, Any]) -> int:
-    """Add a row inside `appending`; returns its number, which counts from 1 over all kinds."""
+    """Add a row inside `appending`. Returns its number, which counts from 1 over all kinds."""
     last = database.execute("SELECT number, digest FROM entries ORDER BY number DESC LIMIT 1").fetchone()
     number, previous = (last[0] + 1, last[1]) if last else (1, FIRST)
     text = canonical({**facts, "number": number, "kind": kind, "at": now()})
@@ -192,26 +192,26 @@ def append(database: sqlite3.Connection, kind: str, facts: Mapping[str, Any]) ->
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """What SQLite says against ``path`` as a RecordError."""
+def translate_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors as RecordError."""
     try:
         yield
     except sqlite3.DatabaseError as error:
         if "full" in str(error):
             raise full(path) from error
-        raise RecordError(f"{path}: {error}", hint="edgeall record verify says whether it is damaged") from error
+        raise RecordError(f"{path}: {error}", hint="run `edgeall record verify`") from error
 
 
 def full(path: Path) -> RecordFullError:
-    """The error of a disk without room."""
+    """The error for a full disk."""
     return RecordFullError(
-        f"{path}: the disk is full; judging has stopped, what is recorded is kept",
-        hint="free some space; `edgeall record prune`, which writes a row itself, then removes old images",
+        f"{path}: the disk is full; judging has stopped, recorded data is kept",
+        hint="free some space, then remove old images with `edgeall record prune`, which has to write a row itself",
     )
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in ``folder`` on the disk."""
+    """Flush the file names in ``folder`` to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -227,7 +227,7 @@ def _check_version(database: sqlite3.Connection, path: Path) -> int:
             hint="update edgeall",
         )
     if version == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise RecordError(f"{path}: another program's database", hint="choose another folder")
+        raise RecordError(f"{path}: the database of another program", hint="choose another folder")
     return version
 
 
@@ -235,7 +235,7 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
     if _check_version(database, path) == len(MIGRATIONS):
         return
     with appending(database, path):
-        # Asked again: another process may have been first.
+        # Checked again inside the transaction: another process may have migrated it.
         for version in range(_check_version(database, path), len(MIGRATIONS)):
             for statement in MIGRATIONS[version]:
                 database.execute(statement)

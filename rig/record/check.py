@@ -1,4 +1,4 @@
-"""Goes over a record and says everything that is not as it was written."""
+"""Verifies a record: reports every row and image that was altered or is missing."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .image_store import ImageStore
 
 @dataclass(frozen=True)
 class Problem:
-    """One alteration: the number of the row that it shows at, None for the file as a whole."""
+    """One alteration: the number of the row where it shows, None for the file as a whole."""
 
     number: int | None
-    what: str
+    text: str
 
     def __str__(self) -> str:
-        return self.what if self.number is None else f"row {self.number}: {self.what}"
+        return self.text if self.number is None else f"row {self.number}: {self.text}"
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
-        rows: in the record.
-        images: that its rows name and that must be there.
-        pruned: images that were removed on purpose, as the record itself says.
-        head: digest of the last row. Noted elsewhere, it proves later that no row up to here is gone or was changed;
-            without it nobody can see that the last rows were cut off.
-        problems: none means whole.
+        rows: number of rows in the record.
+        images: number of images that its rows name and that must exist.
+        pruned: number of images that were removed with a ``prune`` row.
+        head: digest of the last row. A copy kept elsewhere proves later that no row up to here is missing or was
+            changed. Without it, missing rows at the end cannot be detected.
+        problems: empty if the record is intact.
     """
 
     rows: int
@@ -44,33 +44,39 @@ class Verification:
     head: str
     problems: list[Problem]
 
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of ``edgeall record verify --json``."""
+        return asdict(self) | {"ok": not self.problems, "problems": [str(problem) for problem in self.problems]}
+
 
 def check(folder: Path, head: str | None = None) -> Verification:
     """Follow the chain from the first row to the last and read every image.
 
     Args:
         folder: the record's.
-        head: a head noted earlier: some row must have it.
+        head: a head noted earlier; some row must have it.
 
     Raises:
-        RecordError: no record there, or one of another version.
+        RecordError: there is no record, or it has another version.
     """
     problems: list[Problem] = []
     named: dict[str, tuple[int, str]] = {}
     prunes: list[tuple[int, str]] = []
     rows, last, met = 0, chain.FIRST, head in (None, chain.FIRST)
     with chain.reading(folder) as database:
-        database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")  # a flipped bit is to be found
+        database.text_factory = lambda text: text.decode(
+            "utf-8", "surrogateescape"
+        )  # a flipped bit must not stop the check
         problems += _damage(database)
         expected = 1
         for number, text, digest in database.execute("SELECT number, row, digest FROM entries ORDER BY number"):
             if number != expected:
-                gone = "it is" if number == expected + 1 else f"{expected} to {number - 1} are"
-                problems.append(Problem(expected, f"{gone} missing"))
+                missing = "it is" if number == expected + 1 else f"{expected} to {number - 1} are"
+                problems.append(Problem(expected, f"{missing} missing"))
             row, wrong = _read_row(number, text)
             problems += wrong
             if digest != chain.chained(last, text):
-                problems.append(Problem(number, "altered, or it does not follow the row before"))
+                problems.append(Problem(number, "altered, or does not follow the row before it"))
             if row.get("kind") == "frame" and isinstance(row.get("image"), str):
                 named[row["image"]] = (number, str(row.get("at")))  # the last frame that names it decides
             if row.get("kind") == "prune":
@@ -90,15 +96,10 @@ def check(folder: Path, head: str | None = None) -> Verification:
     return Verification(rows, images, pruned, last, problems)
 
 
-def as_json(found: Verification) -> dict[str, Any]:
-    """The object of ``edgeall record verify --json``."""
-    return asdict(found) | {"ok": not found.problems, "problems": [str(problem) for problem in found.problems]}
-
-
 def check_text(found: Verification) -> str:
-    """The same for people: what is wrong, and the head to be noted."""
+    """The result as text: the problems, and the head to keep."""
     facts = {"rows": found.rows, "images": found.images, "pruned images": found.pruned, "head": found.head}
-    verdict = [f"ALTERED  {problem}" for problem in found.problems] or ["whole"]
+    verdict = [f"ALTERED  {problem}" for problem in found.problems] or ["intact"]
     return "\n".join([record(facts), "", *verdict])
 
 
@@ -108,29 +109,29 @@ def _read_row(number: int, text: str) -> tuple[dict[str, Any], list[Problem]]:
         wrong = not isinstance(row, dict) or row.get("number") != number or chain.canonical(row) != text
     except (ValueError, RecursionError, TypeError):
         row, wrong = {}, True
-    return (row if isinstance(row, dict) else {}), [Problem(number, "not a row as edgeall writes it")] if wrong else []
+    return (row if isinstance(row, dict) else {}), [Problem(number, "not in edgeall's format")] if wrong else []
 
 
 def _check_image(store: ImageStore, image: str, number: int) -> list[Problem]:
     if store.path(image) is None:
         return [Problem(number, f"its image {image} is missing")]
     try:
-        return [] if store.is_whole(image) else [Problem(number, f"its image {image} was altered")]
+        return [] if store.is_intact(image) else [Problem(number, f"its image {image} was altered")]
     except OSError as error:
-        return [Problem(number, f"its image {image} can't be read ({error.strerror})")]
+        return [Problem(number, f"its image {image} cannot be read ({error.strerror})")]
 
 
 def _damage(database: sqlite3.Connection) -> list[Problem]:
-    """What SQLite itself finds, and columns or guards that somebody took off, changed or added."""
+    """Errors that SQLite finds, and tables, indexes or triggers that were removed, changed or added."""
     found = [text for (text,) in database.execute("PRAGMA integrity_check") if text != "ok"]
-    with closing(sqlite3.connect(":memory:")) as as_made:
+    with closing(sqlite3.connect(":memory:")) as new:
         for statement in (statement for script in chain.MIGRATIONS for statement in script):
-            as_made.execute(statement)
-        made, there = _schema(as_made), _schema(database)
-    for name in sorted(made.keys() | there.keys()):
-        if made.get(name) != there.get(name):
-            what = "is missing" if name not in there else "was altered" if name in made else "was added"
-            found.append(f"{name} {what}")
+            new.execute(statement)
+        expected, actual = _schema(new), _schema(database)
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            change = "is missing" if name not in actual else "was altered" if name in expected else "was added"
+            found.append(f"{name} {change}")
     return [Problem(None, f"{chain.DATABASE}: {text}") for text in found]
 
 

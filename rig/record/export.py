@@ -1,4 +1,4 @@
-"""What leaves a record: a table of frames, their images, and the reviewed ones as a folder for `edgeall train`."""
+"""Exports of a record: tables of frames and cells, images, and reviewed images as a folder for `edgeall train`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ...edge_runtime.errors import ImageError, UsageError
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.manifest import RESEARCH_USE
 from ...edge_runtime.vision.cells import cut_out
-from .record import Record, RecordedFrame, RecordError, Session
+from .chain import RecordError
+from .record import Record
+from .rows import RecordedFrame, Session
 
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "source_sha256"),
@@ -36,17 +38,17 @@ CELL_COLUMNS = (
 
 
 def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]:
-    """Write all that a record holds of a session into a new folder.
+    """Write everything that a record has on a session into a new folder.
 
-    ``frames.csv``, ``cells.csv``, ``images/``, ``training/<label>/`` (the reviewed ones) and ``session.json`` (notes,
-    summary, and the head of the chain that all this was taken from).
+    ``frames.csv``, ``cells.csv``, ``images/``, ``training/<label>/`` (the reviewed images) and ``session.json`` (notes,
+    summary, and the head of the chain at the time of the export).
 
     Raises:
         RecordError: no such session.
-        UsageError: the folder holds something already.
+        UsageError: the folder is not empty.
     """
     session = record.session(session_id)
-    _make(out)
+    _create(out)
     rows = export_csv(record, session_id, out / "frames.csv")
     cells = export_cells(record, session_id, out / "cells.csv")
     images = 0
@@ -65,13 +67,13 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
 
 
 def export_csv(record: Record, session_id: int, out: Path) -> int:
-    """Write a line for each frame of a session, oldest first; returns how many. Raises RecordError where none is."""
+    """Write a CSV line for each frame of a session, oldest first; returns their number. Raises RecordError."""
     session = record.session(session_id)
     return _write(out, COLUMNS, (_values(session, frame) for frame in record.each_frame(session_id)))
 
 
 def export_cells(record: Record, session_id: int, out: Path) -> int:
-    """The same with a line for each cell that a model of cells judged."""
+    """Write a CSV line for each judged cell of a session; returns their number. Raises RecordError."""
     session = record.session(session_id)
     frames = record.each_frame(session_id)
     return _write(out, CELL_COLUMNS, (row for frame in frames for row in _values_of_cells(session, frame)))
@@ -87,14 +89,14 @@ def _write(out: Path, columns: Sequence[str], lines: Iterable[Mapping[str, objec
                 writer.writerow({name: as_text(value) for name, value in line.items()})
                 count += 1
     except FileExistsError as error:
-        raise UsageError(f"{out}: is there already", hint="choose another name") from error
+        raise UsageError(f"{out}: already exists", hint="choose another name") from error
     return count
 
 
 def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
-    """Of one line, by the names of `COLUMNS`."""
-    row, standing = frame.row, {review.cell: review for review in frame.reviews}
-    notes = [(cell, review.note) for cell, review in standing.items() if review.note]
+    """The values of one line, by the names of `COLUMNS`."""
+    row, last = frame.row, {review.cell: review for review in frame.reviews}
+    notes = [(cell, review.note) for cell, review in last.items() if review.note]
     return {
         "frame": frame.id,
         "session": session.id,
@@ -113,7 +115,7 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "probability": row.probability,
         "review_asked": "yes" if row.review else "no",
         "review_reason": row.review_reason,
-        "reviewed_by": "; ".join(dict.fromkeys(review.by for review in standing.values())),
+        "reviewed_by": "; ".join(dict.fromkeys(review.by for review in last.values())),
         "review_note": "; ".join(note if cell is None else f"cell {cell + 1}: {note}" for cell, note in notes),
         "cells": len(row.cells),
         "model_cell_labels": json.dumps(Counter(cell["label"] for cell in row.cells), ensure_ascii=False),
@@ -128,12 +130,12 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
 
 
 def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[str, object]]:
-    """Of each cell's line, by the names of `CELL_COLUMNS`."""
+    """The values of each cell's line, by the names of `CELL_COLUMNS`."""
     of_frame = _values(session, frame)
     shared = {name: of_frame[name] for name in _OF_FRAME}
-    standing = {review.cell: review for review in frame.reviews}
+    last = {review.cell: review for review in frame.reviews}
     for index, (cell, label) in enumerate(zip(frame.row.cells, frame.cell_labels, strict=True)):
-        review = standing.get(index)
+        review = last.get(index)
         yield (
             shared
             | dict(zip(("left", "top", "right", "bottom"), cell["box"], strict=True))
@@ -153,24 +155,24 @@ def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[st
 def export_training(record: Record, folder: Path, session_id: int | None = None) -> dict[str, int]:
     """Write the reviewed images as ``folder/<label>/<image>``, the layout that `edgeall train` reads.
 
-    A reviewed frame is copied as it was recorded; a reviewed cell is cut out of it as models of cells see it, a
-    square, and saved as PNG. The last review of each counts. Images that were pruned, damaged or never saved are left
-    out; `edgeall record verify` says which are damaged.
+    A reviewed frame is copied as it was recorded. A reviewed cell is cropped to a square, as cell models see it, and
+    saved as PNG. The last review of each counts. Images that were pruned, damaged or never saved are left out;
+    `edgeall record verify` lists the damaged ones.
 
     Args:
         record: the record.
-        folder: a new or empty one.
-        session_id: None takes all sessions.
+        folder: new or empty.
+        session_id: None for all sessions.
 
     Returns:
-        Images of each label.
+        The number of images of each label.
 
     Raises:
         RecordError: no such session.
-        UsageError: the folder holds something already.
+        UsageError: the folder is not empty.
     """
     sessions = [session.id for session in record.sessions()] if session_id is None else [session_id]
-    _make(folder)
+    _create(folder)
     written: Counter[str] = Counter()
     for number in sessions:
         for frame in record.frames(number, review="done", limit=None):
@@ -202,13 +204,13 @@ def _copy(record: Record, digest: str, to: Path) -> int:
     return 1
 
 
-def _make(folder: Path) -> None:
+def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
+        used = any(folder.iterdir())
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{folder}: not a folder", hint="choose another name") from error
     except OSError as error:
-        raise RecordError(f"{folder}: can't be written ({error.strerror})") from error
-    if taken:
-        raise UsageError(f"{folder}: holds something already", hint="choose a new folder")
+        raise RecordError(f"{folder}: cannot be written ({error.strerror})") from error
+    if used:
+        raise UsageError(f"{folder}: is not empty", hint="choose a new folder")

@@ -1,4 +1,4 @@
-"""The record's images: files named by the SHA-256 of their content, on the disk before anything speaks of them."""
+"""The record's images: files named by the SHA-256 of their content, on the disk before any row names them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ImageStore:
-    """``images/ab/ab12....jpg``; ``incoming/`` holds what is being written.
+    """``images/ab/ab12....jpg``; ``incoming/`` holds files that are being written.
 
     Args:
-        folder: the record's; nothing is made in it before the first image.
+        folder: of the record; nothing is created in it before the first image.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,39 +30,41 @@ class ImageStore:
         self._incoming = folder / "incoming"
 
     def path(self, digest: str) -> Path | None:
-        """Where the image lies; None for what is no digest, or of no image here."""
+        """The path of an image; None if there is none or ``digest`` is invalid."""
         if not _DIGEST.fullmatch(digest):
             return None
         path = self._place(digest)
         return path if path.is_file() else None
 
     def save(self, jpeg: bytes) -> str:
-        """Write an image and have it, and its name, on the disk; one that is there already is left as it is.
+        """Write an image and flush it and its name to the disk. An existing image is left unchanged.
 
         Returns:
             Its digest.
 
         Raises:
-            RecordFullError: no room; nothing of it is left.
-            RecordError: it can't be written, or a file of its name with other content is in its place.
+            RecordFullError: the disk is full; no part of the image is left.
+            RecordError: it cannot be written, or its file exists with other content.
         """
         digest = hashlib.sha256(jpeg).hexdigest()
         path = self._place(digest)
         try:
             if path.exists():
                 if path.read_bytes() != jpeg:
-                    raise RecordError(f"{path}: altered since it was recorded", hint="edgeall record verify says more")
-                sync_folder(path.parent)  # whoever wrote it may have been killed before this
+                    raise RecordError(
+                        f"{path}: altered since it was recorded", hint="check it with `edgeall record verify`"
+                    )
+                sync_folder(path.parent)  # its writer may have been killed before this
                 return digest
             self._write(jpeg, path)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise full(path) from error
-            raise RecordError(f"{path}: can't be written ({error.strerror})", hint="check the disk") from error
+            raise RecordError(f"{path}: cannot be written ({error.strerror})", hint="check the disk") from error
         return digest
 
     def remove(self, digest: str) -> int:
-        """Delete an image; returns the bytes freed, 0 where it was gone already."""
+        """Delete an image. Returns the bytes freed, 0 if it did not exist."""
         path = self._place(digest)
         try:
             size = path.stat().st_size
@@ -71,8 +73,8 @@ class ImageStore:
             return 0
         return size
 
-    def is_whole(self, digest: str) -> bool:
-        """The image's content is what its name says. Raises OSError where it can't be read."""
+    def is_intact(self, digest: str) -> bool:
+        """Whether the image's content has the digest of its name. Raises OSError if it cannot be read."""
         with open(self._place(digest), "rb") as file:
             content = hashlib.sha256()
             while block := file.read(1 << 20):
@@ -80,8 +82,8 @@ class ImageStore:
         return content.hexdigest() == digest
 
     def tidy(self) -> None:
-        """Remove what a power cut left half written, and have the folders' names on the disk."""
-        for path in self._half_written():
+        """Remove incomplete files that a power cut left, and flush the folders' names to the disk."""
+        for path in self._incomplete():
             path.unlink(missing_ok=True)
         if self._images.is_dir():
             sync_folder(self._images)
@@ -98,7 +100,7 @@ class ImageStore:
         part = self._incoming / f"{path.stem}.{os.getpid()}.{threading.get_ident()}"
         try:
             with open(part, "wb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # until it is in place: so `tidy` knows that somebody is at it
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is in place, so that `tidy` leaves it alone
                 file.write(jpeg)
                 file.flush()
                 os.fsync(file.fileno())
@@ -108,10 +110,10 @@ class ImageStore:
             raise
         sync_folder(path.parent)
 
-    def _half_written(self) -> Iterator[Path]:
+    def _incomplete(self) -> Iterator[Path]:
         if not self._incoming.is_dir():
             return
         for path in self._incoming.iterdir():
             with suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails on one that a process is writing
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a process is writing it
                 yield path

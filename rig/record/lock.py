@@ -1,4 +1,4 @@
-"""One rig for one record: two would judge the same images and take each other's open slide for their own."""
+"""Allows one rig per record: two would judge the same images and continue each other's open slide."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from .chain import RecordError
 
 LOCK = "rig.lock"
-"""In the record's folder. The system lets go of it when its process ends, however that comes about."""
+"""In the record's folder. The operating system releases it when the process ends, for whatever reason."""
 
 
 @contextmanager
-def sole_rig(record: Path) -> Iterator[None]:
-    """Hold the record against every other rig. Tools that check, prune or export it may run meanwhile.
+def lock_record(record: Path) -> Iterator[None]:
+    """Lock the record against every other rig. Tools that verify, prune or export it may still run.
 
     Raises:
-        RecordError: another rig holds it; says which. Or the file can't be written.
+        RecordError: another rig, which the message names, holds the lock; or the lock file cannot be written.
     """
     path = record / LOCK
     try:
         file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 closed below
     except OSError as error:
-        raise RecordError(f"{path}: can't be written ({error.strerror})", hint="check its owner and mode") from error
+        raise RecordError(f"{path}: cannot be written ({error.strerror})", hint="check its owner and mode") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,11 +34,11 @@ def sole_rig(record: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.readline(200).strip() or "another process"
             raise RecordError(
-                f"{record}: another rig records into it ({holder})", hint="end that one, or choose another --record"
+                f"{record}: another rig uses this record ({holder})", hint="stop that rig, or choose another --record"
             ) from error
         except OSError as error:
             raise RecordError(
-                f"{path}: can't be locked ({error.strerror})", hint="put the record on a local disk"
+                f"{path}: cannot be locked ({error.strerror})", hint="put the record on a local disk"
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

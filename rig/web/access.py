@@ -1,4 +1,4 @@
-"""Who may see the page and who may act on it: the users file, log-ins that can't be guessed, sessions, CSRF tokens."""
+"""Access control of the page: the users file, log-ins, sessions and CSRF tokens."""
 
 from __future__ import annotations
 
@@ -22,97 +22,97 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from ...edge_runtime.errors import EdgeallError, UsageError
 
 ROLES = ("view", "operate")
-"""In order: who may operate may view."""
+"""In ascending order: ``operate`` includes ``view``."""
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 1024
 SESSION_S = 12 * 3600
-"""A long day at the microscope."""
+"""Lifetime of a session."""
 MAX_SESSIONS = 256
 FAILURES = 5
-"""Of one address, and of one name from whatever address: then that one waits."""
+"""Failed log-ins of one address, or for one name, before it is blocked for a while."""
 FAILURE_WINDOW_S = 300
 MAX_WAITING = 4
-"""Log-ins at a time, one being checked: a flood of them must not take all the threads that pages are made in."""
+"""Concurrent log-ins, of which one is checked at a time: a flood of them must not occupy all worker threads."""
 MAX_WATCHED = 4096
-"""Addresses and names whose failures are remembered, so that a flood of them can't fill the memory."""
+"""Addresses and names whose failures are stored. The limit bounds the memory."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True)
 class User:
-    """One line of the users file: ``role`` is one of `ROLES`, ``password_hash`` argon2id's text."""
+    """One entry of the users file: ``role`` is one of `ROLES`, ``password_hash`` is an argon2id hash."""
 
     name: str
     role: str
     password_hash: str
 
     def may(self, role: str) -> bool:
-        """Whether somebody of this role may do what needs ``role``."""
+        """Whether this user may do what requires ``role``."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
-LOCAL = User("local", "operate", "")
-"""Whoever sits at the machine itself, where no users file was given."""
+LOCAL_USER = User("local", "operate", "")
+"""The user of a rig without a users file, which listens on loopback only."""
 
 
 def read_users(path: Path) -> dict[str, User]:
-    """The users of a file, by name; none when it isn't there.
+    """The users of a file, by name; empty if it does not exist.
 
     Raises:
-        EdgeallError: it is no users file.
+        EdgeallError: it is not a users file.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError as error:
-        raise _no_users_file(path) from error
+        raise _invalid_file(path) from error
     try:
         table = json.loads(text)["users"]
         users = {name: User(name, entry["role"], entry["password_hash"]) for name, entry in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_users_file(path) from error
+        raise _invalid_file(path) from error
     for user in users.values():
         if not _NAME.fullmatch(user.name) or user.role not in ROLES or not isinstance(user.password_hash, str):
-            raise _no_users_file(path)
+            raise _invalid_file(path)
     return users
 
 
 def add_user(path: Path, name: str, role: str, password: str, replace: bool = False) -> None:
-    """Add somebody to a users file, which is made when missing, for its owner's eyes alone.
+    """Add a user to a users file. A missing file is created, readable only by its owner.
 
     Args:
         path: the file.
-        name: letters, digits, dot, dash and underline.
+        name: letters, digits, dots, dashes and underscores.
         role: one of `ROLES`.
-        password: `SHORTEST_PASSWORD` characters or more; only its hash is kept.
-        replace: somebody of that name gets the new role and password.
+        password: at least `SHORTEST_PASSWORD` characters; only its hash is stored.
+        replace: change the role and password of an existing user.
 
     Raises:
-        UsageError: the name or the password won't do, or the name is taken.
-        EdgeallError: the file is no users file.
+        UsageError: the name or the password is invalid, or the user exists.
+        EdgeallError: the file is not a users file.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} can't be a user's name", hint="use letters, digits, dots, dashes and underlines")
+        raise UsageError(f"{name!r} is not a valid user name", hint="use letters, digits, dots, dashes and underscores")
     if role not in ROLES:
-        raise UsageError(f"{role!r} is no role", hint=f"there are: {', '.join(ROLES)}")
+        raise UsageError(f"{role!r} is not a role", hint=f"choose one of: {', '.join(ROLES)}")
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise UsageError(
-            f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters, this one {len(password)}"
+            f"the password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters, got {len(password)}"
         )
     users = read_users(path)
     if name in users and not replace:
-        raise UsageError(f"{path}: {name} is there already", hint="--force gives a new role and password")
+        raise UsageError(f"{path}: {name} exists already", hint="--force sets a new role and password")
     users[name] = User(name, role, PasswordHasher().hash(password))
     _write_users(path, users)
 
 
 def remove_user(path: Path, name: str) -> None:
-    """Take somebody off a users file; a running rig forgets their sessions at once. Raises UsageError: no such user."""
+    """Remove a user from a users file. A running rig ends the user's sessions at once. Raises UsageError."""
     users = read_users(path)
     if name not in users:
-        raise UsageError(f"{path}: no user called {name}", hint=f"there are: {', '.join(sorted(users)) or 'none'}")
+        raise UsageError(f"{path}: there is no user {name}", hint=f"users: {', '.join(sorted(users)) or 'none'}")
     del users[name]
     _write_users(path, users)
 
@@ -122,7 +122,7 @@ def _write_users(path: Path, users: dict[str, User]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
-        if os.geteuid() == 0:  # the rig, which is not root as a service, has to read it
+        if os.geteuid() == 0:  # the rig has to read it, and as a service it does not run as root
             owner = (path if path.exists() else path.parent).stat()
             os.chown(temporary, owner.st_uid, owner.st_gid)
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -137,12 +137,12 @@ def _write_users(path: Path, users: dict[str, User]) -> None:
         raise
 
 
-def _no_users_file(path: Path) -> EdgeallError:
-    return EdgeallError(f"{path}: not a users file", hint="make one with `edgeall rig-user add NAME --users FILE`")
+def _invalid_file(path: Path) -> EdgeallError:
+    return EdgeallError(f"{path}: not a users file", hint="create one with `edgeall rig-user add NAME --users FILE`")
 
 
 class TooManyFailures(EdgeallError):
-    """Log-ins of an address or a name have failed too often; ``wait_s`` says when to come back."""
+    """Too many log-ins of an address or for a name have failed; the next is allowed after ``wait_s`` seconds."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(f"too many failed attempts; try again in {wait_s:.0f} s")
@@ -165,15 +165,15 @@ class Failures:
                 raise TooManyFailures(FAILURE_WINDOW_S - (now - recent[0]))
 
     def add(self, *keys: str) -> None:
-        """One more failure of each."""
+        """Count one more failure of each key."""
         now = self._clock()
         for key in keys:
             self._times[key] = [at for at in self._times.pop(key, ()) if now - at < FAILURE_WINDOW_S] + [now]
         while len(self._times) > MAX_WATCHED:
-            del self._times[next(iter(self._times))]  # the one whose last failure is longest ago
+            del self._times[next(iter(self._times))]  # the key whose last failure is the oldest
 
     def forget(self, key: str) -> None:
-        """The right password was given."""
+        """Reset a key after the correct password."""
         self._times.pop(key, None)
 
 
@@ -184,14 +184,14 @@ class _Session:
 
 
 class Access:
-    """The rules of one running rig. Safe between threads.
+    """The log-ins and sessions of one running rig. Thread-safe.
 
-    A visitor is known by a random token in a cookie; what is kept of it here is its digest. A CSRF token is an HMAC of
-    the cookie under a key that this process alone knows, so that visitors who haven't logged in cost no memory.
+    A cookie holds a visitor's random token; the server stores only its digest. A CSRF token is an HMAC of the cookie
+    under a key of this process, so visitors who are not logged in need no memory.
 
     Args:
-        users_file: None lets everybody in as `LOCAL`: for a page that listens on loopback alone.
-        clock: seconds, monotonic.
+        users_file: None gives everyone access as `LOCAL_USER`: for a page that listens on loopback only.
+        clock: monotonic, seconds.
     """
 
     def __init__(self, users_file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -205,32 +205,32 @@ class Access:
         self._read_from: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
-        self._hashing = threading.Lock()  # argon2 takes 64 MiB: once at a time on a small board
+        self._hashing = threading.Lock()  # argon2 takes 64 MiB: one at a time on a small board
         self._hasher = PasswordHasher()
-        self._nobody = self._hasher.hash(secrets.token_urlsafe()) if users_file else ""
+        self._unknown_user_hash = self._hasher.hash(secrets.token_urlsafe()) if users_file else ""
 
     @staticmethod
     def new_token() -> str:
-        """For the cookie of a visitor who brings none."""
+        """A new random token for a visitor's cookie."""
         return secrets.token_urlsafe(32)
 
     @staticmethod
     def is_token(text: str | None) -> bool:
-        """Whether a cookie holds what `new_token` might have made."""
+        """Whether a cookie's value has the format of `new_token`."""
         return text is not None and _TOKEN.fullmatch(text) is not None
 
     def csrf(self, token: str) -> str:
-        """What every state change of the visitor with this cookie must bring along."""
+        """The CSRF token that every state change with this cookie must include."""
         return hmac.new(self._key, token.encode(), hashlib.sha256).hexdigest()
 
     def csrf_ok(self, token: str, given: str | None) -> bool:
-        """Compared in constant time."""
+        """Whether the CSRF token is correct; compared in constant time."""
         return given is not None and hmac.compare_digest(self.csrf(token).encode(), given.encode())
 
-    def who(self, token: str) -> User | None:
-        """The user of this cookie; None when not logged in, logged out, expired, removed or given a new password."""
+    def user_of(self, token: str) -> User | None:
+        """The user of this cookie; None if not logged in, logged out, expired, removed or given a new password."""
         if self.open:
-            return LOCAL
+            return LOCAL_USER
         with self._lock:
             digest = _digest(token)
             session = self._sessions.get(digest)
@@ -242,14 +242,15 @@ class Access:
             return session.user
 
     def log_in(self, name: str, password: str, address: str) -> str:
-        """Check a password; takes some tenths of a second of one core.
+        """Check a password, which takes some tenths of a second on one core.
 
         Returns:
-            The token of a new session: never one that the visitor brought.
+            The token of a new session, never one that the visitor sent.
 
         Raises:
-            TooManyFailures: by this address or for this name, or many are logging in; the password wasn't looked at.
-            UsageError: wrong name or password; which of them isn't told.
+            TooManyFailures: of this address or for this name, or too many concurrent log-ins; the password was not
+                checked.
+            UsageError: wrong name or password; the message does not tell which.
         """
         if not self._waiting.acquire(blocking=False):
             raise TooManyFailures(1)
@@ -272,16 +273,16 @@ class Access:
             self._failures.check(*keys)
             with self._lock:
                 user = self._known(name)
-            # Somebody unknown takes as long as a wrong password.
-            right = self._matches(user.password_hash if user else self._nobody, password)
-            if user is None or not right:
+            # An unknown name takes as long as a wrong password.
+            correct = self._matches(user.password_hash if user else self._unknown_user_hash, password)
+            if user is None or not correct:
                 self._failures.add(*keys)
                 raise UsageError("wrong name or password")
-            self._failures.forget(keys[1])  # the address's stay: it may be trying other names
+            self._failures.forget(keys[1])  # the address's failures stay: it may be trying other names
         return user
 
     def log_out(self, token: str) -> None:
-        """The cookie is worth nothing from now on, whoever kept a copy."""
+        """Invalidate the cookie and all copies of it."""
         with self._lock:
             self._sessions.pop(_digest(token), None)
 
@@ -292,13 +293,13 @@ class Access:
             return False
 
     def _known(self, name: str) -> User | None:
-        """Of the users file as it is now."""
+        """A user in the current users file."""
         assert self._file is not None
         try:
             state = self._file.stat()
             stamp = (state.st_mtime_ns, state.st_ino)
         except OSError:
-            self._users, self._read_from = {}, None  # nobody is let in by a file that is gone
+            self._users, self._read_from = {}, None  # a missing file gives no access
             return None
         if stamp != self._read_from:
             try:

@@ -1,4 +1,4 @@
-"""One thread that watches the station, and any number of viewers who are told at the same moment."""
+"""Distributes the station's snapshots from one thread to any number of viewers."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class _Numbered(Protocol):
 T = TypeVar("T", bound=_Numbered)
 
 SHORTEST_S = 0.1
-"""Between two pictures on the page: more a second than anybody can judge by, fewer bytes than a lab's network minds."""
+"""Minimum time between two pictures on the page; limits the network traffic."""
 IDLE_S = 1.0
 KEPT = 4
-"""Snapshots that a viewer who is a little late still finds."""
+"""Number of recent snapshots kept for viewers that are late."""
 
 
 class Broadcast(Generic[T]):
-    """Hands each new snapshot of the station to every viewer as one text, made once.
+    """Encodes each new snapshot of the station once and sends it to every viewer.
 
     Args:
-        wait: blocks until a snapshot with a number above ``after`` is there, or some seconds have passed; then gives
-            the newest one.
-        text: a snapshot for the page.
+        wait: ``wait(after, timeout_s)`` returns the newest snapshot once its number is above ``after``, or after the
+            timeout.
+        text: encodes a snapshot for the page.
     """
 
     def __init__(self, wait: Callable[[int, float], T], text: Callable[[T], str]) -> None:
         self._wait, self._text = wait, text
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._round = 0
         self._message = ""
         self._kept: OrderedDict[int, T] = OrderedDict()
@@ -49,11 +49,11 @@ class Broadcast(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """No stream goes on."""
+        """All streams have ended or are ending."""
         return self._closed.is_set()
 
     def start(self) -> None:
-        """Begin, on the running event loop."""
+        """Start on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._watch, name="page", daemon=True)
         self._thread.start()
@@ -72,26 +72,26 @@ class Broadcast(Generic[T]):
             self._thread.join()
 
     def enter(self) -> int:
-        """One more viewer. On the event loop, as `leave`. Gives the last round, which may be long past."""
+        """Add a viewer. Call on the event loop. Returns the last round, which may be long ago."""
         self.viewers += 1
         self._watched.set()
         return self._round
 
     def leave(self) -> None:
-        """One less; with nobody looking nothing is made."""
+        """Remove a viewer. Call on the event loop. Without viewers nothing is encoded."""
         self.viewers -= 1
         if not self.viewers and not self.closed:
             self._watched.clear()
 
     async def newer(self, seen: int, timeout_s: float) -> tuple[int, str]:
-        """The newest text with its round, once there is one after round ``seen``, or when the time is over."""
+        """The newest round and its text, once there is one after round ``seen`` or the time is over."""
         if self._round == seen and not self.closed:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._turn.wait(), timeout_s)
+                await asyncio.wait_for(self._wakeup.wait(), timeout_s)
         return self._round, self._message
 
     def snapshot(self, number: int) -> T | None:
-        """One that was told of lately, by its number, else the newest; None before the first."""
+        """A recent snapshot by its number, otherwise the newest; None before the first."""
         kept = self._kept
         if number in kept:
             return kept[number]
@@ -105,8 +105,8 @@ class Broadcast(Generic[T]):
             number = live.number
             try:
                 text = self._text(live)
-            except Exception:  # of one snapshot; viewers wait for the next
-                logging.getLogger(__name__).exception("the live view")
+            except Exception:  # one snapshot fails; viewers wait for the next
+                logging.getLogger(__name__).exception("live view: a snapshot cannot be encoded")
                 time.sleep(IDLE_S)
                 continue
             assert self._loop is not None
@@ -123,5 +123,5 @@ class Broadcast(Generic[T]):
         self._wake()
 
     def _wake(self) -> None:
-        turn, self._turn = self._turn, asyncio.Event()
-        turn.set()
+        current, self._wakeup = self._wakeup, asyncio.Event()
+        current.set()

@@ -1,5 +1,4 @@
-"""The certificate that the page is served with beyond this machine: made by the rig itself, kept, and told apart by its
-fingerprint."""
+"""The self-signed certificate of the page for other computers, which users verify by its fingerprint."""
 
 from __future__ import annotations
 
@@ -16,26 +15,26 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=timezone.utc)
-"""A board without a network may take today for a day long past."""
+"""Start of validity: the clock of a board without a network may be years behind."""
 RELEASED = datetime(2026, 11, 1, tzinfo=timezone.utc)
-"""No earlier day can be today: a certificate made by a board that thinks so would be over before it begins."""
+"""Earliest plausible current date. Without it, a board with a wrong clock would create an expired certificate."""
 YEARS = 10
 
 
 def certificate(path: Path, names: Iterable[str]) -> str:
-    """Make a self-signed certificate with its key, for the owner's eyes alone, unless one is there.
+    """Create a self-signed certificate with its key, readable only by the owner, unless the file exists.
 
     Args:
         path: PEM, key and certificate in one file.
-        names: host names and addresses that a browser may ask for.
+        names: host names and IP addresses of this machine.
 
     Returns:
-        Its SHA-256 fingerprint as browsers show it, for people to compare.
+        Its SHA-256 fingerprint in the format of browsers.
 
     Raises:
-        EdgeallError: the file that is there is no certificate.
+        EdgeallError: the existing file is not a certificate.
     """
-    from cryptography import x509  # a page on loopback needs none of it
+    from cryptography import x509  # not needed by a page on loopback
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
@@ -52,7 +51,7 @@ def certificate(path: Path, names: Iterable[str]) -> str:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ) + signed.public_bytes(serialization.Encoding.PEM)
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.unlink(missing_ok=True)  # of a process of that number which was killed
+        part.unlink(missing_ok=True)  # left by a killed process with the same id
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text)
             file.flush()
@@ -61,7 +60,7 @@ def certificate(path: Path, names: Iterable[str]) -> str:
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
-        raise EdgeallError(f"{path}: no certificate in PEM", hint="remove it: the rig makes another") from error
+        raise EdgeallError(f"{path}: not a PEM certificate", hint="remove it: the rig creates a new one") from error
     return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
@@ -70,7 +69,7 @@ def _now() -> datetime:
 
 
 def names_of(path: Path) -> frozenset[str]:
-    """The host names that the certificate was made out for, a laboratory's own one too; in lower case."""
+    """The DNS names in the certificate, also in one that the laboratory supplied; in lower case."""
     from cryptography import x509
 
     found = x509.load_pem_x509_certificate(path.read_bytes())

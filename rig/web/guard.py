@@ -1,7 +1,7 @@
-"""The rules that every request goes through before any page's code runs, and the headers that every answer carries.
+"""Checks every request before a page's code runs, and adds the security headers to every response.
 
-Whatever isn't listed here is closed: a new route needs a log-in the day it is added, and ``operate`` when it changes
-something.
+Everything that is not listed here is protected: a new route requires a log-in, and the role ``operate`` if it changes
+state.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64_000
-"""Of a form; nothing is uploaded."""
+"""Maximum size of a form. There are no uploads."""
 MAX_FIELDS = 100
 FORM = "application/x-www-form-urlencoded"
 PUBLIC = re.compile(r"/login|/static/[a-z0-9.-]+")
-"""What there is to see without a log-in."""
+"""Paths without a log-in."""
 VIEWERS = {"/logout"}
-"""State changes that need no ``operate``."""
+"""State changes that do not require ``operate``."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -46,13 +46,13 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. Leaves ``user``, ``token`` and ``csrf`` in ``scope["state"]``.
+    """ASGI middleware. Sets ``user``, ``token`` and ``csrf`` in ``scope["state"]``.
 
     Args:
-        app: what it protects.
-        access: who may do what.
-        hosts: names that this machine may be called by in a browser; see `known_host`.
-        secure: over TLS: the cookie never travels without it.
+        app: the protected app.
+        access: users and their roles.
+        hosts: host names of this machine, see `known_host`.
+        secure: served over TLS; the cookie is then sent over TLS only.
     """
 
     def __init__(self, app: App, *, access: Access, hosts: frozenset[str], secure: bool) -> None:
@@ -71,11 +71,11 @@ class Guard:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         token = _cookie(headers.get("cookie", ""), self.cookie)
-        brought = Access.is_token(token)
-        if not brought or token is None:
+        has_token = Access.is_token(token)
+        if not has_token or token is None:
             token = Access.new_token()
         state = scope.setdefault("state", {})
-        state["new_token"] = None if brought else token
+        state["new_token"] = None if has_token else token
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -83,18 +83,18 @@ class Guard:
             await send(message)
 
         if not known_host(headers.get("host", ""), self._hosts):
-            await _refuse(answer, 421, "this rig isn't called by that name: use the address that it printed")
+            await _refuse(answer, 421, "unknown host name: use the address that the rig printed")
             return
         path, changes = scope["path"], scope["method"] not in ("GET", "HEAD")
-        user = self._access.who(token)  # reads the users file when that has changed: a few hundred bytes
+        user = self._access.user_of(token)  # reads the users file if it has changed: a few hundred bytes
         state["user"], state["token"], state["csrf"] = user, token, self._access.csrf(token)
         if changes:
             body = await _body(headers, receive)
             if isinstance(body, int):
-                await _refuse(answer, body, "a form of this size or kind isn't taken")
+                await _refuse(answer, body, "this size or type of form is not accepted")
                 return
             if not self._access.csrf_ok(token, headers.get("x-csrf-token") or _field(body, "csrf")):
-                await _refuse(answer, 403, "this form is too old: load the page again")
+                await _refuse(answer, 403, "this form has expired: reload the page")
                 return
             receive = _replayed(body, receive)
         if not PUBLIC.fullmatch(path):
@@ -106,7 +106,7 @@ class Guard:
                     await answer({"type": "http.response.body"})
                 return
             if changes and path not in VIEWERS and not user.may("operate"):
-                await _refuse(answer, 403, f"{user.name} may look, not change anything")
+                await _refuse(answer, 403, f"{user.name} has read-only access")
                 return
         await self._app(scope, receive, answer)
 
@@ -118,23 +118,23 @@ class Guard:
             values["strict-transport-security"] = "max-age=31536000"
         found = [(name.encode(), value.encode()) for name, value in values.items() if name.encode() not in names]
         if new_token is not None:
-            # Not Strict: a link from elsewhere would come without it, be given another, and log this browser out. Such
-            # a link only looks; what changes something needs the form's own token as well.
+            # Not Strict: a link from another site would arrive without the cookie, get a new one and log this browser
+            # out. Such a link can only read: a state change also requires the form's CSRF token.
             cookie = f"{self.cookie}={new_token}; Path=/; HttpOnly; SameSite=Lax" + ("; Secure" * self._secure)
             found.append((b"set-cookie", cookie.encode()))
         return found
 
 
 def local_names() -> frozenset[str]:
-    """What this machine may be called on its network, apart from its addresses."""
+    """The host names of this machine on its network."""
     name = socket.gethostname().lower()
     return frozenset({"localhost", name, name.partition(".")[0], f"{name.partition('.')[0]}.local"})
 
 
 def known_host(header: str, names: frozenset[str]) -> bool:
-    """Whether a request means this machine, and not a foreign name that somebody points at it (DNS rebinding).
+    """Whether a Host header names this machine, and not a foreign name that resolves to it (DNS rebinding).
 
-    An address in place of a name is nobody's to rebind.
+    An IP address is always accepted: it cannot be rebound.
     """
     if header.startswith("["):
         host, bracket, port = header[1:].partition("]")
@@ -154,13 +154,13 @@ def known_host(header: str, names: frozenset[str]) -> bool:
 
 
 def _cookie(header: str, name: str) -> str | None:
-    """Its value. By hand: `http.cookies` drops all that follows what another program at this host has set oddly."""
+    """The value of a cookie. `http.cookies` is not used: it drops everything after another program's invalid cookie."""
     pairs = (pair.strip().partition("=") for pair in header.split(";"))
     return next((value for key, _, value in pairs if key == name), None)
 
 
 async def _body(headers: dict[str, str], receive: Receive) -> bytes | int:
-    """The form as it came, or the status to refuse it with."""
+    """The body of the request, or the HTTP status to refuse it with."""
     body = bytearray()
     while True:
         message = await receive()
@@ -179,7 +179,7 @@ async def _body(headers: dict[str, str], receive: Receive) -> bytes | int:
 def _field(body: bytes, name: str) -> str | None:
     try:
         return parse_qs(body.decode("latin-1"), max_num_fields=MAX_FIELDS).get(name, [""])[0]
-    except ValueError:  # more fields than any form of ours
+    except ValueError:  # more fields than any form of the page has
         return None
 
 
@@ -192,10 +192,10 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+async def _refuse(send: Send, status: int, reason: str) -> None:
     text = (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Refused · edgeall rig</title>'
-        f'<link rel="stylesheet" href="/static/rig.css"><main class="message"><h1>{escape(why)}</h1>'
+        f'<link rel="stylesheet" href="/static/rig.css"><main class="message"><h1>{escape(reason)}</h1>'
         f'<p><a href="/">Back to the rig</a></p><p>{escape(RESEARCH_USE)}</p></main></html>'
     ).encode()
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(text)).encode())]

@@ -16,7 +16,6 @@ from ..record.rows import MAX_TEXT, SessionNotes
 from ..snapshot import SAVE, Settings
 from .context import Context, Rig
 from .errors import TooManyViewersError
-from .live_events import quality_light
 from .page import Page
 
 MAX_VIEWERS = 24
@@ -32,7 +31,7 @@ def live(request: Request, rig: Rig) -> HTMLResponse:
     """The camera's view and the model's prediction."""
     session_id = rig.station.session_id
     session = rig.page.record.session(session_id) if session_id is not None else None
-    return rig.page.html(request, "live.html", labels=rig.page.labels, session=session, unit=rig.page.unit)
+    return rig.page.html(request, "live.html", labels=rig.page.labels, session=session)
 
 
 @routes.get("/events", response_class=StreamingResponse)
@@ -109,7 +108,6 @@ def health(request: Request, rig: Rig) -> HTMLResponse:
         request,
         "health.html",
         live=now,
-        light=quality_light(now),
         device=rig.device,
         throttling=throttle_reasons(now.health.throttled),
         events=rig.page.record.events(20),

@@ -1,7 +1,8 @@
-"""Small pictures of recorded images, made when asked for and kept while they fit."""
+"""Thumbnails and cut-outs of recorded images, made on request and cached."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import threading
 from collections import OrderedDict
@@ -13,42 +14,48 @@ from PIL import Image
 from ...edge_runtime.errors import ImageError
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.vision.cells import Box
-from ..record.record import Record, RecordedFrame
+from ..record.record import Record
+from ..record.rows import RecordedFrame
 
 Explain = Callable[[Image.Image, Box | None], bytes]
-"""A field, or the cell in a box of it, as the model judged it, to a PNG of that under the model's class-activation map.
-Called by several threads, so not with the station's own classifier."""
+"""``explain(field, box)``: a PNG of the field, or of the cell in ``box``, with the model's class-activation map.
+Called by several threads, so it must not use the station's classifier."""
 THUMBNAIL_PX = 320
 CELL_PX = 160
-KEPT_BYTES = 8_000_000
+CACHE_BYTES = 8_000_000
 
 
 class Pictures:
-    """Thumbnails and cut-out cells as JPEG, by digest and cell; safe between threads.
+    """Thumbnails and cells as JPEG. Thread-safe.
 
     Args:
-        record: where the images are.
+        record: has the images.
         explain: None for a model without a class-activation map.
     """
 
     def __init__(self, record: Record, explain: Explain | None = None) -> None:
         self._record = record
         self._explain = explain
-        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._cache: OrderedDict[Hashable, bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def whole(self, digest: str) -> bytes | None:
-        """The image as recorded; None where there is none (any longer), or the name is no digest."""
+    def with_current_image(self, frame: RecordedFrame) -> RecordedFrame:
+        """The frame; without its image if that has been removed since."""
+        removed = frame.image is not None and self._record.image_path(frame.image) is None
+        return dataclasses.replace(frame, image=None, image_lost="removed") if removed else frame
+
+    def original(self, digest: str) -> bytes | None:
+        """The image as recorded; None if there is none, or none any more, or ``digest`` is invalid."""
         path = self._record.image_path(digest)
         return None if path is None else path.read_bytes()
 
     def thumbnail(self, digest: str) -> bytes | None:
-        """`THUMBNAIL_PX` at most on either side."""
+        """A thumbnail, at most `THUMBNAIL_PX` wide and high."""
         return self._make((digest, None), digest, lambda image: _within(image, THUMBNAIL_PX))
 
     def cell(self, frame: RecordedFrame, index: int) -> bytes | None:
-        """One cell of a frame with a little of what is around it."""
+        """One cell of a frame with a small margin."""
         if frame.image is None or not 0 <= index < len(frame.row.cells):
             return None
         left, top, right, bottom = frame.row.cells[index]["box"]
@@ -62,26 +69,26 @@ class Pictures:
         return self._make((frame.image, box), frame.image, cut)
 
     def explains(self, frame: RecordedFrame) -> bool:
-        """Whether `explained` has anything to show of a frame, or of its cells if it has any."""
+        """Whether `explained` has a map of the frame, or of its cells if it has any."""
         judged = frame.row.label is not None or len(frame.row.cells) > 0
         return self._explain is not None and frame.image is not None and judged
 
     def explained(self, frame: RecordedFrame, index: int | None = None) -> bytes | None:
-        """What speaks for the label of a frame, or of one of its cells, as PNG; None where nothing can be shown."""
+        """The class-activation map of a frame, or of one of its cells, as PNG; None if there is none."""
         cells = frame.row.cells
         path = self._record.image_path(frame.image) if frame.image and self.explains(frame) else None
-        is_there = not cells if index is None else 0 <= index < len(cells)
-        if self._explain is None or path is None or not is_there:
+        exists = not cells if index is None else 0 <= index < len(cells)
+        if self._explain is None or path is None or not exists:
             return None
-        with suppress(ImageError), open_rgb(path) as image:  # damaged: `edgeall record verify` names it
+        with suppress(ImageError), open_rgb(path) as image:  # a damaged image is reported by `edgeall record verify`
             return self._explain(image, None if index is None else cells[index]["box"])
         return None
 
     def _make(self, key: Hashable, digest: str, change: Callable[[Image.Image], Image.Image]) -> bytes | None:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         path = self._record.image_path(digest)
         if path is None:
             return None
@@ -89,15 +96,15 @@ class Pictures:
         try:
             with open_rgb(path) as image:
                 change(image).save(file, "JPEG", quality=82)
-        except ImageError:  # damaged, as above
+        except ImageError:  # damaged, see above
             return None
         picture = file.getvalue()
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = picture
+            if key not in self._cache:
+                self._cache[key] = picture
                 self._bytes += len(picture)
-            while self._bytes > KEPT_BYTES:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+            while self._bytes > CACHE_BYTES:
+                self._bytes -= len(self._cache.popitem(last=False)[1])
         return picture
 
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of the rig's page that README and guide show: ``python tests/browser/pictures.py docs/images``."""
+"""Takes the screenshots of the rig's page for the documentation: ``python tests/browser/pictures.py docs/images``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fixtures_rig import Served
 
 LARGEST_BYTES = 150_000
 WATCHED_S = 25
-"""So long the slide is looked at before its summary is taken: it leads over an empty and a thick place too."""
+"""Time on the slide before its summary is taken: includes an empty and a thick place."""
 
 
 def take(out: Path) -> None:
@@ -35,7 +35,7 @@ def take(out: Path) -> None:
             page.locator("main:has(#light.good):has(#boxes rect.cell) #label").wait_for()
             save(page, out / "rig-live.jpg")
             page.get_by_role("button", name="Capture").click()
-            captured = page.locator("#said a").get_attribute("href")
+            captured = page.locator("#capture-result a").get_attribute("href")
             page.get_by_role("button", name="End this slide").click()
             page.wait_for_url("**/slides/*")
             save(page, out / "rig-summary.jpg")
@@ -49,7 +49,7 @@ def take(out: Path) -> None:
 
 
 def save(page: Any, file: Path) -> None:
-    """What the window shows, as good as `LARGEST_BYTES` allow."""
+    """Save a screenshot at the best quality within `LARGEST_BYTES`."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     for quality in range(92, 40, -4):
         picture.save(file, quality=quality, optimize=True)

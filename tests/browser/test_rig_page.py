@@ -1,4 +1,4 @@
-"""The rig's page in a real browser: what a person sees and does by mouse, by keyboard alone and on a phone."""
+"""The rig's page in a real browser: by mouse, by keyboard alone and on a phone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 WIDE, PHONE = (1400, 900), (380, 760)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 WAIT_MS = 60_000
-"""On a machine that is busy with other things."""
+"""Timeout, for a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """At the machine itself: nobody logs in."""
+    """On the machine itself, without a log-in."""
     rig = Served(tmp_path_factory.mktemp("rig"))
     yield rig
     rig.stop()
@@ -52,7 +52,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """``open_page(address, size, **context)``: a page of a fresh browser whose console must stay silent."""
+    """``open_page(address, size, **context)``: a page of a new browser; its console must stay empty."""
     contexts, complaints = [], []
 
     def make(address: str, size: tuple[int, int] = WIDE, **settings: Any) -> Any:
@@ -73,7 +73,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
 
 
 def until(page: Any, expression: str, check: Callable[[Any], bool]) -> Any:
-    """The value of a JavaScript expression once it passes; the page's own policy forbids Playwright's way to wait."""
+    """The value of a JavaScript expression once it passes; the page's security policy blocks Playwright's own wait."""
     ends = time.monotonic() + WAIT_MS / 1000
     while not check(value := page.evaluate(expression)):
         assert time.monotonic() < ends, f"{expression} stays {value}"
@@ -97,12 +97,12 @@ def wait_for_good_field(page: Any) -> None:
 
 
 def capture(page: Any, take: Callable[[], None], follow: Callable[[], None]) -> None:
-    """Capture a field with cells; ends on its page. The slide moves on while one reaches for the button."""
+    """Capture a field with cells and open its page. The slide may move on before the click."""
     live = page.url
     for _ in range(10):
         wait_for_good_field(page)
         take()
-        page.locator("#said a").wait_for()
+        page.locator("#capture-result a").wait_for()
         follow()
         page.wait_for_url("**/frames/*")
         if page.locator("#review").count():
@@ -112,7 +112,7 @@ def capture(page: Any, take: Callable[[], None], follow: Callable[[], None]) -> 
 
 
 def capture_by_mouse(page: Any) -> None:
-    capture(page, page.get_by_role("button", name="Capture").click, page.locator("#said a").click)
+    capture(page, page.get_by_role("button", name="Capture").click, page.locator("#capture-result a").click)
 
 
 def test_the_live_view_moves(served: Served, open_page: Callable[..., Any]) -> None:
@@ -149,7 +149,7 @@ def test_capture_review_correct_export(served: Served, open_page: Callable[..., 
     assert RESEARCH_USE in (tmp_path / "export.csv").read_text()
     names = zipfile.ZipFile(tmp_path / "export.zip").namelist()
     assert any(name.startswith(f"{other}/") and name.endswith(".png") for name in names)
-    page.get_by_role("link", name="Report to print").click()
+    page.get_by_role("link", name="Printable report").click()
     assert page.locator(".tile img").first.evaluate("image => image.complete || image.loading === 'lazy'")
     page.goto(served.address)
     end_slide(page)
@@ -191,25 +191,25 @@ def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> Non
     keys.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     tab_to("input[name=sample]")
-    keys.type("S-keys c")  # the letter of the capture is a letter here
+    keys.type("S-keys c")  # c is the capture key, but not in a text field
     keys.press("Enter")
     page.get_by_role("heading", name="S-keys c").wait_for()
 
     def follow() -> None:
-        tab_to("#said a")
+        tab_to("#capture-result a")
         keys.press("Enter")
 
     capture(page, lambda: keys.press("c"), follow)
     tab_to("input[name=note]")
     keys.type("4 nuclei")
-    keys.press("Enter")  # is not the first label
+    keys.press("Enter")  # must not choose the first label
     page.wait_for_timeout(300)
     assert page.locator("ul.log").count() == 0 and page.locator("input[name=note]").input_value() == "4 nuclei"
     cells = page.locator("input[name=cell]").count()
     tab_to("input[name=cell]")
     keys.press("4")
     page.locator("ul.log li", has_text="Pro").first.wait_for()
-    if cells > 1:  # the next cell is chosen, and arrows choose another
+    if cells > 1:  # the next cell is selected, and arrow keys change it
         assert page.evaluate("document.activeElement.value") == "1"
         keys.press("ArrowUp")
         assert page.locator("input[name=cell]:checked").get_attribute("value") == "0"
@@ -225,10 +225,10 @@ def test_why_nothing_was_captured_is_said(served: Served, open_page: Callable[..
     refusal = page.request.post(f"{served.address}/capture", headers={"x-csrf-token": token})  # no slide is open
     assert refusal.status == 409
     start_slide(page, "S-full")
-    # Not as 409, of which the console would complain.
+    # Not as 409, which the console would report.
     page.route("**/capture", lambda route: route.fulfill(status=300, content_type="text/html", body=refusal.text()))
     page.get_by_role("button", name="Capture").click()
-    page.locator("#said", has_text="Not captured: a capture belongs to a slide").wait_for()
+    page.locator("#capture-result", has_text="Not captured: a capture requires an open session").wait_for()
     page.unroute("**/capture")
     end_slide(page)
 
@@ -264,7 +264,7 @@ def test_on_a_phone(served: Served, open_page: Callable[..., Any]) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], address
     page.goto(served.address)
     box = page.get_by_role("button", name="Capture").bounding_box()
-    assert box["height"] >= 44 and box["y"] + box["height"] <= PHONE[1]  # in reach without scrolling
+    assert box["height"] >= 44 and box["y"] + box["height"] <= PHONE[1]  # visible without scrolling
     end_slide(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 
@@ -282,7 +282,7 @@ def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
             page.locator("#view[data-picture]").wait_for()
         for size, scheme in ((WIDE, "light"), (PHONE, "dark")):
             page.set_viewport_size({"width": size[0], "height": size[1]})
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour half-way to another
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour transitions
             found = axe.run(page, options=RULES).response["violations"]
             assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (address, scheme)
 

@@ -1,4 +1,4 @@
-"""Writes to a record until it is killed or the disk is full; says on stdout what has been acknowledged.
+"""Writes to a record until it is killed or the disk is full; prints acknowledged rows.
 
 python record_writer.py FOLDER SEED, with the package on the path: `opened`, then `frame ID DIGEST` and
 `review ID FRAME` lines, and at the end `full` where there was no room.
@@ -11,7 +11,9 @@ import random
 import sys
 from datetime import datetime, timezone
 
-from edgeall.rig.record.record import FrameRow, Limits, Program, Record, RecordFullError, SessionNotes
+from edgeall.rig.record.chain import RecordFullError
+from edgeall.rig.record.record import Record
+from edgeall.rig.record.rows import FrameRow, Limits, Program, SessionNotes
 
 
 def say(*words: object) -> None:

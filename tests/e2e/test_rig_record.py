@@ -1,4 +1,4 @@
-"""A record whose writer is killed at random moments, and one whose disk is full: what was acknowledged is there."""
+"""A record whose writer is killed at random moments, and one on a full disk: acknowledged rows are there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from venvs import HANG_S
 
+from edgeall.rig.record.chain import RecordError, RecordFullError
 from edgeall.rig.record.check import check
-from edgeall.rig.record.record import Limits, Record, RecordError, RecordFullError, SessionNotes
+from edgeall.rig.record.record import Record
+from edgeall.rig.record.rows import Limits, SessionNotes
 
 WRITER = Path(__file__).with_name("record_writer.py")
 
@@ -25,7 +27,7 @@ def start(folder: Path, seed: int) -> subprocess.Popen[str]:
 
 
 def kill_after(process: subprocess.Popen[str], lines: int, seconds: float) -> list[list[str]]:
-    """Kill it so long after it has said so much, and give all that it had acknowledged."""
+    """Kill the writer some time after a number of lines, and return the lines that it acknowledged."""
     assert process.stdout is not None
     said = [process.stdout.readline() for _ in range(lines)]
     time.sleep(seconds)
@@ -53,7 +55,7 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
     acknowledged = 0
     for number in range(kills):
         process = start(folder, number)
-        # One in four within its start, the others at work.
+        # One in four during its start, the others while writing.
         said = kill_after(process, 0 if number % 4 == 3 else chance.randrange(1, 12), chance.uniform(0, 0.03))
         acknowledged += sum(words[0] == "frame" for words in said)
         with Record(folder) as record:  # as the program's next start does
@@ -61,7 +63,7 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
             record.add_event("restarted", {"kill": number})
     assert acknowledged > 2 * kills
     with Record(folder, create=False) as record:
-        found = record.check()
+        found = check(record.folder)
         assert found.problems == []
         assert found.images >= acknowledged
         assert sum(session.frames for session in record.sessions()) >= acknowledged
@@ -69,7 +71,7 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB of our own."""
+    """A separate file system of 4 MB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
@@ -92,7 +94,7 @@ def test_a_full_disk(small_disk: Path, rounds: int) -> None:
         pass
     said: list[list[str]] = []
     for number in range(rounds):
-        if number % 5 == 0:  # something else takes the room, and gives it back
+        if number % 5 == 0:  # another program uses the space and frees it
             ballast.unlink(missing_ok=True)
         elif number % 5 == 2:
             fill(ballast)
@@ -108,9 +110,9 @@ def test_a_full_disk(small_disk: Path, rounds: int) -> None:
     reserve.unlink()
     with Record(folder, create=False) as record:
         check_acknowledged(record, said)
-        assert record.check().problems == []
+        assert check(record.folder).problems == []
         record.add_event("room", {})
-        assert record.check().problems == []
+        assert check(record.folder).problems == []
 
 
 def start_sessions_for_ever(record: Record) -> None:

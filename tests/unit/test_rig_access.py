@@ -15,13 +15,13 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.rig.web import access
-from edgeall.rig.web.access import LOCAL, Access, TooManyFailures, add_user, read_users, remove_user
+from edgeall.rig.web.access import LOCAL_USER, Access, TooManyFailures, add_user, read_users, remove_user
 
 PASSWORD = "correct horse battery"
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -63,14 +63,14 @@ def test_the_hash_has_argon2s_own_parameters(users: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("name", "role", "password", "message"),
     [
-        ("", "view", PASSWORD, "can't be a user's name"),
-        ("../x", "view", PASSWORD, "can't be a user's name"),
-        ("a b", "view", PASSWORD, "can't be a user's name"),
-        ("x" * 65, "view", PASSWORD, "can't be a user's name"),
-        ("anna", "admin", PASSWORD, "is no role"),
+        ("", "view", PASSWORD, "is not a valid user name"),
+        ("../x", "view", PASSWORD, "is not a valid user name"),
+        ("a b", "view", PASSWORD, "is not a valid user name"),
+        ("x" * 65, "view", PASSWORD, "is not a valid user name"),
+        ("anna", "admin", PASSWORD, "is not a role"),
         ("anna", "view", "short", "10 to 1024 characters"),
         ("anna", "view", "x" * 1025, "10 to 1024 characters"),
-        ("olga", "view", PASSWORD, "is there already"),
+        ("olga", "view", PASSWORD, "exists already"),
     ],
 )
 def test_who_can_not_be_a_user(users: Path, name: str, role: str, password: str, message: str) -> None:
@@ -100,7 +100,7 @@ def test_a_role_nobody_knows_is_refused(users: Path) -> None:
 
 
 def test_remove(users: Path) -> None:
-    with pytest.raises(UsageError, match="no user called anna"):
+    with pytest.raises(UsageError, match="there is no user anna"):
         remove_user(users, "anna")
     remove_user(users, "olga")
     assert read_users(users) == {}
@@ -108,22 +108,22 @@ def test_remove(users: Path) -> None:
 
 def test_without_a_users_file_everybody_is_local() -> None:
     rules = Access(None)
-    assert rules.who(Access.new_token()) is LOCAL
-    assert LOCAL.may("operate")
+    assert rules.user_of(Access.new_token()) is LOCAL_USER
+    assert LOCAL_USER.may("operate")
 
 
 def test_log_in_gives_a_token_of_its_own(users: Path) -> None:
     rules = Access(users)
     brought = Access.new_token()
-    assert rules.who(brought) is None
+    assert rules.user_of(brought) is None
     token = rules.log_in("olga", PASSWORD, "10.0.0.1")
     assert token != brought and Access.is_token(token)
-    user = rules.who(token)
+    user = rules.user_of(token)
     assert user is not None and user.name == "olga"
-    assert rules.who(brought) is None
+    assert rules.user_of(brought) is None
     assert rules.log_in("olga", PASSWORD, "10.0.0.1") != token
     rules.log_out(token)
-    assert rules.who(token) is None
+    assert rules.user_of(token) is None
 
 
 def test_a_session_ends(users: Path) -> None:
@@ -131,9 +131,9 @@ def test_a_session_ends(users: Path) -> None:
     rules = Access(users, clock)
     token = rules.log_in("olga", PASSWORD, "10.0.0.1")
     clock.now += access.SESSION_S - 1
-    assert rules.who(token) is not None
+    assert rules.user_of(token) is not None
     clock.now += 1
-    assert rules.who(token) is None
+    assert rules.user_of(token) is None
 
 
 @pytest.mark.parametrize("change", ["remove", "password", "role", "file gone", "file spoilt"])
@@ -150,7 +150,7 @@ def test_a_session_ends_with_what_it_stood_on(users: Path, change: str) -> None:
         users.unlink()
     else:
         users.write_text("nonsense")
-    assert rules.who(token) is None
+    assert rules.user_of(token) is None
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_sessions_are_bounded(users: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(access, "MAX_SESSIONS", 3)
     rules = Access(users)
     tokens = [rules.log_in("olga", PASSWORD, "10.0.0.1") for _ in range(5)]
-    assert [rules.who(token) is not None for token in tokens] == [False, False, True, True, True]
+    assert [rules.user_of(token) is not None for token in tokens] == [False, False, True, True, True]
 
 
 def test_a_csrf_token_belongs_to_one_visitor_and_one_process(users: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pages of the rig show and do. Who may is in test_rig_guard.py; how it looks and moves in tests/browser."""
+"""The content and actions of the rig's pages. Permissions: test_rig_guard.py; in a browser: tests/browser."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.vision.quality import REASONS
-from edgeall.rig.record.record import REVIEWS, SPACES, STATUSES, FrameRow, RecordError
-from edgeall.rig.web import slides_page, words
+from edgeall.rig.record.chain import RecordError
+from edgeall.rig.record.rows import REVIEWS, SPACES, STATUSES, FrameRow
+from edgeall.rig.web import display, exports, slides_page
 from edgeall.rig.web.broadcast import KEPT, Broadcast
-from edgeall.rig.web.live_page import MAX_VIEWERS, Teller, light
+from edgeall.rig.web.live_events import LiveEncoder, quality_light
+from edgeall.rig.web.live_page import MAX_VIEWERS
 
 MakeRig = Callable[..., Rig]
 
@@ -38,7 +40,7 @@ def rig(make_rig: MakeRig) -> Rig:
 
 @pytest.fixture
 def page(rig: Rig) -> Iterator[TestClient]:
-    """A browser at the machine itself, its CSRF token with every request."""
+    """A browser on the machine itself, with its CSRF token in every request."""
     with TestClient(rig.app, base_url="http://localhost", follow_redirects=False) as client:
         client.get("/login")
         client.headers["x-csrf-token"] = rig.access.csrf(next(iter(client.cookies.values())))
@@ -47,7 +49,7 @@ def page(rig: Rig) -> Iterator[TestClient]:
 
 @pytest.fixture
 def running(rig: Rig, page: TestClient) -> Iterator[TestClient]:
-    """The same, and the station judges."""
+    """The same, with a running station."""
     rig.station.start()
     try:
         live = rig.station.live()
@@ -60,7 +62,7 @@ def running(rig: Rig, page: TestClient) -> Iterator[TestClient]:
 
 
 def texts(html: str) -> str:
-    """What a page says, without its tags."""
+    """The text of a page, without tags."""
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
@@ -90,14 +92,14 @@ def test_a_slide_needs_a_sample_and_takes_no_novel(rig: Rig, page: TestClient, f
 def test_no_page_asks_for_a_patient(rig: Rig, page: TestClient) -> None:
     live = page.get("/").text
     assert not re.search(r'name="[^"]*(patient|birth|sex)', live)
-    assert "No patient" in live
+    assert "Do not enter a patient" in live
 
 
 # Capture and live view
 
 
 def test_a_capture_needs_a_slide_and_a_picture(rig: Rig, page: TestClient) -> None:
-    assert "belongs to a slide" in page.post("/capture").text
+    assert "requires an open session" in page.post("/capture").text
     rig.session()
     answer = page.post("/capture")
     assert (answer.status_code, "no frame yet" in answer.text) == (409, True)
@@ -118,7 +120,7 @@ def test_live_picture_and_capture(rig: Rig, running: TestClient) -> None:
 
 def test_before_the_first_picture(rig: Rig, page: TestClient) -> None:
     assert page.get("/live/0.jpg").status_code == 404
-    assert light(rig.station.live())[0] == "bad"
+    assert quality_light(rig.station.live())[0] == "bad"
 
 
 def live(rig: Rig, **changes: Any) -> Any:
@@ -149,7 +151,7 @@ def live(rig: Rig, **changes: Any) -> Any:
 )
 def test_the_quality_light(rig: Rig, changes: dict[str, Any], level: str, title: str) -> None:
     quality = SimpleNamespace(focus=0.2, reasons=("blurred", "moving"), ok=False)
-    said = light(live(rig, **({"quality": quality} if changes.get("status") == "refused" else {}), **changes))
+    said = quality_light(live(rig, **({"quality": quality} if changes.get("status") == "refused" else {}), **changes))
     assert said[:2] == (level, title)
     if title.startswith("Out"):
         assert said[2] == "turn the fine focus; let the stage rest"
@@ -159,11 +161,11 @@ def test_what_is_told_of_a_frame_that_was_not_judged_names_no_label(rig: Rig) ->
     page: Any = SimpleNamespace(labels=("Benign", "Pre"), record=rig.record, unit="field")
     judged = {"label": "Pre", "probability": 0.9, "probabilities": {"Benign": 0.1, "Pre": 0.9}}
     judged |= {"review": True, "review_reason": "unfamiliar"}
-    said = json.loads(Teller(page)(live(rig, **judged)))
+    said = json.loads(LiveEncoder(page)(live(rig, **judged)))
     assert (said["label"], said["probability"]) == ("Pre", "90.0 %")
-    assert said["review"] == "asks for review: unlike what it has learnt"
+    assert said["review"] == "needs review: out of distribution"
     assert said["bars"] == {"Benign": [0.1, "10.0 %"], "Pre": [0.9, "90.0 %"]}
-    said = json.loads(Teller(page)(live(rig, **judged, status="refused")))
+    said = json.loads(LiveEncoder(page)(live(rig, **judged, status="refused")))
     assert (said["label"], said["probability"], said["review"], said["cells"]) == ("", "", "", [])
 
 
@@ -173,22 +175,22 @@ def test_one_blast_among_benign_cells_is_not_hidden_by_them(rig: Rig) -> None:
         SimpleNamespace(box=(n, 2, n + 3, 4), label=label, probability=0.9, review=label == "Pre")
         for n, label in enumerate(("Benign", "Pre", "Benign"))
     ]
-    said = json.loads(Teller(page)(live(rig, cells=cells)))
+    said = json.loads(LiveEncoder(page)(live(rig, cells=cells)))
     assert (said["label"], said["probability"]) == ("2 Benign, 1 Pre", "")
     assert said["bars"] == {"Benign": [2 / 3, "2 of 3"], "Early": [0, ""], "Pre": [1 / 3, "1 of 3"]}
     assert said["cells"][1] == {"box": [1, 2, 4, 4], "label": "Pre", "review": True}
-    assert json.loads(Teller(page)(live(rig, cells=())))["label"] == "no cells"
-    said = json.loads(Teller(page)(live(rig, cells=cells, status="refused")))
+    assert json.loads(LiveEncoder(page)(live(rig, cells=())))["label"] == "no cells"
+    said = json.loads(LiveEncoder(page)(live(rig, cells=cells, status="refused")))
     assert (said["label"], said["cells"]) == ("", [])
 
 
 def test_the_slide_in_the_live_view_is_counted(rig: Rig) -> None:
     session = rig.session("S-9")
     rig.frame(session)
-    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
-    said = json.loads(teller(live(rig, session_id=session)))
+    encode = LiveEncoder(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
+    said = json.loads(encode(live(rig, session_id=session)))
     assert said["session"] == {"id": session, "sample": "S-9", "frames": 1}
-    assert json.loads(teller(live(rig, session_id=None)))["session"] is None
+    assert json.loads(encode(live(rig, session_id=None)))["session"] is None
 
 
 def test_the_live_view_outlives_a_record_that_can_not_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +198,8 @@ def test_the_live_view_outlives_a_record_that_can_not_be_read(rig: Rig, monkeypa
         raise RecordError("the disk is gone")
 
     monkeypatch.setattr(rig.record, "session", fail)
-    teller = Teller(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
-    said = json.loads(teller(live(rig, session_id=1, problems=("the disk is gone",))))
+    encode = LiveEncoder(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
+    said = json.loads(encode(live(rig, session_id=1, problems=("the disk is gone",))))
     assert (said["session"], said["problems"]) == (None, ["the disk is gone"])
 
 
@@ -236,7 +238,7 @@ def test_all_viewers_hear_of_one_snapshot_that_was_made_once() -> None:
         assert len(broadcast._kept) <= KEPT
         assert broadcast.snapshot(3).number == 3
         assert broadcast.snapshot(-5).number == made[-1]
-        assert broadcast.enter() >= 3  # what was told to others is no news to somebody who comes later
+        assert broadcast.enter() >= 3  # a later viewer does not get earlier messages again
         broadcast.close()
         await asyncio.to_thread(broadcast.join)
         assert await asyncio.wait_for(broadcast.newer(99, 60), 1) is not None
@@ -308,7 +310,7 @@ def test_a_review_confirms_or_corrects(rig: Rig, page: TestClient) -> None:
         ("Pre", "3"),
         ("Pro", "4"),
     ]
-    assert "asks for review" in texts(html)
+    assert "needs review" in texts(html)
     answer = page.post(f"/frames/{frame}/review", data={"label": "Early", "note": " lobed "})
     assert answer.headers["location"] == f"/frames/{frame}"
     (review,) = rig.record.frame(frame).reviews
@@ -327,7 +329,7 @@ def test_a_review_confirms_or_corrects(rig: Rig, page: TestClient) -> None:
         {"label": "Pre", "cell": "7"},
     ],
 )
-def test_a_review_that_can_not_be_meant(rig: Rig, page: TestClient, form: dict[str, str]) -> None:
+def test_an_invalid_review_is_refused(rig: Rig, page: TestClient, form: dict[str, str]) -> None:
     frame = rig.frame(rig.session())
     assert page.post(f"/frames/{frame}/review", data=form).status_code == 400
     assert page.post("/frames/9999/review", data={"label": "Pre"}).status_code in (404, 409)
@@ -398,7 +400,7 @@ def test_enter_in_the_note_presses_no_label(rig: Rig, page: TestClient) -> None:
 
 
 def test_what_is_named_by_a_number_is_asked_for_again(rig: Rig, page: TestClient) -> None:
-    """Another record at the same address numbers its frames alike."""
+    """Another record at the same address uses the same frame numbers."""
     cells = [{"box": (10, 20, 60, 50), "label": "Pre", "probability": 0.9}]
     frame = rig.frame(rig.session(), cells=cells)
     digest = rig.record.frame(frame).image
@@ -417,7 +419,7 @@ def test_images_that_are_removed_or_damaged(rig: Rig, page: TestClient) -> None:
     paths[0].unlink()
     paths[1].write_bytes(b"no image")
     shown = page.get(f"/frames/{frames[0]}").text
-    assert "The image has been removed." in shown and 'id="picture"' not in shown
+    assert "The image was removed." in shown and 'id="picture"' not in shown
     assert page.get("/gallery").text.count('<span class="none">no image') == 1
     assert page.get(f"/frames/{frames[1]}/cells/0.jpg").status_code == 404
     names = zipfile.ZipFile(io.BytesIO(page.get("/training.zip").content)).namelist()
@@ -425,7 +427,7 @@ def test_images_that_are_removed_or_damaged(rig: Rig, page: TestClient) -> None:
 
 
 def test_lines_of_notes_count_as_browsers_count_them(rig: Rig, page: TestClient) -> None:
-    notes = "\r\n".join(["x" * 99] * 20)  # 1999 characters where a line ends with one
+    notes = "\r\n".join(["x" * 99] * 20)  # 1999 characters if a line break counts as one
     assert page.post("/slides", data={"sample": "S", "notes": notes}).status_code == 303
     assert rig.record.sessions()[0].notes.notes == notes.replace("\r\n", "\n")
 
@@ -567,7 +569,7 @@ def test_the_training_folder(rig: Rig, page: TestClient, monkeypatch: pytest.Mon
         archive = zipfile.ZipFile(io.BytesIO(page.get(address).content))
         assert sorted(archive.namelist()) == ["Early/", f"Early/{rig.record.frame(frame).image}.jpg", "README.txt"]
         assert RESEARCH_USE in archive.read("README.txt").decode()
-    assert set(tmp_path.iterdir()) == before  # nothing of the exports is left
+    assert set(tmp_path.iterdir()) == before  # the exports leave no files
 
 
 def test_a_full_temporary_folder_is_named(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,25 +579,25 @@ def test_a_full_temporary_folder_is_named(rig: Rig, page: TestClient, monkeypatc
     def full(**_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/edgeall-export-x")
 
-    monkeypatch.setattr(slides_page.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(exports.tempfile, "mkdtemp", full)
     answer = page.get(f"/slides/{session}/frames.csv")
     assert answer.status_code == 500 and "/tmp/edgeall-export-x: No space left on device" in answer.text
     monkeypatch.undo()
-    assert page.get(f"/slides/{session}/frames.csv").status_code == 200  # and the next one is made
+    assert page.get(f"/slides/{session}/frames.csv").status_code == 200  # the next export works
 
 
 def test_one_export_at_a_time(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     session = rig.session()
     rig.frame(session)
     going, go = threading.Event(), threading.Event()
-    export = rig.record.export_csv
+    export = exports.export_csv
 
     def slow(*arguments: Any) -> int:
         going.set()
         assert go.wait(10)
         return export(*arguments)
 
-    monkeypatch.setattr(rig.record, "export_csv", slow)
+    monkeypatch.setattr(exports, "export_csv", slow)
     other = TestClient(rig.app, base_url="http://localhost")
     statuses: list[int] = []
     thread = threading.Thread(target=lambda: statuses.append(other.get(f"/slides/{session}/frames.csv").status_code))
@@ -617,13 +619,13 @@ def test_settings(rig: Rig, page: TestClient) -> None:
     assert (rig.station.settings.judge, rig.station.settings.save) == (True, "every frame")
     assert [event.kind for event in rig.record.events()] == ["settings", "settings"]
     assert page.post("/settings", data={"save": "never"}).status_code == 400
-    assert "Saved, and noted in the record" in page.get("/settings?saved=true").text
+    assert "Saved and recorded" in page.get("/settings?saved=true").text
 
 
 def test_health(rig: Rig, page: TestClient) -> None:
     rig.record.add_event("camera", {"reopened": 3})
     said = texts(page.get("/health").text)
-    for what in ("Free disk", "Temperature", "Slowed down", "Passed over", "camera", "reopened: 3", "0" * 64):
+    for what in ("Free disk", "Temperature", "Throttled", "Dropped", "camera", "reopened: 3", "0" * 64):
         assert what in said, what
 
 
@@ -634,11 +636,11 @@ def test_an_error_of_ours_is_a_page(rig: Rig, page: TestClient) -> None:
 
 
 def test_there_are_words_for_everything_that_is_reported() -> None:
-    assert set(words.REASONS) == set(REASONS)
-    assert set(words.STATUSES) == set(STATUSES)
-    assert set(words.REVIEWS) == set(REVIEWS)
-    assert set(words.SPACE) == set(SPACES)
-    assert (words.reason("new one"), words.advice("new one")) == ("New one", "")
+    assert set(display.REASONS) == set(REASONS)
+    assert set(display.STATUSES) == set(STATUSES)
+    assert set(display.REVIEWS) == set(REVIEWS)
+    assert set(display.SPACE) == set(SPACES)
+    assert (display.reason("new one"), display.advice("new one")) == ("New one", "")
 
 
 @pytest.mark.parametrize(
@@ -654,9 +656,9 @@ def test_there_are_words_for_everything_that_is_reported() -> None:
     ],
 )
 def test_sizes(count: float | None, said: str) -> None:
-    assert words.size(count) == said
+    assert display.size(count) == said
 
 
 def test_numbers_that_are_not_there() -> None:
-    assert (words.percent(None), words.moment(None)) == ("-", "-")
-    assert words.moment("2026-11-21T10:00:00.123456Z") == "2026-11-21 10:00:00"
+    assert (display.percent(None), display.moment(None)) == ("-", "-")
+    assert display.moment("2026-11-21T10:00:00.123456Z") == "2026-11-21 10:00:00"

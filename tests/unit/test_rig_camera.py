@@ -1,4 +1,4 @@
-"""Every kind of camera, and every way one fails: it is reopened, said to be, and nothing else comes to harm."""
+"""Every kind of camera, and every way it fails: it is reopened, the fault is reported, and nothing else is affected."""
 
 from __future__ import annotations
 
@@ -23,23 +23,30 @@ from PIL import Image
 from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import UsageError
-from edgeall.rig.capture import camera as camera_module
-from edgeall.rig.capture.camera import (
+from edgeall.edge_runtime.vision.frame import Frame
+from edgeall.rig.capture import files
+from edgeall.rig.capture.camera import open_camera
+from edgeall.rig.capture.files import WatchedFolder
+from edgeall.rig.capture.interface import (
     Camera,
     CameraError,
-    CameraState,
-    EndedError,
-    Frame,
-    KeptOpen,
     NoFrameError,
-    PassedOverError,
-    SeenImages,
-    WatchedFolder,
+    ReplayEndedError,
+    SkippedFileError,
     check_frame,
-    open_camera,
 )
+from edgeall.rig.capture.reconnecting import CameraState, ReconnectingCamera
+from edgeall.rig.capture.seen import SeenImages
 
 GOOD = np.full((48, 64, 3), 200, np.uint8)
+PAUSE_FACTOR = files._LISTING_PAUSE_FACTOR
+
+
+@pytest.fixture(autouse=True)
+def frequent_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watched folders are listed often, so that the short timeouts below suffice on a busy machine."""
+    monkeypatch.setattr(files, "_POLL_S", 0.02)
+    monkeypatch.setattr(files, "_LISTING_PAUSE_FACTOR", 0.0)
 
 
 def frame(pixels: Any = GOOD, number: int = 0) -> Frame:
@@ -47,15 +54,15 @@ def frame(pixels: Any = GOOD, number: int = 0) -> Frame:
 
 
 def until(true: Callable[[], object], timeout_s: float = HANG_S) -> None:
-    """Wait for it; fail when it doesn't come."""
+    """Wait until ``true()`` holds; fail after ``timeout_s``."""
     end = time.monotonic() + timeout_s
     while not true():
-        assert time.monotonic() < end, "in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
 
 
 class Scripted:
-    """A camera that does as told: a frame's pixels, an exception to raise, or an event to hang on; then good frames."""
+    """A camera with a script: a frame's pixels, an exception to raise, or an event to hang on; then good frames."""
 
     name = "scripted"
 
@@ -77,15 +84,15 @@ class Scripted:
 
 
 @pytest.fixture
-def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., KeptOpen]]:
-    """``keep(factory)`` starts a KeptOpen that is quick to give up and to try again."""
-    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.02)
-    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.1)
-    monkeypatch.setattr(KeptOpen, "OPEN_S", 0.5)
-    started: list[KeptOpen] = []
+def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ReconnectingCamera]]:
+    """``keep(factory)`` starts a ReconnectingCamera with short timeouts."""
+    monkeypatch.setattr(ReconnectingCamera, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(ReconnectingCamera, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(ReconnectingCamera, "OPEN_S", 0.5)
+    started: list[ReconnectingCamera] = []
 
-    def start(factory: Callable[[], Camera], stall_s: float = 0.3) -> KeptOpen:
-        camera = KeptOpen(factory, stall_s=stall_s)
+    def start(factory: Callable[[], Camera], stall_s: float = 0.3) -> ReconnectingCamera:
+        camera = ReconnectingCamera(factory, stall_s=stall_s)
         started.append(camera)
         camera.start()
         return camera
@@ -95,10 +102,10 @@ def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., KeptOpen]]:
         camera.stop()
 
 
-# What keeps one open
+# Reconnecting
 
 
-def test_the_newest_frame_wins_and_the_others_are_counted(keep: Callable[..., KeptOpen]) -> None:
+def test_the_newest_frame_wins_and_the_others_are_counted(keep: Callable[..., ReconnectingCamera]) -> None:
     camera = keep(lambda: Scripted([]))
     first = camera.wait(0, HANG_S)
     assert first is not None
@@ -111,7 +118,7 @@ def test_the_newest_frame_wins_and_the_others_are_counted(keep: Callable[..., Ke
 
 
 def test_nothing_new_is_none() -> None:
-    camera = KeptOpen(lambda: Scripted([]))
+    camera = ReconnectingCamera(lambda: Scripted([]))
     assert camera.wait(0, 0.01) is None
     assert camera.state() == CameraState("reopening", "not opened yet", "", "camera", 0, 0, 0, 0)
 
@@ -121,15 +128,17 @@ def test_nothing_new_is_none() -> None:
     [
         (CameraError("camera: its cable is off"), "camera: its cable is off"),
         (OSError("no such device"), "scripted: OSError: no such device"),
-        (GOOD.astype(np.float32), "gave float32 (48, 64, 3), not an 8-bit RGB image"),
-        (GOOD[..., 0], "gave uint8 (48, 64), not"),
-        (GOOD[..., [0, 1, 2, 0]], "gave uint8 (48, 64, 4), not"),
-        (GOOD[:8], "gave an image of 64x8 pixels"),
+        (GOOD.astype(np.float32), "returned float32 (48, 64, 3), not an 8-bit RGB image"),
+        (GOOD[..., 0], "returned uint8 (48, 64), not"),
+        (GOOD[..., [0, 1, 2, 0]], "returned uint8 (48, 64, 4), not"),
+        (GOOD[:8], "returned an image of 64x8 pixels"),
         (np.zeros((48, 64, 3), np.uint8), "every pixel is black"),
-        (None, "gave NoneType, not"),
+        (None, "returned NoneType, not"),
     ],
 )
-def test_a_camera_that_fails_is_said_to_and_opened_anew(keep: Callable[..., KeptOpen], act: Any, said: str) -> None:
+def test_a_camera_that_fails_is_said_to_and_opened_anew(
+    keep: Callable[..., ReconnectingCamera], act: Any, said: str
+) -> None:
     opened: list[Scripted] = []
     details = []
 
@@ -138,7 +147,7 @@ def test_a_camera_that_fails_is_said_to_and_opened_anew(keep: Callable[..., Kept
         opened.append(Scripted([GOOD, act] if len(opened) < 3 else []))
         return opened[-1]
 
-    camera = KeptOpen(factory, stall_s=0.3)
+    camera = ReconnectingCamera(factory, stall_s=0.3)
     camera = keep(factory)
     until(lambda: len(opened) == 4 and camera.state().state == "live")
     assert [state.state for state in details[1:]] == ["reopening"] * 3
@@ -150,10 +159,10 @@ def test_a_camera_that_fails_is_said_to_and_opened_anew(keep: Callable[..., Kept
 
 
 def test_a_camera_that_cant_be_opened_is_tried_again_at_longer_and_longer_intervals(
-    keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+    keep: Callable[..., ReconnectingCamera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr(ReconnectingCamera, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(ReconnectingCamera, "LONGEST_WAIT_S", 0.2)
     times: list[float] = []
 
     def factory() -> Camera:
@@ -168,7 +177,7 @@ def test_a_camera_that_cant_be_opened_is_tried_again_at_longer_and_longer_interv
     assert camera.state().detail == "camera: not there (plug it in)"
 
 
-def test_a_read_that_hangs_is_given_up_and_its_late_frame_is_not_shown(keep: Callable[..., KeptOpen]) -> None:
+def test_a_hanging_read_is_abandoned_and_its_late_frame_is_not_shown(keep: Callable[..., ReconnectingCamera]) -> None:
     release = threading.Event()
     late = np.full((48, 64, 3), 77, np.uint8)
     opened: list[Scripted] = []
@@ -179,7 +188,7 @@ def test_a_read_that_hangs_is_given_up_and_its_late_frame_is_not_shown(keep: Cal
 
     camera = keep(factory)
     until(lambda: camera.state().state == "stalled")
-    assert "hangs, gives no frame for 0.3 s" in camera.state().detail
+    assert "hangs, no frame after 0.3 s" in camera.state().detail
     until(lambda: camera.state().state == "live")
     assert camera.state().hung == 1
     opened[0].acts.insert(0, late)
@@ -193,7 +202,7 @@ def test_a_read_that_hangs_is_given_up_and_its_late_frame_is_not_shown(keep: Cal
         sequence = taken[0]
 
 
-def test_an_opening_that_hangs_is_given_up(keep: Callable[..., KeptOpen]) -> None:
+def test_a_hanging_opening_is_abandoned(keep: Callable[..., ReconnectingCamera]) -> None:
     release = threading.Event()
     calls: list[int] = []
 
@@ -204,12 +213,12 @@ def test_an_opening_that_hangs_is_given_up(keep: Callable[..., KeptOpen]) -> Non
         return Scripted([])
 
     camera = keep(factory)
-    until(lambda: "doesn't open for 0.5 s" in camera.state().detail)
+    until(lambda: "hangs, not open after 0.5 s" in camera.state().detail)
     until(lambda: camera.state().state == "live")
     release.set()
 
 
-def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callable[..., KeptOpen]) -> None:
+def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callable[..., ReconnectingCamera]) -> None:
     release = threading.Event()
     opened: list[Scripted] = []
 
@@ -219,9 +228,12 @@ def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callab
 
     before = threading.active_count()
     camera = keep(factory)
-    until(lambda: camera.state().hung == KeptOpen.MAX_HUNG)
+    until(lambda: camera.state().hung == ReconnectingCamera.MAX_HUNG)
     time.sleep(1.0)
-    assert len(opened) == KeptOpen.MAX_HUNG and threading.active_count() <= before + 1 + KeptOpen.MAX_HUNG
+    assert (
+        len(opened) == ReconnectingCamera.MAX_HUNG
+        and threading.active_count() <= before + 1 + ReconnectingCamera.MAX_HUNG
+    )
     until(lambda: "unplug it" in camera.state().detail)
     assert camera.state().state == "stalled"
     release.set()
@@ -229,7 +241,7 @@ def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callab
     assert all(each.closed for each in opened[:-1])
 
 
-def test_stopping_ends_the_threads_and_closes_the_camera(keep: Callable[..., KeptOpen]) -> None:
+def test_stopping_ends_the_threads_and_closes_the_camera(keep: Callable[..., ReconnectingCamera]) -> None:
     before = threading.active_count()
     opened: list[Scripted] = []
 
@@ -243,7 +255,7 @@ def test_stopping_ends_the_threads_and_closes_the_camera(keep: Callable[..., Kep
     assert threading.active_count() == before and [each.closed for each in opened] == [True]
 
 
-def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., KeptOpen]) -> None:
+def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., ReconnectingCamera]) -> None:
     release = threading.Event()
     camera = keep(lambda: Scripted([release]))
     until(lambda: camera.state().state == "stalled")
@@ -252,7 +264,7 @@ def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., KeptOpen]
     release.set()
 
 
-def test_a_source_with_nothing_new_is_well(keep: Callable[..., KeptOpen], tmp_path: Path) -> None:
+def test_a_source_without_new_images_stays_live(keep: Callable[..., ReconnectingCamera], tmp_path: Path) -> None:
     grainy_image(0).save(tmp_path / "a.png")
     camera = keep(lambda: open_camera(str(tmp_path)))
     assert camera.wait(0, HANG_S) is not None
@@ -267,10 +279,10 @@ def test_frames_are_shared_and_so_can_not_be_written_to() -> None:
     assert GOOD.flags.writeable
 
 
-# What may be opened
+# Sources
 
 
-def test_what_is_no_camera_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     for source in ("nonsense", "replay:nowhere", str(tmp_path / "missing")):
         with pytest.raises(UsageError, match="no camera, folder or video") as caught:
             open_camera(source)
@@ -284,7 +296,7 @@ def test_the_simulated_slide_is_a_camera() -> None:
 
 
 def put(folder: Path, name: str, seed: int, at: float, content: bytes | None = None) -> None:
-    """An image, or ``content``, written at a time; there all at once, whoever is watching."""
+    """Write an image, or ``content``, with a modification time, atomically."""
     if content is None:
         grainy_image(seed).save(folder / ".new", "png")
     else:
@@ -307,7 +319,7 @@ def test_a_watched_folder_gives_the_newest_and_then_each_new_one(tmp_path: Path)
     frames = [camera.read(0.1) for _ in range(2)]
     assert [each.number for each in frames] == [1, 2]
     assert all(np.array_equal(f.pixels, np.asarray(grainy_image(s))) for f, s in zip(frames, (3, 4), strict=True))
-    put(tmp_path, "d.png", 5, now + 4)  # written over
+    put(tmp_path, "d.png", 5, now + 4)  # overwritten
     assert np.array_equal(camera.read(0.1).pixels, np.asarray(grainy_image(5)))
     put(tmp_path, "e.png", 6, now - 1000)  # copied with its time
     assert camera.read(0.1).source == "e.png"
@@ -315,7 +327,7 @@ def test_a_watched_folder_gives_the_newest_and_then_each_new_one(tmp_path: Path)
         camera.read(0.05)
 
 
-def test_a_file_that_gets_its_time_after_it_was_seen_is_no_new_one(tmp_path: Path) -> None:
+def test_a_file_whose_time_is_set_after_it_was_seen_is_not_new(tmp_path: Path) -> None:
     camera = open_camera(str(tmp_path))
     put(tmp_path, "copy.png", 1, time.time())
     assert camera.read(0.1).source == "copy.png"
@@ -339,25 +351,27 @@ def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(7)))
 
 
-def test_a_damaged_file_is_said_and_does_not_block_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
+def test_a_damaged_file_is_reported_and_does_not_block_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_WRITING_S", 0.2)
     camera = open_camera(str(tmp_path))
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
     old = time.time() - 60
     os.utime(tmp_path / "bad.png", (old, old))
-    with pytest.raises(PassedOverError, match=r"passed over: .*bad\.png: "):
+    with pytest.raises(SkippedFileError, match=r"skipped: .*bad\.png: "):
         camera.read(1.0)
     put(tmp_path, "good.png", 1, old + 1)
     assert camera.read(1.0).pixels.shape == (60, 75, 3)
 
 
 def test_each_file_waits_until_it_is_taken(
-    tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keep: Callable[..., ReconnectingCamera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(camera_module, "_BEING_WRITTEN_S", 0.2)
+    monkeypatch.setattr(files, "_WRITING_S", 0.2)
     now = time.time() - 100
     put(tmp_path, "first.png", 0, now)
-    camera = keep(lambda: open_camera(str(tmp_path)), 1.5)  # a busy machine keeps the reader waiting for long
+    camera = keep(lambda: open_camera(str(tmp_path)), 1.5)  # a busy machine may delay the reader
     until(lambda: camera.state().frames == 1)
     for number in range(1, 6):
         put(tmp_path, f"{number}.png", number, now + number, b"no image" if number == 3 else None)
@@ -369,13 +383,13 @@ def test_each_file_waits_until_it_is_taken(
     assert seen == ["first.png", "1.png", "2.png", "4.png", "5.png"]
     state = camera.state()
     assert (state.state, state.frames, state.dropped_frames, state.reopened) == ("live", 5, 0, 0)
-    assert "passed over" in state.fault and "3.png" in state.fault
+    assert "skipped" in state.fault and "3.png" in state.fault
 
 
 def test_a_folder_that_hangs_gives_each_file_once(
-    tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keep: Callable[..., ReconnectingCamera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release, decode, hung, seen = threading.Event(), camera_module.open_rgb, [], SeenImages()
+    release, decode, hung, seen = threading.Event(), files.open_rgb, [], SeenImages()
 
     def open_rgb(path: Path) -> Any:
         if path.name == "2.png" and not hung:
@@ -383,7 +397,7 @@ def test_a_folder_that_hangs_gives_each_file_once(
             release.wait(HANG_S)
         return decode(path)
 
-    monkeypatch.setattr(camera_module, "open_rgb", open_rgb)
+    monkeypatch.setattr(files, "open_rgb", open_rgb)
     now = time.time() - 100
     put(tmp_path, "0.png", 0, now)
     camera = keep(lambda: open_camera(str(tmp_path), seen=seen))
@@ -396,7 +410,7 @@ def test_a_folder_that_hangs_gives_each_file_once(
         sources.append(taken.source)
         if taken.source == "1.png":
             until(lambda: camera.state().state == "stalled")
-            release.set()  # the attempt that was given up comes back: nobody has got its frame
+            release.set()  # the abandoned attempt returns: its frame was never taken
     assert sources == [f"{number}.png" for number in range(5)]
     until(lambda: camera.state().hung == 0)
     assert camera.wait(after, 0.5) is None and camera.state().reopened == 1
@@ -407,7 +421,7 @@ def digest_of(path: Path) -> str:
 
 
 def sources(camera: Camera) -> list[str]:
-    """Of all that there is now."""
+    """The names of all files that the camera returns now."""
     found = []
     with suppress(NoFrameError):
         while True:
@@ -416,15 +430,15 @@ def sources(camera: Camera) -> list[str]:
 
 
 def kept_of(folder: Path, list_file: Path) -> None:
-    """Leave behind what a rig does that has looked at all of a folder when a slide is begun."""
+    """Write the state file of a rig that has read a whole folder when a slide is started."""
     before = SeenImages(None, list_file)
     camera = open_camera(str(folder), seen=before)
     sources(camera)
-    before.keep()
+    before.save()
 
 
-def test_a_watched_folder_goes_on_with_what_the_record_does_not_hold(tmp_path: Path) -> None:
-    """Whatever the clock says: a board without a battery starts at some earlier time."""
+def test_a_watched_folder_resumes_with_files_that_are_not_in_the_record(tmp_path: Path) -> None:
+    """Independent of the clock: a board without a battery starts with an earlier time."""
     folder, list_file, now = tmp_path / "in", tmp_path / "folder.json", int(time.time()) - 100
     folder.mkdir()
     for number in range(2):
@@ -435,27 +449,27 @@ def test_a_watched_folder_goes_on_with_what_the_record_does_not_hold(tmp_path: P
     held = {f"{number}.png": {digest_of(folder / f"{number}.png")} for number in range(3)}
     put(folder, "back.png", 20, now - 3600)  # written after the power cut
     put(folder, "1.png", 21, (folder / "1.png").stat().st_mtime)  # another one of the same name and time
-    (folder / "0.png").unlink()  # moved away when it had been looked at
+    (folder / "0.png").unlink()  # moved away after it was read
     seen = SeenImages(held, list_file)
     camera = open_camera(str(folder), seen=seen)
     assert sources(camera) == ["back.png", "1.png", "3.png"]
     assert (seen.before, seen.unknown) == (2, 0)
-    assert sources(open_camera(str(folder), seen=seen)) == []  # opened anew
+    assert sources(open_camera(str(folder), seen=seen)) == []  # reopened
     put(folder, "later.png", 22, now - 3000)
     assert sources(camera) == ["later.png"]
 
 
-def test_what_was_there_before_the_slide_stays_left_out_though_its_time_is_set(tmp_path: Path) -> None:
+def test_files_from_before_the_slide_stay_left_out_after_a_change_of_their_time(tmp_path: Path) -> None:
     folder, list_file = tmp_path / "in", tmp_path / "folder.json"
     folder.mkdir()
     put(folder, "looked-at.png", 1, time.time())
     kept_of(folder, list_file)
-    os.utime(folder / "looked-at.png", (1e9, 1e9))  # a share whose clock or time zone is another
+    os.utime(folder / "looked-at.png", (1e9, 1e9))  # a share with another clock or time zone
     assert sources(open_camera(str(folder), seen=SeenImages({}, list_file))) == []
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"folder": "/another", "files": []}', b'{"folder": 1'])
-def test_without_a_list_of_what_was_there_it_says_how_many_are_left_out(tmp_path: Path, content: bytes | None) -> None:
+def test_without_a_state_file_the_number_of_files_left_out_is_reported(tmp_path: Path, content: bytes | None) -> None:
     folder, list_file = tmp_path / "in", tmp_path / "folder.json"
     folder.mkdir()
     for number in range(3):
@@ -469,7 +483,7 @@ def test_without_a_list_of_what_was_there_it_says_how_many_are_left_out(tmp_path
     assert sources(camera) == ["3.png"]
 
 
-def test_rows_of_before_digests_were_recorded_are_known_by_name(tmp_path: Path) -> None:
+def test_rows_without_a_digest_are_matched_by_name(tmp_path: Path) -> None:
     put(tmp_path, "a.png", 1, time.time())
     put(tmp_path, "b.png", 2, time.time())
     assert sources(open_camera(f"replay:{tmp_path}", rate=100.0, seen=SeenImages({"a.png": {""}}))) == ["b.png"]
@@ -510,9 +524,9 @@ def test_a_share_that_is_away_for_a_moment_brings_nothing_new(tmp_path: Path) ->
 
 
 def test_a_picture_of_nothing_is_passed_over_and_the_next_comes(
-    tmp_path: Path, keep: Callable[..., KeptOpen], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keep: Callable[..., ReconnectingCamera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(ReconnectingCamera, "FIRST_WAIT_S", 0.01)
     now = time.time() - 100
     for number in range(4):
         put(tmp_path, f"{number}.png", number, now + number)
@@ -533,7 +547,7 @@ def test_a_picture_of_nothing_is_passed_over_and_the_next_comes(
                 frames.append(taken[1].pixels)
         assert [np.array_equal(f, grainy_image(n)) for f, n in zip(frames, (0, 3), strict=True)] == [True, True]
         assert camera.wait(after, 0.4) is None and camera.state().reopened == 0
-        assert "passed over" in camera.state().fault and "2.png: gave an image of 20x20" in camera.state().fault
+        assert "skipped" in camera.state().fault and "2.png: returned an image of 20x20" in camera.state().fault
         camera.stop()
 
 
@@ -548,20 +562,21 @@ def test_thousands_of_files_are_not_listed_all_the_time(tmp_path: Path, monkeypa
         return images(self)
 
     monkeypatch.setattr(WatchedFolder, "_images", slow)
+    monkeypatch.setattr(files, "_LISTING_PAUSE_FACTOR", PAUSE_FACTOR)
     assert sources(camera) == ["a.png"]
     begin = time.monotonic()
     while len(listings) < 4:
         assert time.monotonic() < begin + HANG_S
         sources(camera)
     waits = np.diff(listings)
-    assert waits.min() > 0.02 * camera_module._REST
+    assert waits.min() > 0.02 * PAUSE_FACTOR
 
 
 def test_a_folder_that_disappears_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     camera = open_camera(str(tmp_path / "in"))
     (tmp_path / "in").rmdir()
-    with pytest.raises(CameraError, match="can't be listed"):
+    with pytest.raises(CameraError, match="cannot be listed"):
         camera.read(0.1)
 
 
@@ -573,7 +588,7 @@ def test_an_image_sequence_is_replayed_in_order_at_its_rate(tmp_path: Path) -> N
     frames = [camera.read(1.0) for _ in range(5)]
     assert time.monotonic() - begin >= 4 / 20
     assert all(np.array_equal(f.pixels, np.asarray(grainy_image(n))) for n, f in enumerate(frames))
-    with pytest.raises(EndedError, match="ended after 5 images"):
+    with pytest.raises(ReplayEndedError, match="ended after 5 images"):
         camera.read(0.01)
     assert [each.source for each in frames] == [f"{number}.png" for number in range(5)]
     assert all(each.waits and each.digest == digest_of(tmp_path / each.source) for each in frames)
@@ -585,7 +600,7 @@ def test_a_damaged_image_of_a_sequence_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
     camera = open_camera(f"replay:{tmp_path}", rate=100.0)
     camera.read(1.0)
-    with pytest.raises(NoFrameError, match=r"passed over: .*1\.png"):
+    with pytest.raises(NoFrameError, match=r"skipped: .*1\.png"):
         camera.read(1.0)
     assert np.array_equal(camera.read(1.0).pixels, np.asarray(grainy_image(2)))
 
@@ -611,25 +626,25 @@ def test_a_video_is_replayed_at_its_own_rate(tmp_path: Path) -> None:
     assert all(abs(int(f.pixels[20, 20, 0]) - 30) < 8 for f in frames)
     assert [f.source for f in frames] == [f"v.avi frame {n + 1}" for n in range(15)] and all(f.waits for f in frames)
     assert np.diff([f.clock_s for f in frames]) == pytest.approx(1 / 25)  # however late they were read
-    with pytest.raises(EndedError, match=r"ended after 15 frames$"):
+    with pytest.raises(ReplayEndedError, match=r"ended after 15 frames$"):
         camera.read(0.01)
     camera.close()
 
 
-def test_a_video_goes_on_where_the_record_ends(tmp_path: Path) -> None:
+def test_a_video_resumes_where_the_record_ends(tmp_path: Path) -> None:
     levels = tuple(range(30, 230, 20))
     path = video(tmp_path / "v.avi", levels)
     frames = [*map(open_camera(f"replay:{path}", rate=500.0).read, [1.0] * 6)]
     held = {frame.source: {frame.digest} for frame in frames}
     again = open_camera(f"replay:{path}", rate=500.0, seen=SeenImages(held))
     assert again.read(5.0).source == "v.avi frame 7" and len(sources(again)) == 3
-    with pytest.raises(EndedError, match="ended after 4 frames, after 6 that were seen before"):
+    with pytest.raises(ReplayEndedError, match="ended after 4 frames, and 6 that were seen before"):
         again.read(0.01)
     other = open_camera(f"replay:{video(path, levels[::-1])}", rate=500.0, seen=SeenImages(held))
     assert other.read(5.0).source == "v.avi frame 1"  # another video of that name
 
 
-def test_each_frame_of_a_video_waits_until_it_is_taken(tmp_path: Path, keep: Callable[..., KeptOpen]) -> None:
+def test_each_frame_of_a_video_waits_until_it_is_taken(tmp_path: Path, keep: Callable[..., ReconnectingCamera]) -> None:
     path = video(tmp_path / "v.avi", range(30, 230, 20))
     camera = keep(lambda: open_camera(f"replay:{path}", rate=500.0))
     seen, after = [], 0
@@ -643,23 +658,23 @@ def test_each_frame_of_a_video_waits_until_it_is_taken(tmp_path: Path, keep: Cal
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5])
-def test_a_video_that_is_none_or_broke_off_has_an_apt_hint(tmp_path: Path, kept: float) -> None:
+def test_an_invalid_or_incomplete_video_has_a_fitting_hint(tmp_path: Path, kept: float) -> None:
     path = video(tmp_path / "v.mp4", range(30, 230, 4), "mp4v")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))] if kept else b"no video" * 100)
-    with pytest.raises(CameraError, match="can't be opened") as caught:
+    with pytest.raises(CameraError, match="cannot be opened") as caught:
         open_camera(f"replay:{path}")
-    assert "whole" in caught.value.hint and "plugged" not in caught.value.hint
+    assert "complete" in caught.value.hint and "plugged" not in caught.value.hint
 
 
-def test_a_video_that_ends_too_early_is_said_to(tmp_path: Path) -> None:
+def test_a_video_that_ends_too_early_is_reported(tmp_path: Path) -> None:
     path = video(tmp_path / "v.avi", range(30, 230, 4))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     camera = open_camera(f"replay:{path}", rate=1000.0)
     count = len(sources(camera))
     with pytest.raises(
-        EndedError, match=rf"ended after {count} frames; {50 - count} more .* is the file whole"
+        ReplayEndedError, match=rf"ended after {count} frames; {50 - count} more .* is the file complete"
     ) as caught:
         camera.read(0.01)
     assert 0 < count < 50, caught.value
@@ -667,7 +682,7 @@ def test_a_video_that_ends_too_early_is_said_to(tmp_path: Path) -> None:
 
 def test_a_usb_camera_that_is_not_there_is_an_error() -> None:
     pytest.importorskip("cv2")
-    with pytest.raises(CameraError, match="camera 63: can't be opened") as caught:
+    with pytest.raises(CameraError, match="camera 63: cannot be opened") as caught:
         open_camera("63")
     assert "plugged in" in caught.value.hint
 
@@ -706,7 +721,7 @@ def test_a_usb_camera_is_asked_for_its_size_and_its_newest_frame(
     camera = open_camera(source)
     assert settings["CAP_PROP_FRAME_WIDTH"] == 1280 and settings["CAP_PROP_BUFFERSIZE"] == 1
     assert camera.read(1.0).pixels[0, 0].tolist() == [3, 2, 1]
-    with pytest.raises(CameraError, match="gives no frame"):
+    with pytest.raises(CameraError, match="returns no frame"):
         camera.read(1.0)
     camera.close()
     assert settings["released"] == 1
@@ -716,9 +731,7 @@ def test_a_usb_camera_is_asked_for_its_size_and_its_newest_frame(
     ("source", "module", "hint"),
     [("0", "cv2", "pip install opencv-python-headless"), ("picamera2", "picamera2", "apt install python3-picamera2")],
 )
-def test_what_drives_it_is_named_where_it_is_missing(
-    monkeypatch: pytest.MonkeyPatch, source: str, module: str, hint: str
-) -> None:
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, source: str, module: str, hint: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(CameraError) as caught:
         open_camera(source)
@@ -785,7 +798,7 @@ def test_a_pi_camera_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         open_camera("picamera2")
     assert calls[-1] == "close"
     fake_picamera2(monkeypatch, wait=fails(FutureTimeoutError()))
-    with pytest.raises(CameraError, match="gives no frame"):
+    with pytest.raises(CameraError, match="returns no frame"):
         open_camera("picamera2").read(0.1)
 
 

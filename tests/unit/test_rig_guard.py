@@ -1,4 +1,4 @@
-"""Every route of the rig's page, tried by those who may and those who may not: a new one the day it is added."""
+"""Access to every route of the rig's page, with and without permission. New routes are included automatically."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fixtures_rig import PASSWORDS, Rig, build_rig
 from starlette.testclient import TestClient
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
+from edgeall.rig.record.rows import Program
 from edgeall.rig.web.access import Access
 from edgeall.rig.web.app import create_app
 from edgeall.rig.web.guard import HEADERS, MAX_BODY_BYTES, MAX_FIELDS, known_host
@@ -22,13 +23,13 @@ MakeRig = Callable[..., Rig]
 FILLED = {"session": "1", "frame": "1", "cell": "0", "digest": "0" * 64, "number": "0", "name": "rig.css"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 STREAM = "/events"
-"""Never ends: its tests are in tests/browser and below."""
+"""A stream without an end: its tests are in tests/browser and below."""
 
 
 def all_routes() -> list[tuple[str, str]]:
-    """(method, path with something for each parameter) of all that the app answers."""
+    """(method, path with a value for each parameter) of all routes."""
     nothing: Any = SimpleNamespace(wait=None)
-    page = Page(nothing, model="", model_sha256="", labels=(), unit="field", synthetic=False)
+    page = Page(nothing, Program("", ""), "field", synthetic=False)
     app, _ = create_app(nothing, page, Access(None), frozenset(), secure=False)
     paths = app.openapi()["paths"]
     return sorted((method.upper(), path.format(**FILLED)) for path, methods in paths.items() for method in methods)
@@ -42,7 +43,7 @@ CHANGES = [route for route in ROUTES if route[0] != "GET"]
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory, users_file: Path) -> Iterator[Rig]:
-    """One for all: nobody here is to change anything."""
+    """Shared by all tests; none of them may change it."""
     shared = build_rig(tmp_path_factory.mktemp("rig") / "record", users_file)
     yield shared
     assert shared.record.sessions() == []
@@ -100,7 +101,7 @@ def test_no_change_without_the_visitors_own_csrf_token(rig: Rig, method: str, pa
 def test_who_may_view_can_change_nothing(rig: Rig, method: str, path: str) -> None:
     visitor = client(rig, "viktor")
     asked = visitor.request(method, path, headers=csrf(visitor, rig))
-    assert (asked.status_code, "viktor may look" in asked.text) == (403, True)
+    assert (asked.status_code, "viktor has read-only access" in asked.text) == (403, True)
 
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route != ("GET", STREAM)])
@@ -194,7 +195,7 @@ def test_log_in_and_out(anybody: TestClient) -> None:
     form = {"name": "olga", "password": PASSWORDS["olga"], "csrf": form_token(anybody.get("/login").text)}
     answer = anybody.post("/login", data=form)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
-    assert next(iter(answer.cookies.values())) != before  # a cookie planted before the log-in stays worth nothing
+    assert next(iter(answer.cookies.values())) != before  # a cookie from before the log-in stays without access
     page = anybody.get("/settings")
     assert page.status_code == 200 and "olga" in page.text
     assert anybody.get("/login").headers["location"] == "/"

@@ -1,4 +1,4 @@
-"""Starting the rig: where it listens, whom it lets in, its certificate, its command line."""
+"""Starting the rig: its address, users, certificate and command line."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.rig import serve as room
+from edgeall.rig import serve as rig_serve
 from edgeall.rig import service
 from edgeall.rig.record.chain import RecordError
-from edgeall.rig.record.lock import LOCK, sole_rig
+from edgeall.rig.record.lock import LOCK, lock_record
 from edgeall.rig.web.access import read_users
 from edgeall.rig.web.certificate import certificate, names_of
 
@@ -46,7 +46,7 @@ from edgeall.rig.web.certificate import certificate, names_of
     ],
 )
 def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
-    address = room.parse_address(text)
+    address = rig_serve.parse_address(text)
     assert (address.host, address.port, address.loopback) == (host, port, loopback)
 
 
@@ -55,32 +55,32 @@ def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UsageError, match="--listen"):
-        room.parse_address(text)
+        rig_serve.parse_address(text)
 
 
 def arguments(tmp_path: Path, listen: str, users: Path | None) -> tuple[Any, ...]:
-    return room.DEMO_MODEL, "simulated", tmp_path / "record", listen, users
+    return rig_serve.DEMO_MODEL, "simulated", tmp_path / "record", listen, users
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.168.1.4:0", "rig.local:0"])
 def test_beyond_this_machine_it_needs_users(tmp_path: Path, listen: str) -> None:
     for start in (
-        lambda: room.serve(*arguments(tmp_path, listen, None), note=print),
-        lambda: room.install(*arguments(tmp_path, listen, None)),
+        lambda: rig_serve.serve(*arguments(tmp_path, listen, None), note=print),
+        lambda: rig_serve.install(*arguments(tmp_path, listen, None)),
     ):
-        with pytest.raises(UsageError, match="would let in everybody"):
+        with pytest.raises(UsageError, match="requires --users"):
             start()
     assert not (tmp_path / "record").exists()
 
 
 def test_a_users_file_without_users_lets_nobody_in_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="names nobody"):
-        room.serve(*arguments(tmp_path, "127.0.0.1:0", tmp_path / "users.json"), note=print)
+    with pytest.raises(UsageError, match="has no users"):
+        rig_serve.serve(*arguments(tmp_path, "127.0.0.1:0", tmp_path / "users.json"), note=print)
 
 
 def test_a_path_that_is_no_camera_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no camera, folder or video"):
-        room.serve(room.DEMO_MODEL, "/no/such", tmp_path / "record", "127.0.0.1:0", None, note=print)
+        rig_serve.serve(rig_serve.DEMO_MODEL, "/no/such", tmp_path / "record", "127.0.0.1:0", None, note=print)
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(EdgeallError, match=r"--listen 127.0.0.1:\d+: .*in use"):
-            room.serve(*arguments(tmp_path, listen, None), note=print)
+            rig_serve.serve(*arguments(tmp_path, listen, None), note=print)
 
 
 def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> Non
     der = ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERT") :])
     assert fingerprint.replace(":", "").lower() == hashlib.sha256(der).hexdigest()
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(path)
-    assert names_of(path) == {"rig.local"}  # by which the page may be called
+    assert names_of(path) == {"rig.local"}  # the host names of the page
     path.write_text("nonsense")
-    with pytest.raises(EdgeallError, match="no certificate"):
+    with pytest.raises(EdgeallError, match="not a PEM certificate"):
         certificate(path, [])
 
 
@@ -119,17 +119,17 @@ def test_a_certificate_of_a_board_without_a_clock_holds_today(tmp_path: Path, mo
 
 
 def test_the_demos_model_is_small_and_says_what_it_is() -> None:
-    bundle = open_bundle(room.DEMO_MODEL)
+    bundle = open_bundle(rig_serve.DEMO_MODEL)
     assert bundle.manifest is not None
-    assert room.DEMO_MODEL.stat().st_size < 150_000
+    assert rig_serve.DEMO_MODEL.stat().st_size < 150_000
     assert (bundle.manifest.unit, bundle.manifest.training["synthetic"]) == ("cell", True)
     assert bundle.manifest.metrics["accuracy"] > 0.9
 
 
 def test_a_cell_is_explained_as_its_model_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Image.Image] = []
-    monkeypatch.setattr(room, "overlay_renderer", lambda model: lambda image: asked.append(image) or b"a png")
-    explain, field = room._explain(room.DEMO_MODEL, InputSpec(50, 100)), Image.new("RGB", (640, 480))
+    monkeypatch.setattr(rig_serve, "overlay_renderer", lambda model: lambda image: asked.append(image) or b"a png")
+    explain, field = rig_serve._explain(rig_serve.DEMO_MODEL, InputSpec(50, 100)), Image.new("RGB", (640, 480))
     assert explain(field, None) == explain(field, (100, 100, 140, 140)) == b"a png"
     assert [image.size for image in asked] == [(640, 480), (80, 40)]
 
@@ -140,7 +140,7 @@ def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_
     model, camera, record, listen, _ = arguments(tmp_path, "0.0.0.0:8000", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(service, "STATE", tmp_path)
-    assert room.install(model, camera, Path("record"), listen, users_file) == ["systemctl start it"]
+    assert rig_serve.install(model, camera, Path("record"), listen, users_file) == ["systemctl start it"]
     ((words, files),) = called
     expected = ["rig", str(model), "--camera", camera, "--record", str(tmp_path / "record"), "--listen", listen]
     assert words == [*expected, "--users", str(users_file)]
@@ -149,17 +149,17 @@ def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_
     assert made.params["record"] == record
     own_users = tmp_path / "users.json"
     own_users.write_bytes(users_file.read_bytes())
-    room.install(model, camera, record, listen, own_users)
+    rig_serve.install(model, camera, record, listen, own_users)
     assert called[-1][1] == [model]
     (tmp_path / "in").mkdir()
-    for given, meant in (("in/", "{}"), ("replay:in", "replay:{}")):  # the service runs somewhere else
-        room.install(model, given, record, listen, own_users)
+    for given, meant in (("in/", "{}"), ("replay:in", "replay:{}")):  # the service has another working directory
+        rig_serve.install(model, given, record, listen, own_users)
         words, files = called[-1]
         assert words[words.index("--camera") + 1] == meant.format(tmp_path / "in") and files == [model, tmp_path / "in"]
     with pytest.raises(UsageError, match="no camera, folder or video"):
-        room.install(model, "nowhere", record, listen, own_users)
-    with pytest.raises(UsageError, match="the service may write to") as caught:
-        room.install(model, camera, Path("../elsewhere"), listen, own_users)
+        rig_serve.install(model, "nowhere", record, listen, own_users)
+    with pytest.raises(UsageError, match="the service may only write below") as caught:
+        rig_serve.install(model, camera, Path("../elsewhere"), listen, own_users)
     assert str(tmp_path / "record") in caught.value.hint
 
 
@@ -188,12 +188,12 @@ def test_a_rig_needs_three_things(given: list[str], capsys: pytest.CaptureFixtur
 
 def test_the_demo_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
-    monkeypatch.setattr(room, "serve", lambda *given, **named: called.append((given, named)))
+    monkeypatch.setattr(rig_serve, "serve", lambda *given, **named: called.append((given, named)))
     assert cli.main(["rig", "--demo"]) == 0
     assert cli.main(["rig", "own.tflite", "--demo", "--record", "r", "--listen", "localhost:1"]) == 0
     (first, named), (second, _) = called
-    assert first == (room.DEMO_MODEL, "simulated", Path("build/rig-demo"), "127.0.0.1:8000", None)
-    assert named["opened"] is room.show
+    assert first == (rig_serve.DEMO_MODEL, "simulated", Path("build/rig-demo"), "127.0.0.1:8000", None)
+    assert named["opened"] is rig_serve.show
     assert second == (Path("own.tflite"), "simulated", Path("r"), "localhost:1", None)
 
 
@@ -223,7 +223,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
     def missing(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
 
-    monkeypatch.setattr(room, "serve", missing)
+    monkeypatch.setattr(rig_serve, "serve", missing)
     assert cli.main(["rig", "--demo"]) == 1
     assert 'pip install ".[rig]"' in capsys.readouterr().err
 
@@ -232,16 +232,16 @@ def test_a_second_rig_on_one_record_is_refused_and_a_dead_ones_lock_is_none(tmp_
     first = Served(tmp_path)
     try:
         with pytest.raises(
-            RecordError, match=rf"another rig records into it \(process {first.process.pid} on "
+            RecordError, match=rf"another rig uses this record \(process {first.process.pid} on "
         ) as caught:
-            room.serve(*arguments(tmp_path, "127.0.0.1:0", None), note=print)
+            rig_serve.serve(*arguments(tmp_path, "127.0.0.1:0", None), note=print)
         assert "--record" in caught.value.hint
         assert cli.main(["record", "verify", str(tmp_path / "record")]) == 0  # tools may run
         first.process.kill()
     finally:
         first.stop()
     assert (tmp_path / "record" / LOCK).read_text().startswith(f"process {first.process.pid} on ")
-    with sole_rig(tmp_path / "record"):
+    with lock_record(tmp_path / "record"):
         pass
 
 
@@ -257,9 +257,9 @@ def test_a_record_is_not_kept_among_the_images_that_are_judged(tmp_path: Path) -
         (str(images), images),
         (str(own / "images" / "ab"), own),
     ):
-        for start in (room.serve, room.install):
-            told = {"note": print} if start is room.serve else {}
-            with pytest.raises(UsageError, match=r"the rig would judge the images that it keeps itself|may write to"):
-                start(room.DEMO_MODEL, camera, record, "127.0.0.1:0", None, **told)
-    room._check_apart(str(images), own)  # a watched folder's subfolders are left alone
-    room._check_apart("simulated", own)
+        for start in (rig_serve.serve, rig_serve.install):
+            told = {"note": print} if start is rig_serve.serve else {}
+            with pytest.raises(UsageError, match=r"the rig would judge the images that it saves itself|may only write"):
+                start(rig_serve.DEMO_MODEL, camera, record, "127.0.0.1:0", None, **told)
+    rig_serve._check_apart(str(images), own)  # a watched folder's subfolders are left alone
+    rig_serve._check_apart("simulated", own)

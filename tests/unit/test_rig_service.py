@@ -1,4 +1,4 @@
-"""The systemd unit, and what the rig tells systemd: a socket of our own listens."""
+"""The systemd unit, and the notifications to systemd, received by a socket of the test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARGUMENTS = ["rig", "/opt/edgeall/model.tflite", "--listen", "0.0.0.0:8080"]
 def listener(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[socket.socket]:
-    """Systemd's end, in both kinds of address."""
+    """Systemd's socket, with both kinds of address."""
     abstract = request.param == "abstract"
     name = f"edgeall-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
@@ -149,7 +149,7 @@ def test_systemd_takes_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     unit.write_text(service.unit_text([*ARGUMENTS, "a b", "100%"]))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "edgeall-rig.service" not in done.stderr, done.stderr  # neither an unknown key nor a value it can't read
+    assert "edgeall-rig.service" not in done.stderr, done.stderr  # neither an unknown key nor an invalid value
     unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSec=often "))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert "edgeall-rig.service" in done.stderr, "systemd-analyze would not have said so"
@@ -176,7 +176,7 @@ def test_install_writes_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_install_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.os, "geteuid", lambda: 1000)
-    with pytest.raises(EdgeallError, match="only root") as caught:
+    with pytest.raises(EdgeallError, match="requires root") as caught:
         service.install(ARGUMENTS, unit=tmp_path / "unit")
     assert "sudo" in caught.value.hint
     assert not list(tmp_path.iterdir())
@@ -189,14 +189,14 @@ def test_install_names_what_the_service_could_not_read(tmp_path: Path, monkeypat
     home.mkdir()
     model = home / "model.tflite"
     model.write_bytes(b"")
-    for folder in (*tmp_path.parents, tmp_path, home):  # pytest's own folders are closed to others
+    for folder in (*tmp_path.parents, tmp_path, home):  # pytest's folders have no permission for others
         monkeypatch.setitem(_MODES, folder, 0o755)
     monkeypatch.setattr(service.Path, "stat", _stat)
     for file in (*Path(sys.executable).absolute().parents, Path(sys.executable).absolute(), model):
         monkeypatch.setitem(_MODES, file, 0o755)
     service.check_reachable(model)
     monkeypatch.setitem(_MODES, home, 0o700)
-    with pytest.raises(EdgeallError, match=r"can't read it, .*home is closed to others") as caught:
+    with pytest.raises(EdgeallError, match=r"cannot read it, .*home has no permission for others") as caught:
         service.install(ARGUMENTS, [model], unit=tmp_path / "unit")
     assert f"chmod o+x {home}" in caught.value.hint
     monkeypatch.setitem(_MODES, home, 0o755)
@@ -221,6 +221,6 @@ def _stat(path: Path, **options: bool) -> os.stat_result:
 def test_a_unit_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.os, "geteuid", lambda: 0)
     monkeypatch.setattr(service, "check_reachable", lambda file: None)
-    with pytest.raises(EdgeallError, match="can't be written") as caught:
+    with pytest.raises(EdgeallError, match="cannot be written") as caught:
         service.install(ARGUMENTS, unit=tmp_path / "no" / "such" / "unit")
     assert "systemd" in caught.value.hint

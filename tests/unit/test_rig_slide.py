@@ -1,4 +1,4 @@
-"""The simulated slide: the same every time, and its truth is what its pixels show."""
+"""The simulated slide: it is deterministic, and its pixels agree with its ground truth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_seed_gives_the_same_slide_and_frames(slide: Slide) -> None:
 
 
 def test_boxes_hold_dark_nuclei_and_nothing_else_is_as_dark(slide: Slide) -> None:
-    """Of the monolayer: a nucleus lets less than a third of the red light through, a red cell more than a half."""
+    """In the monolayer a nucleus transmits less than a third of the red light, a red cell more than half."""
     red = slide.pixels[..., 0] / LAMP[0]
     inside = np.zeros(red.shape, bool)
     for left, top, right, bottom in slide.boxes:
@@ -56,7 +56,7 @@ def test_the_view_says_what_the_frame_shows(slide: Slide) -> None:
     assert max(view.blur_px for view in views) == pytest.approx(8.0, abs=0.3) and min(v.blur_px for v in views) == 0
     assert {view.lamp for view in views} >= {0.95, 1.0, 1.05}
     still = [b.moving or (a.left, a.top) == (b.left, b.top) for a, b in pairwise(views)]
-    assert sum(still) > 0.95 * len(still)  # but for the frame that arrives
+    assert sum(still) > 0.95 * len(still)  # except the frame at arrival
     number = next(number for number, view in enumerate(views) if view.zone == "empty" and not view.moving)
     assert camera.pixels(number).std(axis=(0, 1)).max() < 3 and views[number].cells == ()
 

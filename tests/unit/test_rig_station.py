@@ -1,4 +1,4 @@
-"""The loop: what it judges, records and shows, and that nothing which fails around it ends it."""
+"""The station: what it judges, records and shows, and that no fault around it ends it."""
 
 from __future__ import annotations
 
@@ -20,27 +20,34 @@ from PIL import Image
 from venvs import HANG_S
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.device import rss_bytes
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import prediction
 from edgeall.edge_runtime.preprocess import preprocess
+from edgeall.edge_runtime.tools.device import rss_bytes
 from edgeall.edge_runtime.vision.cells import crop, find_cells
 from edgeall.edge_runtime.vision.frame import Frame
+from edgeall.rig import recorder, snapshot
 from edgeall.rig import station as station_module
-from edgeall.rig.capture.camera import Camera, CameraError, KeptOpen, SeenImages, open_camera
+from edgeall.rig.capture.camera import open_camera
+from edgeall.rig.capture.interface import Camera, CameraError
+from edgeall.rig.capture.reconnecting import ReconnectingCamera
+from edgeall.rig.capture.seen import SeenImages
 from edgeall.rig.capture.slide import Slide, draw_slide
-from edgeall.rig.record.chain import reading
-from edgeall.rig.record.record import Limits, Record, RecordError, RecordFullError, SessionNotes
+from edgeall.rig.record.chain import RecordError, RecordFullError, reading
+from edgeall.rig.record.check import check
+from edgeall.rig.record.record import Record
+from edgeall.rig.record.rows import Limits, SessionNotes
 from edgeall.rig.serve import ALIVE_S
-from edgeall.rig.station import Live, Settings, Station, StationError
-from edgeall.rig.web.live_page import light
+from edgeall.rig.snapshot import Live, Settings, StationError
+from edgeall.rig.station import Station
+from edgeall.rig.web.live_events import quality_light
 
 NOTES = SessionNotes(sample="S-1", operator="someone")
 
 
 class Stills:
-    """A camera that shows sharp fields of a slide in turn, so far apart in time that none moves; number 3 is empty."""
+    """A camera that cycles through sharp fields, too far apart in time to count as moving; number 3 is empty."""
 
     name = "stills"
 
@@ -75,12 +82,13 @@ def record(tmp_path: Path) -> Iterator[Record]:
 def make(
     slide: Slide, record: Record, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Station]]:
-    """``make(**changes)`` starts a station on `Stills`, that looks after itself at short intervals."""
+    """``make(**changes)`` starts a station on `Stills` with short intervals."""
     monkeypatch.setattr(station_module, "_HEALTH_S", 0.05)
-    monkeypatch.setattr(station_module, "_RETRY_S", 0.1)
-    monkeypatch.setattr(station_module, "_BEAT_S", 0.1)
-    monkeypatch.setattr(KeptOpen, "FIRST_WAIT_S", 0.02)
-    monkeypatch.setattr(KeptOpen, "LONGEST_WAIT_S", 0.5)
+    monkeypatch.setattr(recorder, "_RETRY_S", 0.1)
+    for module in (station_module, recorder):
+        monkeypatch.setattr(module, "BEAT_S", 0.1)
+    monkeypatch.setattr(ReconnectingCamera, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(ReconnectingCamera, "LONGEST_WAIT_S", 0.5)
     stations: list[Station] = []
 
     def start(
@@ -90,7 +98,7 @@ def make(
         stall_s: float = 0.5,
         **named: Any,
     ) -> Station:
-        kept = KeptOpen(camera or (lambda: Stills(slide)), stall_s=stall_s)
+        kept = ReconnectingCamera(camera or (lambda: Stills(slide)), stall_s=stall_s)
         station = Station(kept, Classifier.open(bundle, threads=1), to, **named)
         stations.append(station)
         station.start()
@@ -102,7 +110,7 @@ def make(
 
 
 def until(station: Station, true: Callable[[Live], object], timeout_s: float = HANG_S) -> Live:
-    """The first snapshot of which it is true."""
+    """The first snapshot for which ``true`` holds."""
     end, live = time.monotonic() + timeout_s, station.live()
     while not true(live):
         assert time.monotonic() < end, live
@@ -111,11 +119,11 @@ def until(station: Station, true: Callable[[Live], object], timeout_s: float = H
 
 
 def said_by_hand(live: Live, bundle: Path) -> tuple[str, float, bool]:
-    """What `edgeall run` would say of the frame that is shown."""
+    """The prediction of `edgeall run` for the frame that is shown."""
     assert live.picture is not None
     classifier = Classifier.open(bundle, threads=1)
     image = Image.fromarray(live.picture.frame.pixels)
-    said = prediction(classifier, "", classifier.answer(preprocess(image, classifier.input)))
+    said = prediction(classifier, "", classifier.infer(preprocess(image, classifier.input)))
     return said.label, said.probability, said.review
 
 
@@ -130,7 +138,8 @@ def test_frames_are_judged_as_the_command_line_would(make: Callable[..., Station
     assert live.quality is not None and live.quality.ok and live.problems == ()
     assert live.camera.state == "live" and live.session_id is None
     later = until(station, lambda later: later.number > live.number + 3)
-    assert later.taken is not None and live.taken is not None and later.taken > live.taken
+    assert later.picture is not None and live.picture is not None
+    assert later.picture.frame.taken > live.picture.frame.taken
 
 
 def test_a_refused_frame_is_not_judged(make: Callable[..., Station]) -> None:
@@ -157,12 +166,16 @@ def test_a_model_of_cells_judges_each_whole_cell(
     pixels, classifier = live.picture.frame.pixels, Classifier.open(bundle, threads=1)
     whole = [cell for cell in find_cells(pixels) if not cell.touches_border]
     by_hand = [
-        prediction(classifier, "", classifier.answer(crop(Image.fromarray(pixels), cell.box, classifier.input)))
+        prediction(classifier, "", classifier.infer(crop(Image.fromarray(pixels), cell.box, classifier.input)))
         for cell in whole
     ]
     assert [cell.box for cell in live.cells] == [cell.box for cell in whole]
     assert [cell.label for cell in live.cells] == [said.label for said in by_hand]
-    assert (live.label, live.probability, dict(live.probabilities)) == ("", 0.0, {})  # there is no label of them all
+    assert (live.label, live.probability, dict(live.probabilities)) == (
+        "",
+        0.0,
+        {},
+    )  # no label for the frame
     assert live.review is any(said.review for said in by_hand)
 
 
@@ -176,7 +189,7 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     def put(number: int, back_s: float = 0.0) -> None:
         Image.fromarray(fields[number % 3]).save(folder / ".new", "png", compress_level=1)
         os.utime(folder / ".new", (1_800_000_000 + 0.1 * number - back_s,) * 2)
-        (folder / ".new").rename(folder / f"{number}.png")  # at once with its time, by which they are sorted
+        (folder / ".new").rename(folder / f"{number}.png")  # atomically with its time, by which files are sorted
 
     def recorded(session: int) -> list[tuple[str, str]]:
         return [(f.row.source, f.row.status) for f in reversed(record.frames(session, limit=None))]
@@ -184,27 +197,27 @@ def test_a_folders_images_are_judged_once_each_also_through_a_restart(
     put(0)
 
     def watched() -> Station:
-        seen = SeenImages(record.held(), tmp_path / "folder.json")
+        seen = SeenImages(record.recorded_files(), tmp_path / "folder.json")
         return make(lambda: open_camera(str(folder), seen=seen), bundle=bundle, seen=seen, stall_s=30.0)
 
     station = watched()
     until(station, lambda live: live.picture is not None)
-    session = station.start_session(NOTES)  # the field that was there before belongs to no slide
+    session = station.start_session(NOTES)  # the earlier field belongs to no slide
     for number in (1, 2, 3):
         put(number)
     until(station, lambda live: len(recorded(session)) == 3)
     station.stop()
-    put(5, back_s=86400)  # the board has started with another time
+    put(5, back_s=86400)  # the board restarted with another time
     put(4, back_s=86400)
     again = watched()
     until(again, lambda live: len(recorded(session)) == 5)
-    assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none of them moves
+    assert recorded(session) == [(f"{n}.png", "judged") for n in range(1, 6)]  # none counts as moving
     assert again.live().left_out == (1, 0) and again.live().notes == ()
-    assert all(frame.row.review and frame.image for frame in record.frames(session))  # however fast they came
+    assert all(frame.row.review and frame.image for frame in record.frames(session))  # at any rate
     again.end_session()
-    assert record.held() is None
+    assert record.recorded_files() is None
     put(6)
-    until(again, lambda live: live.left_out == (1, 1))  # it is shown, and belongs to no slide
+    until(again, lambda live: live.left_out == (1, 1))  # shown, but it belongs to no slide
 
 
 def test_a_replay_waits_for_a_slide_and_gives_it_every_frame(
@@ -218,16 +231,16 @@ def test_a_replay_waits_for_a_slide_and_gives_it_every_frame(
     names = sorted(names[:4]) + sorted(names[4:])
 
     def replayed() -> Station:
-        seen = SeenImages(record.held(), tmp_path / "folder.json")
+        seen = SeenImages(record.recorded_files(), tmp_path / "folder.json")
         return make(lambda: open_camera(f"replay:{folder}", rate=50.0, seen=seen), seen=seen, stall_s=30.0)
 
     def recorded() -> list[str]:
         return [f.row.source for s in reversed(record.sessions()) for f in reversed(record.frames(s.id, limit=None))]
 
     station = replayed()
-    live = until(station, lambda live: light(live)[1] == "The replay waits")
-    assert live.status == "judged" and live.picture is not None  # its first frame is there to be looked at
-    assert live.notes == (f"replay of {folder} waits for a slide to be begun",)
+    live = until(station, lambda live: quality_light(live)[1] == "Replay waiting")
+    assert live.status == "judged" and live.picture is not None  # its first frame is shown
+    assert live.notes == (f"replay of {folder} waits for the start of a slide",)
     time.sleep(0.5)
     first = station.start_session(NOTES)
     until(station, lambda live: record.session(first).frames >= 2)
@@ -235,11 +248,11 @@ def test_a_replay_waits_for_a_slide_and_gives_it_every_frame(
     until(station, lambda live: live.waits or live.camera.state == "ended")
     second = station.start_session(NOTES)
     until(station, lambda live: record.session(second).frames >= 1 or live.camera.state == "ended")
-    station.stop()  # as a power cut does: the slide stays open
+    station.stop()  # as after a power cut, the slide stays open
     again = replayed()
     live = until(again, lambda live: live.camera.state == "ended" and len(recorded()) == len(names))
     assert sorted(recorded()) == sorted(names)  # each once, over two slides and two runs
-    assert "ended after" in live.notes[0] and live.problems == () and light(live)[1] == "The replay has ended"
+    assert "ended after" in live.notes[0] and live.problems == () and quality_light(live)[1] == "Replay ended"
     again.end_session()
     assert set(names) == set(recorded())
 
@@ -266,7 +279,7 @@ def test_a_folders_images_wait_while_nothing_can_be_recorded(
     until(station, lambda live: live.picture is not None)
     session = station.start_session(NOTES)
     failing.set()
-    for number in range(1, 15):  # more than wait to be recorded
+    for number in range(1, 15):  # more than the queue holds
         put(number)
     until(station, lambda live: "nothing is recorded: the disk is away" in live.problems)
     time.sleep(0.5)
@@ -277,7 +290,7 @@ def test_a_folders_images_wait_while_nothing_can_be_recorded(
     failing.set()
     put(15)
     until(station, lambda live: "nothing is recorded: the disk is away" in live.problems)
-    assert station.end_session() == session  # it doesn't wait for the disk, which stays away
+    assert station.end_session() == session  # does not wait for the missing disk
 
 
 def test_a_slide_whose_end_can_not_be_recorded_stays_open(
@@ -307,11 +320,11 @@ def test_settings_outlast_a_restart(make: Callable[..., Station]) -> None:
 def test_a_capture_that_nobody_waits_for_any_more_is_not_recorded(
     make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    station, write, slow = make(), Station._write, threading.Event()
+    station, write, slow = make(), recorder.Recorder._write, threading.Event()
     until(station, lambda live: live.picture is not None)
     session = station.start_session(NOTES)
-    monkeypatch.setattr(Station, "_write", lambda self, job: (slow.wait(20), write(self, job))[1])
-    until(station, lambda live: station._jobs.qsize() > 0)
+    monkeypatch.setattr(recorder.Recorder, "_write", lambda self, job: (slow.wait(20), write(self, job))[1])
+    until(station, lambda live: station._recorder._jobs.qsize() > 0)
     with pytest.raises(StationError, match="takes too long"):
         station.capture("olga", timeout_s=0.3)
     slow.set()
@@ -323,18 +336,20 @@ def test_a_frame_is_encoded_once_for_any_number_of_viewers(
     make: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    encode = station_module.encode
+    encode = snapshot.encode_jpeg
     monkeypatch.setattr(
-        station_module, "encode", lambda *given: (encoded.append(1), time.sleep(0.05), encode(*given))[2]
+        snapshot, "encode_jpeg", lambda *given: (encoded.append(1), time.sleep(0.05), encode(*given))[2]
     )
     station = make()
     live = until(station, lambda live: live.picture is not None)
     with ThreadPoolExecutor(5) as viewers:
-        files = list(viewers.map(lambda _: live.jpeg, range(20)))
+        picture = live.picture
+        assert picture is not None
+        files = list(viewers.map(lambda _: picture.jpeg(), range(20)))
     assert len(encoded) == 1 and len({id(file) for file in files}) == 1
-    assert files[0] is not None and files[0][:2] == b"\xff\xd8"
+    assert files[0][:2] == b"\xff\xd8"
     until(station, lambda later: later.number > live.number + 5)
-    assert len(encoded) == 1  # nobody looked
+    assert len(encoded) == 1  # there was no viewer
 
 
 def test_a_viewer_waits_for_something_newer(make: Callable[..., Station], slide: Slide) -> None:
@@ -361,7 +376,7 @@ def test_a_slow_model_judges_the_newest_frame(
 
 
 def rows(station: Station, record: Record, at_least: int = 12) -> Any:
-    """What a session of so many frames left behind."""
+    """The rows of a session with this many frames."""
     session = station.start_session(NOTES)
     count = len(station._times)
     until(station, lambda live: len(station._times) > count + at_least)
@@ -380,7 +395,7 @@ def test_every_judged_and_refused_frame_is_recorded(make: Callable[..., Station]
         assert frame.row.quality["covered"] >= 0 and frame.row.trigger == "auto"
     numbers = [frame.row.number for frame in sorted(frames, key=lambda frame: frame.id)]
     assert numbers == sorted(set(numbers))
-    assert not record.verify()
+    assert not check(record.folder).problems
 
 
 @pytest.mark.parametrize(
@@ -402,7 +417,7 @@ def test_images_are_saved_as_the_settings_say(
     images = [frame.image is not None for frame in frames if frame.row.status == "judged"]
     if save == "every frame":
         assert all(images)
-    else:  # of many frames in half a second one image is kept
+    else:  # at most one image per half second is saved
         assert any(images) == kept and not all(images)
     assert {frame.image for frame in frames if frame.row.status == "refused"} <= {None}
     asked = {(frame.row.review, frame.row.review_reason) for frame in frames if frame.row.status == "judged"}
@@ -422,7 +437,7 @@ def test_the_record_says_who(make: Callable[..., Station], record: Record) -> No
 
 def test_a_capture_keeps_what_is_shown(make: Callable[..., Station], record: Record, tiny_bundle: Path) -> None:
     station = make()
-    with pytest.raises(StationError, match="belongs to a slide"):
+    with pytest.raises(StationError, match="requires an open session"):
         station.capture()
     station.start_session(NOTES)
     until(station, lambda live: live.status == "judged")
@@ -460,7 +475,7 @@ def test_one_slide_at_a_time(make: Callable[..., Station]) -> None:
 def test_slides_may_follow_one_another_at_any_moment(
     make: Callable[..., Station], slide: Slide, record: Record
 ) -> None:
-    """No row comes too late for its session, none is lost to a fault."""
+    """No row is too late for its session, and no fault loses one."""
     station = make(lambda: Stills(slide, period_s=0.001))
     until(station, lambda live: live.picture is not None)
     sessions = []
@@ -478,7 +493,7 @@ def test_slides_may_follow_one_another_at_any_moment(
 
 
 def attempt(do: Callable[[], int]) -> int | StationError:
-    """What came of it."""
+    """The result, or the StationError."""
     try:
         return do()
     except StationError as error:
@@ -516,7 +531,7 @@ def test_no_capture_before_the_first_frame(make: Callable[..., Station]) -> None
     station = make(none)
     station.start_session(NOTES)
     live = until(station, lambda live: "camera: not there" in live.problems)
-    assert (live.status, live.picture, live.jpeg, live.size, live.taken) == ("waiting", None, None, None, None)
+    assert (live.status, live.picture, live.size) == ("waiting", None, None)
     with pytest.raises(StationError, match="no frame yet"):
         station.capture()
 
@@ -542,7 +557,7 @@ def test_a_full_disk_stops_the_images_and_then_the_judging(make: Callable[..., S
     record.limits = Limits(0, 0)
     until(station, lambda live: live.status == "judged" and live.problems == ())
     station.end_session()
-    assert record.session(session).frames > 0 and not record.verify()
+    assert record.session(session).frames > 0 and not check(record.folder).problems
 
 
 def test_a_record_that_fails_stops_the_judging_until_it_works_again(
@@ -602,7 +617,7 @@ def test_a_camera_that_fails_is_shown_with_its_last_frame_and_recorded(
     broken.set()
     live = until(station, lambda live: "camera: unplugged" in live.problems)
     assert live.camera.state == "reopening" and live.picture is not None
-    until(station, lambda later: later.number > live.number + 2)  # still alive to viewers
+    until(station, lambda later: later.number > live.number + 2)  # viewers still get snapshots
     time.sleep(0.2)
     broken.clear()
     until(station, lambda live: live.camera.state == "live" and live.problems == ())
@@ -643,7 +658,7 @@ def test_stopping_records_what_was_judged_and_ends_the_threads(make: Callable[..
 
 
 class Faulty:
-    """A simulated camera that now and then hangs, disappears, or gives what is no picture. Seeded."""
+    """A camera that randomly hangs, disappears or returns invalid images. Seeded."""
 
     name = "faulty"
 
@@ -658,7 +673,7 @@ class Faulty:
             return frame
         kind = int(self._rng.integers(6))
         if kind == 0:
-            time.sleep(float(self._rng.uniform(0.6, 2.0)))  # longer than the keeper's patience
+            time.sleep(float(self._rng.uniform(0.6, 2.0)))  # longer than `stall_s`
         if kind == 1:
             raise OSError("no such device")
         if kind == 2:
@@ -689,17 +704,17 @@ def test_soak_with_camera_faults(make: Callable[..., Station], slide: Slide, rec
         part_end = time.monotonic() + seconds / 10
         while time.monotonic() < part_end:
             live = station.wait(station.live().number, 0.5)
-            assert live.picture is None or live.jpeg
+            assert live.picture is None or live.picture.jpeg()
         station.end_session()
         memory.append(rss_bytes() or 0)
-        # keeper, judge, recorder, health, one reader, and those that hang
-        assert threading.active_count() <= before + 5 + KeptOpen.MAX_HUNG
-    assert max(np.diff(beats)) < ALIVE_S  # beyond it the watchdog would have said nothing to systemd
+        # supervisor, judge, recorder, health, one reader, and those that hang
+        assert threading.active_count() <= before + 5 + ReconnectingCamera.MAX_HUNG
+    assert max(np.diff(beats)) < ALIVE_S  # otherwise the watchdog would not notify systemd
     assert memory[-1] <= 1.05 * max(memory[: len(memory) // 2]), memory
     station.stop()
-    assert threading.active_count() <= before + KeptOpen.MAX_HUNG
+    assert threading.active_count() <= before + ReconnectingCamera.MAX_HUNG
     end = time.monotonic() + HANG_S
     while threading.active_count() > before:
         assert time.monotonic() < end, "a reader that hung doesn't end"
         time.sleep(0.05)
-    assert record.session(session).ended and not record.verify()
+    assert record.session(session).ended and not check(record.folder).problems

@@ -29,7 +29,7 @@ function drawBoxes(svg, width, height, cells) {
   svg.replaceChildren(...shapes);
 }
 
-// Whether a key is meant for the page and not for what is being typed, nor for the browser.
+// Whether a key is a shortcut of the page, not text input or a browser shortcut.
 function isShortcut(event) {
   return !(event.ctrlKey || event.metaKey || event.altKey || event.repeat) &&
     !event.target.closest("input:not([type=radio]), textarea, select");

@@ -1,6 +1,6 @@
 "use strict";
-// Review by keyboard: 1 to 9 choose a label, arrows up and down a cell, right the older frame, N the next to review.
-// "Why this label" shows the map of the field, or of the chosen cell, in place of the image.
+// Keyboard review: 1 to 9 choose a label, up and down a cell; right shows the older frame, N the next to review.
+// "Why this label" replaces the image with the class-activation map of the field or of the chosen cell.
 const form = document.getElementById("review");
 const image = document.getElementById("picture");
 const boxes = document.getElementById("boxes");

@@ -1,5 +1,5 @@
 "use strict";
-// The facts anew every few seconds.
+// Refresh the facts every five seconds.
 async function refresh() {
   try {
     const answer = await fetch("/health", { headers: { accept: "text/html" } });
@@ -8,7 +8,7 @@ async function refresh() {
     const facts = page.getElementById("facts");
     if (facts) document.getElementById("facts").replaceWith(facts);
   } catch {
-    // the rig may be starting anew: the next turn tells
+    // the rig may be restarting: try again at the next refresh
   }
 }
 setInterval(refresh, 5000);

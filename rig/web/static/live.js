@@ -1,5 +1,5 @@
 "use strict";
-// The live view: events say what there is to see, the picture is fetched as fast as this browser shows it.
+// The live view: events bring the data; pictures are fetched as fast as this browser shows them.
 const $ = (id) => document.getElementById(id);
 let view = $("view");
 const bars = [...$("bars").children];
@@ -20,39 +20,39 @@ function fill(bar, fraction) {
   bar.lastElementChild.setAttribute("width", 100 * fraction);
 }
 
-function tell(now) {
+function showEvent(now) {
   const light = $("light");
   if (!light.classList.contains(now.level)) light.className = `light ${now.level}`;
   text("title", now.title);
   text("advice", now.advice);
   fill($("focus"), now.focus);
-  text("focus-said", now.focus ? `${Math.round(100 * now.focus)} %` : "");
+  text("focus-text", now.focus ? `${Math.round(100 * now.focus)} %` : "");
   text("label", now.label || "–");
   text("probability", now.probability);
-  $("asks").hidden = !now.review;
-  text("asks", now.review);
+  $("needs-review").hidden = !now.review;
+  text("needs-review", now.review);
   for (const bar of bars) {
-    const said = now.bars[bar.firstElementChild.textContent];
-    if (!said) return location.reload(); // the rig was started again with another model
-    const [value, words] = said;
+    const found = now.bars[bar.firstElementChild.textContent];
+    if (!found) return location.reload(); // the rig was restarted with another model
+    const [value, caption] = found;
     fill(bar.querySelector("svg"), value);
-    bar.querySelector("span").textContent = words;
+    bar.querySelector("span").textContent = caption;
   }
   text("rate", now.rate);
   text("camera", now.camera);
   const lines = [...now.problems.map((text) => ["bad", text]), ...now.notes.map((text) => ["warn", text])];
   if (lines.join() !== problems) {
     problems = lines.join();
-    $("problems").replaceChildren(...lines.map(([level, said]) => {
+    $("problems").replaceChildren(...lines.map(([level, message]) => {
       const line = document.createElement("p");
       line.className = `notice ${level}`;
-      line.textContent = said;
+      line.textContent = message;
       return line;
     }));
   }
   const session = now.session ? String(now.session.id) : "";
   if (session !== slide.dataset.session) {
-    // Another viewer began or ended a slide. What is being typed here is not thrown away for that.
+    // Another viewer started or ended a slide. Do not reload while the user is typing.
     const typing = [...slide.querySelectorAll("input:not([type=hidden]), textarea")].some((field) => field.value !== field.defaultValue);
     if (!typing) location.reload();
   } else if (now.session) {
@@ -67,7 +67,7 @@ async function fetchPicture() {
   const next = view.cloneNode();
   next.src = `/live/${event.picture}.jpg`;
   try {
-    await next.decode(); // then picture and boxes change in one step
+    await next.decode(); // so that picture and boxes change in one step
     shown = event;
     next.dataset.picture = event.picture;
     view.replaceWith(next);
@@ -75,7 +75,7 @@ async function fetchPicture() {
     drawBoxes($("boxes"), event.size[0], event.size[1], event.cells);
     setTimeout(fetchPicture, 0);
   } catch {
-    setTimeout(fetchPicture, 1000); // the rig is busy, or gone
+    setTimeout(fetchPicture, 1000); // the rig is busy or stopped
   }
   loading = false;
 }
@@ -86,7 +86,7 @@ function listen() {
   source.onmessage = (message) => {
     latest = JSON.parse(message.data);
     text("connection", "");
-    tell(latest);
+    showEvent(latest);
     fetchPicture();
   };
   source.onerror = async () => {
@@ -94,26 +94,26 @@ function listen() {
     $("light").className = "light bad";
     text("title", "No connection");
     text("advice", "");
-    if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    if (source.readyState !== EventSource.CLOSED) return; // the browser reconnects by itself
     const answer = await fetch("/", { method: "HEAD", headers: { accept: "text/html" } }).catch(() => null);
     if (answer && answer.redirected) location.assign("/login");
     else setTimeout(listen, 3000);
   };
 }
 listen();
-// Nobody looks: spare the network, and take it up again later.
+// Close the stream while the tab is hidden, to save network traffic.
 document.addEventListener("visibilitychange", () => {
   source.close();
   if (!document.hidden) listen();
 });
 
-// Beginning or ending a slide leads to another page: the news of it must not reload this one meanwhile.
+// Starting or ending a slide opens another page: its event must not reload this one in the meantime.
 document.addEventListener("submit", () => source.close());
 
 async function takeCapture() {
   if (!capture || capture.disabled) return;
   capture.disabled = true;
-  const said = $("said");
+  const result = $("capture-result");
   try {
     const answer = await fetch("/capture", { method: "POST", headers: { "x-csrf-token": csrf } });
     if (!answer.ok) {
@@ -124,9 +124,9 @@ async function takeCapture() {
     const link = document.createElement("a");
     link.href = `/frames/${frame}`;
     link.textContent = `frame ${frame}`;
-    said.replaceChildren("Captured as ", link, ".");
+    result.replaceChildren("Captured as ", link, ".");
   } catch (error) {
-    said.textContent = `Not captured: ${error.message}`;
+    result.textContent = `Not captured: ${error.message}`;
   }
   capture.disabled = false;
 }

@@ -1,4 +1,4 @@
-"""What the rig says to people: words for what the gate and the disk report, numbers as people write them."""
+"""Texts and number formats of the pages, and the template renderer."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ REASONS = {
     "bright": ("Too bright", "turn the lamp down"),
     "moving": ("Moving", "let the stage rest"),
     "empty": ("Empty field", "move to where there are cells"),
-    "thick": ("Too thick", "move to where the cells lie apart; if the lamp was turned down, wait a moment"),
+    "thick": ("Too thick", "move to where the cells do not overlap; if the lamp was turned down, wait a moment"),
     "not a smear": ("Not a smear", "check slide, stain and objective"),
 }
-"""Of the gate: what it is, and what the operator can do about it."""
+"""For each reason of the quality gate: its name, and advice for the operator."""
 SPACE = {
-    "ok": "Room for images and records",
-    "no images": "The disk is nearly full: frames are judged and recorded, images are no longer saved",
-    "full": "The disk is full: nothing is judged",
+    "ok": "Enough space for images and records",
+    "no images": "The disk is nearly full: frames are judged and recorded, images are not saved",
+    "full": "The disk is full: nothing is judged or recorded",
 }
 NOTHING = "-"
-"""In place of a number that isn't there."""
+"""Shown for a missing value."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 STATUSES = {"judged": "judged", "refused": "refused", "unjudged": "not judged"}
-ASKS = {"unfamiliar": "asks for review: unlike what it has learnt", "uncertain": "asks for review: not sure"}
-REVIEWS = {"needed": "asks for review", "done": "reviewed", "corrected": "corrected"}
+REVIEW_REQUESTS = {"unfamiliar": "needs review: out of distribution", "uncertain": "needs review: uncertain"}
+REVIEWS = {"needed": "needs review", "done": "reviewed", "corrected": "corrected"}
 
 
 def reason(name: str) -> str:
-    """One of the gate's reasons in words: ``Out of focus``."""
+    """The display name of one of the gate's reasons: ``Out of focus``."""
     return REASONS[name][0] if name in REASONS else name.capitalize()
 
 
 def advice(name: str) -> str:
-    """What to do about it; empty where nothing is known."""
+    """Advice for one of the gate's reasons; may be empty."""
     return REASONS[name][1] if name in REASONS else ""
 
 
-def asks(review_reason: str | None) -> str:
-    """That the model wants somebody to look, and why; rows of before it said why have no reason."""
-    return ASKS.get(review_reason or "", "asks for review")
+def review_request(review_reason: str | None) -> str:
+    """The model's request for a review with its reason, which rows from older versions do not have."""
+    return REVIEW_REQUESTS.get(review_reason or "", "needs review")
 
 
 def counted(labels: Iterable[str]) -> str:
-    """Cells by label, the most first: ``2 Pre, 1 Benign``."""
+    """Counts by label, most frequent first: ``2 Pre, 1 Benign``."""
     counts = Counter(labels)
     return ", ".join(f"{counts[label]} {label}" for label in sorted(counts, key=lambda label: (-counts[label], label)))
 
@@ -62,19 +62,19 @@ def percent(fraction: float | None, digits: int = 1) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital at its beginning; the rest, a path say, stays as it is."""
+    """The text with its first letter capitalized. The rest, for example a path, is unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def moment(value: str | datetime | None) -> str:
-    """A time in UTC to the second, as ``2026-11-21 10:00:00``; of text, what ISO 8601 says."""
+    """A UTC time, or its ISO 8601 text, to the second: ``2026-11-21 10:00:00``."""
     if value is None:
         return NOTHING
     return str(value)[:19].replace("T", " ")
 
 
 def size(count: float | None) -> str:
-    """Bytes as people write them."""
+    """Bytes with a decimal unit: ``1.5 GB``."""
     if count is None:
         return NOTHING
     power = min(max(len(str(int(abs(count)))) - 1, 0) // 3, len(_UNITS) - 1)
@@ -82,7 +82,7 @@ def size(count: float | None) -> str:
 
 
 def renderer() -> Callable[..., str]:
-    """``render(name, **values)``: a page from ``templates/``, everything escaped, unknown names refused."""
+    """``render(name, **values)`` renders a template of ``templates/``: values are escaped, unknown names are errors."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgeall.rig.web"),
         autoescape=True,
@@ -91,7 +91,7 @@ def renderer() -> Callable[..., str]:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
-    environment.filters.update(asks=asks, counted=counted, sentence=sentence)
+    environment.filters.update(review_request=review_request, counted=counted, sentence=sentence)
     environment.globals.update(
         research_use=RESEARCH_USE, version=__version__, STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE
     )

@@ -1,0 +1,215 @@
+"""Images from files: a watched folder, and the replay of an image folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from ...edge_runtime.errors import ImageError
+from ...edge_runtime.images import SUFFIXES, find_images, open_rgb
+from ...edge_runtime.vision.frame import Frame
+from .interface import CameraError, NoFrameError, ReplayEndedError, SkippedFileError, check_file_frame
+from .seen import ListedFile, SeenImages, printable_name
+
+_POLL_S = 0.1
+_LISTING_PAUSE_FACTOR = 9.0
+"""The pause after listing a folder, in multiples of the time that listing took, if that is longer than `_POLL_S`.
+Thousands of files then cost at most a tenth of one core."""
+_WRITING_S = 2.0
+"""A file that cannot be decoded counts as being written until it has not changed for this long."""
+
+
+class WatchedFolder:
+    """Images that another program puts into a folder, each once, in the order of writing.
+
+    A file that was overwritten is new if its pixels are. The modification time is no evidence: a copy gets the
+    original's time after its last byte, when it may have been read already, and clocks are set back.
+
+    Args:
+        folder: subfolders and other files are ignored.
+        seen: its files are left out; new files are added to it.
+    """
+
+    def __init__(self, folder: Path, seen: SeenImages) -> None:
+        self.name = f"folder {folder}"
+        self._folder = folder
+        self._seen = seen
+        self._number = 0
+        self._waiting: deque[ListedFile] = deque()
+        self._list_at = 0.0
+        self._returned: tuple[ListedFile, str, str] | None = None
+        self._unfinished: tuple[ListedFile | None, float] = (None, 0.0)
+        seen.begin_folder(os.path.abspath(folder), self._images())
+
+    @property
+    def waiting(self) -> int:
+        """Number of known images that were not returned yet."""
+        return len(self._waiting)
+
+    def read(self, timeout_s: float) -> Frame:
+        """See `Camera`. A file that cannot be decoded and is not being written is skipped."""
+        until = time.monotonic() + timeout_s
+        if self._returned:  # marked now: a reader thread that was given up never gets here
+            self._seen.add(*self._returned)
+            self._returned = None
+        while True:
+            frame = self._next(until)
+            if frame is not None:
+                return frame
+            time.sleep(max(min(self._list_at, until) - time.monotonic(), 0.0))
+            if self._waiting or self._list_at >= until:
+                raise NoFrameError(f"{self._folder}: no new image")
+            began = time.monotonic()
+            images = self._images()
+            self._seen.begin_folder(os.path.abspath(self._folder), images)
+            self._waiting.extend(image for image in images if not self._seen.has(image))
+            ended = time.monotonic()
+            self._list_at = ended + max(_POLL_S, _LISTING_PAUSE_FACTOR * (ended - began))
+
+    def close(self) -> None:
+        """Do nothing: no device is held."""
+
+    def _next(self, until: float) -> Frame | None:
+        """The first waiting image; None if there is none, it is still being written, or the time is over."""
+        while self._waiting and time.monotonic() < until:
+            image = self._waiting.popleft()
+            path = self._folder / image.name
+            try:
+                digest = _file_digest(path)
+                if self._seen.has_content(image.name, digest):
+                    self._seen.add(image, digest)
+                    continue
+                pixels = np.asarray(open_rgb(path))
+            except ImageError as error:
+                if not path.exists():  # renamed or removed since
+                    continue
+                if self._is_being_written(image):
+                    self._waiting.clear()  # list again later: the order of the files after it may change
+                    return None
+                self._seen.add(image)
+                raise SkippedFileError(f"skipped: {error.message}", error.hint) from error
+            pixels_digest = hashlib.sha256(pixels.data).hexdigest()
+            if self._seen.has_content(image.name, digest, pixels_digest):
+                self._seen.add(image, digest, pixels_digest)
+                continue
+            self._returned = image, digest, pixels_digest
+            taken, source = _file_time(image.changed_ns), printable_name(image.name)
+            frame = check_file_frame(Frame(pixels, taken, self._number, source, digest), path)
+            self._number += 1
+            return frame
+        return None
+
+    def _is_being_written(self, image: ListedFile) -> bool:
+        """Measured with this machine's clock: the folder may be on another machine."""
+        if self._unfinished[0] != image:
+            self._unfinished = image, time.monotonic()
+        return time.monotonic() - self._unfinished[1] < _WRITING_S
+
+    def _images(self) -> list[ListedFile]:
+        """The folder's images, oldest first."""
+        images = []
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
+                        with suppress(FileNotFoundError):  # renamed or removed just now
+                            state = entry.stat()
+                            images.append(ListedFile(state.st_mtime_ns, entry.name, state.st_size))
+            return sorted(images, key=lambda image: (image.changed_ns, image.name))
+        except OSError as error:
+            raise CameraError(f"{self._folder}: cannot be listed ({error.strerror})", hint="check the path") from error
+
+
+class ImageSequence:
+    """Replays the images below a folder, sorted, each once. Leaves out what the record of the open slide has.
+
+    Args:
+        folder: see `find_images`.
+        rate: frames/s.
+        seen: its files are left out; new files are added to it.
+    """
+
+    def __init__(self, folder: Path, rate: float, seen: SeenImages) -> None:
+        self.name = f"replay of {folder}"
+        self._folder, self._seen = folder, seen
+        self._paths: Iterator[Path] = find_images(folder)
+        self._pace = Pace(rate)
+        seen.begin_replay(f"replay:{os.path.abspath(folder)}")
+        self._number = self._skipped = 0
+        self._returned: tuple[ListedFile, str] | None = None
+
+    def read(self, timeout_s: float) -> Frame:
+        """See `Camera`."""
+        until = time.monotonic() + timeout_s
+        if self._returned:
+            self._seen.add(*self._returned)
+            self._returned = None
+        for path in self._paths:
+            name = os.path.relpath(path, self._folder)
+            try:
+                digest = _file_digest(path)
+                if self._seen.has_content(name, digest):
+                    self._skipped += 1
+                    if time.monotonic() >= until:
+                        raise NoFrameError(f"{self.name}: skipped {self._skipped} images that were seen before")
+                    continue
+                pixels = np.asarray(open_rgb(path))
+            except ImageError as error:  # not a CameraError: reopening would start the replay over
+                raise SkippedFileError(f"skipped: {error.message}", error.hint) from error
+            self._pace.wait()
+            self._number += 1
+            self._returned = ListedFile(0, name), digest
+            taken, source = datetime.now(timezone.utc), printable_name(name)
+            return check_file_frame(Frame(pixels, taken, self._number - 1, source, digest, waits=True), path)
+        time.sleep(timeout_s)
+        raise ReplayEndedError(f"{self.name}: {end_message(self._number, self._skipped, 'images')}")
+
+    def close(self) -> None:
+        """Do nothing: no device is held."""
+
+
+class Pace:
+    """Limits a replay to ``rate`` frames/s. Does not catch up after a delay."""
+
+    def __init__(self, rate: float) -> None:
+        self._period_s = 1 / rate
+        self._due = time.monotonic()
+
+    def wait(self) -> None:
+        """Sleep until the next frame is due."""
+        time.sleep(max(self._due - time.monotonic(), 0.0))
+        self._due = max(self._due + self._period_s, time.monotonic())
+
+
+def end_message(number: int, skipped: int, unit: str) -> str:
+    """The message of a replay that ended after ``number`` new images or frames."""
+    before = f", and {skipped} that were seen before" if skipped else ""
+    return f"ended after {number} {unit}{before}"
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex. Raises ImageError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})", hint="check its owner and mode") from error
+    return digest.hexdigest()
+
+
+def _file_time(ns: int) -> datetime:
+    """A file's modification time, UTC; the current time if the file system's value is out of range."""
+    try:
+        return datetime.fromtimestamp(ns / 1e9, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return datetime.now(timezone.utc)

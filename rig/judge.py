@@ -1,0 +1,62 @@
+"""Judges one frame: the quality gate, then the model on the field or on each cell."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..edge_runtime.classifier import Classifier
+from ..edge_runtime.pipeline import Prediction, prediction
+from ..edge_runtime.preprocess import preprocess
+from ..edge_runtime.vision import cells
+from ..edge_runtime.vision.frame import Frame
+from ..edge_runtime.vision.quality import Gate, Quality, thresholds_of
+from .snapshot import JudgedCell, Picture, StationError, Verdict
+
+
+class Judge:
+    """A quality gate and a model. Used by one thread.
+
+    Args:
+        classifier: of fields or cells, see `unit`.
+        gate: None for the thresholds in the model's manifest.
+    """
+
+    def __init__(self, classifier: Classifier, gate: Gate | None = None) -> None:
+        manifest = classifier.bundle.manifest if classifier.bundle else None
+        self.unit = manifest.unit if manifest else "field"
+        self.gate = gate or Gate(thresholds_of(manifest))
+        self._classifier = classifier
+
+    def verdict(self, frame: Frame, run_model: bool) -> Verdict:
+        """Judge a frame. Without ``run_model`` a frame that passes the gate is ``unjudged``.
+
+        Raises:
+            StationError: the model's outputs are invalid.
+        """
+        picture, quality = Picture(frame), self.gate.judge(frame)
+        if not quality.ok:
+            return Verdict(picture, "refused", quality)
+        if not run_model:
+            return Verdict(picture, "unjudged", quality)
+        if self.unit == "cell":
+            return self._judge_cells(picture, quality)
+        found = self._predict(preprocess(Image.fromarray(frame.pixels), self._classifier.input))
+        return Verdict(picture, "judged", quality, found.label, found.probability, found.probabilities, found.reason)
+
+    def _judge_cells(self, picture: Picture, quality: Quality) -> Verdict:
+        pixels = picture.frame.pixels
+        image, spec = Image.fromarray(pixels), self._classifier.input
+        complete = [cell for cell in cells.find_cells(pixels) if not cell.touches_border]
+        found = [(cell, self._predict(cells.crop(image, cell.box, spec))) for cell in complete]
+        judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.reason) for cell, each in found)
+        reasons = {cell.review_reason for cell in judged if cell.review}
+        reason = "unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None)  # the more severe
+        return Verdict(picture, "judged", quality, review_reason=reason, cells=judged)
+
+    def _predict(self, pixels: NDArray[np.uint8]) -> Prediction:
+        found = prediction(self._classifier, "frame", self._classifier.infer(pixels))
+        if found.error:
+            raise StationError(found.error)
+        return found

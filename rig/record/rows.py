@@ -1,0 +1,255 @@
+"""The typed rows of a record: sessions, frames, reviews, events, and what is computed from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+STATUSES = ("judged", "refused", "unjudged")
+"""Of a frame: the model judged it; the quality gate refused it; neither judged it (judging is off)."""
+REVIEWS = ("needed", "done", "corrected")
+"""Filters of `Record.frames`: the model asks for a review that was not done; reviewed; the review changed a label."""
+SPACES = ("ok", "no images", "full")
+"""What the free disk space allows: everything; rows without images; no judging."""
+MAX_TEXT = 2000
+"""Maximum characters of a text that a person types."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Minimum free disk space, bytes.
+
+    Attributes:
+        images_bytes: below it images are not saved; frames are judged and recorded without them.
+        judging_bytes: below it no frame is recorded, so none may be judged. Reviews, session ends and events still are.
+    """
+
+    images_bytes: int = 1_000_000_000
+    judging_bytes: int = 200_000_000
+
+
+@dataclass(frozen=True)
+class Space:
+    """Free disk space in bytes, and the one of `SPACES` that follows from it."""
+
+    free_bytes: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program that writes the record. Every row refers to it through an ``opening`` row.
+
+    Attributes:
+        model: the model's name.
+        model_sha256: hex digest of its flatbuffer.
+        labels: of the model.
+        settings: whatever determines what is judged and saved, as JSON values.
+    """
+
+    model: str
+    model_sha256: str
+    labels: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionNotes:
+    """The operator's notes on a slide: free text, at most `MAX_TEXT` characters each. Never a patient's name."""
+
+    sample: str
+    operator: str = ""
+    stain: str = ""
+    magnification: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One slide.
+
+    Attributes:
+        id: of the session.
+        notes: by the operator.
+        started: UTC, ISO 8601.
+        ended: UTC, ISO 8601; None while it is open, also across a power cut.
+        model: name of the model at its start; None if unknown.
+        model_sha256: digest of that model.
+        software: edgeall version at its start.
+        frames: number of frames recorded so far.
+    """
+
+    id: int
+    notes: SessionNotes
+    started: str
+    ended: str | None
+    model: str | None
+    model_sha256: str | None
+    software: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """The result for one frame. Plain Python numbers, no NaN.
+
+    Attributes:
+        taken: time of the exposure, with its time zone.
+        number: the camera's frame number.
+        status: one of `STATUSES`.
+        trigger: ``auto`` or ``capture``.
+        reasons: why the gate refused it; for a captured and judged frame, why the gate would have refused it.
+        label: the most probable; None if the model was not run, or if `cells` have labels instead.
+        probability: of `label`, 0..1.
+        probabilities: of every label.
+        review: the model asks for a review.
+        review_reason: why, see `edgeall.edge_runtime.pipeline.Prediction.reason`.
+        quality: the gate's measurements.
+        cells: for a cell model, each with ``box`` (left, top, right, bottom), ``label``, ``probability``, ``review``,
+            ``review_reason``.
+        by: name of the user who captured it.
+        source: name of the file that it was read from; empty for a camera.
+        source_sha256: see `edgeall.edge_runtime.vision.frame.Frame.digest`.
+    """
+
+    taken: datetime
+    number: int
+    status: str
+    trigger: str = "auto"
+    reasons: Sequence[str] = ()
+    label: str | None = None
+    probability: float | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    review: bool = False
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    cells: Sequence[Mapping[str, Any]] = ()
+    review_reason: str | None = None
+    by: str | None = None
+    source: str = ""
+    source_sha256: str = ""
+
+
+FRAME_FIELDS = frozenset(each.name for each in dataclasses.fields(FrameRow))
+
+
+@dataclass(frozen=True)
+class Review:
+    """A reviewer's label for a frame, or for cell number ``cell`` of it. The last review counts."""
+
+    id: int
+    at: str
+    frame: int
+    cell: int | None
+    label: str
+    by: str
+    note: str
+
+
+@dataclass(frozen=True)
+class RecordedFrame:
+    """A frame in the record.
+
+    Attributes:
+        id: of the frame.
+        session: id of its session.
+        at: time of recording, UTC, ISO 8601.
+        row: what was recorded.
+        image: digest of its image; None if none was saved.
+        image_lost: why its image could not be saved: ``disk``.
+        reviews: oldest first.
+    """
+
+    id: int
+    session: int
+    at: str
+    row: FrameRow
+    image: str | None
+    image_lost: str | None
+    reviews: tuple[Review, ...]
+
+    @property
+    def label(self) -> str | None:
+        """The current label: of the last review, otherwise of the model."""
+        own = [review.label for review in self.reviews if review.cell is None]
+        return own[-1] if own else self.row.label
+
+    @property
+    def cell_labels(self) -> tuple[str, ...]:
+        """The current label of each cell, in order."""
+        reviewed = {review.cell: review.label for review in self.reviews}
+        return tuple(reviewed.get(index, cell["label"]) for index, cell in enumerate(self.row.cells))
+
+    @property
+    def corrected(self) -> bool:
+        """The current label of the frame or of a cell differs from the model's."""
+        by_model = tuple(cell["label"] for cell in self.row.cells)
+        return (self.label, self.cell_labels) != (self.row.label, by_model)
+
+    @property
+    def review_needed(self) -> bool:
+        """The model asks for a review and it was not done; for cells, of each cell that it asks for."""
+        reviewed = {review.cell for review in self.reviews}
+        asking = {index for index, cell in enumerate(self.row.cells) if cell.get("review")}
+        return self.row.review and (not reviewed or bool(asking - reviewed))
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event other than a frame: its ``kind`` and details."""
+
+    id: int
+    at: str
+    kind: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The count of one label, current and by the model alone; the fraction and its 95 % interval (Wilson)."""
+
+    label: str
+    count: int
+    by_model: int
+    fraction: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The results of a session. The intervals assume independent frames: overlapping fields make them too narrow.
+
+    A frame that was recorded and then captured counts once.
+
+    Attributes:
+        frames: count of each of `STATUSES`.
+        reasons: count of each reason for refusal; one frame may have several.
+        labels: of judged frames, after review; most frequent first.
+        cells: the same for the cells of judged frames; empty for a field model.
+        review_needed: number of frames with `RecordedFrame.review_needed`.
+        reviewed: number of frames with a review.
+        corrected: number of reviewed frames with a changed label.
+        images: number of frames with an image.
+        images_lost: number of frames whose image could not be saved for lack of space.
+    """
+
+    frames: dict[str, int]
+    reasons: dict[str, int]
+    labels: tuple[Share, ...]
+    cells: tuple[Share, ...]
+    review_needed: int
+    reviewed: int
+    corrected: int
+    images: int
+    images_lost: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `Record.prune_images` removed."""
+
+    images: int
+    freed_bytes: int

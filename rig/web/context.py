@@ -1,0 +1,46 @@
+"""What the handlers of one rig's pages share, as a FastAPI dependency."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from ..snapshot import Live
+from ..station import Station
+from .access import Access
+from .broadcast import Broadcast
+from .page import Page
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of one rig.
+
+    Attributes:
+        page: the record, the model's labels and the templates.
+        station: the running loop.
+        access: users and their sessions.
+        broadcast: the live view's snapshots.
+        device: the facts of `describe_device`.
+        exporting: held while an export is made.
+    """
+
+    page: Page
+    station: Station
+    access: Access
+    broadcast: Broadcast[Live]
+    device: Mapping[str, Any]
+    exporting: threading.Lock = field(default_factory=threading.Lock)
+
+
+async def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+Rig = Annotated[Context, Depends(_context)]
+"""The type of a handler's parameter that receives the `Context`."""

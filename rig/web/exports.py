@@ -1,0 +1,96 @@
+"""Downloads: tables of a slide's frames and cells (CSV), and reviewed images as a training folder (ZIP)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from ..record.export import export_cells, export_csv, export_training
+from ..record.record import Record
+from .context import Context, Rig
+from .errors import ExportBusyError, NotFoundError
+from .slides_page import Id
+
+_BLOCK_BYTES = 1 << 16
+
+routes = APIRouter()
+
+
+@routes.get("/slides/{session}/frames.csv")
+def table(rig: Rig, session: Id) -> StreamingResponse:
+    """All frames of a slide, one line each."""
+    return _table(rig, session, f"slide-{session}.csv", export_csv)
+
+
+@routes.get("/slides/{session}/cells.csv")
+def table_of_cells(rig: Rig, session: Id) -> StreamingResponse:
+    """All cells of a slide, one line each."""
+    return _table(rig, session, f"slide-{session}-cells.csv", export_cells)
+
+
+@routes.get("/slides/{session}/training.zip")
+def training(rig: Rig, session: Id) -> StreamingResponse:
+    """The reviewed images of a slide, one folder per label."""
+    rig.page.record.session(session)
+    return _training(rig, session, f"slide-{session}-training.zip")
+
+
+@routes.get("/training.zip")
+def all_training(rig: Rig) -> StreamingResponse:
+    """The reviewed images of all slides."""
+    return _training(rig, None, "training.zip")
+
+
+def _table(rig: Context, session: int, name: str, export: Callable[[Record, int, Path], int]) -> StreamingResponse:
+    rig.page.record.session(session)
+    with _scratch(rig) as folder:
+        file = folder / name
+        export(rig.page.record, session, file)
+    return _send(file, name, "text/csv; charset=utf-8")
+
+
+def _training(rig: Context, session: int | None, name: str) -> StreamingResponse:
+    with _scratch(rig) as folder:
+        if not export_training(rig.page.record, folder / "training", session):
+            raise NotFoundError("there is no reviewed image to export", hint="review some frames first")
+        (folder / "training" / "README.txt").write_text(rig.page.research_use_note(), encoding="utf-8")
+        file = Path(shutil.make_archive(str(folder / "packed"), "zip", folder / "training"))
+    return _send(file, name, "application/zip")
+
+
+@contextmanager
+def _scratch(rig: Context) -> Iterator[Path]:
+    """A temporary folder for an export. `_send` removes it; after an error it is removed here."""
+    if not rig.exporting.acquire(blocking=False):
+        raise ExportBusyError("another export is being made", hint="try again when it is done")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="edgeall-export-"))
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    finally:
+        rig.exporting.release()
+
+
+def _send(file: Path, name: str, kind: str) -> StreamingResponse:
+    opened = open(file, "rb")  # noqa: SIM115 closed by `_blocks`
+    shutil.rmtree(file.parent, ignore_errors=True)  # the disk space is freed when the open file is closed
+    size = os.fstat(opened.fileno()).st_size
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
+    return StreamingResponse(_blocks(opened), media_type=kind, headers=headers)
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block

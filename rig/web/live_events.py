@@ -1,0 +1,98 @@
+"""The live view's messages: a snapshot of the station as the JSON that ``live.js`` shows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from ..record.chain import RecordError
+from ..snapshot import Live, Picture
+from . import display
+from .page import Page
+
+_COUNT_S = 3.0
+
+
+class LiveEncoder:
+    """Encodes snapshots for ``live.js``. Used by one thread."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._picture: Picture | None = None
+        self._picture_number = 0
+        self._session: dict[str, Any] | None = None
+        self._counted = 0.0
+
+    def __call__(self, live: Live) -> str:
+        """One line of JSON."""
+        if live.picture is not self._picture:
+            self._picture, self._picture_number = live.picture, live.number
+        level, title, advice = quality_light(live)
+        judged = live.status == "judged"
+        label, probability, bars = self._prediction(live) if judged else ("", "", {})
+        cells = live.cells if judged else ()
+        return json.dumps(
+            {
+                "picture": self._picture_number if live.picture else None,
+                "size": live.size,
+                "level": level,
+                "title": title,
+                "advice": advice,
+                "label": label,
+                "probability": probability,
+                "bars": {label: bars.get(label, (0, "")) for label in self._page.labels},
+                "review": display.review_request(live.review_reason) if live.review and judged else "",
+                "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in cells],
+                "focus": round(live.quality.focus, 3) if live.quality else 0,
+                "rate": f"{live.frames_per_s:.1f} frames/s",
+                "camera": f"{live.camera.name}: {live.camera.state}",
+                "session": self._session_facts(live.session_id),
+                "problems": list(live.problems),
+                "notes": list(live.notes),
+            }
+        )
+
+    def _prediction(self, live: Live) -> tuple[str, str, dict[str, tuple[float, str]]]:
+        """A judged frame's label, its probability, and for each label the bar's length, 0..1, and text."""
+        if self._page.unit == "cell":
+            labels = [cell.label for cell in live.cells]
+            bars = {name: (n / len(labels), f"{n} of {len(labels)}") for name, n in Counter(labels).items()}
+            return display.counted(labels) or "no cells", "", bars
+        bars = {label: (round(share, 4), display.percent(share)) for label, share in live.probabilities.items()}
+        return live.label, display.percent(live.probability), bars
+
+    def _session_facts(self, session_id: int | None) -> dict[str, Any] | None:
+        """The slide and its number of frames, which is counted every `_COUNT_S` seconds."""
+        now = time.monotonic()
+        if session_id is None:
+            self._session = None
+        elif self._session is None or self._session["id"] != session_id or now - self._counted > _COUNT_S:
+            self._counted = now
+            with suppress(RecordError):  # `problems` reports a failing disk; the picture still updates
+                session = self._page.record.session(session_id)
+                self._session = {"id": session_id, "sample": session.notes.sample, "frames": session.frames}
+        return self._session
+
+
+def quality_light(live: Live) -> tuple[str, str, str]:
+    """The quality light: ``good``, ``warn`` or ``bad``, its title, and advice for the operator."""
+    if live.camera.state == "ended" and live.picture is None:
+        return "bad", "No picture", live.camera.detail
+    if live.camera.state not in ("live", "ended"):
+        return "bad", "No picture", live.camera.detail or "waiting for the camera"
+    if live.waits:
+        return "warn", "Replay waiting", "start a slide to start the replay"
+    if live.camera.state == "ended":
+        return "warn", "Replay ended", live.camera.detail
+    if live.status == "waiting" or live.quality is None:
+        return "bad", "No picture yet", "waiting for the camera"
+    if live.status == "refused":
+        reasons = live.quality.reasons
+        return "warn", ", ".join(map(display.reason, reasons)), "; ".join(filter(None, map(display.advice, reasons)))
+    if live.status == "unjudged":
+        why = "judging is switched off in the settings"
+        return "warn", "Not judged", live.problems[0] if live.settings.judge and live.problems else why
+    return "good", "Good field", "" if live.session_id is not None else "start a slide to record frames"
