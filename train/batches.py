@@ -1,4 +1,4 @@
-"""Cached pixels to batches that a network trains on: shuffled, augmented, normalized."""
+"""Batches for training and evaluation from cached pixels: shuffled, augmented, normalized."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .augment import AUGMENTS
 
 @dataclass(frozen=True)
 class Images:
-    """One side of a split, ready for a network.
+    """The preprocessed images of one subset.
 
     Attributes:
-        pixels: uint8 ``(total, h, w, 3)``, usually memory-mapped; may hold other sides too.
-        rows: int ``(n,)``, which rows of ``pixels`` belong to this side.
+        pixels: uint8 ``(total, h, w, 3)``, usually memory-mapped; may hold other subsets too.
+        rows: int ``(n,)``, the rows of ``pixels`` in this subset.
         labels: int ``(n,)``, class index of each row.
-        spec: the input contract ``pixels`` was made with.
+        spec: the input contract of ``pixels``.
     """
 
     pixels: NDArray[np.uint8]
@@ -33,19 +33,19 @@ class Images:
         return len(self.rows)
 
     def class_weights(self, classes: int) -> NDArray[np.float32]:
-        """Per class, such that every class weighs the same in all: ``n / (classes * count)``."""
+        """A weight per class that gives every class the same total weight: ``n / (classes * count)``, float32."""
         counts = np.maximum(np.bincount(self.labels, minlength=classes), 1)
         return (len(self) / (classes * counts)).astype(np.float32)
 
 
 def plain(images: Images, batch_size: int) -> Any:
-    """tf.data of ``(float32 images, labels)`` in order, as the device would see them."""
+    """tf.data of ``(float32 images, labels)`` in order, preprocessed as on the device."""
     dataset = tf.data.Dataset.from_tensor_slices((images.rows, images.labels)).batch(batch_size)
     return dataset.map(lambda rows, labels: (_normalize(_gather(images, rows), images.spec), labels), 2).prefetch(2)
 
 
 def normalized(images: Images, batch_size: int) -> Any:
-    """tf.data of float32 images alone, in order."""
+    """tf.data of float32 images without labels, in order."""
     return plain(images, batch_size).map(lambda pixels, labels: pixels)
 
 
@@ -54,9 +54,9 @@ def shuffled(
 ) -> Any:
     """tf.data of ``(float32 images, labels, sample weights)`` for one epoch.
 
-    Order and augmentation depend on ``seed`` and ``epoch`` alone, so an epoch repeated after a restart is
-    the same epoch. A last batch that isn't full is left out (BatchNormalization over a handful of images
-    would spoil its statistics), unless it is the only one.
+    Order and augmentation depend only on ``seed`` and ``epoch``, so a repeated epoch after a restart is identical. An
+    incomplete last batch is dropped unless it is the only one: a few images would distort the statistics of
+    BatchNormalization.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(images))
     labels = images.labels[order]

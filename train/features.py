@@ -20,11 +20,15 @@ def feature_batches(
     epoch: int = 0,
     class_weights: NDArray[np.float32] | None = None,
 ) -> Any:
-    """tf.data of ``(features, labels, weights)``, shuffled by seed and epoch; in order without a ``stage``.
+    """tf.data of ``(features, labels, weights)``, shuffled by seed and epoch; in order without ``stage``.
 
     Args:
         features: float32 ``(images of the split, features)``.
-        images: which rows, and their labels.
+        images: selects the rows and gives their labels.
+        stage: gives the batch size.
+        seed: of the order.
+        epoch: of the order.
+        class_weights: float32 ``(classes,)``; None weighs all images equally.
     """
     if stage is None:
         return tf.data.Dataset.from_tensor_slices((features[images.rows], images.labels)).batch(1024)

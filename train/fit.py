@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..console.progress import Progress
 from ..edge_runtime.errors import DataError
-from ..edge_runtime.files import replacing
+from ..edge_runtime.tools.atomic import atomic_write
 from ..models.keras_compat import keras, tf
 from .workers import ALONE, Workers
 
@@ -327,7 +327,7 @@ class _State:
         arrays |= {f"kept_{index}": value for index, value in enumerate(self.kept_weights)}
         arrays |= {f"average_{index}": value for index, value in enumerate(self.average)}
         arrays |= {f"optimizer_{index}": value.numpy() for index, value in enumerate(model.optimizer.variables)}
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             np.savez(temporary, **arrays)
 
     @classmethod

@@ -1,8 +1,9 @@
-"""Distillation: a network learns from the probabilities that trained ones give to the images it sees.
+"""Distillation: a student network learns from the probabilities of trained teacher networks.
 
-Teachers and student see the same augmented view: what the teachers say of it is worked out in the training step, once
-a batch. Source: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"; the loss is
-that of Hinton et al. 2015, "Distilling the knowledge in a neural network".
+Teachers and student get the same augmented images. The teachers run in the training step, once per batch.
+
+Source: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"; the loss is that of
+Hinton et al. 2015, "Distilling the knowledge in a neural network".
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from .data.split import Split
 from .runs import input_spec, load_model, load_run
 
 TEMPERATURE = 4.0
-"""What logits are divided by before teachers and student are compared: teachers trained on these very images are
-nearly certain of each, and only softened do they tell more than the label."""
+"""Divisor of the logits before teachers and student are compared. Teachers are nearly certain of the images that they
+were trained on. Softened, their probabilities carry more information than the label."""
 
 WEIGHT = 0.5
-"""Share of the teachers in the loss; the labels have the rest."""
+"""Share of the teachers in the loss. The labels have the rest."""
 
-Teach = Callable[[Any], Any]
-"""``teach(images)``: normalized float32 ``(batch, h, w, 3)``; float32 probabilities ``(batch, classes)``."""
+TeacherFunction = Callable[[Any], Any]
+"""Normalized images, float32 ``(batch, h, w, 3)``, to float32 probabilities ``(batch, classes)``."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Teacher:
 
     Attributes:
         run: its folder.
-        sha256: of its ``run.json``, which names its data, its split and its settings.
-        facts: what is in there.
+        sha256: of its ``run.json``, which identifies its data, its split and its settings.
+        facts: the content of ``run.json``.
     """
 
     run: Path
@@ -48,7 +49,7 @@ class Teacher:
     facts: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """What the student's ``run.json`` says of it."""
+        """The entry in the student's ``run.json``."""
         settings = self.facts["settings"]
         return {
             "run": str(self.run),
@@ -59,15 +60,15 @@ class Teacher:
 
 
 def open_teachers(runs: Sequence[Path], out: Path) -> tuple[Teacher, ...]:
-    """What the runs to learn from tell of themselves, before any work starts.
+    """Read the ``run.json`` of each teacher.
 
     Args:
         runs: run folders.
-        out: the student's own.
+        out: the run folder of the student.
 
     Raises:
-        UsageError: a run that is to be overwritten by its student.
-        DataError: one that isn't complete.
+        UsageError: a teacher that its student would overwrite.
+        DataError: a run that is not complete.
     """
     for run in runs:
         if run.resolve() == out.resolve():
@@ -79,25 +80,25 @@ def open_teachers(runs: Sequence[Path], out: Path) -> tuple[Teacher, ...]:
 
 
 def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -> None:
-    """Make sure that the teachers can teach what is to be learnt, and can't give away the test side.
+    """Make sure that the teachers fit the student and were not trained on its test subset.
 
     Args:
-        split: the student's.
-        spec: the student's input contract.
+        split: of the student.
+        spec: input contract of the student.
 
     Raises:
-        UsageError: a teacher of other labels, of another split or of other pixels.
+        UsageError: a teacher with other labels, another split or another normalization.
     """
     for teacher in teachers:
         labels = teacher.facts["labels"]
         if labels != list(split.labels):
             raise UsageError(
-                f"--teacher {teacher.run}: knows {', '.join(labels)}, the data has {', '.join(split.labels)}",
-                hint="give a run of the same classes",
+                f"--teacher {teacher.run}: has the classes {', '.join(labels)}, the data has {', '.join(split.labels)}",
+                hint="give a run with the same classes",
             )
         if teacher.facts["split"]["sha256"] != split.sha256:
             raise UsageError(
-                f"--teacher {teacher.run}: was trained on another split and may know images of this test side",
+                f"--teacher {teacher.run}: was trained on another split, which may contain images of this test subset",
                 hint=f"train the student on its split: --split {teacher.run}",
             )
         own = input_spec(teacher.facts["settings"])
@@ -108,44 +109,44 @@ def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -
             )
 
 
-def ensemble(teachers: Sequence[Teacher]) -> Teach:
-    """Load the teachers; what they say of a batch is the mean of their probabilities.
+def ensemble(teachers: Sequence[Teacher]) -> TeacherFunction:
+    """Load the teachers. The result is the mean of their probabilities.
 
-    A teacher of another input size gets the batch resized, with the filter of the device's own preprocessing. To be
-    called in the scope that the student is trained in.
+    For a teacher with another input size the batch is resized, with the filter of the device's preprocessing. Call this
+    in the scope that the student is trained in.
 
     Raises:
-        DataError: a model file that is missing or damaged.
+        DataError: a model file is missing or damaged.
     """
     models = [load_model(teacher.run, teacher.facts) for teacher in teachers]
     for model in models:
         model.trainable = False
 
     def teach(images: Any) -> Any:
-        said = [model(_resized(images, model.input_shape[1:3]), training=False) for model in models]
-        return tf.stop_gradient(tf.add_n(said) / len(said))
+        outputs = [model(_resized(images, model.input_shape[1:3]), training=False) for model in models]
+        return tf.stop_gradient(tf.add_n(outputs) / len(outputs))
 
     return teach
 
 
-def student(model: Any, teach: Teach, weight: float) -> Any:
-    """``model`` as `edgeall.train.fit.fit` is to train it: the same layers, another training step.
+def make_student(model: Any, teach: TeacherFunction, weight: float) -> Any:
+    """A student for `edgeall.train.fit.fit`: the layers of ``model`` with a training step for distillation.
 
-    Its loss is ``(1 - weight) * H(label, p) + weight * T**2 * KL(q_T, p_T)``: the cross-entropy of the student's
+    The loss is ``(1 - weight) * H(label, p) + weight * T**2 * KL(q_T, p_T)``: the cross-entropy of the student's
     probabilities p, and their divergence from the teachers' q, both as x_T = softmax(log(x) / T). T**2 keeps the
-    second term's gradient as large as the first one's. Validation knows the labels alone.
+    gradients of both terms equally large. Validation uses the labels only.
 
     Args:
-        model: outputs class probabilities; trained in place through what is returned. Labels are class indices.
-        teach: see `Teach`.
+        model: outputs class probabilities. Training the result trains it in place. Labels are class indices.
+        teach: from `ensemble`.
         weight: share of the teachers, in (0, 1].
     """
     classes = model.output_shape[-1]
 
     def distillation(targets: Any, probabilities: Any) -> Any:
-        labels, said = targets[:, :classes], targets[:, classes:]
+        labels, taught = targets[:, :classes], targets[:, classes:]
         hard = keras.losses.categorical_crossentropy(labels, probabilities)
-        soft = keras.losses.kl_divergence(_soft(said), _soft(probabilities))
+        soft = keras.losses.kl_divergence(_soft(taught), _soft(probabilities))
         return (1.0 - weight) * hard + weight * TEMPERATURE**2 * soft
 
     def accuracy(targets: Any, probabilities: Any) -> Any:
@@ -157,7 +158,7 @@ def student(model: Any, teach: Teach, weight: float) -> Any:
 
         def train_step(self, data: Any) -> Any:
             images, labels, weights = data
-            images = tf.ensure_shape(images, model.input_shape)  # augmentation forgets it
+            images = tf.ensure_shape(images, model.input_shape)  # augmentation loses the static shape
             targets = tf.concat([tf.one_hot(labels, classes), teach(images)], axis=-1)
             return super().train_step((images, targets, weights))
 
@@ -165,12 +166,12 @@ def student(model: Any, teach: Teach, weight: float) -> Any:
 
 
 def _soft(probabilities: Any) -> Any:
-    """As the network would give them with its logits divided by `TEMPERATURE`."""
+    """The probabilities of the network with its logits divided by `TEMPERATURE`."""
     return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, 1e-12)) / TEMPERATURE)
 
 
 def _resized(images: Any, size: tuple[int, int]) -> Any:
-    """Antialiased bilinear, as products of matrices: TensorFlow's own runs neither on a GPU nor under XLA."""
+    """Antialiased bilinear resize as matrix products: TensorFlow's own runs neither on a GPU nor under XLA."""
     height, width = images.shape[1:3]
     if (height, width) == size:
         return images
@@ -178,7 +179,7 @@ def _resized(images: Any, size: tuple[int, int]) -> Any:
 
 
 def _resampling(source: int, target: int) -> NDArray[np.float32]:
-    """What each source pixel contributes to each target pixel along one side, ``(target, source)``."""
+    """Weight of each source pixel for each target pixel along one axis, ``(target, source)``."""
     step = source / target
     centers = (np.arange(target) + 0.5) * step
     distances = np.abs(np.arange(source) + 0.5 - centers[:, np.newaxis]) / max(step, 1.0)

@@ -1,9 +1,8 @@
-"""Several machines that train one model together, seen from one of them.
+"""Distributed training: several machines train one model. This is the view of one of them.
 
-`tf.distribute.MultiWorkerMirroredStrategy` does the work: every machine computes its share of every batch and the
-gradients are summed over all of them. What is here says who does what else. The first worker, the chief, alone reads
-and writes the run folder, makes the split, trains the head and validates; the others get what they need from it over
-the network, so that no folder need be shared.
+`tf.distribute.MultiWorkerMirroredStrategy` computes a share of every batch on each machine and sums the gradients. This
+module distributes the other tasks. Only the first worker, the chief, reads and writes the run folder, makes the split,
+trains the head and validates. The others receive the results over the network, so no shared folder is needed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ..edge_runtime.errors import EdgeallError, UsageError
 from ..models.keras_compat import quiet, tf
 
 JOBS = ("chief", "worker")
-"""What a task may be called in TF_CONFIG, in the order of the workers' numbers."""
+"""Valid task types in TF_CONFIG, in the order of the workers' numbers."""
 
 EXAMPLE = (
     'TF_CONFIG={"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -36,11 +35,11 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class Workers:
-    """All processes that train one model, and which of them this is.
+    """The processes that train one model, and the number of this one.
 
     Attributes:
-        index: this one's number; 0 is the chief.
-        count: how many there are.
+        index: of this process; 0 is the chief.
+        count: number of processes.
         strategy: of `tf.distribute`; None is TensorFlow's default.
     """
 
@@ -50,12 +49,12 @@ class Workers:
 
     @property
     def chief(self) -> bool:
-        """Whether this is the one that reads and writes the run folder."""
+        """Whether this process reads and writes the run folder."""
         return self.index == 0
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other."""
+        """Whether there is only one process."""
         return self.count == 1
 
     @property
@@ -64,14 +63,14 @@ class Workers:
         return int(self.strategy.num_replicas_in_sync) if self.strategy else 1
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Where what is trained must be built. With other workers, by all of them in the same order."""
+        """The scope in which a model must be built. All workers must build in the same order."""
         return (self.strategy or tf.distribute.get_strategy()).scope()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make one clear error of all that TensorFlow raises when another worker is lost.
+        """Turn TensorFlow's errors about a lost worker into one clear error.
 
-        One that was killed is noticed at once, one whose machine lost its power or its network after ten seconds.
+        A killed worker is detected at once; one that lost power or its network after ten seconds.
         """
         try:
             yield
@@ -81,7 +80,7 @@ class Workers:
             raise _lost() from error
 
     def share(self, payload: bytes) -> bytes:
-        """The chief's ``payload``, on every worker. All must call it; what the others give is ignored."""
+        """Send the chief's ``payload`` to every worker. All must call this; the others' ``payload`` is ignored."""
         if self.alone:
             return payload
         size = int(self._sum(np.array([len(payload) if self.chief else 0]))[0])
@@ -91,7 +90,7 @@ class Workers:
         return self._sum(words).tobytes()[:size]
 
     def share_arrays(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The chief's ``arrays``, on every worker."""
+        """Send the chief's ``arrays`` to every worker."""
         if self.alone:
             return arrays
         stream = io.BytesIO()
@@ -101,13 +100,13 @@ class Workers:
             return [shared[f"arr_{index}"] for index in range(len(arrays))]
 
     def from_chief(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` returns on the chief, which alone calls it, on every worker. All must call this.
+        """Call ``make`` on the chief and return its result on every worker. All must call this.
 
         Args:
-            make: returns what JSON can hold.
+            make: returns a JSON value.
 
         Raises:
-            EdgeallError: ``make`` raised one; then on every worker.
+            EdgeallError: ``make`` raised it; every worker raises it then.
         """
         if self.alone:
             return make()
@@ -127,7 +126,7 @@ class Workers:
         return value
 
     def mean(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The mean over all workers of each floating-point array, in one exchange; this worker's of the others."""
+        """The mean of each floating-point array over all workers, in one exchange. Others are unchanged."""
         if self.alone:
             return arrays
         floats = [index for index, value in enumerate(arrays) if np.issubdtype(value.dtype, np.floating)]
@@ -139,17 +138,17 @@ class Workers:
         return means
 
     def weights(self, model: Any) -> list[NDArray[Any]]:
-        """``model.get_weights()`` as this worker has them, without asking the others.
+        """``model.get_weights()`` of this worker, without communication.
 
-        Only the statistics of BatchNormalization differ from worker to worker, as each saw other images. Keras'
-        own methods ask for their mean, one exchange for each: some 10 ms each, a second a step in a deep network.
+        Only the statistics of BatchNormalization differ between workers, because each sees other images. Keras' own
+        methods exchange each of them: about 10 ms each, a second per step in a deep network.
         """
         if self.alone:
             return list(model.get_weights())
         return [_mean([part.numpy() for part in self._parts(variable)]) for variable in model.weights]
 
     def put(self, model: Any, weights: list[NDArray[Any]]) -> None:
-        """``model.set_weights(weights)`` on this worker alone, again without asking the others."""
+        """``model.set_weights(weights)`` on this worker only, without communication."""
         if self.alone:
             model.set_weights(weights)
             return
@@ -158,14 +157,14 @@ class Workers:
                 part.assign(value)
 
     def predictor(self, model: Any) -> Callable[[Any], NDArray[np.float32]]:
-        """``model.predict_on_batch``, without asking the other workers for their share."""
+        """``model.predict_on_batch`` on this worker only, without communication."""
         if self.alone:
             return model.predict_on_batch
         run = tf.function(lambda images: self.strategy.run(model, (images,), {"training": False}))
         return lambda images: self._parts(run(images))[0].numpy()
 
     def divided(self, batches: Any) -> Any:
-        """tf.data of whole batches, told that every worker is to take its share of each."""
+        """tf.data of whole batches, of which every worker takes its share."""
         if self.alone:
             return batches
         options = tf.data.Options()
@@ -173,11 +172,11 @@ class Workers:
         return batches.with_options(options)
 
     def _parts(self, value: Any) -> tuple[Any, ...]:
-        """What each device of this worker holds of a distributed value."""
+        """The parts of a distributed value on the devices of this worker."""
         return tuple(self.strategy.experimental_local_results(value))
 
     def _sum(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Element by element over all workers."""
+        """The elementwise sum over all workers."""
         devices = self.replicas // self.count
 
         def value_of(context: Any) -> Any:
@@ -191,22 +190,22 @@ class Workers:
 
 
 ALONE = Workers()
-"""One process that trains on one device."""
+"""One process that trains alone."""
 
 
 def join(config: str | None, progress: Progress) -> Workers | None:
-    """Connect to the other workers and wait for them. To be called before anything else is done with TensorFlow.
+    """Connect to the other workers and wait for them. Call this before any other use of TensorFlow.
 
     Args:
-        config: what the environment has for ``TF_CONFIG``: JSON as in `EXAMPLE`.
-        progress: says what is being waited for.
+        config: the value of ``TF_CONFIG``: JSON as in `EXAMPLE`.
+        progress: receives a note while waiting.
 
     Returns:
-        None where ``config`` names no second worker.
+        None if ``config`` does not name a second worker.
 
     Raises:
-        UsageError: a ``config`` that can't be meant.
-        EdgeallError: the other workers couldn't be reached, or this one's port is taken.
+        UsageError: an invalid ``config``.
+        EdgeallError: the other workers cannot be reached, or the port of this one is taken.
     """
     addresses, index = _parse(config or "")
     if len(addresses) < 2:
@@ -216,18 +215,16 @@ def join(config: str | None, progress: Progress) -> Workers | None:
 
 
 def refuse_cluster(command: str) -> None:
-    """Raises UsageError where the environment's ``TF_CONFIG`` names several workers: ``command`` trains one model after
-    the other, and chooses between them, on one machine.
-    """
+    """Raise UsageError if ``TF_CONFIG`` names several workers: ``command`` trains several models on one machine."""
     addresses, _ = _parse(os.environ.get("TF_CONFIG") or "")
     if len(addresses) > 1:
         raise UsageError(
-            f"TF_CONFIG names {len(addresses)} workers; `edgeall {command}` is not shared that way",
-            hint="unset TF_CONFIG; `edgeall train` alone trains one model on several machines",
+            f"TF_CONFIG names {len(addresses)} workers; `edgeall {command}` runs on one machine",
+            hint="unset TF_CONFIG; only `edgeall train` trains one model on several machines",
         )
 
 
-@functools.cache  # TensorFlow takes part in one cluster for as long as the process lives
+@functools.cache  # TensorFlow can join only one cluster per process
 def _connected(config: str) -> Any:
     try:
         with _killable(), quiet():
@@ -238,12 +235,12 @@ def _connected(config: str) -> Any:
         reason = str(error).splitlines()[0]
         raise EdgeallError(
             f"TF_CONFIG: this worker could not be started ({reason})",
-            hint="check that its own address is this machine's and that nothing else uses the port",
+            hint="check that its address belongs to this machine and that the port is free",
         ) from error
 
 
 def _parse(config: str) -> tuple[list[str], int]:
-    """Every worker's address, and which is this one's. Raises UsageError."""
+    """The address of every worker, and the index of this one. Raises UsageError."""
     if not config.strip():
         return [], 0
     try:
@@ -257,7 +254,7 @@ def _parse(config: str) -> tuple[list[str], int]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"TF_CONFIG: not a cluster ({error!r})", hint=f"write it as in {EXAMPLE}") from error
     if unknown:
-        raise UsageError(f"TF_CONFIG: no job called {unknown[0]!r} takes part in this", hint=f"as in {EXAMPLE}")
+        raise UsageError(f"TF_CONFIG: unknown job {unknown[0]!r}", hint=f"as in {EXAMPLE}")
     if not 0 <= number < len(cluster.get(kind, [])):
         raise UsageError(f"TF_CONFIG: the cluster has no {kind} {number}", hint="the first of each job has index 0")
     before = sum(len(cluster.get(job, [])) for job in JOBS[: JOBS.index(kind)])
@@ -266,8 +263,8 @@ def _parse(config: str) -> tuple[list[str], int]:
 
 def _lost() -> EdgeallError:
     return EdgeallError(
-        "another worker has ended or can't be reached; no worker can go on without it",
-        hint="see what the others say, then give every one its command again: training resumes after the last epoch",
+        "another worker has ended or cannot be reached; the training cannot continue without it",
+        hint="check the messages of the others, then repeat the command of each: training resumes after the last epoch",
     )
 
 
@@ -280,7 +277,7 @@ def _mean(parts: list[NDArray[Any]]) -> NDArray[Any]:
 
 @contextmanager
 def _killable() -> Iterator[None]:
-    """Ctrl-C ends the process at once: while TensorFlow waits for another machine, Python would not hear of it."""
+    """Let Ctrl-C end the process at once: Python does not handle it while TensorFlow waits for another machine."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -29,7 +29,8 @@ from edgeall.optimize.experiments.search import search
 from edgeall.optimize.experiments.search_settings import SearchSettings
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import Stage, fit
-from edgeall.train.run import TrainSettings, _check_shares
+from edgeall.train.prepare import check_shares
+from edgeall.train.run import TrainSettings
 from edgeall.train.workers import ALONE, Workers, join
 
 QUIET = Progress(quiet=True)
@@ -179,19 +180,20 @@ TWO = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
         (json.dumps({"cluster": {**TWO, "ps": ["10.0.0.3:2222"]}, "task": {"type": "worker", "index": 0}}), "'ps'"),
     ],
 )
-def test_a_cluster_that_cannot_be_meant(config: str, message: str) -> None:
+def test_an_invalid_cluster_is_refused(config: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         join(config, QUIET)
     assert error.value.hint
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"batch_size": 33}, "shared equally by 2"), ({"epochs_finetune": 0}, "nothing to share")]
+    ("changes", "message"),
+    [({"batch_size": 33}, "shared equally by 2"), ({"epochs_finetune": 0}, "have nothing to share")],
 )
 def test_what_two_workers_cannot_share(changes: dict[str, int], message: str, tmp_path: Path) -> None:
     settings = TrainSettings(data=tmp_path, out=tmp_path, **changes)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message) as error:
-        _check_shares(settings, Workers(1, 2, SimpleNamespace(num_replicas_in_sync=2)))
+        check_shares(settings, Workers(1, 2, SimpleNamespace(num_replicas_in_sync=2)))
     assert error.value.hint
 
 

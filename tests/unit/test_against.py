@@ -19,9 +19,9 @@ from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import scan
 from edgeall.train.data.split import SplitEntry, load_split, save_split
 from edgeall.train.data.split_settings import SplitSettings
-from edgeall.train.evaluation.against import against_text, held_against
+from edgeall.train.evaluation.against import against_text, paired_comparison
 from edgeall.train.evaluation.bootstrap import difference_interval
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.metrics import mcnemar
 
 QUIET = Progress(quiet=True)
@@ -42,7 +42,7 @@ def test_two_files_are_held_against_each_other_on_the_same_images(
 ) -> None:
     first, second = models["ptq-int8"], models["float32"]
     split = tiny_run / "split.json"
-    found = evaluate(first, data=tiny_settings.data, split=split, against=second, progress=QUIET)
+    found = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=second), QUIET)
     entries = load_split(split).subset("test")
     right = []
     for model in (first, second):
@@ -53,7 +53,7 @@ def test_two_files_are_held_against_each_other_on_the_same_images(
     assert found["against"] | mcnemar(*right) == found["against"]
     assert found["against"]["accuracy"] == pytest.approx(right[1].mean())
     assert found["against"]["gain_points"] == pytest.approx(100 * (found["accuracy"] - right[1].mean()))
-    same = evaluate(first, data=tiny_settings.data, split=split, against=first, progress=QUIET)["against"]
+    same = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=first), QUIET)["against"]
     assert (same["gain_points"], same["gain_points_ci95"], same["p_value"]) == (0.0, [0.0, 0.0], 1.0)
 
 
@@ -62,17 +62,15 @@ def test_a_model_of_another_split_or_of_other_classes_is_refused(
 ) -> None:
     split = tiny_run / "split.json"
     with pytest.raises(DataError, match="was not made with the split of"):
-        evaluate(models["float32"], data=tiny_settings.data, split=split, against=tiny_bundle, progress=QUIET)
-    with pytest.raises(UsageError, match="--against is measured on what a device runs"):
-        evaluate(tiny_run, against=models["float32"], progress=QUIET)
+        evaluate(models["float32"], EvaluateSettings(data=tiny_settings.data, split=split, against=tiny_bundle), QUIET)
+    with pytest.raises(UsageError, match="--against requires a model file"):
+        evaluate(tiny_run, EvaluateSettings(against=models["float32"]), QUIET)
     save_split(make_split(scan(load_dataset(tiny_settings.data)), SplitSettings(seed=9)), tmp_path / "split.json")
     with pytest.raises(DataError, match="not the split that"):
         evaluate(
             models["float32"],
-            data=tiny_settings.data,
-            split=tmp_path / "split.json",
-            against=models["ptq-int8"],
-            progress=QUIET,
+            EvaluateSettings(data=tiny_settings.data, split=tmp_path / "split.json", against=models["ptq-int8"]),
+            QUIET,
         )
 
 
@@ -82,14 +80,14 @@ def test_a_gain_by_hand_and_its_interval_by_subject() -> None:
     first = np.tile([[0.2, 0.8]], (200, 1)).astype(np.float32)
     second = first.copy()
     second[:20] = [0.9, 0.1]
-    found = held_against(Path("other.tflite"), entries, ("well", "ill"), first, second, 0)
+    found = paired_comparison(Path("other.tflite"), entries, ("well", "ill"), first, second, 0)
     assert (found["only_first"], found["only_second"], found["ci_unit"]) == (20, 0, "subject")
     assert found["gain_points"] == pytest.approx(10.0)
     assert found["p_value"] == pytest.approx(2 / 2**20)
     # Of twenty draws with a chance of 0.1 each, 0 to 5 are such people.
     assert found["gain_points_ci95"] == pytest.approx([0.0, 25.0], abs=2.6)
     text = against_text(found)
-    assert "+10.00 points" in text and "by subject" in text and "images for independent" in text
+    assert "+10.00 points" in text and "by subject" in text and "images of a subject as independent" in text
     right, other = np.ones(200, bool), second.argmax(axis=1) == 1
     (low, high), unit = difference_interval(right, other, None, 0)
     assert unit == "image" and low > 0.05 and high < 0.15

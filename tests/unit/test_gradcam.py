@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from edgeall.console.progress import Progress
-from edgeall.edge_runtime.explain import evidence
 from edgeall.edge_runtime.preprocess import InputSpec, normalize
+from edgeall.edge_runtime.tools.explain import evidence
 from edgeall.models.keras_compat import keras
 from edgeall.train.data.split import load_split
 from edgeall.train.data.synth import TRUTH
-from edgeall.train.evaluation.evaluate import evaluate
-from edgeall.train.evaluation.gradcam import grad_cam, on_cells, worth_seeing
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
+from edgeall.train.evaluation.gradcam import Explained, grad_cam, on_cells, select_examples
 from edgeall.train.runs import input_spec, load_model, load_run
 
 
@@ -62,21 +62,22 @@ def test_evidence_on_cells_is_counted(tmp_path: Path) -> None:
     cell = np.zeros((32, 32), np.uint8)
     cell[:, :16] = 2
     (tmp_path / ".truth" / "a").mkdir(parents=True)
-    arguments = (pixels, InputSpec(32, 32), np.full((2, 2), 0.5, np.float32), tmp_path, ["a/1.png", "a/2.png"])
+    half = np.full((2, 2), 0.5, np.float32)
+    images = Explained(model, InputSpec(32, 32), pixels, half, ["a/1.png", "a/2.png"])
     Image.fromarray(cell).save(tmp_path / ".truth" / "a" / "1.mask.png")
-    assert on_cells(model, *arguments) is None
+    assert on_cells(images, tmp_path) is None
     Image.fromarray(cell).save(tmp_path / ".truth" / "a" / "2.mask.png")
-    found = on_cells(model, *arguments)
+    found = on_cells(images, tmp_path)
     assert found is not None and found["evidence"] > 0.9 and found["area"] == 0.5
     for name in ("1", "2"):
         Image.fromarray(2 - cell).save(tmp_path / ".truth" / "a" / f"{name}.mask.png")
-    found = on_cells(model, *arguments)
+    found = on_cells(images, tmp_path)
     assert found is not None and found["evidence"] < 0.1
 
 
-def test_what_is_worth_seeing() -> None:
+def test_what_is_select_examples() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.51, 0.49], [0.05, 0.95]], np.float32)
-    assert worth_seeing(probabilities, np.array([0, 1, 0, 0])) == [
+    assert select_examples(probabilities, np.array([0, 1, 0, 0])) == [
         (3, "wrong"),
         (1, "wrong"),
         (2, "unsure"),
@@ -85,9 +86,11 @@ def test_what_is_worth_seeing() -> None:
 
 
 def test_evaluate_draws_them(tiny_run: Path, tiny_settings: Any, synthetic_fields: Path, tmp_path: Path) -> None:
-    entries = load_split(tiny_run / "split.json").side("test")
+    entries = load_split(tiny_run / "split.json").subset("test")
     folder = tmp_path / "why"
-    metrics = evaluate(tiny_run, explain=folder, cache_dir=tiny_settings.cache_dir, progress=Progress(quiet=True))
+    metrics = evaluate(
+        tiny_run, EvaluateSettings(explain=folder, cache_dir=tiny_settings.cache_dir), Progress(quiet=True)
+    )
     cells = metrics["on_cells"]
     masks = [(synthetic_fields / TRUTH / entry.path).with_suffix(".mask.png") for entry in entries]
     size = (tiny_settings.input_size,) * 2

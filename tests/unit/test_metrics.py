@@ -306,9 +306,9 @@ def test_interval_falls_back_to_images_and_says_so(subjects: list[str | None]) -
     ("y_true", "rows", "changes", "says"),
     [
         ([], np.zeros((0, 3)), {}, "no images"),
-        ([0, 1], one_hot([0]), {}, "don't match"),
-        ([0], one_hot([0], classes=4), {}, "don't match"),
-        ([0], one_hot([0]), {"subjects": ["a", "b"]}, "don't match"),
+        ([0, 1], one_hot([0]), {}, "do not match"),
+        ([0], one_hot([0], classes=4), {}, "do not match"),
+        ([0], one_hot([0]), {"subjects": ["a", "b"]}, "do not match"),
         ([3], one_hot([0]), {}, "outside 0..2"),
         ([0], [[math.nan, 0.5, 0.5]], {}, "not probabilities"),
         ([0], [[-0.1, 0.6, 0.5]], {}, "not probabilities"),

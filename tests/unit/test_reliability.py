@@ -15,9 +15,9 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.calibration import apply_temperature
 from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.metrics import ECE_BINS, compute_metrics
-from edgeall.train.evaluation.reliability import POINTS, reliability, review, risk_coverage, trust
+from edgeall.train.evaluation.reliability import POINTS, reliability, reliability_report, review, risk_coverage
 from edgeall.train.evaluation.text import metrics_text
 from edgeall.train.reports.model_report import write_model_report
 
@@ -95,11 +95,11 @@ def test_a_review_rule_is_counted_on_the_images_given() -> None:
 
 def test_trust_speaks_of_calibrated_probabilities_and_shows_both() -> None:
     rows, truth = drawn(500)
-    found = trust(rows, truth, [1, 2], 2.5, 0.6)
+    found = reliability_report(rows, truth, [1, 2], 2.5, 0.6)
     assert found["reliability"]["before"] == reliability(rows, truth)
     assert found["reliability"]["after"] == reliability(apply_temperature(rows, 2.5), truth)
     assert found["review"]["reviewed"] == pytest.approx((apply_temperature(rows, 2.5).max(axis=1) < 0.6).mean())
-    alone = trust(rows, truth, [], None, None)
+    alone = reliability_report(rows, truth, [], None, None)
     assert (alone["reliability"]["after"], alone["review"]) == (None, None)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -110,7 +110,7 @@ def test_the_page_shows_both_diagrams_and_where_the_threshold_lies(
 ) -> None:
     rows, truth = drawn(300)
     metrics = compute_metrics(("a", "b", "<c>"), truth, rows, (), split="test", split_level="image")
-    metrics |= trust(rows, truth, [], temperature, below)
+    metrics |= reliability_report(rows, truth, [], temperature, below)
     text = metrics_text(metrics)
     assert ("sent to review" in text) == (below is not None)
     assert ("none; calibration error" in text) == (temperature is None)
@@ -133,7 +133,7 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
     page = Path(summary["report"])
     assert page == tmp_path / "model.report.html"
     html = page.read_text(encoding="utf-8")
-    metrics = evaluate(out, data=tiny_settings.data, split=tiny_run / "split.json", progress=QUIET)
+    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET)
     for key in ("reliability", "risk_coverage", "review"):
         assert metrics[key] == summary[key], "measured twice, through two code paths"
     assert metrics["reliability"]["before"]["bins"] != metrics["reliability"]["after"]["bins"]
@@ -147,7 +147,7 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
 
 
 def test_a_run_is_shown_as_it_is_not_calibrated(tiny_run: Path, tiny_settings: Any) -> None:
-    found = evaluate(tiny_run, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    found = evaluate(tiny_run, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)
     assert found["reliability"]["after"] is None and found["review"] is None
     assert found["reliability"]["before"]["ece"] == pytest.approx(found["ece"])
     assert "calibration" in metrics_text(found)

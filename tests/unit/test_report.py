@@ -21,8 +21,11 @@ from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError
 from edgeall.train.data.dataset import load_dataset
+from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import scan
-from edgeall.train.data.split import LEFT_OUT, Split, SplitEntry, load_split, make_split, save_split
+from edgeall.train.data.split import Split, SplitEntry, load_split, save_split
+from edgeall.train.data.split_settings import SplitSettings
+from edgeall.train.data.subsets import LEFT_OUT
 from edgeall.train.evaluation.metrics import compute_metrics
 from edgeall.train.reports import plots
 from edgeall.train.reports.report import ERRORS_SHOWN, write_report
@@ -220,14 +223,14 @@ def test_sensitivity_with_its_counts(page: Page) -> None:
     assert "specificity 83.33 % 5 of 6" in text
 
 
-def test_wrong_test_images_surest_first(page: Page) -> None:
+def test_wrong_test_images_most_confident_first(page: Page) -> None:
     names = ["Early/sure.png", "Pro/gone.png", "Benign/green.png", "Pre/unsure.png"]
     places = [page.text.index(name) for name in names]
     assert places == sorted(places)
     assert "not-of-this-side" not in page.html
     assert "4 of 4 wrong test images" in page.text
-    said = page.text[places[0] - 40 : places[0]]
-    assert said.endswith("its own. Benign 0.990 true Early 0.003 ")
+    said = page.text[places[0] - 60 : places[0]]
+    assert said.endswith("its probability. Benign 0.990 true Early 0.003 ")
 
 
 def test_thumbnails_show_the_images_and_a_missing_file_its_name_only(page: Page) -> None:
@@ -289,7 +292,11 @@ def test_image_level_split_is_called_optimistic(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("level", "words"),
-    [("subject", "subject-level split."), ("block", "blocks of neighbouring file numbers."), ("given", "as given.")],
+    [
+        ("subject", "subject-level split."),
+        ("block", "blocks of neighbouring file numbers."),
+        ("given", "split as given."),
+    ],
 )
 def test_other_split_levels_are_not(tmp_path: Path, level: str, words: str) -> None:
     rows = [*right("train"), *right("validation"), *right("test"), ("a", "test", 0, 1, 0.9)]
@@ -307,8 +314,8 @@ def test_what_contiguous_blocks_left_out_is_counted(tmp_path: Path) -> None:
     save_split(replace(split, embargo=37, entries=(*split.entries, *out)), run_dir / "split.json")
     text = Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
     assert "contiguous blocks of file numbers, embargo 37: 3 images left out." in text
-    assert "more than 37 numbers away from any other side. 2 images nearer to a border are on no side." in text
-    assert "Nor are 1 that show what, or whom, an image of another side shows." in text
+    assert "more than 37 numbers away from any other subset. 2 images closer to a border are left out." in text
+    assert "1 images that repeat the content or the subject of another subset are left out." in text
 
 
 def test_duplicates_across_given_sides_are_counted_and_named(tmp_path: Path) -> None:
@@ -317,7 +324,7 @@ def test_duplicates_across_given_sides_are_counted_and_named(tmp_path: Path) -> 
     split = load_split(run_dir / "split.json")
     save_split(replace(split, across=(("train/x", "test/y"),)), run_dir / "split.json")
     text = Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
-    assert "1 groups of duplicates, 2 images, lie on several sides (the first: train/x, test/y)" in text
+    assert "1 groups of duplicates, 2 images, lie in several subsets (the first: train/x, test/y)" in text
 
 
 def test_subjects_have_figures_and_a_table_of_their_own(tmp_path: Path) -> None:
@@ -326,36 +333,36 @@ def test_subjects_have_figures_and_a_table_of_their_own(tmp_path: Path) -> None:
     of = {path: f"{side} {true} <i>" for path, side, true, *_ in rows}
     page = report(tmp_path, rows, level="subject", subjects=of)
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "Subjects of the test side The mean probability" in text
+    assert "Subjects of the test subset The prediction for a subject is the mean probability" in text
     assert "subjects 4 accuracy 100.00 % 100.0 % to 100.0 %" in text
-    assert "of them right test 1 <i> Early Early 4 50.0 %" in text
+    assert "accuracy test 1 <i> Early Early 4 50.0 %" in text
     assert "bootstrap over subjects" in text
     assert "<i>" not in page.html
     (tmp_path / "unknown").mkdir()
-    assert "Subjects of the test side" not in report(tmp_path / "unknown", rows).text
+    assert "Subjects of the test subset" not in report(tmp_path / "unknown", rows).text
 
 
-KNOWN, UNSEEN = "Which patient an image shows is not known", "the test images come from unseen subjects"
+KNOWN, UNSEEN = "The patient of an image is not known", "the test images come from unseen subjects"
 
 
 @pytest.mark.parametrize(
     ("level", "subjects", "said", "unsaid"),
     [
-        ("image", {}, [f"{KNOWN}, so", "expect less"], [UNSEEN, "asked for by image"]),
-        ("block", {}, ["file numbers", f"{KNOWN}, so", "expect less"], [UNSEEN, "asked for by image"]),
+        ("image", {}, [f"{KNOWN}, so", "expect less"], [UNSEEN, "because the split is by image"]),
+        ("block", {}, ["file numbers", f"{KNOWN}, so", "expect less"], [UNSEEN, "because the split is by image"]),
         (
             "image",
             {"train": "p", "validation": "q", "test": "p"},
-            ["1 subject of the test side is in"],
+            ["1 subject of the test subset is also in"],
             [KNOWN, UNSEEN],
         ),
         (
             "image",
             {"train": "p", "validation": "q", "test": "q"},
-            ["1 subject of the test side is in"],
+            ["1 subject of the test subset is also in"],
             [KNOWN, UNSEEN],
         ),
-        ("image", {"test": "p"}, [f"{KNOWN} for 16 of 24, so", "expect less"], [UNSEEN, "asked for by image"]),
+        ("image", {"test": "p"}, [f"{KNOWN} for 16 of 24, so", "expect less"], [UNSEEN, "because the split is by image"]),
         ("block", {"train": "p", "validation": "q", "test": "r"}, ["file numbers", UNSEEN], [KNOWN, "expect less"]),
         ("subject", {"train": "p", "validation": "q", "test": "r"}, [UNSEEN], [KNOWN, "expect less", "file numbers"]),
     ],
@@ -396,9 +403,9 @@ def test_without_any_error_the_exact_bound_is_given(tmp_path: Path) -> None:
     rows = [*right("train"), *right("validation"), *right("test", 25)]
     text = report(tmp_path, rows, stages=("head",)).text.replace("\N{NO-BREAK SPACE}", " ")
     # Clopper-Pearson: 100 of 100 right, 0.05 ** (1 / 100) = 0.97049
-    assert "above 97.05 %" in text
+    assert "Exact bound: with 95 % confidence the accuracy on images like these is above 97.05 %" in text
     assert text.count("No test image is classified wrongly") == 1
-    assert "Most confidently wrong No image is wrong." in text
+    assert "Most confident errors No image is wrong." in text
 
 
 def test_without_any_error_subjects_get_no_bound_of_independent_images(tmp_path: Path) -> None:
@@ -406,12 +413,12 @@ def test_without_any_error_subjects_get_no_bound_of_independent_images(tmp_path:
     run["metrics"]["test"]["ci_unit"] = "subject"
     text = Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
     assert "No test image is classified wrongly" in text
-    assert "exact bound" not in text
+    assert "Exact bound" not in text
 
 
 def test_no_positive_class(tmp_path: Path) -> None:
     page = report(tmp_path, [*right("train"), *right("validation"), *right("test")], positive=())
-    assert "there is no sensitivity or specificity" in page.text
+    assert "sensitivity and specificity are undefined" in page.text
     assert "sensitivity:" not in page.text
     assert "any of" not in page.html
 
@@ -454,14 +461,14 @@ def test_a_file_name_that_is_no_text_goes_all_the_way(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(path)
     rows = [(f"{side}.png", side, true, 1 - true, 0.9) for side in SIDES for true in (0, 1)]
     run_dir, run = make_run(tmp_path, rows, labels=("a", "b"), positive=())
-    split = make_split(scan(load_dataset(tmp_path / "smears")), test_frac=0.5)
+    split = make_split(scan(load_dataset(tmp_path / "smears")), SplitSettings(test_frac=0.5))
     save_split(split, run_dir / "split.json")
     assert load_split(run_dir / "split.json") == split
     wrong = {  # everything, so that the strange one is among the errors shown, whichever side it is on
-        side: np.array([[0.1, 0.9] if e.label == "a" else [0.9, 0.1] for e in split.side(side)], np.float32)
+        side: np.array([[0.1, 0.9] if e.label == "a" else [0.9, 0.1] for e in split.subset(side)], np.float32)
         for side in SIDES
     }
-    write_predictions(run_dir / "predictions.csv", split, {}, wrong)
+    write_predictions(run_dir / "predictions.csv", split, wrong)
     written = (run_dir / "predictions.csv").read_bytes()
     assert b"a/lymph\xe9.png," in written
     (run_dir / "predictions.csv").write_bytes(

@@ -18,8 +18,8 @@ from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
 from edgeall.train.data.synth import synthesize
-from edgeall.train.evaluation.evaluate import evaluate
-from edgeall.train.evaluation.site import beside_own, read_site, repeated, site_text
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
+from edgeall.train.evaluation.site import external_validation, find_own_images, read_site, site_text
 
 NOTHING = {"looked_for": "files", "images": 0, "by_side": {}, "first": None}
 
@@ -61,14 +61,14 @@ def test_a_model_is_held_against_its_own_test_side(
     model: Path, other: Path, tiny_run: Path, tiny_settings: Any
 ) -> None:
     progress = Listening()
-    metrics = evaluate(model, site=other, progress=progress)
+    metrics = evaluate(model, EvaluateSettings(site=other), progress)
     assert (metrics["split"], metrics["images"]) == ("site", 36)
     found = metrics["site"]
     assert found["missing"] == ["Pro"] and any("no images of Pro" in line for line in progress.said)
     assert found["repeated"]["looked_for"] == "pictures", "run.json beside the model says where its images are"
     assert found["repeated"]["images"] == 0 and not any("warning" in line for line in progress.said)
     assert found["here"]["accuracy"] == pytest.approx(metrics["accuracy"])
-    own = evaluate(model, data=tiny_settings.data, progress=QUIET)
+    own = evaluate(model, EvaluateSettings(data=tiny_settings.data), QUIET)
     kept = [number for number, label in enumerate(own["labels"]) if label != "Pro"]
     right = sum(own["confusion"][number][number] for number in kept)
     images = sum(sum(own["confusion"][number]) for number in kept)
@@ -79,7 +79,7 @@ def test_a_model_is_held_against_its_own_test_side(
     assert found["own"]["ece"] is None, "not to be had without Pro's images"
     text = site_text(found)
     assert "classes missing here" in text and "recall of Early" in text and "recall of Pro" not in text
-    of_run = evaluate(tiny_run, site=other, cache_dir=tiny_settings.cache_dir, progress=QUIET)
+    of_run = evaluate(tiny_run, EvaluateSettings(site=other, cache_dir=tiny_settings.cache_dir), QUIET)
     assert of_run["site"]["repeated"] == found["repeated"]
     assert of_run["site"]["own"]["images"] == images
 
@@ -97,7 +97,7 @@ def test_the_models_own_images_among_the_sites_are_counted_and_warned_of(
     again = open_rgb(tiny_settings.data / train[1].path).resize((150, 150), Image.Resampling.BICUBIC)
     again.save(site / "Early" / "saved-again.jpg", quality=85)
     progress = Listening()
-    found = evaluate(model, site=site, progress=progress)["site"]["repeated"]
+    found = evaluate(model, EvaluateSettings(site=site), progress)["site"]["repeated"]
     assert (found["images"], found["by_side"]) == (3, {"train": 2, "validation": 0, "test": 1})
     (said,) = (line for line in progress.said if line.startswith("warning"))
     assert "3 of the site's 39 images are the model's own" in said
@@ -105,11 +105,11 @@ def test_the_models_own_images_among_the_sites_are_counted_and_warned_of(
     alone.parent.mkdir()
     shutil.copy(model, alone)
     read = read_site(site, split.labels, alone, QUIET)
-    of_files = repeated(read, split, None, QUIET)
+    of_files = find_own_images(read, split, None, QUIET)
     assert (of_files["looked_for"], of_files["images"]) == ("files", 2)
-    assert repeated(read, None, None, QUIET)["looked_for"] is None
+    assert find_own_images(read, None, None, QUIET)["looked_for"] is None
     quiet = Listening()
-    assert evaluate(alone, site=site, progress=quiet)["site"]["repeated"]["looked_for"] is None
+    assert evaluate(alone, EvaluateSettings(site=site), quiet)["site"]["repeated"]["looked_for"] is None
     assert any("give --split" in line for line in quiet.said)
     assert "saved-again.jpg" not in (of_files["first"] or "")
 
@@ -117,15 +117,15 @@ def test_the_models_own_images_among_the_sites_are_counted_and_warned_of(
 def test_a_class_that_the_model_does_not_know_is_named(model: Path, other: Path, tmp_path: Path) -> None:
     shutil.copytree(other, tmp_path / "lab")
     (tmp_path / "lab" / "Early").rename(tmp_path / "lab" / "Lymphoblast")
-    with pytest.raises(DataError, match=r"Lymphoblast: .* knows no such class, but Benign, Early, Pre, Pro"):
-        evaluate(model, site=tmp_path / "lab", progress=QUIET)
+    with pytest.raises(DataError, match=r"Lymphoblast: .* has no such class; it has Benign, Early, Pre, Pro"):
+        evaluate(model, EvaluateSettings(site=tmp_path / "lab"), QUIET)
 
 
 def test_what_a_site_cannot_be_asked_of(model: Path, other: Path, tiny_bundle: Path) -> None:
     with pytest.raises(UsageError, match="--side test with --site"):
-        evaluate(model, site=other, side="test", progress=QUIET)
-    with pytest.raises(UsageError, match="says nothing of its own test side"):
-        evaluate(tiny_bundle, site=other, progress=QUIET)
+        evaluate(model, EvaluateSettings(site=other, side="test"), QUIET)
+    with pytest.raises(UsageError, match="its manifest has no metrics of a test subset"):
+        evaluate(tiny_bundle, EvaluateSettings(site=other), QUIET)
 
 
 def side(right: int, images: int, **more: Any) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def side(right: int, images: int, **more: Any) -> dict[str, Any]:
 def test_the_interval_of_the_drop_is_newcombes(other: Path) -> None:
     # His table II, (a): 56/70 against 48/80, method 10: 0.0524 to 0.3339.
     site = replace(read_site(other, ("Benign", "Early", "Pre", "Pro"), Path("m"), QUIET), missing=())
-    found = beside_own(other, site, side(48, 80), side(56, 70), NOTHING)
+    found = external_validation(other, site, side(48, 80), side(56, 70), NOTHING)
     assert found["drop_points"] == pytest.approx(20.0)
     assert found["drop_points_ci95"] == pytest.approx([5.24, 33.39], abs=0.01)
     # (h): 10/10 against 0/10 has 0.6075 to 1: a side without errors has an interval too.
-    certain = beside_own(other, site, side(0, 10), side(10, 10, accuracy_ci95=[1.0, 1.0]), NOTHING)
+    certain = external_validation(other, site, side(0, 10), side(10, 10, accuracy_ci95=[1.0, 1.0]), NOTHING)
     assert certain["drop_points_ci95"] == pytest.approx([60.75, 100.0], abs=0.01)
     by_subject = side(56, 70, ci_unit="subject", accuracy_ci95=[0.6, 0.9])
-    clustered = beside_own(other, site, side(48, 80), by_subject, NOTHING)
+    clustered = external_validation(other, site, side(48, 80), by_subject, NOTHING)
     assert clustered["own"]["ci_unit"] == "subject"
     assert clustered["drop_points_ci95"][0] == pytest.approx(100 * (0.2 - np.hypot(0.2, 0.7005 - 0.6)), abs=0.2)
     assert "20.00 points" in site_text(found)

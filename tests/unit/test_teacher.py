@@ -16,9 +16,10 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models.keras_compat import keras, tf
 from edgeall.train.fit import Stage, fit
-from edgeall.train.run import TrainSettings, check_out, train
+from edgeall.train.run import TrainSettings, train
+from edgeall.train.run_folder import check_out
 from edgeall.train.runs import load_model, load_run
-from edgeall.train.teacher import TEMPERATURE, _resized, ensemble, open_teachers, student
+from edgeall.train.teacher import TEMPERATURE, _resized, ensemble, make_student, open_teachers
 
 QUIET = Progress(quiet=True)
 
@@ -43,7 +44,7 @@ def test_the_loss_is_the_labels_and_the_softened_teachers() -> None:
     model, teachers = _network(1), [_network(2), _network(3)]
     before = model.predict(images, verbose=0).astype(np.float64)
     said = np.mean([teacher.predict(images, verbose=0) for teacher in teachers], axis=0).astype(np.float64)
-    learner = student(model, lambda batch: tf.add_n([teacher(batch) for teacher in teachers]) / 2.0, 0.3)
+    learner = make_student(model, lambda batch: tf.add_n([teacher(batch) for teacher in teachers]) / 2.0, 0.3)
     learner.compile(optimizer="sgd", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     logs = learner.fit(tf.data.Dataset.from_tensors((images, labels, weights)), verbose=0).history
     hard = -np.log(before[np.arange(6), labels])
@@ -76,7 +77,7 @@ def test_whom_a_student_follows_where_teacher_and_labels_disagree(weight: float,
     batch = tf.data.Dataset.from_tensors((images, labels, np.ones(64, np.float32))).repeat(20)
     stage = Stage("finetune", 3, 3e-2, patience=9, images=64 * 20, batch_size=64)
     validation = tf.data.Dataset.from_tensors((images, bright if followed == "teacher" else labels))
-    fit(student(model, teach, weight), stage, lambda epoch: batch, validation, tmp_path / "c.npz", QUIET)
+    fit(make_student(model, teach, weight), stage, lambda epoch: batch, validation, tmp_path / "c.npz", QUIET)
     answers = model.predict(images, verbose=0)[np.arange(64)[:, None], np.stack([bright, labels], axis=1)].mean(axis=0)
     assert answers.argmax() == ("teacher", "labels").index(followed), "whose answers it finds the likelier"
 
@@ -99,7 +100,7 @@ def test_teachers_of_another_size_say_their_mean_and_learn_nothing(
     np.testing.assert_allclose(said, np.mean(expected, axis=0), atol=1e-5)
     inputs = keras.layers.Input((32, 32, 3))
     x = keras.layers.Dense(said.shape[1])(keras.layers.GlobalMaxPooling2D()(inputs))
-    learner = student(keras.Model(inputs, keras.layers.Softmax()(x)), teach, 1.0)
+    learner = make_student(keras.Model(inputs, keras.layers.Softmax()(x)), teach, 1.0)
     learner.compile(optimizer="sgd")
     learner.fit(tf.data.Dataset.from_tensors((images, said.argmax(axis=1), np.ones(16, np.float32))), verbose=0)
     np.testing.assert_array_equal(teach(images), said)
@@ -164,14 +165,14 @@ def test_a_run_that_cannot_teach_is_refused_before_any_work(
     damaged = _changed(tiny_run, tmp_path / "damaged")
     (damaged / "model.keras").write_bytes(b"PK")
     for teacher, changes, kind, message in (
-        (labels, {}, UsageError, "knows all, hem, the data has Benign"),
+        (labels, {}, UsageError, "has the classes all, hem, the data has Benign"),
         (tiny_run, {"seed": 1}, UsageError, "another split"),
         (tiny_run, {"fold": "1/3"}, UsageError, "another split"),
         (damaged, {}, DataError, "missing or damaged"),
         (tmp_path / "nothing", {}, DataError, "not a complete run"),
         (tiny_run, {"out": tiny_run, "force": True}, UsageError, "is --out itself"),
-        (tiny_run, {"teacher_weight": 1.5}, UsageError, "no share"),
-        (tiny_run, {"weights": str(tiny_run / "model.keras"), "epochs_finetune": 0}, UsageError, "nothing to teach"),
+        (tiny_run, {"teacher_weight": 1.5}, UsageError, r"must be in \(0, 1\]"),
+        (tiny_run, {"weights": str(tiny_run / "model.keras"), "epochs_finetune": 0}, UsageError, "requires fine-tuning"),
     ):
         settings = replace(_student(tiny_settings, out, teacher), **changes)
         with pytest.raises(kind, match=message) as error:

@@ -1,4 +1,4 @@
-"""The page about a model's answers on labelled images: its figures, and whether its probabilities can be believed."""
+"""The HTML page about a model on labelled images: its metrics, calibration and review."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...edge_runtime.files import scratch, write_text
+from ...edge_runtime.tools.atomic import scratch, write_text
 from . import plots
 from .page import png_uri, template
 
@@ -17,11 +17,12 @@ def write_model_report(
     """One self-contained HTML file, without scripts or external resources.
 
     Args:
-        path: of the file.
-        title: what was measured on what.
-        texts: sections before the figures: a heading and a table of `edgeall.console.tables`.
-        metrics: with what `edgeall.train.evaluation.reliability.trust` says, and ``robustness`` where it was measured.
-        synthetic: whether the images are drawn.
+        path: the HTML file.
+        title: of the page.
+        texts: sections before the figures: heading, and table of `edgeall.console.tables`.
+        metrics: with the keys of `edgeall.train.evaluation.reliability.reliability_report`, and optionally
+            ``robustness``.
+        synthetic: whether the images are synthetic.
     """
     curve, review = metrics["risk_coverage"], metrics["review"]
     with scratch() as folder:
@@ -35,25 +36,25 @@ def write_model_report(
         if "robustness" in metrics:
             found = metrics["robustness"]
             plots.plot_robustness(found, drawn["robustness"])
-            said = f"Accuracy under corruption: mean {found['mean']:.4f}, worst {found['worst']:.4f}."
-            images["robustness"] = (png_uri(drawn["robustness"]), said)
+            alt = f"Accuracy under corruption: mean {found['mean']:.4f}, worst {found['worst']:.4f}."
+            images["robustness"] = (png_uri(drawn["robustness"]), alt)
     page = template("edgeall.train.reports", "model.html").render(
         title=title, texts=texts, images=images, synthetic=synthetic
     )
-    # A file name on disk need not be valid Unicode; the report must not fail for it.
+    # A file name may be invalid Unicode; the report must not fail for it.
     write_text(path, page, errors="replace")
 
 
 def _describe_reliability(found: Mapping[str, Any]) -> str:
-    said = [
+    parts = [
         f"{name} calibration error {found[name]['ece']:.4f}, Brier score {found[name]['brier']:.4f}"
         for name in ("before", "after")
         if found[name] is not None
     ]
-    return f"Reliability diagram: {'; '.join(said)}."
+    return f"Reliability diagram: {'; '.join(parts)}."
 
 
 def _describe_curve(curve: Mapping[str, Any], review: Mapping[str, Any] | None) -> str:
-    errors = "; ".join(f"{share} of the images {error:.4f}" for share, error in curve["error_at"].items())
-    asked = "" if review is None else f" Sent to review: {review['reviewed']:.4f} of the images."
-    return f"Risk-coverage curve, error of the surest {errors}. Area {curve['aurc']:.5f}.{asked}"
+    errors = "; ".join(f"{error:.4f} at {share}" for share, error in curve["error_at"].items())
+    reviewed = "" if review is None else f" Sent to review: {review['reviewed']:.4f} of the images."
+    return f"Risk-coverage curve, error by coverage: {errors}. Area {curve['aurc']:.5f}.{reviewed}"

@@ -1,4 +1,4 @@
-"""What every self-contained HTML page is made with."""
+"""Templates and data URIs for self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ...edge_runtime.manifest import RESEARCH_USE
 
 
 def template(package: str, name: str, **filters: Callable[..., Any]) -> jinja2.Template:
-    """``templates/NAME`` of a package, escaping everything and refusing names that nobody gave.
+    """Load ``templates/NAME`` of a package. It escapes all values and raises for undefined names.
 
-    ``base.html``, which every page extends, and ``parts.html`` lie here.
+    ``base.html``, which every page extends, and ``parts.html`` are in this package.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("edgeall.train.reports")]),

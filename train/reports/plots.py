@@ -1,4 +1,4 @@
-"""The figures of a run as PNG files. matplotlib's object interface only, so no window, no global state."""
+"""Plots of runs and models as PNG files. Only matplotlib's object interface is used: no window, no global state."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ DPI = 160
 INK, GRID, QUIET = "#1b1f24", "#d8dee4", "#57606a"
 TRAIN, VALIDATION = "#0072b2", "#d55e00"
 CLASS_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#882255", "#999933")
-"""Okabe and Ito's palette, told apart by colour-blind readers too; yellow and black replaced."""
+"""The colour-blind safe palette of Okabe and Ito, with yellow and black replaced."""
 LINE_STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class RocCurve:
-    """A question asked of every image.
+    """A binary decision on every image.
 
     Attributes:
         name: for the legend.
-        is_so: bool, shape (n,).
-        score: float, shape (n,), higher where the model says yes.
-        area: under the curve; None where all images or none are so and there is no curve.
+        is_positive: bool, shape (n,).
+        score: float, shape (n,), higher for positive.
+        area: under the curve; None without positive or without negative images: then there is no curve.
     """
 
     name: str
-    is_so: NDArray[np.bool_]
+    is_positive: NDArray[np.bool_]
     score: NDArray[np.float64]
     area: float | None
 
@@ -48,8 +48,8 @@ class Point:
     """One model of a comparison.
 
     Attributes:
-        name: beside the point.
-        kind: its colour and marker, named in the legend.
+        name: next to the point.
+        kind: determines colour and marker; in the legend.
         cost: milliseconds.
         accuracy: 0..1.
         low: lower end of its 95 % interval.
@@ -67,7 +67,7 @@ class Point:
 
 
 def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
-    """Accuracy against latency, the Pareto front joined up; every point has its name, those off the front in grey."""
+    """Accuracy against latency with the Pareto front. Every point has its name; names off the front are grey."""
     figure = _figure(8.0, 5.2)
     axes = figure.subplots()
     kinds = list(dict.fromkeys(point.kind for point in points))
@@ -87,7 +87,7 @@ def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
         axes.annotate(
             _plain(point.name, 28),
             (point.cost, 100 * point.accuracy),
-            xytext=(8, (4, -11)[number % 2]),  # above and below in turn: those beside each other stay legible
+            xytext=(8, (4, -11)[number % 2]),  # alternately above and below, so that neighbours stay legible
             textcoords="offset points",
             fontsize=8 if point.on_front else 7,
             color=INK if point.on_front else QUIET,
@@ -97,17 +97,17 @@ def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.15)
-    axes.set(xlabel="milliseconds an image (median, one thread; logarithmic)", ylabel="test accuracy, %")
+    axes.set(xlabel="milliseconds per image (median, one thread; logarithmic)", ylabel="test accuracy, %")
     _clean(axes)
     figure.legend(loc="outside upper left", ncols=len(kinds) + 1, frameon=False)
     _save(figure, path)
 
 
 def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Loss and accuracy of training and validation images over the epochs of all stages, one after the other.
+    """Loss and accuracy of training and validation over the epochs of all stages.
 
     Args:
-        history: rows of ``history.csv`` as read, in order.
+        history: rows of ``history.csv``, in order.
         path: the PNG to write.
     """
     figure = _figure(6.6, 5.4)
@@ -140,13 +140,13 @@ def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
         figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     else:
         upper.text(0.5, 0.5, "no epoch was trained", ha="center", transform=upper.transAxes, color=QUIET)
-    lower.set_xlabel("epoch, all stages counted through")
+    lower.set_xlabel("epoch, counted over all stages")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
 
 
 def stage_boundaries(history: Sequence[Mapping[str, str]]) -> list[tuple[int, str, str]]:
-    """Where a stage ends and the next begins: (epochs before it, name before, name after)."""
+    """The boundaries between stages: (epochs before it, name before, name after)."""
     return [
         (i, history[i - 1]["stage"], history[i]["stage"])
         for i in range(1, len(history))
@@ -155,7 +155,7 @@ def stage_boundaries(history: Sequence[Mapping[str, str]]) -> list[tuple[int, st
 
 
 def plot_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], path: Path) -> None:
-    """Counts and row percentages, true classes down, predicted ones across; shaded by row percentage."""
+    """Counts and row percentages: true classes in rows, predicted classes in columns; shaded by row percentage."""
     counts = np.asarray(confusion, dtype=np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(3.4, 0.95 * len(labels) + 1.0)
@@ -182,7 +182,7 @@ def plot_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], pa
 
 
 def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
-    """Accuracy of every corruption at every severity, of `evaluation.robustness.robustness`, worst one framed."""
+    """Accuracy of every corruption at every severity, from `evaluation.robustness.robustness`; the worst is framed."""
     kinds = list(found["by_corruption"])
     accuracy = np.array([found["by_corruption"][kind]["by_severity"] for kind in kinds])
     figure = _figure(5.4, 0.32 * len(kinds) + 1.3)
@@ -208,7 +208,7 @@ def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_reliability(found: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against confidence before calibration and after, of `evaluation.reliability.trust`; images below."""
+    """Reliability diagrams before and after calibration, from `evaluation.reliability.reliability_report`."""
     panels = [(name, found[name]) for name in ("before", "after") if found[name] is not None]
     figure = _figure(4.0 * len(panels) + 0.4, 4.8)
     grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, gridspec_kw={"height_ratios": (3.2, 1)})
@@ -220,19 +220,19 @@ def plot_reliability(found: Mapping[str, Any], path: Path) -> None:
         upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
         upper.bar(low, right, high - low, align="edge", color=TRAIN, alpha=0.35, edgecolor=TRAIN, linewidth=0.8)
         upper.plot(sure, right, "o", color=INK, markersize=4)
-        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
         when = f"{name} calibration" if len(panels) > 1 else "not calibrated"
         figures = f"ECE {panel['ece']:.4f}, Brier {panel['brier']:.4f}"
         upper.set_title(f"{when}\n{figures}", fontsize=10, color=INK)
         lower.bar(low, images, high - low, align="edge", color=QUIET)
-        lower.set(yscale="log", ylim=(0.7, 1.5 * most), xlabel="probability of the label", ylabel="images")
+        lower.set(yscale="log", ylim=(0.7, 1.5 * most), xlabel="top probability", ylabel="images")
         _clean(upper)
         _clean(lower)
     _save(figure, path)
 
 
 def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | None, path: Path) -> None:
-    """Error of the surest images against their share, and where the review threshold lies."""
+    """Risk-coverage curve, with the review threshold."""
     figure = _figure(6.2, 4.0)
     axes = figure.subplots()
     coverage, risk = np.array([0.0, *found["coverage"]]), np.array([found["risk"][0], *found["risk"]])
@@ -242,7 +242,7 @@ def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | Non
         axes.axvline(100 * kept, color=VALIDATION, linewidth=1, linestyle="--")
         label = f"sent to review: {100 * review['reviewed']:.1f} % of images"
         axes.plot([100 * kept], [0 if rest is None else 100 * (1 - rest)], "o", color=VALIDATION, label=label)
-    axes.set(xlim=(0, 101), xlabel="images answered, the surest first, %", ylabel="of them wrong, %")
+    axes.set(xlim=(0, 101), xlabel="coverage: images by descending top probability, %", ylabel="error, %")
     axes.set_ylim(bottom=0, top=max(1.0, 108 * risk.max()))
     _clean(axes)
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
@@ -250,20 +250,22 @@ def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | Non
 
 
 def plot_roc(curves: Sequence[RocCurve], path: Path) -> None:
-    """All curves, and below the diagonal, where none runs, the corner in which those of good models lie, enlarged."""
+    """All ROC curves, with the upper left corner enlarged below the diagonal."""
     figure = _figure(5.2, 5.5 + 0.2 * -(-len(curves) // 2))
     whole = figure.subplots()
     corner = whole.inset_axes((0.43, 0.07, 0.54, 0.54))
     handles, texts = [], []
     for i, curve in enumerate(curves):
         color = CLASS_COLORS[i % len(CLASS_COLORS)]
-        # Curves of a good model lie on top of each other: styles keep the lower ones visible.
+        # Curves of a good model overlap: line styles keep the lower ones visible.
         style = LINE_STYLES[(i + i // len(CLASS_COLORS)) % len(LINE_STYLES)]
-        false_positive, true_positive = ([], []) if curve.area is None else roc_curve(curve.is_so, curve.score)[:2]
+        false_positive, true_positive = (
+            ([], []) if curve.area is None else roc_curve(curve.is_positive, curve.score)[:2]
+        )
         for axes in (whole, corner):
             (line,) = axes.plot(false_positive, true_positive, color=color, linestyle=style, linewidth=1.8)
         handles.append(line)
-        # The number first: matplotlib hides legend entries that begin with an underscore, a class name may.
+        # The number first: matplotlib hides legend entries that start with an underscore, and a class name may.
         texts.append(f"{'none' if curve.area is None else f'{curve.area:.4f}'}  {_plain(curve.name, 28)}")
     for axes in (whole, corner):
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
@@ -294,15 +296,15 @@ def plot_errors(errors: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in grid:
         axes.axis("off")
     if not errors:
-        figure.text(0.5, 0.5, "no image of the test side is classified wrongly", ha="center", color=QUIET)
+        figure.text(0.5, 0.5, "no image of the test subset is classified wrongly", ha="center", color=QUIET)
     for axes, error in zip(grid, errors, strict=False):
         thumbnail: Image.Image | None = error["thumbnail"]
         if thumbnail is None:
             axes.text(0.5, 0.5, "image not readable", ha="center", va="center", transform=axes.transAxes, color=QUIET)
         else:
             axes.imshow(np.asarray(thumbnail))
-        says = f"{_plain(error['predicted'], 22)} {error['probability']:.3f}\nis {_plain(error['label'], 22)}"
-        axes.set_title(says, fontsize=9, color=INK)
+        title = f"{_plain(error['predicted'], 22)} {error['probability']:.3f}\ntrue {_plain(error['label'], 22)}"
+        axes.set_title(title, fontsize=9, color=INK)
     _save(figure, path)
 
 
@@ -326,13 +328,13 @@ def _clean(axes: Axes) -> None:
 
 
 def _plain(text: str, width: int = 60) -> str:
-    """A name from the user's disk: shortened, and the sign escaped that would make matplotlib parse it as maths."""
+    """A name from the user, shortened, with ``$`` escaped so that matplotlib does not parse it as maths."""
     short = text if len(text) <= width else text[: width - 1] + "…"
     return short.replace("\n", " ").replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # matplotlib's own font lacks some scripts; report.html shows every name as it is.
+        # matplotlib's font lacks some scripts; report.html shows every name correctly.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(path, format="png", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Writes ``report.html``: everything a reader needs to trust or distrust one run, in one file that can be mailed."""
+"""Writes ``report.html``, the report of one run in a single file."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ import numpy as np
 from PIL import Image
 
 from ...edge_runtime.errors import DataError, ImageError
-from ...edge_runtime.files import write_text
 from ...edge_runtime.images import open_rgb
+from ...edge_runtime.tools.atomic import write_text
 from ..data.split import Split, load_split
+from ..data.subsets import SUBSETS
 from . import plots
 from .page import jpeg_uri, png_uri, template
 
-SIDES = ("train", "validation", "test")
 ERRORS_SHOWN = 12
 THUMBNAIL = 224
 ABSENT = "\N{EN DASH}"
 
 
 def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
-    """Draw the plots of a run and write its report. Same folder and same ``run``, same report.
+    """Draw the plots of a run and write its report. The same folder and ``run`` give the same report.
 
     Args:
-        run_dir: holds ``history.csv`` and ``predictions.csv``; receives ``plots/{curves,confusion,roc,errors}.png``
-            and ``report.html``. From its ``split.json`` comes which subjects are known.
-        run: what ``run.json`` holds or will hold. The images it names below ``run["data"]["root"]`` are shown
-            where they still exist.
+        run_dir: holds ``history.csv``, ``predictions.csv`` and ``split.json``; receives
+            ``plots/{curves,confusion,roc,errors}.png`` and ``report.html``.
+        run: the content of ``run.json``. Images below ``run["data"]["root"]`` are shown if they still exist.
 
     Returns:
-        The path of ``report.html``: one file without scripts or external resources.
+        The path of ``report.html``, without scripts or external resources.
 
     Raises:
         DataError: one of the three files is missing or damaged.
@@ -43,7 +42,7 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     predictions = [row for row in _read_table(run_dir / "predictions.csv") if row["side"] == "test"]
     test = run["metrics"]["test"]
     data = Path(run["data"]["root"])
-    errors = _worst_errors(predictions, data.parent if data.is_file() else data)  # a file is a manifest of its folder
+    errors = _worst_errors(predictions, data.parent if data.is_file() else data)  # a file is a manifest
     curves = _roc_curves(predictions, test)
 
     folder = run_dir / "plots"
@@ -66,9 +65,9 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
         level_means=_level_means(split),
         right=sum(test["confusion"][i][i] for i in range(len(test["labels"]))),
         lower_bound=_lower_bound_without_errors(test),
-        sides=SIDES,
+        subsets=SUBSETS,
         class_counts=_class_counts(run),
-        positive=_positive_counts(test),
+        counts=_positive_counts(test),
         errors=[{**error, "source": error["thumbnail"] and jpeg_uri(error["thumbnail"])} for error in errors],
         images={
             "curves": (png_uri(folder / "curves.png"), _describe_curves(history)),
@@ -77,56 +76,56 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
         },
     )
     report = run_dir / "report.html"
-    # A file name on disk need not be valid Unicode; the report must not fail for it.
+    # A file name may be invalid Unicode; the report must not fail for it.
     write_text(report, page, errors="replace")
     return report
 
 
 def _level_means(split: Split) -> str:
-    """What the way of splitting means for the figures."""
+    """The consequences of the split for the figures."""
     rest = {entry.subject for entry in split.entries if entry.side != "test"} - {None}
-    both = {entry.subject for entry in split.side("test")} & rest
+    both = {entry.subject for entry in split.subset("test")} & rest
     unknown = sum(entry.subject is None for entry in split.entries)
-    said = []
+    parts = []
     if split.level == "block":
-        said.append(_blocks_mean(split))
+        parts.append(_blocks_mean(split))
     if split.level == "given":
-        said.append("The data came split into sides.")
+        parts.append("The data set comes split.")
         if split.across:
             images = sum(map(len, split.across))
             first = ", ".join(split.across[0][:2])
-            said.append(
-                f"{len(split.across):,} groups of duplicates, {images:,} images, lie on several sides "
-                f"(the first: {first}); split.json names all of them."
+            parts.append(
+                f"{len(split.across):,} groups of duplicates, {images:,} images, lie in several subsets "
+                f"(the first: {first}); split.json lists all of them."
             )
     if both:
-        they = "subjects of the test side are" if len(both) > 1 else "subject of the test side is"
-        why = "as the data came" if split.level == "given" else "because the split was asked for by image"
-        said.append(f"{len(both)} {they} in training or validation too, {why}.")
+        they = "subjects of the test subset are" if len(both) > 1 else "subject of the test subset is"
+        why = "as given in the data set" if split.level == "given" else "because the split is by image"
+        parts.append(f"{len(both)} {they} also in training or validation, {why}.")
     if unknown:
         some = "" if unknown == len(split.entries) else f" for {unknown} of {len(split.entries)}"
-        said.append(f"Which patient an image shows is not known{some}, so one patient may be on several sides.")
+        parts.append(f"The patient of an image is not known{some}, so one patient may be in several subsets.")
     if both or unknown:
-        said.append("The model may know the patients of the test side; expect less on images of unseen ones.")
+        parts.append("The model may have seen the patients of the test subset; expect less on images of unseen ones.")
     else:
-        said.append("No subject has images on two sides: the test images come from unseen subjects.")
-    return " ".join(said)
+        parts.append("No subject has images in two subsets: the test images come from unseen subjects.")
+    return " ".join(parts)
 
 
 def _blocks_mean(split: Split) -> str:
     if split.embargo is None:
-        return "Neighbouring file numbers, a stand-in for slides, are kept on one side."
-    said = (
-        "Every side holds whole stretches of the file numbers, a stand-in for slides, more than "
-        f"{split.embargo} numbers away from any other side."
+        return "Neighbouring file numbers, a proxy for slides, are kept in one subset."
+    text = (
+        "Every subset has contiguous ranges of the file numbers, a proxy for slides, more than "
+        f"{split.embargo} numbers away from any other subset."
     )
     left_out = split.left_out
     if "embargo" in left_out:
-        said += f" {left_out['embargo']:,} images nearer to a border are on no side."
+        text += f" {left_out['embargo']:,} images closer to a border are left out."
     repeats = sum(left_out.get(reason, 0) for reason in ("duplicate", "subject"))
     if repeats:
-        said += f" Nor are {repeats:,} that show what, or whom, an image of another side shows."
-    return said
+        text += f" {repeats:,} images that repeat the content or the subject of another subset are left out."
+    return text
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
@@ -137,7 +136,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _worst_errors(predictions: Sequence[Mapping[str, str]], root: Path) -> list[dict[str, Any]]:
-    """The wrong images that the model was surest of, surest first."""
+    """The wrong predictions with the highest probability, highest first."""
     wrong: list[dict[str, Any]] = [
         {
             "path": row["path"],
@@ -163,7 +162,7 @@ def _thumbnail(path: Path) -> Image.Image | None:
 
 
 def _roc_curves(predictions: Sequence[Mapping[str, str]], test: Mapping[str, Any]) -> list[plots.RocCurve]:
-    """One class against the rest for each, after them the positive classes together where there are several."""
+    """One class against the rest for each class, then the positive classes together if there are several."""
     labels, positive = test["labels"], test["positive_labels"]
     true = np.array([row["label"] for row in predictions])
     scores = {label: np.array([float(row[f"p_{label}"]) for row in predictions]) for label in labels}
@@ -178,22 +177,22 @@ def _roc_curves(predictions: Sequence[Mapping[str, str]], test: Mapping[str, Any
 
 
 def _positive_counts(test: Mapping[str, Any]) -> dict[str, int]:
-    """How many positive and other images there are, and how many of each were called so."""
+    """Positive and negative images, and how many of each were predicted as such."""
     is_positive = np.isin(test["labels"], test["positive_labels"])
     counts = np.array(test["confusion"])
-    ill, well = counts[is_positive], counts[~is_positive]
+    positive, negative = counts[is_positive], counts[~is_positive]
     return {
-        "ill": int(ill.sum()),
-        "ill_found": int(ill[:, is_positive].sum()),
-        "well": int(well.sum()),
-        "well_found": int(well[:, ~is_positive].sum()),
+        "positive": int(positive.sum()),
+        "positive_found": int(positive[:, is_positive].sum()),
+        "negative": int(negative.sum()),
+        "negative_found": int(negative[:, ~is_positive].sum()),
     }
 
 
 def _class_counts(run: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
-    """Images of each class on each of `SIDES` and on all, then a row of sums named ``all``."""
+    """Images of each class in each of `SUBSETS` and in total, then a row of sums named ``all``."""
     counts = np.array(
-        [[run["metrics"][side]["per_class"][label]["support"] for side in SIDES] for label in run["labels"]]
+        [[run["metrics"][name]["per_class"][label]["support"] for name in SUBSETS] for label in run["labels"]]
     )
     table = np.vstack([counts, counts.sum(axis=0)])
     table = np.hstack([table, table.sum(axis=1, keepdims=True)])
@@ -201,9 +200,9 @@ def _class_counts(run: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def _lower_bound_without_errors(test: Mapping[str, Any]) -> float | None:
-    """With every image right a bootstrap can't vary: the exact one-sided 95 % bound of Clopper and Pearson instead.
+    """The exact one-sided 95 % bound of Clopper and Pearson, for a test subset without errors.
 
-    None where there are errors, and where subjects were resampled: their images are not independent draws.
+    None if there are errors, or if subjects were resampled: their images are not independent.
     """
     if test["accuracy"] < 1 or test["ci_unit"] != "image":
         return None
@@ -230,12 +229,12 @@ def _describe_curves(history: Sequence[Mapping[str, str]]) -> str:
 
 def _describe_confusion(test: Mapping[str, Any]) -> str:
     rows = zip(test["labels"], test["confusion"], strict=True)
-    said = [
+    parts = [
         f"{label} as " + ", ".join(f"{other} {n}" for other, n in zip(test["labels"], row, strict=True) if n)
         for label, row in rows
         if any(row)
     ]
-    return f"Confusion matrix, true class as predicted class: {'; '.join(said)}."
+    return f"Confusion matrix, true class as predicted class: {'; '.join(parts)}."
 
 
 def _describe_roc(curves: Sequence[plots.RocCurve]) -> str:
@@ -263,7 +262,7 @@ def _value(value: Any) -> str:
 
 
 def _timing(name: str, value: float | None) -> tuple[str, str]:
-    """A row of ``run["timing"]`` for people; the suffix of its name is its unit."""
+    """A row of ``run["timing"]`` as name and text. The suffix of the key is its unit."""
     if name.endswith("_images_per_s"):
         return f"{name.removesuffix('_images_per_s')} speed", ABSENT if value is None else f"{value:.1f} images/s"
     return name.removesuffix("_s"), ABSENT if value is None else _duration(value)

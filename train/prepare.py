@@ -1,0 +1,181 @@
+"""Prepares a run before anything is trained: scans the data, makes or restores the split, checks the workers."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..console.progress import Progress
+from ..edge_runtime.errors import DataError, UsageError
+from .data.balance import parse_per_class, sample_subsets
+from .data.blocks import EMBARGO
+from .data.dataset import independent_notes, load_dataset, unit
+from .data.make_split import make_split
+from .data.samples import Dataset
+from .data.scan import Scan, narrow_range, scan
+from .data.split import Split, check_split, load_split, save_split
+from .data.split_settings import SplitSettings
+from .data.subsets import LEFT_OUT
+from .data.synth import is_synthetic
+from .run_folder import check_out
+from .runs import input_spec, positive_of, read_json, start_over
+from .settings import TrainSettings, parse_fold, resolve
+from .teacher import Teacher, check_teachers
+from .workers import Workers
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the training.
+
+    Attributes:
+        resuming: whether an unfinished run is resumed.
+        split: of the run.
+        facts: ``unit`` and ``data`` for ``run.json``; also ``teachers`` in a run of `train`.
+    """
+
+    resuming: bool
+    split: Split
+    facts: dict[str, Any]
+
+
+def prepare(settings: TrainSettings, progress: Progress) -> tuple[Split, dict[str, Any]]:
+    """The split that `train` would make and the facts of the data, for several runs that are begun with `claim`."""
+    found = prepare_data(resolve(settings), False, progress)
+    return found.split, found.facts
+
+
+def prepare_run(
+    settings: TrainSettings, teachers: tuple[Teacher, ...], workers: Workers, progress: Progress
+) -> Prepared:
+    """Prepare a run on every worker. The chief decides; the others receive its split and facts.
+
+    Raises:
+        UsageError: a run folder that cannot be used, or settings that differ from those of the first worker.
+        DataError: data, teachers or a split that do not match.
+    """
+    if workers.alone:
+        return _prepare_alone(settings, teachers, progress)
+    check_shares(settings, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "split.json")
+
+        def begin() -> tuple[Any, ...]:
+            found = _prepare_alone(settings, teachers, progress)
+            images = len(found.split.subset("train"))
+            if images < settings.batch_size:
+                raise UsageError(
+                    f"--batch-size {settings.batch_size}: the train subset has {images} images",
+                    hint="several workers share whole batches: give a smaller one",
+                )
+            save_split(found.split, path)
+            return settings.as_json(), found.resuming, found.facts, path.read_text(encoding="utf-8")
+
+        wanted, resuming, facts, text = workers.from_chief(begin)
+        path.write_text(text, encoding="utf-8")
+        split = load_split(path)
+    own = settings.as_json()
+    differing = [f"{key} is {own[key]}, the first worker's {wanted[key]}" for key in own if own[key] != wanted[key]]
+    if differing:
+        raise UsageError(
+            f"settings differ from the first worker's ({', '.join(differing)})", hint="give the same command"
+        )
+    if not workers.chief:
+        check_split(split, settings.data)
+        if facts["teachers"] != [teacher.record() for teacher in teachers]:
+            raise DataError("--teacher: not the same run as on the first worker", hint="copy it from there")
+    return Prepared(resuming, split, facts)
+
+
+def check_shares(settings: TrainSettings, workers: Workers) -> None:
+    """Raise UsageError if the workers cannot share the training equally."""
+    if settings.batch_size % workers.replicas:
+        raise UsageError(
+            f"--batch-size {settings.batch_size} can't be shared equally by {workers.replicas} devices",
+            hint=f"it is the batch of all devices together: give a multiple of {workers.replicas}",
+        )
+    if settings.epochs_finetune == 0:
+        raise UsageError("several workers have nothing to share", hint="they share the fine-tuning: --epochs-finetune")
+
+
+def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) -> Prepared:
+    """The split of a run, which is made once, and the facts of the data."""
+    if resuming:
+        split = _own_split(settings.out)
+        check_split(split, settings.data)
+        return Prepared(True, split, read_json(settings.out / "data.json", start_over(settings.out)))
+    scanned = _scan(settings.data, progress)
+    dataset = scanned.dataset
+    if settings.split is not None:
+        split = load_split(settings.split / "split.json" if settings.split.is_dir() else settings.split)
+        check_split(split, settings.data)
+    else:
+        wanted = SplitSettings(
+            by=settings.split_by,
+            val_frac=settings.val_frac,
+            test_frac=settings.test_frac,
+            seed=settings.seed,
+            fold=parse_fold(settings.fold),
+            embargo=EMBARGO if settings.embargo is None else settings.embargo,
+        )
+        split = make_split(scanned, wanted, note=progress.note)
+        if split.level in ("block", "given"):
+            progress.note(split.level_text)
+    if settings.per_class is not None:
+        split = sample_subsets(split, parse_per_class(settings.per_class), settings.seed)
+    positive_of(settings.positive, split.labels)
+    return Prepared(False, split, {"unit": unit(dataset), "data": _data_facts(settings.data, dataset, split)})
+
+
+def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progress: Progress) -> Prepared:
+    """Prepare a run on one worker, without the others."""
+    resuming = check_out(settings.out, settings.as_json(), settings.force)
+    found = prepare_data(settings, resuming, progress)
+    check_teachers(teachers, found.split, input_spec(settings.as_json()))
+    record = [teacher.record() for teacher in teachers]
+    if found.facts.get("teachers", record) != record:
+        raise UsageError(
+            f"{settings.out}: was begun with another run at {', '.join(map(str, settings.teacher))}",
+            hint="restore that, or --force to start over",
+        )
+    return Prepared(resuming, found.split, {**found.facts, "teachers": record})
+
+
+def _scan(data: Path, progress: Progress) -> Scan:
+    """Read all images, with notes on skipped files and other findings."""
+    listed = load_dataset(data)
+    with progress.task("reading images", len(listed.samples)) as advance:
+        scanned = scan(listed, lambda done, total: advance(done, ""))
+    problems = scanned.dataset.problems
+    if problems:
+        progress.note(f"{len(problems)} files skipped, first: {problems[0].path}: {problems[0].reason}")
+    for text in independent_notes(scanned.dataset):
+        progress.note(text)
+    narrow = narrow_range(scanned.facts)
+    if narrow:
+        progress.note(f"warning: {narrow}")
+    return scanned
+
+
+def _data_facts(root: Path, dataset: Dataset, split: Split) -> dict[str, Any]:
+    return {
+        "root": str(root.resolve()),
+        "layout": dataset.layout,
+        "synthetic": is_synthetic(dataset),
+        "dataset_sha256": split.dataset_sha256,
+        "images": len(split.entries),
+        "left_out": sum(entry.side == LEFT_OUT for entry in split.entries),
+        "problems": [asdict(problem) for problem in dataset.problems],
+        "exact_duplicates": split.exact_duplicates,
+        "near_duplicates": split.near_duplicates,
+    }
+
+
+def _own_split(out: Path) -> Split:
+    """The split of an unfinished run. Raises DataError if it is damaged."""
+    try:
+        return load_split(out / "split.json")
+    except DataError as error:
+        raise DataError(error.message, hint=start_over(out)) from error
