@@ -1,1 +1,4 @@
-"""Puts a model on a device and runs things there: a Raspberry Pi by ssh, a phone by adb."""
+"""Copies a model to a device and runs commands there: a Raspberry Pi over ssh, a phone over adb.
+
+Imports `edgeall.edge_runtime` and `edgeall.console`; nothing of training.
+"""

@@ -1,4 +1,4 @@
-"""Opens a ``model.tflite``: checks that it is whole before an interpreter sees it, and takes it apart."""
+"""Opens a ``model.tflite``: verifies that it is complete before an interpreter reads it, and extracts its parts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MODEL_CARD = "MODEL_CARD.md"
 GOLDEN = "golden/golden.json"
 GOLDEN_FOLDER = "golden/"
 MAX_FILE_BYTES = 512_000_000
-"""Several times any classifier that a small board can run; a larger file isn't read."""
+"""Several times the size of any classifier that a small board can run. Larger files are refused."""
 MAX_MEMBER_BYTES = 16_000_000
-"""Far above any member that `edgeall quantize` packs; keeps a crafted archive from filling the memory."""
+"""Far above any member that `edgeall quantize` packs. Stops a crafted archive from filling the memory."""
 MAX_DIRECTORY_BYTES = 1_000_000
-"""Of the archive, some thousand names; `edgeall quantize` packs half a dozen members."""
+"""Size limit of the archive's directory, about a thousand names. `edgeall quantize` packs half a dozen members."""
 MAX_GOLDEN = 16
-"""Golden images of one model; `edgeall quantize` packs two. All together have `MAX_MEMBER_BYTES`."""
+"""Maximum number of golden images; `edgeall quantize` packs two. Their total size is limited to `MAX_MEMBER_BYTES`."""
 MAX_SIGNED_MEMBERS = 2 * MAX_GOLDEN
-"""More than `edgeall quantize` can pack; each is read before the signature is known to be right."""
+"""More than `edgeall quantize` can pack. Limits how many members are read before the signature is verified."""
 
 KERAS_SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
 FROM_KERAS = (
-    "one trained elsewhere can't be taken: convert it with tf.lite.TFLiteConverter, and give the .tflite file to"
-    " `edgeall run`, `evaluate` or `bench`"
+    "a Keras model trained elsewhere is not supported: convert it with tf.lite.TFLiteConverter, and give the .tflite"
+    " file to `edgeall run`, `evaluate` or `bench`"
 )
 
 _COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
@@ -46,13 +46,13 @@ _COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
 
 @dataclass(frozen=True)
 class Golden:
-    """One image that travels with the model and what the workstation made of it.
+    """A golden image: an image in the packed model, with the outputs that it had where the model was packed.
 
     Attributes:
-        name: the file's name inside the archive.
+        name: file name inside the archive.
         image_bytes: the PNG file.
-        probabilities: one per label, as dequantized there.
-        units: the same before dequantization, for models with integer outputs.
+        probabilities: expected probabilities, one per label, after dequantization.
+        units: expected raw outputs, for models with integer outputs.
         pixels_sha256: digest of the preprocessed uint8 pixels.
     """
 
@@ -65,15 +65,15 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model file that passed its checks.
+    """A verified model file.
 
     Attributes:
         path: as given.
-        flatbuffer: exactly the model, without what is appended.
+        flatbuffer: the model without the appended archive.
         graph: the parsed flatbuffer.
-        manifest: None for a foreign model.
-        labels: from the manifest, or a foreign model's TFLite metadata; None when it names none.
-        normalization: ``(mean, std)`` from the same sources; None when they give none.
+        manifest: None for a foreign model, i.e. one that edgeall did not pack.
+        labels: from the manifest, or from a foreign model's TFLite metadata; None if unknown.
+        normalization: ``(mean, std)`` from the same sources; None if unknown.
         golden: empty for a foreign model.
         model_card: Markdown; None for a foreign model.
         file_bytes: size of the whole file.
@@ -82,7 +82,7 @@ class Bundle:
 
     path: str
     flatbuffer: bytes
-    graph: Graph = field(compare=False)  # of the flatbuffer, which is compared
+    graph: Graph = field(compare=False)  # derived from the flatbuffer, which is compared
     manifest: Manifest | None
     labels: tuple[str, ...] | None
     normalization: tuple[float, float] | None
@@ -93,19 +93,19 @@ class Bundle:
 
 
 def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str] | None = None) -> Bundle:
-    """Read and check a model file, ours or a foreign ``.tflite``.
+    """Read and verify a model file, packed or foreign.
 
-    A file of ours must match its digest and carry its whole archive; a foreign one, which has no digest, must
-    at least be a flatbuffer whose every offset stays inside the file.
+    A packed model must match its digest and have its complete archive. A foreign ``.tflite`` has no digest; every
+    offset of its flatbuffer must stay inside the file.
 
     Args:
         path: the model file.
-        public_key: an Ed25519 key in PEM; with it the file must be ours and signed with the private half.
+        public_key: an Ed25519 public key in PEM. If given, the file must be packed and signed with the private key.
 
     Raises:
-        BundleError: missing, empty, above `MAX_FILE_BYTES`, not a model, damaged, truncated, with somebody
-            else's archive, of an unknown manifest schema, or not signed as asked; each in its own words.
-        EdgeallError: the public key can't be used.
+        BundleError: missing, empty, above `MAX_FILE_BYTES`, not a model, damaged, truncated, with a foreign
+            archive, of an unknown manifest schema, or without the required signature.
+        EdgeallError: the public key cannot be used.
     """
     name = os.fspath(path)
     if is_keras(name):
@@ -114,21 +114,21 @@ def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str]
         with open(name, "rb") as file:
             if public_key is None:
                 return _open(file, name)
-            content = io.BytesIO(file.read(MAX_FILE_BYTES + 1))  # what was checked is what is used
+            content = io.BytesIO(file.read(MAX_FILE_BYTES + 1))  # one read: the verified bytes are the used bytes
             _check_signature(content, public_key, name)
             return _open(content, name)
     except FileNotFoundError as error:
         raise BundleError(f"{name}: no such file", hint="check the path") from error
     except IsADirectoryError as error:
         raise BundleError(
-            f"{name}: a folder, not a .tflite file", hint="of a run, `edgeall quantize` makes the model file"
+            f"{name}: a folder, not a .tflite file", hint="if it is a run folder, `edgeall quantize` creates the model"
         ) from error
     except OSError as error:
         raise BundleError(f"{name}: can't be read ({error.strerror})") from error
 
 
 def is_keras(path: str | os.PathLike[str]) -> bool:
-    """By its name a Keras model's file, or a folder that holds a SavedModel."""
+    """Whether a path is a Keras model by its suffix, or a folder with a SavedModel."""
     name = os.fspath(path)
     return os.path.splitext(name)[1].lower() in KERAS_SUFFIXES or os.path.isfile(os.path.join(name, "saved_model.pb"))
 
@@ -138,18 +138,18 @@ def _open(file: IO[bytes], name: str) -> Bundle:
     if file_bytes == 0:
         raise BundleError(f"{name}: the file is empty", hint="copy the file again")
     if file_bytes > MAX_FILE_BYTES:
-        raise BundleError(f"{name}: {file_bytes:,} bytes, more than the {MAX_FILE_BYTES:,} that a model may have")
+        raise BundleError(f"{name}: {file_bytes:,} bytes, above the limit of {MAX_FILE_BYTES:,} for a model")
     archive, begin = _open_archive(file)
     if archive is None:
         data = _read_model(file, file_bytes, name)
-        # The marker answers before the flatbuffer is parsed: a cut-off bundle of ours is no foreign model.
+        # Before parsing: a truncated packed model must not pass for a foreign one.
         _refuse_packed(data, name, None)
         return _foreign(data, None, name, file_bytes)
     with archive:
         if MANIFEST in archive.namelist():
-            return _ours(file, archive, begin, name, file_bytes)
+            return _packed(file, archive, begin, name, file_bytes)
         if begin <= 0:
-            raise BundleError(f"{name}: a zip archive, not a model", hint="unpack it, or give the .tflite file itself")
+            raise BundleError(f"{name}: a zip archive, not a model", hint="unpack it and give the .tflite file")
         data = _read_model(file, begin, name)
         _refuse_packed(data, name, archive)
         return _foreign(data, archive, name, file_bytes)
@@ -159,9 +159,9 @@ def _check_signature(file: IO[bytes], public_key: str | os.PathLike[str], name: 
     archive, begin = _open_archive(file)
     members = archive.namelist() if archive else []
     if archive is None or signature.MEMBER not in members:
-        raise BundleError(f"{name}: not signed", hint="have it signed with `edgeall sign`")
+        raise BundleError(f"{name}: not signed", hint="sign it with `edgeall sign`")
     if len(members) > MAX_SIGNED_MEMBERS or len(set(members)) < len(members):
-        raise BundleError(f"{name}: its archive holds one name twice, or more than `edgeall sign` signs")
+        raise BundleError(f"{name}: its archive has a duplicate name, or more members than `edgeall sign` signs")
     content = {member: _member(archive, member, name) for member in members}
     signed = content.pop(signature.MEMBER)
     file.seek(0)
@@ -171,7 +171,7 @@ def _check_signature(file: IO[bytes], public_key: str | os.PathLike[str], name: 
 
 
 def _read_model(file: IO[bytes], size: int, name: str) -> bytes:
-    """The first ``size`` bytes; only eight of a file that is none of ours: `read_graph` refuses those as well."""
+    """The first ``size`` bytes; only eight if the file is not a TFLite model, which `read_graph` then refuses."""
     file.seek(0)
     head = file.read(8)
     if head[:4] == b"PK\x03\x04":
@@ -182,17 +182,17 @@ def _read_model(file: IO[bytes], size: int, name: str) -> bytes:
     return file.read(size)
 
 
-def _ours(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file_bytes: int) -> Bundle:
+def _packed(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, file_bytes: int) -> Bundle:
     manifest = parse_manifest(_member(archive, MANIFEST, name), name)
     file.seek(0)
     flatbuffer = file.read(max(min(manifest.flatbuffer_bytes, begin), 0))
     if hashlib.sha256(flatbuffer).hexdigest() != manifest.flatbuffer_sha256:
         raise BundleError(f"{name}: flatbuffer does not match its digest", hint=_COPY_AGAIN)
     if begin != manifest.flatbuffer_bytes:
-        raise BundleError(f"{name}: there is something between the flatbuffer and its archive", hint=_COPY_AGAIN)
+        raise BundleError(f"{name}: unexpected bytes between the flatbuffer and its archive", hint=_COPY_AGAIN)
     labels = _lines(_member(archive, LABELS, name), f"{name}: {LABELS}")
     if labels != manifest.labels:
-        raise BundleError(f"{name}: {LABELS} and {MANIFEST} name different labels", hint=_COPY_AGAIN)
+        raise BundleError(f"{name}: {LABELS} and {MANIFEST} have different labels", hint=_COPY_AGAIN)
     return Bundle(
         path=name,
         flatbuffer=flatbuffer,
@@ -228,32 +228,30 @@ def _refuse_packed(data: bytes, name: str, archive: zipfile.ZipFile | None) -> N
     if length is None:
         return
     if len(data) < length:
-        raise BundleError(
-            f"{name}: truncated, {len(data):,} of the {length:,} flatbuffer bytes are there", hint=_COPY_AGAIN
-        )
+        raise BundleError(f"{name}: truncated, has {len(data):,} of {length:,} flatbuffer bytes", hint=_COPY_AGAIN)
     if archive is not None:
-        raise BundleError(f"{name}: the archive at its end is not edgeall's, {MANIFEST} is missing", hint=_COPY_AGAIN)
-    raise BundleError(f"{name}: truncated or damaged, its archive ({MANIFEST}, labels) is lost", hint=_COPY_AGAIN)
+        raise BundleError(f"{name}: its archive was not written by edgeall, {MANIFEST} is missing", hint=_COPY_AGAIN)
+    raise BundleError(f"{name}: truncated or damaged, its archive ({MANIFEST}, labels) is missing", hint=_COPY_AGAIN)
 
 
 def _open_archive(file: IO[bytes]) -> tuple[zipfile.ZipFile | None, int]:
-    """The zip at the end of the file and where it begins; ``(None, 0)`` when there is none that can be read."""
+    """The zip archive at the end of the file, and its start; ``(None, 0)`` if there is no readable one."""
     if _directory_bytes(file) > MAX_DIRECTORY_BYTES:
         return None, 0
     try:
         archive = zipfile.ZipFile(file)
         return archive, min((info.header_offset for info in archive.infolist()), default=archive.start_dir)
-    except Exception:  # a damaged directory makes zipfile raise BadZipFile, ValueError, struct.error, ...
+    except Exception:  # for a damaged directory zipfile raises BadZipFile, ValueError, struct.error, ...
         return None, 0
 
 
 def _directory_bytes(file: IO[bytes]) -> int:
-    """What `zipfile` would read of the directory, whose entries take it seven times their size in memory."""
-    file.seek(max(file.seek(0, os.SEEK_END) - 65_557, 0))  # the end record, and before it the longest comment
+    """Size of the archive's directory. `zipfile` needs seven times as much memory for its entries."""
+    file.seek(max(file.seek(0, os.SEEK_END) - 65_557, 0))  # the end record with the longest comment
     tail = file.read()
     at = len(tail) - 22 if tail[-22:-18] == b"PK\5\6" and tail[-2:] == b"\0\0" else tail.rfind(b"PK\5\6")
     if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":
-        return MAX_FILE_BYTES  # the record for archives of more than 4 GB
+        return MAX_FILE_BYTES  # a ZIP64 archive
     return int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
 
 
@@ -288,7 +286,7 @@ def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Gold
 def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
     units = entry["units"]
     if not str(entry["name"]).isprintable():
-        raise ValueError("its name is shown in errors")
+        raise ValueError("the name must be printable: errors show it")
     golden = Golden(
         name=str(entry["name"]),
         image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),
@@ -297,9 +295,9 @@ def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: 
         pixels_sha256=str(entry["pixels_sha256"]),
     )
     if len(golden.probabilities) != labels or (golden.units is not None and len(golden.units) != labels):
-        raise ValueError("as many probabilities as labels")
+        raise ValueError("there must be one probability per label")
     if not all(map(math.isfinite, golden.probabilities)) or not all(-128 <= unit <= 255 for unit in golden.units or ()):
-        raise ValueError("probabilities are finite, units are bytes")
+        raise ValueError("probabilities must be finite, units must be bytes")
     return golden
 
 
@@ -307,9 +305,9 @@ def _one_normalization(mean: Sequence[float], std: Sequence[float], name: str) -
     if not mean or not std:
         return None
     if len(set(mean)) > 1 or len(set(std)) > 1:
-        raise BundleError(f"{name}: its TFLite metadata normalizes each channel differently, which edgeall can't do")
+        raise BundleError(f"{name}: its TFLite metadata normalizes each channel differently, which is not supported")
     if not (std[0] > 0 and math.isfinite(std[0]) and math.isfinite(mean[0])):
-        raise BundleError(f"{name}: its TFLite metadata states a normalization by mean {mean[0]} and std {std[0]}")
+        raise BundleError(f"{name}: its TFLite metadata has an invalid normalization, mean {mean[0]} and std {std[0]}")
     return float(mean[0]), float(std[0])
 
 
@@ -317,12 +315,12 @@ def _lines(content: bytes, name: str) -> tuple[str, ...]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BundleError(f"{name}: not UTF-8 text", hint="give a text file with one label a line") from error
+        raise BundleError(f"{name}: not UTF-8 text", hint="give a text file with one label per line") from error
     return tuple(line.strip() for line in text.rstrip("\r\n").split("\n"))
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """A label file, one label a line, UTF-8. Raises BundleError when it can't be read."""
+    """Read a label file: UTF-8, one label per line. Raises BundleError if it cannot be read."""
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: the temperature that was fitted when the model was packed."""
+"""Temperature calibration of probabilities, and the rule that sends an image to review."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from .manifest import Manifest
 
 FLOOR = 1 / 512
-"""An 8-bit output of 0 is anything below half a unit: it is taken for that much."""
+"""Probability that stands for an 8-bit output of 0, which is anything below half a unit."""
 
 
 def temperature_of(manifest: Manifest | None) -> float:
-    """The one that was fitted for this model; 1 where none was."""
+    """The fitted temperature of a model; 1 if it has none."""
     return float(manifest.calibration.get("temperature", 1.0)) if manifest else 1.0
 
 
 def review_reason(manifest: Manifest | None, probability: float, novelty: float | None) -> str | None:
-    """Why somebody should look at an image: ``unfamiliar``, since then its label means nothing, else ``uncertain``.
+    """Why an image needs review: ``unfamiliar`` (out-of-distribution, so its label is meaningless) or ``uncertain``.
 
     Args:
-        manifest: the model's, which may state ``decision.review_below``.
+        manifest: may state ``decision.review_below``.
         probability: of the label, calibrated.
-        novelty: see `edgeall.edge_runtime.ood`.
+        novelty: the out-of-distribution score, see `edgeall.edge_runtime.ood`.
 
     Returns:
-        None where nobody need look.
+        None if the image needs no review.
     """
     if novelty is not None and novelty > 1:
         return "unfamiliar"
@@ -37,11 +37,11 @@ def review_reason(manifest: Manifest | None, probability: float, novelty: float 
 
 
 def apply_temperature(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Softmax of the logarithms divided by ``temperature``: above 1 less sure, below 1 surer. The order stays.
+    """Calibrate probabilities: the softmax of their logarithms divided by ``temperature``. The order does not change.
 
     Args:
-        probabilities: float32, ``(..., labels)``; not finite ones stay so.
-        temperature: above 0; 1 leaves everything as it is.
+        probabilities: float32, ``(..., labels)``; non-finite values stay non-finite.
+        temperature: above 0; above 1 lowers the confidence, below 1 raises it, 1 changes nothing.
 
     Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """

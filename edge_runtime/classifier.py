@@ -1,4 +1,4 @@
-"""A model file as a function from pixels to probabilities."""
+"""`Classifier`: opens a model file and computes probabilities from pixels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .ood import novelty
 from .preprocess import InputSpec
 
 MAX_DEFAULT_THREADS = 4
-"""The cores of a Pi; more gain nothing on models of this size."""
+"""The cores of a Pi. More threads do not speed up models of this size."""
 
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
-"""Operators that may follow the softmax without changing what the output means."""
+"""Operators that may follow the softmax without changing the meaning of the output."""
 
 
 @dataclass(frozen=True)
 class Inference:
-    """All that a model says of one image.
+    """All outputs of a model for one image.
 
     Attributes:
-        probabilities: float32 ``(labels,)``, as `Classifier.predict` returns.
-        novelty: above 1 the image is unlike those the model was made with; None where the model has no such score.
-        units: the model's second output in its own type and units: features, ``(features,)``, or the map
-            ``(height, width, features)`` whose mean they are; None for a model of one output.
+        probabilities: float32 ``(labels,)``, as returned by `Classifier.predict`.
+        novelty: out-of-distribution score, above 1 for an out-of-distribution image; None if the model has no detector.
+        units: the raw second output: features ``(features,)``, or the feature map ``(height, width, features)`` with
+            these features as its mean; None for a model with one output.
     """
 
     probabilities: NDArray[np.float32]
@@ -40,19 +40,19 @@ class Inference:
 
 
 class Classifier:
-    """Runs one model. Holds buffers, so one instance serves one thread.
+    """Runs one model. Not thread-safe: it reuses its buffers.
 
     Attributes:
-        labels: one per output, all different; two of a model of one sigmoid.
-        input: the preprocessing contract that pixels must have gone through.
-        bundle: the file it came from; None when built from a bare flatbuffer.
+        labels: one per output, all different; two for a model with one sigmoid output.
+        input: the preprocessing contract of the pixels.
+        bundle: the model file; None if built from a bare flatbuffer.
         threads: of the interpreter.
         model: the interpreter with its tensor descriptions.
         ood_detector: the out-of-distribution detector; None for a model without a novelty score.
-        logits: True for a foreign model whose graph doesn't end in SOFTMAX: its outputs are taken as logits
-            and the softmax is applied here. A packed model always ends in SOFTMAX.
-        sigmoid: True for a foreign model whose one output p, from a LOGISTIC, is the second label's probability; the
-            first label's is 1 - p.
+        logits: True for a foreign model that does not end in SOFTMAX: the softmax is applied here. A packed model
+            always ends in SOFTMAX.
+        sigmoid: True for a foreign model with one output p from a LOGISTIC: the probability of the second label. The
+            first label has 1 - p.
     """
 
     def __init__(
@@ -77,18 +77,18 @@ class Classifier:
         name = model.name
         shape = (1, spec.height, spec.width, 3)
         if model.input.shape != shape:
-            raise BundleError(f"{name}: the model's input is {model.input.shape}, the contract says {shape}")
+            raise BundleError(f"{name}: the model's input is {model.input.shape}, the manifest says {shape}")
         outputs = int(np.prod(model.output.shape))
         if max(model.output.shape, default=1) != outputs:
             raise BundleError(
-                f"{name}: its output is {model.output.shape}, a map and not one score for each label",
-                hint="a classifier ends in one vector; give a smaller --input-size if it leaves its size open",
+                f"{name}: its output is {model.output.shape}, a map instead of one score per label",
+                hint="a classifier ends in one vector; give a smaller --input-size if its size is variable",
             )
         if self.sigmoid and outputs == 1:
             if len(self.labels) != 2:
                 raise BundleError(
-                    f"{name}: its one sigmoid output tells two labels apart, but there are {len(self.labels)}",
-                    hint="--labels FILE with two lines: the label of output 0 first, then that of output 1",
+                    f"{name}: one sigmoid output needs two labels, but there are {len(self.labels)}",
+                    hint="--labels FILE with two lines: first the label of output 0, then the label of output 1",
                 )
         elif outputs != len(self.labels):
             raise BundleError(
@@ -97,9 +97,7 @@ class Classifier:
             )
         detector = self.ood_detector
         if detector is not None and (model.second is None or model.second.shape[-1] != len(detector.mean)):
-            raise BundleError(
-                f"{name}: its novelty score is of other features than it gives", hint="quantize the run again"
-            )
+            raise BundleError(f"{name}: its novelty score does not match its features", hint="quantize the run again")
         if model.output.dtype not in _OUTPUT_TYPES:
             raise BundleError(f"{name}: outputs of type {model.output.dtype} are not supported")
         check_input_contract(model.input, spec, name)
@@ -117,23 +115,23 @@ class Classifier:
         input_size: int | None = None,
         public_key: str | os.PathLike[str] | None = None,
     ) -> Classifier:
-        """Open a packed model, or a foreign ``.tflite`` with what it lacks given here.
+        """Open a packed model; or a foreign ``.tflite``, with labels and normalization if the file has none.
 
         Args:
             path: the model file.
-            threads: for the interpreter; None takes the cores at hand, `MAX_DEFAULT_THREADS` at most.
-            labels_file: foreign models only: one label a line; overrides the file's own.
-            mean: foreign models only, with ``std``: the network sees ``(pixel - mean) / std``; overrides the
-                file's own. A uint8 input that is quantized needs neither: the quantization says it.
+            threads: of the interpreter; None takes the available cores, at most `MAX_DEFAULT_THREADS`.
+            labels_file: foreign models only: one label per line; overrides the labels in the file.
+            mean: foreign models only, with ``std``: the network's input is ``(pixel - mean) / std``; overrides the
+                normalization in the file. A quantized uint8 input needs neither.
             std: see ``mean``.
-            input_size: foreign models without a fixed input size only: pixels a side.
-            public_key: with it the model must be signed, see `open_bundle`.
+            input_size: foreign models without a fixed input size only: height and width in pixels.
+            public_key: if given, the model must be signed, see `open_bundle`.
 
         Raises:
-            BundleError: see `open_bundle`; or labels, normalization or input size are unknown, or contradict the
+            BundleError: see `open_bundle`; or labels, normalization or input size are unknown or contradict the
                 model; or the interpreter crashes on a foreign model (`edgeall.edge_runtime.probe`).
-            UsageError: labels, normalization or input size given for a packed model, an input size for a model that
-                has one, only one of mean and std, or one that is no finite number.
+            UsageError: labels, normalization or input size given for a packed model; an input size for a model with a
+                fixed one; only one of mean and std; or a value that is not finite.
         """
         normalization = None
         if mean is not None or std is not None:
@@ -155,7 +153,7 @@ class Classifier:
         normalization: tuple[float, float] | None = None,
         input_size: int | None = None,
     ) -> Classifier:
-        """`open` for a file that is already open and checked; ``normalization`` is ``(mean, std)``."""
+        """`open` for a bundle that is already open; ``normalization`` is ``(mean, std)``."""
         threads = default_threads() if threads is None else threads
         if bundle.manifest is None:
             from .foreign import open_foreign  # packed models start without it
@@ -163,20 +161,20 @@ class Classifier:
             return open_foreign(bundle, threads, labels_file, normalization, input_size)
         if labels_file is not None or normalization is not None or input_size is not None:
             raise UsageError(
-                f"{bundle.path}: carries its own labels, normalization and input size",
+                f"{bundle.path}: a packed model has its own labels, normalization and input size",
                 hint="leave --labels, --mean, --std and --input-size out",
             )
-        answer = probabilities_index(bundle.graph, bundle.path)
-        model = interpreter.load(bundle.flatbuffer, threads, bundle.path, answer)
+        output = probabilities_index(bundle.graph, bundle.path)
+        model = interpreter.load(bundle.flatbuffer, threads, bundle.path, output)
         return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
 
     @classmethod
     def from_flatbuffer(
         cls, flatbuffer: bytes, labels: Sequence[str], spec: InputSpec, *, threads: int = 1, name: str = "model"
     ) -> Classifier:
-        """A converted model that is not packed yet; it must end in SOFTMAX. Raises BundleError as `open` does."""
-        answer = probabilities_index(read_graph(flatbuffer, name), name)
-        return cls(interpreter.load(flatbuffer, threads, name, answer), labels, spec, threads=threads)
+        """Open a converted model that is not packed; it must end in SOFTMAX. Raises BundleError as `open` does."""
+        output = probabilities_index(read_graph(flatbuffer, name), name)
+        return cls(interpreter.load(flatbuffer, threads, name, output), labels, spec, threads=threads)
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify one preprocessed image.
@@ -185,7 +183,7 @@ class Classifier:
             pixels: uint8, ``(height, width, 3)``, as `preprocess` returns.
 
         Returns:
-            float32 probabilities of shape ``(len(labels),)``; NaN where a float model's weights make it so.
+            float32 probabilities of shape ``(len(labels),)``; NaN if the weights of a float model produce it.
         """
         scores = self.dequantize(self.predict_units(pixels))
         if self.sigmoid:
@@ -193,7 +191,7 @@ class Classifier:
         return _softmax(scores) if self.logits else scores
 
     def infer(self, pixels: NDArray[np.uint8]) -> Inference:
-        """`predict`, and what the model's second output says, where it has one."""
+        """`predict`, with the model's second output if it has one."""
         probabilities = self.predict(pixels)
         if self.model.second is None:
             return Inference(probabilities)
@@ -208,7 +206,7 @@ class Classifier:
         return _dequantized(units, self.model.second)
 
     def pooled(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
-        """`Inference.units` as a vector of float32: a map's mean over its places. Added up before it is dequantized."""
+        """`Inference.units` as a float32 vector: the spatial mean of a map, summed before dequantization."""
         if units.ndim == 1:
             return self.features(units)
         places = units.reshape(-1, units.shape[-1])
@@ -216,12 +214,12 @@ class Classifier:
         return self.features(np.add.reduce(places, axis=0, dtype=kind) / np.float32(len(places)))
 
     def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """The raw output of one image, in the output's own type and units: as many as the model has outputs."""
+        """The raw output for one image, in the type of the output tensor, ``(outputs,)``."""
         spec, buffer = self.input, self._buffer
         if pixels.shape != buffer.shape[1:] or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 of shape {buffer.shape[1:]}, not {pixels.dtype} {pixels.shape}")
         if buffer.dtype == np.uint8:
-            return self.model.invoke(pixels[np.newaxis]).reshape(-1)  # the interpreter copies them, once is enough
+            return self.model.invoke(pixels[np.newaxis]).reshape(-1)  # the interpreter copies them
         if buffer.dtype == np.int8:
             np.bitwise_xor(pixels, 0x80, out=buffer.view(np.uint8)[0])  # pixel - 128 in two's complement
         else:
@@ -239,13 +237,13 @@ _OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))
 
 
 def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: str) -> None:
-    """The first test of any converted model: does its input quantization do what the contract says?
+    """Check that the quantization of a model's input agrees with mean and std.
 
-    An integer input is fed the pixels themselves (int8: minus 128). That is right only if quantizing
-    ``(pixel - mean) / std`` with the tensor's scale and zero point gives the same to within one step.
+    An integer input gets the pixels themselves (int8: minus 128). This requires that quantizing
+    ``(pixel - mean) / std`` with the tensor's scale and zero point gives the same values to within one step.
 
     Raises:
-        BundleError: it doesn't, or the input has a type that images can't be fed to.
+        BundleError: it does not agree, or the type of the input is not supported.
     """
     if tensor.dtype == np.float32:
         return
@@ -253,7 +251,7 @@ def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: 
         raise BundleError(f"{name}: inputs of type {tensor.dtype} are not supported")
     scale, zero_point = input_quantization(tensor)
     first = 0 if tensor.dtype == np.uint8 else -128
-    # Both sides are linear in the pixel, so the ends of the range bound what lies between.
+    # Both expressions are linear in the pixel, so the ends of the range suffice.
     for pixel in (0, 255):
         wanted = (pixel - spec.mean) / spec.std / scale + zero_point
         if abs(wanted - (first + pixel)) > 1 + 1e-3:
@@ -265,7 +263,7 @@ def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: 
 
 
 def default_threads() -> int:
-    """The cores this process may use, `MAX_DEFAULT_THREADS` at most."""
+    """The cores that this process may use, at most `MAX_DEFAULT_THREADS`."""
     return min(MAX_DEFAULT_THREADS, cores())
 
 
@@ -275,12 +273,12 @@ def cores() -> int:
 
 
 def input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
-    """Scale and zero point; an integer input without quantization takes the pixels as numbers."""
+    """Scale and zero point of an input; ``(1, 0)`` for an integer input without quantization."""
     return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
 
 
 def probabilities_index(graph: Graph, name: str) -> int:
-    """Number of the tensor that holds the probabilities: the first output that comes from a SOFTMAX.
+    """Index of the tensor with the probabilities: the first output from a SOFTMAX.
 
     Raises:
         BundleError: none does, or there are more than two outputs.
@@ -292,7 +290,7 @@ def probabilities_index(graph: Graph, name: str) -> int:
 
 
 def last_operator(graph: Graph, output: int) -> str:
-    """The operator that gives an output its meaning."""
+    """The operator that produces an output, apart from those in `_PASSING`."""
     main = graph.main
     operator = main.producer(output)
     for _ in main.operators:
@@ -310,7 +308,7 @@ def _dequantized(units: NDArray[np.generic], tensor: interpreter.TensorInfo) -> 
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    with np.errstate(invalid="ignore"):  # NaN stays NaN; whoever asked has to look
+    with np.errstate(invalid="ignore"):  # NaN stays NaN; the caller checks for it
         powers = np.exp(scores - scores.max())
     result: NDArray[np.float32] = powers / powers.sum()
     return result

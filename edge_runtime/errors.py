@@ -1,19 +1,32 @@
-"""Every error that edgeall raises on purpose: one family, turned into text once, in ``cli.py``."""
+"""The errors that edgeall raises on purpose. ``cli.py`` turns each into a message, a hint and an exit status.
+
+Tree:
+
+* EdgeallError: exit status 1
+    * UsageError: exit status 2
+    * DataError
+        * NoSpaceError
+        * ImageError
+    * BundleError
+    * GateError: exit status 3
+
+`edgeall.deploy` and `edgeall.rig` derive their own errors from EdgeallError, with exit status 1.
+"""
 
 from __future__ import annotations
 
 import errno
 
 DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
-"""A full disk, a used-up quota."""
+"""Values of ``errno`` for a full disk and an exhausted quota."""
 
 
 class EdgeallError(Exception):
-    """Something a user can act on.
+    """An error that the user can resolve.
 
     Args:
-        message: what went wrong and where, naming the file or the option.
-        hint: the way out, as an imperative; shown on its own line.
+        message: what went wrong and where; names the file or the option.
+        hint: what to do, as an imperative; shown on a line of its own.
     """
 
     exit_status = 1
@@ -25,28 +38,28 @@ class EdgeallError(Exception):
 
 
 class UsageError(EdgeallError):
-    """The command was asked for something that can't be meant; raised before any work starts."""
+    """Invalid arguments; raised before any work starts."""
 
     exit_status = 2
 
 
 class DataError(EdgeallError):
-    """A data folder, manifest or split that can't be used."""
+    """A data folder, manifest or split that cannot be used."""
 
 
 class NoSpaceError(DataError):
-    """A disk is full, which is nobody's fault and everybody's: work on several things ends with it."""
+    """The disk is full. Loops over images, runs or devices stop at it instead of trying the next item."""
 
 
 class ImageError(DataError):
-    """One image that can't be used; callers that work through a folder report it and go on."""
+    """An image that cannot be used. Loops over a folder report it and continue."""
 
 
 class BundleError(EdgeallError):
-    """A ``model.tflite`` that is damaged, foreign or not what it says."""
+    """A model file that is damaged, not supported or inconsistent."""
 
 
 class GateError(EdgeallError):
-    """Everything ran, but the result misses a limit that the user set."""
+    """The command completed, but a result violates a limit that the user set."""
 
     exit_status = 3

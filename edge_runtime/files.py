@@ -1,4 +1,4 @@
-"""Output files and folders: a lock for one process at a time, and names that fit the file system."""
+"""Output files and folders: a lock against other processes, and names that fit the file system."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LONGEST = 255
-"""Bytes of a file's name on nearly every file system."""
+"""Maximum bytes of a file name on nearly every file system."""
 
 
 @contextlib.contextmanager
 def output_lock(out: Path, command: str) -> Iterator[None]:
-    """Hold what a command writes, a file or a folder, for this process. The system lets it go however that ends.
+    """Lock the output file or folder of a command for this process. The system releases the lock when the process ends.
 
-    The lock is a file beside ``out``, which need not exist, or in it where nothing can be made beside it; folders
-    above ``out`` are made, and removed again if nothing was put there.
+    The lock is a file next to ``out``, which need not exist; or a file in ``out``, if its parent is not writable.
+    Creates missing parent folders, and removes them again if they are empty at the end.
 
     Args:
-        out: of the command.
-        command: its name, for whoever is refused.
+        out: the output of the command.
+        command: its name, for the error in the other process.
 
     Raises:
-        UsageError: another process holds it; or nothing can be written there.
+        UsageError: another process holds the lock; or the place is not writable.
     """
     beside = out.with_name(_fitted(".", out.name, ".lock")) if out.name else out / ".lock"
     made = [folder for folder in out.parents if not folder.exists()]
@@ -50,10 +50,10 @@ def output_lock(out: Path, command: str) -> Iterator[None]:
     try:
         if opened is None:
             raise UsageError(f"{out}: in use by {_holder(path)}", hint="wait until it ends, or choose another place")
-        said = {"command": command, "process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
-        with contextlib.suppress(OSError):  # a full disk; it is the lock that counts
+        holder = {"command": command, "process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
             os.ftruncate(opened, 0)
-            os.write(opened, json.dumps(said).encode())
+            os.write(opened, json.dumps(holder).encode())
         yield
     finally:
         if opened is not None:
@@ -61,17 +61,17 @@ def output_lock(out: Path, command: str) -> Iterator[None]:
                 path.unlink()
             os.close(opened)
         for folder in made:
-            with contextlib.suppress(OSError):  # not empty, as it should be
+            with contextlib.suppress(OSError):  # not empty: the usual case
                 folder.rmdir()
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but the lock of `output_lock`."""
+    """Whether a folder holds nothing except the lock of `output_lock`."""
     return all(child.name == ".edgeall.lock" for child in folder.iterdir())
 
 
 def _try_lock(path: Path) -> int | None:
-    """An open, locked file; None where another process holds it."""
+    """The descriptor of an open, locked file; None if another process holds the lock."""
     while True:
         opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -82,16 +82,17 @@ def _try_lock(path: Path) -> int | None:
             return None
         except OSError:  # a file system without locks
             pass
-        if is_same_file(opened, path):  # else its holder has just removed it
+        if is_same_file(opened, path):  # otherwise its holder has just removed it
             return opened
         os.close(opened)
 
 
 def _holder(lock: Path) -> str:
     try:
-        said = json.loads(lock.read_text(encoding="utf-8"))
-        return f"`edgeall {said['command']}` (process {said['process']} on {said['host']}, since {said['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        process = f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+        return f"`edgeall {holder['command']}` ({process})"
+    except (OSError, ValueError, KeyError, TypeError):  # the other process has not written it yet
         return "another edgeall"
 
 
@@ -104,7 +105,7 @@ def is_same_file(opened: int, path: Path) -> bool:
 
 
 def file_name(before: str, name: str, after: str) -> str:
-    """``before + name + after``, with ``name`` cut so that a file can be called that; a cut name ends in a digest."""
+    """``before + name + after``, with ``name`` cut to fit `LONGEST`; a cut name ends in a digest."""
     return _fitted(before, name, after)
 
 
@@ -113,12 +114,12 @@ def _fitted(before: str, name: str, after: str) -> str:
 
 
 def shorten(name: str, most: int) -> str:
-    """At most so many bytes of a name; what was cut differs from every other name all the same."""
+    """At most ``most`` bytes of a name. A cut name ends in a digest, so different names stay different."""
     raw = os.fsencode(name)
     if len(raw) <= most:
         return name
     end = f"~{hashlib.sha256(raw).hexdigest()[:8]}"
     kept = raw[: most - len(end)]
-    while kept and (raw[len(kept)] & 0xC0) == 0x80:  # within a character of UTF-8
+    while kept and (raw[len(kept)] & 0xC0) == 0x80:  # in the middle of a UTF-8 character
         kept = kept[:-1]
     return os.fsdecode(kept) + end

@@ -1,7 +1,7 @@
-"""Reads what a bundle needs from a TFLite flatbuffer, whatever is in the file: garbage gives a BundleError.
+"""Parses the parts of a TFLite flatbuffer that edgeall needs. Raises BundleError for any malformed content.
 
-The interpreter can't be asked: it runs most damaged files in silence, and its schema module takes longer to
-import than a model takes to run. Every offset is followed through one bounds check.
+The interpreter is no substitute: it runs most damaged files without an error, and its schema module takes longer to
+import than a model takes to run. Every offset goes through one bounds check.
 
 Source: ``tensorflow/lite/schema/schema.fbs``, ``metadata_schema.fbs`` (field numbers in the comments below).
 """
@@ -18,13 +18,13 @@ from .errors import BundleError
 from .ops import OPERATORS, TENSOR_TYPES
 
 MARKER = "edgeall"
-"""Name of the metadata entry that marks a packed model: a damaged bundle can't pass for a foreign model."""
+"""Name of the metadata entry in a packed model. Without its archive such a model is damaged, not foreign."""
 MARKER_FORMAT = struct.Struct("<8sQ")
 """The entry's content: `MARKER_MAGIC` and the flatbuffer's length in bytes."""
 MARKER_MAGIC = b"edgeall\x01"
 METADATA = "TFLITE_METADATA"
 MAX_ITEMS = 8_000_000
-"""Bytes and numbers that are taken out of one file, weights left alone: more than any network has; 0.2 GB."""
+"""Limit of bytes and numbers read from one file, without weights: above any network; 0.2 GB of memory."""
 
 _CUSTOM = 32
 _AXIS_LABELS = 2
@@ -41,12 +41,12 @@ class Tensor:
         name: as converted.
         type: e.g. ``INT8``.
         shape: empty for scalars.
-        scale: one value, one per channel, or none when the tensor isn't quantized.
+        scale: one value, or one per channel; empty if the tensor is not quantized.
         zero_point: as many values as `scale`.
-        constant_bytes: size of its constant data in the file, 0 for an activation.
-        constant_at: where they begin in the file; the same tensor may lie elsewhere in another.
-        signature: the shape with -1 for each size that is left open, where `shape` holds a placeholder; empty when the
-            file doesn't say, and then none is.
+        constant_bytes: size of its constant data in the file; 0 for an activation.
+        constant_at: offset of the constant data in the file; not compared.
+        signature: the shape with -1 for each variable size, for which `shape` has a placeholder; empty if no size is
+            variable.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its name and the indices of its tensors (-1 for an input that is left out)."""
+    """One operator: its name and the indices of its tensors (-1 for an omitted input)."""
 
     name: str
     inputs: tuple[int, ...]
@@ -106,7 +106,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class TfliteMetadata:
-    """What ``TFLITE_METADATA`` says about a classifier.
+    """Content of ``TFLITE_METADATA`` for a classifier.
 
     Attributes:
         mean: one value or one per channel; empty when absent.
@@ -120,13 +120,13 @@ class TfliteMetadata:
 
 
 def read_graph(data: bytes, name: str, *, whole: bool = True) -> Graph:
-    """Parse a model, all offsets and buffers checked against the end of ``data``.
+    """Parse a model. Checks all offsets and buffers against the end of ``data``.
 
     Args:
         data: a TFLite flatbuffer; bytes after its end are allowed.
-        name: how an error calls the file.
-        whole: False, for a file whose digest is right, leaves each tensor until it is asked for: that is most of the
-            work, and most starts need none of it.
+        name: of the file, for errors.
+        whole: False reads each tensor on first access, which makes the start faster. Only for a file with a verified
+            digest.
 
     Raises:
         BundleError: not a TFLite flatbuffer, or truncated or damaged.
@@ -137,16 +137,16 @@ def read_graph(data: bytes, name: str, *, whole: bool = True) -> Graph:
 
 
 def read_metadata(blob: bytes, name: str) -> TfliteMetadata:
-    """Parse the content of a ``TFLITE_METADATA`` entry. Raises BundleError when it is damaged."""
+    """Parse the content of a ``TFLITE_METADATA`` entry. Raises BundleError if it is damaged."""
     if blob[4:8] != b"M001":
         raise BundleError(f"{name}: its TFLite metadata is damaged", hint="get the file again")
     return _guarded(blob, name, _read_metadata)
 
 
 def packed_length(data: bytes) -> int | None:
-    """The flatbuffer length that the ``edgeall`` marker states; None when there is no readable marker.
+    """The flatbuffer length from the ``edgeall`` marker; None if there is no readable marker.
 
-    The marker lies in the first few KB, so it answers for a truncated file too.
+    The marker is in the first few KB, so this works for a truncated file too.
     """
     if data[4:8] != b"TFL3":
         return None
@@ -160,7 +160,7 @@ def packed_length(data: bytes) -> int | None:
 
 
 class _DamagedError(Exception):
-    """An offset, length or index that leads out of the file."""
+    """An offset, length or index that points outside the file."""
 
 
 _U8 = struct.Struct("<B")
@@ -172,11 +172,11 @@ _U64 = struct.Struct("<Q")
 
 
 class _Reader:
-    """Checked access to the bytes, with a budget that keeps nonsense from costing more than the file's length."""
+    """Bounds-checked access to the bytes, with a budget that limits the work for a malformed file."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.left = min(2 * len(data), MAX_ITEMS)  # twice: an honest file may share strings and vectors
+        self.left = min(2 * len(data), MAX_ITEMS)  # twice: a valid file may share strings and vectors
 
     def number(self, form: struct.Struct, at: int) -> int:
         if at < 0 or at + form.size > len(self.data):
@@ -197,7 +197,7 @@ class _Reader:
 
 
 class _Table:
-    """One flatbuffer table: fields by number, through its vtable."""
+    """One flatbuffer table. Finds fields by number through the vtable."""
 
     def __init__(self, reader: _Reader, at: int) -> None:
         reader.spend(4)
@@ -222,7 +222,7 @@ class _Table:
         return None if at is None else _Table(self.reader, self.reader.follow(at))
 
     def vector(self, number: int, item_bytes: int) -> tuple[int, int]:
-        """Position of the first item and the number of items, all of them inside the file."""
+        """Position of the first item, and the number of items. All are inside the file."""
         at = self.field(number)
         if at is None:
             return 0, 0
@@ -259,7 +259,7 @@ class _Table:
 
 
 class _Tensors(Sequence[Tensor]):
-    """A subgraph's tensors, each read when it is asked for. Raises BundleError then."""
+    """The tensors of a subgraph, each read on first access. The access may raise BundleError."""
 
     def __init__(self, table: _Table, buffers: list[tuple[int, int]], name: str) -> None:
         self._reader, self._buffers, self._name = table.reader, buffers, name
@@ -309,7 +309,7 @@ def _read_graph(model: _Table, name: str, whole: bool) -> Graph:
 
 
 def _operator_name(code: _Table) -> str:
-    # OperatorCode: deprecated_builtin_code 0, custom_code 1, builtin_code 3; codes below 127 may stand in either
+    # OperatorCode: deprecated_builtin_code 0, custom_code 1, builtin_code 3; codes below 127 may be in either
     number = max(code.number(0, _I8), code.number(3, _I32))
     if number == _CUSTOM:
         return f"CUSTOM {code.text(1)}"
@@ -317,8 +317,8 @@ def _operator_name(code: _Table) -> str:
 
 
 def _buffer(buffer: _Table) -> tuple[int, int]:
-    """Where its data begin, and how many bytes they are."""
-    # Buffer: data 0; offset 1 and size 2 where the data lie behind the flatbuffer (models of more than 2 GB)
+    """Start and length of the data, in bytes."""
+    # Buffer: data 0; offset 1 and size 2 if the data follow the flatbuffer (models of more than 2 GB)
     at, count = buffer.vector(0, 1)
     offset, size = buffer.number(1, _U64), buffer.number(2, _U64)
     if offset <= 1:

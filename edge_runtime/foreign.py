@@ -1,4 +1,4 @@
-"""Models that edgeall didn't make: what they leave unsaid is asked for, and what contradicts itself is refused."""
+"""Opens foreign models, which edgeall did not pack: requires missing facts as options, and refuses contradictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .preprocess import InputSpec
 from .probe import ensure_runs
 
 OPEN = -1
-"""A size that the model leaves open."""
+"""A variable size of the model's input."""
 
 
 def open_foreign(
@@ -28,7 +28,7 @@ def open_foreign(
     normalization: tuple[float, float] | None,
     input_size: int | None,
 ) -> Classifier:
-    """See `Classifier.open`; ``normalization`` is ``(mean, std)`` as given."""
+    """See `Classifier.open`; ``normalization`` is the given ``(mean, std)``."""
     name, main = bundle.path, bundle.graph.main
     if len(main.inputs) != 1:
         raise BundleError(f"{name}: it has {len(main.inputs)} inputs, a classifier has one")
@@ -37,17 +37,15 @@ def open_foreign(
         _check_quantization(main.tensors[index], index in main.outputs, name)
     labels = bundle.labels if labels_file is None else read_labels(labels_file)
     if labels is None:
-        raise BundleError(
-            f"{name}: has no labels of its own", hint="give a text file, one label a line, with --labels FILE"
-        )
+        raise BundleError(f"{name}: has no labels", hint="give a text file with one label per line: --labels FILE")
     scores = scores_of(bundle.graph, name)
     asked = shape if resize else None
     try:
-        ensure_runs(bundle.flatbuffer, name, asked)  # no digest vouches for it
+        ensure_runs(bundle.flatbuffer, name, asked)  # it has no digest
     except BundleError as error:
         if input_size is None:
             raise
-        raise BundleError(error.message, hint=f"was it trained with {input_size} pixels a side?") from error
+        raise BundleError(error.message, hint=f"was it trained with {input_size}x{input_size} pixels?") from error
     model = interpreter.load(bundle.flatbuffer, threads, name, input_shape=asked)
     _check_outputs(model, scores, name)
     mean, std = _normalization(model.input, normalization, bundle.normalization, name)
@@ -63,9 +61,9 @@ def open_foreign(
 
 
 def given_normalization(mean: float | None, std: float | None) -> tuple[float, float]:
-    """Both, checked. Raises UsageError."""
+    """Check both. Raises UsageError."""
     if mean is None or std is None:
-        raise UsageError("--mean and --std belong together", hint="give both or neither")
+        raise UsageError("--mean and --std must be given together", hint="give both or neither")
     for option, value in (("--mean", mean), ("--std", std)):
         if not math.isfinite(value):
             raise UsageError(f"{option} {value:g} must be a finite number")
@@ -75,9 +73,9 @@ def given_normalization(mean: float | None, std: float | None) -> tuple[float, f
 
 
 def sizes_of(tensor: Tensor) -> tuple[int, ...]:
-    """An input's shape with `OPEN` for each size that the model leaves open.
+    """The shape of an input, with `OPEN` for each variable size.
 
-    The file's shape holds a 1 there, and a converter that writes no signature leaves an image of 1x1 pixels.
+    The shape in the file has a 1 for a variable size. Without a signature, 1x1 pixels mean a variable image size.
     """
     if len(tensor.signature) == len(tensor.shape):
         known = zip(tensor.shape, tensor.signature, strict=True)
@@ -87,28 +85,28 @@ def sizes_of(tensor: Tensor) -> tuple[int, ...]:
 
 
 def scores_of(graph: Graph, name: str) -> str:
-    """What a foreign model's output is, by the operator that it comes from.
+    """The kind of a foreign model's output, by the operator that produces it.
 
     Returns:
-        ``probabilities`` from a SOFTMAX; ``sigmoid``: one, from a LOGISTIC; ``logits`` otherwise.
+        ``probabilities`` from a SOFTMAX; ``sigmoid`` for one output from a LOGISTIC; ``logits`` otherwise.
 
     Raises:
-        BundleError: several come from a LOGISTIC, which scores every label by itself.
+        BundleError: several outputs from a LOGISTIC, i.e. a multi-label model.
     """
     last = last_operator(graph, graph.main.outputs[0]) if graph.main.outputs else "nothing"
     if last == "LOGISTIC":
         outputs = math.prod(abs(size) for size in graph.main.tensors[graph.main.outputs[0]].shape)
         if outputs != 1:
             raise BundleError(
-                f"{name}: ends in LOGISTIC, which scores {outputs} labels each by itself: no classifier of one label",
-                hint="a softmax over all labels, or one sigmoid for two, says which label an image has",
+                f"{name}: ends in LOGISTIC with {outputs} outputs: multi-label models are not supported",
+                hint="end the model in a softmax over all labels, or in one sigmoid for two labels",
             )
         return "sigmoid"
     return "probabilities" if last == "SOFTMAX" else "logits"
 
 
 def _input_shape(tensor: Tensor, input_size: int | None, name: str) -> tuple[tuple[int, ...], bool]:
-    """The shape to run with, and whether the interpreter must be told it."""
+    """The input shape, and whether the interpreter must be resized to it."""
     sizes, shown = sizes_of(tensor), _shown(sizes_of(tensor))
     if len(sizes) != 4:
         raise BundleError(f"{name}: the model's input is {shown}, not one RGB image (1, height, width, 3)")
@@ -116,7 +114,7 @@ def _input_shape(tensor: Tensor, input_size: int | None, name: str) -> tuple[tup
     if channels not in (3, OPEN) or batch not in (1, OPEN):
         hint = "convert it again for one RGB image"
         if sizes[1] == 3:
-            hint = "its channels come first: convert it with the channels last"
+            hint = "its layout is channels first: convert it with channels last"
         raise BundleError(f"{name}: the model's input is {shown}, not one RGB image (1, height, width, 3)", hint=hint)
     for size, promised in zip(tensor.shape, tensor.signature, strict=False):
         if promised > 0 and size > 0 and promised != size:
@@ -129,7 +127,7 @@ def _input_shape(tensor: Tensor, input_size: int | None, name: str) -> tuple[tup
         if input_size is None:
             raise BundleError(
                 f"{name}: its input has no fixed size: {shown}",
-                hint="give the pixels a side that it was trained with, as --input-size 224",
+                hint="give the size that it was trained with in pixels, e.g. --input-size 224",
             )
         height, width = (input_size if size == OPEN else size for size in (height, width))
     elif input_size is not None:
@@ -146,36 +144,36 @@ def _shown(sizes: Sequence[int]) -> str:
 
 
 def _check_quantization(tensor: Tensor, is_output: bool, name: str) -> None:
-    """Raises BundleError for a scale that stands for none. Some crash the interpreter, from others it takes nothing."""
+    """Raises BundleError for an invalid scale. The interpreter crashes on some of them and ignores others."""
     scales = tensor.scale
     if tensor.type not in ("INT8", "UINT8"):
         return
     if not scales:
-        if not is_output:  # the model takes the pixels as numbers
+        if not is_output:  # the model's input is the pixel values
             return
         raise BundleError(
-            f"{name}: its output is {tensor.type} without a scale, so its units mean no probability",
-            hint="convert the model again, with a float output or a quantized one",
+            f"{name}: its output is {tensor.type} without a scale, so it has no probabilities",
+            hint="convert the model again, with a float or a quantized output",
         )
     if len(scales) > 1:
         raise BundleError(
-            f"{name}: {tensor.name} is quantized by channel, an input or output has one scale",
+            f"{name}: {tensor.name} is quantized per channel, an input or output must have one scale",
             hint="convert the model again",
         )
     if not (math.isfinite(scales[0]) and scales[0] > 0):
         raise BundleError(
-            f"{name}: {tensor.name} is quantized with scale {scales[0]:g}, which means nothing",
+            f"{name}: {tensor.name} has the invalid scale {scales[0]:g}",
             hint="convert the model again",
         )
 
 
 def _check_outputs(model: interpreter.Model, scores: str, name: str) -> None:
-    """Raises BundleError for a single output that tells no two labels apart."""
+    """Raises BundleError for a single output that cannot separate two labels."""
     if math.prod(model.output.shape) != 1 or scores == "sigmoid":
         return
     what = "its softmax has one output, which is always 1"
     if scores == "logits":
-        what = "its one output comes from no sigmoid: a logit, or no classifier's"
+        what = "its one output does not come from a sigmoid"
     raise BundleError(f"{name}: {what}", hint="end the model in one sigmoid, or in a softmax of two outputs")
 
 
@@ -195,8 +193,8 @@ def _normalization(
             scale, zero_point = input_quantization(tensor)
             first = 0 if tensor.dtype == np.uint8 else 128
             raise BundleError(
-                f"{name}: its TFLite metadata says mean {mean:g} and std {std:g}, which its input's scale {scale:g} and"
-                f" zero point {zero_point} contradict",
+                f"{name}: its TFLite metadata says mean {mean:g} and std {std:g}, which contradicts its input's scale"
+                f" {scale:g} and zero point {zero_point}",
                 hint=f"if the quantization is right: --mean {zero_point + first} --std {1 / scale:.7g}",
             ) from error
         return by_metadata
@@ -204,12 +202,12 @@ def _normalization(
         scale, zero_point = input_quantization(tensor)
         return float(zero_point), 1 / scale
     raise BundleError(
-        f"{name}: nothing says how its input is normalized",
+        f"{name}: the normalization of its input is unknown",
         hint="give --mean and --std as in training, e.g. --mean 127.5 --std 127.5 for pixels in -1..1",
     )
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
-    """Foreign label files name some classes alike (ImageNet has two cranes): their index tells them apart."""
+    """Add the index to duplicate labels: ImageNet, for example, has two classes named crane."""
     counts = Counter(labels)
     return tuple(label if counts[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels))

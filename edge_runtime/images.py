@@ -1,4 +1,4 @@
-"""Opens an image file that may be anything: allow-listed formats, a pixel limit, one clear error each."""
+"""Opens image files from any source (allowed formats, pixel limit, one error per problem) and lists folders."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from .errors import ImageError, UsageError
 from .files import is_empty
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-"""What Pillow may open. Its JPEG reader also opens a phone's multi-picture JPEG, and then calls the format MPO."""
+"""Formats that Pillow may open. Its JPEG reader also opens a phone's multi-picture JPEG, with the format MPO."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 64_000_000
-"""Above any microscope camera in use, below what would exhaust a 1 GB board once decoded to RGB."""
+"""Above any microscope camera in use; small enough to decode to RGB on a board with 1 GB of memory."""
 MAX_SCANS = 100
-"""Of a progressive JPEG, which has ten or so; each takes 95 bytes and goes over all 64 megapixels again."""
+"""Limit for a progressive JPEG, which usually has ten. A scan of 95 bytes can rewrite all 64 megapixels."""
 
-# Pillow warns above 89 megapixels; ours is the lower limit. Once for the process: `catch_warnings` around each image
-# would not be safe between threads.
+# Pillow warns above 89 megapixels, far above `MAX_PIXELS`. The filter is global: `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 UNLISTABLE = "can't be listed"
-"""Begin of the reason why nothing is known of a folder, see `walk`."""
+"""Start of the reason of `walk` for an unreadable folder."""
 OUTPUT_MARK = ".edgeall-output"
-"""A file in the folders that edgeall writes."""
+"""A file that marks the folders written by edgeall."""
 SYSTEM_FOLDERS = frozenset(
     {"@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot"}  # NAS
     | {"$recycle.bin", "system volume information", "recycler", "found.000", "lost+found", "lost.dir"}  # disks
@@ -41,7 +40,7 @@ SYSTEM_FOLDERS = frozenset(
 _OUTPUT = "written by edgeall: no data"
 _FOLDER = "a folder"
 _OUTPUTS = {"settings.json": {"edgeall_run", "edgeall_search"}, "run.json": {"edgeall_version"}}
-"""Files that mark an output of older versions, and which keys of theirs do."""
+"""Files, and keys in them, that mark the outputs of older versions."""
 
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _MODES = _SIXTEEN_BIT | {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -54,21 +53,21 @@ USED_BITS = "edgeall_used_bits"
 def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Decode ``path`` as 8-bit RGB, upright.
 
-    EXIF orientation is applied; grey, palette and CMYK are converted; transparency is laid over white,
-    the colour of an empty brightfield; 16-bit and 12-bit samples are scaled to 8. Of a multi-picture JPEG, as
-    phones write them, the first picture counts: the others are previews or depth maps of it.
+    Applies the EXIF orientation, converts grey, palette and CMYK, composites transparency over white (an empty
+    brightfield), and scales 16-bit and 12-bit samples to 8 bits. Takes the first picture of a multi-picture JPEG; the
+    others are previews or depth maps.
 
     Args:
         path: an image file in one of `FORMATS`.
 
     Returns:
-        A fully decoded image of mode ``RGB``. Where its file has 16-bit samples that use 10, 12 or 14 bits at most, and
-        so are nearly black, ``info[USED_BITS]`` says how many: whether the camera has no more or the field is dark
-        can't be told from one image, so the samples are scaled as any others.
+        A fully decoded image of mode ``RGB``. If the file has 16-bit samples that use at most 10, 12 or 14 bits, which
+        makes the image nearly black, ``info[USED_BITS]`` is that number. The samples are scaled as usual: one image
+        does not show whether the camera has fewer bits or the field is dark.
 
     Raises:
-        ImageError: missing, empty, truncated, not an image, a format outside the list, several frames, more
-            than `MAX_PIXELS` pixels, or 32-bit or LAB ones. All but the truncation is seen before one is decoded.
+        ImageError: missing, empty, truncated, not an image, another format, several frames, more than `MAX_PIXELS`
+            pixels, or 32-bit or LAB pixels. All except truncation are detected before decoding.
     """
     name = os.fspath(path)
     try:
@@ -82,18 +81,18 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_rgb(data: bytes, name: str) -> Image.Image:
-    """`open_rgb` for an image file that is already in memory; ``name`` is how an error calls it."""
+    """`open_rgb` for an image file in memory; ``name`` is for errors."""
     return _open(io.BytesIO(data), name)
 
 
 def find_images(root: Path, skipped: Callable[[Path, str], None] | None = None) -> Iterator[Path]:
-    """All images below ``root`` by their suffix, sorted; see `walk` for what is looked at.
+    """All images below ``root`` by suffix, sorted; see `walk` for what is searched.
 
-    A folder that can't be listed is given itself: whoever opens it will say so.
+    Includes folders that cannot be listed: opening them raises the error.
 
     Args:
         root: a folder.
-        skipped: told of everything else that is there and not taken, and why.
+        skipped: called with everything else found, and the reason.
     """
     for path, reason in walk(root):
         if reason.startswith(UNLISTABLE) or (not reason and path.suffix.lower() in SUFFIXES):
@@ -103,21 +102,21 @@ def find_images(root: Path, skipped: Callable[[Path, str], None] | None = None) 
 
 
 def not_an_image(path: Path) -> str:
-    """Why a file isn't taken."""
+    """The reason for skipping a file."""
     return f"not an image suffix ({path.suffix or 'none'})"
 
 
 def walk(root: Path, links: bool = True) -> Iterator[tuple[Path, str]]:
-    """All files below ``root``, sorted, each with an empty text; and what isn't looked at, with the reason why.
+    """All files below ``root``, sorted, each with an empty text; and what is skipped, with the reason.
 
-    Hidden files and folders, and folders that systems leave among pictures (`SYSTEM_FOLDERS`), are passed over without
-    a word. Folders that edgeall wrote (`is_output`) hold plots, crops and overlays, not data.
+    Silently skips hidden files and folders, and `SYSTEM_FOLDERS`. Skips folders written by edgeall (`is_output`): they
+    hold plots, crops and overlays, not data.
 
-    Each folder is listed when its turn comes, and what is kept of it is one text: 2 MB for 100,000 images.
+    Lists each folder when it is reached, and keeps its names as one text: 2 MB for 100,000 images.
 
     Args:
         root: a folder.
-        links: a folder in ``root`` may be a link. Below that none is followed: they can loop.
+        links: follow links to folders directly in ``root``. Deeper links are never followed: they can loop.
     """
     open_folders = [_entries(root, follow=links)]
     while open_folders:
@@ -131,13 +130,13 @@ def walk(root: Path, links: bool = True) -> Iterator[tuple[Path, str]]:
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or a system's own."""
+    """Whether a file or folder with this name is hidden or belongs to the system."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def is_output(folder: Path) -> bool:
-    """Whether edgeall wrote a folder: it carries `OUTPUT_MARK`, or, of an older version, its settings."""
-    if os.path.exists(folder / OUTPUT_MARK):  # which says no where it may not look; Path's raises
+    """Whether edgeall wrote a folder: it has `OUTPUT_MARK`, or the settings of an older version."""
+    if os.path.exists(folder / OUTPUT_MARK):  # False without permission, where Path.exists raises
         return True
     for name, keys in _OUTPUTS.items():
         with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -147,28 +146,28 @@ def is_output(folder: Path) -> bool:
 
 
 def mark_output(folder: Path) -> None:
-    """Keep a folder of ours from being taken for data, wherever it lies. One that holds other things stays as it is."""
+    """Mark an empty folder as an output of edgeall, which is never read as data. Leaves other folders unchanged."""
     if is_empty(folder):
         (folder / OUTPUT_MARK).write_text("Written by edgeall, which doesn't look for images here.\n", encoding="utf-8")
 
 
 def refuse_inside(data: Path, out: Path, option: str = "--out") -> None:
-    """Raise UsageError where a command's output would lie among the images that it reads.
+    """Raise UsageError if the output of a command is inside the data folder that it reads.
 
     Args:
-        data: a folder; what a manifest lists is no more than that, and an image is no folder.
-        out: what will be written.
-        option: that it was named with.
+        data: a folder; ignored if it is an image or a manifest.
+        out: the output.
+        option: the option of the output, for the error.
     """
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise UsageError(
-            f"{option} {out}: lies in the data folder {data}, where it would be read as images",
-            hint="choose a place outside of it",
+            f"{option} {out}: is inside the data folder {data}, where it would be read as data",
+            hint="choose a folder outside the data folder",
         )
 
 
 def _entries(folder: Path, follow: bool) -> Iterator[tuple[Path, str]]:
-    """What is in a folder, sorted: files without a reason, folders with `_FOLDER`, the rest with why it isn't taken."""
+    """The entries of a folder, sorted: files with an empty reason, folders with `_FOLDER`, others with the reason."""
     names, reasons = [], {}
     try:
         with os.scandir(folder) as entries:
@@ -201,7 +200,7 @@ def _kind(entry: os.DirEntry[str], follow: bool) -> str:
 
 
 class _File(io.BufferedReader):
-    """Reads no more than there is: Pillow asks for what a damaged PNG claims, gigabytes, and Python allocates them."""
+    """Limits reads to the file size. For a damaged PNG, Pillow requests gigabytes, which Python would allocate."""
 
     def __init__(self, name: str) -> None:
         super().__init__(io.FileIO(name))
@@ -228,7 +227,7 @@ def _open(source: str | io.BytesIO, name: str) -> Image.Image:
     except (PermissionError, IsADirectoryError) as error:
         raise ImageError(f"{name}: can't be read ({error.strerror})", hint="check its owner and mode") from error
     except OSError as error:
-        if error.errno is not None:  # the system's, as for too many open files; Pillow's own have no number
+        if error.errno is not None:  # of the system, e.g. too many open files; Pillow's own errors have no errno
             raise ImageError(f"{name}: can't be read ({error.strerror})", hint="check the disk, try again") from error
         raise _damaged(name, error) from error
     except MemoryError as error:
@@ -241,7 +240,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(name)
-    # Not `n_frames`: to count a TIFF file's pages Pillow goes through them all, in a time that grows with their square.
+    # Not `n_frames`: for a TIFF file Pillow needs quadratic time in the number of pages.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ImageError(f"{name}: has several frames or pages", hint="save the one to be classified as PNG")
     if image.mode not in _MODES:  # I and F: 32 bits; LAB
@@ -251,7 +250,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     tags = getattr(image, "tag_v2", {})
     sixteen = image.mode in _SIXTEEN_BIT or ";16" in str(getattr(image, "tile", ""))
     wider = max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8 and len(image.getbands()) > 1
-    if wider and tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1:  # Pillow takes each half sample for one
+    if wider and tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1:  # Pillow misreads these samples
         raise ImageError(
             f"{name}: {image.mode} samples of {max(tags[_BITS_PER_SAMPLE])} bits in separate planes can't be read",
             hint="save it as PNG, or as TIFF with interleaved channels",
@@ -261,13 +260,13 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     used = _used_bits(image) if sixteen and bits == 16 else None
     if used is not None:
         image.info[USED_BITS] = used
-    # Every copy of a frame of `MAX_PIXELS` is a quarter of a GB: none is made that can be done without.
+    # Avoid copies: each takes a quarter of a GB for `MAX_PIXELS`.
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in _SIXTEEN_BIT:
-        # As 32-bit integers, because Pillow scales little-endian 16-bit pixels only.
+        # As 32-bit integers, because Pillow only scales little-endian 16-bit pixels.
         wide = image if image.mode == "I;16" else image.convert("I")
-        step = (2**bits - 1) / 255  # some cameras' TIFF files say that they have 12
-        if zero_is_white:  # Pillow turns 8-bit pixels round, but not these
+        step = (2**bits - 1) / 255  # 12 in the TIFF files of some cameras
+        if zero_is_white:  # Pillow inverts 8-bit pixels, but not these
             return wide.point(lambda value: value / -step + 255).convert("RGB")
         return wide.point(lambda value: value / step).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
@@ -276,18 +275,18 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 
 def _used_bits(image: Image.Image) -> int | None:
-    """10, 12 or 14 where the samples of a 16-bit image fit into so many bits, as microscope cameras write them."""
+    """10, 12 or 14 if the samples of a 16-bit image fit into that many bits, as microscope cameras write them."""
     grey = image.mode in _SIXTEEN_BIT
     extremes: Any = (image if image.mode == "I;16" or not grey else image.convert("I")).getextrema()
     largest = extremes[1] if len(image.getbands()) == 1 else max(high for _, high in extremes[:3])
     for bits in (10, 12, 14):
-        if largest < 1 << (bits if grey else bits - 8):  # of colour Pillow keeps the upper half alone
+        if largest < 1 << (bits if grey else bits - 8):  # for colour Pillow keeps only the upper byte
             return bits
     return None
 
 
 def _scans(image: Image.Image) -> int:
-    """The begins of scans in a JPEG file; previews inside it count too."""
+    """Number of scans in a JPEG file, including those of embedded previews."""
     file: IO[bytes] = image.fp  # type: ignore[attr-defined]
     at = file.tell()
     file.seek(0)
@@ -300,7 +299,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     if image.mode not in {"RGBA", "LA"}:
         image = image.convert("RGBA")
     paper = Image.new("RGB", image.size, (255, 255, 255))
-    paper.paste(image, mask=image)  # the alpha band of the mask counts
+    paper.paste(image, mask=image)  # uses the alpha band of the mask
     return paper
 
 
@@ -315,7 +314,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _tiff_layout(file: IO[bytes]) -> str:
-    """What samples a TIFF file says to hold; empty where it is none, or says nothing."""
+    """The samples of a TIFF file in words; empty if it is no TIFF file or has no such tags."""
     try:
         file.seek(0)
         directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
@@ -324,7 +323,7 @@ def _tiff_layout(file: IO[bytes]) -> str:
         bits, kind = directory[_BITS_PER_SAMPLE], directory.get(_FORMAT, (1,))[0]
         said = {2: "signed", 3: "float"}.get(kind, "integer")
         return f"{directory.get(_SAMPLES, len(bits))} {said} samples of {bits[0]} bits"
-    except Exception:  # as many kinds as Pillow's decoders raise
+    except Exception:  # Pillow's decoders raise many types
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The one door to the TFLite interpreter: LiteRT where it exists, else tflite-runtime (32-bit Arm)."""
+"""The only module that uses the TFLite interpreter: LiteRT if available, else tflite-runtime (32-bit Arm)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """The model's input or output.
+    """An input or output tensor of a model.
 
     Attributes:
-        index: the interpreter's number for it.
+        index: of the tensor in the interpreter.
         shape: with the batch dimension.
         dtype: uint8, int8, float32, ...
-        scale: of the quantization; 0.0 when there is none.
+        scale: of the quantization; 0.0 if there is none.
         zero_point: see `scale`.
     """
 
@@ -38,27 +38,27 @@ class TensorInfo:
 
 
 class Model:
-    """An allocated interpreter for one input and a batch of one. Not safe to share between threads.
+    """An allocated interpreter for one input and a batch of one. Not thread-safe.
 
     Attributes:
-        output: what `invoke` returns.
-        second: what else the model says; None for a model of one output.
+        output: the tensor that `invoke` returns.
+        second: the other output; None for a model with one output.
     """
 
-    def __init__(self, interpreter: Any, runtime: str, name: str, answer: int | None = None) -> None:
+    def __init__(self, interpreter: Any, runtime: str, name: str, output: int | None = None) -> None:
         self._interpreter = interpreter
         self.runtime = runtime
         self.name = name
         self.input = _only(interpreter.get_input_details(), "input")
         outputs = interpreter.get_output_details()
         self.second: TensorInfo | None = None
-        if answer is not None and len(outputs) == 2:
-            (self.second,) = [_info(detail) for detail in outputs if detail["index"] != answer]
-            outputs = [detail for detail in outputs if detail["index"] == answer]
+        if output is not None and len(outputs) == 2:
+            (self.second,) = [_info(detail) for detail in outputs if detail["index"] != output]
+            outputs = [detail for detail in outputs if detail["index"] == output]
         self.output = _only(outputs, "output")
 
     def invoke(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Run one batch of the input's shape and dtype; returns a copy of the raw output.
+        """Run one batch with the input's shape and dtype. Returns a copy of the raw output.
 
         Raises:
             BundleError: the interpreter fails on it.
@@ -72,15 +72,15 @@ class Model:
         return output
 
     def second_units(self) -> NDArray[Any]:
-        """A copy of the raw `second` output of the last `invoke`."""
+        """A copy of the raw output `second` of the last `invoke`."""
         assert self.second is not None
         units: NDArray[Any] = self._interpreter.get_tensor(self.second.index)
         return units
 
     def uses_xnnpack(self) -> bool:
-        """Whether XNNPACK, the only delegate that is applied unasked, has taken some of the graph's nodes.
+        """Whether XNNPACK, the only delegate that is applied by default, runs some of the graph's nodes.
 
-        Source: a private method, the only one that tells; both packages of `RUNTIMES` have it.
+        Source: a private method of the interpreter, which both packages of `RUNTIMES` have.
         """
         return any(node["op_name"] == "DELEGATE" for node in self._interpreter._get_ops_details())
 
@@ -89,23 +89,22 @@ def load(
     flatbuffer: bytes,
     threads: int,
     name: str,
-    answer: int | None = None,
+    output: int | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> Model:
     """Build an interpreter and allocate its tensors.
 
     Args:
-        flatbuffer: a whole model; not copied.
-        threads: for the kernels, at least 1.
-        name: how an error calls the file.
-        answer: the number of the output tensor that is the model's answer, where it may have a second one; None
-            for a model that must have one output.
-        input_shape: of a model that leaves sizes open, with the batch; None takes the file's.
+        flatbuffer: a complete model; not copied.
+        threads: of the interpreter, at least 1.
+        name: of the file, for errors.
+        output: index of the tensor with the probabilities, if the model may have a second output; None for a model
+            that must have one output.
+        input_shape: for a model with variable sizes, with the batch dimension; None takes the shape in the file.
 
     Raises:
-        EdgeallError: no interpreter is installed, or it and numpy clash.
-        BundleError: the interpreter refuses the model or the shape, or the model has several inputs, more outputs than
-            it may.
+        EdgeallError: no interpreter is installed, or it is incompatible with the installed numpy.
+        BundleError: the interpreter refuses the model or the shape, or the model has too many inputs or outputs.
     """
     package = runtime_package()
     interpreter_class = importlib.import_module(f"{package}.interpreter").Interpreter
@@ -115,38 +114,39 @@ def load(
         for detail in resized:
             interpreter.resize_tensor_input(detail["index"], input_shape)
         interpreter.allocate_tensors()
-        if resized:  # some outputs have their own sizes only then
+        if resized:  # some outputs get their sizes only after a run
             interpreter.invoke()
-        return Model(interpreter, package, name, answer)
+        return Model(interpreter, package, name, output)
     except (ValueError, RuntimeError) as error:
         raise _refused(name, error) from error
-    except SystemError as error:  # tflite-runtime can be imported with numpy 2, and then does this
+    except SystemError as error:  # tflite-runtime with numpy 2
         raise EdgeallError(
-            f"{package} doesn't work with numpy {np.__version__}",
-            hint="`edgeall doctor`; most often: pip install 'numpy<2'",
+            f"{package} does not work with numpy {np.__version__}",
+            hint="run `edgeall doctor`; usually: pip install 'numpy<2'",
         ) from error
 
 
 def runtime_package() -> str:
-    """Name of the installed interpreter package. Raises EdgeallError when there is none that can be imported."""
+    """Name of the installed interpreter package. Raises EdgeallError if none can be imported."""
     broken = ""
     for package in RUNTIMES:
         try:
             importlib.import_module(f"{package}.interpreter")
         except ImportError as error:
             if not isinstance(error, ModuleNotFoundError) or error.name != package:
-                broken = f"{package} can't be imported: {error}"  # a numpy that it wasn't built for, a missing library
+                broken = f"{package} can't be imported: {error}"  # an incompatible numpy, a missing library
             continue
         return package
     raise EdgeallError(
         broken or "no TFLite interpreter is installed",
-        hint="`edgeall doctor` tells what fits this machine; most often: pip install ai-edge-litert",
+        hint="`edgeall doctor` shows which one fits this machine; usually: pip install ai-edge-litert",
     )
 
 
 def installation() -> str:
-    """Another one on another kind of machine, and when the interpreter is installed anew: what was found out about a
-    model holds for one of these. By the time of a file: to look a version up takes 1.5 MB and a fifth of a start.
+    """Identifies the machine type and the installed interpreter, for results that are remembered.
+
+    Uses the modification time of a file: looking up the version takes 1.5 MB of memory and a fifth of the start time.
     """
     module = str(sys.modules[runtime_package()].__file__)
     return f"{platform.machine()} {module} {os.stat(module).st_mtime_ns}"
@@ -154,7 +154,7 @@ def installation() -> str:
 
 def runtime_version() -> str:
     """Package and version of the interpreter, e.g. ``ai-edge-litert 2.3.0``."""
-    from importlib.metadata import version  # a fifth of the time of `edgeall run` on one image
+    from importlib.metadata import version  # takes a fifth of the time of `edgeall run` on one image
 
     distribution = runtime_package().replace("_", "-")
     return f"{distribution} {version(distribution)}"

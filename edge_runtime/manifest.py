@@ -1,4 +1,4 @@
-"""``edgeall.json``: what a packed model says about itself, and the only code that reads or writes it."""
+"""The manifest ``edgeall.json`` of a packed model: its fields, and the only code that reads and writes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import BundleError
 from .preprocess import InputSpec
 
 SCHEMA = 1
-"""Major version. Fields may be added within it; a reader refuses any other."""
+"""Major version. Fields may be added within a version; a reader refuses any other version."""
 UNITS = ("field", "cell")
 
 _FIRST = (
@@ -24,26 +24,26 @@ RESEARCH_USE = "research use only, not a diagnosis"
 
 @dataclass(frozen=True)
 class Manifest:
-    """One packed model.
+    """The facts about one packed model.
 
     Attributes:
-        name: of the model, for people.
+        name: of the model.
         created: UTC, ISO 8601 (``2026-11-21T10:00:00Z``).
-        unit: what one image shows, ``field`` or ``cell``.
+        unit: content of one image, ``field`` or ``cell``.
         labels: one per output, in order.
-        positive_labels: those that count as disease; empty where the data have no healthy class.
+        positive_labels: the positive classes; empty if the data have no negative class.
         input: the preprocessing contract.
-        quantization: scheme and what it cost.
+        quantization: scheme and loss of accuracy.
         training: backbone, data and split digests, seed, versions.
-        metrics: of one split, which it names.
-        calibration: empty when uncalibrated.
+        metrics: of one subset, which it names.
+        calibration: temperature calibration; empty if uncalibrated.
         decision: thresholds, e.g. ``review_below``.
-        novelty: the score of how unlike the training images an image is; empty where the model has none.
-        golden: where the golden images come from.
-        quality: limits of the rig's quality gate (`edgeall.edge_runtime.vision.quality`); empty where none were fitted.
+        novelty: the out-of-distribution detector; empty if the model has none.
+        golden: origin of the golden images.
+        quality: limits of the rig's quality gate (`edgeall.edge_runtime.vision.quality`); empty if none were fitted.
         intended_use: one sentence.
-        flatbuffer_sha256: hex digest of the flatbuffer; filled in by `edgeall.optimize.packaging.pack`.
-        flatbuffer_bytes: its length, which is where the archive begins.
+        flatbuffer_sha256: hex digest of the flatbuffer; set by `edgeall.optimize.packaging.pack`.
+        flatbuffer_bytes: length of the flatbuffer; the archive starts there.
         task: ``classification``.
         schema: see `SCHEMA`.
     """
@@ -69,21 +69,21 @@ class Manifest:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """The text of ``edgeall.json``, readable by people. Raises ValueError for values JSON has no word for."""
+        """The indented text of ``edgeall.json``. Raises ValueError for values that JSON cannot represent."""
         values = dataclasses.asdict(self)
         ordered = {key: values.pop(key) for key in _FIRST} | values
         return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def parse_manifest(text: str | bytes, name: str) -> Manifest:
-    """Read ``edgeall.json``. Fields that this version doesn't know are left aside.
+    """Read ``edgeall.json``. Ignores unknown fields.
 
     Args:
-        text: the file's content.
-        name: how an error calls the bundle.
+        text: content of the file.
+        name: of the model file, for errors.
 
     Raises:
-        BundleError: not JSON, another major schema, a field missing or of the wrong type.
+        BundleError: not JSON, another major schema, or a field that is missing or has the wrong type.
     """
     try:
         values = json.loads(text, parse_float=_finite, parse_constant=_finite)
@@ -120,18 +120,18 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
 
 
 def check_manifest(manifest: Manifest, name: str) -> None:
-    """What types can't say: at least two distinct labels, positive ones among them, a threshold in 0..1.
+    """Check the values: at least two distinct labels, positive labels among them, valid thresholds.
 
     Raises:
         BundleError: names the field.
     """
     labels = manifest.labels
     if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise _bad(name, "`labels` must hold two or more different ones")
+        raise _bad(name, "`labels` must have two or more distinct labels")
     if any(not label or label != label.strip() or len(label.splitlines()) > 1 for label in labels):
-        raise _bad(name, "`labels` holds an empty one, a line break or blanks around one")
+        raise _bad(name, "`labels` has an empty label, a line break, or blanks around a label")
     if not set(manifest.positive_labels) <= set(labels):
-        raise _bad(name, "`positive_labels` names one that `labels` does not")
+        raise _bad(name, "`positive_labels` has a label that is not in `labels`")
     temperature = manifest.calibration.get("temperature", 1.0)
     if not _is_number(temperature) or not 0.01 <= temperature <= 100:
         raise _bad(name, "`calibration.temperature` must be a number from 0.01 to 100")
@@ -186,15 +186,15 @@ def _is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
 def _finite(text: str) -> float:
-    """JSON has no word for NaN and infinity; Python's reader takes three, and makes infinity of 1e999."""
+    """Refuse NaN and infinity, which Python's reader accepts although they are not JSON; it reads 1e999 as infinity."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 

@@ -1,11 +1,11 @@
-"""How unlike the images it was made with an image is: the distance of its features from theirs.
+"""Out-of-distribution (OOD) detector: the distance of an image's features from those of the training images.
 
-The pooled features of an image, square roots of unit length, lie near a plane that the training images' span: their
-mean and a few principal axes. What is left of a feature vector beside that plane is how new the image is. The plane
-and the threshold are fitted by `edgeall.optimize.quantization.novelty` through the very model, and travel with it.
+The square roots of the pooled features, scaled to unit length, lie near a plane: the mean of the training images and a
+few principal axes. The score is the squared distance from that plane, divided by a threshold.
+`edgeall.optimize.quantization.novelty` fits plane and threshold with the quantized model; the packed model holds them.
 
-Source: the residual of H. Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching", on the roots of
-Hellinger's distance; what else was measured is in ``docs/decisions/0010-novelty.md``.
+Source: the residual of H. Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching", on the square roots
+of the Hellinger distance. Alternatives that were measured: ``docs/decisions/0010-novelty.md``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from .errors import BundleError
 
 MEMBER = "novelty.bin"
-"""In the archive: int8, the mean and then the axes, each as many numbers as there are features."""
+"""Archive member: int8, the mean and then the axes, each ``(features,)``."""
 _TINY = 1e-6
-"""Features that are all zero have no direction."""
+"""Avoids a division by zero if all features are zero."""
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """What a model's own images look like in its features.
+    """The plane of the training images in feature space.
 
     Attributes:
         mean: float32 ``(features,)``.
-        axes: float32 ``(axes, features)``, about orthonormal.
-        threshold: distance from which an image is unfamiliar.
+        axes: float32 ``(axes, features)``, approximately orthonormal.
+        threshold: squared distance above which an image is out-of-distribution.
     """
 
     mean: NDArray[np.float32]
@@ -56,25 +56,25 @@ def distance(features: NDArray[np.float32], detector: OodDetector) -> NDArray[np
 
 
 def is_out_of_distribution(features: NDArray[np.float32], detector: OodDetector) -> NDArray[np.bool_]:
-    """Whether `novelty` is above 1, of every ``(..., features)``: ``(...)``."""
+    """Whether `novelty` is above 1, for every ``(..., features)``: bool ``(...)``."""
     return np.asarray(distance(features, detector).astype(np.float64) / detector.threshold > 1)
 
 
 def novelty(features: NDArray[np.float32], detector: OodDetector) -> float:
-    """`distance` of one image over the threshold: above 1 the image is unfamiliar."""
+    """The OOD score of one image: `distance` over the threshold. Above 1 the image is out-of-distribution."""
     return float(distance(features, detector)) / detector.threshold
 
 
 def read_ood_detector(facts: Mapping[str, Any], content: bytes, name: str) -> OodDetector:
-    """What the manifest's ``novelty`` and the archive's `MEMBER` say.
+    """Read the detector from the manifest's ``novelty`` object and the archive's `MEMBER`.
 
     Args:
         facts: ``features``, ``scales`` (of the mean and of each axis) and ``threshold``.
         content: of the member.
-        name: how an error calls the file.
+        name: of the file, for errors.
 
     Raises:
-        BundleError: they aren't what `edgeall quantize` writes.
+        BundleError: not written by `edgeall quantize`.
     """
     try:
         features, scales, threshold = int(facts["features"]), np.array(facts["scales"], float), facts["threshold"]
@@ -84,7 +84,7 @@ def read_ood_detector(facts: Mapping[str, Any], content: bytes, name: str) -> Oo
             or not np.isfinite(scales).all()
             or not (math.isfinite(threshold) and threshold > 0 < features)
         ):
-            raise ValueError("numbers that are none")
+            raise ValueError("invalid numbers")
     except (KeyError, ValueError, TypeError, OverflowError, IndexError) as error:
         raise BundleError(
             f"{name}: its novelty score is not what `edgeall quantize` writes", hint="quantize the run again"

@@ -1,7 +1,7 @@
 """Names of TFLite's builtin operators and tensor types, by number.
 
-Source: ``tensorflow/lite/schema/schema.fbs`` (enums BuiltinOperator and TensorType). Kept here because the
-generated schema of ai-edge-litert takes longer to import than a model takes to run; a test compares the two.
+Source: ``tensorflow/lite/schema/schema.fbs`` (enums BuiltinOperator and TensorType). The generated schema of
+ai-edge-litert takes longer to import than a model takes to run; a test compares the two.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Several interpreters of one model side by side: while some images are in the model, the next are read and resized.
+"""Runs several interpreters of one model in parallel, and decodes the next images meanwhile.
 
-Pillow's decoding and resizing and the interpreter's invoke all release Python's lock, so threads are enough.
+Threads are enough: Pillow's decoding and resizing and the interpreter's invoke release the GIL.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .errors import ImageError
 
 T = TypeVar("T")
 Outcome = Inference | ImageError
-"""What the model says of one image, or why nothing."""
+"""The result for one image, or the error that prevented it."""
 
 WORTH_MEASURING = 256
-"""Images from which a second of measuring pays; fewer are spread as is best for most models and devices."""
+"""Number of images from which a measurement of one second pays off."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is spread over the cores.
+    """How a model uses the cores.
 
     Attributes:
-        interpreters: of the same model, each with buffers of its own.
-        threads: of each one's kernels.
+        interpreters: number of interpreters, each with its own buffers.
+        threads: number of threads of each interpreter.
     """
 
     interpreters: int
@@ -44,17 +44,16 @@ class Layout:
 
 
 class Pool:
-    """Interpreters of one model and the threads that feed them: one for each, which reads, resizes and classifies image
-    after image, and one more where an interpreter has several threads, which would wait for it.
+    """Interpreters of one model, and the threads that decode, resize and classify images with them.
 
-    No more than that: threads beyond the cores take the cores from each other half-way through an image
-    (benchmarks/results/throughput.md).
+    One thread per interpreter, and one more if an interpreter has several threads, which would otherwise wait for the
+    decoding. More threads than cores are slower (benchmarks/results/throughput.md).
 
-    A context manager: leaving it lets the images under way finish and starts no other.
+    A context manager: at the end it completes the images in progress and starts no others.
 
     Args:
-        classifier: used by the pool alone as long as that is open, where its threads are the layout's.
-        layout: how many of them, and of how many threads.
+        classifier: if it has as many threads as the layout, the pool uses it; do not use it elsewhere meanwhile.
+        layout: number of interpreters and threads.
     """
 
     def __init__(self, classifier: Classifier, layout: Layout) -> None:
@@ -73,11 +72,11 @@ class Pool:
         self._executor.shutdown(cancel_futures=True)
 
     def map(self, load: Callable[[T], NDArray[np.uint8]], items: Iterable[T]) -> Iterator[tuple[T, Outcome]]:
-        """Classify every item, in order; a few are under way at a time, however many there are.
+        """Classify every item, in order. Holds only a few items in memory at a time.
 
         Args:
-            load: makes preprocessed pixels of an item, in a thread of the pool; may raise ImageError.
-            items: taken as they are needed.
+            load: returns the preprocessed pixels of an item; called in a thread of the pool; may raise ImageError.
+            items: consumed as needed.
 
         Raises:
             BundleError: the interpreter fails.
@@ -109,12 +108,12 @@ class Pool:
 
 
 def clone(classifier: Classifier, threads: int) -> Classifier:
-    """The same model again, in an interpreter of its own; the file's bytes are shared."""
-    assert classifier.bundle is not None, "only a classifier opened from a file has a twin"
+    """A classifier of the same model with its own interpreter; shares the bytes of the file."""
+    assert classifier.bundle is not None, "only a classifier that was opened from a file can be cloned"
     bundle, name = classifier.bundle, classifier.model.name
-    answer = probabilities_index(bundle.graph, name) if bundle.manifest else None
+    output = probabilities_index(bundle.graph, name) if bundle.manifest else None
     shape = classifier.model.input.shape if bundle.manifest is None else None
-    model = interpreter.load(bundle.flatbuffer, threads, name, answer, shape)
+    model = interpreter.load(bundle.flatbuffer, threads, name, output, shape)
     return Classifier(
         model,
         classifier.labels,

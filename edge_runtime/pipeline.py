@@ -1,4 +1,4 @@
-"""Files and folders in, one decision per image out, in bounded memory."""
+"""Classifies files and folders: one prediction per image, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image, or why it says nothing.
+    """The prediction for one image, or an error.
 
     Attributes:
-        image: path as found.
-        label: the most probable one; empty when there is an error.
-        probability: of `label`, 0..1.
-        probabilities: of every label.
-        review: somebody should look, for `reason`.
-        reason: ``unfamiliar`` (`novelty` is above 1: the label means nothing), else ``uncertain`` (`probability` is
+        image: path of the image.
+        label: the most probable label; empty if there is an error.
+        probability: of `label`, calibrated, 0..1.
+        probabilities: of every label, calibrated.
+        review: whether the image needs review, for `reason`.
+        reason: ``unfamiliar`` (`novelty` is above 1: the label is meaningless), else ``uncertain`` (`probability` is
             below the manifest's ``decision.review_below``), else None.
-        novelty: how unlike the images the model was made with, see `edgeall.edge_runtime.ood`; None where the
-            model doesn't say.
+        novelty: out-of-distribution score, see `edgeall.edge_runtime.ood`; None if the model has no detector.
         units: see `edgeall.edge_runtime.classifier.Inference`.
-        error: None, or what is wrong with the image or the model's outputs; then the other fields say nothing.
+        error: None, or the problem of the image or of the model's outputs; then the other fields are invalid.
     """
 
     image: str
@@ -72,16 +71,16 @@ class Prediction:
 def expand(
     paths: Iterable[str | os.PathLike[str]], skipped: Callable[[Path, str], None] | None = None
 ) -> Iterator[str]:
-    """Every image that ``paths`` mean: files as they are, whatever their suffix; folders' images, sorted.
+    """Every image of ``paths``: files as given, with any suffix; the images in folders, sorted.
 
-    All paths are looked at before the first image is given.
+    Checks all paths before it gives the first image.
 
     Args:
         paths: files and folders.
         skipped: see `find_images`.
 
     Raises:
-        DataError: a path doesn't exist, or a folder holds no image.
+        DataError: a path does not exist, or a folder has no image.
     """
     sources: list[Iterator[str]] = []
     for given in paths:
@@ -105,15 +104,15 @@ def classify(
     choose: Callable[[Sequence[str]], Layout] | None = None,
     skipped: Callable[[Path, str], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Classify every image of `expand(paths)`; what comes out is in that order, and the same whichever way it is done.
+    """Classify every image of `expand(paths)`, in order. The results do not depend on ``choose``.
 
-    A bad image gives a `Prediction` with an error, and the rest goes on.
+    An invalid image gives a `Prediction` with an error; the others are still classified.
 
     Args:
         classifier: an open model.
         paths: files and folders.
-        choose: given the first images, says how to spread the work over the cores: see `parallel.choose`. None
-            does one image after the other, in this thread.
+        choose: returns the layout of interpreters and threads for the first images, see
+            `edgeall.edge_runtime.tools.layout.choose_layout`. None classifies one image at a time in this thread.
         skipped: see `find_images`.
 
     Raises:
@@ -122,11 +121,11 @@ def classify(
     images = expand(paths, skipped)
     if choose is None:
         return (classify_one(classifier, image) for image in images)
-    return _side_by_side(classifier, images, choose)
+    return _in_parallel(classifier, images, choose)
 
 
 def classify_one(classifier: Classifier, image: str) -> Prediction:
-    """Classify one image file; a bad one, or one that the model makes NaN of, gives a `Prediction` with an error."""
+    """Classify one image file. An invalid image, or NaN outputs, give a `Prediction` with an error."""
     try:
         pixels = load_input(image, classifier.input)
     except ImageError as error:
@@ -134,9 +133,9 @@ def classify_one(classifier: Classifier, image: str) -> Prediction:
     return prediction(classifier, image, classifier.infer(pixels))
 
 
-def prediction(classifier: Classifier, image: str, answer: Inference) -> Prediction:
-    """What the model's outputs say of the image, calibrated; not a number says nothing."""
-    probabilities = answer.probabilities
+def prediction(classifier: Classifier, image: str, outputs: Inference) -> Prediction:
+    """The calibrated prediction from the outputs of a model. Non-finite outputs give an error."""
+    probabilities = outputs.probabilities
     if not np.isfinite(probabilities).all():
         return Prediction(image, error=f"{image}: the model's outputs for it are not finite numbers")
     manifest = classifier.bundle.manifest if classifier.bundle else None
@@ -148,20 +147,20 @@ def prediction(classifier: Classifier, image: str, answer: Inference) -> Predict
         label=classifier.labels[best],
         probability=probability,
         probabilities=dict(zip(classifier.labels, map(float, probabilities), strict=True)),
-        reason=review_reason(manifest, probability, answer.novelty),
-        novelty=answer.novelty,
-        units=answer.units,
+        reason=review_reason(manifest, probability, outputs.novelty),
+        novelty=outputs.novelty,
+        units=outputs.units,
     )
 
 
-def _side_by_side(
+def _in_parallel(
     classifier: Classifier, images: Iterator[str], choose: Callable[[Sequence[str]], Layout]
 ) -> Iterator[Prediction]:
     first = list(islice(images, 2))
     if len(first) == 1:
         yield classify_one(classifier, first[0])
         return
-    from . import parallel  # whose imports one image doesn't need
+    from . import parallel  # late: one image does not need its imports
 
     first += islice(images, parallel.WORTH_MEASURING - len(first))
     with parallel.Pool(classifier, choose(first)) as pool:

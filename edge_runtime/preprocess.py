@@ -17,17 +17,17 @@ FITS = ("stretch", "center-crop")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model's input is, in the words of the manifest.
+    """The preprocessing contract of a model's input, as in the manifest.
 
     Attributes:
         height: pixels.
         width: pixels.
-        fit: ``stretch`` resizes to the shape whatever the aspect; ``center-crop`` first cuts the largest
-            centred window of the model's aspect, in whole pixels.
-        mean: the float network sees ``(pixel - mean) / std``.
+        fit: ``stretch`` resizes to the shape and ignores the aspect ratio; ``center-crop`` first crops the largest
+            centred window with the model's aspect ratio, in whole pixels.
+        mean: the input of the float network is ``(pixel - mean) / std``.
         std: see ``mean``.
-        color: channel order; ``RGB`` alone exists.
-        resize: Pillow's antialiased ``bilinear`` alone exists.
+        color: channel order; only ``RGB`` exists.
+        resize: only Pillow's antialiased ``bilinear`` exists.
     """
 
     height: int
@@ -41,14 +41,14 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.color != "RGB" or self.resize != "bilinear" or self.fit not in FITS:
             raise BundleError(
-                f"input contract {self.color!r}, {self.resize!r}, {self.fit!r} is not one this version knows",
+                f"input contract {self.color!r}, {self.resize!r}, {self.fit!r} is unknown to this version",
                 hint="update edgeall on this device",
             )
         shape_ok = 0 < self.height <= 4096 and 0 < self.width <= 4096
-        # Wider than any training's, and float32 holds what comes of it; NaN fails every comparison.
+        # Wider than any training uses, and safe in float32; NaN fails every comparison.
         if not (shape_ok and abs(self.mean) <= 1e6 and 1e-6 <= self.std <= 1e6):
             raise BundleError(
-                f"input contract {self.width}x{self.height}, mean {self.mean:g}, std {self.std:g} makes no sense"
+                f"input contract {self.width}x{self.height}, mean {self.mean:g}, std {self.std:g} is invalid"
             )
 
 
@@ -60,12 +60,11 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
         spec: the model's input contract.
 
     Returns:
-        uint8 array of shape ``(height, width, 3)``, RGB, 0..255. No normalization: full-integer models
-        take these bytes as they are.
+        uint8 array of shape ``(height, width, 3)``, RGB, 0..255, not normalized: full-integer models take these bytes.
     """
     size = (spec.width, spec.height)
     if spec.fit == "center-crop":
-        # Not by the `box` of `resize`: its filter looks beyond the box, at pixels that were to be cut off.
+        # Not with the `box` of `resize`: its filter also reads pixels outside the box.
         box = _center_box(image.size, size)
         image = image if box == (0, 0, *image.size) else image.crop(box)
     if image.size != size:
@@ -74,7 +73,7 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def load_input(path: str | os.PathLike[str], spec: InputSpec) -> NDArray[np.uint8]:
-    """`open_rgb` and `preprocess` in one step. Raises `ImageError` as the former does."""
+    """`open_rgb` and `preprocess`. Raises ImageError as `open_rgb` does."""
     return preprocess(open_rgb(path), spec)
 
 
@@ -85,7 +84,7 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
 
 
 def _center_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom. In whole numbers alone, so that every device finds the same; an odd rest goes right."""
+    """Left, top, right, bottom. Integer arithmetic, so that every device gets the same box; an odd rest goes right."""
     (width, height), (target_w, target_h) = size, target
     crop_w = min(width, max(1, height * target_w // target_h))
     crop_h = min(height, max(1, width * target_h // target_w))

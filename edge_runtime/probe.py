@@ -1,6 +1,6 @@
-"""Runs a model that nobody vouches for once in a process of its own, so that a crash there is an error message here.
+"""Runs a foreign model once in a child process, so that a crash of the interpreter becomes an error message.
 
-A guard against accidents, not a sandbox: a file that takes the interpreter over there would do so here as well.
+This guards against accidents. It is no sandbox against malicious files.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from .cache import cache_dir
 from .errors import BundleError, EdgeallError
 
 SECONDS = 60.0
-"""Loading Python and the interpreter included: seconds on a small board, so what takes longer hangs."""
+"""Time limit, including the start of Python and the interpreter, which takes seconds on a small board."""
 MEMORY_BYTES = 2_000_000_000
-"""What the model may take at most; half of the machine's memory where that is less."""
+"""Memory limit of the model; half of the machine's memory if that is less."""
 
-_HINT = "get the file again from where it was made, or convert the model anew"
-_CODE = "import sys; sys.path[:] = sys.argv[3:]; from edgeall.edge_runtime.probe import answer; answer(*sys.argv[1:3])"
+_HINT = "copy the file again from its source, or convert the model again"
+_CODE = "import sys; sys.path[:] = sys.argv[3:]; from edgeall.edge_runtime.probe import child; child(*sys.argv[1:3])"
 
 
 def ensure_runs(flatbuffer: bytes, name: str, input_shape: tuple[int, ...] | None = None) -> None:
-    """`try_out` once for each file, shape, interpreter and machine: a run that went well is remembered in the user's
-    cache.
+    """`try_out`, once per file, shape, interpreter and machine. Remembers a success in the user's cache.
 
     Raises:
         BundleError: see `try_out`.
@@ -38,33 +37,33 @@ def ensure_runs(flatbuffer: bytes, name: str, input_shape: tuple[int, ...] | Non
     if os.path.exists(marker):
         return
     try_out(flatbuffer, name, input_shape)
-    with contextlib.suppress(OSError):  # a system without a home that can be written to tries it every time
+    with contextlib.suppress(OSError):  # without a writable cache, it runs every time
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
 
 def try_out(flatbuffer: bytes, name: str, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Build, allocate and invoke a model in a process of its own, on zeros and with one thread.
+    """Build, allocate and invoke a model in a child process, with an input of zeros and one thread.
 
     Args:
-        flatbuffer: a whole model.
-        name: how an error calls the file.
+        flatbuffer: a complete model.
+        name: of the file, for errors.
         input_shape: see `interpreter.load`.
 
     Returns:
-        ``runtime``: the interpreter's package; ``xnnpack``: whether XNNPACK runs some of the model.
+        ``runtime``: package of the interpreter; ``xnnpack``: whether XNNPACK runs some of the model.
 
     Raises:
-        BundleError: the interpreter refuses the model or crashes on it, takes more than `SECONDS`, or no process
-            can be started; or, for want of an interpreter, what `interpreter.runtime_package` says.
+        BundleError: the interpreter refuses the model, crashes, takes more than `SECONDS` or is not installed; or the
+            child process cannot be started.
     """
     command = [sys.executable, "-c", _CODE, name, json.dumps(input_shape), *sys.path]
     try:
         child = subprocess.run(command, input=flatbuffer, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise BundleError(f"{name}: a run in a process of its own took more than {SECONDS:g} s", hint=_HINT) from error
+        raise BundleError(f"{name}: a test run took more than {SECONDS:g} s", hint=_HINT) from error
     except OSError as error:
-        raise BundleError(f"{name}: no process can be started to try it in ({error.strerror})") from error
+        raise BundleError(f"{name}: the process for a test run cannot be started ({error.strerror})") from error
     lines = child.stdout.splitlines()
     if child.returncode != 0 or not lines:
         raise BundleError(f"{name}: the interpreter crashes on it ({_end(child)})", hint=_HINT)
@@ -74,12 +73,12 @@ def try_out(flatbuffer: bytes, name: str, input_shape: tuple[int, ...] | None = 
     return facts
 
 
-def answer(name: str, input_shape: str) -> None:
-    """The other process: run the model on stdin and say on stdout, as JSON, how it went. The shape is JSON too."""
+def child(name: str, input_shape: str) -> None:
+    """The child process: runs the model from stdin and prints the result as JSON. ``input_shape`` is JSON too."""
     flatbuffer = sys.stdin.buffer.read()
     facts: dict[str, Any]
     try:
-        # numpy and the interpreter are loaded here alone: `edgeall doctor` works where they don't.
+        # Imported only here, so that `edgeall doctor` works without numpy and the interpreter.
         import numpy as np
 
         from . import interpreter
@@ -93,14 +92,14 @@ def answer(name: str, input_shape: str) -> None:
     except EdgeallError as error:
         facts = {"error": error.message, "hint": error.hint}
     except MemoryError:
-        facts = {"error": f"{name}: needs more memory than a model may take here", "hint": _HINT}
-    except Exception as error:  # types that an array can't have, sizes that no memory holds, no numpy, ...
+        facts = {"error": f"{name}: needs more memory than the limit on this machine", "hint": _HINT}
+    except Exception as error:  # unsupported types, excessive sizes, no numpy, ...
         facts = {"error": f"{name}: can't be run ({type(error).__name__}: {error})", "hint": _HINT}
     print(json.dumps(facts), flush=True)
 
 
 def _marker(flatbuffer: bytes, input_shape: tuple[int, ...] | None) -> Path:
-    """An empty file whose name stands for the model, its shape, this machine and its installed interpreter."""
+    """Path of an empty file whose name identifies the model, its shape, the machine and the interpreter."""
     from .interpreter import installation
 
     digest = hashlib.sha256(f"{installation()}{'' if input_shape is None else f' {input_shape}'}\n".encode())
@@ -109,7 +108,7 @@ def _marker(flatbuffer: bytes, input_shape: tuple[int, ...] | None) -> Path:
 
 
 def _limit() -> None:
-    """Bound the memory on top of what Python and the interpreter have mapped already, where the system can."""
+    """Limit the memory beyond what Python and the interpreter already map, if the system supports it."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource  # not on Windows
 
@@ -121,8 +120,8 @@ def _limit() -> None:
 
 
 def _end(child: subprocess.CompletedProcess[bytes]) -> str:
-    """How a process ended that gave no answer: the signal, else the last it said."""
+    """How a process ended without a result: the signal, or the exit status and the last line of stderr."""
     if child.returncode < 0:
         return signal.Signals(-child.returncode).name
-    said = child.stderr.decode(errors="replace").strip().splitlines()
-    return f"exit status {child.returncode}" + (f", {said[-1]}" if said else "")
+    lines = child.stderr.decode(errors="replace").strip().splitlines()
+    return f"exit status {child.returncode}" + (f", {lines[-1]}" if lines else "")

@@ -1,6 +1,6 @@
-"""Ed25519 signatures: a digest says that a model is whole, a signature says who packed it.
+"""Ed25519 signatures of packed models: a digest proves that a file is complete, a signature proves who packed it.
 
-The package `cryptography` is needed where a signature is asked for, and nowhere else.
+Only signatures need the package `cryptography`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install cryptography"
 MEMBER = "signature.json"
-"""In the archive beside the others; it covers the flatbuffer and every other member, whatever they are called."""
+"""Archive member with the signature. It covers the flatbuffer and every other member."""
 
 
 def signed_text(flatbuffer_sha256: str, members_sha256: Mapping[str, str]) -> bytes:
-    """The bytes that are signed: hex digests of the flatbuffer and, by name, of all other members."""
+    """The bytes to sign: hex digests of the flatbuffer and of all other members, by name."""
     facts = {"flatbuffer": flatbuffer_sha256, "members": dict(members_sha256)}
     return b"edgeall signature 1\n" + json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
 
 
 def write_signature(key: Ed25519PrivateKey, text: bytes) -> bytes:
-    """The content of `MEMBER`: the signature of `signed_text` and, for a clearer error, the key that it is of."""
+    """The content of `MEMBER`: the signature of `signed_text`, and the public key, for a clearer error."""
     facts = {
         "schema": 1,
         "algorithm": "Ed25519",
@@ -39,13 +39,13 @@ def write_signature(key: Ed25519PrivateKey, text: bytes) -> bytes:
 
 
 def check_signature(content: bytes, text: bytes, public_key: str | os.PathLike[str], name: str) -> None:
-    """Raise BundleError unless ``content``, a `MEMBER`, holds the signature of ``text`` by the key that is trusted.
+    """Raise BundleError unless ``content`` is the signature of ``text`` by the trusted key.
 
     Args:
-        content: as in the file; what it says of its own key is believed for the error's wording alone.
-        text: the `signed_text` of what the file holds.
-        public_key: the file of the trusted one, see `load_public_key`.
-        name: how an error calls the file.
+        content: of `MEMBER`. The public key in it is used only for the error message.
+        text: the `signed_text` of the file.
+        public_key: file of the trusted key, see `load_public_key`.
+        name: of the file, for errors.
     """
     key = load_public_key(public_key)
     from cryptography.exceptions import InvalidSignature
@@ -54,24 +54,22 @@ def check_signature(content: bytes, text: bytes, public_key: str | os.PathLike[s
         facts = json.loads(content)
         signature, signer = base64.b64decode(facts["signature"], validate=True), str(facts["public_key"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{name}: {MEMBER} is not what `edgeall sign` writes", hint="sign it again") from error
+        raise BundleError(f"{name}: {MEMBER} is not what `edgeall sign` writes", hint="sign the file again") from error
     try:
         key.verify(signature, text)
     except InvalidSignature as error:
         if signer != _raw(key):
             raise BundleError(
-                f"{name}: signed with another key than the one required", hint="have it signed with `edgeall sign`"
+                f"{name}: signed with another key than the one required", hint="sign it with `edgeall sign`"
             ) from error
-        raise BundleError(
-            f"{name}: changed after it was signed", hint="get the file again from who signed it"
-        ) from error
+        raise BundleError(f"{name}: changed after it was signed", hint="copy the file again from its signer") from error
 
 
 def load_public_key(path: str | os.PathLike[str]) -> Ed25519PublicKey:
-    """Read an Ed25519 public key in PEM, as ``edgeall sign --new-key`` or ``openssl pkey -pubout`` write it.
+    """Read an Ed25519 public key in PEM, written by ``edgeall sign --new-key`` or ``openssl pkey -pubout``.
 
     Raises:
-        EdgeallError: `cryptography` is missing, the file can't be read or holds something else.
+        EdgeallError: `cryptography` is missing, or the file cannot be read or is no such key.
     """
     key: Ed25519PublicKey = _load(path, private=False)
     return key
@@ -98,7 +96,7 @@ def _load(path: str | os.PathLike[str], private: bool) -> Any:
         key = serialization.load_pem_private_key(pem, None) if private else serialization.load_pem_public_key(pem)
     except OSError as error:
         raise EdgeallError(f"{name}: the key can't be read ({error.strerror})", hint="check the path") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError for one that is encrypted
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError for an encrypted key
         pass
     if not isinstance(key, ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey):
         wanted = "an unencrypted private" if private else "a public"

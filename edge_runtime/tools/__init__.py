@@ -1,1 +1,4 @@
-"""What a person asks of a device besides classifying: measure, inspect, mend; and how answers are printed."""
+"""What a device does besides classifying: measure, inspect, explain, diagnose, write files and print results.
+
+Imports `edgeall.edge_runtime` and `edgeall.console`.
+"""

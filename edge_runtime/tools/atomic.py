@@ -23,24 +23,24 @@ except ImportError:  # Windows
 _TEMPORARY = re.compile(
     r"\.(?:.+-(?P<now>\d+)\.\d+|(?:pixels|features)-[0-9a-f]+-(?P<once>\d+))(?:\.[A-Za-z0-9]+)?", re.DOTALL
 )
-"""``.<name>-<process>.<number><suffix>``; and, of older versions, without the number."""
+"""``.<name>-<process>.<number><suffix>``; older versions wrote no number."""
 _CLOCK_S = 2.0
-"""Files' times and processes' starts are rounded."""
+"""Tolerance: file times and process start times are rounded."""
 _numbers = itertools.count(1)
 
 
 class atomic_write:
-    """Context manager: a temporary path beside ``path`` that takes its place if nothing was raised.
+    """Context manager: gives a temporary path next to ``path``, and renames it to ``path`` if no error occurred.
 
-    The file and its folder reach the disk before the context ends: after a power cut a reader finds the old file or
-    the new one. Temporaries that killed processes left for the same ``path`` are removed.
+    Syncs the file and its folder to the disk: after a power failure a reader finds the old file or the new one.
+    Removes temporary files that killed processes left for the same ``path``.
 
     Args:
-        path: its folder is made when missing.
-        hint: the way out when the disk is full.
+        path: the target; its folder is created if missing.
+        hint: of the error for a full disk.
 
     Raises:
-        NoSpaceError: the disk is full; the temporary is gone then.
+        NoSpaceError: the disk is full; the temporary file is removed.
     """
 
     def __init__(self, path: Path, hint: str = "free some space, then give the command again") -> None:
@@ -70,7 +70,7 @@ class atomic_write:
             self._explain(failed)
             raise
         finally:
-            with contextlib.suppress(OSError):  # it took its name; or somebody removed the folder
+            with contextlib.suppress(OSError):  # already renamed, or the folder was removed
                 self.temporary.unlink()
             if self._lock is not None:
                 os.close(self._lock)
@@ -85,31 +85,31 @@ class atomic_write:
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Replace a file by UTF-8 text, see `atomic_write`."""
+    """Write UTF-8 text to a file, see `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", errors))
 
 
 def sync(path: Path) -> None:
-    """Make a file or a folder reach the disk, where the system can be asked to."""
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR  # Windows syncs no file that is open for reading only
+    """Sync a file or a folder to the disk, if the system supports it."""
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR  # Windows syncs only writable files
     try:
         opened = os.open(path, flags)
     except OSError:
-        if path.is_dir():  # Windows opens no folder
+        if path.is_dir():  # Windows cannot open folders
             return
         raise
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # what has no fsync
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # no fsync here
             raise
     finally:
         os.close(opened)
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all that lies in a folder reach the disk, before a file is written that says it is there."""
+    """Sync everything in a folder to the disk. Call it before writing a file that marks the folder as complete."""
     for where, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
@@ -121,7 +121,13 @@ def sync_tree(folder: Path) -> None:
 
 
 def leftovers(folder: Path, begin: str = ".", end: str = "") -> list[Path]:
-    """Temporaries of `atomic_write` in a folder whose process has gone. ``begin``, ``end``: of their names."""
+    """Temporary files of `atomic_write` in a folder whose process has ended.
+
+    Args:
+        folder: not searched below.
+        begin: of the file names.
+        end: of the file names.
+    """
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.name.startswith(begin) and entry.name.endswith(end)]
@@ -132,10 +138,10 @@ def leftovers(folder: Path, begin: str = ".", end: str = "") -> list[Path]:
 
 
 def sweep(folder: Path, begin: str = ".", end: str = "") -> int:
-    """Remove `leftovers`; returns the bytes that are free again."""
+    """Remove `leftovers`; returns the number of bytes freed."""
     freed = 0
     for path in leftovers(folder, begin, end):
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process has removed it
             size = path.stat().st_size
             path.unlink()
             freed += size
@@ -143,7 +149,7 @@ def sweep(folder: Path, begin: str = ".", end: str = "") -> int:
 
 
 def _locked(path: Path) -> int | None:
-    """Make an empty file and hold a lock on it; the system lets it go however the process ends."""
+    """Create an empty file and lock it. The system releases the lock when the process ends."""
     while True:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         if os.name == "nt":
@@ -151,13 +157,13 @@ def _locked(path: Path) -> int | None:
             return None
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_same_file(opened, path):  # else it was taken for a leftover before it was locked
+        if is_same_file(opened, path):  # otherwise another process removed it before it was locked
             return opened
         os.close(opened)
 
 
 def _is_left(path: Path, process: int) -> bool:
-    """Whether nobody writes a temporary any more: it isn't locked, and no process of that number is as old as it."""
+    """Whether no process writes this file: it is not locked, and no process with its number is as old as the file."""
     try:
         changed = path.stat().st_mtime
         opened = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
@@ -176,26 +182,28 @@ def _is_left(path: Path, process: int) -> bool:
 
 
 def _runs_since(process: int, moment: float) -> bool:
-    """Whether a process of this number runs that may have been there at a moment (seconds since 1970): numbers are
-    given again."""
+    """Whether a process with this number runs since ``moment`` (seconds since 1970) or earlier.
+
+    The start time counts because the system reuses process numbers.
+    """
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         pass
     try:
         ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
         booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
         began = int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, StopIteration):  # no Linux
+    except (OSError, ValueError, IndexError, StopIteration):  # not Linux
         return True
     return began <= moment + _CLOCK_S
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder. Raises NoSpaceError where the disk that it would be on is full, or gets full."""
+    """A temporary folder, removed at the end. Raises NoSpaceError if its disk is full or becomes full."""
     try:
         folder = tempfile.mkdtemp(prefix="edgeall-")
     except OSError as error:

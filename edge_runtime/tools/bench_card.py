@@ -1,4 +1,4 @@
-"""What `edgeall bench` measured, as text and as one self-contained HTML page (no template engine on a device)."""
+"""The result of `edgeall bench` as text and as one self-contained HTML page. A device has no template engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LINE_PX, _NAME_PX, _BAR_PX = 22, 260, 460
 
 
 def bench_text(result: Mapping[str, Any]) -> str:
-    """The figures of `edgeall.edge_runtime.tools.bench.bench`."""
+    """The JSON object of `edgeall.edge_runtime.tools.bench.BenchResult` as text."""
     parts = [single_stream_text(result)]
     if result["spread_percent"] is not None:
         parts.append(f"{len(result['repetitions'])} repetitions, spread of the p50 {result['spread_percent']:.1f} %")
@@ -34,12 +34,12 @@ def bench_text(result: Mapping[str, Any]) -> str:
 
 
 def write_card(result: Mapping[str, Any], out: Path) -> None:
-    """Write the page. Raises OSError where ``out`` can't be written."""
-    write_text(out, card(result), errors="replace")  # a file name on disk need not be valid Unicode
+    """Write the page. Raises OSError if ``out`` cannot be written."""
+    write_text(out, card(result), errors="replace")  # file names need not be valid Unicode
 
 
 def card(result: Mapping[str, Any]) -> str:
-    """One HTML page without anything that has to be fetched."""
+    """One HTML page without external resources."""
     accuracy = percent(result["accuracy"])
     steady = result["steady_rss_bytes"]
     facts: Rows = [
@@ -58,13 +58,13 @@ def card(result: Mapping[str, Any]) -> str:
         f"<h1>{escape(result['model'])}</h1>",
         *(f'<p class="warning">{escape(warning)}</p>' for warning in result["warnings"]),
         _html_table(["what", "measured"], facts),
-        "<h2>One image after the other, ms</h2>",
+        "<h2>Single stream, ms</h2>",
         _bars(pictured),
     ]
     for title, heads, rows in _sections(result):
         parts += [f"<h2>{escape(title)}</h2>", _html_table(heads, rows)]
     if result["profile"]:
-        for title, key in (("Longest first, ms", "operators"), ("In the order of running, ms", "nodes")):
+        for title, key in (("Slowest first, ms", "operators"), ("In execution order, ms", "nodes")):
             parts += [f"<h3>{title}</h3>", _bars([(row["operator"], row["ms"]) for row in result["profile"][key]])]
     before, after = result["conditions"]["before"], result["conditions"]["after"]
     known = [[name, before[name], after[name]] for name in before if before[name] is not None]
@@ -81,16 +81,16 @@ def card(result: Mapping[str, Any]) -> str:
 
 
 def _sections(result: Mapping[str, Any]) -> Iterable[tuple[str, list[str], Rows]]:
-    """Title, heads and rows of what was measured beyond the single stream."""
+    """Title, heads and rows of the measurements beyond the single stream."""
     if result["thread_sweep"]:
         rows = [
             [row["threads"], f"{row['invoke_p50_ms']:.2f}", f"{row['end_to_end_p50_ms']:.2f}", _rate(row)]
             for row in result["thread_sweep"]
         ]
-        yield "By threads, one image after the other", ["threads", "invoke p50 ms", "image p50 ms", "images/s"], rows
+        yield "Single stream by number of threads", ["threads", "invoke p50 ms", "image p50 ms", "images/s"], rows
     if result["offline"]:
         rows = [[f"{row['interpreters']} x {row['threads']}", _rate(row)] for row in result["offline"]]
-        yield "All images at hand (offline)", ["interpreters x threads", "images/s"], rows
+        yield "Offline (all images at hand)", ["interpreters x threads", "images/s"], rows
     if result["profile"]:
         rows = [
             [row["operator"], row["calls"], f"{row['ms']:.3f}", f"{row['percent']:.1f} %"]
@@ -111,7 +111,7 @@ def _html_table(heads: Sequence[str], rows: Rows) -> str:
 
 
 def _bars(values: Sequence[tuple[str, float]]) -> str:
-    """Horizontal bars with their names before and their figures behind them."""
+    """An SVG of horizontal bars, with names on the left and values on the right."""
     most = max((value for _, value in values), default=0.0) or 1.0
     lines = []
     for index, (name, value) in enumerate(values):
@@ -127,7 +127,7 @@ def _bars(values: Sequence[tuple[str, float]]) -> str:
 
 
 def single_stream_text(result: Mapping[str, Any]) -> str:
-    """The figures of `edgeall.edge_runtime.tools.bench.bench`."""
+    """The single stream, the memory and the accuracy as text."""
     device = result["device"]
     facts = {
         "device": ", ".join(str(device[key]) for key in ("cpu", "os", "runtime") if device.get(key)),

@@ -1,4 +1,4 @@
-"""Is what was measured now worse than what was measured before?"""
+"""Compares two results of `edgeall bench` and reports regressions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from ...console.tables import table
 from ..errors import DataError, UsageError
 
 DEVICE = ("machine", "board", "cpu", "cores")
-"""What makes two devices the same kind. Other versions of the system, Python and the interpreter are told, not refused:
-whether an update made things worse is what one wants to know."""
-TOLD = ("os", "python", "runtime")
+"""Facts that must be equal for two devices to be comparable."""
+VERSIONS = ("os", "python", "runtime")
 
 Figure = Callable[[Mapping[str, Any]], "float | None"]
 
@@ -29,8 +28,8 @@ FIGURES: dict[str, tuple[bool, Figure]] = {
     "peak memory, MB": (False, lambda result: result["peak_rss_bytes"] / 1e6),
     "accuracy": (True, lambda result: result["accuracy"]),
 }
-"""By name: whether more is better, and the figure, None where it wasn't measured. Load and first image are taken once
-in a run: too little to gate on."""
+"""By name: whether more is better, and the value, None if not measured. Load time and first image are missing: a run
+measures them only once."""
 
 
 def compare_bench(
@@ -45,22 +44,22 @@ def compare_bench(
     """Compare two files of ``edgeall bench --json``.
 
     Args:
-        before: what to compare with.
-        after: what is judged.
-        max_regression: in percent, as ``5%`` or ``5``: a figure may be worse by so much. The accuracy of one model
-            on the same images may not fall at all.
-        across_models: though the model files differ.
-        across_images: though the images differ.
-        across_devices: though the devices differ.
+        before: the reference.
+        after: the new result.
+        max_regression: the allowed regression of each figure in percent, as ``5%`` or ``5``. The accuracy of the same
+            model on the same images may not decrease at all.
+        across_models: compare different model files.
+        across_images: compare different images.
+        across_devices: compare different devices.
 
     Returns:
-        before, after: the paths; max_regression_percent; differences: what differs and was let pass, in words;
-        figures: figure, before, after, worse_percent (negative when better), regression; those that both files hold;
-        regressions: the names of those that are worse by more than allowed.
+        before, after: the paths; max_regression_percent; differences: the allowed differences, in words;
+        figures: figure, before, after, worse_percent (negative if better), regression, for figures in both files;
+        regressions: names of the figures that are worse by more than allowed.
 
     Raises:
-        UsageError: ``max_regression`` is no percentage, or what may not differ does.
-        DataError: a file isn't there, or is nothing that ``edgeall bench`` wrote.
+        UsageError: ``max_regression`` is not a percentage, or the results are not comparable.
+        DataError: a file does not exist, or was not written by ``edgeall bench``.
     """
     allowed = _percentage(max_regression)
     old, new = _load(before), _load(after)
@@ -87,7 +86,7 @@ def compare_bench(
 
 
 def compare_text(result: Mapping[str, Any]) -> str:
-    """The figures of `compare_bench`, and what differs."""
+    """The result of `compare_bench` as text."""
     rows = [
         [
             row["figure"],
@@ -116,7 +115,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["schema"] != 1:
-            raise DataError(f"{path}: of schema {result['schema']}, this version knows 1", hint="update edgeall here")
+            raise DataError(
+                f"{path}: unknown schema {result['schema']}, this version reads 1", hint="update edgeall here"
+            )
         for _, figure in FIGURES.values():
             figure(result)
         wanted = ("model_sha256", "images_sha256", "threads")
@@ -125,7 +126,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: no such file", hint="write it with `edgeall bench --json`") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: not what `edgeall bench --json` writes ({error})", hint="measure again and keep its output"
+            f"{path}: not written by `edgeall bench --json` ({error})", hint="measure again and store the output"
         ) from error
     if missing:
         raise DataError(f"{path}: lacks {', '.join(missing)}", hint="measure again with this version of edgeall")
@@ -136,7 +137,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], *, models: bool, images: bool, devices: bool
 ) -> list[str]:
-    """What differs, in words. Raises UsageError where that may not be."""
+    """The differences in words. Raises UsageError for a difference that is not allowed."""
     if old["threads"] != new["threads"]:
         raise UsageError(f"{old['threads']} threads and {new['threads']}", hint="measure both with the same --threads")
     device = [
@@ -156,9 +157,9 @@ def _differences(
             found.append(what)
     if device and not devices:
         raise UsageError(f"the devices differ ({'; '.join(device)})", hint="--across-devices compares them")
-    told = [
+    versions = [
         f"{name} {old['device'].get(name)} and {new['device'].get(name)}"
-        for name in TOLD
+        for name in VERSIONS
         if old["device"].get(name) != new["device"].get(name)
     ]
-    return [*found, *device, *told]
+    return [*found, *device, *versions]

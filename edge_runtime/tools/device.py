@@ -1,4 +1,4 @@
-"""What machine this is, and how it fares: goes beside every measurement."""
+"""Describes this machine and its current condition, for every measurement."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..interpreter import runtime_version
 from .throttle import throttle_reasons, throttled_bits
 
 BUSY_LOAD = 0.25
-"""Load per core, before anything of ours runs, from which other programs are taken to disturb a measurement."""
+"""Load per core before a measurement, above which other programs are assumed to disturb it."""
 
 
 def describe_device() -> dict[str, Any]:
     """Machine, processor, cores, memory, system, Python and interpreter.
 
     Returns:
-        ``machine`` (e.g. aarch64), ``board`` (a Pi's name; None elsewhere), ``cpu``, ``cores`` (those this
-        process may use), ``memory_bytes``, ``os``, ``python``, ``runtime``.
+        ``machine`` (e.g. aarch64), ``board`` (name of a Pi; None elsewhere), ``cpu``, ``cores`` (that this process may
+        use), ``memory_bytes``, ``os``, ``python``, ``runtime``.
 
     Raises:
         EdgeallError: no interpreter is installed.
@@ -40,16 +40,15 @@ def describe_device() -> dict[str, Any]:
 
 
 def conditions(root: Path = Path("/")) -> dict[str, Any]:
-    """What may change while something is measured.
+    """The state of the machine that may change during a measurement.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: folder that holds ``proc`` and ``sys``.
 
     Returns:
-        ``governor`` of the clock, ``clock_mhz`` (the slowest core's), ``max_clock_mhz``, ``temperature_c`` (the
-        hottest zone's), ``throttled`` (a Raspberry Pi's bits, of the kernel or of ``vcgencmd``),
-        ``throttle_count`` (how often x86 cores were slowed down for heat), ``load`` (of one minute, all cores).
-        None for what this machine doesn't say.
+        ``governor`` of the CPU frequency, ``clock_mhz`` (of the slowest core), ``max_clock_mhz``, ``temperature_c`` (of
+        the hottest zone), ``throttled`` (bits of a Raspberry Pi, see `throttled_bits`), ``throttle_count`` (thermal
+        throttling events of x86 cores), ``load`` (one minute, all cores). None for each unknown value.
     """
     cpus = root / "sys/devices/system/cpu"
     clocks = _numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
@@ -69,7 +68,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
-    """What of it casts doubt on figures measured between these samples, the first taken before, the last after."""
+    """Reasons to doubt a measurement, from samples of `conditions`: the first taken before it, the last after it."""
     before, after = samples[0], samples[-1]
     warnings = []
     bits = [sample["throttled"] for sample in samples if sample["throttled"] is not None]
@@ -81,30 +80,30 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
         if found:
             warnings.append(
                 f"the board was slowed down while measuring ({', '.join(found)}): "
-                "give it a stronger power supply or cooling, and measure again"
+                "use a stronger power supply or cooling, and measure again"
             )
     if (after["throttle_count"] or 0) > (before["throttle_count"] or 0):
         warnings.append("the processor was slowed down for heat while measuring: cool it and measure again")
     if before["load"] is not None and before["load"] > BUSY_LOAD * cores():
-        warnings.append(f"other programs were running (load {before['load']:g} before it began): stop them")
+        warnings.append(f"other programs were running (load {before['load']:g} before the measurement): stop them")
     return warnings
 
 
 def rss_bytes() -> int | None:
-    """The physical memory this process holds now; None where the system doesn't say (not Linux)."""
+    """Physical memory of this process; None if unknown (not Linux)."""
     return _status_bytes("VmRSS:")
 
 
 def memory_bytes() -> int | None:
-    """Of the whole machine; None where the system doesn't say."""
+    """Physical memory of the machine; None if unknown."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def peak_rss_bytes() -> int:
-    """The most physical memory this process has held so far.
+    """Peak physical memory of this process.
 
-    Linux counts it afresh for each program (VmHWM); ``getrusage``, the way elsewhere, may carry over the
-    parent's from before ``exec``.
+    On Linux from VmHWM, which starts at zero for each program; elsewhere from ``getrusage``, which may include the
+    peak of the parent before ``exec``.
     """
     peak = _status_bytes("VmHWM:")
     if peak is not None:
@@ -126,13 +125,13 @@ def _status_bytes(name: str) -> int | None:
 
 
 def _numbers(files: Iterator[Path]) -> list[int]:
-    """What these files hold; some zones can't be read while asleep."""
+    """The integers in these files; some thermal zones cannot be read while asleep."""
     lines = [_first_line(file) for file in files]
     return [int(line) for line in lines if line is not None and line.lstrip("-").isdigit()]
 
 
 def _cpu() -> str:
-    # x86 says "model name"; Arm kernels say it only on 32 bits, else the part number must do.
+    # "model name" on x86 and 32-bit Arm; 64-bit Arm kernels only give the part number.
     wanted = ("model name", "Model", "CPU part")
     facts: dict[str, str] = {}
     try:

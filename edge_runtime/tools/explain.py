@@ -1,8 +1,8 @@
-"""Why this label: which places of an image speak for it.
+"""Class-activation maps: the regions of an image that support its label.
 
-A network that ends in global average pooling and one dense layer adds up, for every label, what each place of its last
-feature map says: a class-activation map is no estimate but the sum itself, taken apart. The map is the second output of
-a model packed with ``quantize --explain``, the weights are those in its flatbuffer.
+For a network that ends in global average pooling and one dense layer, each logit is the mean of a map over the image.
+This class-activation map is exact, no estimate. The last feature map is the second output of a model packed with
+``quantize --explain``; the weights are in its flatbuffer.
 
 Source: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization".
 """
@@ -29,9 +29,9 @@ from ..preprocess import load_input, preprocess
 
 HIGHLIGHT = (255, 90, 0)
 STRONGEST = 0.55
-"""Opacity of the highlight where the evidence is strongest."""
+"""Opacity of the highlight at the maximum of the map."""
 SIDE = 448
-"""Pixels of an overlay's shorter side, at least."""
+"""Minimum length of the shorter side of an overlay, pixels."""
 _CAPTION = 34
 _DTYPES = {"INT8": np.int8, "INT32": np.int32, "FLOAT32": np.float32, "FLOAT16": np.float16}
 
@@ -48,7 +48,7 @@ def dense_head(graph: Graph, flatbuffer: bytes, name: str) -> tuple[NDArray[np.f
     while operator is not None and operator.name in ("DEQUANTIZE", "QUANTIZE", "RESHAPE"):
         operator = main.producer(operator.inputs[0])
     if operator is None or operator.name != "FULLY_CONNECTED":
-        raise BundleError(f"{name}: doesn't end in a dense layer and a softmax, so there is nothing to take apart")
+        raise BundleError(f"{name}: doesn't end in a dense layer and a softmax, so it has no class-activation map")
 
     def constant(index: int) -> NDArray[np.float32]:
         unpacked = main.producer(index)  # a float16 weight's DEQUANTIZE
@@ -60,11 +60,11 @@ def dense_head(graph: Graph, flatbuffer: bytes, name: str) -> tuple[NDArray[np.f
 
 
 def evidence(features: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What every place says for a label, ``(height, width, labels)``: mean over places plus bias is the logit.
+    """The class-activation maps, float32 ``(height, width, labels)``. Their spatial mean plus the bias is the logit.
 
     Args:
-        features: the map ``(height, width, features)``.
-        weights: from `dense_head`.
+        features: the feature map, float32 ``(height, width, features)``.
+        weights: from `dense_head`, float32 ``(labels, features)``.
     """
     return np.asarray(features @ weights.T, np.float32)
 
@@ -74,11 +74,11 @@ class Explainer:
 
     Args:
         classifier: of a model packed with a feature map.
-        folder: made when missing.
+        folder: created if missing.
 
     Raises:
-        UsageError: the model carries no map.
-        DataError: the folder can't be made.
+        UsageError: the model has no feature map.
+        DataError: the folder cannot be created.
     """
 
     def __init__(self, classifier: Classifier, folder: Path) -> None:
@@ -90,13 +90,13 @@ class Explainer:
             folder.mkdir(parents=True, exist_ok=True)
             mark_output(folder)
         except OSError as error:
-            raise DataError(f"{folder}: can't be made ({error.strerror})", hint="choose another folder") from error
+            raise DataError(f"{folder}: can't be created ({error.strerror})", hint="choose another folder") from error
 
     def draw(self, prediction: Prediction) -> Path:
-        """Write ``<number>-<image>.png``: what the model saw, and on it what speaks for the label.
+        """Write ``<number>-<image>.png``: the model's input with the class-activation map of the label.
 
         Raises:
-            DataError: the file can't be written.
+            DataError: the file cannot be written.
         """
         pixels = load_input(prediction.image, self.classifier.input)
         self._drawn += 1
@@ -115,35 +115,35 @@ def explains(classifier: Classifier) -> bool:
 
 
 def overlay_renderer(model: Path) -> Callable[[Image.Image], bytes]:
-    """What turns an image, a field or a cell as the model judges it, into a PNG of its overlay; any thread may call it.
+    """A function that turns an image (a field or a cell, as the model takes it) into a PNG of its overlay. Thread-safe.
 
-    It opens the model once more: asking does not disturb whoever is judging.
+    Opens the model a second time, so that it does not disturb a running classifier.
 
     Raises:
         BundleError: as `Classifier.open`.
-        UsageError: the model carries no map.
+        UsageError: the model has no feature map.
     """
     classifier = Classifier.open(model, threads=1)
-    weights, one_at_a_time = _weights(classifier), threading.Lock()
+    weights, lock = _weights(classifier), threading.Lock()
 
-    def explained(image: Image.Image) -> bytes:
+    def render(image: Image.Image) -> bytes:
         pixels = preprocess(image, classifier.input)
-        with one_at_a_time:
-            said = prediction(classifier, "image", classifier.infer(pixels))
-            if said.error:
-                raise DataError(said.error)
-            drawn = _drawing(classifier, weights, pixels, said)
+        with lock:
+            found = prediction(classifier, "image", classifier.infer(pixels))
+            if found.error:
+                raise DataError(found.error)
+            drawn = _drawing(classifier, weights, pixels, found)
         file = io.BytesIO()
         drawn.save(file, "PNG")
         return file.getvalue()
 
-    return explained
+    return render
 
 
 def _weights(classifier: Classifier) -> NDArray[np.float32]:
     if not explains(classifier):
         raise UsageError(
-            f"{classifier.model.name}: carries no feature map to explain its labels with",
+            f"{classifier.model.name}: has no feature map to explain its labels",
             hint="pack it with `edgeall quantize --explain`",
         )
     assert classifier.bundle is not None
@@ -151,27 +151,27 @@ def _weights(classifier: Classifier) -> NDArray[np.float32]:
 
 
 def _drawing(
-    classifier: Classifier, weights: NDArray[np.float32], pixels: NDArray[np.uint8], said: Prediction
+    classifier: Classifier, weights: NDArray[np.float32], pixels: NDArray[np.uint8], found: Prediction
 ) -> Image.Image:
-    """What the model saw, what speaks for its label, and the label."""
-    assert said.units is not None
-    found = evidence(classifier.features(said.units), weights)[:, :, classifier.labels.index(said.label)]
-    doubt = f", review: {said.reason}" if said.review else ""
-    return captioned(overlay(pixels, found), f"{said.label} {100 * said.probability:.1f} %{doubt}")
+    """The model's input, the class-activation map of the label, and the label."""
+    assert found.units is not None
+    activation = evidence(classifier.features(found.units), weights)[:, :, classifier.labels.index(found.label)]
+    review = f", review: {found.reason}" if found.review else ""
+    return captioned(overlay(pixels, activation), f"{found.label} {100 * found.probability:.1f} %{review}")
 
 
-def overlay(pixels: NDArray[np.uint8], found: NDArray[np.float32]) -> Image.Image:
-    """The image, enlarged, under the positive part of a map: the stronger, the more opaque.
+def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> Image.Image:
+    """The enlarged image, with the positive part of a map as a highlight: the larger the value, the more opaque.
 
     Args:
         pixels: uint8 ``(height, width, 3)``.
-        found: float32 ``(rows, columns)``, of any scale; where nothing is positive, nothing is marked.
+        activation: float32 ``(rows, columns)``, of any scale.
     """
     height, width = pixels.shape[:2]
     factor = max(1, -(-SIDE // min(height, width)))
     size = (width * factor, height * factor)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
-    positive = np.maximum(found, 0)
+    positive = np.maximum(activation, 0)
     opacity = Image.fromarray(positive / max(float(positive.max()), 1e-9) * STRONGEST)
     smooth = np.asarray(opacity.resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
     mask = Image.fromarray(np.rint(255 * smooth).astype(np.uint8))
@@ -179,11 +179,11 @@ def overlay(pixels: NDArray[np.uint8], found: NDArray[np.float32]) -> Image.Imag
 
 
 def captioned(image: Image.Image, text: str) -> Image.Image:
-    """The image over two lines: what is said of it, and what that is not."""
+    """The image above two lines: the text, and the notice of research use."""
     whole = Image.new("RGB", (image.width, image.height + _CAPTION), "white")
     whole.paste(image, (0, 0))
-    said = text.encode("latin-1", "replace").decode("latin-1")  # what the built-in font can write
-    ImageDraw.Draw(whole).multiline_text((6, image.height + 4), f"{said}\n{RESEARCH_USE}", "black", spacing=2)
+    latin = text.encode("latin-1", "replace").decode("latin-1")  # the built-in font has no other characters
+    ImageDraw.Draw(whole).multiline_text((6, image.height + 4), f"{latin}\n{RESEARCH_USE}", "black", spacing=2)
     return whole
 
 

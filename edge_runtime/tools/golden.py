@@ -1,4 +1,4 @@
-"""Checks that this device makes of the golden images what the workstation made of them."""
+"""Verifies that this device computes the expected outputs for the golden images of a model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..images import decode_rgb
 from ..preprocess import preprocess
 
 FLOAT_TOLERANCE = 1e-5
-"""Largest difference of a probability, for float outputs: the order of additions differs between processors."""
+"""Tolerance of a probability, for float outputs: the order of additions differs between processors."""
 UNITS_TOLERANCE = {"ai_edge_litert": 0, "tflite_runtime": 3}
-"""Largest difference in output units, for integer outputs. LiteRT's integer kernels are exact; the older
-runtime's builtin kernels round differently by up to three units."""
+"""Tolerance in output units, for integer outputs. LiteRT's integer kernels are exact; the builtin kernels of
+tflite-runtime round differently by up to three units."""
 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """What became of one golden image here.
+    """The result for one golden image on this device.
 
     Attributes:
         name: of the image inside the bundle.
-        pixels_ok: the preprocessed pixels are the workstation's, every one.
-        difference: the largest one of any output.
-        tolerance: what it may be.
+        pixels_ok: whether the preprocessed pixels are identical to those where the model was packed.
+        difference: largest difference of any output.
+        tolerance: largest allowed difference.
         unit: of both: ``units`` of an integer output, or ``probability``.
     """
 
@@ -41,11 +41,11 @@ class GoldenResult:
 
     @property
     def ok(self) -> bool:
-        """Whether preprocessing and outputs both are as they should be."""
+        """Whether preprocessing and outputs are as expected."""
         return self.pixels_ok and self.difference <= self.tolerance
 
     def describe(self) -> str:
-        """One line for people."""
+        """The result as one line of text."""
         if not self.pixels_ok:
             return f"{self.name}: preprocessing gives other pixels than where the model was packed"
         verdict = "as packed" if self.ok else "NOT as packed"
@@ -53,15 +53,15 @@ class GoldenResult:
 
 
 def check_golden(classifier: Classifier, tolerance_units: int | None = None) -> list[GoldenResult]:
-    """Put every golden image through the whole path, decoding included.
+    """Decode, preprocess and classify every golden image.
 
     Args:
         classifier: of a packed model; a foreign one has no golden images and gives an empty list.
-        tolerance_units: for integer outputs; None takes the runtime's from `UNITS_TOLERANCE`.
+        tolerance_units: for integer outputs; None takes the value of the runtime in `UNITS_TOLERANCE`.
 
     Raises:
-        ImageError: a golden image can't be decoded.
-        BundleError: the model makes NaN or infinity of one.
+        ImageError: a golden image cannot be decoded.
+        BundleError: an output is NaN or infinite.
     """
     if classifier.bundle is None:
         return []
@@ -71,7 +71,7 @@ def check_golden(classifier: Classifier, tolerance_units: int | None = None) -> 
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:
-    """Hex SHA-256 of preprocessed pixels. It sees a changed preprocessing that a confident model would not."""
+    """Hex SHA-256 of preprocessed pixels. Detects changes of the preprocessing that do not change the prediction."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 

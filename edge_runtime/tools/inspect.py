@@ -1,4 +1,4 @@
-"""Everything a model file says about itself, and whether it is true."""
+"""Describes and verifies a model file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .golden import check_golden
 
 
 def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Open, check and describe a packed or foreign model.
+    """Open, verify and describe a packed or foreign model.
 
     Returns:
         path, file_bytes, flatbuffer_bytes, weights_bytes (constant data of all tensors);
-        packed: whether it is one of ours;
-        manifest: ``edgeall.json`` as it is, None for a foreign model;
-        labels, normalization (``[mean, std]``): None where the file doesn't say;
-        digest_ok: True (a wrong one raises), None for a foreign model, which has none;
-        golden_ok: whether every golden image gives here what it gave where the model was packed; None without;
+        packed: whether edgeall packed it;
+        manifest: content of ``edgeall.json``; None for a foreign model;
+        labels, normalization (``[mean, std]``): None if unknown;
+        digest_ok: True (a wrong digest raises); None for a foreign model, which has no digest;
+        golden_ok: whether every golden image gives the expected output; None without golden images;
         golden: name, pixels_ok, ok, difference, tolerance, unit of each;
-        input, output: name, type, shape (of the input None for each size that the model leaves open, but for the
-            batch), scale, zero_point;
-        scores: what a foreign model's output is, see `edgeall.edge_runtime.foreign.scores_of`; None where it scores no
-            labels that exclude each other; ``probabilities`` of a packed one;
-        operators, tensor_types: name to count; float_tensors: how many of them hold floats;
-        tflite_metadata: whether it has some; model_card: Markdown or None; runtime.
+        input, output: name, type, shape (None for each variable size of the input, except the batch), scale,
+            zero_point;
+        scores: kind of a foreign model's output, see `edgeall.edge_runtime.foreign.scores_of`; None for a multi-label
+            model; ``probabilities`` for a packed model;
+        operators, tensor_types: counts by name; float_tensors: number of float tensors;
+        tflite_metadata: whether it has TFLite metadata; model_card: Markdown or None; runtime.
 
     Raises:
         BundleError: as `open_bundle`, `Classifier.open` and `check_golden` do.
@@ -107,20 +107,20 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
 
 _SCORES = {
     "probabilities": "probabilities of the labels",
-    "logits": "logits, or a model that is no classifier: a softmax is applied to them",
-    "sigmoid": "one sigmoid: the second label's probability",
-    None: "no classifier of one label: each output is scored by itself",
+    "logits": "logits: edgeall applies a softmax (or the model is not a classifier)",
+    "sigmoid": "one sigmoid: the probability of the second label",
+    None: "multi-label, which is not supported",
 }
 
 
 def inspect_text(facts: Mapping[str, Any]) -> str:
-    """What `edgeall.edge_runtime.tools.inspect.inspect_model` found."""
+    """The result of `inspect_model` as text."""
     manifest = facts["manifest"] or {}
     labels = facts["labels"]
     rows: dict[str, object] = {
         "file": f"{facts['path']}, {facts['file_bytes']:,} bytes",
-        "flatbuffer": f"{facts['flatbuffer_bytes']:,} bytes, of which weights {facts['weights_bytes']:,}",
-        "packed by edgeall": "yes" if facts["packed"] else "no: a foreign model, without digest and golden images",
+        "flatbuffer": f"{facts['flatbuffer_bytes']:,} bytes, {facts['weights_bytes']:,} of them weights",
+        "packed by edgeall": "yes" if facts["packed"] else "no: a foreign model has no digest and no golden images",
     }
     if manifest:
         rows |= {
@@ -130,7 +130,7 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
             "quantization": manifest["quantization"],
             "trained": manifest["training"],
             "metrics": {key: value for key, value in manifest["metrics"].items() if _is_short(value)},
-            "positive labels": manifest["positive_labels"] or "none known",
+            "positive labels": manifest["positive_labels"] or "unknown",
             "calibration": manifest["calibration"] or "none",
             "decision": manifest["decision"] or "the most probable label",
             "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",

@@ -1,4 +1,4 @@
-"""Finds how to spread a model over the cores of a device: measures once, remembers the result."""
+"""Chooses the number of interpreters and threads for a model on this device: measures once, remembers the result."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .device import memory_bytes
 _ROUNDS = 2
 _ROUND_S = 0.2
 _CLEARLY = 1.1
-"""What is remembered must not be what another program made of one measurement."""
+"""Factor by which a layout must be faster to replace the default: other programs disturb single measurements."""
 _MEMORY_SHARE = 0.25
-"""Of the device's memory, for all interpreters: each packs the weights once more, in about twice the file's bytes."""
+"""Largest share of the device's memory for all interpreters. Each takes about twice the file size for its weights."""
 
 
 def choose_layout(
@@ -41,18 +41,18 @@ def choose_layout(
     note: Callable[[str], None],
     memory: Path | None = None,
 ) -> Layout:
-    """How to spread this model over this device.
+    """The layout for this model on this device.
 
-    What is asked for; else what was measured here before; else, of `WORTH_MEASURING` images or more, what is
-    measured now, and remembered; else one interpreter for each core, or each image where there are fewer.
+    In this order: the given one; the one measured earlier; for `WORTH_MEASURING` images or more, the one measured and
+    remembered now; one interpreter per core, but not more than images.
 
     Args:
-        classifier: as `Classifier.open` gives it.
-        images: the first files of those to be classified.
-        interpreters: None leaves it open; where only ``threads`` is given, as many as there are cores for.
-        threads: None leaves it open, the other way round.
-        note: told what was measured, in one line.
-        memory: the file of what was measured.  None takes `layouts_file`.
+        classifier: opened by `Classifier.open`.
+        images: the first files to classify.
+        interpreters: None derives them from ``threads`` and the cores, or from the measurement.
+        threads: None derives them from ``interpreters`` and the cores, or from the measurement.
+        note: called with one line about the measurement.
+        memory: file of the remembered layouts. None takes `layouts_file`.
     """
     usable = cores()
     if interpreters is not None or threads is not None:
@@ -72,7 +72,7 @@ def choose_layout(
     fastest = max(rates, key=rates.__getitem__)
     if rates[fastest] > _CLEARLY * rates[best]:
         best = fastest
-    if rates[best] > 0:  # none of the images can be read otherwise
+    if rates[best] > 0:  # otherwise no image could be read
         _remember(memory, key, best)
         shown = ", ".join(f"{layout}: {rate:.0f}" for layout, rate in rates.items())
         note(f"images/s by interpreters x threads: {shown}; {best} is remembered (--workers and --threads override it)")
@@ -80,7 +80,7 @@ def choose_layout(
 
 
 def possible_layouts(usable: int) -> tuple[Layout, ...]:
-    """Every way to spread ``usable`` cores evenly; one interpreter for each comes first."""
+    """Every layout that uses ``usable`` cores evenly. The first has one interpreter per core."""
     return tuple(
         Layout(usable // threads, threads)
         for threads in range(1, min(usable, MAX_DEFAULT_THREADS) + 1)
@@ -89,7 +89,7 @@ def possible_layouts(usable: int) -> tuple[Layout, ...]:
 
 
 def layouts_in_memory(classifier: Classifier, known: Sequence[Layout]) -> Sequence[Layout]:
-    """Those that the device's memory is enough for; at least the one with the fewest interpreters."""
+    """The layouts that fit the device's memory; at least the one with the fewest interpreters."""
     assert classifier.bundle is not None
     most = _MEMORY_SHARE * (memory_bytes() or float("inf"))
     needed = 2 * len(classifier.bundle.flatbuffer)
@@ -99,10 +99,10 @@ def layouts_in_memory(classifier: Classifier, known: Sequence[Layout]) -> Sequen
 def measure_throughput(
     pool: Pool, load: Callable[[T], NDArray[np.uint8]], items: Sequence[T], seconds: float, min_images: int
 ) -> tuple[int, float]:
-    """Classify ``items``, over and over, for so long and so many at least.
+    """Classify ``items`` repeatedly, for at least ``seconds`` and at least ``min_images`` images.
 
     Returns:
-        How many were classified (those that can't be read don't count), and the seconds it took.
+        The number of classified images, without those that cannot be read, and the duration in seconds.
     """
     begin = time.perf_counter()
 
@@ -134,13 +134,14 @@ def _measure(classifier: Classifier, layout: Layout, images: Sequence[str]) -> f
 
 
 def _key(classifier: Classifier) -> str:
-    """Says which model it is, which interpreter and which device. Not by `describe_device`: finding a package's version
-    takes 1.5 MB of memory, a file's time takes none.
+    """Identifies the model, the interpreter and the device.
+
+    Does not use `describe_device`: looking up a package version takes 1.5 MB of memory.
     """
     assert classifier.bundle is not None
     facts = [platform.node(), cores(), interpreter.installation()]
     digest = hashlib.sha256(json.dumps(facts).encode())
-    digest.update(classifier.bundle.flatbuffer)  # by itself: joined to the rest it would be copied
+    digest.update(classifier.bundle.flatbuffer)  # separately, to avoid a copy
     return digest.hexdigest()
 
 
@@ -148,12 +149,12 @@ def _recall(memory: Path, key: str) -> Layout | None:
     try:
         entry = json.loads(memory.read_text(encoding="utf-8"))[key]
         return Layout(entry["interpreters"], entry["threads"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or nothing we wrote
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or not written by `_remember`
         return None
 
 
 def _remember(memory: Path, key: str, layout: Layout) -> None:
-    """A device that can't keep it (a read-only disk) measures again the next time."""
+    """Store a layout. If the disk is read-only, the next call measures again."""
     try:
         entries = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -9,17 +9,17 @@ from ...console.tables import csv_line, plain
 from ..pipeline import Prediction
 
 MAX_LABEL_COLUMNS = 24
-"""ImageNet has a label of 112 characters."""
+"""Width limit of the label column: ImageNet has a label of 112 characters."""
 _REVIEW = len("review: unfamiliar")
 
 
 def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], form: str) -> Iterator[str]:
-    """One line for each prediction, as it comes.
+    """One line per prediction.
 
     Args:
         predictions: see `edgeall.edge_runtime.pipeline.classify`.
         labels: the model's.
-        form: ``table``, ``json`` (an object a line) or ``csv`` (with a header).
+        form: ``table``, ``json`` (one object per line) or ``csv`` (with a header).
     """
     if form == "json":
         for prediction in predictions:
@@ -32,13 +32,13 @@ def prediction_lines(predictions: Iterable[Prediction], labels: Sequence[str], f
             if p.error is not None:
                 yield csv_line([p.image, "", "", "", "", "", p.error, *values])
             else:
-                said = ["yes" if p.review else "no", p.reason or "", "" if p.novelty is None else p.novelty, ""]
-                yield csv_line([p.image, p.label, p.probability, *said, *values])
+                review = ["yes" if p.review else "no", p.reason or "", "" if p.novelty is None else p.novelty, ""]
+                yield csv_line([p.image, p.label, p.probability, *review, *values])
     else:
         width = min(max((len(plain(label)) for label in labels), default=0), MAX_LABEL_COLUMNS)
         for p in predictions:
             if p.error is not None:
                 yield f"{'error'.ljust(width)}  {'':8}  {'':{_REVIEW}}  {plain(p.error)}"
             else:
-                review = (f"review: {p.reason}" if p.review else "").ljust(_REVIEW)
-                yield f"{plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {review}  {plain(p.image)}"
+                reason = (f"review: {p.reason}" if p.review else "").ljust(_REVIEW)
+                yield f"{plain(p.label).ljust(width)}  {p.probability * 100:6.2f} %  {reason}  {plain(p.image)}"

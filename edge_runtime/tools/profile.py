@@ -1,7 +1,7 @@
-"""How long each operator of a model takes, from the profiler that LiteRT's shared library has.
+"""Measures the time of each operator of a model with the profiler in LiteRT's shared library.
 
-No Python interface leads there, and the C interface is no stable one: whatever a new LiteRT changes breaks this module
-alone. It runs in a child process, because that interface also aborts on some processors (a Raspberry Pi 4's).
+The profiler has no Python interface, and its C interface is not stable: a new LiteRT may break this module, but no
+other. It runs in a child process, because the interface aborts on some processors (that of a Raspberry Pi 4).
 Source: litert/c/litert_profiler.h, litert_profiler_event.h and litert_runtime_options.cc of LiteRT 2.2 and 2.3.
 """
 
@@ -27,23 +27,23 @@ _WARM_UP_RUNS = 5
 _CHILD_TIMEOUT_S = 600
 _CPU = 1
 _OPERATORS = (2, 8)
-"""Kinds of event: an operator of the interpreter's own; one inside XNNPACK."""
+"""Types of event: an operator of the interpreter; an operator inside XNNPACK."""
 _EVENT_HEAD = struct.Struct("=QIxxxxQQ")
-"""Address of the name, kind, start and duration in microseconds. What follows has changed before."""
+"""Address of the name, type, start and duration in microseconds. The rest of the event differs between versions."""
 _MOST_EVENT_BYTES = 256
 _UNWRITTEN = 0xAB
 
 
 def profile_model(path: str | os.PathLike[str], threads: int) -> dict[str, Any]:
-    """Time the operators of a model that the interpreter is known to accept, on an input of zeros.
+    """Time the operators of a model on an input of zeros. The interpreter must be known to accept the model.
 
     Returns:
-        runs; threads; ms: all operators together, medians over the runs;
-        operators: operator (as XNNPACK or the interpreter calls it), calls in one run, ms, percent; longest first;
-        nodes: operator and ms of each, in the order of running.
+        runs; threads; ms: sum over all operators of the medians over the runs;
+        operators: operator (name in XNNPACK or the interpreter), calls in one run, ms, percent; slowest first;
+        nodes: operator and ms of each, in execution order.
 
     Raises:
-        EdgeallError: this interpreter has no such profiler, or it failed.
+        EdgeallError: this interpreter has no such profiler, or the profiler failed.
     """
     if runtime_package() != "ai_edge_litert":
         raise EdgeallError(f"{runtime_version()} can't time operators", hint="leave --profile out")
@@ -51,7 +51,7 @@ def profile_model(path: str | os.PathLike[str], threads: int) -> dict[str, Any]:
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise _failed(path, f"no answer in {_CHILD_TIMEOUT_S} s") from error
+        raise _failed(path, f"no result after {_CHILD_TIMEOUT_S} s") from error
     if child.returncode < 0:
         raise _failed(path, f"it died of {signal.Signals(-child.returncode).name}")
     if child.returncode:
@@ -75,7 +75,7 @@ def _failed(path: str | os.PathLike[str], reason: str) -> EdgeallError:
 
 
 def _measure(path: str, threads: int) -> list[tuple[str, float]]:
-    """Name and median microseconds of each operator, in order. Raises RuntimeError where the library refuses."""
+    """Name and median microseconds of each operator, in order. Raises RuntimeError if the library refuses."""
     package = importlib.util.find_spec("ai_edge_litert")
     assert package is not None
     assert package.origin is not None
@@ -94,8 +94,7 @@ def _measure(path: str, threads: int) -> list[tuple[str, float]]:
     buffers = []
     for side in ("Input", "Output"):
         tensor = lib.make(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(0))
-        # A struct that only the library looks into; but a size left open (a batch of any size) is -1 there, and the
-        # buffer needs a number.
+        # A struct of the library. It has -1 for a variable size (of the batch), for which the buffer needs a number.
         shape = (ctypes.c_int32 * 256)()
         lib.call("LiteRtGetRankedTensorType", tensor, shape)
         shape[:] = [1 if size == -1 else size for size in shape]
@@ -120,7 +119,7 @@ def _measure(path: str, threads: int) -> list[tuple[str, float]]:
         runs.append(_operators(lib, profiler))
     names = [name for name, _ in runs[0]]
     if not names or any([name for name, _ in found] != names for found in runs):
-        raise RuntimeError("its runs don't list the same operators")
+        raise RuntimeError("its runs have different operators")
     return [(name, statistics.median(found[index][1] for found in runs)) for index, name in enumerate(names)]
 
 
@@ -130,12 +129,12 @@ def _operators(lib: _Library, profiler: ctypes.c_void_p) -> list[tuple[str, int]
     lib.call("LiteRtGetNumProfilerEvents", profiler, ctypes.byref(count))
     memory = ctypes.create_string_buffer(bytes([_UNWRITTEN]) * (count.value * _MOST_EVENT_BYTES))
     lib.call("LiteRtGetProfilerEvents", profiler, count, memory)
-    # How long an event is differs between versions: as long as what was written tells. Its last word may be padding.
+    # The size of an event differs between versions; it follows from the bytes written. The last word may be padding.
     raw = memory.raw[:-1]
     written = -(-len(raw.rstrip(bytes([_UNWRITTEN]))) // 8) * 8
     size, rest = divmod(written, max(1, count.value))
     if rest or size < _EVENT_HEAD.size:
-        raise RuntimeError("its events have another form than known here")
+        raise RuntimeError("its events have an unknown format")
     events = [_EVENT_HEAD.unpack_from(raw, index * size) for index in range(count.value)]
     return [
         (ctypes.string_at(name).decode(errors="replace"), duration)
@@ -145,14 +144,14 @@ def _operators(lib: _Library, profiler: ctypes.c_void_p) -> list[tuple[str, int]
 
 
 def _owned(text: bytes) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-    """A copy of ``text`` and the function by which the library will free it."""
+    """A copy of ``text``, and the function that frees it."""
     libc = ctypes.CDLL(None)
     libc.strdup.restype = ctypes.c_void_p
     return ctypes.c_void_p(libc.strdup(text)), ctypes.cast(libc.free, ctypes.c_void_p)
 
 
 class _Library:
-    """Calls by name; every one returns a status, 0 when it went well."""
+    """Calls functions of the library by name. Each returns a status, 0 for success."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -163,7 +162,7 @@ class _Library:
             raise RuntimeError(f"{name}: status {status}")
 
     def make(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        """For functions whose last argument is where to put what they make."""
+        """Call a function whose last argument receives the created object; return that object."""
         made = ctypes.c_void_p()
         self.call(name, *arguments, ctypes.byref(made))
         return made
