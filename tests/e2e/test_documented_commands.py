@@ -315,6 +315,27 @@ def test_a_documented_line_does_what_it_says(line: Line, request: pytest.Fixture
             assert value.startswith("-") or (folder / value).exists(), f"{option} {value}"
 
 
+PYTHON = [(page, block) for page in PAGES for language, block in blocks(page) if language == "python"]
+QUICK = {
+    "alpha=0.35": 'model="basic_cnn", weights="none", input_size=32, epochs_finetune=1, split_by="image"',
+    "max_drop=0.5": "max_drop=100, representative=8",
+}
+"""What makes an example in Python quick on few images."""
+
+
+@pytest.mark.parametrize(("page", "block"), PYTHON, ids=[page.stem for page, _ in PYTHON])
+def test_a_documented_python_example_runs(page: Path, block: str, world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    shutil.copytree(world, folder)
+    for text, quick in QUICK.items():
+        block = block.replace(text, quick)
+    environment = {**os.environ, "HOME": str(folder)}
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 def _no_json(text: str) -> Any:
     raise AssertionError(f"{text} is not JSON")
 
