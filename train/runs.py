@@ -248,15 +248,13 @@ def complete_run(
 
     Args:
         out: the run folder, with ``split.json``.
-        run: settings, unit, data, model, timing, replicas, versions, source_revision and device. The other keys are
-            added here.
+        run: settings, unit, data, model, timing, replicas, versions, source_revision and device.
         model: float32; it is saved.
         split: of the run.
         images: from `load_subsets`.
-        history: every epoch of every stage, see `edgeall.train.fit.Row`.
+        history: every epoch of every stage, see `edgeall.train.stage.Row`.
         started: ``time.perf_counter()`` at the start, for the total time.
-        evaluated: the subsets to evaluate. Without test there is no report: `edgeall search` evaluates the test subset
-            only for the chosen run.
+        evaluated: the subsets to evaluate. Without test there is no report (`edgeall search`).
 
     Returns:
         The content of ``run.json``.
@@ -334,7 +332,7 @@ def write_predictions(path: Path, split: Split, probabilities: dict[str, NDArray
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """One row per epoch of every stage, see `edgeall.train.fit.Row`."""
+    """One row per epoch of every stage, see `edgeall.train.stage.Row`."""
     with atomic.atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(history[0]))
         writer.writeheader()

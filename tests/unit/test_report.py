@@ -348,8 +348,8 @@ KNOWN, UNSEEN = "The patient of an image is not known", "the test images come fr
 @pytest.mark.parametrize(
     ("level", "subjects", "said", "unsaid"),
     [
-        ("image", {}, [f"{KNOWN}, so", "expect less"], [UNSEEN, "because the split is by image"]),
-        ("block", {}, ["file numbers", f"{KNOWN}, so", "expect less"], [UNSEEN, "because the split is by image"]),
+        ("image", {}, [f"{KNOWN}, so", "expect less"], [UNSEEN, "the split is by image"]),
+        ("block", {}, ["file numbers", f"{KNOWN}, so", "expect less"], [UNSEEN, "the split is by image"]),
         (
             "image",
             {"train": "p", "validation": "q", "test": "p"},
@@ -362,7 +362,12 @@ KNOWN, UNSEEN = "The patient of an image is not known", "the test images come fr
             ["1 subject of the test subset is also in"],
             [KNOWN, UNSEEN],
         ),
-        ("image", {"test": "p"}, [f"{KNOWN} for 16 of 24, so", "expect less"], [UNSEEN, "because the split is by image"]),
+        (
+            "image",
+            {"test": "p"},
+            [f"{KNOWN} for 16 of 24, so", "expect less"],
+            [UNSEEN, "the split is by image"],
+        ),
         ("block", {"train": "p", "validation": "q", "test": "r"}, ["file numbers", UNSEEN], [KNOWN, "expect less"]),
         ("subject", {"train": "p", "validation": "q", "test": "r"}, [UNSEEN], [KNOWN, "expect less", "file numbers"]),
     ],

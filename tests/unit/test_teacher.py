@@ -15,10 +15,11 @@ import pytest
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.models.keras_compat import keras, tf
-from edgeall.train.fit import Stage, fit
+from edgeall.train.fit import fit
 from edgeall.train.run import TrainSettings, train
 from edgeall.train.run_folder import check_out
 from edgeall.train.runs import load_model, load_run
+from edgeall.train.stage import Stage
 from edgeall.train.teacher import TEMPERATURE, _resized, ensemble, make_student, open_teachers
 
 QUIET = Progress(quiet=True)
@@ -172,7 +173,12 @@ def test_a_run_that_cannot_teach_is_refused_before_any_work(
         (tmp_path / "nothing", {}, DataError, "not a complete run"),
         (tiny_run, {"out": tiny_run, "force": True}, UsageError, "is --out itself"),
         (tiny_run, {"teacher_weight": 1.5}, UsageError, r"must be in \(0, 1\]"),
-        (tiny_run, {"weights": str(tiny_run / "model.keras"), "epochs_finetune": 0}, UsageError, "requires fine-tuning"),
+        (
+            tiny_run,
+            {"weights": str(tiny_run / "model.keras"), "epochs_finetune": 0},
+            UsageError,
+            "requires fine-tuning",
+        ),
     ):
         settings = replace(_student(tiny_settings, out, teacher), **changes)
         with pytest.raises(kind, match=message) as error:

@@ -1,4 +1,4 @@
-"""``edgeall data audit``: what is wrong with a data set, before anybody trains on it and believes the result."""
+"""``edgeall data audit``: finds problems of a data set that make results look better than they are."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from numpy.typing import NDArray
 from ...console.progress import Progress
 from ...console.tables import percent, table
 from ...edge_runtime.errors import DataError
-from . import duplicates
 from .dataset import load_dataset
-from .duplicates import Duplicates
+from .duplicates import Duplicates, groups
 from .listing import describe
 from .probes import FOLDS, PROBES, Probe, Score, measure, score
 from .scan import Facts, Scan, scan
 
 SHORTCUT = 0.25
-"""How far from chance to certainty a probe that sees no cell may get before it is called a shortcut."""
+"""Limit for a probe that sees no cells, as a share of the way from chance to certainty. Above it is a shortcut."""
 COLOUR_SHORTCUT = 0.75
-"""The same for one that sees cells too, and of what shape and texture alone reach: stain does differ between classes,
-but where colour alone does nearly as well, nothing makes a network look any further."""
+"""The same for a probe that also sees cells, as a share of the result of shape and texture. Stain differs between
+classes, but if colour alone is nearly as good, a network has no reason to learn more."""
 IMBALANCE = 3.0
-"""Images of the largest class for one of the smallest, from which on it is said."""
+"""Ratio of the largest to the smallest class from which imbalance is reported."""
 FEWEST = 10
-"""Groups of every class that probes need, two for each fold."""
+"""Minimum number of groups in every class for the probes: two per fold."""
 LEVELS = ("problem", "warning", "note")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know, and what to do about it.
+    """One finding and the advice for it.
 
     Attributes:
-        level: one of `LEVELS`: what breaks a result, what may, what is good to know.
+        level: one of `LEVELS`: invalidates results, may invalidate results, information.
         about: ``duplicates``, ``shortcut``, ``subjects``, ``imbalance``, ``unreadable``, ``range`` or ``probes``.
-        text: in a sentence.
+        text: one sentence.
         advice: what to do.
     """
 
@@ -52,48 +51,49 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found, for the report as well.
+    """The result of an audit.
 
     Attributes:
-        facts: what the command prints as JSON.
+        facts: the JSON output of the command.
         scan: of the data.
-        twins: its duplicates.
-        features: of each probe, by name; empty where there are too few images.
+        duplicates: of the scan.
+        features: of each probe, by name; empty if there are too few images.
         scores: of each probe.
     """
 
     facts: dict[str, Any]
     scan: Scan
-    twins: Duplicates
+    duplicates: Duplicates
     features: dict[str, NDArray[np.float64]]
     scores: dict[str, Score]
 
 
 def audit(path: Path, progress: Progress, seed: int = 0) -> Audit:
-    """Look for everything that makes a figure of a network trained on this data worth less than it seems.
+    """Find shortcuts, duplicates, imbalance and other problems of a data set.
 
     Args:
         path: see `edgeall.train.data.dataset.load_dataset`.
+        progress: receives the progress bars.
         seed: of the cross-validation.
 
     Returns:
-        `Audit.facts` is `edgeall.train.data.listing.describe`'s with ``probes`` (for each ``accuracy``, balanced and
-        cross-validated; its interval; ``of_possible``, how far from chance to certainty that is; ``looks_at``),
-        ``chance``, ``kept_together`` (``subject`` or ``duplicates``) and ``findings``, the gravest first.
+        `Audit.facts` is the result of `edgeall.train.data.listing.describe` with ``probes`` (for each ``accuracy``,
+        balanced and cross-validated; its interval; ``of_possible``, its share of the way from chance to certainty;
+        ``looks_at``), ``chance``, ``kept_together`` (``subject`` or ``duplicates``) and ``findings``, by severity.
 
     Raises:
-        DataError: see `load_dataset` and `scan`; or one class only.
+        DataError: see `load_dataset` and `scan`; or only one class.
     """
     listed = load_dataset(path)
     with progress.task("reading images", len(listed.samples)) as advance:
         found = scan(listed, lambda done, _: advance(done, ""))
     labels = found.dataset.labels
     if len(labels) < 2:
-        raise DataError(f"{path}: one class only ({labels[0]}); there is nothing to tell apart")
-    twins = duplicates.groups(found)
-    facts = describe(found, twins)
+        raise DataError(f"{path}: only one class ({labels[0]}), an audit needs at least two")
+    duplicates = groups(found)
+    facts = describe(found, duplicates)
     classes = np.array([labels.index(item.sample.label) for item in found.facts])
-    together = _together(found.facts, twins)
+    together = _together(found.facts, duplicates)
     features: dict[str, NDArray[np.float64]] = {}
     scores: dict[str, Score] = {}
     if _enough(classes, together):
@@ -110,12 +110,12 @@ def audit(path: Path, progress: Progress, seed: int = 0) -> Audit:
         "kept_together": "duplicates" if facts["subjects"] is None else "subject",
         "probes": {probe.name: _row(probe, scores[probe.name], chance) for probe in PROBES} if scores else {},
     }
-    facts["findings"] = [asdict(finding) for finding in _findings(facts, found.facts, twins)]
-    return Audit(facts, found, twins, features, scores)
+    facts["findings"] = [asdict(finding) for finding in _findings(facts, found.facts, duplicates)]
+    return Audit(facts, found, duplicates, features, scores)
 
 
 def audit_text(facts: dict[str, Any]) -> str:
-    """What `audit` found, for people."""
+    """The facts of an audit as text."""
     parts = []
     if facts["probes"]:
         rows = [
@@ -123,23 +123,23 @@ def audit_text(facts: dict[str, Any]) -> str:
             for name, row in facts["probes"].items()
         ]
         parts.append(
-            f"How well classes are guessed without looking at a cell (chance {percent(facts['chance'])}; {FOLDS}-fold, "
+            f"Accuracy of classifiers that do not see the cells (chance {percent(facts['chance'])}; {FOLDS}-fold, "
             f"{facts['kept_together']} kept together):\n\n"
             + table(["probe", "accuracy", "95 % interval", "from"], rows)
         )
     parts += [
         f"{finding['level'].upper()}: {finding['text']}\n  {finding['advice']}" for finding in facts["findings"]
-    ] or ["Nothing found. That isn't to say that there is nothing: these are the known ways to go wrong."]
+    ] or ["Nothing found. The audit only checks for known problems."]
     return "\n\n".join(parts)
 
 
-def _together(facts: Sequence[Facts], twins: Duplicates) -> NDArray[np.int64]:
-    """A number for what cross-validation keeps together: subjects where all are known, else duplicates."""
+def _together(facts: Sequence[Facts], duplicates: Duplicates) -> NDArray[np.int64]:
+    """Group numbers for cross-validation, ``(n,)``: subjects if all are known, else duplicates."""
     subjects = [item.sample.subject for item in facts]
     if None not in subjects:
         return np.asarray(np.unique(np.array(subjects), return_inverse=True)[1])
     numbers = np.arange(len(facts))
-    for group in twins.near:
+    for group in duplicates.near:
         numbers[list(group)] = group[0]
     return numbers
 
@@ -159,10 +159,9 @@ def _row(probe: Probe, found: Score, chance: float) -> dict[str, Any]:
     }
 
 
-def _findings(facts: dict[str, Any], images: Sequence[Facts], twins: Duplicates) -> list[Finding]:
-    found = [*_unreadable(facts), *_narrow_range(facts), *_duplicates(facts, images, twins)]
-    found += [*_subjects(facts, images), *_imbalance(facts)]
-    found += _shortcuts(facts)
+def _findings(facts: dict[str, Any], images: Sequence[Facts], duplicates: Duplicates) -> list[Finding]:
+    found = [*_unreadable(facts), *_narrow_range(facts), *_duplicate_images(facts, images, duplicates)]
+    found += [*_subjects(facts, images), *_imbalance(facts), *_shortcuts(facts)]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -170,53 +169,49 @@ def _unreadable(facts: dict[str, Any]) -> list[Finding]:
     count = len(facts["problems"])
     if not count:
         return []
-    text = f"{count:,} files can't be used, first {facts['problems'][0]['path']}: {facts['problems'][0]['reason']}."
-    return [Finding("warning", "unreadable", text, "Training skips them. Copy them again, or take them away.")]
+    text = f"{count:,} files cannot be used, first {facts['problems'][0]['path']}: {facts['problems'][0]['reason']}."
+    return [Finding("warning", "unreadable", text, "Training skips them. Copy them again, or remove them.")]
 
 
 def _narrow_range(facts: dict[str, Any]) -> list[Finding]:
     if facts["narrow_range"] is None:
         return []
-    advice = "Have the camera's program scale them to 16 bits, or save 8-bit images; and so what is classified later."
+    advice = "Scale them to 16 bits in the camera software, or save 8-bit images. Do the same for images to classify."
     return [Finding("warning", "range", f"{facts['narrow_range']}.", advice)]
 
 
-def _duplicates(facts: dict[str, Any], images: Sequence[Facts], twins: Duplicates) -> list[Finding]:
+def _duplicate_images(facts: dict[str, Any], images: Sequence[Facts], duplicates: Duplicates) -> list[Finding]:
     found = []
-    if twins.conflicts:
-        named = " = ".join(images[index].sample.path for index in twins.conflicts[0][:3])
-        text = f"{len(twins.conflicts):,} groups of the same or nearly the same image carry different labels ({named})."
-        found.append(Finding("problem", "duplicates", text, "One of the labels is wrong: have them looked at."))
+    if duplicates.conflicts:
+        named = " = ".join(images[index].sample.path for index in duplicates.conflicts[0][:3])
+        text = f"{len(duplicates.conflicts):,} groups of duplicates have different labels ({named})."
+        found.append(Finding("problem", "duplicates", text, "One of the labels is wrong: check them."))
     repeated = facts["exact_duplicates"] + facts["near_duplicates"]
     if repeated:
         text = (
-            f"{repeated:,} of {facts['images']:,} images repeat another one: {facts['exact_duplicates']:,} exactly, "
-            f"{facts['near_duplicates']:,} nearly or as an overlapping field."
+            f"{repeated:,} of {facts['images']:,} images are duplicates: {facts['exact_duplicates']:,} exact, "
+            f"{facts['near_duplicates']:,} near duplicates or overlapping fields."
         )
-        advice = (
-            "edgeall never has them on two sides of a split it makes. Figures from a random split elsewhere flatter."
-        )
+        advice = "edgeall never puts them into two subsets. Figures from a random split made elsewhere are too good."
         found.append(Finding("warning", "duplicates", text, advice))
     if across := facts["split"].get("across"):
-        text = f"{len(across):,} groups of duplicates lie on several sides of the split as given ({across[0][0]})."
-        advice = "Take them off the train side, or have the images split anew: figures of the test side flatter."
+        text = f"{len(across):,} groups of duplicates lie in several subsets of the given split ({across[0][0]})."
+        advice = "Remove them from train, or split again: the figures of the test subset are too good."
         found.append(Finding("problem", "duplicates", text, advice))
-    across = [group for group in twins.near if len({images[index].sample.subject for index in group} - {None}) > 1]
+    across = [group for group in duplicates.near if len({images[index].sample.subject for index in group} - {None}) > 1]
     if across:
         text = f"{len(across):,} groups of duplicates lie in different subjects ({images[across[0][0]].sample.path})."
-        found.append(
-            Finding("problem", "subjects", text, "Either the subjects are wrong or the images are: check them.")
-        )
+        found.append(Finding("problem", "subjects", text, "Either the subjects or the images are wrong: check them."))
     return found
 
 
 def _subjects(facts: dict[str, Any], images: Sequence[Facts]) -> list[Finding]:
     if facts["subjects"] is None:
         advice = (
-            "Where files are numbered as taken, split by block, which is the default there. Read every figure of a "
-            "split by image as optimistic."
+            "Split by block if files are numbered in the order of taking; that is the default then. Figures of a split "
+            "by image are optimistic."
         )
-        text = "Which images come from one person or slide isn't known: no split can keep them together."
+        text = "The subject or slide of each image is not known: no split can keep them together."
         return [Finding("note", "subjects", text, advice)]
     found = []
     for label in facts["labels"]:
@@ -224,12 +219,12 @@ def _subjects(facts: dict[str, Any], images: Sequence[Facts]) -> list[Finding]:
         subject, most = counts.most_common(1)[0]
         total = sum(counts.values())
         if len(counts) > 1 and most > 0.5 * total:
-            text = f"{percent(most / total)} of {label} come from one subject ({subject})."
-            found.append(Finding("warning", "subjects", text, "What is learnt of this class is that person."))
+            text = f"{percent(most / total)} of {label} are from one subject ({subject})."
+            found.append(Finding("warning", "subjects", text, "A network may learn this person instead of the class."))
         if len(counts) < FEWEST:
             text = f"{label} has {len(counts)} subjects."
             found.append(
-                Finding("warning", "subjects", text, "A test side of one or two people says little of others.")
+                Finding("warning", "subjects", text, "A test subset with one or two people says little about others.")
             )
     return found
 
@@ -246,8 +241,8 @@ def _imbalance(facts: dict[str, Any]) -> list[Finding]:
 
 def _shortcuts(facts: dict[str, Any]) -> list[Finding]:
     if not facts["probes"]:
-        text = f"Too few images for the probes: every class needs {FEWEST} that aren't of one subject or duplicates."
-        return [Finding("note", "probes", text, "Shortcuts were not looked for.")]
+        text = f"Too few images for the probes: every class needs {FEWEST} from different subjects, without duplicates."
+        return [Finding("note", "probes", text, "Shortcuts were not searched for.")]
     found = []
     real = facts["probes"]["shape"]["of_possible"]
     for name, row in facts["probes"].items():
@@ -259,7 +254,7 @@ def _shortcuts(facts: dict[str, Any]) -> list[Finding]:
             continue
         seen = percent(facts["probes"]["shape"]["accuracy"])
         text = (
-            f"{percent(row['accuracy'])} of images are classified from {row['looks_at']} (chance "
+            f"{percent(row['accuracy'])} of the images can be classified from {row['looks_at']} (chance "
             f"{percent(facts['chance'])}; shape and texture without colour: {seen})."
         )
         found.append(Finding("problem", "shortcut", text, _ADVICE[name]))
@@ -267,14 +262,14 @@ def _shortcuts(facts: dict[str, Any]) -> list[Finding]:
 
 
 _OTHER_MICROSCOPE = (
-    "Expect another microscope to break a model trained on this: train with --augment microscope and report "
+    "A model trained on this may fail on another microscope: train with --augment microscope and report "
     "`edgeall evaluate --robustness`."
 )
 _ADVICE = {
     "background": _OTHER_MICROSCOPE,
     "colour": _OTHER_MICROSCOPE,
-    "border": f"Look for frames, tints and scale bars, and crop them away. {_OTHER_MICROSCOPE}",
-    "size": "Classes were taken or cut differently. Bring all images to one size from one source, or get others.",
-    "file": "Classes were stored differently. Store all images in one format and quality, from the originals.",
-    "metadata": "Classes went through different programs. Store all images in one format, from the originals.",
+    "border": f"Check for frames, tints and scale bars, and crop them. {_OTHER_MICROSCOPE}",
+    "size": "Classes were taken or cropped differently. Use one size from one source for all images.",
+    "file": "Classes were stored differently. Store all images from the originals in one format and quality.",
+    "metadata": "Classes were saved by different programs. Store all images from the originals in one format.",
 }

@@ -1,4 +1,4 @@
-"""The page of ``edgeall data audit``: the findings, and for each shortcut what it looks like."""
+"""The HTML page of ``edgeall data audit``: the findings, with example images and background colours."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.tools.atomic import write_text
 from ..reports.page import jpeg_uri, template
 from .audit import SHORTCUT, Audit
-from .probes import SIDE, background_of
+from .probes import MAX_SIDE, background_of
 
 EXAMPLES = 4
-"""Images of each class that are shown."""
+"""Example images per class."""
 SWATCHES = 32
-"""Background colours of each class."""
+"""Background colours per class."""
 PAIRS = 8
 THUMBNAIL = 120
 
@@ -43,32 +43,32 @@ def write_audit(audit: Audit, path: Path) -> None:
         },
         conflicts=[
             [(images[index].sample.label, _shown(root, images[index].sample.path)) for index in group[:4]]
-            for group in audit.twins.conflicts[:PAIRS]
+            for group in audit.duplicates.conflicts[:PAIRS]
         ],
     )
-    write_text(path, page, errors="replace")  # a file name on disk need not be valid Unicode
+    write_text(path, page, errors="replace")  # a file name may be invalid Unicode
 
 
 def _backgrounds(audit: Audit, chosen: Sequence[int]) -> list[str]:
-    """Mean colours of what the background probe sees, as CSS colours, the dark ones first."""
+    """Mean background colours of images as CSS colours, dark ones first."""
     colours = audit.features["background"][_spread(chosen, SWATCHES), :3]
     ordered = colours[np.argsort(colours.sum(axis=1))]
     return ["#{:02x}{:02x}{:02x}".format(*(int(value) for value in np.rint(colour))) for colour in ordered]
 
 
 def _spread(chosen: Sequence[int], count: int) -> list[int]:
-    """So many of them, evenly."""
+    """At most ``count`` of them, evenly spaced."""
     places = np.unique(np.linspace(0, len(chosen) - 1, count).astype(int))
     return [chosen[place] for place in places]
 
 
 def _shown(root: Path, name: str) -> dict[str, Any]:
-    """An image and what of it counts as background, both as data URIs; None where it has gone since."""
+    """An image and its background as data URIs; None if it cannot be read any more."""
     try:
         image = open_rgb(root / name)
     except ImageError:
         return {"name": name, "whole": None, "background": None}
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     pixels = np.array(image)
     pixels[~background_of(pixels)] = (120, 120, 120)
     return {"name": name, "whole": _uri(image), "background": _uri(Image.fromarray(pixels))}

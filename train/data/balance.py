@@ -1,4 +1,4 @@
-"""The same number of images of every class: too many are sampled, too few are filled up with augmented copies."""
+"""Equal class sizes: larger classes are sampled, smaller ones are filled up with augmented copies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .subsets import LEFT_OUT, SUBSETS
 
 @dataclass(frozen=True)
 class PerClass:
-    """Images of each class on each side."""
+    """Number of images of each class in each subset."""
 
     train: int
     validation: int
@@ -26,12 +26,12 @@ class PerClass:
 
     @property
     def all(self) -> int:
-        """On the three sides together."""
+        """Sum of the three subsets."""
         return self.train + self.validation + self.test
 
 
 def parse_per_class(text: str) -> PerClass:
-    """``700/150/150``. Raises UsageError for anything else."""
+    """Parse ``train/validation/test``, for example ``700/150/150``. Raises UsageError for another text."""
     parts = text.split("/")
     if len(parts) != len(SUBSETS) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(
@@ -41,27 +41,26 @@ def parse_per_class(text: str) -> PerClass:
 
 
 def sample_subsets(split: Split, wanted: PerClass, seed: int) -> Split:
-    """Leave out, at random, the images of a class that are more than wanted on their side.
+    """Leave out random images of each class that exceed the wanted number of their subset.
 
-    A side with fewer stays as it is: an augmented copy of a test image is no new evidence, and for training copies
-    are made batch by batch, see `filled`.
+    A subset with fewer images is unchanged: augmented copies of test images add no evidence, and copies for training
+    are made in each batch, see `filled`.
     """
     generator = np.random.default_rng(seed)
     limits = dict(zip(SUBSETS, (wanted.train, wanted.validation, wanted.test), strict=True))
     out: set[int] = set()
     for label in split.labels:
-        for side in SUBSETS:
-            members = [i for i, entry in enumerate(split.entries) if (entry.label, entry.side) == (label, side)]
-            out.update(generator.permutation(members)[limits[side] :].tolist())
+        for name in SUBSETS:
+            members = [i for i, entry in enumerate(split.entries) if (entry.label, entry.side) == (label, name)]
+            out.update(generator.permutation(members)[limits[name] :].tolist())
     entries = [replace(entry, side=LEFT_OUT) if i in out else entry for i, entry in enumerate(split.entries)]
     return replace(split, entries=tuple(entries))
 
 
 def filled(images: Images, count: int) -> Images:
-    """Every class ``count`` times: a class with fewer images has each of them once and then again, in turn.
+    """At least ``count`` images of every class: the images of a smaller class are repeated in turn.
 
-    An image that comes several times in an epoch is augmented differently each time, and differently again in the
-    next epoch; without augmentation the copies are plain repeats.
+    Each repetition in an epoch, and each epoch, is augmented differently. Without augmentation the copies are equal.
     """
     chosen: list[NDArray[np.intp]] = []
     for label in np.unique(images.labels):

@@ -1,7 +1,7 @@
-"""Whole stretches of file numbers for each side, an embargo apart, where no subject is known.
+"""Splits numbered files into contiguous ranges (blocks) with an embargo between the subsets, if no subject is known.
 
-Files numbered as taken come slide by slide. Neither slide nor patient is known, so distance in the numbering stands
-for both: images far enough apart are of other slides.
+Files numbered in the order of taking follow slide by slide. Slide and patient are unknown, so the distance in the
+numbering is a proxy for both: images that are far apart come from different slides.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from ...edge_runtime.errors import UsageError
 from .subsets import NOWHERE, TEST, TRAIN, VALIDATION
 
 EMBARGO = 37
-"""Two sides are more than so many file numbers apart: one patient's. The four-class set has 3,256 images of 89
-patients, about 37 each."""
+"""Default distance between two subsets in file numbers: the images of one patient. The four-class data set has 3,256
+images of 89 patients, about 37 each."""
 
-_BLOCK_HINT = "block needs files numbered in the order of taking; use --split-by image"
+_BLOCK_HINT = "block requires files numbered in the order of taking; use --split-by image"
 _SLACK = 0.02
-"""To end at a gap that is there already a stretch may be longer or shorter by this share of all images."""
+"""A range may be longer or shorter by this share of all images to end at an existing gap."""
 
 _EQUAL = 0.01
-"""Placements whose cost differs by at most so much are equally good: the seed decides."""
+"""Placements whose costs differ by at most this value are equally good. The seed chooses one."""
 
 _PIECE = 0.01
-"""Cost of one more stretch, as a share of the images left out."""
+"""Cost of each additional range, in units of the share of images left out."""
 
 _FAR = 3.0
-"""Cost of the mean distance to the nearest image that is trained on, as a share of all images. Numbering goes with
-time, and with it lamp, stain and hands: a network that saw one end alone knows less of the other."""
+"""Weight of the mean distance to the nearest training image, as a share of all images. Lamp, stain and operator change
+over time, and numbers follow time: a network trained on one end only is worse at the other."""
 
 _RANDOM_STARTS = 8
 _MOST_MARKS = 16
 _MOST_PARTS = 8
-_HIGHEST = 2**62  # a number in a name may be of any length
+_HIGHEST = 2**62  # numbers in names may have any length
 _NUMBER = re.compile(r"[0-9]+")
-_GOOD = 0.15  # cost of a placement with which no finer parts are tried
-_MISSING = 10.0  # cost of a class that a side would not have
+_GOOD = 0.15  # cost at which no finer parts are tried
+_MISSING = 10.0  # cost of a class that is missing from a subset
 
 Indices = NDArray[np.intp]
 Series = tuple[Indices, NDArray[np.int64]]
-"""The images of a numbered series in order, and their numbers."""
+"""Image indices of a numbered series in order, and their file numbers."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """The images of series of the same classes in the order of their numbers, one series after the other.
+    """All series with the same classes, concatenated, each in the order of its numbers.
 
     Attributes:
-        images: their indices: (n,).
-        place: file numbers, moved together where more than the embargo is missing or another series begins, so that
-            such a step is the embargo plus one: (n,), never falling.
-        target: their classes: (n,).
+        images: their indices, (n,).
+        place: file numbers, (n,), not decreasing. Gaps larger than the embargo and steps to the next series are
+            shortened to the embargo plus one.
+        target: their classes, (n,).
     """
 
     images: Indices
@@ -66,15 +66,15 @@ class Line:
     target: Indices
 
     def part(self, start: int, stop: int) -> Line:
-        """A stretch of the line."""
+        """A range of the line."""
         return Line(self.images[start:stop], self.place[start:stop], self.target[start:stop])
 
 
 def series(paths: Sequence[str]) -> list[Series]:
-    """The numbered series among ``paths``: the images of each in the order of their numbers, and those numbers.
+    """The numbered series among ``paths``.
 
-    A series is the files of one folder that are named alike but for the counter. The counter is the last number that
-    differs between the files of a folder named alike: not the 40 of ``12-40x``.
+    A series consists of the files of one folder whose names differ only in the counter. The counter is the last number
+    that differs between these files: not the 40 of ``12-40x``.
 
     Raises:
         UsageError: a file without a number.
@@ -101,7 +101,7 @@ def series(paths: Sequence[str]) -> list[Series]:
 
 
 def is_numbered(paths: Sequence[str]) -> NDArray[np.bool_]:
-    """Which images have a neighbour in their series that is at most `EMBARGO` numbers away: (paths,).
+    """Which images have a neighbour in their series at most `EMBARGO` numbers away, (paths,).
 
     Raises:
         UsageError: a file without a number.
@@ -125,20 +125,22 @@ def place_blocks(
     seed: int,
     fold: tuple[int, int] | None = None,
 ) -> Indices:
-    """The side of every image, or `NOWHERE`: whole stretches of the numbering, no two sides within the embargo.
+    """Assign contiguous ranges of the numbering to subsets that are more than the embargo apart.
 
     Args:
         paths: of the images, relative to the data's root.
-        target: the class of each image, an index.
-        fractions: wanted shares of validation and test; the test share is not used with ``fold``; 0 is no test side.
-        embargo: images on different sides of one series differ by more than so many file numbers.
-        seed: decides among placements that are equally good; not used with ``fold``.
-        fold: (i, k): the test side is the i-th of k equal stretches of each class's images in the order of their
-            numbers; the k test sides cover everything.
+        target: class index of each image, (paths,).
+        fractions: wanted shares of validation and test. The test share is not used with ``fold``; 0 means no test
+            subset.
+        embargo: images of one series in different subsets differ by more than this many file numbers.
+        seed: chooses among equally good placements; not used with ``fold``.
+        fold: (i, k): the test subset is the i-th of k equal ranges of each class's images in the order of their
+            numbers. The k test subsets cover everything.
 
     Returns:
-        `TRAIN`, `VALIDATION`, `TEST` or `NOWHERE` for each image. What lies within the embargo of a border is taken
-        from train, between validation and test from validation. Where there is no room a class is missing on a side.
+        `TRAIN`, `VALIDATION`, `TEST` or `NOWHERE` for each image, (paths,). Images within the embargo of a border are
+        taken from train; between validation and test, from validation. Without enough room a class is missing from a
+        subset.
 
     Raises:
         UsageError: a file without a number, or no two images with neighbouring numbers.
@@ -147,14 +149,14 @@ def place_blocks(
     if not _near(every, len(paths)).any():
         raise UsageError("--split-by block: no two images have neighbouring numbers", hint=_BLOCK_HINT)
     rng = np.random.default_rng(seed)
-    side = np.full(len(paths), TRAIN)
+    subset = np.full(len(paths), TRAIN)
     for line in _lines(every, target, embargo):
-        side[line.images] = _place_line(line, fractions, embargo, rng, fold)
-    return side
+        subset[line.images] = _place_line(line, fractions, embargo, rng, fold)
+    return subset
 
 
 def _lines(every: list[Series], target: Indices, embargo: int) -> list[Line]:
-    """One line for each set of classes that series have: mostly the series of one class."""
+    """One line for each set of classes that occurs in a series: usually the series of one class."""
     alike: dict[tuple[int, ...], list[Series]] = {}
     for images, number in every:
         alike.setdefault(tuple(np.unique(target[images]).tolist()), []).append((images, number))
@@ -173,9 +175,11 @@ def _place_line(
     rng: np.random.Generator,
     fold: tuple[int, int] | None,
 ) -> Indices:
-    """The side of each image of a line; one of several classes is cut into as few parts as bring each everywhere."""
+    """The subset of each image of a line. A line of several classes is cut into the fewest parts that give every subset
+    every class.
+    """
     ways = _partitions(line)
-    # The parts must not depend on the fold, or the test sides would not fit together.
+    # The parts must not depend on the fold: the test subsets of all folds must fit together.
     folds: Sequence[tuple[int, int] | None] = [fold]
     if fold is not None:
         fractions = (fractions[0], 1.0 / fold[1])
@@ -183,7 +187,7 @@ def _place_line(
     best, lowest = np.full(len(line.images), TRAIN), np.inf
     for edges in ways:
         placed = [_place_parts(line, edges, fractions, embargo, rng, one) for one in folds]
-        cost = np.mean([_cost(line, side, fractions) for side in placed]) + _PIECE * len(edges)
+        cost = np.mean([_cost(line, subset, fractions) for subset in placed]) + _PIECE * len(edges)
         if cost < lowest:
             best, lowest = placed[folds.index(fold)], cost
         if lowest < _GOOD:
@@ -192,7 +196,7 @@ def _place_line(
 
 
 def _partitions(line: Line) -> list[list[int]]:
-    """Ways to cut a line into parts that each get stretches of their own, given by the parts' edges: [0, ..., n]."""
+    """Ways to cut a line into parts with ranges of their own, each given by the edges of the parts: [0, ..., n]."""
     n, kinds = len(line.images), len(np.unique(line.target))
     ways = [[0, n]]
     if kinds > 1:
@@ -212,54 +216,56 @@ def _place_parts(
     rng: np.random.Generator,
     fold: tuple[int, int] | None,
 ) -> Indices:
-    side = np.full(len(line.images), TRAIN)
+    subset = np.full(len(line.images), TRAIN)
     for start, stop in itertools.pairwise(edges):
         part = line.part(start, stop)
-        test, validation = _stretches(part, fractions, embargo, rng, fold)
-        side[start + test[0] : start + test[1]] = TEST
-        side[start + validation[0] : start + validation[1]] = VALIDATION
-    return _keep_apart(line, side, embargo)
+        test, validation = _ranges(part, fractions, embargo, rng, fold)
+        subset[start + test[0] : start + test[1]] = TEST
+        subset[start + validation[0] : start + validation[1]] = VALIDATION
+    return _keep_apart(line, subset, embargo)
 
 
-def _keep_apart(line: Line, side: Indices, embargo: int) -> Indices:
-    """Leave out what lies within the embargo of another side: of train first, of validation where that meets test."""
-    side = side.copy()
+def _keep_apart(line: Line, subset: Indices, embargo: int) -> Indices:
+    """Leave out images within the embargo of another subset: from train, or from validation next to test."""
+    subset = subset.copy()
     for kept in (TEST, VALIDATION):
-        fixed = line.place[side == kept]
+        fixed = line.place[subset == kept]
         if len(fixed):
-            given = np.flatnonzero(np.isin(side, (TRAIN, VALIDATION) if kept == TEST else (TRAIN,)))
+            given = np.flatnonzero(np.isin(subset, (TRAIN, VALIDATION) if kept == TEST else (TRAIN,)))
             place = line.place[given]
             after = np.searchsorted(fixed, place)
             below = np.abs(place - fixed[np.maximum(after - 1, 0)])
             above = np.abs(place - fixed[np.minimum(after, len(fixed) - 1)])
-            side[given[np.minimum(below, above) <= embargo]] = NOWHERE
-    return side
+            subset[given[np.minimum(below, above) <= embargo]] = NOWHERE
+    return subset
 
 
-def _cost(line: Line, side: Indices, fractions: tuple[float, float]) -> float:
-    """Share left out, and how far each class is from the wanted shares; worst where a class is missing on a side."""
+def _cost(line: Line, subset: Indices, fractions: tuple[float, float]) -> float:
+    """Share left out, plus deviation of each class from the wanted shares, plus a penalty for missing classes."""
     kinds = np.unique(line.target)
-    held = np.array([[np.mean(side[line.target == kind] == which) for kind in kinds] for which in (TRAIN, 1, 2)])
+    held = np.array([[np.mean(subset[line.target == kind] == which) for kind in kinds] for which in (TRAIN, 1, 2)])
     away = np.abs(held[1:] - np.array(fractions)[:, None]).max(axis=1).sum()
     missing = (held[: 3 if fractions[1] else 2] == 0).sum()
-    return float((side == NOWHERE).mean() + away + _MISSING * missing)
+    return float((subset == NOWHERE).mean() + away + _MISSING * missing)
 
 
-def _stretches(
+def _ranges(
     line: Line,
     fractions: tuple[float, float],
     embargo: int,
     rng: np.random.Generator,
     fold: tuple[int, int] | None,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where the test and the validation stretch of a line start and stop.
+    """Start and stop of the test and the validation range of a line.
 
-    Every pair of stretches that begin or end where the line does, at a gap that is there already, or right behind the
-    other one's embargo, is weighed, and some at random.
+    Candidates are pairs of ranges that begin or end at an end of the line, at an existing gap, or directly behind the
+    embargo of the other range; and some at random. The cheapest pair is used.
     """
     n = len(line.images)
-    first = np.searchsorted(line.place, line.place - embargo, side="left")  # of the images too near to each one
-    beyond = np.searchsorted(line.place, line.place + embargo, side="right")  # the next that is far enough
+    first = np.searchsorted(
+        line.place, line.place - embargo, side="left"
+    )  # of the images within the embargo of each one
+    beyond = np.searchsorted(line.place, line.place + embargo, side="right")  # the next image beyond the embargo
     marks = np.concatenate([[0], np.flatnonzero(np.diff(line.place) > embargo) + 1, [n]])
     wanted = [max(1, round(share * n)) for share in fractions]
     slack = int(_SLACK * n)
@@ -291,26 +297,26 @@ def _stretches(
 
 
 def _alone(
-    line: Line, stretches: NDArray[np.intp], first: Indices, beyond: Indices, share: float, rng: np.random.Generator
+    line: Line, ranges: NDArray[np.intp], first: Indices, beyond: Indices, share: float, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """The validation stretch where there is no test side."""
+    """The validation range if there is no test subset."""
     kinds = np.unique(line.target)
     sums = np.concatenate([np.zeros((1, len(kinds))), np.cumsum(line.target[:, None] == kinds, axis=0)])
-    start, stop = stretches.T
+    start, stop = ranges.T
     held = sums[stop] - sums[start]
     train = sums[first[start]] + sums[-1] - sums[beyond[stop - 1]]
     left_out = 1.0 - (held + train).sum(axis=1) / len(line.images)
     away = np.abs(held / sums[-1] - share).max(axis=1)
     cost = left_out + away + _MISSING * ((held == 0).sum(axis=1) + (train == 0).sum(axis=1))
-    best = stretches[rng.choice(np.flatnonzero(cost <= cost.min() + _EQUAL))]
+    best = ranges[rng.choice(np.flatnonzero(cost <= cost.min() + _EQUAL))]
     return int(best[0]), int(best[1])
 
 
 def _grown(
-    stretch: tuple[int, int], other: tuple[int, int], marks: Indices, first: Indices, beyond: Indices, slack: int
+    span: tuple[int, int], other: tuple[int, int], marks: Indices, first: Indices, beyond: Indices, slack: int
 ) -> tuple[int, int]:
-    """A stretch with the few images up to the next mark that would else be left out, unless the other one is there."""
-    start, stop = stretch
+    """Extend a range to the next mark if few images lie between, unless the other range is there."""
+    start, stop = span
     left, right = int(marks[marks <= start].max()), int(marks[marks >= stop].min())
     if start - left <= slack and first[start] <= left and not left < other[1] <= start:
         start = left
@@ -322,7 +328,7 @@ def _grown(
 def _candidates(
     n: int, marks: Indices, sizes: Indices, wanted: int, slack: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Stretches (start, stop) that begin or end at a mark, or lie between two, and some at random: (stretches, 2)."""
+    """Ranges (start, stop) that begin or end at a mark or lie between two, and some at random: (ranges, 2)."""
     if len(marks) > _MOST_MARKS:
         marks = np.sort(np.concatenate([[0, n], rng.choice(marks[1:-1], _MOST_MARKS - 2, replace=False)]))
     starts = np.concatenate([np.add.outer(marks, 0 * sizes), np.subtract.outer(marks, sizes)]).ravel()
@@ -338,12 +344,12 @@ def _candidates(
 
 
 def _crossed(test: NDArray[np.intp], validation: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Every test stretch with every validation stretch: (pairs, 4)."""
+    """Every test range with every validation range: (pairs, 4)."""
     return np.concatenate([np.repeat(test, len(validation), axis=0), np.tile(validation, (len(test), 1))], axis=1)
 
 
 def _beside(fixed: NDArray[np.intp], sizes: Indices, first: Indices, beyond: Indices) -> NDArray[np.intp]:
-    """Each of ``fixed`` with stretches right behind and right before its embargo: (pairs, 4), ``fixed`` first."""
+    """Each of ``fixed`` with ranges directly behind and before its embargo: (pairs, 4), ``fixed`` first."""
     found = []
     for size in sizes:
         behind, before = beyond[fixed[:, 1] - 1], first[fixed[:, 0]]
@@ -354,12 +360,12 @@ def _beside(fixed: NDArray[np.intp], sizes: Indices, first: Indices, beyond: Ind
 def _pair_costs(
     line: Line, pairs: NDArray[np.intp], first: Indices, beyond: Indices, fractions: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """As `_cost`, and train's distance and number of stretches, of test and validation stretches in a row: (pairs,)."""
+    """`_cost` of pairs of test and validation ranges, plus distance and number of the training ranges: (pairs,)."""
     n = len(line.images)
     kinds = np.unique(line.target)
     sums = np.concatenate([np.zeros((1, len(kinds))), np.cumsum(line.target[:, None] == kinds, axis=0)])
     a, b, c, d = pairs.T
-    ahead = np.where((a < c)[:, None], pairs, pairs[:, [2, 3, 0, 1]])  # the earlier stretch, the later one
+    ahead = np.where((a < c)[:, None], pairs, pairs[:, [2, 3, 0, 1]])  # the earlier range first
     train = [
         (np.zeros(len(pairs), np.intp), first[ahead[:, 0]]),
         (beyond[ahead[:, 1] - 1], np.maximum(first[ahead[:, 2]], beyond[ahead[:, 1] - 1])),
@@ -374,9 +380,9 @@ def _pair_costs(
 
 
 def _distance(train: Sequence[tuple[Indices, Indices]], n: int) -> NDArray[np.float64]:
-    """Mean distance of ``n`` images from the nearest one of ``train``, its stretches in order, as a share of ``n``.
+    """Mean distance of ``n`` images to the nearest one in the ``train`` ranges, as a share of ``n``.
 
-    A gap of g images between two stretches adds g * g / 4, one before the first or behind the last g * g / 2.
+    A gap of g images between two ranges adds g * g / 4; a gap before the first or behind the last adds g * g / 2.
     """
     total, reached = np.zeros(len(train[0][0])), np.zeros(len(train[0][0]), np.intp)
     for start, stop in train:

@@ -1,7 +1,6 @@
-"""Preprocessed images and other arrays on disk, made once: training reads bytes, it never decodes.
+"""A cache on disk for preprocessed images and other arrays, so that training does not decode images.
 
-A cached array is a ``.npy`` file with checksums behind it. What a power cut or a bad disk made of it is seen before it
-is used, and it is made anew.
+A cached array is a ``.npy`` file followed by checksums. A damaged file (power cut, bad disk) is detected and made again.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.cache import cache_dir
+from ...edge_runtime.classifier import cores
 from ...edge_runtime.errors import DISK_FULL, DataError, NoSpaceError
 from ...edge_runtime.preprocess import InputSpec, load_input
 from ...edge_runtime.tools import atomic
@@ -35,30 +35,30 @@ from ...edge_runtime.tools.atomic import atomic_write
 from .split import SplitEntry
 
 FORMAT = 1
-"""Raised whenever `edge_runtime.preprocess` changes what it returns."""
+"""Version of the cached values. It is raised whenever the result of `edge_runtime.preprocess` changes."""
 ELSEWHERE = "free some space, or name another folder with --cache-dir"
 _CHUNK = 1 << 22
-"""Bytes of an array under one checksum."""
+"""Bytes per checksum."""
 _END = struct.Struct("<8sQ")
-"""The last bytes of a file: `_MAGIC`, and the number of checksums before them."""
+"""The end of a file: `_MAGIC` and the number of checksums before it."""
 _MAGIC = b"edgeall1"
 
 default_cache_dir = cache_dir
-"""The device keeps its own things there too."""
+"""The device runtime uses the same folder."""
 _checked: set[tuple[str, int, int, int]] = set()
-"""Files whose checksums this process has looked at: path, inode, size, time of the last change."""
+"""Files whose checksums this process has verified: path, inode, size, time of the last change in nanoseconds."""
 
 __all__ = ["FORMAT", "default_cache_dir", "digest", "load", "pixels", "ready", "save"]
 
 
 def ready(given: Path | None) -> Path:
-    """The folder to keep arrays in, once it is sure that it can be written; leftovers of killed processes are removed.
+    """The cache folder. It is created and checked for writing; temporary files of killed processes are removed.
 
     Args:
         given: ``--cache-dir``; None takes `default_cache_dir`.
 
     Raises:
-        DataError: it can't be made or written.
+        DataError: it cannot be created or written.
     """
     folder = given or default_cache_dir()
     try:
@@ -78,17 +78,18 @@ def pixels(
     """The preprocessed images of ``entries``, memory-mapped.
 
     Args:
-        root: the data folder the entries' paths are relative to.
-        entries: images, in the order of the rows wanted.
+        root: the folder that the paths of the entries are relative to.
+        entries: images, in the order of the rows.
         spec: input contract.
-        cache_dir: where to look and to write.
+        cache_dir: the cache folder.
+        progress: receives notes and the progress bar.
 
     Returns:
         uint8 array ``(len(entries), height, width, 3)``, read-only.
 
     Raises:
-        ImageError: an image that could be read when the split was made no longer can.
-        NoSpaceError: there is no space for them.
+        ImageError: an image cannot be read any more.
+        NoSpaceError: not enough disk space.
     """
     facts = {"format": FORMAT, "spec": asdict(spec), "images": [entry.sha256 for entry in entries]}
     path = cache_dir / f"pixels-{digest(facts)}.npy"
@@ -102,24 +103,24 @@ def pixels(
 
 
 def digest(facts: Any) -> str:
-    """A short name for what a cached file was made from."""
+    """A short digest of the JSON value ``facts``, which describes the input of a cached file."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def save(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[NDArray[Any]]) -> None:
-    """Write an array for `load`: whole, or not at all.
+    """Write an array for `load`, atomically.
 
     Args:
         path: a ``.npy`` file.
         shape: of the array.
         dtype: of the array.
-        blocks: its parts, one behind the other; they are asked for as they are written.
+        blocks: its parts in order; they are requested one by one while writing.
 
     Raises:
-        NoSpaceError: there is no space for it; nothing is left behind.
+        NoSpaceError: not enough disk space; no file is left behind.
     """
     with atomic_write(path, hint=ELSEWHERE) as temporary:
-        # Not through a memory map: that ends the process with SIGBUS when the disk is full.
+        # A memory map would end the process with SIGBUS when the disk is full.
         header = BytesIO()
         described = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype))
         np.lib.format.write_array_header_1_0(header, {**described, "shape": shape})
@@ -139,14 +140,15 @@ def save(path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[NDArra
 
 
 def load(path: Path, shape: tuple[int, ...] | None, dtype: Any, progress: Progress) -> NDArray[Any] | None:
-    """An array that `save` wrote, memory-mapped and read-only; None where there is none, or none that is sound.
+    """An array written by `save`, memory-mapped and read-only; None if the file is missing or damaged.
 
-    Its checksums are compared once in a process. A damaged file is named in a note, and removed.
+    The checksums are verified once per process. A damaged file is removed, with a note.
 
     Args:
         path: a ``.npy`` file.
-        shape: that it must have; None takes any.
-        dtype: that it must have.
+        shape: the required shape; None accepts any.
+        dtype: the required dtype.
+        progress: receives the note.
     """
     try:
         with path.open("rb") as file:
@@ -162,13 +164,13 @@ def load(path: Path, shape: tuple[int, ...] | None, dtype: Any, progress: Progre
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-    progress.note(f"{path}: damaged; made anew")
+    progress.note(f"{path}: damaged; it is made again")
     path.unlink(missing_ok=True)
     return None
 
 
 def _data_at(file: Any, size: int, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> int | None:
-    """Where the array begins in a file that may be its; None in any other."""
+    """The offset of the array in a file with this shape and dtype; None for another file."""
     try:
         if np.lib.format.read_magic(file) != (1, 0):
             return None
@@ -182,7 +184,7 @@ def _data_at(file: Any, size: int, shape: tuple[int, ...] | None, dtype: np.dtyp
 
 
 def _is_sound(path: Path, at: int, size: int) -> bool:
-    """Whether the checksums at the end of a file are those of its array."""
+    """Whether the checksums at the end of a file match its array."""
 
     def read(begin: int, count: int) -> bytes:
         with path.open("rb") as file:
@@ -199,7 +201,7 @@ def _is_sound(path: Path, at: int, size: int) -> bool:
         begin = at + index * _CHUNK
         return zlib.crc32(read(begin, min(_CHUNK, end - begin))) == sums[index]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # both reading and zlib release Python's lock
+    with ThreadPoolExecutor(cores()) as pool:  # reading and zlib release the interpreter lock
         return all(pool.map(sound, range(count)))
 
 
@@ -219,8 +221,8 @@ def _chunks(blocks: Iterable[NDArray[Any]]) -> Iterator[bytes]:
 def _preprocessed(
     root: Path, entries: Sequence[SplitEntry], spec: InputSpec, progress: Progress
 ) -> Iterator[NDArray[np.uint8]]:
-    """Every image, in order; a few are under way at a time."""
-    threads = os.cpu_count() or 1
+    """Every preprocessed image, in order. A few are in progress at a time."""
+    threads = cores()
     pool, window, waiting = ThreadPoolExecutor(threads), deque[Future[NDArray[np.uint8]]](), iter(entries)
     try:
         with progress.task("preprocessing", len(entries)) as advance:
@@ -230,4 +232,4 @@ def _preprocessed(
                 yield window.popleft().result()
                 advance(done, "")
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the rest
+        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt

@@ -1,6 +1,6 @@
-"""Finds images that show the same thing: the same pixels, nearly the same, or the same spot after a move of the stage.
+"""Finds duplicates: equal pixels, nearly equal pixels, or overlapping fields after a move of the stage.
 
-The thresholds were measured: `docs/methods/duplicates.md`.
+The thresholds were measured, see `docs/methods/duplicates.md`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,44 +17,45 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from .remembered import keep_result, recall_result
+from ...edge_runtime.classifier import cores
 from .scan import THUMBNAIL, Facts, Scan
+from .scan_cache import load_result, save_result
 
 HAMMING = 10
-"""Candidates anywhere in the data: perceptual hashes of 64 bits that differ in at most so many."""
+"""Candidates: pairs whose 64-bit perceptual hashes differ in at most this many bits."""
 
 NEIGHBOURS = 24
-"""Candidates besides: images of one folder at most so many places apart in the order of their numbers."""
+"""Candidates: pairs in one folder at most this many places apart in the order of their numbers."""
 
 CORRELATION = 0.7
-"""Confirmed: fields whose thumbnails, moved by up to half their side, correlate at least so well on the overlap."""
+"""Confirmed fields: minimum correlation of the overlap, with shifts of the thumbnails by up to half their side."""
 
 EVIDENCE = 6.5
-"""Confirmed: that correlation is so many standard deviations from none. Few large cells fit by chance, many don't."""
+"""Confirmed fields: minimum correlation in standard deviations from zero. A few large cells may match by chance."""
 
 CELL_CORRELATION = 0.95
-"""Confirmed: cells cut out on black, which are all round and centred, so that shape alone must not be enough."""
+"""Confirmed cells on black: minimum correlation. It is high because all cells are round and centred."""
 
 COLOUR = 32.0
-"""Confirmed: mean colours at most so far apart in each channel, of 255. One spot has one stain and one lamp."""
+"""Confirmed pairs: maximum difference of the mean colour per channel, of 255. One spot has one stain and one lamp."""
 
 _BLACK = 8.0
-_CUT_OUT = 0.25  # share of black pixels above which a thumbnail is a cell cut out
-_FLAT = 2.0  # grey levels; with less structure than that there is nothing to recognize
+_CUT_OUT = 0.25  # share of black pixels above which a thumbnail shows a segmented cell
+_FLAT = 2.0  # grey levels; less structure cannot be compared
 _CHUNK = 1000
-_MOST_THREADS = 8  # each holds a chunk of pairs, some 100 MB
+_MOST_THREADS = 8  # each uses a chunk of pairs, about 100 MB
 
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of images, as indices into ``Scan.facts``; every group has two or more, sorted.
+    """Groups of images as indices into ``Scan.facts``. Every group has two or more, sorted.
 
     Attributes:
         exact: images with the same pixels.
-        near: images linked by likeness, the exact ones among them included; no index is in two groups.
-        conflicts: the groups of `near` whose images don't all carry one label.
+        near: near duplicates, including exact ones; no index is in two groups.
+        conflicts: the groups of `near` with several labels.
     """
 
     exact: tuple[tuple[int, ...], ...]
@@ -64,31 +64,31 @@ class Duplicates:
 
     @property
     def exact_count(self) -> int:
-        """Images that repeat the pixels of an earlier one."""
+        """Images with the same pixels as an earlier image."""
         return sum(len(group) - 1 for group in self.exact)
 
     @property
     def near_count(self) -> int:
-        """Images that show what an earlier one shows, with other pixels."""
+        """Images that show the same as an earlier image, with other pixels."""
         return sum(len(group) - 1 for group in self.near) - self.exact_count
 
 
 def groups(scan: Scan) -> Duplicates:
-    """Group the duplicates of a scan. Deterministic. Mirrored and rotated copies are not looked for.
+    """Group the duplicates of a scan. Deterministic. Mirrored and rotated copies are not searched for.
 
-    The groups of the same images are remembered: to compare 17,000 takes half a minute of one core.
+    The result is cached: comparing 17,000 images takes half a minute on one core.
     """
     key = _key(scan.facts)
-    kept = recall_result(key)
+    kept = load_result(key)
     if kept is not None:
         return Duplicates(*(tuple(map(tuple, part)) for part in kept))
     found = _groups(scan.facts)
-    keep_result(key, astuple(found))
+    save_result(key, astuple(found))
     return found
 
 
 def _key(facts: tuple[Facts, ...]) -> str:
-    """A name for all that the groups depend on: the images, and the code here."""
+    """A digest of everything that the groups depend on: the images and this code."""
     rows = [[item.sample.path, item.sample.label, item.pixels_sha256, item.phash] for item in facts]
     digest = hashlib.sha256(json.dumps(rows).encode())
     for item in facts:
@@ -104,12 +104,12 @@ def _groups(facts: tuple[Facts, ...]) -> Duplicates:
     exact = tuple(tuple(group) for group in by_pixels.values() if len(group) > 1)
     links = [(a, b) for group in exact for a, b in itertools.pairwise(group)]
 
-    # One image of each exact group stands for all of them.
+    # One image represents each exact group.
     first = np.array([group[0] for group in by_pixels.values()])
     hashes = np.array([facts[index].phash for index in first], dtype=np.uint64)
-    likeness = _Likeness([facts[index].thumbnail for index in first])
+    comparison = _Comparison([facts[index].thumbnail for index in first])
     for left, right in (*_alike_hashes(hashes), _neighbours([facts[index].sample.path for index in first])):
-        alike = likeness.confirm(left, right)
+        alike = comparison.confirm(left, right)
         links += zip(first[left[alike]].tolist(), first[right[alike]].tolist(), strict=True)
 
     near = connected(len(facts), links)
@@ -118,7 +118,7 @@ def _groups(facts: tuple[Facts, ...]) -> Duplicates:
 
 
 def connected(size: int, links: list[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
-    """The connected components of two or more of ``size`` nodes, each sorted, in order of their first node."""
+    """The connected components with two or more of ``size`` nodes, each sorted, in order of their first node."""
     parent = list(range(size))
 
     def find(node: int) -> int:
@@ -137,12 +137,12 @@ def connected(size: int, links: list[tuple[int, int]]) -> tuple[tuple[int, ...],
 
 
 def _alike_hashes(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
-    """Pairs (left < right) whose hashes are at most `HAMMING` bits apart, a slab of rows at a time."""
+    """Pairs (left < right) whose hashes differ in at most `HAMMING` bits, for one slab of rows at a time."""
     bits = np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32)
     ones = bits.sum(axis=1)
     for start in range(0, len(bits), 512):
         slab = bits[start : start + 512]
-        # |a| + |b| - 2 a.b is the Hamming distance: one matrix product instead of 64-bit counts.
+        # |a| + |b| - 2 a.b is the Hamming distance: one matrix product replaces 64-bit counts.
         distance = ones[start : start + 512, None] + ones[None, start:] - 2.0 * (slab @ bits[start:].T)
         left, right = np.nonzero(distance <= HAMMING)
         keep = left < right
@@ -150,7 +150,7 @@ def _alike_hashes(hashes: NDArray[np.uint64]) -> Iterator[Pairs]:
 
 
 def _neighbours(paths: list[str]) -> Pairs:
-    """Pairs of one folder at most `NEIGHBOURS` places apart, numbers in names taken as numbers."""
+    """Pairs in one folder at most `NEIGHBOURS` places apart in natural order."""
     order = np.array(sorted(range(len(paths)), key=lambda index: _natural(paths[index])), dtype=np.intp)
     folders = np.unique([PurePosixPath(paths[index]).parent.as_posix() for index in order], return_inverse=True)[1]
     place, step = (part.ravel() for part in np.mgrid[: len(order), 1 : NEIGHBOURS + 1])
@@ -166,8 +166,8 @@ def _natural(path: str) -> tuple[str, list[tuple[int, str]]]:
     return pure.parent.as_posix(), [(int(piece), "") if piece.isdecimal() else (0, piece) for piece in pieces]
 
 
-class _Likeness:
-    """Compares thumbnails pair by pair, `_CHUNK` pairs at a time, so that memory doesn't grow with their number."""
+class _Comparison:
+    """Compares pairs of thumbnails, `_CHUNK` pairs at a time, to limit the memory."""
 
     def __init__(self, thumbnails: list[bytes]) -> None:
         pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
@@ -178,7 +178,7 @@ class _Likeness:
         self.flat = self.structure.std(axis=(1, 2)) < _FLAT
 
     def confirm(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """For each candidate pair whether it is one: bool (pairs,)."""
+        """Whether each candidate pair is a duplicate: bool (pairs,)."""
         result = np.zeros(len(left), dtype=np.bool_)
         cells = self.cut_out[left] | self.cut_out[right]
         colour = np.abs(self.colour[left] - self.colour[right]).max(axis=1) <= COLOUR
@@ -191,13 +191,13 @@ class _Likeness:
                 result[fields] = _same_spot(self.structure, left[fields], right[fields])
             result[cut] = _cell_correlation(self.grey[left[cut]], self.grey[right[cut]]) >= CELL_CORRELATION
 
-        with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
             list(pool.map(confirm_some, range(0, len(worth), _CHUNK)))
         return result
 
 
 def _without_shade(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Thumbnails less their best quadratic surface: a lamp's vignette would make all fields of a microscope alike."""
+    """Thumbnails minus their best quadratic surface. The vignette of a lamp would make all fields similar."""
     axis = np.linspace(-1.0, 1.0, THUMBNAIL)
     x, y = (part.ravel() for part in np.meshgrid(axis, axis))
     basis = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))[0].astype(np.float32)
@@ -206,20 +206,20 @@ def _without_shade(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Whether some whole-pixel move of up to half the side makes two images agree on their overlap: (pairs,).
+    """Whether two images match on their overlap after some whole-pixel shift of up to half the side: (pairs,).
 
-    Products at all moves come from one FFT, sums over the overlaps from integral images. How much a correlation is
-    worth depends on how many independent spots the overlap has: fewer, the larger the things in the images are.
+    Products at all shifts come from one FFT, sums over the overlaps from integral images. The significance of a
+    correlation depends on the number of independent spots in the overlap; large objects give fewer spots.
 
     Source: J. P. Lewis, Fast Normalized Cross-Correlation, 1995; M. S. Bartlett, 1935, for the number of
     independent spots, n / sum over all lags of the product of both autocorrelations.
     """
     from scipy import fft
 
-    side = 3 * THUMBNAIL // 2  # zero-padded: at these moves nothing wraps around
+    side = 3 * THUMBNAIL // 2  # zero-padded, so that nothing wraps around
     moves = np.arange(-THUMBNAIL // 2, THUMBNAIL // 2 + 1)
     area = np.outer(THUMBNAIL - np.abs(moves), THUMBNAIL - np.abs(moves)).astype(np.float32)
-    # Candidates come in runs that share images: what belongs to one image is worked out once.
+    # Many pairs share an image: everything per image is computed once.
     which, place = np.unique(np.concatenate([left, right]), return_inverse=True)
     a, b = place[: len(left)], place[len(left) :]
     some = images[which]
@@ -227,14 +227,14 @@ def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArr
     total = _overlap_sums(some, moves)
     variance = _overlap_sums(some * some, moves) - total * total / area
     power = (np.abs(spectrum) ** 2).reshape(len(some), -1)
-    twice = np.full(spectrum.shape[1:], 2.0, dtype=np.float32)  # rfft2 leaves out the mirrored half
+    twice = np.full(spectrum.shape[1:], 2.0, dtype=np.float32)  # rfft2 omits the mirrored half
     twice[:, [0, -1]] = 1.0
     power /= (power @ twice.ravel())[:, None]
 
     correlation = fft.irfft2(spectrum[a] * spectrum[b].conj(), s=(side, side))[:, moves][:, :, moves]
-    # Where one image gives its lower right part to the overlap, the other gives its upper left: the moves reversed.
+    # The overlap is the lower right part of one image and the upper left of the other: the shifts are reversed.
     correlation -= total[a] * total[b, ::-1, ::-1] / area
-    floor = (_FLAT**2 * area) ** 2  # an empty overlap has nothing to recognize either
+    floor = (_FLAT**2 * area) ** 2  # an empty overlap cannot be compared either
     correlation /= np.sqrt(np.maximum(variance[a] * variance[b, ::-1, ::-1], floor))
     lags = side * side * np.einsum("pf,pf,f->p", power[a], power[b], twice.ravel())
     spots = area / lags[:, None, None]
@@ -243,7 +243,7 @@ def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArr
 
 
 def _overlap_sums(images: NDArray[np.float32], moves: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Sum of each image over the window that a move in y and x leaves it: (images, moves, moves)."""
+    """Sum of each image over its overlap after a shift in y and x: (images, moves, moves)."""
     integral = np.zeros((len(images), THUMBNAIL + 1, THUMBNAIL + 1))
     integral[:, 1:, 1:] = images.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
     low, high = np.maximum(moves, 0), THUMBNAIL + np.minimum(moves, 0)
@@ -252,9 +252,9 @@ def _overlap_sums(images: NDArray[np.float32], moves: NDArray[np.intp]) -> NDArr
 
 
 def _cell_correlation(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pearson correlation over the pixels that aren't black in both, in place: (pairs,).
+    """Pearson correlation over the pixels that are not black in both images, without shifts: (pairs,).
 
-    Counted in, the black ground would make any two cells alike.
+    The black background is excluded, because it would make any two cells similar.
     """
     pixels = THUMBNAIL * THUMBNAIL
     a, b = left.reshape(-1, pixels), right.reshape(-1, pixels)

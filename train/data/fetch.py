@@ -1,4 +1,4 @@
-"""Gets a public data set from Kaggle and makes sure that it is the one the figures are quoted for."""
+"""Downloads a public data set from Kaggle and checks that it is the published version."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .samples import Dataset
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a data set must hold.
+    """The expected content of a part of a data set.
 
     Attributes:
-        word: the part's images have this in their path; empty for all of them.
-        images: how many there are in all.
-        by_label: how many of each class, where that is published.
+        word: a text in the path of every image of the part; empty for all images.
+        images: their number.
+        by_label: the number in each class, if published.
     """
 
     word: str
@@ -35,8 +35,8 @@ class Source:
 
     Attributes:
         handle: ``owner/name``.
-        folder: name of the folder inside the download that holds the data; empty for the download itself.
-        parts: what is checked after download.
+        folder: name of the folder with the data inside the download; empty for the download itself.
+        parts: checked after the download.
     """
 
     handle: str
@@ -45,14 +45,14 @@ class Source:
 
     @property
     def page(self) -> str:
-        """Where a person downloads it by hand."""
+        """The page for a manual download."""
         return f"https://www.kaggle.com/datasets/{self.handle}"
 
 
 INSTALL_TRAIN = "pip install '.[train]' in a checkout of edgeall"
 
 SOURCES: Mapping[str, Source] = {
-    # Original/ holds the fields; Segmented/ beside it the same ones with the ground taken out.
+    # Original/ holds the fields; Segmented/ holds the same fields without background.
     "all4": Source(
         "mehradaria/leukemia",
         "Original",
@@ -67,20 +67,20 @@ SOURCES: Mapping[str, Source] = {
 
 
 def fetch(name: str, out: Path | None = None, sources: Mapping[str, Source] = SOURCES) -> Path:
-    """Download a data set, unless ``out`` already holds it, and count its images.
+    """Download a data set, unless ``out`` already holds it, and check its number of images.
 
     Args:
         name: a key of ``sources``.
-        out: a new or empty folder, or one that an earlier call filled; kagglehub's own cache by default
+        out: a new or empty folder, or one filled by an earlier call. Default: the cache of kagglehub
             (``KAGGLEHUB_CACHE``, else ``~/.cache/kagglehub``).
-        sources: what is known; the tests bring their own.
+        sources: the known data sets.
 
     Returns:
         The folder to give to ``--data``.
 
     Raises:
         UsageError: an unknown name.
-        DataError: Kaggle can't be reached or refuses, or what came, or lay in ``out``, is not what was expected.
+        DataError: Kaggle cannot be reached or refuses, or the content of the download or of ``out`` is unexpected.
     """
     if name not in sources:
         raise UsageError(f"no data set called {name!r}", hint=f"choose one of {', '.join(sources)}")
@@ -89,7 +89,7 @@ def fetch(name: str, out: Path | None = None, sources: Mapping[str, Source] = SO
         try:
             found = _data_folder(out, source)
             _check(found, source)
-        except DataError as error:  # it may be somebody's own folder: nothing to remove
+        except DataError as error:  # it may be a folder of the user: nothing is removed
             raise DataError(f"{out}: not empty, and {error.message}", hint="choose another --out") from error
         return found
     found = _data_folder(_download(source, out), source)
@@ -99,7 +99,7 @@ def fetch(name: str, out: Path | None = None, sources: Mapping[str, Source] = SO
 
 def _download(source: Source, out: Path | None) -> Path:
     by_hand = f"or download {source.page} in a browser, unpack it, and give the unpacked folder to --data"
-    # kagglehub talks to stdout, from the moment it is imported; ours is for data.
+    # kagglehub prints to stdout from its import on; stdout is for data.
     with contextlib.redirect_stdout(sys.stderr):
         try:
             import kagglehub
@@ -119,7 +119,7 @@ def _download(source: Source, out: Path | None) -> Path:
                     f"kaggle.json into ~/.kaggle, {by_hand}",
                 ) from error
             raise DataError(f"Kaggle answers with status {status} for {source.handle}", hint=by_hand[3:]) from error
-        except Exception as error:  # a damaged archive, kagglehub's own family without a common base
+        except Exception as error:  # a damaged archive, or one of kagglehub's exceptions, which have no common base
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             first_line = (str(error) or type(error).__name__).splitlines()[0]
@@ -129,7 +129,7 @@ def _download(source: Source, out: Path | None) -> Path:
 
 
 def _data_folder(download: Path, source: Source) -> Path:
-    """The folder with the data: `Source.folder` wherever it lies, below any folders that only wrap another."""
+    """The folder with the data: `Source.folder` at any depth, or the download without enclosing folders."""
     if source.folder:
         below = sorted(path for path in download.rglob(source.folder) if path.is_dir())
         return below[0] if below else download

@@ -1,4 +1,4 @@
-"""``edgeall data ls``: what a data folder holds, before anybody trains on it."""
+"""``edgeall data ls``: the contents of a data folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from ...console.progress import Progress
 from ...console.tables import listed, record, table
 from ...edge_runtime.errors import DataError
-from . import duplicates
 from .dataset import independent_notes, load_dataset, positive_labels, unit
+from .duplicates import Duplicates, groups
 from .make_split import make_split
 from .samples import Sample
 from .scan import Scan, narrow_range, scan
@@ -21,11 +21,11 @@ from .synth import is_synthetic
 
 
 def list_data(path: Path, progress: Progress) -> dict[str, Any]:
-    """Look at every image of a data folder or manifest.
+    """Read every image of a data folder or manifest, and summarize them.
 
     Args:
         path: see `load_dataset`.
-        progress: where the bar goes.
+        progress: receives notes and the progress bar.
 
     Returns:
         ``root``, ``layout``, ``unit`` (field or cell), ``images`` (readable ones), ``labels`` (for each its
@@ -44,14 +44,14 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
     listed = load_dataset(path)
     with progress.task("reading images", len(listed.samples)) as advance:
         found = scan(listed, lambda done, _: advance(done, ""))
-    facts = describe(found, duplicates.groups(found))
+    facts = describe(found, groups(found))
     for note in (*independent_notes(found.dataset), *facts["split"].get("notes", ())):
         progress.note(note)
     return facts
 
 
-def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
-    """What `list_data` returns, of data that was looked at already."""
+def describe(found: Scan, duplicates: Duplicates) -> dict[str, Any]:
+    """The result of `list_data` for a scan and its duplicates."""
     data = found.dataset
     sizes = Counter(f"{facts.width}x{facts.height}" for facts in found.facts)
     return {
@@ -63,9 +63,9 @@ def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
         "positive_labels": list(positive_labels(data.labels)),
         "subjects": _subjects(data.samples),
         "sizes": dict(sizes.most_common()),
-        "exact_duplicates": twins.exact_count,
-        "near_duplicates": twins.near_count,
-        "conflicts": [[found.facts[index].sample.path for index in group] for group in twins.conflicts],
+        "exact_duplicates": duplicates.exact_count,
+        "near_duplicates": duplicates.near_count,
+        "conflicts": [[found.facts[index].sample.path for index in group] for group in duplicates.conflicts],
         "dataset_sha256": found.digest,
         "narrow_range": narrow_range(found.facts),
         "problems": [asdict(problem) for problem in data.problems],
@@ -76,28 +76,28 @@ def describe(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
             )
         ],
         "synthetic": is_synthetic(data),
-        "split": default_split(found, twins),
+        "split": default_split(found, duplicates),
     }
 
 
-def default_split(found: Scan, twins: duplicates.Duplicates) -> dict[str, Any]:
-    """The split that ``edgeall train`` makes without an option.
+def default_split(found: Scan, duplicates: Duplicates) -> dict[str, Any]:
+    """The split that ``edgeall train`` makes without options.
 
     Returns:
-        ``text`` (for people), ``level``, ``embargo``, ``train``, ``validation`` and ``test`` (images), ``left_out``
-        (images by reason), ``left_out_paths``, ``across`` (of a set that comes split, the groups of duplicates on
-        several sides, by path), ``notes``; only ``text`` where no split is possible.
+        ``text`` (in words), ``level``, ``embargo``, ``train``, ``validation`` and ``test`` (images), ``left_out``
+        (images by reason), ``left_out_paths``, ``across`` (for a data set that comes split: groups of
+        duplicates in several subsets, by path), ``notes``. Only ``text`` if no split is possible.
     """
     notes: list[str] = []
     try:
-        split = make_split(found, duplicates=twins, note=notes.append)
+        split = make_split(found, duplicates=duplicates, note=notes.append)
     except DataError as error:
         return {"text": f"not possible: {error.message}"}
     return {
         "text": split.level_text,
         "level": split.level,
         "embargo": split.embargo,
-        **{side: len(split.subset(side)) for side in SUBSETS},
+        **{name: len(split.subset(name)) for name in SUBSETS},
         "left_out": split.left_out,
         "left_out_paths": [entry.path for entry in split.entries if entry.side == LEFT_OUT],
         "across": [list(group) for group in split.across],
@@ -111,13 +111,13 @@ def _class(label: str, samples: tuple[Sample, ...]) -> dict[str, int | None]:
 
 
 def _subjects(samples: tuple[Sample, ...]) -> int | None:
-    """How many different ones; None when any image's is unknown."""
+    """Number of different subjects; None if any is unknown."""
     subjects = {sample.subject for sample in samples}
     return None if None in subjects else len(subjects)
 
 
 def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
-    """What `edgeall.train.data.listing.list_data` found; of problems and conflicts the first ``most``."""
+    """The result of `list_data` as text, with the first ``most`` problems and conflicts."""
     sizes = list(facts["sizes"].items())
     shown = ", ".join(f"{size} ({count:,})" for size, count in sizes[:5])
     counts = {
@@ -145,7 +145,7 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
     if facts["conflicts"]:
         parts.append(listed("duplicates with different labels:", [" = ".join(g) for g in facts["conflicts"]], most))
     if facts.get("narrow_range"):
-        parts.append(f"{facts['narrow_range']}\nhave the camera's program scale them to 16 bits, or save 8-bit images")
+        parts.append(f"{facts['narrow_range']}\nscale them to 16 bits in the camera software, or save 8-bit images")
     if facts["split"].get("across"):
         parts.append(listed("duplicates in several subsets:", [" = ".join(g) for g in facts["split"]["across"]], most))
     if facts["problems"]:
@@ -156,5 +156,5 @@ def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
 def _default_split(split: Mapping[str, Any]) -> str:
     if "train" not in split:
         return str(split["text"])
-    sides = ", ".join(f"{split[side]:,} {side}" for side in ("train", "validation", "test"))
-    return f"{split['text']} ({sides})"
+    counts = ", ".join(f"{split[name]:,} {name}" for name in SUBSETS)
+    return f"{split['text']} ({counts})"

@@ -1,12 +1,11 @@
-"""What can be told of an image's class without looking at a cell: measurements that should tell nothing, and do.
+"""Probes for shortcuts: how well a class can be predicted from features that do not depend on the cells.
 
-Each probe is a few numbers an image and a random forest on them, scored by cross-validation in which subjects, or at
-least duplicates, stay together. A network given the same images finds what the forest finds.
+Each probe is a random forest on a few features per image. It is scored by cross-validation with subjects, or at least
+duplicates, kept together. A network can learn from the images whatever the forest learns.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,20 +18,21 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
+from ...edge_runtime.classifier import cores
 from ...edge_runtime.images import open_rgb
 from .scan import Facts
 
-SIDE = 256
-"""Images are looked at with at most so many pixels a side."""
+MAX_SIDE = 256
+"""Images are reduced to at most this many pixels per side."""
 FOLDS = 5
 TREES = 150
 BRIGHTEST = 0.2
-"""Share of the pixels that are taken for background: of a smear, the glass between the cells."""
+"""Share of the brightest pixels that count as background: in a smear, the glass between the cells."""
 BLACK = 8
 CUT_OUT = 0.25
-"""A cell that was cut out has at least this share of pixels that are nothing but black."""
+"""An image of a segmented cell has at least this share of black pixels."""
 FRAME = 0.04
-"""Width of the border, as a share of the image's."""
+"""Width of the border, as a share of the image side."""
 RESAMPLES = 1000
 
 Features = NDArray[np.float64]
@@ -40,12 +40,12 @@ Features = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Probe:
-    """One way of guessing.
+    """A set of features to predict the class from.
 
     Attributes:
         name: in tables and JSON.
-        looks_at: in words, for a sentence.
-        sees_cells: whether what it measures depends on the cells too. Such a probe alone proves no shortcut.
+        looks_at: the features in words.
+        sees_cells: whether the features also depend on the cells. Such a probe alone does not prove a shortcut.
     """
 
     name: str
@@ -62,19 +62,19 @@ PROBES = (
     Probe("colour", "nine colour statistics of the whole image", sees_cells=True),
     Probe("shape", "shapes and textures without colour", sees_cells=True),
 )
-"""The last one is what the others are held against: a small model of what a pathologist looks at."""
+"""The last one is the reference for the others: a small model of the features that a pathologist uses."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How far a probe gets.
+    """The result of a probe.
 
     Attributes:
-        accuracy: cross-validated, every class counting alike, 0..1; chance is one by the number of classes.
-        low: lower end of its 95 % interval, by bootstrap over the groups that were kept together.
-        high: the upper end.
-        predicted: the class guessed for each image, ``(images,)``.
-        confidence: the forest's share for it, 0..1.
+        accuracy: cross-validated balanced accuracy, 0..1; chance is 1 / number of classes.
+        low: lower end of the 95 % interval, by bootstrap over the groups that were kept together.
+        high: upper end.
+        predicted: predicted class of each image, ``(images,)``.
+        confidence: probability of the predicted class, 0..1, ``(images,)``.
     """
 
     accuracy: float
@@ -87,8 +87,8 @@ class Score:
 def measure(
     root: Path, facts: Sequence[Facts], on_progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Features]:
-    """What each of `PROBES` knows of each image: ``(images, numbers)`` by name."""
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    """The features of each of `PROBES` for all images: ``(images, features)`` by name."""
+    with ThreadPoolExecutor(min(16, cores())) as pool:
         rows = []
         for row in pool.map(lambda item: _look(root / item.sample.path, item), facts):
             rows.append(row)
@@ -97,12 +97,13 @@ def measure(
 
 
 def score(features: Features, classes: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> Score:
-    """Guess every image's class from ``features`` by a forest that saw no image of its group.
+    """Predict the class of every image with a forest that was trained without its group.
 
     Args:
-        features: ``(images, numbers)``.
+        features: ``(images, features)``.
         classes: ``(images,)``, from 0.
-        groups: what stays together, ``(images,)``.
+        groups: group numbers to keep together, ``(images,)``.
+        seed: of folds, forest and bootstrap.
     """
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     forest = RandomForestClassifier(
@@ -116,7 +117,7 @@ def score(features: Features, classes: NDArray[np.int64], groups: NDArray[np.int
 
 
 def background_of(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pixels show no cell, ``(h, w)``: the brightest fifth, or the black around a cell that was cut out."""
+    """The background pixels, ``(h, w)``: the brightest fifth, or the black around a segmented cell."""
     black = pixels.max(axis=2) <= BLACK
     if black.mean() >= CUT_OUT:
         return np.asarray(black)
@@ -126,7 +127,7 @@ def background_of(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def _look(path: Path, facts: Facts) -> dict[str, Features]:
     image = open_rgb(path)
-    if max(image.size) > SIDE:
+    if max(image.size) > MAX_SIDE:
         image = image.resize(_within(image.size), Image.Resampling.BOX)
     pixels = np.asarray(image)
     away = pixels[background_of(pixels)].astype(np.float64)
@@ -145,7 +146,7 @@ def _look(path: Path, facts: Facts) -> dict[str, Features]:
 
 def _within(size: tuple[int, int]) -> tuple[int, int]:
     longest = max(size)
-    return max(1, size[0] * SIDE // longest), max(1, size[1] * SIDE // longest)
+    return max(1, size[0] * MAX_SIDE // longest), max(1, size[1] * MAX_SIDE // longest)
 
 
 def _colour(pixels: NDArray[np.uint8]) -> Features:
@@ -159,14 +160,14 @@ def _colour(pixels: NDArray[np.uint8]) -> Features:
 
 
 def _border(pixels: NDArray[np.uint8]) -> Features:
-    """Of each side's strip the darkest, the median and the brightest of each colour: tints, frames and scale bars."""
+    """Minimum, median and maximum of each colour in the strip along each edge: tints, frames and scale bars."""
     down, across = (max(1, round(FRAME * side)) for side in pixels.shape[:2])
     strips = (pixels[:down], pixels[-down:], pixels[:, :across], pixels[:, -across:])
     return np.concatenate([np.quantile(strip.reshape(-1, 3), (0.0, 0.5, 1.0), axis=0).ravel() for strip in strips])
 
 
 def _metadata(path: Path) -> Features:
-    """Format, mode, compression tables and tags; of the pixels nothing."""
+    """Format, mode, compression tables and tags; no pixels."""
     with Image.open(path) as image:
         tables = getattr(image, "quantization", None) or {}
         sums = [float(sum(table)) for _, table in sorted(tables.items())][:2]
@@ -188,9 +189,9 @@ def _metadata(path: Path) -> Features:
 
 
 def _shape(image: Image.Image) -> Features:
-    """Histograms of edge strength and direction at four scales, of the grey image at unit contrast.
+    """Histograms of edge strength and direction at four scales, of the grey image with unit contrast.
 
-    Every image has the same mean and contrast by then, so lamp and stain can't tell.
+    All images have the same mean and contrast then, so lamp and stain have no effect.
     """
     grey = np.asarray(image.convert("L"), np.float64)
     grey = (grey - grey.mean()) / max(grey.std(), 1e-6)
@@ -198,7 +199,7 @@ def _shape(image: Image.Image) -> Features:
     for _ in range(4):
         down, across = np.gradient(grey)
         strength = np.hypot(down, across)
-        # Directions are folded: a slide has no up. What is left of them is how curved edges are.
+        # A slide has no orientation, so only changes of direction are used: the curvature of edges.
         turned = np.abs(np.gradient(np.arctan2(down, across), axis=1))
         histogram, _edges = np.histogram(strength, bins=np.geomspace(0.01, 4, 13))
         bends, _edges = np.histogram(np.minimum(turned, 2 * np.pi - turned)[strength > 0.3], bins=8, range=(0, np.pi))
@@ -215,7 +216,7 @@ def _shape(image: Image.Image) -> Features:
 def _interval(
     classes: NDArray[np.int64], predicted: NDArray[np.int64], groups: NDArray[np.int64], seed: int
 ) -> tuple[float, float]:
-    """Percentiles of the balanced accuracy over resampled groups."""
+    """95 % interval of the balanced accuracy, over resampled groups."""
     generator = np.random.default_rng(seed)
     _, owner = np.unique(groups, return_inverse=True)
     count = int(owner.max()) + 1

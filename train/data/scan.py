@@ -1,6 +1,6 @@
-"""Opens every image of a data set once, on all cores, and keeps what splits and audits need to know of it.
+"""Scans a data set: decodes every image once, on all cores, and collects the facts that splits and audits need.
 
-What was seen of an image is remembered, see `remembered`: the next command opens only what has changed since.
+The facts are cached, see `scan_cache`: the next command only opens images that changed.
 """
 
 from __future__ import annotations
@@ -27,38 +27,39 @@ import numpy as np
 from PIL import Image
 
 from ...edge_runtime import images
+from ...edge_runtime.classifier import cores
 from ...edge_runtime.errors import DataError, ImageError
 from ...edge_runtime.images import USED_BITS, open_rgb
-from .remembered import Known, Remembered
 from .samples import Dataset, Problem, Sample
+from .scan_cache import Known, ScanCache
 
 THUMBNAIL = 32
-"""Side of the thumbnails that near duplicates are confirmed on."""
+"""Side in pixels of the thumbnails that near duplicates are confirmed with."""
 
 _HASHED = 64
 _CHUNK = 1 << 20
-"""Bytes that are hashed at once."""
+"""Bytes per read when hashing."""
 _MANY = 1000
-"""Images to open that are worth processes of their own: half of the work on a small one is Python's, which runs one
-thread at a time; but a process takes half a second to start."""
+"""Number of images from which processes are used instead of threads. Half of the work on a small image is Python, which
+runs one thread at a time; but a process takes half a second to start."""
 _PORTION = 32
-"""Images that a process is given at once."""
+"""Images per request to a process."""
 _HELPER = "import sys; sys.path[:] = sys.argv[1:]; from edgeall.train.data.scan import _help; _help()"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one image after a look at it.
+    """The facts of one decoded image.
 
     Attributes:
         sample: the image, its label and subject.
-        sha256: of the file's bytes.
-        pixels_sha256: of size and upright RGB pixels: equal for a file copied, renamed or with other metadata.
+        sha256: of the bytes of the file.
+        pixels_sha256: of size and upright RGB pixels. It is equal for a copied or renamed file, or with other metadata.
         width: pixels, upright.
         height: pixels, upright.
         phash: ImageHash's perceptual hash, 64 bits as an integer.
         thumbnail: `THUMBNAIL` x `THUMBNAIL` RGB pixels, row by row.
-        used_bits: where 16-bit samples use 10, 12 or 14 bits at most, see `open_rgb`; else None.
+        used_bits: 10, 12 or 14 if 16-bit samples use at most that many bits, see `open_rgb`; else None.
     """
 
     sample: Sample
@@ -73,14 +74,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Scan:
-    """A data set whose readable images have been looked at; the others have joined its problems."""
+    """A data set with the facts of its readable images. Unreadable images are among its problems."""
 
     dataset: Dataset
     facts: tuple[Facts, ...]
 
     @property
     def digest(self) -> str:
-        """sha256 over path, sha256, label, subject and given side of every image: one name for exactly this data."""
+        """sha256 over path, sha256, label, subject and given subset of every image. It identifies the data."""
         rows = [
             [f.sample.path, f.sha256, f.sample.label, f.sample.subject, *([f.sample.side] if f.sample.side else [])]
             for f in self.facts
@@ -93,46 +94,46 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
 
     Args:
         dataset: as listed by `load_dataset`.
-        on_progress: called with (done, total) after each image, from the calling thread.
+        on_progress: called with (done, total) after each image, in the calling thread.
 
     Returns:
-        Facts in the order of ``dataset.samples``. Images that can't be decoded are left out and named in
-        ``.dataset.problems``; a class that loses its last image leaves ``.dataset.labels``.
+        Facts in the order of ``dataset.samples``. Images that cannot be decoded are in ``.dataset.problems`` instead. A
+        class without any readable image is removed from ``.dataset.labels``.
 
     Raises:
-        DataError: not one image can be read.
+        DataError: no image can be read.
     """
     facts: list[Facts] = []
     problems: list[Problem] = list(dataset.problems)
     total = len(dataset.samples)
     paths = [os.path.join(dataset.root, sample.path) for sample in dataset.samples]
-    memory = Remembered(paths, _made_by())
+    cached = ScanCache(paths, _made_by())
     begun = time.time_ns()
-    recalled = [memory.recall(path) for path in paths]
+    found = [cached.get(path) for path in paths]
     unknown = [
         sample
-        for sample, (_, known) in zip(dataset.samples, recalled, strict=True)
+        for sample, (_, known) in zip(dataset.samples, found, strict=True)
         if known is None or known.values is None
     ]
     try:
-        with contextlib.closing(_look_at(dataset.root, unknown)) as looked:
+        with contextlib.closing(_scan_images(dataset.root, unknown)) as scanned:
             for done, (sample, path, (stamp, known)) in enumerate(
-                zip(dataset.samples, paths, recalled, strict=True), start=1
+                zip(dataset.samples, paths, found, strict=True), start=1
             ):
                 if known is not None and known.values is not None:
                     facts.append(Facts(sample, known.sha256, *known.values))
                 else:
-                    result = next(looked)
+                    result = next(scanned)
                     if isinstance(result, Facts):
                         facts.append(result)
-                        values = tuple(getattr(result, name) for name in _REMEMBERED)
-                        memory.learn(path, stamp, begun, Known(result.sha256, values))
+                        values = tuple(getattr(result, name) for name in _CACHED)
+                        cached.put(path, stamp, begun, Known(result.sha256, values))
                     else:
                         problems.append(result)
                 if on_progress is not None:
                     on_progress(done, total)
     finally:
-        memory.save()
+        cached.save()
     if not facts:
         raise DataError(
             f"{dataset.root}: none of its {total} images can be read ({problems[-1].path}: {problems[-1].reason})",
@@ -148,7 +149,7 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
 
 
 def narrow_range(facts: Sequence[Facts]) -> str | None:
-    """A sentence on 16-bit images that are nearly black because their samples use fewer bits; None where none are."""
+    """A sentence about 16-bit images that are nearly black because they use fewer bits; None if there are none."""
     narrow = [item for item in facts if item.used_bits is not None]
     if not narrow:
         return None
@@ -161,29 +162,29 @@ def narrow_range(facts: Sequence[Facts]) -> str | None:
 
 
 def hash_files(paths: list[Path]) -> list[str | None]:
-    """sha256 of each file's bytes, None where it can't be read."""
+    """sha256 of the bytes of each file; None if it cannot be read."""
     texts = [os.fspath(path) for path in paths]
-    memory = Remembered(texts, _made_by())
+    cached = ScanCache(texts, _made_by())
     begun = time.time_ns()
-    recalled = [memory.recall(text) for text in texts]
-    unknown = [path for path, (_, known) in zip(paths, recalled, strict=True) if known is None]
+    found = [cached.get(text) for text in texts]
+    unknown = [path for path, (_, known) in zip(paths, found, strict=True) if known is None]
     with ThreadPoolExecutor(_threads()) as pool:
         read = pool.map(_hash_file, unknown)
-        digests = [known.sha256 if known is not None else next(read) for _, known in recalled]
-    for text, (stamp, known), digest in zip(texts, recalled, digests, strict=True):
+        digests = [known.sha256 if known is not None else next(read) for _, known in found]
+    for text, (stamp, known), digest in zip(texts, found, digests, strict=True):
         if known is None and digest is not None:
-            memory.learn(text, stamp, begun, Known(digest, None))
-    memory.save()
+            cached.put(text, stamp, begun, Known(digest, None))
+    cached.save()
     return digests
 
 
-_REMEMBERED = tuple(item.name for item in fields(Facts) if item.name not in ("sample", "sha256"))
+_CACHED = tuple(item.name for item in fields(Facts) if item.name not in ("sample", "sha256"))
 
 
 @functools.cache
 def _made_by() -> str:
-    """A name for the code that makes `Facts`: what another version has remembered is not believed."""
-    digest = hashlib.sha256(repr(_REMEMBERED).encode())
+    """Identifies the code that makes `Facts`. Cached facts of another version are ignored."""
+    digest = hashlib.sha256(repr(_CACHED).encode())
     for package in ("pillow", "ImageHash", "numpy", "scipy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             digest.update(f"{package} {metadata.version(package)};".encode())
@@ -192,11 +193,11 @@ def _made_by() -> str:
     return digest.hexdigest()
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- scanning ---------------------------------------------------------------------------------------------------------
 
 
-def _look_at(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Problem, None, None]:
-    """`_look` at each, on all cores; in order."""
+def _scan_images(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Problem, None, None]:
+    """`_scan_image` of each sample, on all cores, in order."""
     if not samples:
         return
     import imagehash  # loads scipy and PyWavelets: once, before the threads start
@@ -205,21 +206,21 @@ def _look_at(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Problem
     pool = ThreadPoolExecutor(_threads())
     try:
         if alone:
-            yield from pool.map(lambda sample: _look(root, sample, imagehash.phash), samples)
+            yield from pool.map(lambda sample: _scan_image(root, sample, imagehash.phash), samples)
             return
         with _Helpers(root) as helpers:
             portions = [samples[at : at + _PORTION] for at in range(0, len(samples), _PORTION)]
-            for results in pool.map(helpers.look, portions):
+            for results in pool.map(helpers.scan, portions):
                 yield from results
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class _Helpers:
-    """A process for each thread that asks; they end with the context.
+    """One helper process for each calling thread. The processes end with the context.
 
-    Not those of `multiprocessing`: spawned ones import the caller's own script anew, and a script without a main guard
-    would start over in each of them; forked ones hang on TensorFlow's threads.
+    `multiprocessing` cannot be used: spawned processes import the caller's script again, so a script without a main
+    guard would start over in each of them; forked processes hang because of TensorFlow's threads.
     """
 
     def __init__(self, root: Path) -> None:
@@ -235,8 +236,8 @@ class _Helpers:
             process.kill()
             process.communicate()
 
-    def look(self, samples: Sequence[Sample]) -> list[Facts | Problem]:
-        """`_look` at each in this thread's process; here, where it can't be started or has died."""
+    def scan(self, samples: Sequence[Sample]) -> list[Facts | Problem]:
+        """`_scan_image` of each in the process of this thread; in this process if that one fails."""
         try:
             process = getattr(self._own, "process", None) or self._start()
             assert process.stdin is not None and process.stdout is not None
@@ -247,7 +248,7 @@ class _Helpers:
         except (OSError, EOFError, pickle.UnpicklingError):
             import imagehash
 
-            return [_look(self.root, sample, imagehash.phash) for sample in samples]
+            return [_scan_image(self.root, sample, imagehash.phash) for sample in samples]
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", _HELPER, *sys.path]
@@ -258,20 +259,20 @@ class _Helpers:
 
 
 def _help() -> None:
-    """What a process of `_Helpers` does: answer until nobody asks any more."""
+    """The main function of a process of `_Helpers`: answer requests until the pipe is closed."""
     import imagehash
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process handles Ctrl+C
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # prints go to stderr
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             root, samples = pickle.load(sys.stdin.buffer)
-            pickle.dump([_look(root, sample, imagehash.phash) for sample in samples], answers)
-            answers.flush()
+            pickle.dump([_scan_image(root, sample, imagehash.phash) for sample in samples], output)
+            output.flush()
 
 
-def _look(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Facts | Problem:
+def _scan_image(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Facts | Problem:
     path = root / sample.path
     sha256 = _hash_file(path)
     if sha256 is None:
@@ -281,7 +282,7 @@ def _look(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Fa
     except ImageError as error:
         return Problem(sample.path, error.message.removeprefix(f"{path}: ").splitlines()[0])
     width, height = image.size
-    # phash looks at the lowest frequencies only; from a small copy it comes out the same ten times as fast.
+    # phash only uses the lowest frequencies: a small copy gives the same hash ten times as fast.
     small = image.resize((_HASHED, _HASHED), Image.Resampling.BOX)
     thumbnail = small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     bits = np.packbits(np.asarray(phash(small).hash, dtype=bool).ravel())
@@ -291,7 +292,7 @@ def _look(root: Path, sample: Sample, phash: Callable[[Image.Image], Any]) -> Fa
 
 
 def _hash_pixels(image: Image.Image) -> str:
-    """sha256 of size and pixels, by bands of rows: both `tobytes` and numpy would copy the whole image twice."""
+    """sha256 of size and pixels, by bands of rows: `tobytes` and numpy would copy the whole image twice."""
     width, height = image.size
     pixels = hashlib.sha256(f"{width}x{height}:".encode())
     rows = max(1, _CHUNK // (3 * width))
@@ -312,4 +313,4 @@ def _hash_file(path: Path) -> str | None:
 
 
 def _threads() -> int:
-    return min(16, os.cpu_count() or 1)
+    return min(16, cores())

@@ -1,8 +1,8 @@
-"""``edgeall data synth``: a labelled set of procedural blood smears, to try and to test everything without real data.
+"""``edgeall data synth``: a labelled data set of procedural blood smears, for trials and tests without real data.
 
-It looks like blood, but it is not evidence about blood. The class is in the shape of the cells (nucleus size, nucleus
-to cell ratio, chromatin, nucleoli, folds); stain, lamp, focus and noise belong to the synthetic subject and are drawn
-without regard to the class, so colours alone don't tell it.
+The images look like blood, but they are no evidence about blood. The class determines the shape of the cells (nucleus
+size, nucleus to cell ratio, chromatin, nucleoli, folds). Stain, lamp, focus and noise belong to the synthetic
+subject and are independent of the class, so colour alone does not reveal the class.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ...edge_runtime.classifier import cores
 from ...edge_runtime.errors import DataError, UsageError
 from ...edge_runtime.files import is_empty, output_lock
 from ...edge_runtime.tools.atomic import atomic_write, sync_tree
@@ -39,10 +40,10 @@ Layout = Literal["all4", "cnmc"]
 COMMENT = "SYNTHETIC, edgeall data synth"
 TRUTH = ".truth"
 MARKER = ".synthetic.json"
-"""Lies in the root and in every folder below it: parts of the set may be copied away."""
+"""A file in the root and in every folder below it, because parts of the data set may be copied elsewhere."""
 MANIFEST = "manifest.csv"
 _HEAD = 512
-"""Bytes of a PNG that hold its comment: Pillow writes it before the pixels."""
+"""Bytes at the start of a PNG that contain its comment. Pillow writes it before the pixels."""
 _SIZE: dict[Layout, int] = {"all4": 224, "cnmc": 450}
 _STATEMENT = "SYNTHETIC IMAGES, drawn by `edgeall data synth`. Not blood of anybody; not evidence about any disease.\n"
 _README = """
@@ -58,10 +59,10 @@ Truth, in {truth}/ beside the images:
 
 
 def is_synthetic(dataset: Dataset) -> bool:
-    """Whether any folder of the data set holds drawn images: a whole set or a part that was copied away.
+    """Whether any folder of the data set holds synthetic images.
 
-    So it is where `MARKER` lies in the folder or above it, or where one of its PNGs says so itself. Pixels are not
-    looked at, and of each folder one image.
+    It does if `MARKER` is in the folder or above it, or if a PNG in it has the comment `COMMENT`. One image of each
+    folder is read, without its pixels.
     """
     files = {(file.parent, file.suffix): file for file in (dataset.root / sample.path for sample in dataset.samples)}
     folders = {folder.resolve() for folder, _ in files}
@@ -79,7 +80,7 @@ def _says_synthetic(image: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Plan:
-    """One image to draw: its posix path under the root, its label, its subject's name and number."""
+    """One image to draw: posix path below the root, label, and name and number of its subject."""
 
     path: str
     label: str
@@ -88,7 +89,7 @@ class _Plan:
 
 
 def _plan_all4(images: int) -> list[_Plan]:
-    """Every subject gives images of every class; a class's numbers run subject by subject, as on real slides."""
+    """Every subject has images of every class. The numbers of a class run subject by subject, as on real slides."""
     labels = tuple(FIELD_KINDS)
     subjects = min(max(images // 20, 12), 60, images // len(labels))
     plans = []
@@ -101,7 +102,7 @@ def _plan_all4(images: int) -> list[_Plan]:
 
 
 def _plan_cnmc(images: int) -> list[_Plan]:
-    """A subject is ill or healthy, and lies in one fold; two cells are cut from each of its images."""
+    """A subject is positive or negative and belongs to one fold. Two cells are cropped from each of its images."""
     plans = []
     slide = 0
     for index, label in enumerate(CELL_KINDS):
@@ -121,25 +122,25 @@ def _check(out: Path, images: int, seed: int, layout: Layout, size: int) -> None
     labels = FIELD_KINDS if layout == "all4" else CELL_KINDS
     if images < 4 * len(labels):
         raise UsageError(
-            f"{images} images are too few for {len(labels)} classes", hint=f"ask for at least {4 * len(labels)} images"
+            f"{images} images are too few for {len(labels)} classes", hint=f"use at least {4 * len(labels)} images"
         )
     if seed < 0:
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
     if not 64 <= size <= 1024:
-        raise UsageError(f"a size of {size} pixels can't be drawn", hint="use a size from 64 to 1024")
+        raise UsageError(f"size must be in [64, 1024] pixels, got {size}", hint="use a size from 64 to 1024")
     if out.exists() and (not out.is_dir() or not is_empty(out)):
-        raise DataError(f"{out}: not an empty folder", hint="name a new folder, or empty this one first")
+        raise DataError(f"{out}: not an empty folder", hint="give a new folder, or empty this one first")
 
 
 def _save(out: Path, plan: _Plan, picture: Picture) -> None:
-    """Write the image and, beside all images, its mask."""
+    """Write the image, and its mask below `TRUTH`."""
     path = out / plan.path
     mask = (out / TRUTH / plan.path).with_suffix(".mask.png")
     mask.parent.mkdir(parents=True, exist_ok=True)
     note = PngImagePlugin.PngInfo()
     note.add_text("Comment", COMMENT)
     if path.suffix == ".png":
-        # Noise hardly packs: a harder level would take longer than the drawing and save nothing.
+        # Noise hardly compresses: a higher level would take longer than the drawing and save nothing.
         Image.fromarray(picture.pixels).save(path, compress_level=1, compress_type=Image.RLE, pnginfo=note)
     else:
         Image.fromarray(picture.pixels).save(path)
@@ -154,24 +155,24 @@ def synthesize(
     size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Draw a balanced, labelled set of synthetic smears with its truth.
+    """Draw a balanced, labelled data set of synthetic smears with its ground truth.
 
     Args:
         out: a new or empty folder.
-        images: how many in all, at least four a class.
+        images: total number, at least four per class.
         seed: the same seed and arguments give the same bytes.
         layout: ``all4``: ``<Benign|Early|Pre|Pro>/synthetic-<class>-NNN.png``, fields;
             ``cnmc``: ``fold_<0..2>/<all|hem>/UID_<subject>_<image>_<cell>_<all|hem>.bmp``, single cells on black.
-            Both with ``manifest.csv`` (path, label, subject), which is written last.
-        size: pixels a side; 224 for all4 and 450 for cnmc unless given.
-        on_progress: called with (images done, images in all).
+            Both have a ``manifest.csv`` (path, label, subject), which is written last.
+        size: pixels per side; default 224 for all4 and 450 for cnmc.
+        on_progress: called with (images done, total).
 
     Returns:
         {"out", "layout", "images", "size", "seed", "subjects", "labels": {label: images}}.
 
     Raises:
-        UsageError: something asked for can't be meant.
-        DataError: ``out`` holds something already.
+        UsageError: invalid arguments.
+        DataError: ``out`` is not empty.
     """
     if layout not in _SIZE:
         raise UsageError(f"unknown layout {layout!r}", hint=f"choose one of: {', '.join(_SIZE)}")
@@ -189,17 +190,17 @@ def _synthesize(
     labels = {label: sum(plan.label == label for plan in plans) for label in (FIELD_KINDS if fields else CELL_KINDS)}
     summary = {"layout": layout, "images": images, "size": size, "seed": seed, "subjects": subjects, "labels": labels}
 
-    # Said first, so that a run that is cut short leaves nothing unlabelled.
+    # The markers are written first, so that an interrupted command leaves no unmarked images.
     of_images = {(out / plan.path).parent for plan in plans}
     for folder in sorted({out / parent for plan in plans for parent in PurePosixPath(plan.path).parents}):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).write_text(json.dumps({"synthetic": True, "by": COMMENT, **summary}) + "\n", encoding="utf-8")
-        if folder not in of_images:  # there, `data ls` would call it skipped
+        if folder not in of_images:  # in image folders `data ls` would report it as skipped
             (folder / "README.txt").write_text(_STATEMENT, encoding="utf-8")
     (out / "README.txt").write_text(_STATEMENT + _README.format(truth=TRUTH, **summary), encoding="utf-8")
     (out / TRUTH).mkdir()
 
-    # One stream a slide and one an image: no drawing depends on how many numbers another one took.
+    # Each slide and each image has its own random stream, so no image depends on another.
     exposure = 1.0 if fields else 0.6  # the real C-NMC cells are dark
     slides = [make_slide(np.random.default_rng((seed, 1, number)), exposure) for number in range(subjects)]
     texture = make_texture(np.random.default_rng((seed, 0)), size / (FIELD_UM if fields else CELL_UM))
@@ -214,18 +215,18 @@ def _synthesize(
         return [asdict(cell) for cell in picture.cells]
 
     boxes: dict[str, list[dict[str, Any]]] = {}
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 4))
+    pool = ThreadPoolExecutor(min(cores(), 4))
     try:
         for plan, cells in zip(plans, pool.map(draw, range(images)), strict=True):
             boxes[plan.path] = cells
             if on_progress is not None:
                 on_progress(len(boxes), images)
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the rest
+        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt
 
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
     sync_tree(out)
-    # Last, so that its presence means complete.
+    # Last: it means that the data set is complete.
     with atomic_write(out / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "label", "subject"))

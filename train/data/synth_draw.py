@@ -1,7 +1,7 @@
-"""Draws synthetic blood: red cells, platelets, smudges and nucleated cells whose class is in their shape alone.
+"""Draws synthetic blood: red cells, platelets, smudge cells, and nucleated cells whose shape depends on the class.
 
-Everything is an outline ``radius(angle)`` turned into a signed distance in a small patch and added to maps of optical
-density; ``synth_slide`` gives them colour. Lengths are micrometres until they reach a patch.
+Every object is an outline ``radius(angle)``. It becomes a signed distance in a small patch, which is added to maps of
+optical density. ``synth_slide`` adds the colour. Lengths are micrometres outside of patches, pixels inside.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from .synth_slide import Densities, Floats, Pixels, Slide, photograph
 
 FIELD_UM = 42.0  # width of an all4 field; a red cell of 7 um is then 37 px of 224
 CELL_UM = 21.0  # width of a cnmc image, as in the real one: a blast of 10 um takes half of it
-_MARGIN_UM = 11.0  # drawn beyond the field's edge, so that cells may be cut by it
+_MARGIN_UM = 11.0  # drawn beyond the edge of the field, so that the edge can cut cells
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The morphology of one kind of nucleated cell; pairs are the ends of a uniform draw.
+    """The morphology of one kind of nucleated cell. Pairs are the ends of a uniform distribution.
 
-    ``nucleus_um`` is the nucleus's diameter, ``ratio`` nucleus diameter over cell diameter, ``coarse`` the share of
-    its chromatin that is clumped instead of fine (the contrast is everybody's), ``nucleoli`` how many pale ones it
-    may show, ``cleft`` the chance of a deep fold, ``lobes`` the number of segments (1: one whole nucleus) and
-    ``wobble`` how uneven its outline is.
+    Attributes:
+        name: of the kind.
+        nucleus_um: diameter of the nucleus in micrometres.
+        ratio: nucleus diameter / cell diameter.
+        coarse: share of the chromatin that is clumped instead of fine. The contrast is the same for all kinds.
+        nucleoli: number of pale nucleoli.
+        cleft: probability of a deep fold.
+        lobes: number of segments (1: one whole nucleus).
+        wobble: unevenness of the outline.
     """
 
     name: str
@@ -50,13 +55,13 @@ CELL_KINDS = {
     "all": Kind("blast", (7.4, 10.4), (0.84, 0.96), (0.0, 0.4), nucleoli=(0, 3), cleft=0.55, wobble=0.05),
     "hem": Kind("normal", (6.4, 9.2), (0.72, 0.92), (0.5, 1.0), cleft=0.12, wobble=0.03),
 }
-# Bystanders are found in every class alike.
+# Segmented cells occur equally in every class.
 SEGMENTED = Kind("segmented", (7.6, 9.2), (0.66, 0.76), (0.5, 1.0), lobes=(2, 4))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One nucleated cell that is seen: its number in the mask, its kind and its box (left, top, right, bottom)."""
+    """One visible nucleated cell: its number in the mask, its kind and its box (left, top, right, bottom)."""
 
     number: int
     kind: str
@@ -65,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and its truth.
+    """An image and its ground truth.
 
     ``pixels`` is uint8 (size, size, 3). ``mask`` is uint8 (size, size): 0 for background, ``2 * number - 1`` in the
     cytoplasm and ``2 * number`` in the nucleus of the cell with that number.
@@ -78,7 +83,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class _Body:
-    """A nucleated cell before it is drawn: where (um from the field's corner) and how large (um)."""
+    """A nucleated cell before it is drawn: position (um from the corner of the field) and diameters (um)."""
 
     kind: Kind
     x: float
@@ -88,7 +93,7 @@ class _Body:
 
 
 class _Canvas:
-    """Density maps and mask of one field with a margin all round, in pixels; a private scratch of ``draw_*``."""
+    """Density maps and mask of one field with a margin, in pixels. Only used by ``draw_*``."""
 
     def __init__(self, size: int, margin: int, px_per_um: float, texture: Floats) -> None:
         self.size, self.margin, self.px = size, margin, px_per_um
@@ -98,7 +103,7 @@ class _Canvas:
         self.texture = texture
 
     def place(self, x_um: float, y_um: float, half: int) -> tuple[tuple[slice, slice], float, float]:
-        """The patch about a point, and the point's sub-pixel offset from the patch's middle pixel."""
+        """The patch around a point, and the sub-pixel offset of the point from the middle pixel of the patch."""
         x, y = x_um * self.px + self.margin, y_um * self.px + self.margin
         ix, iy = round(x), round(y)
         window = (slice(iy - half, iy + half + 1), slice(ix - half, ix + half + 1))
@@ -116,7 +121,7 @@ class _Canvas:
 
 
 def _scatter(rng: np.random.Generator, diameter: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Centres (n, 2) for red cells: in chains that touch and overlap a little, seldom in heaps."""
+    """Centres (n, 2) of red cells: in chains that touch and overlap a little, rarely in clumps."""
     low, high = -4.0, FIELD_UM + 4.0
     centres = rng.uniform(low, high, (len(diameter), 2))
     leaning = rng.uniform(0.2, 0.8)
@@ -134,7 +139,7 @@ def _scatter(rng: np.random.Generator, diameter: npt.NDArray[np.float64]) -> npt
 
 
 def _red_cells(canvas: _Canvas, rng: np.random.Generator, slide: Slide) -> None:
-    """Discs with pale centres; they overlap and then absorb twice."""
+    """Draw discs with pale centres. Where they overlap, they absorb twice."""
     area = (FIELD_UM + 8.0) ** 2
     cover = slide.red_cells * rng.uniform(0.85, 1.15)
     count = int(cover * area / (math.pi * 3.5**2))
@@ -156,7 +161,7 @@ def _red_cells(canvas: _Canvas, rng: np.random.Generator, slide: Slide) -> None:
 
 
 def _debris(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Platelets (2 to 3 um, granular) and now and then a smudge cell: the same in every class."""
+    """Draw platelets (2 to 3 um, granular) and occasionally a smudge cell: the same in every class."""
     for _ in range(rng.poisson(2.5)):
         _stain(canvas, rng, um=rng.uniform(0.8, 1.6), wobble=0.16, edge=1.6, nucleus=0.45, cytoplasm=0.4)
     for _ in range(rng.poisson(0.25)):
@@ -173,7 +178,7 @@ def _stain(
     nucleus: float,
     cytoplasm: float,
 ) -> None:
-    """A blot of radius ``um`` that takes up both dyes."""
+    """Draw a blot with radius ``um`` that absorbs both dyes."""
     half = int(um * canvas.px * 1.4) + 3
     window, fx, fy = canvas.place(rng.uniform(0, FIELD_UM), rng.uniform(0, FIELD_UM), half)
     x, y = grid(half, fx, fy)
@@ -185,7 +190,7 @@ def _stain(
 
 
 def _chromatin(canvas: _Canvas, rng: np.random.Generator, half: int, coarse: float) -> Floats:
-    """A patch of the texture tiles from anywhere, turned and mirrored, of about unit deviation."""
+    """A random patch of the texture tiles, rotated and mirrored, with a standard deviation of about 1."""
     side = 2 * half + 1
     top, left = rng.integers(0, canvas.texture.shape[1] - side, 2)
     fine, clumped = np.rot90(canvas.texture[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
@@ -196,7 +201,7 @@ def _chromatin(canvas: _Canvas, rng: np.random.Generator, half: int, coarse: flo
 
 
 def _nucleus_distance(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.random.Generator) -> Floats:
-    """Signed distance to a nucleus's edge: whole, folded or in segments."""
+    """Signed distance to the edge of a nucleus: whole, folded or segmented."""
     lobes = int(rng.integers(kind.lobes[0], kind.lobes[1] + 1))
     if lobes > 1:
         start, distance = rng.uniform(0, 2 * math.pi), np.full_like(x, -1e3)
@@ -213,14 +218,14 @@ def _nucleus_distance(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.r
         along = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
         across = y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle))
         depth, width = radius * rng.uniform(0.75, 1.15), radius * rng.uniform(0.20, 0.34)
-        # A narrow ellipse that reaches in from the edge; its implicit function, scaled to pixels, is near enough.
+        # A narrow ellipse from the edge inwards. Its implicit function, scaled to pixels, approximates the distance.
         ellipse = np.sqrt(((along - radius * 1.05) / depth) ** 2 + (across / width) ** 2)
         distance = np.minimum(distance, (ellipse - 1) * width)
     return distance
 
 
 def _nucleoli(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.random.Generator) -> Floats:
-    """What nucleoli leave of the chromatin's density, 0.4..1."""
+    """Factor of the chromatin density due to nucleoli, 0.4..1."""
     left = np.ones_like(x)
     for _ in range(int(rng.integers(kind.nucleoli[0], kind.nucleoli[1] + 1))):
         angle, far = rng.uniform(0, 2 * math.pi), radius * rng.uniform(0.1, 0.6)
@@ -231,7 +236,7 @@ def _nucleoli(x: Floats, y: Floats, radius: float, kind: Kind, rng: np.random.Ge
 
 
 def _nucleated(canvas: _Canvas, rng: np.random.Generator, body: _Body, number: int, cytoplasm: float) -> None:
-    """Draw one cell over whatever is there and enter it in the mask."""
+    """Draw one cell over the existing content and add it to the mask."""
     cell, nucleus = body.cell / 2 * canvas.px, body.nucleus / 2 * canvas.px
     half = int(cell * 1.25) + 2
     window, fx, fy = canvas.place(body.x, body.y, half)
@@ -258,7 +263,7 @@ def _nucleated(canvas: _Canvas, rng: np.random.Generator, body: _Body, number: i
 
 
 def _populate(rng: np.random.Generator, kind: Kind, zoom: float) -> list[_Body]:
-    """Choose the nucleated cells of a field: they cover about the same for every class, so large ones are few."""
+    """Choose the nucleated cells of a field. The covered area is about the same in every class: large cells are few."""
     goal = rng.uniform(0.20, 0.36) * FIELD_UM**2
     crowding = rng.uniform(0.0, 0.8)
     bodies: list[_Body] = []
@@ -274,7 +279,7 @@ def _populate(rng: np.random.Generator, kind: Kind, zoom: float) -> list[_Body]:
             step = (beside.cell + cell) / 2 * rng.uniform(0.95, 1.1)
             x, y = beside.x + step * math.cos(angle), beside.y + step * math.sin(angle)
         if not bodies:
-            x, y = rng.uniform(0.25 * FIELD_UM, 0.75 * FIELD_UM, 2)  # one at least is seen whole
+            x, y = rng.uniform(0.25 * FIELD_UM, 0.75 * FIELD_UM, 2)  # at least one cell is completely visible
         inside = 0.0 <= x <= FIELD_UM and 0.0 <= y <= FIELD_UM
         if inside and all(math.hypot(b.x - x, b.y - y) > 0.46 * (b.cell + cell) for b in bodies):
             bodies.append(_Body(chosen, x, y, nucleus, cell))
@@ -283,7 +288,7 @@ def _populate(rng: np.random.Generator, kind: Kind, zoom: float) -> list[_Body]:
 
 
 def _cells(mask: Pixels, bodies: list[_Body]) -> tuple[Cell, ...]:
-    """The cells that are still seen, with boxes measured on the mask."""
+    """The cells that are visible in the mask, with their boxes."""
     cells = []
     for number, body in enumerate(bodies, start=1):
         seen = (mask == 2 * number) | (mask == 2 * number - 1)
@@ -295,7 +300,7 @@ def _cells(mask: Pixels, bodies: list[_Body]) -> tuple[Cell, ...]:
 
 
 def draw_field(kind: Kind, slide: Slide, size: int, texture: Floats, rng: np.random.Generator) -> Picture:
-    """A smear field of ``size`` pixels with nucleated cells of one kind among red cells, platelets and bystanders."""
+    """A smear field of ``size`` pixels with nucleated cells of one kind, segmented cells, red cells and platelets."""
     px = size / FIELD_UM
     canvas = _Canvas(size, int(_MARGIN_UM * px) + 2, px, texture)
     _red_cells(canvas, rng, slide)
@@ -309,7 +314,7 @@ def draw_field(kind: Kind, slide: Slide, size: int, texture: Floats, rng: np.ran
 
 
 def draw_cell(kind: Kind, slide: Slide, size: int, texture: Floats, rng: np.random.Generator) -> Picture:
-    """One cell, cut out: ``size`` pixels, black outside of the cell."""
+    """One segmented cell on black, ``size`` pixels."""
     px = size / CELL_UM
     canvas = _Canvas(size, 2, px, texture)
     nucleus = rng.uniform(*kind.nucleus_um) * slide.zoom

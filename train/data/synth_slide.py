@@ -1,7 +1,7 @@
-"""One synthetic slide: its stain, its lamp and its camera. Knows nothing of classes, so it can't give one away.
+"""One synthetic slide: stain, lamp and camera. It is independent of the class.
 
-Colour follows the Beer-Lambert law: each dye has an absorbance per channel, a field holds optical densities,
-and the camera sees ``lamp * exp(-density)``, out of focus and noisy.
+Colour follows the Beer-Lambert law: each dye has an absorbance per channel, a field holds optical densities, and the
+camera records ``lamp * exp(-density)`` with defocus and noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
-# Absorbance (R, G, B) of each dye at its two extremes, read off published smears: a slide mixes the two.
+# Absorbance (R, G, B) of each dye at its two extremes, measured on published smears. A slide mixes the two.
 _NUCLEUS = ((1.30, 1.60, 0.38), (0.55, 1.45, 0.42))  # blue-violet ... magenta
 _CYTOPLASM = ((0.85, 0.62, 0.14), (0.42, 0.78, 0.30))  # sky blue ... lilac
 _RED_CELL = ((0.62, 0.50, 0.30), (0.22, 0.58, 0.62))  # grey-blue ... salmon
@@ -23,12 +23,19 @@ _RED_CELL = ((0.62, 0.50, 0.30), (0.22, 0.58, 0.62))  # grey-blue ... salmon
 
 @dataclass(frozen=True)
 class Slide:
-    """What all images of one subject share.
+    """The properties that all images of one subject share.
 
-    ``nucleus``, ``cytoplasm`` and ``red_cell`` are absorbances (R, G, B); ``lamp`` is the empty field's colour
-    (R, G, B in 0..1); ``zoom`` multiplies the pixels per micrometre; ``blur`` and ``noise`` are standard deviations
-    in pixels of a 224 px field and in grey levels; ``vignette`` is the light lost in the corners; ``centre`` the
-    lamp's optical centre in 0..1; ``red_cells`` the share of the field they cover; ``pallor`` of their centres.
+    Attributes:
+        nucleus: absorbance (R, G, B); also ``cytoplasm`` and ``red_cell``.
+        lamp: colour of the empty field (R, G, B in 0..1).
+        gamma: of the camera.
+        vignette: share of the light lost in the corners.
+        centre: optical centre of the lamp, x and y in 0..1.
+        zoom: factor of the pixels per micrometre.
+        blur: standard deviation in pixels of a 224 px field.
+        noise: standard deviation in grey levels.
+        red_cells: share of the field covered by red cells.
+        pallor: of the centres of red cells.
     """
 
     nucleus: tuple[float, ...]
@@ -47,7 +54,7 @@ class Slide:
 
 @dataclass(frozen=True)
 class Densities:
-    """Optical density of each dye, float32 (height, width), 0 where there is nothing."""
+    """Optical density of each dye, float32 (height, width)."""
 
     nucleus: Floats
     cytoplasm: Floats
@@ -55,7 +62,7 @@ class Densities:
 
 
 def _dye(rng: np.random.Generator, extremes: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[float, ...]:
-    """A random hue between two extremes at a random strength."""
+    """A random mix of two extremes with a random strength."""
     mix, strength = rng.uniform(0.0, 1.0), rng.uniform(0.85, 1.15)
     return tuple(float(strength * ((1 - mix) * a + mix * b)) for a, b in zip(*extremes, strict=True))
 
@@ -63,7 +70,7 @@ def _dye(rng: np.random.Generator, extremes: tuple[tuple[float, ...], tuple[floa
 def make_slide(rng: np.random.Generator, exposure: float = 1.0) -> Slide:
     """Draw the stain, lamp, focus and noise of one subject's slide, taken with a relative ``exposure``."""
     brightness = exposure * rng.uniform(0.87, 0.99)
-    warmth, tint = rng.normal(0.0, 0.04), rng.normal(0.0, 0.012)  # lamps vary from yellow to blue, hardly to green
+    warmth, tint = rng.normal(0.0, 0.04), rng.normal(0.0, 0.012)  # lamps vary from yellow to blue, hardly towards green
     lamp = np.clip(brightness * np.array([1.0 + warmth, 1.0 + tint, 1.0 - warmth]), 0.0, 1.0)
     return Slide(
         nucleus=_dye(rng, _NUCLEUS),
@@ -82,19 +89,19 @@ def make_slide(rng: np.random.Generator, exposure: float = 1.0) -> Slide:
 
 
 def _illumination(slide: Slide, size: int) -> Floats:
-    """Relative light (size, size): 1 at the optical centre, less towards the corners."""
+    """Relative illumination (size, size): 1 at the optical centre, lower towards the corners."""
     along = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = along[None, :] - slide.centre[0], along[:, None] - slide.centre[1]
     return (1.0 - 2.0 * slide.vignette * (x * x + y * y)).astype(np.float32)
 
 
 def photograph(densities: Densities, slide: Slide, rng: np.random.Generator) -> Pixels:
-    """The camera's picture of a field.
+    """The camera image of a field.
 
     Args:
         densities: square maps of one size.
         slide: stain, lamp, focus and noise.
-        rng: this image's small departures from its slide, and its sensor noise.
+        rng: for the differences of this image from its slide, and for sensor noise.
 
     Returns:
         uint8 (size, size, 3), RGB.
@@ -108,7 +115,7 @@ def photograph(densities: Densities, slide: Slide, rng: np.random.Generator) -> 
         density = densities.nucleus * np.float32(slide.nucleus[channel])
         density += densities.cytoplasm * np.float32(slide.cytoplasm[channel])
         density += densities.red_cell * np.float32(slide.red_cell[channel])
-        # The camera's gamma is folded into the exponent, which spares a power per pixel.
+        # The camera's gamma is part of the exponent, which saves a power per pixel.
         density *= np.float32(-slide.gamma)
         np.exp(density, out=density)
         density *= light

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeall.train.data import duplicates, remembered
+from edgeall.train.data import duplicates, scan_cache
 from edgeall.train.data import scan as scanning
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.data.scan import Scan, hash_files, scan
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where it is kept; files may be remembered at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remembered, "RACY_NS", 0)
+    monkeypatch.setattr(scan_cache, "RACY_NS", 0)
     return tmp_path / "cache" / "edgeall" / "scans"
 
 
@@ -43,7 +43,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were read, in order."""
     names: list[str] = []
-    look, hash_file = scanning._look, scanning._hash_file
+    look, hash_file = scanning._scan_image, scanning._hash_file
 
     def noted_look(folder: Path, sample: Any, phash: Any) -> Any:
         names.append(sample.path)
@@ -56,7 +56,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return hash_file(path)
 
     monkeypatch.setattr(scanning, "_threads", lambda: 1)
-    monkeypatch.setattr(scanning, "_look", noted_look)
+    monkeypatch.setattr(scanning, "_scan_image", noted_look)
     monkeypatch.setattr(scanning, "_hash_file", noted_hash)
     return names
 
@@ -131,7 +131,7 @@ def test_what_changed_is_read_again(change: Any, root: Path, cache: Path, opened
 def test_a_file_changed_just_before_it_was_read_is_not_remembered(
     root: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembered, "RACY_NS", 3_600_000_000_000)  # a second write could leave the same time
+    monkeypatch.setattr(scan_cache, "RACY_NS", 3_600_000_000_000)  # a second write could leave the same time
     look(root)
     opened.clear()
     look(root)
@@ -163,12 +163,12 @@ def test_digests_alone_are_remembered_and_do_not_pass_for_a_scan(root: Path, cac
 )
 def test_a_damaged_memory_is_none(spoil: Any, root: Path, cache: Path, opened: list[str]) -> None:
     first = look(root)
-    twins = duplicates.groups(first)
+    found_duplicates = duplicates.groups(first)
     for file in cache.iterdir():
         spoil(file)
     opened.clear()
     assert look(root) == first
-    assert duplicates.groups(first) == twins
+    assert duplicates.groups(first) == found_duplicates
     assert len(opened) == 7
 
 
@@ -199,7 +199,7 @@ def test_it_does_not_grow_for_ever(root: Path, cache: Path, monkeypatch: pytest.
     assert max(file.stat().st_size for file in cache.iterdir()) < one, "files that are gone are forgotten"
     for file in cache.iterdir():
         os.utime(file, (1, 1))
-    monkeypatch.setattr(remembered, "MAX_BYTES", 2 * one)
+    monkeypatch.setattr(scan_cache, "MAX_BYTES", 2 * one)
     for number in range(5):
         shutil.copytree(root / "B", root.parent / f"more{number}" / "B")
         look(root.parent / f"more{number}")
@@ -230,10 +230,12 @@ def test_an_unreadable_image_is_looked_at_again(root: Path, cache: Path, opened:
 
 def test_groups_are_worked_out_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = look(root)
-    twins = duplicates.groups(found)
-    assert [[found.facts[index].sample.path for index in group] for group in twins.exact] == [["A/0.bmp", "A/copy.bmp"]]
+    found_duplicates = duplicates.groups(found)
+    assert [[found.facts[index].sample.path for index in group] for group in found_duplicates.exact] == [
+        ["A/0.bmp", "A/copy.bmp"]
+    ]
     monkeypatch.setattr(duplicates, "_groups", lambda facts: pytest.fail("done twice"))
-    assert duplicates.groups(look(root)) == twins
+    assert duplicates.groups(look(root)) == found_duplicates
 
 
 def test_many_images_are_looked_at_in_processes(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +245,7 @@ def test_many_images_are_looked_at_in_processes(root: Path, cache: Path, monkeyp
     monkeypatch.setattr(scanning, "_MANY", 1)
     monkeypatch.setattr(scanning, "_PORTION", 2)
     monkeypatch.setattr(scanning, "_threads", lambda: 2)
-    monkeypatch.setattr(scanning, "_look", lambda *_: pytest.fail("done here"))
+    monkeypatch.setattr(scanning, "_scan_image", lambda *_: pytest.fail("done here"))
     started: list[Any] = []
     begin = scanning._Helpers._start
     monkeypatch.setattr(scanning._Helpers, "_start", lambda self: started.append(begin(self)) or started[-1])

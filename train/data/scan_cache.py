@@ -1,8 +1,8 @@
-"""What was found out about files, kept between commands: believed only while a file is the one that was read.
+"""Caches the results of a scan between commands. An entry is valid only for an unchanged file.
 
-A file is the same while its size, its times of modification and change, and its number on the disk are. One that was
-changed within `RACY_NS` before it was read is not remembered: it could change once more without another time, as git
-has it ("racy git"). Nothing here is needed: without a cache to be read or written everything is read again.
+A file is unchanged if its size, its times of modification and change, and its inode are the same. A file that changed
+within `RACY_NS` before it was read is not cached: it could change again without a new time (git: "racy git"). The cache
+is optional: if it cannot be read or written, every file is read again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.tools.atomic import atomic_write
 
 MAX_BYTES = 1 << 30
-"""Of all that is remembered; what was not used for longest goes first. An image takes 3.4 kB."""
+"""Maximum size of the cache. The least recently used files are removed first. An image takes 3.4 kB."""
 RACY_NS = 2_000_000_000
-"""FAT keeps times to two seconds."""
+"""Nanoseconds. FAT stores times with a resolution of two seconds."""
 
-_HEAD = struct.Struct("<8sIQ")  # magic, CRC-32 of all that follows the head, bytes of the JSON
+_HEAD = struct.Struct("<8sIQ")  # magic, CRC-32 of everything after the header, bytes of the JSON
 _MAGIC = b"edgeall1"
 
 
 class Stamp(NamedTuple):
-    """What tells one state of a file from another without reading it; times in nanoseconds since 1970."""
+    """Identifies the state of a file without reading it. Times are in nanoseconds since 1970."""
 
     size: int
     mtime_ns: int
@@ -40,18 +40,18 @@ class Stamp(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a file: the digest of its bytes, and whatever else was made of them (bytes and JSON values)."""
+    """The cached facts of a file: the digest of its bytes, and other values (bytes and JSON values) made from them."""
 
     sha256: str
     values: tuple[Any, ...] | None
 
 
-class Remembered:
-    """What is known of some files. One file in the cache for each folder that they lie in.
+class ScanCache:
+    """The cached facts of some files. The cache has one file for each of their folders.
 
     Args:
         paths: the files.
-        made_by: names the code that makes `Known.values`; what another one made is not believed.
+        made_by: identifies the code that makes `Known.values`. Entries of other code are ignored.
     """
 
     def __init__(self, paths: Sequence[str], made_by: str) -> None:
@@ -61,21 +61,21 @@ class Remembered:
         for folder in {os.path.dirname(path) for path in paths}:
             self._folders[folder] = _load(_file_of(folder), made_by)
 
-    def recall(self, path: str) -> tuple[Stamp | None, Known | None]:
-        """The file's stamp now (None where it is gone), and what is known of it in this state."""
+    def get(self, path: str) -> tuple[Stamp | None, Known | None]:
+        """The current stamp of a file (None if it is missing), and the cached facts for this state."""
         stamp = _stamp(path)
         folder, name = os.path.split(path)
         found = self._folders[folder].get(name)
         return stamp, found[1] if found is not None and found[0] == stamp else None
 
-    def learn(self, path: str, stamp: Stamp | None, begun_ns: int, known: Known) -> None:
-        """Remember what a file held.
+    def put(self, path: str, stamp: Stamp | None, begun_ns: int, known: Known) -> None:
+        """Cache the facts of a file.
 
         Args:
             path: of the file.
-            stamp: from `recall`, before the file was read.
+            stamp: from `get`, before the file was read.
             begun_ns: `time.time_ns` when the stamp was taken.
-            known: what was read.
+            known: the facts.
         """
         if stamp is None or max(stamp.mtime_ns, stamp.ctime_ns) > begun_ns - RACY_NS:
             return
@@ -84,7 +84,7 @@ class Remembered:
         self._changed.add(folder)
 
     def save(self) -> None:
-        """Keep what was learnt; in silence nothing, where that can't be. Files that have changed are forgotten."""
+        """Write the cache, without entries of files that changed. Failures are ignored: the cache is optional."""
         for folder in sorted(self._changed):
             rows = {
                 name: row for name, row in self._folders[folder].items() if _stamp(os.path.join(folder, name)) == row[0]
@@ -93,14 +93,14 @@ class Remembered:
         self._changed.clear()
 
 
-def recall_result(key: str) -> Any:
-    """What `keep_result` has kept under a name that says all it was made from; None where there is nothing."""
+def load_result(key: str) -> Any:
+    """The value that `save_result` stored under ``key``; None if there is none."""
     found = _read(_folder() / f"{key}.result")
     return None if found is None else found[0]
 
 
-def keep_result(key: str, value: Any) -> None:
-    """Keep a JSON value under a hexadecimal name."""
+def save_result(key: str, value: Any) -> None:
+    """Store a JSON value. ``key`` is a hexadecimal digest of everything that the value depends on."""
     _store(_folder() / f"{key}.result", _sealed(value, b""))
 
 
@@ -121,7 +121,7 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def _packed(rows: Mapping[str, tuple[Stamp, Known]], made_by: str) -> bytes:
-    """Bytes among the values lie one behind the other after the JSON, which holds their lengths."""
+    """The rows as JSON, followed by all values of type bytes. The JSON holds their lengths."""
     blobs: list[bytes] = []
     listed = []
     for name, (stamp, known) in rows.items():
@@ -134,7 +134,7 @@ def _packed(rows: Mapping[str, tuple[Stamp, Known]], made_by: str) -> bytes:
 
 
 def _load(path: Path, made_by: str) -> dict[str, tuple[Stamp, Known]]:
-    """Rows by name; none where the file is missing, damaged or of another version."""
+    """Rows by file name; empty if the cache file is missing, damaged or of another version."""
     found = _read(path)
     if found is None:
         return {}
@@ -162,7 +162,7 @@ def _sealed(document: Any, blob: bytes) -> bytes:
 
 
 def _read(path: Path) -> tuple[Any, bytes] | None:
-    """JSON and bytes of a file that is whole, which is then the one used last."""
+    """JSON and bytes of a complete cache file, which is marked as used."""
     try:
         content = path.read_bytes()
         magic, checksum, length = _HEAD.unpack_from(content)
@@ -183,7 +183,7 @@ def _store(path: Path, content: bytes) -> None:
 
 
 def _trim(folder: Path, newest: Path) -> None:
-    """Remove what was not used for longest, until the rest fits into `MAX_BYTES`."""
+    """Remove the least recently used files until the rest fits into `MAX_BYTES`."""
     with os.scandir(folder) as entries:
         files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entries]
     total = sum(size for _, size, _ in files)
