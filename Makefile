@@ -1,4 +1,4 @@
-# make demo | test | soak | fuzz | lint | bench | clean. The first call makes .venv; later ones find it there.
+# make demo | test | soak | fuzz | lint | docs | bench | clean. The first call makes .venv; later ones find it there.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
 	&& { echo "$$name"; exit 0; }; done; \
 	echo "training needs Python 3.10, 3.11 or 3.12 on PATH (TensorFlow and tfmot have no wheels beyond)" >&2; exit 1
 
-.PHONY: demo test test-all soak fuzz test-device lint types bench clean
+.PHONY: demo test test-all soak fuzz test-device lint types docs bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgeall demo --out build/demo
@@ -39,12 +39,17 @@ lint: $(INSTALLED) types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# The checkout's folder may have any name; a type checker wants it to be called edgeall.
+# .types/edgeall is a link to this folder: type checkers find the package there, whatever the folder is called.
 types: $(INSTALLED)
-	mkdir -p build/types && ln -sfn ../.. build/types/edgeall
-	MYPYPATH=build/types $(BIN)/mypy -m edgeall -m edgeall.cli \
-		-p edgeall.commands -p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models -p edgeall.optimize \
-		-p edgeall.rig -p edgeall.train
+	MYPYPATH=.types $(BIN)/mypy -m edgeall -m edgeall.api -m edgeall.cli \
+		-p edgeall.commands -p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models \
+		-p edgeall.optimize -p edgeall.rig -p edgeall.train
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# The site, in build/site; nothing is fetched from the network.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 bench: $(INSTALLED) $(DEMO_MODEL)
 	$(BIN)/python benchmarks/startup.py $(DEMO_MODEL) build/demo/images

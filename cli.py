@@ -24,15 +24,16 @@ COMMANDS = {
     "train": ("evaluate", "train"),
 }
 """The files of `commands/` and the commands that each holds."""
-TRAIN_EXTRA = {
+_TRAIN = {
     *("tensorflow", "tf_keras", "tensorflow_model_optimization", "tensorboard"),
     *("sklearn", "scipy", "matplotlib", "imagehash", "jinja2", "kagglehub", "optuna", "sqlalchemy"),
 }
-"""Modules that the device install leaves out."""
-DEPLOY_EXTRA = {"paramiko", "adbutils", "packaging"}
-"""Modules that reach other machines."""
-RIG_EXTRA = {"fastapi", "starlette", "uvicorn", "argon2"}
-"""Modules that serve the rig's page."""
+EXTRAS = {
+    "train": (_TRAIN, "for training (Python 3.10 to 3.12)"),
+    "deploy": ({"paramiko", "adbutils", "packaging"}, "where models are deployed from"),
+    "rig": ({"fastapi", "starlette", "uvicorn", "argon2"}, "on a microscope rig"),
+}
+"""Extras of setup.cfg: the modules that each adds to the device install, and where it belongs."""
 
 
 class LazyGroup(click.Group):
@@ -56,7 +57,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 done, 1 failed with a clear error, 2 wrong usage, 3 a gate was not met, 130 interrupted.
     """
     state = {"debug": False}
-    before = _end_in_order()
+    before = _handle_signals()
     try:
         return _main(args, state)
     finally:
@@ -64,11 +65,11 @@ def main(args: list[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
-def _end_in_order() -> dict[int, Any]:
-    """Have SIGTERM, and SIGHUP of a terminal that goes away, end the program as Ctrl-C does: nothing is left behind.
+def _handle_signals() -> dict[int, Any]:
+    """Make SIGTERM and SIGHUP end the program as Ctrl-C does, so that temporary files are removed.
 
     Returns:
-        The handlers before. What was ignored (nohup) or is handled already stays as it is.
+        The previous handlers. Signals that are ignored (nohup) or handled already are left alone.
     """
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
@@ -83,7 +84,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _main(args: list[str] | None, state: dict[str, bool]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be valid text
     try:
         status = cli.main(args, prog_name="edgeall", standalone_mode=False, auto_envvar_prefix="EDGEALL", obj=state)
         sys.stdout.flush()
@@ -92,11 +93,11 @@ def _main(args: list[str] | None, state: dict[str, bool]) -> int:
         click.echo(error.format_message(), err=True)
         return errors.UsageError.exit_status
     except BrokenPipeError:
-        # The reader (`head`) has gone. Python would complain once more when it flushes stdout at exit.
+        # The reader (`head`) has closed the pipe. Python would report that again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, EOFError):  # a file that ends too early, which click takes for Ctrl-D
+        if isinstance(error.__cause__, EOFError):  # a truncated file, which click mistakes for Ctrl-D
             raise error.__cause__ from None
         click.echo("interrupted", err=True)
         return 130
@@ -115,7 +116,7 @@ def _main(args: list[str] | None, state: dict[str, bool]) -> int:
 
 
 def _as_failure(error: Exception) -> errors.EdgeallError | None:
-    """What a user can act on in ``error``; None when it is a bug of ours, whose traceback should be seen."""
+    """The error as the user sees it; None for a bug, whose traceback should be seen."""
     if isinstance(error, errors.EdgeallError):
         return error
     if isinstance(error, click.UsageError):
@@ -123,21 +124,15 @@ def _as_failure(error: Exception) -> errors.EdgeallError | None:
         return errors.UsageError(" ".join(error.format_message().split()), hint=f"see `{command} --help`")
     if isinstance(error, click.ClickException):
         return errors.EdgeallError(error.format_message())
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
-        return errors.EdgeallError(
-            f"this command needs {error.name}, which the device install leaves out",
-            hint='pip install ".[train]" in a checkout of edgeall (Python 3.10 to 3.12)',
-        )
-    if isinstance(error, ModuleNotFoundError) and error.name in DEPLOY_EXTRA:
-        return errors.EdgeallError(
-            f"this command needs {error.name}, which only machines that deploy have",
-            hint='pip install ".[deploy]" in a checkout of edgeall',
-        )
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in RIG_EXTRA:
-        return errors.EdgeallError(
-            f"this command needs {error.name}, which only a microscope rig has",
-            hint='pip install ".[rig]" in a checkout of edgeall',
-        )
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        for extra, (modules, where) in EXTRAS.items():
+            if package in modules:
+                return errors.EdgeallError(
+                    f"this command needs {error.name}, which is installed only {where}",
+                    hint=f'pip install ".[{extra}]" in a checkout of edgeall',
+                )
+        return None
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that may not be written
         return errors.EdgeallError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     return None

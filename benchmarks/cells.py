@@ -135,7 +135,7 @@ def score(fields: list[Field], whole_cells: bool) -> Score:
 
 
 def by_skimage() -> dict[str, Callable[..., Any]]:
-    from skimage import measure, morphology, segmentation
+    from skimage import measure, morphology, segmentation  # pyright: ignore[reportMissingImports]
 
     def label(mask: regions.Mask) -> regions.Regions:
         labels = measure.label(mask, connectivity=2)

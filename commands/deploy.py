@@ -12,21 +12,22 @@ from .output import note, note_research_use, print_result
 
 @click.group("devices")
 def devices() -> None:
-    """The list of devices that have a name."""
+    """Manage the list of named devices."""
 
 
 @command("deploy")
 @click.argument("arguments", metavar="[MODEL] TARGET", nargs=-1, required=True)
-@click.option("--rollback", is_flag=True, help="Back to the model before; takes the TARGET alone.")
-@click.option("--offline", is_flag=True, help="Collect the device's packages here: it has no network.")
+@click.option("--rollback", is_flag=True, help="Switch back to the previous model; takes only TARGET.")
+@click.option("--offline", is_flag=True, help="Download the device's packages here, for a device without network.")
 @WHEEL
 @DEVICE_PYTHON
 @JSON
 def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json: bool, **settings: Any) -> None:
-    """Put a packed model on a device over ssh: copied, verified there, switched to at once, the one before kept.
+    """Deploy a packed model to a device over ssh.
 
-    TARGET is ssh://user@host, ssh://user@host:port or a name from `edgeall devices`. Whatever fails, the old model
-    serves on. You log in by key; the host key must be in ~/.ssh/known_hosts.
+    The model is copied, verified on the device, and then activated in one step. The previous model is kept. If a step
+    fails, the previous model stays active. TARGET is ssh://user@host, ssh://user@host:port or a name from
+    `edgeall devices`. Log-in is by key; the host key must be in ~/.ssh/known_hosts.
 
     \b
     edgeall deploy model.tflite ssh://pi@raspberrypi.local
@@ -43,13 +44,15 @@ def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json:
 @command("ls", devices)
 @JSON
 def devices_ls(json: bool) -> None:
-    """Show the list."""
+    """List the named devices."""
     from ..console.tables import record
     from ..deploy.devices import read_devices
 
     known = read_devices()
     print_result(
-        {"devices": known}, json, lambda: record(known) if known else "none yet: edgeall devices add NAME TARGET"
+        {"devices": known},
+        json,
+        lambda: record(known) if known else "no devices; add one with: edgeall devices add NAME TARGET",
     )
 
 
@@ -57,17 +60,17 @@ def devices_ls(json: bool) -> None:
 @click.argument("name")
 @click.argument("target")
 def devices_add(name: str, target: str) -> None:
-    """Give a TARGET a NAME: ssh://user@host, ssh://user@host:port or adb:SERIAL."""
+    """Name a device. TARGET is ssh://user@host, ssh://user@host:port or adb:SERIAL."""
     from ..deploy.devices import add_device, list_file
 
     add_device(name, target)
-    note(f"{name} is in {list_file()}")
+    note(f"{name}: added to {list_file()}")
 
 
 @command("rm", devices)
 @click.argument("name")
 def devices_rm(name: str) -> None:
-    """Take a NAME off the list."""
+    """Remove a device from the list."""
     from ..deploy.devices import remove_device
 
     remove_device(name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from .options import (
 from .output import Skipped, note, note_research_use, print_result
 
 if TYPE_CHECKING:
-    from ..edge_runtime.parallel import Layout as Spread
+    from ..edge_runtime.classifier import Classifier
     from ..edge_runtime.pipeline import Prediction
 
 
@@ -58,68 +60,77 @@ def run_model(
     json: bool,
     csv: bool,
     explain: Path | None,
-    labels: Path | None,
-    mean: float | None,
-    std: float | None,
-    input_size: int | None,
-    workers: int | None,
-    threads: int | None,
-    require_signature: Path | None,
+    **settings: Any,
 ) -> None:
     """Classify images, on all cores.
 
     An unreadable image gives an error line, and the other images are still classified. The exit status is 1 if no
     image could be classified.
     """
-    from ..edge_runtime.classifier import Classifier
     from ..edge_runtime.pipeline import classify
+    from ..edge_runtime.tools.layout import choose_layout
     from ..edge_runtime.tools.predictions import prediction_lines
 
     form = one_of(ctx, json=json, csv=csv)
-    alone = len(paths) == 1 and not os.path.isdir(paths[0])
-    threads_now = threads or (None if alone else 1)
-    classifier = Classifier.open(
-        model,
-        threads=threads_now,
-        labels_file=labels,
-        mean=mean,
-        std=std,
-        input_size=input_size,
-        public_key=require_signature,
+    single = len(paths) == 1 and not os.path.isdir(paths[0])
+    classifier = _open(model, single, settings)
+    choose = partial(
+        choose_layout, classifier, interpreters=settings["workers"], threads=settings["threads"], note=note
     )
-
-    def choose(first: Sequence[str]) -> Spread:
-        from ..edge_runtime.tools.layout import choose_layout
-
-        return choose_layout(classifier, first, interpreters=workers, threads=threads, note=note)
-
+    skipped, counts = Skipped(), Counter[bool]()
+    predictions = classify(classifier, paths, None if single else choose, skipped)
     if explain is not None:
-        from ..edge_runtime.files import output_lock
-        from ..edge_runtime.images import refuse_inside
-        from ..edge_runtime.tools.explain import Explainer
-
-        for path in paths:
-            refuse_inside(Path(path), explain, "--explain")
-        ctx.with_resource(output_lock(explain, "run"))
-        explainer = Explainer(classifier, explain)
-    done = failed = 0
-    skipped = Skipped()
+        predictions = _explained(ctx, classifier, predictions, paths, explain)
 
     def counted() -> Iterator[Prediction]:
-        nonlocal done, failed
-        for prediction in classify(classifier, paths, None if alone else choose, skipped):
-            done, failed = done + (prediction.error is None), failed + (prediction.error is not None)
-            if explain is not None and prediction.error is None:
-                explainer.draw(prediction)
+        for prediction in predictions:
+            counts[prediction.error is None] += 1
             yield prediction
 
     for line in prediction_lines(counted(), classifier.labels, form or "table"):
         print(line, flush=True)
-    if failed:
-        note(f"{failed} of {done + failed} images could not be classified")
+    if counts[False]:
+        note(f"{counts[False]} of {counts.total()} images could not be classified")
     skipped.note()
     note_research_use(form is not None)
-    ctx.exit(0 if done else 1)
+    ctx.exit(0 if counts[True] else 1)
+
+
+def _open(model: Path, single: bool, settings: dict[str, Any]) -> Classifier:
+    """The model: with all cores for a single image, with one thread where several interpreters run."""
+    from ..edge_runtime.classifier import Classifier
+
+    return Classifier.open(
+        model,
+        threads=settings["threads"] or (None if single else 1),
+        labels_file=settings["labels"],
+        mean=settings["mean"],
+        std=settings["std"],
+        input_size=settings["input_size"],
+        public_key=settings["require_signature"],
+    )
+
+
+def _explained(
+    ctx: click.Context, classifier: Classifier, predictions: Iterator[Prediction], paths: Sequence[str], out: Path
+) -> Iterator[Prediction]:
+    """The predictions; for each an overlay is written to ``out``, which is locked until the command ends."""
+    from ..edge_runtime.files import output_lock
+    from ..edge_runtime.images import refuse_inside
+    from ..edge_runtime.tools.explain import Explainer
+
+    for path in paths:
+        refuse_inside(Path(path), out, "--explain")
+    ctx.with_resource(output_lock(out, "run"))
+    explainer = Explainer(classifier, out)
+
+    def drawn() -> Iterator[Prediction]:
+        for prediction in predictions:
+            if prediction.error is None:
+                explainer.draw(prediction)
+            yield prediction
+
+    return drawn()
 
 
 @command("cells")
@@ -205,12 +216,9 @@ def bench(
     /,
     model: Path,
     json: bool,
-    labels: Path | None,
     html: Path | None,
     on: str | None,
     benchmark_model: Path | None,
-    wheel: Path | None,
-    device_python: str,
     **settings: Any,
 ) -> None:
     """Measure accuracy, latency, throughput and memory, on this device or on another one."""
@@ -218,6 +226,7 @@ def bench(
     from ..edge_runtime.tools.bench import bench as bench_model
     from ..edge_runtime.tools.bench_card import bench_text, write_card
 
+    wheel, python, labels = settings.pop("wheel"), settings.pop("device_python"), settings.pop("labels")
     if benchmark_model is not None:
         from ..console.progress import Progress
         from ..deploy.command import benchmark_model_on, benchmark_model_text
@@ -231,7 +240,7 @@ def bench(
         from ..deploy.command import bench_on, given_options
 
         forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
-        chosen = {"images": settings["images"], "wheel": wheel, "python": device_python}
+        chosen = {"images": settings["images"], "wheel": wheel, "python": python}
         result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
     else:
         result = bench_model(model, BenchConfig(labels_file=labels, **settings), note=note).to_json()

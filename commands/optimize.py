@@ -74,7 +74,7 @@ from .output import note, note_research_use, note_synthetic, print_result
 @click.option(
     "--review-budget",
     type=float,
-    help="Largest share of images sent to review; 0 disables review.  [default: 0.05, unless --target-sensitivity is given]",
+    help="Largest share of images sent to review; 0: none.  [default: 0.05, or by --target-sensitivity]",
 )
 @click.option("--explain", is_flag=True, help="Include the last feature map, for `run --explain`.")
 @CACHE_DIR

@@ -23,34 +23,38 @@ SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
 
 JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
 CACHE_DIR = click.option(
-    "--cache-dir", type=FILE, help="Where preprocessed images are kept.  [default: ~/.cache/edgeall]"
+    "--cache-dir", type=FILE, help="Cache folder for preprocessed images.  [default: ~/.cache/edgeall]"
 )
 SPLIT_BY = click.option(
     "--split-by",
     type=click.Choice(LEVELS),
     default="auto",
-    help="What sides never share: a subject; a block of file numbers; an image. auto: the first that the data allows.",
+    help="Unit that no two subsets share: subject, block of file numbers, or image. auto: the first possible.",
 )
 EMBARGO = click.option(
     "--embargo",
     type=click.IntRange(0),
     metavar="N",
-    help="By block: sides are more than N file numbers apart.  [default: 37, the images of one patient]",
+    help="By block: distance between subsets in file numbers.  [default: 37, the images of one patient]",
 )
-LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one a line.")
+LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one label per line.")
 MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
-STD = click.option("--std", type=float, help="See --mean.")
+STD = click.option("--std", type=float, help="Standard deviation of that normalization, see --mean.")
 INPUT_SIZE = click.option(
-    "--input-size", type=click.IntRange(1), help="Pixels a side, of a foreign model whose input has no fixed size."
+    "--input-size", type=click.IntRange(1), help="Input size in pixels, for a foreign model without a fixed input size."
 )
-THREADS = click.option("--threads", type=click.IntRange(1), help="Of each interpreter.  [default: measured once]")
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), help="Threads of each interpreter.  [default: measured once]"
+)
 WHEEL = click.option(
-    "--wheel", type=FILE, help="edgeall's wheel for the device.  [default: built from this checkout, once]"
+    "--wheel", type=FILE, help="Wheel of edgeall to install on the device.  [default: built from this checkout]"
 )
-DEVICE_PYTHON = click.option("--device-python", metavar="COMMAND", default="python3", help="The device's.")
-WORKERS = click.option("--workers", type=click.IntRange(1), help="Interpreters.  [default: measured once]")
+DEVICE_PYTHON = click.option(
+    "--device-python", metavar="COMMAND", default="python3", help="Python executable on the device."
+)
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Number of interpreters.  [default: measured once]")
 REQUIRE_SIGNATURE = click.option(
-    "--require-signature", type=FILE, metavar="KEY.pub", help="Refuse a model that isn't signed with this key."
+    "--require-signature", type=FILE, metavar="KEY.pub", help="Refuse a model that is not signed with this key."
 )
 
 
@@ -65,7 +69,7 @@ _COMMON = (
         callback=load_config,
         is_eager=True,
         expose_value=False,
-        help="TOML file of settings, a section for each command.",
+        help="TOML file of settings, one section per command.",
     ),
     click.option(
         "--debug",

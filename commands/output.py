@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-SYNTHETIC = "SYNTHETIC images: good for trying and testing the chain, no evidence about blood"
+SYNTHETIC = "SYNTHETIC images: for trying and testing the chain; no evidence about blood"
 
 
 def print_result(value: Any, json: bool, tables: Callable[[], str]) -> None:
@@ -17,7 +17,7 @@ def print_result(value: Any, json: bool, tables: Callable[[], str]) -> None:
 
 
 class Skipped:
-    """Counts what lies in folders and isn't taken for an image, and keeps the first of it."""
+    """Counts skipped files, and keeps the first one."""
 
     def __init__(self) -> None:
         self._count, self._first = 0, ""
@@ -35,13 +35,13 @@ def note(text: str) -> None:
 
 
 def note_synthetic(drawn: bool) -> None:
-    """Under everything that drawn images gave."""
+    """Mark results of synthetic images."""
     if drawn:
         note(SYNTHETIC)
 
 
 def note_research_use(machine: bool) -> None:
-    """Under every table for people that shows what a model says."""
+    """Mark every table for people that shows predictions."""
     if not machine:
         from ..edge_runtime.manifest import RESEARCH_USE
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @click.group("rig-user")
 def rig_user() -> None:
-    """Who may log in to a rig's page."""
+    """Manage the users of a rig's page."""
 
 
 @click.group("record")
 def record() -> None:
-    """Check, thin out and export what a rig has recorded."""
+    """Verify, prune and export the record of a rig."""
 
 
 @command("rig")
@@ -33,11 +33,18 @@ def record() -> None:
     metavar="SOURCE",
     help="picamera2, /dev/video0, a folder to watch, replay:PATH of images or a video, or simulated.",
 )
-@click.option("--record", type=FILE, metavar="DIR", help="Where all that is seen and said is kept.")
-@click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:8000", help="Beyond this machine it needs --users.")
-@click.option("--users", type=FILE, help="Who may log in: made by edgeall rig-user.")
-@click.option("--demo", is_flag=True, help="A simulated slide, a model of its cells, a record in build/rig-demo.")
-@click.option("--install-service", is_flag=True, help="Have systemd run it from now on; needs root.")
+@click.option("--record", type=FILE, metavar="DIR", help="Folder of the record: images, predictions and reviews.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8000",
+    help="Address of the page. An address beyond this machine requires --users.",
+)
+@click.option("--users", type=FILE, help="File of users, made by `edgeall rig-user`.")
+@click.option(
+    "--demo", is_flag=True, help="Use a simulated slide and the model for it, with a record in build/rig-demo."
+)
+@click.option("--install-service", is_flag=True, help="Install as a systemd service; requires root.")
 def rig(
     model: Path | None,
     camera: str | None,
@@ -47,34 +54,39 @@ def rig(
     demo: bool,
     install_service: bool,
 ) -> None:
-    """Judge what a microscope's camera sees, keep a record, and show it on a page in the browser.
+    """Classify what a microscope's camera sees, record it, and show it on a page in the browser.
 
     \b
     edgeall rig --demo
     edgeall rig model.tflite --camera picamera2 --record slides
     """
-    from ..rig import serve as room
+    from ..rig import serve as server
 
     if demo:
-        model, camera = model or room.DEMO_MODEL, camera or room.SIMULATED
+        model, camera = model or server.DEMO_MODEL, camera or server.SIMULATED
         record = record or Path("build/rig-demo")
     if model is None or camera is None or record is None:
-        raise UsageError("a rig needs MODEL, --camera and --record", hint="or --demo, which brings all three")
+        raise UsageError("a rig needs MODEL, --camera and --record", hint="or use --demo, which provides all three")
     note_research_use(False)
     if install_service:
-        for command in room.install(model, camera, record, listen, users):
+        for command in server.install(model, camera, record, listen, users):
             print(command)
         return
-    room.serve(model, camera, record, listen, users, note=note, opened=room.show if demo else lambda address: None)
+    server.serve(model, camera, record, listen, users, note=note, opened=server.show if demo else lambda address: None)
 
 
 @command("add", rig_user)
 @click.argument("name")
-@click.option("--role", type=click.Choice(["view", "operate"]), required=True, help="Look, or also act and review.")
-@click.option("--users", type=FILE, required=True, help="The file; made when missing.")
-@click.option("--force", is_flag=True, help="Give somebody who is there a new role and password.")
+@click.option(
+    "--role",
+    type=click.Choice(["view", "operate"]),
+    required=True,
+    help="view: look only. operate: also start slides, capture and review.",
+)
+@click.option("--users", type=FILE, required=True, help="File of users; created if missing.")
+@click.option("--force", is_flag=True, help="Replace an existing user.")
 def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
-    """Let somebody in; the password is the first line of stdin."""
+    """Add a user. The password is the first line of stdin."""
     from ..rig.web.access import add_user
 
     if sys.stdin.isatty():
@@ -88,14 +100,14 @@ def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     add_user(users, name, role, password, replace=force)
-    note(f"{name} may {role}: {users}")
+    note(f"{users}: added {name} with role {role}")
 
 
 @command("rm", rig_user)
 @click.argument("name")
-@click.option("--users", type=FILE, required=True, help="The file.")
+@click.option("--users", type=FILE, required=True, help="File of users.")
 def rig_user_rm(name: str, users: Path) -> None:
-    """Let somebody in no longer; a running rig forgets them at once."""
+    """Remove a user. A running rig logs the user out at once."""
     from ..rig.web.access import remove_user
 
     remove_user(users, name)
@@ -103,28 +115,28 @@ def rig_user_rm(name: str, users: Path) -> None:
 
 @command("verify", record)
 @click.argument("folder", type=FILE)
-@click.option("--head", metavar="HASH", help="A head noted earlier: shows that no row up to it was cut off.")
+@click.option("--head", metavar="HASH", help="Head noted earlier; detects rows removed from the end.")
 @JSON
 @click.pass_context
 def record_verify(ctx: click.Context, folder: Path, head: str | None, json: bool) -> None:
-    """Find every alteration of a record: rows changed, removed, inserted or reordered; images missing or altered.
+    """Find alterations of a record: changed, removed, inserted or reordered rows; missing or altered images.
 
-    Rows cut off at the end leave no trace in the record itself. Note the head that is printed, somewhere else, and give
-    it with --head later.
+    Rows removed from the end leave no trace in the record itself. Note the printed head elsewhere, and give it with
+    --head later.
     """
-    from ..rig.record.check import as_json, check, check_text
+    from ..rig.record.check import check, check_text
 
     found = check(folder, head)
-    print_result(as_json(found), json, lambda: check_text(found))
+    print_result(found.to_json(), json, lambda: check_text(found))
     ctx.exit(1 if found.problems else 0)
 
 
 @command("prune", record)
 @click.argument("folder", type=FILE)
-@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), required=True, help="UTC.")
+@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Day in UTC, as 2026-01-31.")
 @JSON
 def record_prune(folder: Path, before: datetime, json: bool) -> None:
-    """Remove images recorded before a day; rows stay, and the removal is recorded."""
+    """Remove images recorded before a day. The rows stay, and the removal is recorded."""
     from datetime import timezone
 
     from ..console.tables import record as facts
@@ -139,12 +151,12 @@ def record_prune(folder: Path, before: datetime, json: bool) -> None:
 @command("export", record)
 @click.argument("folder", type=FILE)
 @click.option(
-    "--session", type=click.IntRange(1, 2**62), required=True, help="Its number: of the slide's page, /slides/2."
+    "--session", type=click.IntRange(1, 2**62), required=True, help="Number of the slide, as in its page /slides/2."
 )
-@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
+@click.option("--out", type=FILE, required=True, help="New or empty folder.")
 @JSON
 def record_export(folder: Path, session: int, out: Path, json: bool) -> None:
-    """Write a session's frames as a table, its images, and the reviewed ones as a folder for `edgeall train`."""
+    """Export a slide: a table of frames, the images, and the reviewed images as a folder for `edgeall train`."""
     from ..console.tables import record as facts
     from ..rig.record.export import export_session
     from ..rig.record.record import Record

@@ -27,53 +27,70 @@ from .output import note, note_research_use, note_synthetic, print_result
 
 @command("train")
 @click.option(
-    "--data", type=FILE, required=True, help="Folder of images (one folder a class, or C-NMC) or CSV manifest."
+    "--data", type=FILE, required=True, help="Folder of images (one folder per class, or C-NMC), or a CSV manifest."
 )
-@click.option("--out", type=FILE, required=True, help="Folder of the run; the same command resumes it.")
-@click.option("--model", default="mobilenet_v2", help="Backbone.")
-@click.option("--alpha", type=float, help="Width multiplier of the backbone.  [default: 1.0 where it has one]")
-@click.option("--weights", default="imagenet", help="imagenet (downloaded), none, or a no_top weights file.")
-@click.option("--input-size", type=click.IntRange(1), help="Pixels a side.  [default: the backbone's]")
-@click.option("--epochs-head", type=click.IntRange(0), default=30, help="Epochs of the head on cached features.")
+@click.option(
+    "--out", type=FILE, required=True, help="Run folder to create. The same command resumes an interrupted run."
+)
+@click.option("--model", default="mobilenet_v2", help="Backbone, see `edgeall models`.")
+@click.option("--alpha", type=float, help="Width multiplier of the backbone.  [default: 1.0 if it has one]")
+@click.option("--weights", default="imagenet", help="imagenet (downloaded), none, or a file of no_top weights.")
+@click.option("--input-size", type=click.IntRange(1), help="Input size in pixels.  [default: the backbone's]")
+@click.option("--epochs-head", type=click.IntRange(0), default=30, help="Epochs of the head stage, on cached features.")
 @click.option(
     "--epochs-finetune",
     type=click.IntRange(0),
-    help="Epochs of the network itself.  [default: as many as show about 44,000 images, 8 to 60]",
+    help="Epochs of the fine-tuning stage.  [default: about 44,000 training images in all, 8 to 60 epochs]",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32)
+@click.option("--batch-size", type=click.IntRange(1), default=32, help="Images per training step.")
 @click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
 @click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Before the last layer.")
-@click.option("--augment", type=click.Choice(AUGMENTS), default="microscope", help="Of training images.")
 @click.option(
-    "--unfreeze", type=click.IntRange(1), help="Last backbone layers to fine-tune.  [default: see edgeall models]"
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Dropout before the last layer."
 )
-@click.option("--class-weights/--no-class-weights", default=True, help="Weigh classes by their inverse frequency.")
-@click.option("--patience", type=click.IntRange(1), default=8, help="Epochs in a row without a lower validation loss.")
+@click.option("--augment", type=click.Choice(AUGMENTS), default="microscope", help="Augmentation of training images.")
+@click.option(
+    "--unfreeze",
+    type=click.IntRange(1),
+    help="Number of backbone layers to fine-tune, from the last.  [default: see edgeall models]",
+)
+@click.option("--class-weights/--no-class-weights", default=True, help="Weight classes by their inverse frequency.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=8,
+    help="Stop a stage after this many epochs without a lower validation loss.",
+)
 @SPLIT_BY
 @EMBARGO
-@click.option("--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1)
-@click.option("--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15)
-@click.option("--fold", metavar="I/K", help="Fold I of K is the test side, as 1/5 to 5/5.")
-@click.option("--split", type=FILE, help="Split as this split.json says, or the one in this run.")
-@click.option("--per-class", metavar="TRAIN/VAL/TEST", help="As many images of every class, as in 700/150/150.")
-@click.option("--positive", metavar="LABELS", help="Labels that count as ill, comma-separated.  [default: from names]")
-@click.option("--seed", type=SEED, default=0)
+@click.option(
+    "--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, help="Validation share."
+)
+@click.option(
+    "--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15, help="Test share."
+)
+@click.option("--fold", metavar="I/K", help="Use fold I of K as the test subset, as in 1/5.")
+@click.option("--split", type=FILE, help="Use the split of this split.json or run folder.")
+@click.option("--per-class", metavar="TRAIN/VAL/TEST", help="Images per class in each subset, as in 700/150/150.")
+@click.option("--positive", metavar="LABELS", help="Positive labels, comma-separated.  [default: from names]")
+@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
 @click.option(
     "--teacher",
     type=FILE,
     multiple=True,
     metavar="RUN",
-    help="Learn from this run's answers; several: their mean.",
+    help="Distil from this run. Repeat for an ensemble of teachers.",
 )
 @click.option(
-    "--teacher-weight", type=click.FloatRange(0, 1, min_open=True), help="Its share in the loss.  [default: 0.5]"
+    "--teacher-weight",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the teachers in the loss.  [default: 0.5]",
 )
 @CACHE_DIR
-@click.option("--force", is_flag=True, help="Overwrite a complete run, or one of other settings.")
+@click.option("--force", is_flag=True, help="Overwrite a complete run, or a run with other settings.")
 @JSON
 def train(json: bool, **settings: Any) -> None:
-    """Fine-tune a backbone on a folder of images, evaluate it on the test side and report."""
+    """Fine-tune a backbone on labelled images, and evaluate it on the test subset."""
     from ..console.progress import Progress
     from ..train.evaluation.text import metrics_text
     from ..train.run import TrainSettings
@@ -81,7 +98,7 @@ def train(json: bool, **settings: Any) -> None:
 
     run = train_run(TrainSettings(**settings), Progress())
     print_result(run, json, lambda: metrics_text(run["metrics"]["test"]))
-    if (settings["out"] / "run.json").exists():  # of several machines only the first one writes
+    if (settings["out"] / "run.json").exists():  # of several workers only the first one writes
         note(f"{settings['out']}: report.html, model.keras, predictions.csv, run.json")
     note_synthetic(run["data"]["synthetic"])
     note_research_use(json)
@@ -89,20 +106,28 @@ def train(json: bool, **settings: Any) -> None:
 
 @command("evaluate")
 @click.argument("target", metavar="RUN|MODEL", type=FILE)
-@click.option("--data", type=FILE, help="Folder or manifest.  [default: the run's own]")
-@click.option("--site", type=FILE, help="Another laboratory's images, instead: beside the model's own test side.")
-@click.option("--side", type=click.Choice([*SIDES, "all"]), help="Of the split.  [default: test; all of other data]")
-@click.option("--split", type=FILE, help="The model's split.json.  [default: the run's own, or the one beside MODEL]")
+@click.option("--data", type=FILE, help="Folder or manifest.  [default: the run's own data]")
+@click.option(
+    "--site",
+    type=FILE,
+    help="External validation: images of another laboratory, compared with the model's own test subset.",
+)
+@click.option(
+    "--side", type=click.Choice([*SIDES, "all"]), help="Subset to evaluate.  [default: test; all for other data]"
+)
+@click.option("--split", type=FILE, help="split.json of the model.  [default: the run's own, or the one beside MODEL]")
 @LABELS
 @MEAN
 @STD
 @INPUT_SIZE
 @CACHE_DIR
-@click.option("--robustness", is_flag=True, help="Also under changes of lamp, stain, focus, sensor and file.")
-@click.option("--plot", type=FILE, help="Write the accuracy under those changes as a PNG.")
-@click.option("--against", type=FILE, metavar="OTHER", help="Hold MODEL against this one on the same images.")
-@click.option("--html", type=FILE, help="Write a self-contained page, with reliability and risk against coverage.")
-@click.option("--explain", type=FILE, metavar="DIR", help="Of a run: draw there what speaks for its worst answers.")
+@click.option(
+    "--robustness", is_flag=True, help="Also measure accuracy under changes of lamp, stain, focus, sensor and file."
+)
+@click.option("--plot", type=FILE, help="Write the accuracy under these changes as a PNG.")
+@click.option("--against", type=FILE, metavar="OTHER", help="Paired comparison with another model on the same images.")
+@click.option("--html", type=FILE, help="Write a self-contained page with reliability and risk-coverage plots.")
+@click.option("--explain", type=FILE, metavar="DIR", help="Write Grad-CAM overlays of the worst predictions of a run.")
 @JSON
 def evaluate(
     target: Path,
@@ -115,11 +140,12 @@ def evaluate(
     html: Path | None,
     **settings: Any,
 ) -> None:
-    """Metrics of a Keras run or of a model.tflite, same images, same numbers."""
+    """Compute the metrics of a run or of a model.tflite on the same images."""
     from ..console.progress import Progress
     from ..edge_runtime.images import refuse_inside
     from ..train.data.dataset import load_dataset
     from ..train.data.synth import is_synthetic
+    from ..train.evaluation.evaluate import EvaluateSettings
     from ..train.evaluation.evaluate import evaluate as evaluate_target
     from ..train.evaluation.text import metrics_text
     from ..train.runs import data_root, load_run
@@ -132,16 +158,16 @@ def evaluate(
                     refuse_inside(folder, out, option)
     robust = robustness or plot is not None
     settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
-    metrics = evaluate_target(target, **settings, progress=Progress())
+    metrics = evaluate_target(target, EvaluateSettings(**settings), Progress())
     texts = [("Figures", metrics_text(metrics))] if html is not None or not json else []
     if site is not None and texts:
         from ..train.evaluation.site import site_text
 
-        texts.append(("Beside its own test side", site_text(metrics["site"])))
+        texts.append(("External validation", site_text(metrics["site"])))
     if "against" in metrics and texts:
         from ..train.evaluation.against import against_text
 
-        texts.append(("Against another model", against_text(metrics["against"])))
+        texts.append(("Paired comparison", against_text(metrics["against"])))
     if robust and texts:
         from ..train.evaluation.robustness import robustness_text
 

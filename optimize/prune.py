@@ -26,7 +26,6 @@ from ..train.batches import Images
 from ..train.data import cache
 from ..train.data.split import Split, check_split
 from ..train.data.subsets import SUBSETS
-from ..train.fit import Row
 from ..train.run_folder import check_out, claim
 from ..train.runs import (
     complete_run,
@@ -41,6 +40,7 @@ from ..train.runs import (
     source_revision,
     versions,
 )
+from ..train.stage import Row
 from .experiments.latency import interleaved
 from .pruning.channels import Budget
 from .pruning.config import PruneConfig
@@ -66,7 +66,7 @@ def prune(
     Args:
         config: see `PruneConfig`.
         on_model: called with the network before it is trained; may raise.
-        on_epoch: see `edgeall.train.fit.fit`.
+        on_epoch: see `edgeall.train.stage.FitOptions`.
         evaluated: see `edgeall.train.runs.complete_run`.
 
     Returns:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..models.keras_compat import tf
 from .batches import Images
-from .fit import Stage
+from .stage import Stage
 
 
 def feature_batches(

@@ -27,11 +27,12 @@ from .data import cache
 from .data.balance import filled, parse_per_class
 from .data.subsets import SUBSETS
 from .features import feature_batches
-from .fit import Row, Stage, fit, keep_statistics_current, strategy_for, use_accelerator
+from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
 from .runs import build_args, complete_run, input_spec, load_subsets, source_revision, versions
 from .settings import TrainSettings, finetune_epochs, resolve
+from .stage import FitOptions, Row, Stage
 from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers
 from .workers import Workers, join
 
@@ -189,8 +190,7 @@ class _Session:
             feature_batches(features, validation),
             settings.out / "checkpoints" / "head.npz",
             self.progress,
-            tensorboard=settings.out / "tensorboard" / "head",
-            on_epoch=self.on_epoch,
+            FitOptions(tensorboard=settings.out / "tensorboard" / "head", on_epoch=self.on_epoch),
         )
         self.model.get_layer("logits").set_weights(head.get_layer("logits").get_weights())
         return history
@@ -247,9 +247,7 @@ class _Session:
             plain(self.training["validation"], 64),
             settings.out / "checkpoints" / "finetune.npz",
             self.progress,
-            workers=self.workers,
-            tensorboard=settings.out / "tensorboard" / "finetune",
-            on_epoch=self.on_epoch,
+            FitOptions(self.workers, settings.out / "tensorboard" / "finetune", on_epoch=self.on_epoch),
         )
 
     def _freeze(self) -> None:

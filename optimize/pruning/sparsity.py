@@ -62,7 +62,7 @@ class Masks:
         self._masks: dict[int, NDArray[np.bool_]] = {}
 
     def after_step(self, done: int, average: list[NDArray[Any]]) -> None:
-        """See `edgeall.train.fit.AfterStep`."""
+        """See `edgeall.train.stage.AfterStep`."""
         if not self._masks:
             self._masks = {at: _mask(kernel.numpy(), 0.0) for at, kernel in self._kernels.items()}
         renew, sparsity = self._schedule(done)

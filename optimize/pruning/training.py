@@ -17,7 +17,8 @@ from ...console.progress import Progress
 from ...edge_runtime.tools.atomic import atomic_write
 from ...models.keras_compat import keras, tf
 from ...train.batches import Images, plain, shuffled
-from ...train.fit import AfterStep, Row, Stage, fit, keep_statistics_current
+from ...train.fit import fit, keep_statistics_current
+from ...train.stage import AfterStep, FitOptions, Row, Stage
 from .channels import Budget, importance
 from .config import PruneConfig
 from .sparsity import Masks
@@ -98,9 +99,7 @@ def train_pruned(
         plain(subsets["validation"], 64).map(lambda images, labels: (images, tf.one_hot(labels, classes))),
         config.out / "checkpoints" / f"{name}.npz",
         progress,
-        tensorboard=config.out / "tensorboard" / name,
-        after_step=after_step,
-        on_epoch=on_epoch,
+        FitOptions(tensorboard=config.out / "tensorboard" / name, after_step=after_step, on_epoch=on_epoch),
     )
 
 

@@ -14,7 +14,8 @@ from ...edge_runtime.files import output_lock
 from ...models.keras_compat import tf
 from ...train.batches import Images, plain, shuffled
 from ...train.data import cache
-from ...train.fit import Stage, fit
+from ...train.fit import fit
+from ...train.stage import FitOptions, Stage
 from .config import QuantizeConfig
 from .placement import WITH_WEIGHTS, images_at_once
 from .qat import PLACEMENT, QuantizationAware
@@ -81,5 +82,5 @@ def train_quantized(
             ),
             checkpoint,
             progress,
-            tensorboard=run / "tensorboard" / "qat",
+            FitOptions(tensorboard=run / "tensorboard" / "qat"),
         )

@@ -131,7 +131,7 @@ class PiCamera:
 
     def __init__(self) -> None:
         try:
-            from picamera2 import Picamera2
+            from picamera2 import Picamera2  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise CameraError(
                 f"picamera2 is not installed ({error})",

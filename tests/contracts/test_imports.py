@@ -69,7 +69,7 @@ def test_import_rules_fire(repository: Path, tmp_path: Path) -> None:
     """One copy of the package with a file for each forbidden import; each is reported under its rule."""
     package = tmp_path / "edgeall"
     package.mkdir()
-    for name in ("__init__.py", "__main__.py", "cli.py"):
+    for name in ("__init__.py", "__main__.py", "api.py", "cli.py"):
         shutil.copy(repository / name, package)
     for name in top_folders(repository):
         shutil.copytree(repository / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -116,7 +116,7 @@ def test_the_ban_on_bare_names_covers_every_folder(repository: Path) -> None:
 
 
 def test_only_init_and_cli_at_the_root(repository: Path) -> None:
-    assert sorted(path.name for path in repository.glob("*.py")) == ["__init__.py", "__main__.py", "cli.py"]
+    assert sorted(path.name for path in repository.glob("*.py")) == ["__init__.py", "__main__.py", "api.py", "cli.py"]
 
 
 DEVICE = {"numpy", "PIL", "cryptography", ".edge_runtime", ".console", *sys.stdlib_module_names}

@@ -42,7 +42,7 @@ def test_wheel_holds_every_package_and_nothing_else(repository: Path, wheel: Pat
     packages = {path.parent for top in tops for path in top.rglob("__init__.py")}
     shipped = ("*.py", "*.tflite", "templates/*", "static/*")
     expected = {path for package in packages for pattern in shipped for path in package.glob(pattern)}
-    expected |= {repository / name for name in ("__init__.py", "__main__.py", "cli.py")}
+    expected |= {repository / name for name in ("__init__.py", "__main__.py", "api.py", "cli.py", "py.typed")}
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(names) == sorted(f"edgeall/{path.relative_to(repository).as_posix()}" for path in expected)
 

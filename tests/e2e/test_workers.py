@@ -28,9 +28,10 @@ from edgeall.optimize.experiments.grid_config import GridConfig
 from edgeall.optimize.experiments.search import search
 from edgeall.optimize.experiments.search_settings import SearchSettings
 from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.fit import Stage, fit
+from edgeall.train.fit import fit
 from edgeall.train.prepare import check_shares
 from edgeall.train.run import TrainSettings
+from edgeall.train.stage import FitOptions, Stage
 from edgeall.train.workers import ALONE, Workers, join
 
 QUIET = Progress(quiet=True)
@@ -58,7 +59,7 @@ def one_stage(workers: Workers, checkpoint: Path) -> list[Any]:
         return shuffled(images, 16, augment="light", seed=0, epoch=epoch, class_weights=images.class_weights(2))
 
     stage = Stage("finetune", 3, 1e-2, patience=9, images=72, batch_size=16)
-    history = fit(model, stage, batches, plain(images, 50), checkpoint, QUIET, workers=workers)
+    history = fit(model, stage, batches, plain(images, 50), checkpoint, QUIET, FitOptions(workers))
     return [workers.replicas, history, [value.tolist() for value in workers.weights(model)]]
 
 

@@ -18,7 +18,9 @@ from edgeall.models.keras_compat import keras
 from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
-from edgeall.train.fit import Stage, _average, _schedule, _State, fit, keep_statistics_current
+from edgeall.train.checkpoint import TrainingState
+from edgeall.train.fit import _average, _schedule, fit, keep_statistics_current
+from edgeall.train.stage import Stage
 from edgeall.train.workers import ALONE
 
 SIZE = 32
@@ -112,14 +114,14 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, damage: 
     model, path = _model(0.9), tmp_path / "finetune.npz"
     model.compile(optimizer="adam")
     model.optimizer.build(model.trainable_variables)
-    _State.fresh(model, 0.0).save(path, model, model.get_weights())
+    TrainingState.fresh(model, 0.0).save(path, model, model.get_weights())
     whole = path.read_bytes()
-    assert _State.load(whole, path, model, ALONE).kept_epoch == 0
+    assert TrainingState.load(whole, path, model, ALONE).kept_epoch == 0
     if damage == "of another network":
         other = add_head(build_basic_cnn(BuildArgs(SIZE, SIZE, None, "none")), 3, 0.0)
         other.compile(optimizer="adam")
         other.optimizer.build(other.trainable_variables)
-        _State.fresh(other, 0.0).save(path, other, other.get_weights())
+        TrainingState.fresh(other, 0.0).save(path, other, other.get_weights())
         cut = path.read_bytes()
     elif damage == "zeroed":  # a page in the middle, as a power cut leaves it
         cut = whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :]
@@ -127,7 +129,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, damage: 
         cut = whole[damage] if isinstance(damage, slice) else damage
     before = model.get_weights()
     with pytest.raises(DataError, match=rf"^{path}: the checkpoint is damaged \(") as error:
-        _State.load(cut, path, model, ALONE)
+        TrainingState.load(cut, path, model, ALONE)
     assert "remove it" in error.value.hint
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -195,9 +197,9 @@ def _answers(model: Any) -> tuple[Any, Any]:
     return labels, model(batch, training=False)
 
 
-def _after(losses: list[float]) -> _State:
+def _after(losses: list[float]) -> TrainingState:
     """The state after a start and epochs with these validation losses."""
-    state = _State.fresh(_model(0.9), losses[0])
+    state = TrainingState.fresh(_model(0.9), losses[0])
     for epoch, value in enumerate(losses[1:], start=1):
         state = state.after({"epoch": epoch, "val_loss": value})
     return state
@@ -229,7 +231,7 @@ def test_patience_counts_from_the_kept_epoch() -> None:
 
 
 def test_after_settling_the_first_epoch_is_kept_whatever_its_loss() -> None:
-    state = _State.fresh(_model(0.9), 0.1).after({"epoch": 1, "val_loss": 0.9}, settling=True)
+    state = TrainingState.fresh(_model(0.9), 0.1).after({"epoch": 1, "val_loss": 0.9}, settling=True)
     assert (state.kept_epoch, state.kept_loss) == (1, 0.9)
     assert state.after({"epoch": 2, "val_loss": 0.8}).kept_epoch == 2
 

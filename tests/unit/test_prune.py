@@ -27,8 +27,8 @@ from edgeall.optimize.pruning.summary import prune_text, verdict
 from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.batches import plain
+from edgeall.train.checkpoint import TrainingState
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
-from edgeall.train.fit import _State
 from edgeall.train.runs import input_spec, load_model, load_own_split, load_run, load_subsets
 
 QUIET = Progress(quiet=True)
@@ -117,7 +117,7 @@ def test_only_epochs_with_the_final_masks_are_kept(sparse: _Made) -> None:
 def test_settling_weights_are_not_kept_however_good() -> None:
     inputs = layers.Input((1,))
     model = keras.Model(inputs, layers.Dense(1)(inputs))
-    state = _State.fresh(model, 0.0)
+    state = TrainingState.fresh(model, 0.0)
     for epoch, (loss, settling) in enumerate(((0.1, True), (0.9, True), (0.95, False), (5.0, False)), start=1):
         state = state.after({"epoch": epoch, "val_loss": loss}, settling)
         assert state.kept_epoch == min(epoch, 2), "epochs 3 and 4 are worse than 2, the best that is settled"

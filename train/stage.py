@@ -1,0 +1,75 @@
+"""What one training stage does, and what it reports of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .workers import ALONE, Workers
+
+AfterStep = Callable[[int, list[NDArray[Any]]], None]
+"""``after_step(done, average)`` may change the weights of the model and, in place, their running average (in the order
+of ``model.get_weights()``). Called with the number of finished steps: before the first step and after each."""
+
+Row = dict[str, Any]
+"""One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s (training only), seconds
+(with validation); and, when the stage has ended, kept: 1 for the epoch whose weights the model has."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The settings of one training stage.
+
+    Attributes:
+        name: ``head``, ``finetune`` or ``qat``; names the rows of the history.
+        epochs: at most this many.
+        learning_rate: the peak, reached after the warm-up; cosine down to zero from there
+            (Loshchilov and Hutter 2017).
+        patience: stop after this many epochs in a row without a lower validation loss than the kept epoch's.
+        images: training images per epoch.
+        batch_size: images per step.
+        warmup_frac: share of all steps in which the rate rises to the peak.
+        soft: labels are probabilities ``(batch, classes)``, in training and validation, not class indices.
+        xla: compile the step where a GPU is present (on a CPU XLA makes MobileNetV2 thirteen times slower).
+        settle: number of first epochs that are never kept, except the last of them: later epochs are compared with
+            that one. The weights at the start are then not kept either.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    patience: int
+    images: int
+    batch_size: int
+    warmup_frac: float = 0.1
+    xla: bool = True
+    soft: bool = False
+    settle: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return max(self.images // self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What goes on around a stage.
+
+    Attributes:
+        workers: the machines that train the model; it was built in their scope. All start from the weights or the
+            checkpoint of the chief.
+        tensorboard: folder of TensorBoard logs, or None.
+        after_step: see `AfterStep`.
+        on_epoch: called with the row of every epoch when it is saved, and first with the rows of a resumed stage. An
+            exception from it ends the training, which can be resumed.
+    """
+
+    workers: Workers = ALONE
+    tensorboard: Path | None = None
+    after_step: AfterStep | None = None
+    on_epoch: Callable[[Row], None] | None = None
