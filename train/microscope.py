@@ -21,8 +21,10 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], 
 """Optical densities in red, green and blue of haematoxylin, eosin and what is neither. A smear's azure B lies near the
 first one: what is wanted are directions along which stains vary, not concentrations."""
 
-LAMP, EXPOSURE, GAMMA = 0.15, 0.5, 0.25
-"""Largest natural logarithms of a channel's gain, of the gain of all, and of the exponent."""
+LAMP, GAMMA = 0.15, 0.25
+"""Largest natural logarithms of a channel's gain, and of the exponent."""
+EXPOSURE = (-0.7, 0.5)
+"""Natural logarithms between which the gain of all channels lies: a stop too dark to two thirds of one too bright."""
 STAIN, BACKGROUND = 0.2, 0.03
 """Largest natural logarithm of a stain's strength, and largest optical density of stain that is everywhere."""
 VIGNETTE = 0.3
@@ -31,9 +33,9 @@ COLOURLESS, GREY = 0.15, 0.5
 """Share of images that lose colour, and of those the share that lose all of it; the others' saturation varies by
 `SATURATION`."""
 SATURATION = 0.3
-BLURRED, SIGMA = 1 / 4, (0.3, 2.0)
+BLURRED, SIGMA = 1 / 2, (0.3, 2.0)
 """Share of images that the focus is changed of; standard deviation in pixels of a 224-pixel field, log-uniform."""
-SHARPENED, SHARPENING = 1 / 4, 1.0
+SHARPENED, SHARPENING = 1 / 3, 1.5
 """Of those, the share that a camera sharpens, and the largest weight of what blurring takes away."""
 NOISY, NOISE = 1 / 4, 18.0
 """Share of images with sensor noise, and its largest standard deviation in black and, once more, in white, of 255."""
@@ -87,7 +89,8 @@ def _lamp_and_stain(count: Any, seed: Any) -> tuple[Any, Any]:
     apart = tf.linalg.inv(stains)
     mixing = tf.matmul(apart, (strength * gamma)[:, :, tf.newaxis] * stains)
     everywhere = tf.matmul(BACKGROUND * tf.stack([draws[3], draws[4], draws[5]], axis=1), stains)
-    gain = EXPOSURE * draws[6:7] + LAMP * draws[7:10]
+    low, high = EXPOSURE
+    gain = low + (high - low) * (draws[6:7] + 1.0) / 2.0 + LAMP * draws[7:10]
     return mixing, everywhere - tf.transpose(gain)
 
 
