@@ -75,7 +75,7 @@ def quantize(config: QuantizeConfig, progress: Progress) -> QuantizationResult:
     return _report(job, measured, metrics, manifest)
 
 
-# --- the steps, and what each hands to the next -----------------------------------------------------------------------
+# --- the steps and their results --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _check_drop(job: _Job, verified: _Verified) -> None:
             f"{config.scheme} loses {cost['drop_points']:.2f} points of {config.subset} accuracy "
             f"({100 * cost['reference_accuracy']:.2f} % to {100 * cost['accuracy']:.2f} %), "
             f"more than --max-drop {config.max_drop:g}; {config.out} was not written",
-            hint="try --scheme qat-int8, more --epochs, or a wider gate",
+            hint="try --scheme qat-int8, more --epochs, or a larger --max-drop",
         )
 
 
