@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..edge_runtime.errors import DataError
-from ..edge_runtime.files import atomic_write
+from ..edge_runtime.tools.atomic import atomic_write
 from .stage import Row, Stage
 from .workers import ALONE, Workers
 
