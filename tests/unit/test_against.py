@@ -1,4 +1,4 @@
-"""Two model files on the same images: counted, tested, and refused where the images aren't the same to both."""
+"""Paired comparison of two model files on the same images."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPath
     return found
 
 
-def test_two_files_are_held_against_each_other_on_the_same_images(
-    models: dict[str, Path], tiny_run: Path, tiny_settings: Any
-) -> None:
+def test_two_files_are_compared_on_the_same_images(models: dict[str, Path], tiny_run: Path, tiny_settings: Any) -> None:
     first, second = models["ptq-int8"], models["float32"]
     split = tiny_run / "split.json"
     found = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=second), QUIET)

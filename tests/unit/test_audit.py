@@ -1,4 +1,4 @@
-"""What the audit finds, and what it must not find."""
+"""Problems that the audit must find, and data without problems."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUIET = Progress(quiet=True)
 
 @pytest.fixture(scope="module", autouse=True)
 def small_forests() -> Iterator[None]:
-    """Enough for so few images, in a quarter of the time."""
+    """Fewer trees are enough for few images, in a quarter of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probes, "TREES", 40)
         yield
@@ -34,7 +34,7 @@ def small_forests() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fields whose class only the cells tell."""
+    """Fields whose class only depends on the cells."""
     folder = tmp_path_factory.mktemp("drawn") / "fields"
     synthesize(folder, 160, seed=4, size=96)
     return folder

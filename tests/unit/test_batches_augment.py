@@ -1,4 +1,4 @@
-"""From cached pixels to batches, and the changes on the way."""
+"""Batches from cached pixels, and their augmentation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_light_keeps_shape_range_and_most_of_the_picture() -> None:
 
 
 def _ramps(count: int) -> np.ndarray:
-    """Images that rise from left to right."""
+    """Images whose brightness increases from left to right."""
     column = np.linspace(60, 200, 64)
     return np.broadcast_to(column[None, :, None, None], (count, 64, 64, 3)).transpose(0, 2, 1, 3).astype(np.float32)
 

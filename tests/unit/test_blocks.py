@@ -1,4 +1,4 @@
-"""Contiguous stretches of file numbers: no two sides are near each other, whatever the numbering looks like."""
+"""Splits by block: contiguous ranges of file numbers, with an embargo between the subsets for any numbering."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from edgeall.train.data.subsets import LEFT_OUT, NOWHERE, SUBSETS, TEST, TRAIN, 
 
 
 def numbering(rng: np.random.Generator, images: int) -> list[int]:
-    """Rising numbers: mostly one by one, here and there some missing, now and then many."""
+    """Ascending numbers: mostly consecutive, with some small and some large gaps."""
     steps = rng.choice([1, 1, 1, 1, 2, 5, 60], images, p=[0.3, 0.3, 0.2, 0.15, 0.03, 0.01, 0.01])
     return np.cumsum(steps).tolist()
 
 
 def any_names(seed: int, embargo: int) -> tuple[list[str], np.ndarray]:
-    """Paths and classes: one or several series a class, or one series that two classes share."""
+    """Paths and classes: one or several series per class, or one series with two classes."""
     rng = np.random.default_rng(seed)
     paths, target = [], []
     kinds = int(rng.integers(2, 4))
@@ -49,7 +49,7 @@ def any_names(seed: int, embargo: int) -> tuple[list[str], np.ndarray]:
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 5, 12]), st.sampled_from([None, 3, 5]))
 @settings(max_examples=15, deadline=None)
-def test_no_two_sides_are_within_the_embargo(seed: int, embargo: int, folds: int | None) -> None:
+def test_no_two_subsets_are_within_the_embargo(seed: int, embargo: int, folds: int | None) -> None:
     paths, target = any_names(seed, embargo)
     fractions, tested = (0.1, 0.2), Counter()
     for fold in [None] if folds is None else [(i, folds) for i in range(1, folds + 1)]:
@@ -57,7 +57,7 @@ def test_no_two_sides_are_within_the_embargo(seed: int, embargo: int, folds: int
         assert too_near(paths, side, embargo) == []
         for kind in np.unique(target):
             own = side[target == kind]
-            assert {TRAIN, VALIDATION, TEST} <= set(own.tolist()), "each class is on each side"
+            assert {TRAIN, VALIDATION, TEST} <= set(own.tolist()), "each class is in each subset"
             assert (own == TEST).mean() == pytest.approx(1 / folds if folds else 0.2, abs=0.05)
             assert (own == VALIDATION).mean() == pytest.approx(0.1, abs=0.05)
         tested.update(np.flatnonzero(side == TEST).tolist())
@@ -67,19 +67,19 @@ def test_no_two_sides_are_within_the_embargo(seed: int, embargo: int, folds: int
 
 
 def runs(numbers: list[int], side: np.ndarray) -> list[int]:
-    """The sides in the order of the numbers, each stretch once."""
+    """The subsets in the order of the numbers, each range once."""
     ordered = side[np.argsort(numbers)]
     return [int(one) for one, _ in itertools.groupby(ordered[ordered != NOWHERE])]
 
 
 def series_of(numbers: list[int]) -> tuple[list[str], np.ndarray]:
-    """One class of these numbers, and another one numbered through."""
+    """One class with these numbers, and another one with consecutive numbers."""
     other = [f"b/{n}.png" for n in range(1, 301)]
     return [f"a/{n}.png" for n in numbers] + other, np.array([0] * len(numbers) + [1] * 300)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_side_is_one_stretch_and_two_borders_are_paid_for(seed: int) -> None:
+def test_a_subset_is_one_range_and_two_borders_have_an_embargo(seed: int) -> None:
     numbers = list(range(1, 301))
     paths, target = series_of(numbers)
     side = place_blocks(paths, target, (0.1, 0.2), 10, seed)[:300]
@@ -96,8 +96,8 @@ def test_another_seed_is_another_placement() -> None:
     )
 
 
-def test_training_reaches_both_ends_where_that_costs_little() -> None:
-    """300 images, 60 missing numbers, 300 images: the cheapest placement would train on one end alone."""
+def test_training_has_both_ends_if_the_cost_is_small() -> None:
+    """300 images, 60 missing numbers, 300 images: the cheapest placement would train on one end only."""
     numbers = [*range(1, 301), *range(361, 661)]
     paths, target = series_of(numbers)
     for seed in range(5):
@@ -107,8 +107,8 @@ def test_training_reaches_both_ends_where_that_costs_little() -> None:
         assert (side == NOWHERE).sum() <= 40
 
 
-def test_a_gap_that_is_there_already_costs_nothing() -> None:
-    """240 images, then 30 and 60 of them with more than the embargo missing between: no image need be left out."""
+def test_an_existing_gap_costs_nothing() -> None:
+    """240 images, then 30 and 60, with gaps larger than the embargo: no image has to be left out."""
     numbers = [*range(1, 241), *range(300, 330), *range(400, 430), *range(500, 530)]
     paths, target = series_of(numbers)
     for seed in range(5):
@@ -117,7 +117,7 @@ def test_a_gap_that_is_there_already_costs_nothing() -> None:
         assert (side == VALIDATION).sum() == 30 and (side == TEST).sum() == 60
 
 
-def test_fold_stretches_are_in_the_order_of_the_numbers() -> None:
+def test_fold_ranges_are_in_the_order_of_the_numbers() -> None:
     paths, target = series_of(list(range(1, 201)))
     for i in range(1, 6):
         side = place_blocks(paths, target, (0.1, 0.2), 10, 0, (i, 5))[:200]
@@ -126,7 +126,7 @@ def test_fold_stretches_are_in_the_order_of_the_numbers() -> None:
 
 
 def test_classes_that_share_a_series_are_cut_together() -> None:
-    """A manifest: one folder of files, the first half of one class, the second half of the other."""
+    """A manifest with one folder: the first half is one class, the second half the other."""
     paths = [f"all/{n}.png" for n in range(1, 401)]
     target = np.array([0] * 200 + [1] * 200)
     for fold in (None, (1, 4), (4, 4)):
@@ -147,7 +147,7 @@ def test_the_counter_is_found_in_the_name(name: str) -> None:
     assert set(side.tolist()) == {TRAIN, VALIDATION, TEST, NOWHERE}
 
 
-def test_files_of_one_number_are_together_without_an_embargo() -> None:
+def test_files_with_equal_numbers_are_together_without_an_embargo() -> None:
     paths = [f"{label}/{n}{kind}" for label in "ab" for n in range(1, 60) for kind in (".jpg", ".png")]
     target = np.array([0 if path.startswith("a") else 1 for path in paths])
     side = place_blocks(paths, target, (0.1, 0.2), 0, 3)
@@ -164,7 +164,7 @@ def plain(images: int, labels: str = "ab") -> list[Facts]:
     return [facts(f"{label}/{n:04}.png", label) for label in labels for n in range(1, images + 1)]
 
 
-def test_auto_is_block_where_files_are_numbered_and_it_leaves_enough() -> None:
+def test_auto_is_block_if_files_are_numbered_and_enough_are_left() -> None:
     said: list[str] = []
     split = make_split(scan_of(plain(400)), note=said.append)
     assert (split.level, split.embargo, said) == ("block", EMBARGO, [])
@@ -183,14 +183,14 @@ def test_auto_is_block_where_files_are_numbered_and_it_leaves_enough() -> None:
         (plain(130), r"only \d+ of 260 images are left to train on"),
     ],
 )
-def test_auto_says_why_numbered_files_are_not_split_by_block(items: list[Facts], said: str) -> None:
+def test_auto_notes_why_numbered_files_are_not_split_by_block(items: list[Facts], said: str) -> None:
     notes: list[str] = []
     split = make_split(scan_of(items), note=notes.append)
     assert (split.level, split.embargo, len(notes)) == ("image", None, 1)
     assert re.search(said, notes[0]) and "--embargo" in notes[0] and "optimistic" in notes[0]
 
 
-def test_auto_is_image_where_names_are_no_numbering() -> None:
+def test_auto_is_image_if_names_are_not_numbered() -> None:
     def never(said: str) -> None:
         raise AssertionError(said)
 
@@ -202,8 +202,8 @@ def test_auto_is_image_where_names_are_no_numbering() -> None:
     assert make_split(scan_of(sparse), note=never).level == "image"
 
 
-def test_the_folds_of_a_cross_validation_are_of_one_level() -> None:
-    """Where there is room for the first fold's blocks, there need not be for another's."""
+def test_all_folds_of_a_cross_validation_have_one_level() -> None:
+    """Room for the blocks of the first fold does not imply room for those of another."""
     found = []
     for images in (80, 120, 160):
         scanned = scan_of(plain(images))
@@ -214,7 +214,7 @@ def test_the_folds_of_a_cross_validation_are_of_one_level() -> None:
 
 
 def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> None:
-    """Every image of the first half has a copy in the second: chained together they would be one group."""
+    """Every image of the first half has a copy in the second. As groups they would all be one."""
     items = [facts(f"{x}/{n:04}.png", x, pixels=f"{x}{n % 200}") for x in "ab" for n in range(400)]
     split = make_split(scan_of(items), SplitSettings(by="block", embargo=10))
     where = defaultdict(set)
@@ -229,7 +229,7 @@ def test_a_duplicate_is_left_out_of_train_before_validation_before_test() -> Non
     assert kept == {item.sample.path for item, one in zip(items, placed, strict=True) if one == TEST}, "test loses none"
 
 
-def test_a_known_subject_is_on_one_side() -> None:
+def test_a_known_subject_is_in_one_subset() -> None:
     items = [facts(f"{x}/{n:04}.png", x, f"{x}{n // 50}" if n % 3 else None) for x in "ab" for n in range(400)]
     split = make_split(scan_of(items), SplitSettings(by="block", embargo=10))
     where = defaultdict(set)
@@ -239,7 +239,7 @@ def test_a_known_subject_is_on_one_side() -> None:
     assert split.left_out["subject"] > 0
 
 
-def test_what_was_left_out_survives_the_file(tmp_path: Path) -> None:
+def test_left_out_images_are_saved_and_loaded(tmp_path: Path) -> None:
     split = make_split(scan_of(plain(400)), SplitSettings(by="block", embargo=20))
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json") == split
@@ -254,8 +254,8 @@ def test_what_was_left_out_survives_the_file(tmp_path: Path) -> None:
         load_split(tmp_path / "split.json")
 
 
-def test_a_split_from_before_there_were_embargoes_loads(tmp_path: Path) -> None:
-    """Written by the version before, digest and all: a block split of runs of 20 numbers."""
+def test_an_old_split_without_an_embargo_loads(tmp_path: Path) -> None:
+    """Written by an older version, with its digest: a split by block with runs of 20 numbers."""
     entries = [
         {"path": f"{x}/{n}.png", "label": x, "subject": None, "sha256": "ab" * 32, "side": SUBSETS[n % 3]}
         for x in "ab"
@@ -270,7 +270,7 @@ def test_a_split_from_before_there_were_embargoes_loads(tmp_path: Path) -> None:
     assert split.level_text == "blocks of neighbouring file numbers"
 
 
-def test_an_embargo_is_only_of_blocks() -> None:
+def test_only_blocks_have_an_embargo() -> None:
     from edgeall.train.data.split_settings import check_embargo
 
     for by in ("subject", "image"):
@@ -280,5 +280,5 @@ def test_an_embargo_is_only_of_blocks() -> None:
         check_embargo(by, 10)
 
 
-def test_split_is_a_frozen_fact() -> None:
+def test_a_split_is_frozen() -> None:
     assert isinstance(make_split(scan_of(plain(400))), Split)

@@ -1,4 +1,4 @@
-"""Cached arrays: damaged ones are made anew, a full disk is one line, a mounted one too."""
+"""Cached arrays: damaged files are made again, and a full disk gives a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found in a data folder, in each layout, and what is said about the rest."""
+"""The images found in each layout of a data folder, and the reported problems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeall.train.data.subsets import GIVEN_SUBSETS
 
 
 def put(root: Path, *names: str) -> Path:
-    """Empty files: `load_dataset` looks at names alone."""
+    """Create empty files: `load_dataset` only reads names."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,7 +337,7 @@ def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_windows(tmp_path: Path) -> None:
-    """Every line by itself: some tools write both."""
+    """Each line may use either separator: some tools write both."""
     text = "path,label\nimg\\1.png,a\n.\\img\\..\\img\\2.png,b\n"
     assert paths(manifest(tmp_path, text)) == [("img/1.png", "a", None), ("img/2.png", "b", None)]
     mixed = manifest(tmp_path, "path,label\nimg/1.png,a\nimg\\2.png,b\n")
@@ -374,7 +374,7 @@ def test_a_line_break_in_a_path_is_named(tmp_path: Path) -> None:
 # --- sets that come split ---------------------------------------------------------------------------------------------
 
 
-def test_a_manifest_with_sides(tmp_path: Path) -> None:
+def test_a_manifest_with_subsets(tmp_path: Path) -> None:
     text = "path,label,side\nimg/1.png,a,Train\nimg/2.png,a,TEST\nimg/4.png,a,val\nimg/5.png,a,validation\n"
     put(tmp_path, "img/4.png", "img/5.png")
     sides = {sample.path: sample.side for sample in load_dataset(manifest(tmp_path, text)).samples}
@@ -387,7 +387,7 @@ def test_a_manifest_with_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Train", "Test", "Val"), ("training", "validation", "testing")])
-def test_folders_called_like_sides(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_folders_with_subset_names(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{name}/{label}/{n}.png" for name in names for label in "ab" for n in (1, 2)))
     put(tmp_path, f"{names[0]}/stray.png", "readme.txt")
     dataset = load_dataset(tmp_path)
@@ -397,19 +397,19 @@ def test_folders_called_like_sides(tmp_path: Path, names: tuple[str, ...]) -> No
     assert dataset.problems == (Problem(f"{names[0]}/stray.png", "lies in no class folder"),)
 
 
-def test_folders_of_which_only_some_are_sides_are_not_taken_as_sides(tmp_path: Path) -> None:
+def test_folders_are_not_subsets_if_only_some_have_subset_names(tmp_path: Path) -> None:
     put(tmp_path, *(f"{name}/{label}/{n}.png" for name in ("train", "test", "more") for label in "ab" for n in (1, 2)))
     with pytest.raises(DataError, match="one level further down"):
         load_dataset(tmp_path)
 
 
-def test_classes_may_be_called_like_sides(tmp_path: Path) -> None:
+def test_classes_may_have_subset_names(tmp_path: Path) -> None:
     put(tmp_path, "train/1.png", "test/1.png")
     dataset = load_dataset(tmp_path)
     assert dataset.labels == ("test", "train") and {sample.side for sample in dataset.samples} == {None}
 
 
-def test_sides_that_cannot_be_meant(tmp_path: Path) -> None:
+def test_invalid_subset_folders(tmp_path: Path) -> None:
     put(tmp_path / "no-test", "train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
     with pytest.raises(DataError, match="train and val, without a test subset"):
         load_dataset(tmp_path / "no-test")

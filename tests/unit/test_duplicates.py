@@ -1,4 +1,4 @@
-"""Which images show the same thing, and which only look alike."""
+"""Duplicates are found; similar images are not duplicates."""
 
 from __future__ import annotations
 

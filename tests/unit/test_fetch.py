@@ -1,4 +1,4 @@
-"""`data fetch` against a server on this machine that speaks as much of Kaggle's API as kagglehub asks for."""
+"""`data fetch` with a local server that implements the part of Kaggle's API that kagglehub uses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CNMC = {
 
 
 class Kaggle(ThreadingHTTPServer):
-    """Answers GetDataset and DownloadDataset; remembers what was asked."""
+    """Handles GetDataset and DownloadDataset, and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
@@ -90,7 +90,7 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kaggle]:
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, port: int) -> None:
-    """No test may reach the internet, use somebody's credentials or find an earlier download."""
+    """No internet, no credentials, no earlier download."""
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, f"http://127.0.0.1:{port}")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -34,8 +34,8 @@ def test_of_averaged_features_it_is_the_class_activation_map(tiny_run: Path) -> 
         assert found.mean(axis=(1, 2)) + bias[label] == pytest.approx(logits[:, label], abs=1e-4)
 
 
-def test_another_kind_of_head_has_one_too() -> None:
-    """A dense layer on the places themselves: what the gradient says, no more."""
+def test_a_head_without_pooling() -> None:
+    """A dense layer on the flattened map: the evidence is the gradient times the map."""
     layers = keras.layers
     inputs = layers.Input((12, 12, 3))
     features = layers.Conv2D(4, 3, activation="relu", name="map")(inputs)
@@ -50,7 +50,7 @@ def test_another_kind_of_head_has_one_too() -> None:
 
 
 def test_evidence_on_cells_is_counted(tmp_path: Path) -> None:
-    """A network that looks at brightness alone, and a mask that covers what is bright, or what is not."""
+    """A network that only uses brightness, and masks of the bright or the dark half."""
     layers = keras.layers
     inputs = layers.Input((32, 32, 3))
     features = layers.AveragePooling2D(4)(inputs)
@@ -75,7 +75,7 @@ def test_evidence_on_cells_is_counted(tmp_path: Path) -> None:
     assert found is not None and found["evidence"] < 0.1
 
 
-def test_what_is_select_examples() -> None:
+def test_wrong_and_uncertain_examples_are_selected() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.51, 0.49], [0.05, 0.95]], np.float32)
     assert select_examples(probabilities, np.array([0, 1, 0, 0])) == [
         (3, "wrong"),
@@ -85,7 +85,7 @@ def test_what_is_select_examples() -> None:
     ]
 
 
-def test_evaluate_draws_them(tiny_run: Path, tiny_settings: Any, synthetic_fields: Path, tmp_path: Path) -> None:
+def test_evaluate_writes_overlays(tiny_run: Path, tiny_settings: Any, synthetic_fields: Path, tmp_path: Path) -> None:
     entries = load_split(tiny_run / "split.json").subset("test")
     folder = tmp_path / "why"
     metrics = evaluate(

@@ -1,4 +1,4 @@
-"""compute_metrics against cases small enough to be worked out by hand."""
+"""compute_metrics on cases that are small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_log_loss_normalizes_rows_and_floors_zeros() -> None:
     assert result["log_loss"] == pytest.approx((math.log(2) - math.log(LOG_FLOOR)) / 2)
 
 
-def test_class_absent_from_this_side() -> None:
+def test_a_class_without_images() -> None:
     result = metrics([0, 0, 1], one_hot([0, 1, 1]))
     assert result["per_class"]["Pre"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "auroc": None}
     assert result["macro_f1"] == pytest.approx(2 / 3)  # over Benign and Early: both have precision/recall 1 and 0.5
@@ -199,7 +199,7 @@ def test_one_subject_per_image_agrees_with_the_image_interval() -> None:
 
 
 def drawn(images: int, people: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Truths, probabilities and subjects: a person has one class and is easy or hard as a whole."""
+    """Truths, probabilities and subjects: a subject has one class and one difficulty."""
     generator = np.random.default_rng(seed)
     owner = generator.integers(0, people, images)
     true = generator.integers(0, 3, people)[owner]

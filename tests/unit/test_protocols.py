@@ -1,4 +1,4 @@
-"""The studies' protocols: who lies on which side, what augmenting first would leak, the grid that machines share."""
+"""Protocols of the studies: subsets, leakage of augmentation before the split, and a grid shared by machines."""
 
 from __future__ import annotations
 
@@ -80,12 +80,14 @@ def test_numbers_per_class_that_cannot_be_meant(text: str) -> None:
 def test_every_protocol_deals_what_its_name_says(name: str, tmp_path: Path) -> None:
     from edgeall.train.data.dataset import load_dataset
     from edgeall.train.data.synth import synthesize
-    from edgeall.train.run import TrainSettings, _split
+    from edgeall.train.prepare import prepare_data
+    from edgeall.train.run import TrainSettings
 
     synthesize(tmp_path / "cells", 120, seed=5, size=64, layout="cnmc")
     tests = []
     for settings in split_settings(protocol_named(name)):
-        split, facts = _split(TrainSettings(tmp_path / "cells", tmp_path / "run", **settings), False, QUIET)
+        found = prepare_data(TrainSettings(tmp_path / "cells", tmp_path / "run", **settings), False, QUIET)
+        split, facts = found.split, found.facts
         assert split.level == "subject", "they are known here, so no protocol may part them"
         of = {side: {entry.subject for entry in split.subset(side)} for side in SUBSETS}
         assert not of["test"] & (of["train"] | of["validation"])

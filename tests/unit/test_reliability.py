@@ -1,4 +1,4 @@
-"""What is said of a model's sureness: by hand, against scikit-learn, and in the pages where a user finds it."""
+"""Calibration, risk-coverage and review: by hand, compared with scikit-learn, and in the pages."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_review_rule_is_counted_on_the_images_given() -> None:
     assert (alone["reviewed"], alone["below"], alone["accuracy_of_the_rest"]) == pytest.approx((0.2, None, 0.25))
 
 
-def test_trust_speaks_of_calibrated_probabilities_and_shows_both() -> None:
+def test_the_report_uses_calibrated_probabilities_and_shows_both() -> None:
     rows, truth = drawn(500)
     found = reliability_report(rows, truth, [1, 2], 2.5, 0.6)
     assert found["reliability"]["before"] == reliability(rows, truth)

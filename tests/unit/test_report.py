@@ -1,4 +1,4 @@
-"""The report of a small made-up run: what it says, what it must not load, what it must not believe."""
+"""The report of a small synthetic run: its content, no external resources, no markup from names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>.png'
 
 
 class Page(HTMLParser):
-    """Every tag with its attributes, and the text a reader sees."""
+    """All tags with their attributes, and the visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def make_run(
     stages: Sequence[str] = ("head", "head", "finetune", "finetune", "finetune"),
     **data: Any,
 ) -> tuple[Path, dict[str, Any]]:
-    """A finished run but for its report. ``rows``: (path, side, true class, predicted class, its probability)."""
+    """A complete run without its report. ``rows``: (path, subset, true class, predicted class, its probability)."""
     run_dir = folder / "run"
     run_dir.mkdir()
     with (run_dir / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -318,7 +318,7 @@ def test_what_contiguous_blocks_left_out_is_counted(tmp_path: Path) -> None:
     assert "1 images that repeat the content or the subject of another subset are left out." in text
 
 
-def test_duplicates_across_given_sides_are_counted_and_named(tmp_path: Path) -> None:
+def test_duplicates_across_given_subsets_are_reported(tmp_path: Path) -> None:
     rows = [*right("train"), *right("validation"), *right("test")]
     run_dir, run = make_run(tmp_path, rows, level="given")
     split = load_split(run_dir / "split.json")
@@ -428,14 +428,14 @@ def test_no_positive_class(tmp_path: Path) -> None:
     assert "any of" not in page.html
 
 
-def test_class_absent_from_the_test_side(tmp_path: Path) -> None:
+def test_a_class_without_test_images(tmp_path: Path) -> None:
     page = report(tmp_path, [*right("train"), *right("validation"), *right("test", classes=3)])
     assert "Pro none" in next(a["alt"] or "" for a in page.images() if (a["alt"] or "").startswith("ROC"))
     assert "NaN" not in page.html
     assert "None" not in page.text
 
 
-def test_images_of_a_manifest_lie_beside_it(tmp_path: Path) -> None:
+def test_images_of_a_manifest_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\n")
     Image.new("RGB", (20, 20), "red").save(tmp_path / "wrong.png")
     rows = [*right("train"), *right("validation"), *right("test"), ("wrong.png", "test", 0, 1, 0.9)]

@@ -1,4 +1,4 @@
-"""The suite of corruptions, and accuracy under it through the device's own code path."""
+"""The suite of corruptions, and accuracy under it with the device's code."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_magnification_keeps_the_centre(field: Image.Image) -> None:
 
 @pytest.fixture(scope="module")
 def by_brightness(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Classifier, list[Any]]:
-    """A packed model that tells four quarters of brightness apart, with weights by hand, and images labelled by it.
+    """A packed model with fixed weights that classifies four ranges of brightness, and images labelled by it.
 
     So it is right on all of them, on hardly any at half the light, and calls half of them unfamiliar.
     """

@@ -1,4 +1,4 @@
-"""What commands that take a RUN say of what is none."""
+"""Errors of commands that take a RUN for a path that is not a run."""
 
 from __future__ import annotations
 

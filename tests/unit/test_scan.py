@@ -1,4 +1,4 @@
-"""Every image is opened once; those that can't be are named and left out."""
+"""A scan opens every image once and reports images that cannot be read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_pixels_count_and_not_the_file_around_them(root: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (400, 900), (349_600, 2), (3, 200_001)])
 def test_hashing_in_pieces_is_hashing(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Whatever number of bands and chunks it takes."""
+    """The digest does not depend on the number of bands and chunks."""
     path = picture(tmp_path / "A" / "large.bmp", 1, size)
     (facts,) = look(tmp_path).facts
     pixels = f"{size[0]}x{size[1]}:".encode() + open_rgb(path).tobytes()

@@ -1,4 +1,4 @@
-"""What a scan found is not looked for twice, and never believed of a file that has changed."""
+"""Cached facts are used for unchanged files and never for changed ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where it is kept; files may be remembered at once."""
+    """The cache folder. New files may be cached at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(scan_cache, "RACY_NS", 0)
     return tmp_path / "cache" / "edgeall" / "scans"
@@ -88,7 +88,7 @@ def test_other_ways_to_the_same_folder_know_it_too(
 
 
 def _rewrite_in_place(path: Path) -> None:
-    """Other bytes of the same length, and the times of before."""
+    """Other bytes of the same length, with the old times."""
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(-100, os.SEEK_END)
@@ -97,7 +97,7 @@ def _rewrite_in_place(path: Path) -> None:
 
 
 def _replace(path: Path) -> None:
-    """Another file of the same length and time of modification."""
+    """Another file with the same length and modification time."""
     before = path.stat()
     other = path.with_name("new")
     other.write_bytes(bytes(path.read_bytes())[:-100] + bytes(100))
@@ -128,7 +128,7 @@ def test_what_changed_is_read_again(change: Any, root: Path, cache: Path, opened
     assert opened == []
 
 
-def test_a_file_changed_just_before_it_was_read_is_not_remembered(
+def test_a_file_changed_just_before_it_was_read_is_not_cached(
     root: Path, cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_cache, "RACY_NS", 3_600_000_000_000)  # a second write could leave the same time
@@ -138,7 +138,7 @@ def test_a_file_changed_just_before_it_was_read_is_not_remembered(
     assert len(opened) == 7
 
 
-def test_digests_alone_are_remembered_and_do_not_pass_for_a_scan(root: Path, cache: Path, opened: list[str]) -> None:
+def test_cached_digests_are_not_a_scan(root: Path, cache: Path, opened: list[str]) -> None:
     paths = sorted(root.rglob("*.bmp"))
     digests = hash_files([*paths, root / "missing.bmp"])
     assert digests[-1] is None
@@ -208,7 +208,7 @@ def test_it_does_not_grow_for_ever(root: Path, cache: Path, monkeypatch: pytest.
     assert all(file.stat().st_mtime > 1 for file in files), "those not used for longest went"
 
 
-def test_an_interrupted_scan_is_remembered_so_far(root: Path, cache: Path, opened: list[str]) -> None:
+def test_an_interrupted_scan_is_cached(root: Path, cache: Path, opened: list[str]) -> None:
     def stop(done: int, total: int) -> None:
         if done == 4:
             raise KeyboardInterrupt

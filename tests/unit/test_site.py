@@ -1,4 +1,4 @@
-"""Another laboratory's images: the same figures beside the model's own, and its own images among them."""
+"""External validation: the figures of a site and of the model's own test subset, and its own images at the site."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUIET = Progress(quiet=True)
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A laboratory without Pro that writes its classes its own way."""
+    """A site without Pro and with other spellings of the classes."""
     folder = tmp_path_factory.mktemp("other") / "lab"
     synthesize(folder, 48, seed=99, size=96)
     shutil.rmtree(folder / "Pro")
@@ -48,7 +48,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packed model beside its split and its run.json."""
+    """A packed model with its split.json and run.json in the same folder."""
     folder = tmp_path_factory.mktemp("packed")
     out = folder / "model.tflite"
     quantize(QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.2, cache_dir=tiny_settings.cache_dir), QUIET)
@@ -57,7 +57,7 @@ def model(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathF
     return out
 
 
-def test_a_model_is_held_against_its_own_test_side(
+def test_a_site_is_compared_with_the_own_test_subset(
     model: Path, other: Path, tiny_run: Path, tiny_settings: Any
 ) -> None:
     progress = Listening()
@@ -121,7 +121,7 @@ def test_a_class_that_the_model_does_not_know_is_named(model: Path, other: Path,
         evaluate(model, EvaluateSettings(site=tmp_path / "lab"), QUIET)
 
 
-def test_what_a_site_cannot_be_asked_of(model: Path, other: Path, tiny_bundle: Path) -> None:
+def test_options_that_conflict_with_a_site(model: Path, other: Path, tiny_bundle: Path) -> None:
     with pytest.raises(UsageError, match="--side test with --site"):
         evaluate(model, EvaluateSettings(site=other, side="test"), QUIET)
     with pytest.raises(UsageError, match="its manifest has no metrics of a test subset"):

@@ -1,4 +1,4 @@
-"""Nothing that was seen on one side is seen again on another, and the shares are those asked for."""
+"""Splits: no subject and no duplicate is in two subsets, and the fractions are as requested."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgeall.train.data.subsets import LEFT_OUT, SUBSETS
 
 
 def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:
-    """``images`` of each label; with ``subjects``, that many people a label, in equal shares."""
+    """``images`` of each label. With ``subjects``: that many subjects per label, with equally many images."""
     return scan_of(
         [
             facts(f"{label}/{n:04}.png", label, None if subjects is None else f"{label}{n % subjects}")
@@ -60,7 +60,7 @@ def sides(split: Split) -> dict[str, str]:
 
 
 def any_scan(seed: int) -> Scan:
-    """Several labels; some images without a subject, or none with, or all; some with the pixels of another."""
+    """Several labels; a subject for all, some or no images; some images with equal pixels."""
     rng = np.random.default_rng(seed)
     known = rng.choice(["all", "some", "none"])
     items = []
@@ -76,7 +76,7 @@ def any_scan(seed: int) -> Scan:
 
 
 def keys(item: Facts, by: str) -> list[tuple[object, ...]]:
-    """What an image may share with others that must then be on its side."""
+    """The properties that force images into one subset."""
     found: list[tuple[object, ...]] = [("pixels", item.pixels_sha256)]
     if item.sample.subject is not None and by != "image":
         found.append(("subject", item.sample.subject))
@@ -84,7 +84,7 @@ def keys(item: Facts, by: str) -> list[tuple[object, ...]]:
 
 
 def fewest_groups(scanned: Scan, by: str) -> int:
-    """Groups that share no key, in the class that has the fewest."""
+    """Number of independent groups in the class with the fewest."""
     groups_of: list[tuple[set[tuple[object, ...]], set[str]]] = []
     for item in scanned.facts:
         own, label = set(keys(item, by)), {item.sample.label}
@@ -96,7 +96,7 @@ def fewest_groups(scanned: Scan, by: str) -> int:
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["auto", "image"]), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: bool) -> None:
+def test_no_subject_and_no_duplicate_is_in_two_subsets(seed: int, by: str, folded: bool) -> None:
     scanned = any_scan(seed)
     fold = (1 + seed % 3, 3) if folded else None
     if fewest_groups(scanned, by) < 3:
@@ -123,7 +123,7 @@ def test_no_subject_and_no_duplicate_crosses_sides(seed: int, by: str, folded: b
     st.integers(0, 1000),
 )
 @settings(max_examples=25, deadline=None)
-def test_the_fractions_are_honoured(images: int, fractions: tuple[float, float], seed: int) -> None:
+def test_the_fractions_are_matched(images: int, fractions: tuple[float, float], seed: int) -> None:
     split = make_split(plain(images, "abc"), SplitSettings(val_frac=fractions[0], test_frac=fractions[1], seed=seed))
     for label in split.labels:
         for side, share in zip(("validation", "test"), fractions, strict=True):
@@ -131,8 +131,8 @@ def test_the_fractions_are_honoured(images: int, fractions: tuple[float, float],
             assert held == pytest.approx(share, abs=0.035)
 
 
-def test_the_fractions_are_honoured_by_whole_subjects_and_blocks() -> None:
-    """Of all images of a class: what the embargo costs comes from train."""
+def test_whole_subjects_and_blocks_match_the_fractions() -> None:
+    """Shares of all images of a class: the embargo takes images from train."""
     for scanned, by in ((plain(300, subjects=30), "subject"), (plain(600), "block")):
         split = make_split(scanned, SplitSettings(by=by, val_frac=0.1, test_frac=0.2))
         assert split.level == by
@@ -163,14 +163,14 @@ def test_folds_cover_all_and_do_not_overlap() -> None:
 # --- levels -----------------------------------------------------------------------------------------------------------
 
 
-def test_auto_is_subject_where_every_image_names_one() -> None:
+def test_auto_is_subject_if_every_image_has_one() -> None:
     assert make_split(plain(40, subjects=8)).level == "subject"
     assert make_split(plain(40)).level == "image"
     some = [*plain(40, subjects=8).facts, facts("a/9999.png", "a")]
     assert make_split(scan_of(some)).level == "image"
 
 
-def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
+def test_a_known_subject_is_kept_together_except_by_image() -> None:
     scanned = plain(60, subjects=6)
     found = defaultdict(set)
     for entry in make_split(scanned, SplitSettings(by="image")).entries:
@@ -193,13 +193,13 @@ def test_a_known_subject_is_kept_together_unless_images_are_asked_for() -> None:
         ({"embargo": -1}, "embargo -1"),
     ],
 )
-def test_wrong_use(options: dict[str, object], message: str) -> None:
+def test_invalid_settings(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         make_split(plain(40), SplitSettings(**options))  # type: ignore[arg-type]
     assert caught.value.hint
 
 
-def test_block_needs_numbers_that_run() -> None:
+def test_block_requires_neighbouring_numbers() -> None:
     with pytest.raises(UsageError, match="no two images have neighbouring numbers"):
         make_split(
             scan_of([facts(f"{label}/{n * 1000}.png", label) for label in "ab" for n in range(9)]),
@@ -209,7 +209,7 @@ def test_block_needs_numbers_that_run() -> None:
         make_split(scan_of([facts("a/x.png", "a"), facts("b/1.png", "b")]), SplitSettings(by="block"))
 
 
-def test_a_class_that_cannot_be_on_every_side() -> None:
+def test_a_class_that_cannot_be_in_every_subset() -> None:
     with pytest.raises(DataError, match=r"only one class \(a\)"):
         make_split(plain(40, "a"))
     with pytest.raises(DataError, match="its 40 images have no room for contiguous blocks with an embargo of 37"):
@@ -247,7 +247,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_split_survives_its_file(root: Path, tmp_path: Path) -> None:
+def test_a_split_is_saved_and_loaded(root: Path, tmp_path: Path) -> None:
     split = make_split(scan(load_dataset(root)), SplitSettings(fold=(1, 3)))
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json") == split
@@ -279,7 +279,7 @@ def test_a_malformed_split(root: Path, tmp_path: Path, change: object, message: 
         load_split(path)
 
 
-def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_split_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read"):
         load_split(tmp_path / "split.json")
 
@@ -355,7 +355,7 @@ def test_the_real_fields(test_data: Path) -> None:
 
 
 def cells(root: Path, people: int = 6) -> Path:
-    """Training folds as distributed; the first cells of two people of each class are byte for byte the same."""
+    """Training folds as distributed. The first cells of two subjects of each class are identical files."""
     seed = 0
     for label, sign in (("all", ""), ("hem", "H")):
         for person in range(1, people + 1):
@@ -370,7 +370,7 @@ def cells(root: Path, people: int = 6) -> Path:
 
 
 def test_subjects_that_share_a_cell_are_one(tmp_path: Path) -> None:
-    """C-NMC's folds hold the same bytes under several subjects' names."""
+    """C-NMC has identical files for several subjects."""
     scanned = scan(load_dataset(cells(tmp_path)))
     assert groups(scanned).exact_count == 2
     for options in ({"seed": 0}, {"seed": 1}, {"fold": (1, 3)}, {"fold": (2, 3)}, {"fold": (3, 3)}):

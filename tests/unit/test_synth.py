@@ -1,4 +1,4 @@
-"""Synthetic smears: exact, labelled, with a truth that fits, and the class in the shapes instead of the colours."""
+"""Synthetic smears: reproducible, labelled, with a matching ground truth; shape reveals the class, colour does not."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_cnmc_cell_is_one_in_the_middle_of_pure_black(cells: Path) -> None:
 
 
 def test_a_slide_has_one_lamp(fields: Path) -> None:
-    """The empty field's colour varies far more between subjects than within one."""
+    """The colour of the empty field varies far more between subjects than within one."""
     found: dict[str, list[np.ndarray]] = {}
     for path, subject in _subjects(fields).items():
         found.setdefault(subject, []).append(np.quantile(_pixels(fields / path).reshape(-1, 3), 0.9, axis=0))
@@ -251,7 +251,7 @@ def test_a_slide_has_one_lamp(fields: Path) -> None:
 
 
 def _grouped_accuracy(features: np.ndarray, paths: list[str], subjects: list[str]) -> float:
-    """The better of a forest and a logistic regression, on subjects they have not seen."""
+    """The better of a forest and a logistic regression, on unseen subjects."""
     labels = [path.split("/")[-2] for path in paths]
     probes = (
         RandomForestClassifier(100, random_state=0),
@@ -270,14 +270,14 @@ def _colours(pixels: np.ndarray) -> np.ndarray:
 
 
 def _brightest(pixels: np.ndarray) -> np.ndarray:
-    """Mean colour of the brightest fifth of the pixels, where there is no cell."""
+    """Mean colour of the brightest fifth of the pixels: background."""
     flat = pixels.reshape(-1, 3).astype(float)
     light = flat.sum(axis=1)
     return flat[light >= np.quantile(light, 0.8)].mean(axis=0)
 
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """Sixteen bins each of R, G and B."""
+    """Histograms of R, G and B with 16 bins each."""
     return np.concatenate([np.histogram(pixels[..., i], 16, (0, 256))[0] for i in range(3)]) / pixels[..., 0].size
 
 
@@ -290,7 +290,7 @@ def test_colours_do_not_give_the_class_away(fields: Path, feature, limit: float)
 
 
 def _morphology(mask: np.ndarray, boxes: list[dict]) -> list[float]:
-    """Of the cells seen whole: nucleus area, nucleus to cell ratio, and the nucleus's share of its bounding circle."""
+    """For complete cells: nucleus area, nucleus to cell ratio, and share of its bounding circle."""
     height, width = mask.shape
     rows = []
     for cell in boxes:

@@ -1,4 +1,4 @@
-"""Tables for people say what the dictionaries behind them say."""
+"""Text tables show the values of the dictionaries behind them."""
 
 from __future__ import annotations
 

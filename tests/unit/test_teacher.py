@@ -1,4 +1,4 @@
-"""Learning from a trained run: the loss, what the teachers see, and which runs can't teach."""
+"""Distillation: the loss, the input of the teachers, and runs that are refused as teachers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUIET = Progress(quiet=True)
 
 
 def _network(seed: int = 0) -> Any:
-    """Without BatchNormalization: the same answers in training and at inference."""
+    """Without BatchNormalization: equal output in training and at inference."""
     keras.utils.set_random_seed(seed)
     inputs = keras.layers.Input((8, 8, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 3, activation="relu")(inputs))
@@ -158,7 +158,7 @@ def _changed(run: Path, to: Path, **facts: Any) -> Path:
     return to
 
 
-def test_a_run_that_cannot_teach_is_refused_before_any_work(
+def test_an_invalid_teacher_is_refused_before_any_work(
     tiny_run: Path, tiny_settings: TrainSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

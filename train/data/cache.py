@@ -1,6 +1,6 @@
 """A cache on disk for preprocessed images and other arrays, so that training does not decode images.
 
-A cached array is a ``.npy`` file followed by checksums. A damaged file (power cut, bad disk) is detected and made again.
+A cached array is a ``.npy`` file followed by checksums. A damaged file is detected and made again.
 """
 
 from __future__ import annotations

@@ -91,21 +91,21 @@ def find_own_images(site: Site, split: Split | None, own: Path | None, progress:
     """
     if split is None:
         return {"looked_for": None, "images": 0, "by_side": {}, "first": None}
-    used = [entry for side in reversed(SUBSETS) for entry in split.subset(side)]  # the first subset counts
+    used = [entry for name in reversed(SUBSETS) for entry in split.subset(name)]  # the first subset counts
     of_file = {entry.sha256: entry.side for entry in used}
-    sides = {index: of_file[item.sha256] for index, item in enumerate(site.facts) if item.sha256 in of_file}
+    subsets = {index: of_file[item.sha256] for index, item in enumerate(site.facts) if item.sha256 in of_file}
     here = [] if own is None else [entry for entry in used if (own / entry.path).is_file()]
     if own is not None and here:
         samples = tuple(Sample(entry.path, entry.label, entry.subject) for entry in here)
         found = _scanned(Dataset(own, "split", split.labels, samples), "reading the model's own images", progress)
         unchanged = [item for item in found.facts if item.sha256 in of_file]
-        for index, side in _alike(site.facts, unchanged, of_file).items():
-            sides[index] = min(sides.get(index, side), side, key=SUBSETS.index)
-    first = min(sides, default=None)
+        for index, name in _duplicates_of(site.facts, unchanged, of_file).items():
+            subsets[index] = min(subsets.get(index, name), name, key=SUBSETS.index)
+    first = min(subsets, default=None)
     return {
         "looked_for": "pictures" if here else "files",
-        "images": len(sides),
-        "by_side": {side: sum(found == side for found in sides.values()) for side in SUBSETS},
+        "images": len(subsets),
+        "by_side": {name: sum(found == name for found in subsets.values()) for name in SUBSETS},
         "first": None if first is None else site.facts[first].sample.path,
     }
 
@@ -132,7 +132,7 @@ def external_validation(
         - drop_points: percentage points of accuracy lost, and their 95 % interval ``drop_points_ci95``.
     """
     labels = [label for label in metrics["labels"] if label not in site.missing]
-    here, there = _side(metrics, labels, False), _side(own, labels, bool(site.missing))
+    here, there = _figures(metrics, labels, False), _figures(own, labels, bool(site.missing))
     here["reviewed"] = metrics["review"] and metrics["review"]["reviewed"]
     there["reviewed"] = None if site.missing else own.get("reviewed")
     low, high = _difference(there, here)
@@ -152,11 +152,11 @@ def site_text(found: Mapping[str, Any]) -> str:
     here, own, repeated = found["here"], found["own"], found["repeated"]
     rows: list[list[object]] = [["images", own["images"], here["images"]]]
     rows += [["accuracy", percent(own["accuracy"]), percent(here["accuracy"])]]
-    rows += [["  95 % interval", *(" to ".join(map(str, map(percent, side["accuracy_ci95"]))) for side in (own, here))]]
+    rows += [["  95 % interval", *(" to ".join(map(str, map(percent, part["accuracy_ci95"]))) for part in (own, here))]]
     rows += [["  by", own["ci_unit"], here["ci_unit"]]]
     names = ["balanced_accuracy", "sensitivity", "specificity", "reviewed"]
     rows += [[_HEADS.get(name, name), percent(own[name]), percent(here[name])] for name in names]
-    rows += [[_HEADS[name], *(_four(side[name]) for side in (own, here))] for name in ("macro_f1", "ece")]
+    rows += [[_HEADS[name], *(_four(part[name]) for part in (own, here))] for name in ("macro_f1", "ece")]
     rows += [
         [f"recall of {label}", percent(own["recall"][label]), percent(value)] for label, value in here["recall"].items()
     ]
@@ -168,7 +168,7 @@ def site_text(found: Mapping[str, Any]) -> str:
     }
     if repeated["images"]:
         facts["of these"] = ", ".join(
-            f"{count:,} in its {side} subset" for side, count in repeated["by_side"].items() if count
+            f"{count:,} in its {name} subset" for name, count in repeated["by_side"].items() if count
         )
     return f"{table(['', 'own test subset', 'this site'], rows)}\n\n{record(facts)}"
 
@@ -189,15 +189,15 @@ def _scanned(dataset: Dataset, title: str, progress: Progress) -> Scan:
         return scan(dataset, lambda done, _: advance(done, ""))
 
 
-def _alike(site: Sequence[Facts], own: Sequence[Facts], of_file: Mapping[str, str]) -> dict[int, str]:
+def _duplicates_of(site: Sequence[Facts], own: Sequence[Facts], of_file: Mapping[str, str]) -> dict[int, str]:
     """For each image of the site that duplicates one of the model's own images, the subset of that image."""
     both = [*_below("site", site), *_below("own", own)]
     whole = Dataset(Path(), "both", (), tuple(item.sample for item in both))
     found: dict[int, str] = {}
     for group in duplicates.groups(Scan(whole, tuple(both))).near:
-        sides = [of_file[both[index].sha256] for index in group if index >= len(site)]
-        if sides:
-            found |= {index: min(sides, key=SUBSETS.index) for index in group if index < len(site)}
+        subsets = [of_file[both[index].sha256] for index in group if index >= len(site)]
+        if subsets:
+            found |= {index: min(subsets, key=SUBSETS.index) for index in group if index < len(site)}
     return found
 
 
@@ -206,15 +206,14 @@ def _below(folder: str, facts: Sequence[Facts]) -> list[Facts]:
     return [replace(item, sample=replace(item.sample, path=f"{folder}/{item.sample.path}")) for item in facts]
 
 
-def _side(metrics: Mapping[str, Any], labels: Sequence[str], part: bool) -> dict[str, Any]:
-    """Figures of one of the two; with ``part`` only of the images of ``labels``, as far as they can be computed."""
+def _figures(metrics: Mapping[str, Any], labels: Sequence[str], only_labels: bool) -> dict[str, Any]:
+    """Figures of one of the two; with ``only_labels`` of the images of ``labels`` only, None if impossible."""
     rows = {label: metrics["per_class"][label] for label in labels}
     images = sum(row["support"] for row in rows.values())
     right = round(sum(row["recall"] * row["support"] for row in rows.values()))
     interval, unit = metrics.get("accuracy_ci95"), metrics.get("ci_unit")
-    if (
-        unit != "subject" or part or interval is None or interval[0] == interval[1]
-    ):  # without errors the interval is a point
+    is_point = interval is None or interval[0] == interval[1]  # a bootstrap without errors
+    if unit != "subject" or only_labels or is_point:
         wilson, unit = binomtest(right, images).proportion_ci(method="wilson"), "image"
         interval = [float(wilson.low), float(wilson.high)]
     return {
@@ -224,7 +223,7 @@ def _side(metrics: Mapping[str, Any], labels: Sequence[str], part: bool) -> dict
         "ci_unit": unit,
         "balanced_accuracy": float(np.mean([row["recall"] for row in rows.values() if row["support"]])),
         "recall": {label: row["recall"] if row["support"] else None for label, row in rows.items()},
-        **{name: None if part else metrics.get(name) for name in FIGURES},
+        **{name: None if only_labels else metrics.get(name) for name in FIGURES},
     }
 
 
@@ -235,7 +234,7 @@ def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[fl
     eleven methods, 1998, method 10; G. Y. Zou and A. Donner 2008 for intervals other than Wilson's.
     """
     (one, (low, high)), (other, (below, above)) = (
-        (side["accuracy"], side["accuracy_ci95"]) for side in (first, second)
+        (part["accuracy"], part["accuracy_ci95"]) for part in (first, second)
     )
     middle = one - other
     return middle - float(np.hypot(one - low, above - other)), middle + float(np.hypot(high - one, other - below))

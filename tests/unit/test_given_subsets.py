@@ -1,4 +1,4 @@
-"""A set that comes split is taken as it is; what repeats across its sides is named."""
+"""Data sets that come split: the subsets are used as given, and duplicates across them are reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes on three sides; one test image is in training too, one validation image in test."""
+    """Two classes in three subsets. One test image is also in train, one validation image in test."""
     root, seed = tmp_path / "set", 0
     for side, count in (("train", 8), ("val", 4), ("test", 4)):
         for label in "ab":
@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_sides_are_as_given_and_what_repeats_is_named(root: Path, tmp_path: Path) -> None:
+def test_the_subsets_are_as_given_and_duplicates_are_listed(root: Path, tmp_path: Path) -> None:
     split = make_split(scan(load_dataset(root)), SplitSettings(seed=3))
     given = {"train": "train", "val": "validation", "test": "test"}
     assert all(entry.side == given[entry.path.partition("/")[0]] for entry in split.entries), "nothing is moved"
@@ -77,7 +77,7 @@ def test_a_manifest_s_column_side_is_the_same_split(root: Path) -> None:
         check_split(by_table, table)
 
 
-def test_data_ls_shows_the_sides_and_what_repeats(root: Path) -> None:
+def test_data_ls_shows_the_subsets_and_the_duplicates(root: Path) -> None:
     facts = list_data(root, QUIET)
     assert (facts["split"]["train"], facts["split"]["validation"], facts["split"]["test"]) == (16, 8, 8)
     text = data_text(facts)
@@ -101,7 +101,7 @@ def test_other_ways_of_splitting_are_refused(root: Path, options: dict[str, obje
         make_split(scan(load_dataset(root)), SplitSettings(**options))  # type: ignore[arg-type]
 
 
-def test_a_class_must_be_on_every_given_side(root: Path) -> None:
+def test_a_class_must_be_in_every_given_subset(root: Path) -> None:
     for path in (root / "test" / "b").glob("*.png"):
         path.unlink()
     with pytest.raises(DataError, match="class b has no image in its test subset"):
@@ -109,7 +109,7 @@ def test_a_class_must_be_on_every_given_side(root: Path) -> None:
 
 
 def without_validation(scanned: Scan, subjects: bool) -> Scan:
-    """The images of train and test alone, with four people on the train side."""
+    """The images of train and test only, with four subjects in train."""
     facts = []
     for number, item in enumerate(scanned.facts):
         subject = f"{item.sample.side}{number % 4}" if subjects else None
@@ -119,13 +119,13 @@ def without_validation(scanned: Scan, subjects: bool) -> Scan:
 
 
 @pytest.mark.parametrize(("subjects", "level"), [(True, "subject"), (False, "image")])
-def test_a_missing_validation_side_is_taken_from_train(root: Path, subjects: bool, level: str) -> None:
+def test_a_missing_validation_subset_is_taken_from_train(root: Path, subjects: bool, level: str) -> None:
     scanned = without_validation(scan(load_dataset(root)), subjects)
     split = make_split(scanned, SplitSettings(val_frac=0.25))
     given = {item.sample.path: item.sample.side for item in scanned.facts}
     assert {entry.side for entry in split.entries} == set(SUBSETS)
     for entry in split.entries:
-        assert (entry.side == "test") == (given[entry.path] == "test"), "the test side is as given"
+        assert (entry.side == "test") == (given[entry.path] == "test"), "the test subset is as given"
     for label in "ab":
         assert {entry.side for entry in split.entries if entry.label == label} == set(SUBSETS)
     assert split.validation_by == level
