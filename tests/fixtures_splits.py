@@ -1,4 +1,4 @@
-"""Scans of images that nobody drew, and a slow, plain look at what a split did."""
+"""Scans without image files, and a slow, simple check of the embargo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeall.train.data.subsets import NOWHERE
 
 
 def facts(path: str, label: str, subject: str | None = None, pixels: str | None = None) -> Facts:
-    """An image that nobody drew: featureless, so that nothing but ``pixels`` makes it a duplicate."""
+    """Facts of an image without a file. Its thumbnail is black, so only equal ``pixels`` make it a duplicate."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     return Facts(
         Sample(path, label, subject), digest, pixels or digest, 8, 8, int(digest[:16], 16), bytes(THUMBNAIL**2 * 3)
@@ -32,10 +32,10 @@ def number_of(path: str) -> int:
     return int(re.findall("[0-9]+", PurePosixPath(path).stem)[-1])
 
 
-def too_near(paths: list[str], side: np.ndarray, embargo: int) -> list[tuple[str, str]]:
-    """Pairs of images of one series on different sides that are within the embargo, found by looking at all pairs."""
+def too_near(paths: list[str], subset: np.ndarray, embargo: int) -> list[tuple[str, str]]:
+    """Pairs of images of one series in different subsets within the embargo, by comparing all pairs."""
     of_series = defaultdict(list)
-    for path, one in zip(paths, side, strict=True):
+    for path, one in zip(paths, subset, strict=True):
         if one != NOWHERE:
             of_series[re.sub("[0-9]+(?=[.]png)", "#", path)].append((number_of(path), one, path))
     found = []

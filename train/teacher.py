@@ -8,7 +8,6 @@ Hinton et al. 2015, "Distilling the knowledge in a neural network".
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..edge_runtime.errors import UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..models.keras_compat import keras, tf
 from .data.split import Split
-from .runs import input_spec, load_model, load_run
+from .runs import input_spec, load_model, load_run, run_digest
 
 TEMPERATURE = 4.0
 """Divisor of the logits before teachers and student are compared. Teachers are nearly certain of the images that they
@@ -73,10 +72,7 @@ def open_teachers(runs: Sequence[Path], out: Path) -> tuple[Teacher, ...]:
     for run in runs:
         if run.resolve() == out.resolve():
             raise UsageError(f"--teacher {run}: is --out itself", hint="choose another --out")
-    return tuple(
-        Teacher(run, facts=load_run(run), sha256=hashlib.sha256((run / "run.json").read_bytes()).hexdigest())
-        for run in runs
-    )
+    return tuple(Teacher(run, facts=load_run(run), sha256=run_digest(run)) for run in runs)
 
 
 def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -> None:

@@ -38,7 +38,7 @@ def plain(images: int, labels: str = "ab", subjects: int | None = None) -> Scan:
 
 
 def apart(split: Split, embargo: int = EMBARGO) -> list[tuple[str, str]]:
-    """Pairs of images of one folder on different sides whose numbers, the last in the name, are too near."""
+    """Pairs of images of one folder in different subsets within the embargo. The number is the last one in the name."""
     numbers: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for entry in split.entries:
         if entry.side != LEFT_OUT:
@@ -52,7 +52,7 @@ def apart(split: Split, embargo: int = EMBARGO) -> list[tuple[str, str]]:
     return found
 
 
-def sides(split: Split) -> dict[str, str]:
+def subsets_of(split: Split) -> dict[str, str]:
     return {entry.path: entry.side for entry in split.entries}
 
 
@@ -145,7 +145,9 @@ def test_whole_subjects_and_blocks_match_the_fractions() -> None:
 
 def test_another_seed_is_another_split() -> None:
     scanned = plain(60)
-    assert sides(make_split(scanned, SplitSettings(seed=0))) != sides(make_split(scanned, SplitSettings(seed=1)))
+    assert subsets_of(make_split(scanned, SplitSettings(seed=0))) != subsets_of(
+        make_split(scanned, SplitSettings(seed=1))
+    )
 
 
 def test_folds_cover_all_and_do_not_overlap() -> None:

@@ -43,24 +43,20 @@ _END = struct.Struct("<8sQ")
 """The end of a file: `_MAGIC` and the number of checksums before it."""
 _MAGIC = b"edgeall1"
 
-default_cache_dir = cache_dir
-"""The device runtime uses the same folder."""
 _checked: set[tuple[str, int, int, int]] = set()
 """Files whose checksums this process has verified: path, inode, size, time of the last change in nanoseconds."""
-
-__all__ = ["FORMAT", "default_cache_dir", "digest", "load", "pixels", "ready", "save"]
 
 
 def ready(given: Path | None) -> Path:
     """The cache folder. It is created and checked for writing; temporary files of killed processes are removed.
 
     Args:
-        given: ``--cache-dir``; None takes `default_cache_dir`.
+        given: ``--cache-dir``; None is the folder of `edgeall.edge_runtime.cache.cache_dir`.
 
     Raises:
         DataError: it cannot be created or written.
     """
-    folder = given or default_cache_dir()
+    folder = given or cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep(folder)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.errors import DataError, UsageError
-from .dealing import partition
 from .duplicates import Duplicates
 from .grouping import (
     Assignment,
@@ -21,6 +20,7 @@ from .grouping import (
     group_numbers,
     missing_class,
 )
+from .partition import partition
 from .scan import Scan
 from .split import Split, make_entries
 from .split_settings import TEST_FRAC, VAL_FRAC, SplitSettings

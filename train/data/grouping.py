@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Pool:
         """Class names."""
         return self.scan.dataset.labels
 
-    @property
+    @cached_property
     def target(self) -> NDArray[np.intp]:
         """Class index of each image, (n,)."""
         return np.array([self.labels.index(item.sample.label) for item in self.scan.facts])

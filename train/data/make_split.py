@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ...edge_runtime.errors import DataError
-from .dealing import partition, partition_fold
 from .duplicates import Duplicates, groups
 from .given import split_as_given
 from .grouping import (
@@ -24,6 +23,7 @@ from .grouping import (
     group_numbers,
     missing_class,
 )
+from .partition import partition, partition_fold
 from .scan import Scan
 from .split import Split, make_entries
 from .split_settings import SplitSettings, check_split_settings

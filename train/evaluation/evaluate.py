@@ -21,7 +21,7 @@ from ...edge_runtime.preprocess import load_input
 from ...edge_runtime.tools.layout import choose_layout
 from ..data import cache
 from ..data.dataset import positive_labels
-from ..data.split import Split, SplitEntry
+from ..data.split import SplitEntry
 from .against import open_other, paired_comparison
 from .metrics import metrics_of
 from .reliability import reliability_report
@@ -126,7 +126,7 @@ def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> 
     if cells is not None:
         metrics["on_cells"] = cells
     if settings.site is not None and site is not None:
-        repeated = _find_own_images(site, own, runs.image_folder(root), progress)
+        repeated = find_own_images(site, own, runs.image_folder(root), progress)
         metrics["site"] = external_validation(settings.site, site, metrics, facts["metrics"]["test"], repeated)
     return metrics
 
@@ -188,7 +188,7 @@ def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) 
             classifier, layout, selected.folder, entries, progress, temperature=temperature, review_below=below
         )
     if settings.site is not None and site is not None and manifest is not None:
-        repeated = _find_own_images(site, own, model_images(path, settings.data, own), progress)
+        repeated = find_own_images(site, own, model_images(path, settings.data, own), progress)
         metrics["site"] = external_validation(settings.site, site, metrics, manifest.metrics, repeated)
     return metrics
 
@@ -221,19 +221,6 @@ def _predict(
             advance(len(rows), "")
     unfamiliar = np.array([row.novelty is not None and row.novelty > 1 for row in rows])
     return np.stack([row.probabilities for row in rows]), unfamiliar if classifier.ood_detector else None
-
-
-def _find_own_images(site: Site, own: Split | None, images: Path | None, progress: Progress) -> dict[str, Any]:
-    """`find_own_images`, with a note if there are any or if the model's own images are not known."""
-    repeated = find_own_images(site, own, images, progress)
-    if repeated["images"]:
-        progress.note(
-            f"warning: {repeated['images']:,} of the site's {len(site.entries):,} images are the model's own or nearly "
-            f"so (first: {repeated['first']}): the figures are too good"
-        )
-    elif repeated["looked_for"] is None:
-        progress.note("the images that the model was trained on are not known here: give --split RUN/split.json")
-    return repeated
 
 
 def _truth(entries: Sequence[SplitEntry], labels: Sequence[str]) -> NDArray[np.int64]:

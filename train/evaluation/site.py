@@ -81,7 +81,7 @@ def find_own_images(site: Site, split: Split | None, own: Path | None, progress:
         site: the images.
         split: that the model was made with, if known.
         own: the folder of the model's images, if known.
-        progress: receives the progress bars.
+        progress: receives a warning if there are any, and the progress bars.
 
     Returns:
         ``looked_for``: ``files`` (equal bytes), or ``pictures`` (also near duplicates, see
@@ -90,6 +90,7 @@ def find_own_images(site: Site, split: Split | None, own: Path | None, progress:
         path of an example.
     """
     if split is None:
+        progress.note("the images that the model was trained on are not known here: give --split RUN/split.json")
         return {"looked_for": None, "images": 0, "by_side": {}, "first": None}
     used = [entry for name in reversed(SUBSETS) for entry in split.subset(name)]  # the first subset counts
     of_file = {entry.sha256: entry.side for entry in used}
@@ -101,12 +102,17 @@ def find_own_images(site: Site, split: Split | None, own: Path | None, progress:
         unchanged = [item for item in found.facts if item.sha256 in of_file]
         for index, name in _duplicates_of(site.facts, unchanged, of_file).items():
             subsets[index] = min(subsets.get(index, name), name, key=SUBSETS.index)
-    first = min(subsets, default=None)
+    first = site.facts[min(subsets)].sample.path if subsets else None
+    if first is not None:
+        progress.note(
+            f"warning: {len(subsets):,} of the site's {len(site.entries):,} images are the model's own or nearly so "
+            f"(first: {first}): the figures are too good"
+        )
     return {
         "looked_for": "pictures" if here else "files",
         "images": len(subsets),
         "by_side": {name: sum(found == name for found in subsets.values()) for name in SUBSETS},
-        "first": None if first is None else site.facts[first].sample.path,
+        "first": first,
     }
 
 
