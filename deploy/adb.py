@@ -1,4 +1,4 @@
-"""`edgeall bench` on an Android device, through adb: by a Python there, or by LiteRT's ``benchmark_model``."""
+"""`edgeall bench` on an Android device over adb: with Python on the device, or with LiteRT's ``benchmark_model``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..edge_runtime.images import decode_rgb
 from ..edge_runtime.preprocess import preprocess
 from ..edge_runtime.tools.golden import UNITS_TOLERANCE, pixels_digest
 from . import benchmark_model, package
-from .bench import answer, pack_images
+from .bench import pack_images, parse_result
 from .release import PYTHON, verify_answer
 from .shell import Finished, Reporter, command_line
 from .target import AdbTarget, DeviceError
 from .upload import sha256
 
 FOLDER = "/data/local/tmp"
-"""The one place where adb's user may put programs and run them."""
+"""The only folder where adb's user may store and run programs."""
 CONNECT_S = 20
 EDGEALL = "import sys; from edgeall.cli import main; sys.exit(main())"
 
 
 class Adb:
-    """One device that answers, and a folder there that is removed in the end."""
+    """One connected device, with a temporary folder on it."""
 
     def __init__(self, device: adbutils.AdbDevice, name: str, folder: str) -> None:
         self._device = device
@@ -40,11 +40,11 @@ class Adb:
         self.folder = folder
 
     def run(self, *words: object, into: str = "") -> Finished:
-        """Run a program in the device's shell; its exit status is the program's.
+        """Run a program in the device's shell.
 
         Args:
             words: the program and its arguments.
-            into: a file there that takes its stdout.
+            into: a file on the device for its stdout.
 
         Raises:
             DeviceError: the connection is lost.
@@ -54,21 +54,21 @@ class Adb:
             done = self._device.shell2(line, timeout=None, v2=True)
         except (adbutils.AdbError, OSError) as error:
             raise DeviceError(f"{self.name}: the connection is lost ({error})") from error
-        # A device older than Android 7 has one stream for both.
+        # Before Android 7 there is one stream for stdout and stderr.
         return Finished(done.returncode, done.stdout or done.output, done.stderr)
 
     def checked(self, *words: object) -> Finished:
-        """`run` of what has to succeed. Raises DeviceError with the program's words when it doesn't."""
+        """`run`, but raises DeviceError with the program's output if it fails."""
         done = self.run(*words)
         if done.status:
             raise DeviceError(f"{self.name}: {words[0]} failed with status {done.status} ({done.reason})")
         return done
 
     def push(self, source: Path | bytes, name: str, mode: int = 0o644) -> str:
-        """Copy a file, or bytes, into the folder there, and compare digests; returns its path there.
+        """Copy a file, or bytes, into the folder on the device, and compare digests. Returns the path on the device.
 
         Raises:
-            DeviceError: the disk is full, the connection is lost, or what arrives is not what was sent.
+            DeviceError: the disk is full, the connection is lost, or the digests differ.
         """
         there = f"{self.folder}/{name}"
         with tempfile.TemporaryDirectory() as here:
@@ -80,11 +80,11 @@ class Adb:
             except (adbutils.AdbError, OSError) as error:
                 raise DeviceError(f"{self.name}: {name} can't be pushed ({error})") from error
             if self.checked("sha256sum", there).out.split()[0] != sha256(file):
-                raise DeviceError(f"{self.name}: {name} arrives with another digest than it was sent with")
+                raise DeviceError(f"{self.name}: the digest of {name} differs after the copy")
         return there
 
     def pull(self, there: str) -> bytes:
-        """The content of a file there. Raises DeviceError when there is none, or the connection is lost."""
+        """The content of a file on the device. Raises DeviceError if it is missing, or the connection is lost."""
         try:
             content: bytes = self._device.sync.read_bytes(there)
         except (adbutils.AdbError, OSError) as error:
@@ -94,26 +94,26 @@ class Adb:
 
 @contextmanager
 def connect(target: AdbTarget) -> Iterator[Adb]:
-    """Find the device among those that this machine's adb server sees, and make a folder there.
+    """Connect to a device of this host's adb server, and create a folder on it. Removes the folder at the end.
 
     Raises:
-        DeviceError: no adb here, no such device, or one that has not been allowed.
+        DeviceError: no adb server, no such device, or a device that has not allowed this host.
     """
     name = str(target)
     try:
         states = {info.serial: info.state for info in adbutils.AdbClient(socket_timeout=CONNECT_S).list()}
     except (adbutils.AdbError, OSError) as error:
         raise DeviceError(
-            f"{name}: no adb server answers here ({error})",
+            f"{name}: no adb server answers on this host ({error})",
             hint="install adb (apt install adb), then `adb start-server`",
         ) from error
     if states.get(target.serial) != "device":
         known = ", ".join(f"{serial} ({state})" for serial, state in states.items()) or "none"
         raise DeviceError(
             f"{name}: no such device, adb sees: {known}",
-            hint="switch on USB debugging there and allow this computer; over the network: `adb connect HOST:PORT`",
+            hint="enable USB debugging and allow this computer on the device; by network: `adb connect HOST:PORT`",
         )
-    device = adbutils.AdbClient().device(serial=target.serial)  # a measurement may be silent for long: no timeout
+    device = adbutils.AdbClient().device(serial=target.serial)  # no timeout: a measurement may be silent for long
     shell = Adb(device, name, FOLDER)
     folder = shell.checked("mktemp", "-d", f"{FOLDER}/edgeall.XXXXXX").out.strip()
     try:
@@ -133,25 +133,25 @@ def bench_over_adb(
     wheel: Path | None = None,
     python: str = PYTHON,
 ) -> dict[str, Any]:
-    """Run `edgeall bench` by a Python on the device that has numpy, Pillow, click and an interpreter.
+    """Run `edgeall bench` with a Python on the device that has numpy, Pillow, click and an interpreter.
 
-    edgeall itself is sent along as a wheel, which Python imports from as it is. Everything sent is removed again.
+    Copies edgeall as a wheel, which Python imports directly. Removes everything it copied.
 
     Args:
         adb: the device.
-        model: here; a packed one is verified there first.
-        images: here, folder or file; None times the golden images.
+        model: on the host; a packed model is verified on the device first.
+        images: on the host, folder or file; None times the golden images.
         arguments: further options of `edgeall bench`, as on its command line.
-        progress: says what is going on.
-        wheel: edgeall's, see `edgeall.deploy.package.wheel`.
-        python: the device's, a command or an absolute path.
+        progress: shows the steps.
+        wheel: of edgeall, see `edgeall.deploy.package.wheel`.
+        python: Python executable on the device, a command or an absolute path.
 
     Returns:
-        What `edgeall bench --json` says there.
+        The object that `edgeall bench --json` prints on the device.
 
     Raises:
-        BundleError: the model is damaged, or its golden images come out differently there.
-        DeviceError: the device fails at something; in its words.
+        BundleError: the model is damaged, or a golden image gives another output on the device.
+        DeviceError: a step failed on the device; with the device's message.
     """
     bundle = open_bundle(model)
     progress.note(f"{adb.name}: copying edgeall and {model.name}")
@@ -166,32 +166,31 @@ def bench_over_adb(
     result = f"{adb.folder}/bench.json"
     done = adb.run(*words, into=result)
     out = adb.pull(result).decode() if not done.status else ""
-    return answer(adb.name, done.status, out, done.reason)
+    return parse_result(adb.name, done.status, out, done.reason)
 
 
 def bench_by_benchmark_model(
     adb: Adb, model: Path, program: Path, threads: int, seconds: float, progress: Reporter
 ) -> dict[str, Any]:
-    """Time the network alone with LiteRT's ``benchmark_model``, where the device has no Python.
+    """Time the network with LiteRT's ``benchmark_model``, for a device without Python.
 
-    A packed model's golden images are preprocessed here and run there first; their outputs must be those of the
-    workstation.
+    First verifies the golden images of a packed model: preprocesses them on the host and runs them on the device.
 
     Args:
         adb: the device.
-        model: here.
+        model: on the host.
         program: ``benchmark_model``, built for the device.
         threads: of the interpreter.
-        seconds: to measure at least.
-        progress: says what is going on.
+        seconds: minimum duration of the measurement.
+        progress: shows the steps.
 
     Returns:
-        device, model_sha256, runtime, threads, golden (how many agreed), and the figures of
-        `benchmark_model.parse_output`; decoding and preprocessing are not in them.
+        device, model_sha256, runtime, threads, golden (number of verified images), and the figures of
+        `benchmark_model.parse_output`, which do not include decoding and preprocessing.
 
     Raises:
-        UsageError: ``program`` isn't there.
-        BundleError: the model is damaged, or a golden image comes out differently there.
+        UsageError: ``program`` does not exist.
+        BundleError: the model is damaged, or a golden image gives another output on the device.
         DataError: the program printed no timings.
         DeviceError: the device or the program failed.
     """
@@ -201,8 +200,8 @@ def bench_by_benchmark_model(
     main = bundle.graph.main
     if bundle.manifest is None and any(OPEN in sizes_of(main.tensors[index])[1:] for index in main.inputs):
         raise BundleError(
-            f"{bundle.path}: its input has no fixed size, benchmark_model would time it on one pixel",
-            hint="convert it again for the size it was trained with",
+            f"{bundle.path}: its input has no fixed size, which benchmark_model does not support",
+            hint="convert it again with the size it was trained with",
         )
     progress.note(f"{adb.name}: copying {program.name} and {model.name}")
     command = adb.push(program, "benchmark_model", 0o755)
@@ -226,7 +225,7 @@ def _check_golden(adb: Adb, command: str, model: str, bundle: Bundle, golden: Go
     pixels = preprocess(decode_rgb(golden.image_bytes, golden.name), bundle.manifest.input)
     if golden.units is None or tensor.type not in ("UINT8", "INT8"):
         raise BundleError(
-            f"{bundle.path}: benchmark_model can verify full-integer models only",
+            f"{bundle.path}: benchmark_model can only verify full-integer models",
             hint="quantize with ptq-int8 or qat-int8",
         )
     if pixels_digest(pixels) != golden.pixels_sha256:
@@ -236,10 +235,10 @@ def _check_golden(adb: Adb, command: str, model: str, bundle: Bundle, golden: Go
     adb.checked(command, *benchmark_model.check_options(model, tensor.name, tensor.shape, source, target))
     output = bundle.graph.main.tensors[bundle.graph.main.outputs[0]]
     kind = np.uint8 if output.type == "UINT8" else np.int8
-    units = np.frombuffer(adb.pull(target), kind)[: output.shape[-1]]  # a second output follows in the same file
+    units = np.frombuffer(adb.pull(target), kind)[: output.shape[-1]]  # the same file may have a second output
     difference = np.abs(units.astype(int) - np.array(golden.units)).max()
     if difference > UNITS_TOLERANCE["ai_edge_litert"]:
-        raise BundleError(f"{adb.name}: {golden.name} differs there by {difference} units from where it was packed")
+        raise BundleError(f"{adb.name}: the output of {golden.name} differs by {difference} units from the packed one")
 
 
 def _push_images(adb: Adb, images: Path) -> str:
@@ -253,15 +252,15 @@ def _push_images(adb: Adb, images: Path) -> str:
 
 
 def _describe(adb: Adb) -> dict[str, Any]:
-    def said(*words: str) -> str | None:
+    def output(*words: str) -> str | None:
         done = adb.run(*words)
         return done.out.strip() or None if done.status == 0 else None
 
-    release = said("getprop", "ro.build.version.release")
-    cores = said("nproc")
+    release = output("getprop", "ro.build.version.release")
+    cores = output("nproc")
     return {
-        "machine": said("uname", "-m"),
-        "board": said("getprop", "ro.product.model"),
+        "machine": output("uname", "-m"),
+        "board": output("getprop", "ro.product.model"),
         "cores": int(cores) if cores else None,
-        "os": f"{f'Android {release}' if release else said('uname', '-s')}, kernel {said('uname', '-r')}",
+        "os": f"{f'Android {release}' if release else output('uname', '-s')}, kernel {output('uname', '-r')}",
     }

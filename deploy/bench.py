@@ -1,4 +1,4 @@
-"""`edgeall bench` on another device: send the model and the images, verify, run there, bring the figures home."""
+"""`edgeall bench` on another device over ssh: copies model and images, verifies, runs, and returns the result."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def bench_over_ssh(
     wheel: Path | None = None,
     python: str = PYTHON,
 ) -> dict[str, Any]:
-    """Run `edgeall bench` on a device, with the same edgeall as here.
+    """Run `edgeall bench` on a device, with the same version of edgeall as on the host.
 
-    What is deployed there is left alone; the model and the images are removed again, the environment stays.
+    Does not change the deployed model. Removes the copied model and images; keeps the environment.
 
     Args:
         shell: the device.
-        model: here; a packed one is verified there first.
-        images: here, folder or file; None times the golden images.
+        model: on the host; a packed model is verified on the device first.
+        images: on the host, folder or file; None times the golden images.
         arguments: further options of `edgeall bench`, as on its command line.
-        progress: shows steps and bytes, and what bench says on the device.
-        wheel: edgeall's, see `edgeall.deploy.package.wheel`.
-        python: the device's.
+        progress: shows steps, bytes, and the progress of bench on the device.
+        wheel: of edgeall, see `edgeall.deploy.package.wheel`.
+        python: Python executable on the device.
 
     Returns:
-        What `edgeall bench --json` says there.
+        The object that `edgeall bench --json` prints on the device.
 
     Raises:
-        BundleError: the model is damaged, or its golden images come out differently there.
-        DeviceError: the device fails at something; in its words.
+        BundleError: the model is damaged, or a golden image gives another output on the device.
+        DeviceError: a step failed on the device; with the device's message.
     """
     bundle = open_bundle(model)
     path = Path(model)
@@ -63,12 +63,12 @@ def bench_over_ssh(
             words += ["--images", _send_images(shell, python, images, folder, progress)]
         done = shell.run(command_line(*words), on_stderr=progress.note)
     finally:
-        _forget(shell, python, folder)
-    return answer(shell.name, done.status, done.out, done.reason)
+        _remove(shell, python, folder)
+    return parse_result(shell.name, done.status, done.out, done.reason)
 
 
-def answer(device: str, status: int, out: str, reason: str) -> dict[str, Any]:
-    """The JSON object that a bench has printed on a device. Raises DeviceError when it failed or printed none."""
+def parse_result(device: str, status: int, out: str, reason: str) -> dict[str, Any]:
+    """The JSON object that bench printed on a device. Raises DeviceError if it failed or printed none."""
     if status:
         raise DeviceError(f"{device}: bench failed there with status {status} ({reason})")
     try:
@@ -79,10 +79,10 @@ def answer(device: str, status: int, out: str, reason: str) -> dict[str, Any]:
 
 
 def pack_images(images: Path, archive: Path) -> str:
-    """Archive the images of a folder; their folders' names, the images' own too, may be labels.
+    """Archive the images of a folder, with the names of their folders, which may be labels.
 
     Returns:
-        What stands for ``images`` in the archive.
+        The path of ``images`` in the archive.
 
     Raises:
         DataError: ``images`` doesn't exist or holds none.
@@ -101,6 +101,6 @@ def _send_images(shell: Shell, python: str, images: Path, folder: str, progress:
     return f"{unpacked}/{inside}"
 
 
-def _forget(shell: Shell, python: str, folder: str) -> None:
-    with contextlib.suppress(DeviceError):  # the connection is lost, and the error that is on its way says so
+def _remove(shell: Shell, python: str, folder: str) -> None:
+    with contextlib.suppress(DeviceError):  # the connection is lost; another error reports it
         ask(shell, python, "remove", path=folder)

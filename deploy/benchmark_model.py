@@ -1,4 +1,4 @@
-"""LiteRT's own ``benchmark_model`` program: its command line and what it prints.
+"""The command line and the output of LiteRT's ``benchmark_model`` program.
 
 Source: tflite/tools/benchmark of LiteRT (README.md, benchmark_model.cc).
 """
@@ -24,7 +24,7 @@ _MEMORY = re.compile(rf"Memory footprint delta from the start of the tool \(MB\)
 
 
 def bench_options(graph: str, threads: int, seconds: float) -> list[str]:
-    """The command line that measures: a single stream, at least `MIN_RUNS` runs and so many seconds."""
+    """Arguments for a measurement: a single stream with at least `MIN_RUNS` runs and ``seconds`` seconds."""
     return [
         f"--graph={graph}",
         f"--num_threads={threads}",
@@ -37,14 +37,14 @@ def bench_options(graph: str, threads: int, seconds: float) -> list[str]:
 def check_options(
     graph: str, input_name: str, input_shape: Sequence[int], input_file: str, output_file: str
 ) -> list[str]:
-    """The command line that runs once on the bytes of a file and writes the output tensor's bytes to another.
+    """Arguments for one run on the input tensor in a file. Writes the output tensor to another file.
 
     Args:
         graph: the model.
-        input_name: of its input tensor.
-        input_shape: of the same, with the batch.
-        input_file: holds the tensor, in its own type and layout.
-        output_file: to be written.
+        input_name: name of the input tensor.
+        input_shape: shape of the input tensor, with the batch dimension.
+        input_file: content of the input tensor, in its type and layout.
+        output_file: written by the program.
     """
     return [
         f"--graph={graph}",
@@ -58,17 +58,17 @@ def check_options(
 
 
 def parse_output(text: str) -> dict[str, Any]:
-    """What the program measured.
+    """Parse the figures that the program printed.
 
     Args:
-        text: all that it printed, of both outputs.
+        text: its stdout and stderr.
 
     Returns:
-        load_ms: opening and allocating.
-        first_ms: the very first inference.
-        queries: how many were measured.
-        invoke: mean_ms, min_ms, max_ms, std_ms; p50_ms and p95_ms where this version prints them.
-        overall_mb: what model and inference added to the process's memory; None where this version doesn't say.
+        load_ms: time to open and allocate the model.
+        first_ms: latency of the first inference.
+        queries: number of measured inferences.
+        invoke: mean_ms, min_ms, max_ms, std_ms; p50_ms and p95_ms if this version prints them.
+        overall_mb: memory added by model and inference; None if this version does not print it.
 
     Raises:
         DataError: it printed no timings.
@@ -76,9 +76,9 @@ def parse_output(text: str) -> dict[str, Any]:
     timings = _TIMINGS.search(text)
     runs = _RUNS.findall(text)
     if timings is None or not runs:
-        last = text.strip().splitlines()[-1:] or ["nothing at all"]
+        last = text.strip().splitlines()[-1:] or ["(no output)"]
         raise DataError(f"benchmark_model printed no timings, its last line: {last[0]}")
-    queries, line = runs[-1]  # the first are the warm-up's
+    queries, line = runs[-1]  # the first lines are of the warm-up
     figures = {key: float(value) / 1e3 for key, value in re.findall(rf"(\w+)={_NUMBER}", line)}
     names = {"avg": "mean_ms", "min": "min_ms", "max": "max_ms", "std": "std_ms", "median": "p50_ms", "p95": "p95_ms"}
     memory = _MEMORY.search(text)

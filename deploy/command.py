@@ -1,4 +1,4 @@
-"""What `edgeall deploy` and `edgeall bench --on` do, and what they print for people."""
+"""The commands `edgeall deploy` and `edgeall bench --on`: selects the transport, and formats the results as text."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ def deploy_to(
     """`edgeall deploy MODEL TARGET`, or ``--rollback TARGET``.
 
     Args:
-        arguments: MODEL and TARGET, or TARGET alone.
+        arguments: MODEL and TARGET, or only TARGET with ``back``.
         back: ``--rollback``.
         progress: shows steps and bytes.
-        python: the device's.
+        python: Python executable on the device.
         settings: of `edgeall.deploy.release.deploy`.
 
     Raises:
-        UsageError: another number of arguments, or a target that doesn't take ssh; else see there.
+        UsageError: wrong number of arguments, or a target without ssh; otherwise as `deploy` and `rollback`.
     """
     if len(arguments) != (1 if back else 2):
-        raise UsageError("give MODEL and TARGET, with --rollback the TARGET alone")
+        raise UsageError("give MODEL and TARGET; with --rollback only TARGET")
     from .ssh import connect
 
     target = find_target(arguments[-1])
     if not isinstance(target, SshTarget):
         raise UsageError(
-            f"{target}: deploying goes over ssh", hint="on Android the model ships in the app: docs/methods/android.md"
+            f"{target}: deploy needs an ssh target",
+            hint="on Android the model ships in the app: docs/methods/android.md",
         )
     with connect(target) as shell:
         if back:
@@ -57,7 +58,7 @@ def bench_on(
     wheel: Path | None = None,
     python: str = PYTHON,
 ) -> dict[str, Any]:
-    """`edgeall bench --on TARGET`: what bench says there. See `edgeall.deploy.bench` and `edgeall.deploy.adb`."""
+    """`edgeall bench --on TARGET`: the result on the device. See `edgeall.deploy.bench` and `edgeall.deploy.adb`."""
     target = find_target(on)
     settings: dict[str, Any] = {"wheel": wheel, "python": python}
     if isinstance(target, SshTarget):
@@ -78,7 +79,7 @@ def benchmark_model_on(
     """`edgeall bench --on adb:SERIAL --benchmark-model PROGRAM`. Raises UsageError for another target."""
     target = find_target(on) if on is not None else None
     if target is None or isinstance(target, SshTarget):
-        raise UsageError("--benchmark-model is for phones", hint="with --on adb:SERIAL")
+        raise UsageError("--benchmark-model requires an adb target", hint="add --on adb:SERIAL")
     from . import adb
 
     with adb.connect(target) as phone:
@@ -86,14 +87,14 @@ def benchmark_model_on(
 
 
 def given_options(ctx: click.Context, leave_out: Collection[str]) -> list[str]:
-    """The options that this command was given, from wherever, as arguments again: for the same command elsewhere.
+    """The given options of this command (from any source) as arguments, to run the same command on another device.
 
     Args:
         ctx: of the command.
-        leave_out: parameters, by name, that are this side's own.
+        leave_out: names of parameters that apply to the host only.
 
     Raises:
-        UsageError: one of the others names a file, which is here and not there.
+        UsageError: one of the other options names a file on the host.
     """
     arguments = []
     for option in ctx.command.params:
@@ -104,7 +105,7 @@ def given_options(ctx: click.Context, leave_out: Collection[str]) -> list[str]:
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT or value is None:
             continue
         if isinstance(option.type, click.Path):
-            raise UsageError(f"{option.opts[0]} names a file of this machine, which isn't sent to another one")
+            raise UsageError(f"{option.opts[0]} names a file on this host, which is not copied to the device")
         if option.is_flag:
             arguments += [option.opts[0]] if value else option.secondary_opts[:1]
         else:
@@ -114,7 +115,7 @@ def given_options(ctx: click.Context, leave_out: Collection[str]) -> list[str]:
 
 
 def deploy_text(result: Mapping[str, Any]) -> str:
-    """What serves now, and how to use it there."""
+    """The deployed release, and how to use it, as text."""
 
     def described(release: Mapping[str, Any]) -> str:
         return f"{release['name']}, {release['sha256'][:12]}, deployed {release['deployed']}"
@@ -132,7 +133,7 @@ def deploy_text(result: Mapping[str, Any]) -> str:
 
 
 def benchmark_model_text(result: Mapping[str, Any]) -> str:
-    """The figures of the network alone."""
+    """The figures of `bench_by_benchmark_model` as text."""
     device, invoke = result["device"], result["invoke"]
     return record(
         {

@@ -1,4 +1,4 @@
-"""The short list of known devices: a name and where it is. No key, no password."""
+"""The list of known devices: names and targets, without keys or passwords."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 def list_file() -> Path:
-    """``devices.json`` in the user's configuration folder. Raises DataError where there is no such folder."""
+    """``devices.json`` in the user's configuration folder. Raises DataError if there is no such folder."""
     base, own = os.environ.get("XDG_CONFIG_HOME", ""), home()
     if os.path.isabs(base):
         return Path(base, "edgeall", "devices.json")
     if own is None:
-        raise DataError("no home folder is known here to keep the list of devices in", hint="set HOME")
+        raise DataError("the list of devices needs a home folder", hint="set HOME")
     return own / ".config" / "edgeall" / "devices.json"
 
 
 def read_devices() -> dict[str, str]:
-    """Name to target, sorted by name. Raises DataError when the file is not what `write_devices` writes."""
+    """Targets by name, sorted by name. Raises DataError if the file is invalid."""
     if not os.path.isabs(os.environ.get("XDG_CONFIG_HOME", "")) and home() is None:
         return {}
     path = list_file()
@@ -35,28 +35,28 @@ def read_devices() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise DataError(f"{path}: not JSON", hint="mend it or remove it") from error
+        raise DataError(f"{path}: not JSON", hint="correct it or remove it") from error
     if not isinstance(devices, dict) or not all(isinstance(value, str) for value in devices.values()):
-        raise DataError(f"{path}: not an object of names and targets", hint="mend it or remove it")
+        raise DataError(f"{path}: not an object of names and targets", hint="correct it or remove it")
     return dict(sorted(devices.items()))
 
 
 def add_device(name: str, target: str) -> dict[str, str]:
-    """Put ``name`` on the list, in place of what had that name; returns the list.
+    """Add a device, or replace the device with that name. Returns the list.
 
     Raises:
-        UsageError: a name with more than letters, digits and ``._-``, or ``target`` is no device's.
+        UsageError: a name with other characters than letters, digits and ``._-``, or an invalid target.
     """
     if not NAME.fullmatch(name):
-        raise UsageError(f"{name!r}: a name has letters, digits, `.`, `_` and `-`")
+        raise UsageError(f"{name!r}: a name may have letters, digits, `.`, `_` and `-`")
     parsed = parse_target(target)
     if parsed is None:
-        raise UsageError(f"{target}: no device", hint="ssh://user@host, ssh://user@host:port or adb:SERIAL")
+        raise UsageError(f"{target}: not a device target", hint="ssh://user@host, ssh://user@host:port or adb:SERIAL")
     return _write(read_devices() | {name: str(parsed)})
 
 
 def remove_device(name: str) -> dict[str, str]:
-    """Take ``name`` off the list; returns what is left. Raises UsageError when it isn't on it."""
+    """Remove a device. Returns the list. Raises UsageError if it is not on the list."""
     devices = read_devices()
     if name not in devices:
         raise UsageError(f"{name}: not on the list", hint=f"there are: {', '.join(devices) or 'none'}")
@@ -64,7 +64,7 @@ def remove_device(name: str) -> dict[str, str]:
 
 
 def find_target(text: str) -> Target:
-    """What a URL or a name on the list names. Raises UsageError when it is neither."""
+    """The target of a URL or of a name on the list. Raises UsageError if it is neither."""
     target = parse_target(text)
     if target is None and (listed := read_devices().get(text)) is not None:
         target = parse_target(listed)

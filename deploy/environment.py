@@ -1,4 +1,4 @@
-"""The environment that edgeall runs in on a device: one for each wheel, made once, apart from the system's Python."""
+"""The virtual environment of edgeall on a device: one per wheel, created once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .upload import upload
 
 OLDEST_PYTHON = (3, 10)
 NEWEST_PYTHON_32 = (3, 11)
-"""tflite-runtime, the interpreter of 32-bit Arm, has no wheel beyond."""
+"""The last Python with a wheel of tflite-runtime, the interpreter for 32-bit Arm."""
 INSTALL_BYTES = 400_000_000
-"""The environment takes 150 MB, the wheels while they are unpacked as much again."""
+"""Required space: the environment takes 150 MB, and unpacking the wheels takes as much again."""
 WHEELS = "wheels"
 
-# Run by the environment's own Python. Its pip knows best which wheels it would take.
+# Runs in the Python of the environment: its pip knows the supported wheel tags.
 _TAGS = """
 import json
 from pip._vendor.packaging import markers, tags
@@ -38,11 +38,11 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Environment:
-    """Where edgeall is installed on a device.
+    """An environment on a device.
 
     Attributes:
-        name: of its folder in ``~/.edgeall/env``: version and the wheel's digest.
-        edgeall: the command, an absolute path there.
+        name: of its folder in ``~/.edgeall/env``: version and digest of the wheel.
+        edgeall: absolute path of the command on the device.
     """
 
     name: str
@@ -50,26 +50,26 @@ class Environment:
 
 
 def check_python(shell: Shell, facts: Mapping[str, Any]) -> None:
-    """Refuse a device whose Python no interpreter wheel fits.
+    """Refuse a device if no interpreter wheel supports its Python.
 
     Args:
         shell: the device.
         facts: of `edgeall.deploy.on_device.facts`.
 
     Raises:
-        DeviceError: says what fits.
+        DeviceError: the hint says which Python is supported.
     """
     version = tuple(facts["python"][:2])
-    said = ".".join(map(str, facts["python"]))
+    text = ".".join(map(str, facts["python"]))
     if facts["implementation"] != "cpython" or version < OLDEST_PYTHON:
         raise DeviceError(
-            f"{shell.name}: its Python is {facts['implementation']} {said}, edgeall needs CPython 3.10 or later",
-            hint="a Raspberry Pi OS of 2023 or later has one; another on the device is named by --python",
+            f"{shell.name}: its Python is {facts['implementation']} {text}, edgeall needs CPython 3.10 or later",
+            hint="a Raspberry Pi OS of 2023 or later has one; --python selects another Python on the device",
         )
     if facts["bits"] == 32 and version > NEWEST_PYTHON_32:
         raise DeviceError(
-            f"{shell.name}: a 32-bit system with Python {said}: no TFLite interpreter has a wheel for that",
-            hint="take the 64-bit Raspberry Pi OS, or a 32-bit one with Python 3.11 (bookworm)",
+            f"{shell.name}: a 32-bit system with Python {text}: no TFLite interpreter has a wheel for it",
+            hint="use the 64-bit Raspberry Pi OS, or a 32-bit one with Python 3.11 (bookworm)",
         )
 
 
@@ -81,20 +81,20 @@ def prepare(
     wheel: Path | None = None,
     offline: bool = False,
 ) -> Environment:
-    """Install edgeall on the device, in an environment of its own, unless the same wheel is installed there already.
+    """Install edgeall on the device in a virtual environment, unless the same wheel is already installed.
 
     Args:
         shell: the device.
-        python: its Python, a command.
+        python: Python executable on the device.
         facts: of `edgeall.deploy.on_device.facts`.
-        progress: shows what takes long.
-        wheel: edgeall's; None builds one.
-        offline: the device has no network: all it needs is collected here and sent along. Otherwise its own pip
-            fetches the dependencies.
+        progress: shows the steps.
+        wheel: of edgeall; None builds one.
+        offline: collect the dependencies on the host and copy them, for a device without a network. Otherwise the
+            device's pip downloads them.
 
     Raises:
-        DeviceError: its Python is none that fits, there is no room, or an install command fails.
-        EdgeallError: the wheel can't be built, or a dependency has no wheel for this device.
+        DeviceError: an unsupported Python, not enough disk space, or an install command that fails.
+        EdgeallError: the wheel cannot be built, or a dependency has no wheel for this device.
     """
     check_python(shell, facts)
     wheel = package.wheel(wheel)
@@ -106,7 +106,7 @@ def prepare(
     if facts["free_bytes"] < INSTALL_BYTES:
         raise DeviceError(
             f"{shell.name}: {facts['free_bytes'] / 1e6:.0f} MB are free, an install needs {INSTALL_BYTES / 1e6:.0f}",
-            hint="make room on the device",
+            hint="free some space on the device",
         )
     progress.note(f"{shell.name}: installing edgeall {name} in {state['path']} (some minutes on a small board)")
     made = shell.run(command_line(python, "-m", "venv", "--clear", state["path"]))
@@ -115,7 +115,7 @@ def prepare(
     inside = f"{state['path']}/bin/python"
     install = [inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
     if facts["bits"] == 32 and facts["machine"] in ("aarch64", "x86_64"):
-        # A 32-bit system under a 64-bit kernel: without this it takes itself for a 64-bit one (docs/how-to/install.md).
+        # A 32-bit system with a 64-bit kernel: without this, pip detects a 64-bit system (docs/how-to/install.md).
         install.insert(0, "linux32")
     folder = f"{WHEELS}/{name}"
     if offline:
@@ -131,7 +131,7 @@ def prepare(
 
 
 def _send_wheelhouse(shell: Shell, python: str, inside: str, wheel: Path, folder: str, progress: Reporter) -> str:
-    """Collect the wheels here and send them as one archive; returns their folder on the device."""
+    """Collect the wheels on the host and copy them as one archive. Returns their folder on the device."""
     device = json.loads(checked(shell, [inside, "-c", _TAGS]).out)
     with tempfile.TemporaryDirectory() as here:
         progress.note(f"collecting wheels for {device['platforms'][0]}, Python {device['python']}")
@@ -143,7 +143,7 @@ def _send_wheelhouse(shell: Shell, python: str, inside: str, wheel: Path, folder
 
 
 def pack(files: list[Path], base: Path, archive: Path) -> None:
-    """A tar archive of files, named as below ``base``; the same files make the same bytes, so that a copy resumes."""
+    """A tar archive of files, with names relative to ``base``. Reproducible, so that a copy can be resumed."""
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         for file in files:
             entry = tarfile.TarInfo(file.relative_to(base).as_posix())

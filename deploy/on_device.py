@@ -1,13 +1,13 @@
-"""The part of a deploy that runs on the device: sent on the stdin of its own ``python3 -``, so it is never installed.
+"""The part of a deploy that runs on the device. It is sent on the stdin of ``python3 -``, never installed.
 
-Standard library only, and nothing that an older Python can't parse: it has to be able to say that it is too old.
-Everything lies in ``~/.edgeall``:
+Uses only the standard library, and only syntax that older versions of Python can parse: it must be able to report that
+the version is too old. Everything is in ``~/.edgeall``:
 
-    current -> releases/NAME          what serves; replaced by renaming, so it is always the one or the other
-    releases/NAME/model.tflite        one model, as sent
-    releases/NAME/env -> ../../env/X  the environment that it was verified with
-    releases/NAME/release.json        its digest, when it came, and which release it took the place of
-    env/X/                            a virtual environment; usable once it holds `COMPLETE`
+    current -> releases/NAME          the active release; replaced atomically by a rename
+    releases/NAME/model.tflite        the model
+    releases/NAME/env -> ../../env/X  the environment that verified it
+    releases/NAME/release.json        digest, time of the deploy, and the previous release
+    env/X/                            a virtual environment; usable once it contains `COMPLETE`
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 ROOT = os.path.join(os.path.expanduser("~"), ".edgeall")
 COMPLETE = "edgeall-complete"
 ABANDONED_S = 7 * 86400
-"""A release that was never finished is swept away after so long."""
+"""Age in seconds after which an incomplete release is removed."""
 
 
 def facts() -> dict[str, Any]:
-    """What decides which packages fit and whether there is room."""
+    """The facts for choosing packages and checking the disk space."""
     folder = ROOT if os.path.isdir(ROOT) else os.path.dirname(ROOT)
     return {
         "root": ROOT,
@@ -44,7 +44,7 @@ def facts() -> dict[str, Any]:
 
 
 def environment(name: str) -> dict[str, Any]:
-    """Where an environment is, whether it is complete, and whether a virtual one can be made here at all."""
+    """Path of an environment, and whether it is complete."""
     folder = os.path.join(ROOT, "env", name)
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     return {"path": folder, "complete": os.path.exists(os.path.join(folder, COMPLETE))}
@@ -57,11 +57,11 @@ def environment_done(name: str) -> dict[str, Any]:
 
 
 def receive(path: str, size: int, digest: str) -> dict[str, Any]:
-    """How much of a file is here already: all of it, or the part that an earlier, broken-off copy left.
+    """How much of a file is already on the device: all of it, or the part that an interrupted copy left.
 
     Args:
         path: below ``ROOT``.
-        size: of the whole file, bytes.
+        size: of the complete file, bytes.
         digest: its hex SHA-256.
     """
     whole = os.path.join(ROOT, path)
@@ -82,7 +82,7 @@ def receive(path: str, size: int, digest: str) -> dict[str, Any]:
 
 
 def received(path: str, digest: str) -> dict[str, Any]:
-    """Put a received file in its place if it is what was sent; throw it away if it is not."""
+    """Rename a received file to its path if its digest is right; remove it otherwise."""
     whole = os.path.join(ROOT, path)
     part = f"{whole}.{digest[:16]}.part"
     if _sha256(part) != digest:
@@ -96,7 +96,7 @@ def received(path: str, digest: str) -> dict[str, Any]:
 
 
 def unpack(path: str) -> dict[str, Any]:
-    """Unpack a tar archive beside itself, into a folder named like it without its suffix, and remove it."""
+    """Unpack a tar archive into a folder with its name without the suffix, and remove the archive."""
     import tarfile
 
     archive = os.path.join(ROOT, path)
@@ -104,7 +104,7 @@ def unpack(path: str) -> dict[str, Any]:
     with tarfile.open(archive) as tar:
         names = tar.getnames()
         if any(os.path.isabs(name) or ".." in name.split("/") for name in names):
-            raise ValueError(f"{path}: a name in it leads out of it")
+            raise ValueError(f"{path}: a member has a path outside the archive")
         options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         tar.extractall(folder, **options)
     os.remove(archive)
@@ -112,15 +112,15 @@ def unpack(path: str) -> dict[str, Any]:
 
 
 def remove(path: str) -> dict[str, Any]:
-    """Remove a file or folder below ``ROOT``, unless it serves or is kept for a rollback."""
-    gone = os.path.join(ROOT, path)
-    if os.path.basename(gone) not in _kept():
-        _remove(gone)
+    """Remove a file or folder below ``ROOT``, unless it is the active release or the one for a rollback."""
+    target = os.path.join(ROOT, path)
+    if os.path.basename(target) not in _kept():
+        _remove(target)
     return {}
 
 
 def free(path: str) -> dict[str, Any]:
-    """Free bytes where ``path`` below ``ROOT`` is; removes that path's partial copies first."""
+    """Free bytes on the disk of ``path``, which is below ``ROOT``. First removes partial copies of that path."""
     folder, name = os.path.split(os.path.join(ROOT, path))
     for entry in os.listdir(folder):
         if entry.startswith(name + ".") and entry.endswith(".part"):
@@ -129,7 +129,7 @@ def free(path: str) -> dict[str, Any]:
 
 
 def publish(release: str, environment: str, about: dict[str, Any]) -> dict[str, Any]:
-    """Make a release the one that serves, and remember which it took the place of."""
+    """Activate a release, and record the previous one."""
     current = _current()
     folder = os.path.join(ROOT, "releases", release)
     _link(os.path.join("..", "..", "env", environment), os.path.join(folder, "env"))
@@ -142,13 +142,13 @@ def publish(release: str, environment: str, about: dict[str, Any]) -> dict[str, 
 
 
 def switch(release: str) -> dict[str, Any]:
-    """Make a release that is here already the one that serves."""
+    """Activate a release that is already on the device."""
     _link(os.path.join("releases", release), os.path.join(ROOT, "current"))
     return status()
 
 
 def status() -> dict[str, Any]:
-    """The release that serves and the one before it: name and what `publish` was told; None where there is none."""
+    """The active release and the previous one: name and the facts from `publish`; None if there is none."""
     current = _current()
     previous = _about(current).get("previous") if current else None
     return {
@@ -175,14 +175,14 @@ def _about(release: str) -> dict[str, Any]:
 
 
 def _kept() -> set[str]:
-    """The release that serves and the one to roll back to."""
+    """The active release, and the one for a rollback."""
     current = _current()
     previous = _about(current).get("previous") if current else None
     return {name for name in (current, previous) if name}
 
 
 def _sweep() -> None:
-    """Remove releases that neither serve nor are kept, unfinished ones that were given up, and their environments."""
+    """Remove releases that are not kept, incomplete ones older than `ABANDONED_S`, and unused environments."""
     kept = _kept()
     releases = os.path.join(ROOT, "releases")
     for name in os.listdir(releases):
@@ -197,7 +197,7 @@ def _sweep() -> None:
 
 
 def _link(to: str, path: str) -> None:
-    """A symbolic link, put in place of another one by renaming."""
+    """Create or replace a symbolic link atomically."""
     part = f"{path}.{os.getpid()}"
     os.symlink(to, part)
     os.replace(part, path)
@@ -215,7 +215,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """A rename survives a power cut once its folder is on the disk."""
+    """Sync a folder to the disk, so that a rename survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

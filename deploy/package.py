@@ -1,4 +1,4 @@
-"""What a device installs: edgeall's own wheel, built here, and on request the wheels that it depends on."""
+"""The wheels that a device installs: edgeall's, built on the host, and optionally its dependencies."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ ROOT_FILES = ("__init__.py", "__main__.py", "api.py", "cli.py", "py.typed", "set
 
 
 def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:
-    """The edgeall wheel to send: the one given, else one built from this checkout, once for each state of its source.
+    """The wheel of edgeall: the given one, else one built from this checkout, once per state of the source.
 
     Args:
         given: a wheel file.
-        checkout: top folder of the source; None takes the one that this code runs from.
+        checkout: top folder of the source; None takes the one that contains this file.
 
     Raises:
-        UsageError: ``given`` is no edgeall wheel; or this edgeall was itself installed from a wheel.
+        UsageError: ``given`` is not a wheel of edgeall; or this edgeall was installed from a wheel.
         EdgeallError: the build fails.
     """
     if given is not None:
         if not given.is_file() or not given.name.startswith("edgeall-") or given.suffix != ".whl":
-            raise UsageError(f"{given}: no edgeall wheel", hint="make one in a checkout: python -m build --wheel")
+            raise UsageError(
+                f"{given}: not a wheel of edgeall", hint="build one in a checkout: python -m build --wheel"
+            )
         return given
     source = checkout or Path(__file__).resolve().parent.parent
     if not (source / "setup.cfg").exists():
         raise UsageError(
             "this edgeall was installed from a wheel and can't build another",
-            hint="give that wheel with --wheel FILE, or run this from a checkout",
+            hint="give that wheel with --wheel FILE, or run this command in a checkout",
         )
     files = sorted(_sources(source))
     digest = hashlib.sha256()
@@ -53,12 +55,12 @@ def wheel(given: Path | None = None, checkout: Path | None = None) -> Path:
 
 
 def environment_name(wheel: Path) -> str:
-    """Of the environment that this wheel is installed in: version and the start of the wheel's digest."""
+    """Name of the environment for this wheel: version and start of the wheel's digest."""
     return f"{wheel.name.split('-')[1]}-{hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]}"
 
 
 def requirements(wheel: Path, markers: Mapping[str, str]) -> list[str]:
-    """What a wheel needs on a machine that is described by ``markers`` (PEP 508), extras left out."""
+    """The requirements of a wheel on a machine with the environment ``markers`` (PEP 508), without extras."""
     from packaging.requirements import Requirement
 
     with zipfile.ZipFile(wheel) as archive:
@@ -73,19 +75,19 @@ def requirements(wheel: Path, markers: Mapping[str, str]) -> list[str]:
 
 
 def wheelhouse(wheel: Path, device: Mapping[str, object], folder: Path) -> list[Path]:
-    """Collect the wheels that a device needs, on this machine, for the device's platform and Python.
+    """Collect on the host the wheels that a device needs, for the device's platform and Python.
 
     Args:
-        wheel: edgeall's.
-        device: `markers` (PEP 508), `platforms` (tags, best first), `python` (``3.11``) and `abis`, as the device's
-            own pip states them.
-        folder: where they go; those that lie there already are not fetched again.
+        wheel: of edgeall.
+        device: `markers` (PEP 508), `platforms` (tags, best first), `python` (``3.11``) and `abis`, from the device's
+            pip.
+        folder: for the wheels; wheels that it already has are not downloaded again.
 
     Returns:
-        Them all, edgeall's own included.
+        All wheels, including edgeall's.
 
     Raises:
-        EdgeallError: one of them doesn't exist for that device; pip's words.
+        EdgeallError: a wheel does not exist for that device; with pip's message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     markers: Mapping[str, str] = device["markers"]  # type: ignore[assignment]
@@ -106,13 +108,13 @@ def wheelhouse(wheel: Path, device: Mapping[str, object], folder: Path) -> list[
         text=True,
     )
     if done.returncode:
-        raise EdgeallError(f"the device's packages can't be collected here ({_last_lines(done.stderr)})")
+        raise EdgeallError(f"the device's packages can't be collected on this host ({_last_lines(done.stderr)})")
     shutil.copy(wheel, folder)
     return sorted(folder.glob("*.whl"))
 
 
 def _sources(source: Path) -> Iterator[Path]:
-    """The files that the wheel is made of: the packages' own, without tests, benchmarks and leftovers."""
+    """The source files of the wheel: those of the packages, without tests and benchmarks."""
     config = configparser.ConfigParser()
     config.read(source / "setup.cfg", encoding="utf-8")
     yield from (source / name for name in ROOT_FILES)
@@ -123,7 +125,7 @@ def _sources(source: Path) -> Iterator[Path]:
 
 
 def _build(source: Path, files: Sequence[Path], folder: Path) -> Path:
-    # A copy: the build leaves folders behind in its source, and takes up what an earlier one left.
+    # A copy: the build leaves folders in its source, and would include those of an earlier build.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
         copy = Path(made) / "edgeall"
@@ -131,7 +133,7 @@ def _build(source: Path, files: Sequence[Path], folder: Path) -> Path:
             target = copy / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        # Zip files hold times: without a fixed one the same source would make another wheel on each machine.
+        # Zip files contain times: with a fixed time, the wheel is the same on each machine.
         done = subprocess.run(
             [sys.executable, "-m", "build", "--wheel", "--outdir", Path(made) / "dist", copy],
             env={**os.environ, "SOURCE_DATE_EPOCH": "946684800"},
@@ -140,8 +142,8 @@ def _build(source: Path, files: Sequence[Path], folder: Path) -> Path:
         )
         if done.returncode:
             raise EdgeallError(
-                f"edgeall's wheel can't be built here ({_last_lines(done.stderr or done.stdout)})",
-                hint="build one where there is a network (python -m build --wheel) and give it with --wheel FILE",
+                f"edgeall's wheel can't be built on this host ({_last_lines(done.stderr or done.stdout)})",
+                hint="build one on a host with a network (python -m build --wheel) and give it with --wheel FILE",
             )
         (built,) = (Path(made) / "dist").glob("*.whl")
         with atomic_write(folder / built.name) as temporary:

@@ -1,4 +1,4 @@
-"""Deploys a model over ssh: copied, verified on the device, switched to in one step, the one before it kept."""
+"""Deploys a model over ssh: copies it, verifies it on the device, activates it atomically, keeps the previous one."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ def deploy(
     offline: bool = False,
     python: str = PYTHON,
 ) -> dict[str, Any]:
-    """Put a packed model on a device and make it the one that serves: ``~/.edgeall/current/model.tflite``.
+    """Copy a packed model to a device and activate it as ``~/.edgeall/current/model.tflite``.
 
-    Whatever fails, and wherever the connection breaks, what served before serves on. The same call again goes on
-    where it can: an environment that is complete is kept, a copy is resumed.
+    If a step fails or the connection breaks, the previous release stays active. Calling it again resumes: a complete
+    environment is kept, an interrupted copy is continued.
 
     Args:
         shell: the device.
         model: packed by `edgeall quantize`.
         progress: shows steps and bytes.
-        wheel: edgeall's, see `edgeall.deploy.package.wheel`.
+        wheel: of edgeall, see `edgeall.deploy.package.wheel`.
         offline: see `edgeall.deploy.environment.prepare`.
-        python: the device's.
+        python: Python executable on the device.
 
     Returns:
-        device; model and edgeall, their paths there; current and previous, see `on_device.status`; golden, of
-        `edgeall inspect` there.
+        device; model and edgeall, paths on the device; current and previous, see `on_device.status`; golden, from
+        `edgeall inspect` on the device.
 
     Raises:
-        BundleError: the file is damaged or not packed, so that nothing could be verified.
-        DeviceError: a step failed; says which, and what serves.
+        BundleError: the file is damaged or not packed, so it cannot be verified.
+        DeviceError: a step failed; the message names the step and the active release.
     """
     path = Path(model)
     bundle = open_bundle(path)
     if bundle.manifest is None:
         raise BundleError(
             f"{path}: not packed by edgeall: without golden images it can't be verified on the device",
-            hint="deploy what `edgeall quantize` writes",
+            hint="deploy a model that `edgeall quantize` packed",
         )
     digest = sha256(path)
-    steps = _Steps(shell, ("ask the device", "install edgeall", "copy the model", "verify it there", "switch to it"))
+    steps = _Steps(shell, ("query the device", "install edgeall", "copy the model", "verify it", "activate it"))
     with steps.next():
         facts = ask(shell, python, "facts")
         steps.serving = facts["current"]
@@ -83,15 +83,15 @@ def deploy(
 
 
 def rollback(shell: Shell, python: str = PYTHON) -> dict[str, Any]:
-    """Go back to the release before, model and environment, once it has been verified again.
+    """Verify the previous release, model and environment, and activate it.
 
     Returns:
         As `deploy`.
 
     Raises:
-        DeviceError: there is none to go back to, or it fails its check; what serves, serves on.
+        DeviceError: there is no previous release, or it fails verification; the active release does not change.
     """
-    steps = _Steps(shell, ("ask the device", "verify the release before", "switch to it"))
+    steps = _Steps(shell, ("query the device", "verify the previous release", "activate it"))
     with steps.next():
         status = ask(shell, python, "status")
         steps.serving = status["current"] and status["current"]["release"]
@@ -106,33 +106,35 @@ def rollback(shell: Shell, python: str = PYTHON) -> dict[str, Any]:
 
 
 def verify(shell: Shell, edgeall: str, model: str) -> list[dict[str, Any]]:
-    """Digest and golden images, checked on the device by its own edgeall.
+    """Verify digest and golden images on the device, with the edgeall installed there.
 
     Returns:
         ``golden`` of `edgeall.edge_runtime.tools.inspect.inspect_model`.
 
     Raises:
-        BundleError: the device finds the file damaged, or makes something else of a golden image.
-        DeviceError: edgeall doesn't run there.
+        BundleError: the file is damaged on the device, or a golden image gives another output.
+        DeviceError: edgeall does not run on the device.
     """
     return verify_answer(shell.name, shell.run(command_line(edgeall, "inspect", model, "--json")))
 
 
 def verify_answer(device: str, done: Finished) -> list[dict[str, Any]]:
-    """`verify` from what `edgeall inspect --json` has answered on a device."""
+    """`verify` for the output of `edgeall inspect --json` on a device."""
     try:
         facts = json.loads(done.out)
     except ValueError:
-        raise DeviceError(f"{device}: edgeall fails there ({done.reason})") from None
+        raise DeviceError(f"{device}: edgeall fails on the device ({done.reason})") from None
     wrong = [
         f"{result['name']} differs by {result['difference']:g} {result['unit']} (allowed {result['tolerance']:g})"
         if result["pixels_ok"]
-        else f"{result['name']} is preprocessed to other pixels"
+        else f"{result['name']} has different pixels after preprocessing"
         for result in facts["golden"]
         if not result["ok"]
     ]
     if wrong or not facts["golden_ok"]:
-        raise BundleError(f"{device}: the golden images don't come out there as packed: {'; '.join(wrong)}")
+        raise BundleError(
+            f"{device}: the golden images give other outputs than where the model was packed: {'; '.join(wrong)}"
+        )
     golden: list[dict[str, Any]] = facts["golden"]
     return golden
 
@@ -150,7 +152,7 @@ def _result(shell: Shell, status: dict[str, Any], golden: list[dict[str, Any]]) 
 
 
 class _Steps:
-    """Names the step that failed, and what still serves."""
+    """Adds the failed step and the active release to an error."""
 
     def __init__(self, shell: Shell, names: tuple[str, ...]) -> None:
         self._shell, self._names, self._done = shell, names, 0
@@ -164,9 +166,9 @@ class _Steps:
         except EdgeallError as error:
             step = f"step {self._done} of {len(self._names)}, {self._names[self._done - 1]}"
             if self._done == 1:
-                serves = "nothing was changed there"
+                serves = "nothing was changed on the device"
             elif self._done < len(self._names):
-                serves = f"{self.serving or 'nothing'} still serves there"
+                serves = f"{self.serving or 'nothing'} is still active there"
             else:  # the device may have switched before the connection was lost
-                serves = f"{self.serving or 'nothing'} or the new one serves there, whole"
+                serves = f"either {self.serving or 'nothing'} or the new release is active there"
             raise type(error)(f"{error.message} [{step}; {serves}]", hint=error.hint) from error

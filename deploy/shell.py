@@ -1,4 +1,4 @@
-"""A device as the rest of `edgeall.deploy` sees it: something that runs commands and takes files."""
+"""The interface of a device for the rest of `edgeall.deploy`: runs commands and receives files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Line = Callable[[str], None]
 
 
 class Reporter(Protocol):
-    """Progress: `edgeall.console.progress.Progress` is one."""
+    """The interface of `edgeall.console.progress.Progress`."""
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
 
     def task(self, title: str, total: int, start: int = 0) -> AbstractContextManager[Callable[[int, str], None]]:
-        """A bar; yields the function that moves it to so many done in all."""
+        """Show a progress bar; yields the function that sets the amount done."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has run on a device: its exit status and what it printed."""
+    """A completed command on a device: its exit status, stdout and stderr."""
 
     status: int
     out: str
@@ -35,9 +35,9 @@ class Finished:
 
     @property
     def reason(self) -> str:
-        """The last lines it printed to stderr, or to stdout: what went wrong, in its own words."""
+        """The last lines of stderr, or of stdout if stderr is empty: usually the error message."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return " / ".join(line.strip() for line in lines[-3:]) or f"status {self.status}, without a word"
+        return " / ".join(line.strip() for line in lines[-3:]) or f"status {self.status}, no output"
 
 
 class Shell(Protocol):
@@ -45,56 +45,56 @@ class Shell(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the device, as an error calls it."""
+        """Name of the device, for errors."""
 
     def run(self, command: str, stdin: Iterable[bytes] = (), on_stderr: Line | None = None) -> Finished:
-        """Run a shell command line to its end.
+        """Run a shell command line until it ends.
 
         Args:
             command: for the device's ``sh``.
-            stdin: what it reads, in pieces.
-            on_stderr: called with each line as it comes; the line is in the result too.
+            stdin: its input, in pieces.
+            on_stderr: called with each line of stderr as it arrives; the result also includes it.
 
         Raises:
-            DeviceError: the connection is lost. A command that fails raises nothing.
+            DeviceError: the connection is lost. A failing command does not raise.
         """
 
 
 def command_line(*words: object) -> str:
-    """The words as one shell command line, each quoted."""
+    """One shell command line of the words, each quoted."""
     return shlex.join(str(word) for word in words)
 
 
 def ask(shell: Shell, python: str, action: str, **arguments: Any) -> dict[str, Any]:
-    """Do one thing of `edgeall.deploy.on_device` on the device and return what it answers.
+    """Call a function of `edgeall.deploy.on_device` on the device, and return its result.
 
     Args:
         shell: the device.
-        python: its Python, a command.
-        action: a function's name there.
-        arguments: its arguments, as JSON.
+        python: Python executable on the device.
+        action: name of the function.
+        arguments: its arguments, sent as JSON.
 
     Raises:
-        DeviceError: there is no such Python, or the action failed; in the device's words.
+        DeviceError: no such Python, or the function failed; with the device's message.
     """
     program = files("edgeall.deploy").joinpath("on_device.py").read_bytes()
     done = shell.run(command_line(python, "-IS", "-", action, json.dumps(arguments)), stdin=[program])
     if done.status == 127 or (done.status == 126 and not done.out):
         raise DeviceError(
-            f"{shell.name}: no {python} there ({done.reason})",
+            f"{shell.name}: no {python} on the device ({done.reason})",
             hint="install Python 3.10 or later on the device, or name it with --python",
         )
     try:
-        answer: dict[str, Any] = json.loads(done.out)
+        result: dict[str, Any] = json.loads(done.out)
     except ValueError:
         raise DeviceError(f"{shell.name}: {python} failed ({done.reason})") from None
-    if "error" in answer:
-        raise DeviceError(f"{shell.name}: {answer['error']}")
-    return answer
+    if "error" in result:
+        raise DeviceError(f"{shell.name}: {result['error']}")
+    return result
 
 
 def checked(shell: Shell, words: Sequence[object], **options: Any) -> Finished:
-    """Run a command that has to succeed. Raises DeviceError with what it printed when it doesn't."""
+    """Run a command. Raises DeviceError with its output if it fails."""
     done = shell.run(command_line(*words), **options)
     if done.status:
         raise DeviceError(f"{shell.name}: {words[0]} failed ({done.reason})")

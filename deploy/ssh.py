@@ -1,4 +1,4 @@
-"""A device over ssh, through paramiko: host keys checked, logged in by key or agent, never by password."""
+"""A device over ssh, with paramiko: verifies host keys; logs in by key or agent, never by password."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .target import DeviceError, SshTarget
 
 CONNECT_S = 20
 SILENT_S = 30
-"""A device that has answered nothing for so long, keep-alives included, is gone: pulled plug, lost WiFi."""
+"""Seconds without any response, including keep-alives, after which the connection counts as lost."""
 PIECE_BYTES = 1 << 16
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
-# It logs tracebacks of a lost connection, which Python prints where nobody handles them; the error says it all.
+# Paramiko logs tracebacks of a lost connection; the error message is enough.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
@@ -38,7 +38,7 @@ class Ssh:
 
     @property
     def name(self) -> str:
-        """``user@host``, with the port where it is another than 22."""
+        """``user@host``, with the port if it is not 22."""
         return self._name
 
     def run(self, command: str, stdin: Iterable[bytes] = (), on_stderr: Line | None = None) -> Finished:
@@ -52,7 +52,7 @@ class Ssh:
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise self._lost(error) from error
         with channel:
-            # Both outputs are read while stdin is written: a full pipe would stop the command for ever.
+            # Reads both outputs while writing stdin: a full pipe would block the command.
             out, err = _Reader(channel.recv), _Reader(channel.recv_stderr, on_stderr)
             _feed(channel, stdin)
             out.join()
@@ -76,7 +76,7 @@ class _Reader(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Of the thread. A lost connection ends it as an end of the output does; the exit status tells them apart."""
+        """Read until the end of the output or a lost connection; the exit status distinguishes them."""
         rest = b""
         while piece := self._receive(PIECE_BYTES):
             self._pieces.append(piece)
@@ -87,7 +87,7 @@ class _Reader(threading.Thread):
 
     @property
     def text(self) -> str:
-        """What came, once joined."""
+        """The output; complete after `join`."""
         return b"".join(self._pieces).decode(errors="replace")
 
 
@@ -97,18 +97,18 @@ def _feed(channel: paramiko.Channel, stdin: Iterable[bytes]) -> None:
             channel.sendall(piece)
         channel.shutdown_write()
     except (OSError, EOFError):
-        pass  # the command has ended without reading all: its status and words tell why
+        pass  # the command ended without reading all: its status and output tell why
 
 
 @contextmanager
 def connect(target: SshTarget) -> Iterator[Ssh]:
-    """Log in; the connection is closed at the end.
+    """Log in; closes the connection at the end.
 
-    ``~/.ssh/config`` gives host name, user, port and key files. Keys come from the agent and from ``~/.ssh``.
+    Reads host name, user, port and key files from ``~/.ssh/config``. Keys come from the agent and from ``~/.ssh``.
 
     Raises:
-        DeviceError: the device doesn't answer; its host key is unknown or another one than before; no key of ours
-            is let in. The hint names the command that mends it.
+        DeviceError: the device does not respond; its host key is unknown or has changed; or it accepts no key. The hint
+            names the command that resolves it.
     """
     options = _config(target.host)
     host = str(options.get("hostname", target.host))
@@ -149,7 +149,7 @@ class _UnknownHost(paramiko.SSHException):
 
 
 class _Refuse(paramiko.MissingHostKeyPolicy):
-    """Nobody is trusted at first sight."""
+    """Refuses unknown host keys."""
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         raise _UnknownHost(key)
@@ -158,8 +158,8 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
 def _own_name() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError) as error:  # a user without an entry, in a container
-        raise DeviceError("the user to log in as isn't known", hint="write ssh://user@host") from error
+    except (KeyError, OSError) as error:  # no entry for the user, e.g. in a container
+        raise DeviceError("the user name for the login is unknown", hint="give ssh://user@host") from error
 
 
 def _config(host: str) -> dict[str, Any]:
@@ -186,25 +186,25 @@ def _explain(error: Exception, host: str, port: int, name: str, user: str) -> De
     if isinstance(error, _UnknownHost):
         return DeviceError(
             f"{name}: its host key, {_fingerprint(error.key)}, is not in ~/.ssh/known_hosts",
-            hint=f"compare it with the device's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), "
+            hint=f"compare it with the device's key (on it: ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), "
             f"then `ssh-keyscan -p {port} {host} >> ~/.ssh/known_hosts`",
         )
     if isinstance(error, paramiko.BadHostKeyException):
         return DeviceError(
             f"{name}: its host key is {_fingerprint(error.key)}, known_hosts says "
-            f"{_fingerprint(error.expected_key)}: another machine answers, or the device was set up again",
+            f"{_fingerprint(error.expected_key)}: another machine responds, or the device was reinstalled",
             hint=f"if it was: `ssh-keygen -R '{entry}'`, then `ssh-keyscan -p {port} {host} >> ~/.ssh/known_hosts`",
         )
     if isinstance(error, paramiko.PasswordRequiredException):
         return DeviceError(f"{name}: the key has a passphrase", hint="unlock it with `ssh-add` first")
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         return DeviceError(
-            f"{name}: no key is let in ({error})", hint=f"send yours there: `ssh-copy-id -p {port} {user}@{host}`"
+            f"{name}: no key is accepted ({error})", hint=f"copy your key: `ssh-copy-id -p {port} {user}@{host}`"
         )
     return DeviceError(f"{name}: ssh failed ({error or type(error).__name__})")
 
 
 def _fingerprint(key: paramiko.PKey) -> str:
-    """As OpenSSH prints it."""
+    """The fingerprint in OpenSSH's format."""
     digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
     return f"{key.get_name()} SHA256:{digest}"

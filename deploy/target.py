@@ -1,4 +1,4 @@
-"""Where a device is: ``ssh://pi@host:22``, ``adb:SERIAL``, or a name from `edgeall devices`."""
+"""Device targets: ``ssh://pi@host:22``, ``adb:SERIAL``, or a name from `edgeall devices`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ FORMS = "ssh://user@host, ssh://user@host:port, adb:SERIAL, or a name that `edge
 
 
 class DeviceError(EdgeallError):
-    """A device that can't be reached, refuses, or fails at what it is asked."""
+    """A device that cannot be reached, or on which a command fails."""
 
 
 @dataclass(frozen=True)
 class SshTarget:
-    """A machine that takes ssh.
+    """A device with an ssh server.
 
     Attributes:
         host: name or address.
-        user: None takes ``~/.ssh/config``'s, else this machine's user.
-        port: None takes ``~/.ssh/config``'s, else 22.
+        user: None takes the one in ``~/.ssh/config``, else the user on the host.
+        port: None takes the one in ``~/.ssh/config``, else 22.
     """
 
     host: str
@@ -36,7 +36,7 @@ class SshTarget:
 
 @dataclass(frozen=True)
 class AdbTarget:
-    """A phone, by the serial number that ``adb devices`` lists; ``host:port`` over the network."""
+    """A phone: its serial number in ``adb devices``, or ``host:port`` over the network."""
 
     serial: str
 
@@ -48,14 +48,14 @@ Target = SshTarget | AdbTarget
 
 
 def parse_target(text: str) -> Target | None:
-    """What a URL names; None for what is no URL.
+    """Parse a target; None if it is not a URL.
 
     Raises:
-        UsageError: a URL that names no device, or one with a password in it.
+        UsageError: an invalid URL, or a URL with a password.
     """
     if text.startswith("adb:"):
         if not re.fullmatch(r"adb:[\w.:\[\]-]+", text):
-            raise UsageError(f"{text}: no serial number", hint="adb:SERIAL, as `adb devices` lists them")
+            raise UsageError(f"{text}: not a serial number", hint="adb:SERIAL, with a serial number from `adb devices`")
         return AdbTarget(text[len("adb:") :])
     if "://" not in text:
         return None
@@ -65,12 +65,12 @@ def parse_target(text: str) -> Target | None:
     except ValueError as error:
         raise UsageError(f"{text}: {error}", hint=FORMS) from None
     if url.scheme != "ssh" or not host or url.path not in ("", "/") or url.query or url.fragment:
-        raise UsageError(f"{text}: no device", hint=FORMS)
+        raise UsageError(f"{text}: not a device target", hint=FORMS)
     if url.password is not None:
         raise UsageError(
-            f"ssh://{url.username}:...@{host}: a password in a URL ends up in the shell's history",
-            hint=f"edgeall logs in by key: ssh-copy-id {url.username}@{host}",
+            f"ssh://{url.username}:...@{host}: a password in a URL would be stored in the shell's history",
+            hint=f"edgeall logs in with a key: ssh-copy-id {url.username}@{host}",
         )
     if host.startswith("-") or (url.username or "").startswith("-"):
-        raise UsageError(f"{text}: no device", hint=FORMS)
+        raise UsageError(f"{text}: not a device target", hint=FORMS)
     return SshTarget(host, url.username, port)

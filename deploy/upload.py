@@ -1,4 +1,4 @@
-"""Copies files to a device: with progress, resumed where an earlier copy broke off, checked against their digest."""
+"""Copies files to a device: shows progress, resumes interrupted copies, verifies the digest."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from .target import DeviceError
 
 PIECE_BYTES = 64 * 1024
 SPARE_BYTES = 8_000_000
-"""Left free on the device beyond what is copied: a full disk stops more than us."""
+"""Space that stays free on the device after the copy: a full disk would affect other programs."""
 
 
 def upload(shell: Shell, python: str, file: Path, to: str, progress: Reporter) -> str:
     """Copy a file into ``~/.edgeall`` on the device.
 
-    A copy that breaks off leaves its part there, and the next call sends the rest. What arrives is compared with the
-    file's digest before it takes its place; a part that turns out to be wrong is thrown away and sent again whole.
+    An interrupted copy leaves its part on the device, and the next call sends the rest. The digest is verified before
+    the file is renamed to its path; a part with a wrong digest is removed, and the complete file is sent again.
 
     Args:
         shell: the device.
-        python: its Python.
-        file: here.
-        to: below ``~/.edgeall`` there.
+        python: Python executable on the device.
+        file: on the host.
+        to: path below ``~/.edgeall`` on the device.
         progress: shows the bytes.
 
     Returns:
-        The file's absolute path there.
+        The absolute path on the device.
 
     Raises:
-        DeviceError: the disk there is too full, the connection is lost, or what arrives is not what was sent.
+        DeviceError: the device's disk is too full, the connection is lost, or the digests differ.
     """
     digest, size = sha256(file), file.stat().st_size
     for _ in range(2):
         state = ask(shell, python, "receive", path=to, size=size, digest=digest)
         have = state["have_bytes"]
-        if "free_bytes" not in state:  # it is there, whole
+        if "free_bytes" not in state:  # the device has the complete file
             return str(state["path"])
         if size - have + SPARE_BYTES > state["free_bytes"]:
             raise _full(shell, file, size - have, state["free_bytes"])
@@ -49,17 +49,17 @@ def upload(shell: Shell, python: str, file: Path, to: str, progress: Reporter) -
             if "space" in done.reason or "quota" in done.reason.lower():
                 raise _full(shell, file, size, left)
             raise DeviceError(f"{shell.name}: {file.name} can't be copied ({done.reason})")
-        answer = ask(shell, python, "received", path=to, digest=digest)
-        if answer["ok"]:
-            return str(answer["path"])
+        received = ask(shell, python, "received", path=to, digest=digest)
+        if received["ok"]:
+            return str(received["path"])
     raise DeviceError(
-        f"{shell.name}: {file.name} arrives with another digest than it was sent with",
-        hint="was the file changed meanwhile? else check the device's disk or SD card",
+        f"{shell.name}: the digest of {file.name} differs after the copy",
+        hint="if the file did not change meanwhile, check the device's disk or SD card",
     )
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file."""
+    """Hex SHA-256 of a file."""
     with file.open("rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):
@@ -77,7 +77,7 @@ def _pieces(file: Path, start: int, advance: Callable[[int, str], None]) -> Iter
 
 def _full(shell: Shell, file: Path, needed_bytes: int, free_bytes: int) -> DeviceError:
     return DeviceError(
-        f"{shell.name}: the disk is too full for {file.name}: {needed_bytes / 1e6:.1f} MB and "
-        f"{SPARE_BYTES / 1e6:.0f} MB to spare are needed, {free_bytes / 1e6:.1f} MB are free",
-        hint="make room on the device, then give the same command again",
+        f"{shell.name}: the disk is too full for {file.name}: {needed_bytes / 1e6:.1f} MB and a "
+        f"reserve of {SPARE_BYTES / 1e6:.0f} MB are needed, {free_bytes / 1e6:.1f} MB are free",
+        hint="free some space on the device, then run the same command again",
     )

@@ -77,7 +77,7 @@ class Classifier:
         name = model.name
         shape = (1, spec.height, spec.width, 3)
         if model.input.shape != shape:
-            raise BundleError(f"{name}: the model's input is {model.input.shape}, the manifest says {shape}")
+            raise BundleError(f"{name}: the model's input is {model.input.shape}, the input contract says {shape}")
         outputs = int(np.prod(model.output.shape))
         if max(model.output.shape, default=1) != outputs:
             raise BundleError(

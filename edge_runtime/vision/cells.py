@@ -1,7 +1,7 @@
 """Finds the nucleated cells of a field: colour deconvolution, threshold, watershed, in numpy and Pillow.
 
-Nuclei bind the blue dye of a Romanowsky stain, red cells its eosin. Which steps, which figures and why no library for
-them: docs/decisions/0011-cells.md.
+Nuclei bind the blue dye of a Romanowsky stain, red cells bind eosin. Steps, figures, and the reason for not using a
+library: docs/decisions/0011-cells.md.
 """
 
 from __future__ import annotations
@@ -18,44 +18,43 @@ from ..preprocess import InputSpec, preprocess
 from .regions import Mask, close, fill_holes, label, split
 
 RED_CELL = 0.163
-"""A red cell's diameter as a fraction of the field's longer side where nobody says otherwise: 100x, oil immersion."""
+"""Default diameter of a red cell as a fraction of the field's longer side: 100x, oil immersion."""
 WORK_PIXELS = 320
-"""The longer side of what is searched; a red cell then measures 52 pixels, a nucleus 40 to 90."""
+"""Longer side of the image for the search, pixels. A red cell then measures 52 pixels, a nucleus 40 to 90."""
 
 # Optical densities of methylene blue and eosin in red, green and blue light. Source: ImageJ, Colour Deconvolution.
 _DYES = np.array([[0.834750233, 0.513556283, 0.196330403], [0.092789, 0.954111, 0.283111]])
 _BACKGROUND_PERCENTILE = 90
 _STEPS = 64
-"""Of one unit of optical density, where a histogram is made of it."""
+"""Histogram bins per unit of optical density."""
 
 LEAST_BLUE = 0.27
-"""Density of methylene blue below which nothing is a nucleus: red cells reach 0.2."""
+"""Minimum density of methylene blue in a nucleus. Red cells reach 0.2."""
 NUCLEUS_RED = 0.82
-"""Least optical density of a nucleus in red light, as a share of its mean over the colours: nuclei reach 0.97 in the
-first half of BCCD. Red cells that lie on one another are as dark, but let red light pass: 0.67 on simulated slides."""
+"""Minimum optical density of a nucleus in red light, divided by its mean over the colours: nuclei reach 0.97 in the
+first half of BCCD. Overlapping red cells are as dark, but transmit red light: 0.67 on simulated slides."""
 TOWARDS_NUCLEI = 0.42
-"""Where between the mean densities of red cells and of nuclei the one ends and the other begins."""
+"""Position of the threshold between the mean densities of red cells (0) and nuclei (1)."""
 TEXTURE = 0.03
-"""Gaps in one piece of chromatin are narrower than twice this; here and below, in red cells' diameters."""
+"""Half the maximum gap inside one piece of chromatin. Lengths here and below are in red cell diameters."""
 GAP = 0.07
-
-"""Lobes of one nucleus are no farther apart than twice this."""
+"""Half the maximum distance between lobes of one nucleus."""
 LEAST_AREA = 0.3
-"""The least nucleus, in red cells' areas; platelets are smaller."""
+"""Minimum area of a nucleus, in red cell areas; platelets are smaller."""
 HOLE = 0.13
-"""The largest gap that a folded nucleus encloses, in squares of red cells' diameters."""
+"""Maximum area of a hole in a folded nucleus, in squared red cell diameters."""
 CUT = 0.8
-"""The share of it that the border leaves of one at least."""
+"""Factor on `LEAST_AREA` for a nucleus that the border cuts."""
 NECK = 0.75
-"""Two nuclei touch where the neck is narrower than this fraction of the smaller one's width."""
+"""Two nuclei are separated if the neck is narrower than this fraction of the smaller one's width."""
 LOBE = 0.3
-"""Lobes are smaller, in squares of red cells' diameters."""
+"""Maximum area of a lobe, in squared red cell diameters."""
 SPECK = 0.02
-"""What is smaller is no part of a nucleus either."""
+"""Minimum area of any part of a nucleus, in squared red cell diameters."""
 LEAST_RADIUS = 0.33
-"""The inscribed radius of the least nucleus that is cut off another."""
+"""Minimum inscribed radius of a nucleus that is separated from another one."""
 MARGIN = 0.17
-"""How far a cell goes beyond its nucleus."""
+"""Margin of a cell's box around its nucleus."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the field; right and bottom exclusive."""
@@ -66,10 +65,10 @@ class Cell:
     """One nucleated cell, in pixels of the field.
 
     Attributes:
-        box: of the nucleus and a margin around it.
+        box: of the nucleus with a margin.
         centre: x, y of the nucleus's centre of mass.
         area_px: of the nucleus.
-        touches_border: the field cuts it off: it is no whole cell, and not to be judged.
+        touches_border: whether the border of the field cuts the cell. Such a cell is not classified.
     """
 
     box: Box
@@ -83,10 +82,10 @@ def find_cells(pixels: NDArray[np.uint8], red_cell_px: float | None = None) -> l
 
     Args:
         pixels: uint8, RGB, ``(height, width, 3)``; a smear in brightfield, with some empty background.
-        red_cell_px: diameter of a red cell, which is the scale of everything; None takes `RED_CELL` of the longer side.
+        red_cell_px: diameter of a red cell, the unit of all lengths; None takes `RED_CELL` of the longer side.
 
     Returns:
-        From top to bottom, those that the border cuts included.
+        Cells from top to bottom, including those that the border cuts.
     """
     image = Image.fromarray(pixels)
     longer = max(image.size)
@@ -108,7 +107,7 @@ def find_cells(pixels: NDArray[np.uint8], red_cell_px: float | None = None) -> l
 
 
 def crop(field: Image.Image, box: Box, spec: InputSpec) -> NDArray[np.uint8]:
-    """Cut a cell out as the model of ``spec`` wants it.
+    """Crop a cell to a model's input.
 
     Returns:
         uint8, RGB, ``(spec.height, spec.width, 3)``.
@@ -117,9 +116,9 @@ def crop(field: Image.Image, box: Box, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def cut_out(field: Image.Image, box: Box, aspect: float = 1.0) -> Image.Image:
-    """The window around a cell's box that a model of cells sees, ``aspect`` times as wide as it is high.
+    """The crop around a cell's box for a model of cells, with aspect ratio ``aspect`` (width over height).
 
-    It is moved, not filled up, where it would leave the field, and shrunk only where the field is smaller.
+    It is shifted to stay inside the field, not padded; it shrinks only if the field is smaller.
     """
     left, top, right, bottom = box
     height = max(bottom - top, (right - left) / aspect)
@@ -130,9 +129,9 @@ def cut_out(field: Image.Image, box: Box, aspect: float = 1.0) -> Image.Image:
 
 
 def methylene_blue(pixels: NDArray[np.uint8], background: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The blue dye's optical density, float32 ``(height, width)``.
+    """Optical density of the blue dye, float32 ``(height, width)``.
 
-    It is relative to the field's own ``background``, ``(3,)``, and so neither the lamp nor the white balance matters.
+    Relative to the field's ``background``, ``(3,)``, and so independent of the lamp and the white balance.
     """
     base = np.vstack([_DYES, np.cross(*_DYES)])
     weights = np.linalg.inv(base / np.linalg.norm(base, axis=1, keepdims=True))[:, 0]
@@ -146,20 +145,20 @@ def methylene_blue(pixels: NDArray[np.uint8], background: NDArray[np.float64]) -
 
 
 def _absorbs_red(pixels: NDArray[np.uint8], background: NDArray[np.float64]) -> bool:
-    """Whether what these ``(count, 3)`` pixels show takes red light as a nucleus does."""
+    """Whether these ``(count, 3)`` pixels absorb red light as a nucleus does."""
     density = np.log(background) - np.log(np.maximum(pixels, 1)).mean(axis=0)
     return bool(density[0] >= NUCLEUS_RED * density.mean())
 
 
 def _part(field: NDArray[np.uint8], corner: tuple[int, int], mask: Mask) -> NDArray[np.uint8]:
-    """The pixels of a mask that lies at ``corner`` (left, top), ``(count, 3)``."""
+    """The pixels under a mask at ``corner`` (left, top), ``(count, 3)``."""
     left, top = corner
     part: NDArray[np.uint8] = field[top : top + mask.shape[0], left : left + mask.shape[1]][mask]
     return part
 
 
 def _threshold(blue: NDArray[np.float32]) -> float | None:
-    """Between nuclei and what is paler, `LEAST_BLUE` at least; None without any nucleus."""
+    """The threshold between nuclei and paler pixels, at least `LEAST_BLUE`; None if there is no nucleus."""
     if blue.max() < LEAST_BLUE:
         return None
     bins = np.clip(blue * _STEPS, 0, 2 * _STEPS - 1).astype(np.int64)
@@ -168,7 +167,7 @@ def _threshold(blue: NDArray[np.float32]) -> float | None:
 
 
 def upper_two_of_three(counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Means, in bins, of the upper two of the three classes that differ most. Source: Otsu 1979; Liao et al. 2001."""
+    """Means, in bins, of the upper two of three Otsu classes. Source: Otsu 1979; Liao et al. 2001."""
     numbers = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
     sums = np.concatenate([[0], np.cumsum(counts * np.arange(len(counts)))]).astype(np.float64)
     number, total = numbers[None, :] - numbers[:, None], sums[None, :] - sums[:, None]  # of the bins from i to before j
@@ -181,10 +180,10 @@ def upper_two_of_three(counts: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def _nuclei(dark: Mask, unit: float) -> list[tuple[tuple[int, int], Mask]]:
-    """The left and top end and the mask of each nucleus in a mask of what is dark enough to be one.
+    """The corner (left, top) and the mask of each nucleus in a mask of dark pixels.
 
-    Regions are cut where they are narrow. Of what lies together, the pieces as large as a nucleus are one each, and
-    take the smaller ones nearest to them as their lobes; where none is that large, all are the lobes of one.
+    Splits regions at their necks. In each group of neighbouring pieces, every piece of nuclear size is one nucleus, and
+    takes the smaller pieces nearest to it as lobes; without such a piece, the group is one nucleus.
     """
     whole = fill_holes(close(dark, round(TEXTURE * unit)), HOLE * unit * unit)
     pieces = _pieces(whole, unit)
@@ -217,7 +216,7 @@ class _Piece:
         return len(self.rows)
 
     def distance(self, other: _Piece) -> float:
-        """Between the rims, if both were discs."""
+        """From the centre of this piece to the rim of the other, as if that were a disc."""
         between = math.hypot(self.rows.mean() - other.rows.mean(), self.columns.mean() - other.columns.mean())
         return between - math.sqrt(other.area / math.pi)
 
@@ -247,7 +246,7 @@ def _joined(parts: list[_Piece]) -> tuple[tuple[int, int], Mask]:
 def _cell(
     corner: tuple[int, int], mask: Mask, searched: Sequence[int], unit: float, shrink: int, size: tuple[int, int]
 ) -> Cell | None:
-    """The cell of a nucleus in an image of ``size``; None for what is too small to be one."""
+    """The cell of a nucleus in an image of ``size``; None if it is too small."""
     high, wide = mask.shape
     left, top = corner
     right, bottom = left + wide, top + high

@@ -1,4 +1,4 @@
-"""``edgeall cells``: image files in; a table, crops and images with the cells drawn over them out."""
+"""`edgeall cells`: finds the cells in image files; writes a table, crops and overlays."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .cells import Cell, crop, cut_out, find_cells
 
 COLUMNS = ("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop")
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)
-"""Colours of boxes: of whole cells, and of those that the border cuts."""
-_ROOM = "-9999.png"
-"""What is added to a name at most."""
+"""Box colours of whole cells and of cells that the border cuts."""
+_LONGEST_ENDING = "-9999.png"
+"""The longest ending that is added to a name."""
 
 
 def cells_of_files(
@@ -36,19 +36,19 @@ def cells_of_files(
     """Find the cells of each image and write ``cells.csv``, ``crops/`` and ``overlays/`` into a new folder.
 
     Args:
-        paths: files and folders; an image that can't be read, or whose cells can't be written, gives an error and the
-            rest goes on.
+        paths: files and folders. An image that cannot be read, or whose cells cannot be written, gives an error; the
+            others are still processed.
         out: a new or empty folder.
-        spec: what crops must be: a model's input. None cuts squares out as they are.
+        spec: a model's input, which the crops are resized to. None writes square crops at the original scale.
         red_cell_px: see `find_cells`.
         skipped: see `edgeall.edge_runtime.images.find_images`.
 
     Returns:
-        For each image its path and its cells, or an error; the numbers of cells and of whole ones.
+        For each image its path and its cells, or an error; the number of cells and of whole cells.
 
     Raises:
-        DataError: a path doesn't exist.
-        UsageError: the folder holds something already, or another process writes it.
+        DataError: a path does not exist.
+        UsageError: the folder is not empty, or another process writes to it.
         OSError: the disk is full.
     """
     with output_lock(out, "cells"):
@@ -62,10 +62,10 @@ def _cells_of_files(
     red_cell_px: float | None,
     skipped: Callable[[Path, str], None] | None,
 ) -> dict[str, Any]:
-    own = out.resolve()  # may lie in a folder that is looked through
+    own = out.resolve()  # may be inside a searched folder
     images = (path for path in expand(paths, skipped) if own not in Path(path).resolve().parents)
     if out.exists() and (not out.is_dir() or not is_empty(out)):
-        raise UsageError(f"{out}: holds something already", hint="choose a new folder")
+        raise UsageError(f"{out}: is not an empty folder", hint="choose a new folder")
     out.mkdir(parents=True, exist_ok=True)
     mark_output(out)
     for folder in ("crops", "overlays"):
@@ -81,8 +81,8 @@ def _cells_of_files(
                 results.append({"image": path, "error": error.message})
                 continue
             found = find_cells(np.asarray(image), red_cell_px)
-            # Several folders may hold images of one name; and a name may be so long that nothing can be added to it.
-            name = file_name(f"{number:04d}-", Path(path).stem, _ROOM)[: -len(_ROOM)]
+            # Images in different folders may have the same name; and a name may be too long for an ending.
+            name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
             try:
                 rows = _write_crops(image, found, out, name, spec)
                 overlay(image, found).save(out / "overlays" / f"{name}.png")
@@ -112,7 +112,7 @@ def overlay(image: Image.Image, found: Sequence[Cell]) -> Image.Image:
 
 
 def cells_text(result: Mapping[str, Any]) -> str:
-    """A line for each image."""
+    """One line per image."""
     rows: list[tuple[object, ...]] = []
     for image in result["images"]:
         if "error" in image:

@@ -1,4 +1,4 @@
-"""One picture that a camera took, or a file, on its way through the quality gate and the model."""
+"""A frame: one picture from a camera, a video or a file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Frame:
     """One picture.
 
     Attributes:
-        pixels: uint8 (height, width, 3), RGB. Shared between threads: nobody writes to it.
-        taken: UTC; of a file, when it was written.
+        pixels: uint8 ``(height, width, 3)``, RGB. Shared between threads: do not write to it.
+        taken: time in UTC; for a file, its modification time.
         number: counts from 0 since the camera was opened.
-        source: the name of the file that it is, of a video with the frame's number; such a frame waits until it is
-            looked at. Empty for a camera's, where the newest wins.
-        digest: SHA-256 of the file, of a video's frame of its pixels, hex; empty for a camera's.
-        waits: it is of a replay, which waits for a slide to be begun.
-        clock_s: seconds on a clock that is never set, of frames that follow each other; None where they don't.
+        source: name of the file, for a video with the frame's number; such a frame is never skipped. Empty for a
+            camera, where a new frame replaces an old one.
+        digest: hex SHA-256 of the file, for a video of the frame's pixels; empty for a camera.
+        waits: whether it belongs to a replay that waits for the start of a slide.
+        clock_s: seconds on a monotonic clock, for consecutive frames; None otherwise.
     """
 
     pixels: NDArray[np.uint8]

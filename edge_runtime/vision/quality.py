@@ -1,8 +1,8 @@
-"""Is a frame worth judging? Cheap enough to be asked of every one.
+"""The quality gate: decides whether a frame is good enough to classify. Fast enough for every frame.
 
-What the gate measures needs no training: how sharp edges are beside their own contrast, how much of the field is
-covered, how far it moved since the frame before, and whether its colours are those of a stained smear. The limits are
-fitted to images that a model was trained on (`fit`) and travel in its manifest.
+It needs no training. It measures sharpness relative to contrast, the covered share of the field, motion since the last
+frame, and whether the colours are those of a stained smear. `fit` derives the limits from training images; the model's
+manifest holds them.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Floats = NDArray[np.float32]
 _T = TypeVar("_T", bound=np.generic)
 
 REASONS = ("dark", "bright", "not a smear", "empty", "thick", "blurred", "moving")
-"""Why a frame may not be worth judging; the first that hold hide those that they make meaningless."""
+"""Reasons to reject a frame. The first ones suppress later ones that they make meaningless."""
 _WIDTH = 320
-"""Frames are looked at in about this width, each pixel the mean of a block: noise is down by the block's side."""
+"""Frames are reduced to about this width, by block means, which also reduce the noise."""
 _COARSE = 4
-"""Movement is looked for in blocks of so many of those."""
+"""Further reduction for the motion measurement."""
 _SHADE = 0.82
-"""What is darker than this part of the background is covered; the corners of a lit field are brighter."""
+"""Pixels darker than this fraction of the background are covered. The corners of a lit field are brighter."""
 _DIMMING = 0.9
-"""How far a slide's lamp may fall before a field without any background is taken for one."""
+"""Minimum brightness of a field as a fraction of the known lamp; below it the field has no background."""
 _LAMP_S = 120.0
-"""In so long what is known of the lamp comes two thirds nearer to what is seen: one that is turned down by a quarter is
-believed after twenty seconds, a field full of cells held for a darker lamp after two minutes of nothing else."""
+"""Time constant of the lamp estimate. A lamp that is dimmed by a quarter is accepted after twenty seconds; a field full
+of cells is mistaken for a dimmer lamp after two minutes without any other field."""
 _STILL_S = 0.7
-"""Two frames further apart than this say nothing about movement: stills from a folder."""
+"""Maximum time between two frames for a motion measurement."""
 _TOP = 3
-"""The slide's best focus is the third best seen: one odd frame doesn't set it."""
+"""The best focus of a slide is its third best frame, so that one outlier does not set it."""
 _MEDIAN_OF_SQUARE = 0.4549
-"""Of a normal variable of unit variance."""
+"""Median of the square of a standard normal variable."""
 _GREY, _LEAST_GREEN = 0.05, 0.30
-"""Shares of the optical density: as near to a third each as this is grey; stains have at least so much in green."""
+"""Shares of the optical density: grey is within the first of 1/3 per channel; stains have at least the second for green."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Thresholds:
     """The gate's limits.
 
     Attributes:
-        focus_min: least focus, relative to the slide's best.
-        sharpness_floor: no slide's best is taken for less, or a slide that begins out of focus would pass; see
-            `Quality.sharpness`.
-        background_min: grey level of the empty part of a field; darker is dark.
-        clipped_max: share of the field that is at the sensor's end; more is bright.
-        covered_min: share of the field that something covers; less is empty.
-        covered_max: more is thick.
-        motion_max_px: movement since the frame before, in pixels of a field 320 wide.
-        odd_max: share of what covers the field that has no stain's colour; more is not a smear.
+        focus_min: minimum focus, relative to the best of the slide.
+        sharpness_floor: minimum of the slide's best `Quality.sharpness`; otherwise a slide that starts out of focus
+            would pass.
+        background_min: minimum grey level of the background; below it the frame is dark.
+        clipped_max: maximum saturated share of the field; above it the frame is bright.
+        covered_min: minimum covered share of the field; below it the field is empty.
+        covered_max: maximum covered share of the field; above it the field is thick.
+        motion_max_px: maximum motion since the last frame, in pixels of a field 320 wide.
+        odd_max: maximum share of the covered area without the colours of a stain; above it, not a smear.
     """
 
     focus_min: float = 0.6
@@ -75,18 +75,18 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Quality:
-    """What the gate says of a frame.
+    """The gate's result for a frame.
 
     Attributes:
-        ok: worth judging.
+        ok: good enough to classify.
         reasons: why not: some of `REASONS`.
-        focus: 0..1 of the slide's best so far; 0 where there is nothing to focus on.
-        sharpness: how much of the contrast lies between neighbouring pixels of a field 320 wide.
-        brightness: grey level of the field's brightest part, 0..255.
-        clipped: share of the field at the sensor's end.
+        focus: 0..1, relative to the slide's best so far; 0 for an empty field.
+        sharpness: contrast between neighbouring pixels relative to the whole contrast, in a field 320 wide.
+        brightness: grey level of the brightest part of the field, 0..255.
+        clipped: saturated share of the field.
         covered: share of the field that is not background.
-        motion_px: since the frame before; None where that is unknown.
-        odd: share of what covers the field that has no stain's colour.
+        motion_px: since the last frame; None if unknown.
+        odd: share of the covered area without the colours of a stain.
     """
 
     ok: bool
@@ -101,11 +101,11 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class _Looks:
-    """What one frame by itself shows; `Gate` compares it with the slide's others.
+class _Measurements:
+    """The measurements of one frame; `Gate` compares them with the other frames of the slide.
 
     Attributes:
-        green: float32 (height, width), about `_WIDTH` wide: the channel that both dyes absorb.
+        green: float32 ``(height, width)``, about `_WIDTH` wide: the channel that both dyes absorb.
         sharpness, brightness, clipped, odd: see `Quality`.
     """
 
@@ -121,7 +121,7 @@ class _Looks:
 
 
 class Gate:
-    """Judges a slide's frames in the order they were taken. One thread at a time.
+    """Rates the frames of a slide in order. Not thread-safe.
 
     Args:
         thresholds: the limits.
@@ -138,15 +138,15 @@ class Gate:
         self._before: tuple[Floats, float] | None = None
 
     def judge(self, frame: Frame) -> Quality:
-        """What there is to say of the frame; also raises the slide's best focus."""
-        limits, looks = self.thresholds, _look(frame.pixels)
-        # One file after the other need not show the same place.
-        # A clock that is set meanwhile must not hide a motion. Files that stand alone have their own time alone.
+        """Rate a frame, and update the slide's best focus and lamp."""
+        limits, looks = self.thresholds, _measure(frame.pixels)
+        # A monotonic clock if there is one: setting the system clock must not hide a motion. Separate files have none,
+        # and need not show the same place.
         at_s = frame.taken.timestamp() if frame.clock_s is None else frame.clock_s
         motion = None if frame.source and frame.clock_s is None else self._motion_px(looks.green, at_s)
-        if looks.clipped <= limits.clipped_max:  # what is too bright is going to be turned down
+        if looks.clipped <= limits.clipped_max:  # a lamp that is too bright will be dimmed
             self._lamp = self._lamp_now(looks.brightness, at_s)
-        # Where cells lie on one another there is no background; the slide's other fields have shown it.
+        # A crowded field has no background; other fields of the slide have shown it.
         covered = looks.covered(max(looks.brightness, _DIMMING * self._lamp))
 
         reasons = []
@@ -184,7 +184,7 @@ class Gate:
         )
 
     def _lamp_now(self, brightness: float, taken_s: float) -> float:
-        """The background's grey level on this slide; a frame counts for a second at most, however old the last is."""
+        """The background's grey level on this slide. Each frame counts for at most one second."""
         passed_s, self._lamp_at_s = min(max(taken_s - self._lamp_at_s, 0.0), 1.0), taken_s
         fallen = brightness + (self._lamp - brightness) * math.exp(-passed_s / _LAMP_S)
         return max(brightness, fallen)
@@ -201,16 +201,16 @@ class Gate:
 
 
 def thresholds_of(manifest: Manifest | None) -> Thresholds:
-    """Those that travel with a model; the defaults where none do.
+    """The thresholds in a model's manifest; the defaults if it has none.
 
     Raises:
-        BundleError: a limit that is no number.
+        BundleError: a limit is not a number.
     """
     return from_values(manifest.quality if manifest else {})
 
 
 def from_values(values: Mapping[str, Any]) -> Thresholds:
-    """A manifest's ``quality`` object; names that this version doesn't know are left aside. Raises BundleError."""
+    """Read a manifest's ``quality`` object. Ignores unknown names. Raises BundleError."""
     known = {field.name for field in dataclasses.fields(Thresholds)}
     for name in known & set(values):
         if isinstance(values[name], bool) or not isinstance(values[name], (int, float)):
@@ -226,17 +226,17 @@ def to_values(thresholds: Thresholds) -> dict[str, float]:
 
 
 def fit(images: Iterable[NDArray[np.uint8]]) -> Thresholds:
-    """Limits that nearly all of a model's own images keep, and never stricter than the defaults.
+    """Thresholds that nearly all of a model's training images pass, never stricter than the defaults.
 
-    What no single image shows, how far focus may fall and how much a field may move, stays as it is by default.
+    Focus and motion keep their defaults: single images do not show them.
 
     Args:
-        images: uint8 (height, width, 3) of good fields, a few hundred.
+        images: uint8 ``(height, width, 3)`` of good fields, a few hundred.
 
     Raises:
         ValueError: no image.
     """
-    looks = [_look(image) for image in images]
+    looks = [_measure(image) for image in images]
     if not looks:
         raise ValueError("no image to fit the gate to")
     own = Thresholds()
@@ -256,13 +256,13 @@ def fit(images: Iterable[NDArray[np.uint8]]) -> Thresholds:
     )
 
 
-def _look(pixels: NDArray[np.uint8]) -> _Looks:
+def _measure(pixels: NDArray[np.uint8]) -> _Measurements:
     image = Image.fromarray(pixels)
     shrink = max(round(image.width / _WIDTH), 1)
     small = np.asarray(image.reduce(shrink) if shrink > 1 else image)
     green = small[..., 1].astype(np.float32)
     white = np.percentile(small[::2, ::2].reshape(-1, 3), 95, axis=0)
-    return _Looks(
+    return _Measurements(
         green=green,
         sharpness=_sharpness(green, float(white[1])),
         brightness=float(white[1]),
@@ -272,9 +272,9 @@ def _look(pixels: NDArray[np.uint8]) -> _Looks:
 
 
 def _sharpness(green: Floats, background: float) -> float:
-    """How much of the contrast lies between neighbours: the root of the Laplacian's variance over the field's own.
+    """Square root of the Laplacian's variance over the variance of the field.
 
-    The noise is measured in the background, where there is nothing else, and taken off.
+    The noise is measured in the background and subtracted.
     """
     middle = green[1:-1, 1:-1]
     laplacian = 4 * middle - green[:-2, 1:-1] - green[2:, 1:-1] - green[1:-1, :-2] - green[1:-1, 2:]
@@ -285,9 +285,9 @@ def _sharpness(green: Floats, background: float) -> float:
 
 
 def _odd(small: NDArray[np.uint8], white: NDArray[np.float64]) -> float:
-    """Share of what covers the field that is grey, or absorbs too little green: no stain of blood does either.
+    """Share of the covered area that is grey or absorbs too little green, which no blood stain does.
 
-    By each channel's share of the optical density, so that neither the lamp's colour nor the stain's strength matters.
+    Uses each channel's share of the optical density, which is independent of the lamp's colour and the stain strength.
     """
     covering = small[small[..., 1] < _SHADE * white[1]].astype(np.float32)
     if len(covering) < 0.01 * small[..., 1].size:
@@ -301,7 +301,7 @@ def _odd(small: NDArray[np.uint8], white: NDArray[np.float64]) -> float:
 
 
 def _least(red: NDArray[_T], green: NDArray[_T], blue: NDArray[_T]) -> NDArray[_T]:
-    """The same as ``min(axis=2)``, in a fifth of the time."""
+    """Minimum over the channels; five times as fast as ``min(axis=2)``."""
     least: NDArray[_T] = np.minimum(np.minimum(red, green), blue)
     return least
 

@@ -1,6 +1,6 @@
-"""Connected regions, distances and watershed of small masks, in numpy alone: a device has neither SciPy nor OpenCV.
+"""Connected regions, distances and watershed of small masks in numpy: a device has neither SciPy nor OpenCV.
 
-Masks are bool, ``(height, width)``. How this compares with the libraries: docs/decisions/0011-cells.md.
+Masks are bool, ``(height, width)``. Comparison with the libraries: docs/decisions/0011-cells.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Labels = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Regions:
-    """The connected regions of a mask, diagonal neighbours included, in the order of their first pixels.
+    """The 8-connected regions of a mask, in the order of their first pixels.
 
     Attributes:
         labels: int32, ``(height, width)``: 0 outside, n + 1 in region n.
@@ -31,19 +31,20 @@ class Regions:
 
 
 LARGE = 3000
-"""Pixels of a region above which it is cut at half the resolution: the flooding is in Python."""
+"""Area in pixels above which a region is split at half the resolution: the flooding is in Python."""
 ROUND = 1.25
-"""A region is one where its area is below this many times that of the largest disc in it."""
+"""A region is not split if its area is below this multiple of its largest inscribed disc."""
 
 
 def label(mask: Mask) -> Regions:
-    """Find the regions of a mask: its rows as runs, and runs that touch joined."""
+    """Find the regions of a mask: encodes rows as runs and joins touching runs."""
     height, width = mask.shape
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]  # exclusive
     wide = width + 2
-    # Of the row above: the runs from the first one that ends at or behind our start, to the last that begins before.
+    # Runs of the row above that touch this run: from the first that ends at or after its start, to the last that starts
+    # before or at its end.
     first = np.searchsorted(rows * wide + ends, (rows - 1) * wide + starts)
     behind = np.searchsorted(rows * wide + starts, (rows - 1) * wide + ends, side="right")
     parent = list(range(len(rows)))
@@ -68,14 +69,14 @@ def label(mask: Mask) -> Regions:
     np.maximum.at(boxes[:, 3], region, rows + 1)
     lengths = ends - starts
     labels = np.zeros(mask.shape, np.int32)
-    labels[mask] = np.repeat(region + 1, lengths)  # both go row by row, from left to right
+    labels[mask] = np.repeat(region + 1, lengths)  # both are in row-major order
     return Regions(labels, np.bincount(region, lengths, count).astype(np.int64), boxes)
 
 
 def squared_distances(mask: Mask, limit: int) -> NDArray[np.int32]:
-    """The squared Euclidean distance of each pixel to the nearest one outside the mask, int32; 0 outside.
+    """Squared Euclidean distance of each pixel to the nearest pixel outside the mask, int32; 0 outside.
 
-    Beyond the image nothing counts as outside. Exact up to ``limit`` pixels; what is farther has some value above.
+    The area beyond the image does not count as outside. Exact up to ``limit`` pixels; above ``limit`` beyond that.
     """
     width = mask.shape[1]
     far = limit + 1
@@ -95,7 +96,7 @@ def close(mask: Mask, radius: int) -> Mask:
     """Fill gaps narrower than twice ``radius`` pixels: dilation and then erosion by a disc."""
     if radius < 1:
         return mask
-    # Room around it, or the erosion would not reach what the dilation added at the border.
+    # Padding, so that the erosion reaches what the dilation added at the border.
     roomy = np.pad(mask, radius)
     grown = squared_distances(~roomy, radius) <= radius * radius
     shrunk: Mask = squared_distances(grown, radius) > radius * radius
@@ -103,7 +104,7 @@ def close(mask: Mask, radius: int) -> Mask:
 
 
 def fill_holes(mask: Mask, largest: float) -> Mask:
-    """Add the regions outside the mask that it encloses, up to an area of ``largest`` pixels."""
+    """Fill holes of the mask with an area of up to ``largest`` pixels."""
     height, width = mask.shape
     outside = label(~mask)
     left, top, right, bottom = outside.boxes.T
@@ -113,15 +114,15 @@ def fill_holes(mask: Mask, largest: float) -> Mask:
 
 
 def split(mask: Mask, neck: float, least: float) -> Labels:
-    """Cut one region where it is narrow: a watershed of the distance to its outside.
+    """Split one region at its necks: a watershed of the distance transform.
 
-    Pixels are flooded from the innermost outwards. Where two floods meet, they stay apart if the neck there is narrow
-    beside both of their widest places, and become one if it is not.
+    Floods from the innermost pixels outwards. Two basins that meet stay separate if the neck is narrow compared with
+    both inscribed radii; otherwise they are merged.
 
     Args:
         mask: one region.
-        neck: floods stay apart below this fraction of the smaller one's inscribed radius.
-        least: a flood whose inscribed radius, pixels, is below this is never a part of its own.
+        neck: basins stay separate if the neck is below this fraction of the smaller inscribed radius.
+        least: minimum inscribed radius of a separate part, pixels.
 
     Returns:
         int32 labels from 1 without gaps, 0 outside the mask.
@@ -131,7 +132,7 @@ def split(mask: Mask, neck: float, least: float) -> Labels:
     if area > LARGE:
         coarse = split(mask[::2, ::2], neck, least / 2)
         return _spread(coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width], mask)
-    # The border counts as outside: a region that the image cuts off is no wider than what is seen of it.
+    # The border counts as outside: a region at the border is only as wide as its visible part.
     depths = np.sqrt(squared_distances(np.pad(mask, 1), min(height, width) // 2 + 1))
     widest = float(depths.max())
     if widest < least or area < ROUND * math.pi * widest * widest:
@@ -172,7 +173,7 @@ def split(mask: Mask, neck: float, least: float) -> Labels:
 
 
 def _spread(labels: Labels, mask: Mask) -> Labels:
-    """Labels of a coarser grid made to cover the mask: what they miss of it takes a neighbour's."""
+    """Extend the labels of a coarser grid to the mask: unlabelled pixels take the label of a neighbour."""
     labels = np.where(mask, labels, 0).astype(np.int32)
     if not labels.any():
         return mask.astype(np.int32)
@@ -183,6 +184,6 @@ def _spread(labels: Labels, mask: Mask) -> Labels:
             for left in range(3):
                 near = roomy[top : top + height, left : left + width]
                 labels = np.where(missed & (labels == 0), near, labels)
-        if (mask & (labels == 0) == missed).all():  # apart from all that has a label
+        if (mask & (labels == 0) == missed).all():  # not connected to any label
             return np.where(missed, 1, labels).astype(np.int32)
     return labels

@@ -141,7 +141,7 @@ def test_foreign_models_are_told_their_labels_and_normalization(
     assert result["images"] == 1
     with pytest.raises(UsageError, match="its own labels"):
         bench(tiny_bundle, images, labels_file=labels)
-    with pytest.raises(UsageError, match="belong together"):
+    with pytest.raises(UsageError, match="must be given together"):
         bench(model, images, labels_file=labels, mean=1.0)
 
 

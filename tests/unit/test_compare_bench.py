@@ -121,7 +121,7 @@ def test_no_percentage(files: Callable[..., tuple[Path, Path]], text: str) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "not what `edgeall bench --json` writes"),
+        ("", "not written by `edgeall bench --json`"),
         ("[1]", "not what"),
         ('{"schema": 1}', "not what"),
         ('{"schema": 2}', "schema 2"),

@@ -144,13 +144,13 @@ def test_a_size_that_contradicts_the_signature(write: Write) -> None:
 def test_a_size_for_a_model_that_has_one_is_wrong_use(write: Write, tiny_bundle: Path) -> None:
     with pytest.raises(UsageError, match="has a fixed input of 48x32 pixels"):
         labelled(write("float32"), input_size=32)
-    with pytest.raises(UsageError, match="carries its own labels"):
+    with pytest.raises(UsageError, match="has its own labels"):
         Classifier.open(tiny_bundle, input_size=32)
 
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [([1, 3, 32, 48], "channels come first"), ([8, 32, 48, 3], "one RGB image"), ([1, 32, 48, 1], "")],
+    [([1, 3, 32, 48], "channels first"), ([8, 32, 48, 3], "one RGB image"), ([1, 32, 48, 1], "")],
 )
 def test_what_is_no_rgb_image(write: Write, shape: list[int], hint: str) -> None:
     def change(parts: Any) -> None:
@@ -162,7 +162,7 @@ def test_what_is_no_rgb_image(write: Write, shape: list[int], hint: str) -> None
 
 
 def test_a_map_of_scores_is_no_classifier(write: Write) -> None:
-    with pytest.raises(BundleError, match="a map and not one score for each label"):
+    with pytest.raises(BundleError, match="a map instead of one score per label"):
         labelled(write("any-map"), tuple("abcdefghijkl"), input_size=4)  # 2x2 places of 3 labels are 12 outputs
 
 
@@ -189,13 +189,13 @@ def test_one_sigmoid_tells_two_labels_apart(write: Write, flatbuffers_by_kind: d
 
 @pytest.mark.parametrize("labels", [TWO[:1], LABELS])
 def test_one_sigmoid_and_other_than_two_labels(write: Write, labels: tuple[str, ...]) -> None:
-    with pytest.raises(BundleError, match=rf"two labels apart, but there are {len(labels)}") as caught:
+    with pytest.raises(BundleError, match=rf"needs two labels, but there are {len(labels)}") as caught:
         labelled(write("sigmoid-float32"), labels)
     assert "two lines" in caught.value.hint
 
 
 @pytest.mark.parametrize("labels", [TWO[:1], TWO])
-@pytest.mark.parametrize(("kind", "said"), [("logit", "comes from no sigmoid"), ("one-softmax", "always 1")])
+@pytest.mark.parametrize(("kind", "said"), [("logit", "does not come from a sigmoid"), ("one-softmax", "always 1")])
 def test_one_output_that_tells_nothing_apart(write: Write, kind: str, said: str, labels: tuple[str, ...]) -> None:
     with pytest.raises(BundleError, match=said) as caught:
         labelled(write(kind), labels)
@@ -203,7 +203,7 @@ def test_one_output_that_tells_nothing_apart(write: Write, kind: str, said: str,
 
 
 def test_several_sigmoids_have_a_hint(write: Write) -> None:
-    with pytest.raises(BundleError, match="scores 4 labels each by itself") as caught:
+    with pytest.raises(BundleError, match="with 4 outputs: multi-label") as caught:
         labelled(write("sigmoid"))
     assert "softmax" in caught.value.hint
 
@@ -238,10 +238,15 @@ def quantized(scale: list[float], zero_point: list[int], of: Callable[[Any], Any
 @pytest.mark.parametrize("of", [input_of, output_of])
 @pytest.mark.parametrize(
     ("scale", "said"),
-    [([float("nan")], "with scale nan"), ([0.0], "with scale 0"), ([-1.0], "with scale -1"), ([0.1, 0.2], "by")],
+    [
+        ([float("nan")], "has the invalid scale nan"),
+        ([0.0], "invalid scale 0"),
+        ([-1.0], "scale -1"),
+        ([0.1, 0.2], "per channel"),
+    ],
 )
 def test_a_quantization_that_is_none(write: Write, of: Callable[[Any], Any], scale: list[float], said: str) -> None:
-    with pytest.raises(BundleError, match=f"is quantized {said}"):
+    with pytest.raises(BundleError, match=said):
         labelled(write("uint8", quantized(scale, [0] * len(scale), of)))
 
 

@@ -321,7 +321,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert drawn.getpixel((int(rows[0]["left"]), int(rows[0]["bottom"]) - 1)) == (0, 160, 60)
         assert drawn.getpixel((int(rows[1]["right"]) - 1, int(rows[1]["bottom"]) - 1)) == (230, 120, 0)
     assert cli.main(["cells", str(smears), "--out", str(out)]) == 2
-    assert "holds something already" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
     assert cli.main(["cells", str(smears / "b.jpg"), "--out", str(tmp_path / "none")]) == 1
 
 

@@ -165,7 +165,7 @@ def test_a_folder_that_holds_other_things_is_not_marked(root: Path, tmp_path: Pa
 def test_output_in_the_data_is_refused(root: Path, tmp_path: Path) -> None:
     os.symlink(root, tmp_path / "link")
     for out in (root, root / "run", root / "A" / "new" / "run", tmp_path / "link" / "run", root / "x" / ".." / "run"):
-        with pytest.raises(UsageError, match=r"^--out .* lies in the data folder") as error:
+        with pytest.raises(UsageError, match=r"^--out .* is inside the data folder") as error:
             refuse_inside(root, out)
         assert error.value.hint
     refuse_inside(root, tmp_path / "run")
@@ -191,7 +191,7 @@ def test_commands_refuse_it_before_any_work(root: Path, command: list[str], caps
     before = sorted(root.rglob("*"))
     assert main([word.format(data=root) for word in command]) == 2
     said = capsys.readouterr().err
-    assert f"lies in the data folder {root}" in said
+    assert f"is inside the data folder {root}" in said
     assert "hint: choose a place outside of it" in said
     assert sorted(root.rglob("*")) == before
 
