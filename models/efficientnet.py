@@ -11,8 +11,8 @@ from .registry import BuildArgs, Facts, ModelSpec, register
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels over 255. Keras' weight file holds them as mean and *variance* of a `Normalization` layer, and
-its ImageNet graph divides once more by the square root: the two make up the usual division by the standard deviation
+"""Of ImageNet's pixels divided by 255. Keras' weight file has them as mean and *variance* of a `Normalization` layer,
+and its ImageNet graph divides by the square root once more: together, the usual division by the standard deviation
 (tensorflow #49930)."""
 STEM = "stem_conv_pad"
 
@@ -21,8 +21,8 @@ def build(args: BuildArgs) -> Any:
     """The backbone up to the pooled features, ``(batch, 1280)`` float32.
 
     Raises:
-        DataError: the weights are of a network that normalizes its input in another way. What normalizes is no weight
-            here (it must be the same whenever a run's network is rebuilt), so it can't be taken over.
+        DataError: the weights are for another normalization of the input. Here the normalization is fixed, so that a
+            rebuilt network is always the same.
     """
     from .rewrite import TORCH, rewrite
     from .weights import load_application
@@ -51,7 +51,7 @@ def _check_normalization(original: Any, weights: str) -> None:
     mean, variance, _ = layer.get_weights()
     if not (np.allclose(mean, MEAN, atol=1e-3) and np.allclose(variance, STD, atol=1e-3)):
         raise DataError(
-            f"{weights}: an EfficientNetB0 that doesn't normalize its input as Keras' ImageNet weights do "
+            f"{weights}: an EfficientNetB0 with another input normalization than Keras' ImageNet weights "
             f"(mean {np.ravel(mean).tolist()}, variance {np.ravel(variance).tolist()})",
             hint="give Keras' efficientnetb0_notop.h5, or weights fine-tuned from it",
         )

@@ -1,4 +1,4 @@
-"""Walks a flat functional Keras model and builds another one from it, layer by layer."""
+"""Rebuilds a flat functional Keras model layer by layer, and helpers for its graph."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from .keras_compat import keras
 
 
 def rebuild(model: Any, place: Callable[[Any, list[Any]], Any]) -> Any:
-    """A new functional model.
+    """Build a new functional model from another one.
 
     Args:
         model: flat, one input, one output.
-        place: called for every layer in topological order as ``place(layer, tensors)`` with the tensors that
-            now stand for its inputs (for the input layer: the new input); returns the tensor that stands for
-            its output.
+        place: called for every layer in topological order as ``place(layer, tensors)`` with the new tensors of its
+            inputs (for the input layer: the new input); returns the new tensor of its output.
     """
     tensors: dict[str, Any] = {}
     inputs = None
@@ -29,21 +28,21 @@ def rebuild(model: Any, place: Callable[[Any, list[Any]], Any]) -> Any:
 
 
 def copy_of(layer: Any, **changes: Any) -> Any:
-    """An unbuilt layer of the same configuration but for ``changes``."""
+    """An unbuilt layer with the same configuration, except ``changes``."""
     return type(layer).from_config({**layer.get_config(), **changes})
 
 
 def call(layer: Any, tensors: list[Any]) -> Any:
-    """Apply a layer to its one or several inputs."""
+    """Apply a layer to its inputs."""
     return layer(tensors if len(tensors) > 1 else tensors[0])
 
 
 def sources(layer: Any) -> list[Any]:
-    """The layers whose outputs this one takes."""
+    """The layers whose outputs are the inputs of this layer."""
     found = layer.inbound_nodes[0].inbound_layers
     return found if isinstance(found, list) else [found]
 
 
 def targets(layer: Any) -> list[Any]:
-    """The layers that take this one's output."""
+    """The layers that consume the output of this layer."""
     return [node.outbound_layer for node in layer.outbound_nodes]

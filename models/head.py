@@ -1,4 +1,4 @@
-"""Puts a classifier on a backbone, and takes the pair apart again."""
+"""The classification head of a backbone: dropout, dense logits, softmax."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PROBABILITIES = "probabilities"
 def add_head(backbone: Any, classes: int, dropout: float) -> Any:
     """One flat functional graph: backbone, dropout, dense logits, softmax.
 
-    The head is built on ``backbone.output``, never on ``backbone(inputs)``: a nested model breaks
-    quantization-aware training (model-optimization #377). Softmax stays in the graph, in float32 even under
-    mixed precision, so that the exported file gives probabilities in every TFLite tool.
+    Uses ``backbone.output``, never ``backbone(inputs)``: a nested model breaks quantization-aware training
+    (model-optimization #377). Softmax stays in the graph, in float32 even with mixed precision, so that the exported
+    file gives probabilities in every TFLite tool.
     """
     from .keras_compat import keras
 
@@ -25,7 +25,7 @@ def add_head(backbone: Any, classes: int, dropout: float) -> Any:
 
 
 def build_head(features: int, classes: int, dropout: float) -> Any:
-    """The head alone, ``(features,)`` in, probabilities out, to be trained on cached features."""
+    """Only the head: input ``(features,)``, output probabilities. For training on cached features."""
     from .keras_compat import keras
 
     inputs = keras.layers.Input((features,))

@@ -62,7 +62,7 @@ register(
         sizes=(75, 512),
         mean=127.5,
         std=127.5,
-        unfreeze=173,  # from mixed_7a on: to train the 12 GMACs before it would make an image 2.4 times as expensive
+        unfreeze=173,  # from mixed_7a on: training the 12 GMACs before it would cost 2.4 times as much per image
         reference="Szegedy et al. 2017, Inception-v4, Inception-ResNet and the impact of residual connections",
         facts=Facts(
             parameters=54_336_736,

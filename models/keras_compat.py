@@ -1,8 +1,7 @@
-"""The only door to Keras.
+"""The only module that imports TensorFlow, Keras and tfmot. Other modules import ``tf`` and ``keras`` from here.
 
-tfmot refuses Keras 3 (model-optimization #1119), so everything here is Keras 2 from ``tf-keras``. The switch
-``TF_USE_LEGACY_KERAS`` is read once, when TensorFlow is first imported: hence this one module, which every
-other one imports ``tf``, ``keras`` and ``tfmot`` from.
+tfmot does not support Keras 3 (model-optimization #1119), so this is Keras 2 from ``tf-keras``. TensorFlow reads the
+switch ``TF_USE_LEGACY_KERAS`` only once, at its first import.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
     raise ImportError("tensorflow was imported with Keras 3; import edgeall.models.keras_compat before it")
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-# TensorFlow takes oneDNN's kernels by itself only where a processor has AVX512 or AMX. With AVX2 alone they train
-# MobileNetV2 twice as fast: 55 images/s against 27 (alpha 0.35, 224 pixels, two cores of an AMD EPYC).
+# By default TensorFlow uses oneDNN's kernels only on processors with AVX512 or AMX. With AVX2 they also train
+# MobileNetV2 twice as fast: 55 images/s instead of 27 (alpha 0.35, 224 pixels, two cores of an AMD EPYC).
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep native libraries' logs off the terminal: they write to file descriptor 2, past Python.
+    """Suppress the logs of native libraries, which write directly to file descriptor 2.
 
-    ``TF_CPP_MIN_LOG_LEVEL``, set by the user, shows them again.
+    If the user sets ``TF_CPP_MIN_LOG_LEVEL``, the logs are shown.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in _USERS:
         yield
@@ -53,14 +52,14 @@ with quiet():
     import tensorflow as tf
     import tf_keras as keras
 
-    tf.config.list_physical_devices("GPU")  # complains at length where there is none
+    tf.config.list_physical_devices("GPU")  # logs many lines if there is none
 
 tf.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Float32 products in float32: recent GPUs otherwise use TF32, which keeps three digits."""
+    """Compute float32 products in float32: recent GPUs otherwise use TF32, with three decimal digits."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
@@ -70,7 +69,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def load_tfmot() -> Any:
-    """tensorflow_model_optimization, imported on first use (it costs two seconds)."""
+    """tensorflow_model_optimization, imported on first use: the import takes two seconds."""
     with quiet():
         import tensorflow_model_optimization as tfmot
     return tfmot

@@ -1,4 +1,4 @@
-"""What there is to choose from: size and cost of every backbone, without building a network."""
+"""`edgeall models`: size and cost of every backbone, without building a network."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from . import registry
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Size and cost of one backbone at the input size it was designed for, without a head.
+    """Size and cost of one backbone without a head, at the input size it was designed for.
 
     Args:
-        name: of the registry.
+        name: in the registry.
 
     Returns:
-        ``name``, ``alpha`` (of the figures; None where there is none), ``parameters``, ``macs`` (multiply-accumulates
-        of one image), ``float32_bytes``, ``features`` (output width), ``input_hw``, ``sizes`` (smallest and largest
-        input side), ``alphas``, ``pretrained``, ``unfreeze`` (see `ModelSpec`), ``layers``, ``reference``, ``int8``
-        (whether every layer can be quantized, by PTQ and by QAT alike), ``int8_obstacle``, ``sparsity_weights`` and
-        ``channel_groups`` (see `Facts`).
+        ``name``, ``alpha`` (of the figures; None if it has none), ``parameters``, ``macs`` (multiply-accumulate
+        operations for one image), ``float32_bytes``, ``features`` (output width), ``input_hw``, ``sizes`` (smallest and
+        largest height and width), ``alphas``, ``pretrained``, ``unfreeze`` (see `ModelSpec`), ``layers``,
+        ``reference``, ``int8`` (whether PTQ and QAT can quantize every layer), ``int8_obstacle``, ``sparsity_weights``
+        and ``channel_groups`` (see `Facts`).
 
     Raises:
         UsageError: there is no such backbone.
@@ -54,10 +54,10 @@ def listing() -> list[dict[str, Any]]:
 
 
 def models_text(models: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `edgeall.models.listing.listing`.
+    """The rows of `listing` as a table.
 
-    Figures are at alpha 1.0 and the input size of the design; the last columns say which share of the weights can be
-    zeroed, and in how many places channels can be removed.
+    Figures are at alpha 1.0 and the default input size. The last columns are the share of weights for sparsity, and the
+    number of channel groups.
     """
     rows = [
         [

@@ -11,12 +11,12 @@ layers = keras.layers
 
 
 def layer_macs(model: Any) -> dict[str, int]:
-    """MACs of every convolution and dense layer by name; biases, activations and pooling are left out, as is usual."""
+    """MACs of every convolution and dense layer by name. As usual, without biases, activations and pooling."""
     return {layer.name: _macs(layer) for layer in model.layers if type(layer) in _COUNTED}
 
 
 def macs(model: Any) -> int:
-    """MACs of a model in all."""
+    """Total MACs of a model."""
     return sum(layer_macs(model).values())
 
 
@@ -24,6 +24,6 @@ _COUNTED = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 
 
 def _macs(layer: Any) -> int:
-    """Every weight of the kernel is used once at every position of the output."""
+    """Each weight of the kernel is used once per output position."""
     kernel = layer.depthwise_kernel if type(layer) is layers.DepthwiseConv2D else layer.kernel
     return int(math.prod(layer.output_shape[1:-1]) * math.prod(kernel.shape))

@@ -23,7 +23,7 @@ def build(args: BuildArgs) -> Any:
             include_top=False,
             weights=weights,
         )
-        # Pooled here, under a name of ours: all else in this graph is in the vocabulary and has fixed names.
+        # Pooled here, with a fixed name: all other layers are in the vocabulary and have fixed names.
         pooled = keras.layers.GlobalAveragePooling2D(name="features")(base.output)
         return keras.Model(base.input, pooled, name=base.name)
 

@@ -1,10 +1,10 @@
-"""Finds the channels of a network that can be removed, and builds the smaller network without them.
+"""Channel pruning: finds the channels of a network that can be removed, and builds the network without them.
 
-A tensor's channels can go when every layer that makes them is a convolution or a dense layer and every layer that
-reads them is one too: the makers lose output channels, the readers the matching input channels, and what lies between
-(BatchNormalization, depthwise convolutions, pooling ...) handles each channel by itself. Tensors that are multiplied
-(squeeze and excitation, swish) share their channels and lose the same ones. Tensors that are added or concatenated
-are left as they are: a residual stream is narrow already, and what it loses every block loses.
+The channels of a tensor can be removed if all its producers and consumers are convolutions or dense layers. Then the
+producers lose output channels and the consumers the matching input channels. Layers in between (BatchNormalization,
+depthwise convolutions, pooling, ...) process each channel separately. Tensors that are multiplied (squeeze and
+excitation, swish) lose the same channels. Tensors that are added or concatenated keep all channels: a residual stream
+is already narrow, and every block would lose its channels.
 Source: the dependency groups of Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
 """
 
@@ -26,7 +26,7 @@ from .keras_compat import keras
 layers = keras.layers
 
 MAKERS = (layers.Conv2D, layers.Dense)
-"""Layers that mix all input channels into new ones; exactly these classes, not what derives from them."""
+"""Layers that combine all input channels into new ones; exactly these classes, no subclasses."""
 CHANNELWISE = (
     layers.DepthwiseConv2D,
     layers.BatchNormalization,
@@ -40,19 +40,19 @@ CHANNELWISE = (
     layers.AveragePooling2D,
     layers.GlobalAveragePooling2D,
 )
-"""Layers whose output channel depends on the same input channel alone."""
+"""Layers whose output channels depend only on the same input channel."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are removed together, from every layer named here.
+    """Channels that are removed together, from all layers listed here.
 
     Attributes:
-        name: of the first layer that makes them.
-        channels: how many.
-        producers: layers whose output channels they are.
-        members: layers that handle each of them by itself.
-        consumers: layers whose input channels they are.
+        name: of the first producer.
+        channels: number of channels.
+        producers: layers with these output channels.
+        members: layers that process each channel separately.
+        consumers: layers with these input channels.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Group:
 
 @dataclass
 class _Space:
-    """The channels of one or several tensors, while the graph is walked."""
+    """The channels of one or several tensors, during the traversal of the graph."""
 
     channels: int
     fixed: bool = False
@@ -87,19 +87,19 @@ class _Space:
 
 
 class Channels:
-    """Which channels every layer of a model reads and makes.
+    """The input and output channels of every layer of a model.
 
     Args:
         model: flat functional, one input, one output.
 
     Attributes:
-        groups: those that can be removed, in the order of the model.
+        groups: the removable ones, in the order of the model.
     """
 
     def __init__(self, model: Any) -> None:
         self._spaces: dict[str, _Space] = {}
         self._repeats: dict[str, int] = {}
-        """Values per channel in a tensor's last axis: more than one behind a Flatten, where positions come first."""
+        """Values per channel in a tensor's last axis: more than one after a Flatten, where positions come first."""
         self._sources = {layer.name: [source.name for source in sources(layer)] for layer in model.layers[1:]}
         for layer in model.layers:
             self._spaces[layer.name], self._repeats[layer.name] = self._output(layer)
@@ -118,16 +118,16 @@ class Channels:
         self.groups = sorted(found.values(), key=lambda group: order[group.name])
 
     def made(self, layer: str) -> Group | None:
-        """The group of the channels that a layer puts out; None where they can't be removed."""
+        """The group of a layer's output channels; None if they cannot be removed."""
         return self._groups.get(id(self._spaces[layer].root()))
 
     def read(self, layer: str) -> Group | None:
-        """The group of the channels that a layer takes; None where they can't be removed, or it takes the image."""
+        """The group of a layer's input channels; None if they cannot be removed, or the input is the image."""
         found = self._sources.get(layer)
         return self.made(found[0]) if found else None
 
     def repeats(self, layer: str) -> int:
-        """How often the channels that a layer takes are repeated in its input's last axis."""
+        """How often a layer's input channels are repeated in the last axis of its input."""
         return self._repeats[self._sources[layer][0]]
 
     def _output(self, layer: Any) -> tuple[_Space, int]:
@@ -160,31 +160,33 @@ class Channels:
 
 
 def groups(model: Any) -> list[Group]:
-    """Every set of channels that can be removed from a model, in the model's order."""
+    """Every removable group of channels of a model, in the order of the model."""
     return Channels(model).groups
 
 
 def narrow(model: Any, keep: Mapping[str, NDArray[np.int64]]) -> Any:
-    """The model without some of its channels, its weights cut to fit.
+    """The model without some of its channels and their weights.
 
     Args:
         model: flat functional.
-        keep: for groups by name, the indices of the channels that stay, rising; groups left out stay whole.
+        keep: by group name, the indices of the channels to keep, in increasing order; other groups keep all.
 
     Returns:
-        A new model whose layers have the same names. Where the removed channels had no effect it computes the same.
+        A new model with the same layer names. It computes the same if the removed channels had no effect.
 
     Raises:
-        UsageError: a name that is no group of this model, or indices that aren't channels of it.
+        UsageError: an unknown group, or invalid indices.
     """
     channels = Channels(model)
     known = {group.name: group for group in channels.groups}
     for name, indices in keep.items():
         if name not in known:
-            raise UsageError(f"{name}: no channels of {model.name} that can be removed")
+            raise UsageError(f"{name}: {model.name} has no removable channels with this name")
         rising = len(indices) > 0 and bool((np.diff(indices) > 0).all())
         if not rising or indices[0] < 0 or indices[-1] >= known[name].channels:
-            raise UsageError(f"{name}: has channels 0 to {known[name].channels - 1}, and some of them must be kept")
+            raise UsageError(
+                f"{name}: keep at least one of the channels 0 to {known[name].channels - 1}, in increasing order"
+            )
 
     def kept(group: Group | None, repeats: int = 1) -> NDArray[np.int64] | None:
         """Positions to keep in the last axis of a tensor; None for all."""
@@ -218,11 +220,11 @@ def narrow(model: Any, keep: Mapping[str, NDArray[np.int64]]) -> Any:
 
 
 def with_channels(model: Any, channels: Mapping[str, int]) -> Any:
-    """The model with as many channels as another one that `narrow` made of it; the weights mean nothing.
+    """The model with the channel counts of a model that `narrow` built from it; its weights are meaningless.
 
     Args:
         model: flat functional.
-        channels: how many to keep of groups by name, as ``model.channels`` of a ``run.json`` says.
+        channels: number of channels to keep by group name, from ``model.channels`` of a ``run.json``.
 
     Raises:
         UsageError: as `narrow`.
@@ -246,13 +248,13 @@ def _is_channelwise(layer: Any) -> bool:
 
 
 def _keeps_channels(layer: Any) -> bool:
-    """Whether a Reshape only adds or drops axes of length one: ``(c,)`` to ``(1, 1, c)`` or back."""
+    """Whether a Reshape only adds or removes axes of length one: ``(c,)`` to ``(1, 1, c)`` or back."""
     shapes = [layer.input_shape[1:], layer.output_shape[1:]]
     return all(math.prod(shape) == shapes[0][-1] == shape[-1] for shape in shapes)
 
 
 def _cut(layer: Any, read: NDArray[np.int64] | None, made: NDArray[np.int64] | None) -> list[NDArray[Any]]:
-    """A layer's weights without the channels that it no longer reads and makes."""
+    """A layer's weights without the removed input and output channels."""
     weights: list[NDArray[Any]] = layer.get_weights()
     if type(layer) in MAKERS:  # kernel (h, w, in, out) or (in, out), then the bias (out)
         if read is not None:

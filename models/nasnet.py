@@ -16,7 +16,7 @@ def build(args: BuildArgs) -> Any:
 
 
 def _separable(layer: Any, name: str, tensors: list[Any]) -> Any:
-    """A ``SeparableConv2D`` as the two convolutions that it is."""
+    """A ``SeparableConv2D`` as two convolutions."""
     from .keras_compat import keras
     from .rewrite import put
 
@@ -53,7 +53,7 @@ register(
         sizes=(32, 512),
         mean=127.5,
         std=127.5,
-        unfreeze=336,  # the last six cells: to train the 17 GMACs before them would double the cost of an image
+        unfreeze=336,  # the last six cells: training the 17 GMACs before them would double the cost per image
         reference="Zoph et al. 2018, Learning transferable architectures for scalable image recognition",
         facts=Facts(
             parameters=84_916_818,

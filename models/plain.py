@@ -1,4 +1,4 @@
-"""Plain chains of convolutions: the basic three-layer CNN of the comparison studies, and AlexNet."""
+"""Sequential networks: the basic three-layer CNN of the comparison studies, and AlexNet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .registry import BuildArgs, Facts, ModelSpec, register
 def build_basic_cnn(args: BuildArgs) -> Any:
     """Three convolutions (32, 64, 128 filters), each with BatchNormalization, ReLU and 2x2 max pooling.
 
-    Ends in global average pooling, ``(batch, 128)``, instead of the studies' Flatten: at 224 pixels that
-    would put 6.4 million weights into one dense layer.
+    Ends in global average pooling, ``(batch, 128)``, instead of the studies' Flatten, which at 224 pixels needs 6.4
+    million weights in one dense layer.
     """
     from .keras_compat import keras
     from .rewrite import image_input
@@ -33,10 +33,9 @@ def build_basic_cnn(args: BuildArgs) -> Any:
 def build_alexnet(args: BuildArgs) -> Any:
     """Five convolutions, overlapping max pooling and two dense layers of 4096, ``(batch, 4096)``.
 
-    As published (first convolution 55 x 55 at 224 pixels), but for two things: BatchNormalization in front of each
-    ReLU of a convolution in the place of local response normalization (no interpreter has that in integers, and it
-    trains worse), and no split in two halves for two graphics cards. Dropout of 0.5 lies between the dense layers; the
-    one behind them is the head's.
+    As published (first convolution 55 x 55 at 224 pixels), with two changes: BatchNormalization before the ReLU of each
+    convolution instead of local response normalization (which no interpreter supports in integers, and which trains
+    worse), and no split for two GPUs. Dropout of 0.5 between the dense layers; the head adds the dropout after them.
     """
     from .keras_compat import keras
     from .rewrite import image_input

@@ -1,4 +1,4 @@
-"""What backbones exist and what each expects."""
+"""The registry of backbones: `ModelSpec`, `register`, `get`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FAMILIES = ("densenet", "efficientnet", "inception", "mobilenet_v2", "nasnet", "
 
 @dataclass(frozen=True)
 class BuildArgs:
-    """What a backbone is built from.
+    """The arguments for building a backbone.
 
     Attributes:
         height: input pixels.
         width: input pixels.
-        alpha: width multiplier; None for backbones that have none.
+        alpha: width multiplier; None for backbones without one.
         weights: ``imagenet`` (downloaded by Keras), ``none``, or the path of a ``no_top`` weights file.
     """
 
@@ -34,18 +34,18 @@ class BuildArgs:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a backbone is at its `ModelSpec.input_hw`, and alpha 1.0 where it has alphas: known without building it.
+    """Size and cost of a backbone at its `ModelSpec.input_hw`, with alpha 1.0 if it has alphas.
 
-    A test holds each against the built network.
+    Known without building the network; a test compares each value with the built network.
 
     Attributes:
-        parameters: of the backbone without a head.
-        macs: multiply-accumulates of one image.
+        parameters: number of parameters without a head.
+        macs: multiply-accumulate operations for one image.
         features: width of the output.
-        layers: of the Keras graph, the input included.
-        sparsity_weights: weights that ``prune --sparsity`` works on, under a head of two classes.
-        channel_groups: places where ``prune --macs`` can remove channels.
-        int8_obstacle: why it can't be quantized to int8 throughout; None where it can.
+        layers: number of layers of the Keras graph, including the input.
+        sparsity_weights: number of weights that ``prune --sparsity`` prunes, with a head of two classes.
+        channel_groups: number of groups from which ``prune --macs`` can remove channels.
+        int8_obstacle: why it cannot be fully quantized to int8; None if it can.
     """
 
     parameters: int
@@ -59,21 +59,21 @@ class Facts:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build one backbone and what it expects.
+    """How to build one backbone, and what it requires.
 
     Attributes:
         name: as given to ``--model``.
         build: returns a flat functional Keras model, float input ``(height, width, 3)`` already
             normalized with `mean` and `std`, output the pooled features ``(features,)``.
         input_hw: the size it was designed for.
-        sizes: smallest and largest sensible input side.
+        sizes: smallest and largest supported height and width.
         mean: normalization, see `edgeall.edge_runtime.preprocess.InputSpec`.
         std: normalization.
-        reference: the paper it comes from, on one line.
+        reference: its paper, on one line.
         facts: size and cost, see `Facts`.
-        alphas: width multipliers it takes; empty when it has none.
+        alphas: supported width multipliers; empty if it has none.
         pretrained: whether ``--weights imagenet`` exists.
-        unfreeze: how many of its last layers the fine-tuning of pretrained weights trains by default; None means all.
+        unfreeze: default number of last layers that fine-tuning of pretrained weights trains; None means all.
     """
 
     name: str
@@ -108,29 +108,29 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> ModelSpec:
-    """The spec of ``name``. Raises UsageError that lists what exists and the nearest name."""
+    """The spec of ``name``. Raises UsageError, which lists the names and the nearest one."""
     known = names()
     if name in _REGISTRY:
         return _REGISTRY[name]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(f"no backbone called {name!r}", hint=f"{hint}there are: {', '.join(known)}")
+    raise UsageError(f"unknown backbone {name!r}", hint=f"{hint}available: {', '.join(known)}")
 
 
 def check_args(spec: ModelSpec, args: BuildArgs) -> None:
-    """Refuse what can't be built, before any work starts.
+    """Validate the arguments before any work starts.
 
     Raises:
-        UsageError: an alpha the backbone doesn't take, a size outside its range, weights that don't exist.
+        UsageError: an unsupported alpha, a size outside the range, or weights that do not exist.
     """
     if spec.alphas and args.alpha not in spec.alphas:
         listed = ", ".join(f"{alpha:g}" for alpha in spec.alphas)
-        raise UsageError(f"{spec.name} has no alpha {args.alpha}", hint=f"choose one of {listed}")
+        raise UsageError(f"{spec.name} does not support alpha {args.alpha}", hint=f"choose one of {listed}")
     if not spec.alphas and args.alpha is not None:
         raise UsageError(f"{spec.name} takes no alpha", hint="leave --alpha out")
     low, high = spec.sizes
     if not (low <= args.height <= high and low <= args.width <= high):
-        raise UsageError(f"{spec.name} takes inputs of {low} to {high} pixels, not {args.width}x{args.height}")
+        raise UsageError(f"{spec.name} supports inputs of {low} to {high} pixels, not {args.width}x{args.height}")
     if args.weights == "imagenet" and not spec.pretrained:
         raise UsageError(f"{spec.name} has no pretrained weights", hint="use --weights none")
     if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():

@@ -50,7 +50,7 @@ register(
         sizes=(32, 512),
         mean=127.5,
         std=127.5,
-        unfreeze=37,  # from stage conv5 on: to train the other 7 GMACs would make an image 2.5 times as expensive
+        unfreeze=37,  # from stage conv5 on: training the other 7 GMACs would cost 2.5 times as much per image
         reference="He et al. 2016, Identity mappings in deep residual networks",
         facts=Facts(
             parameters=42_626_560,

@@ -1,9 +1,8 @@
-"""Rewrites a ``tf_keras.applications`` graph into the few kinds of layers that folding, quantization and pruning take.
+"""Rewrites a ``tf_keras.applications`` graph with the few layer types that folding, quantization and pruning support.
 
-What a backbone may consist of is `vocabulary`. The rewritten network computes what the original computes of
-the original's own preprocessing, but takes the input that all backbones take: pixels normalized with mean and standard
-deviation 127.5. Layers that Keras named by counting (``conv2d_12``) get the names that they have in a fresh process,
-however many networks were built before.
+`vocabulary` lists these types. The rewritten network computes the same as the original with its own preprocessing, but
+takes the common input of all backbones: pixels normalized with mean and standard deviation 127.5. Layers that Keras
+numbers (``conv2d_12``) get the names of a fresh process, independent of the networks built before.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ IMAGE = "image"
 """Name of the input layer."""
 
 Rule = Callable[[Any, str, list[Any]], Any]
-"""``rule(layer, name, tensors)``: the tensor that stands for a layer's output, or None to leave it to `rewrite`."""
+"""``rule(layer, name, tensors)``: the new tensor of a layer's output, or None to let `rewrite` handle the layer."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an application does to pixels of 0 to 255: ``(pixels - mean) / std``, per channel in the order R, G, B.
+    """The preprocessing of an application for pixels in 0..255: ``(pixels - mean) / std``, per channel, in RGB order.
 
     Attributes:
         mean: of each channel.
         std: of each channel.
-        bgr: whether the first convolution takes the channels in the order B, G, R.
+        bgr: whether the first convolution takes the channels in BGR order.
     """
 
     mean: tuple[float, float, float]
@@ -45,7 +44,7 @@ TORCH = Preprocessing((255 * 0.485, 255 * 0.456, 255 * 0.406), (255 * 0.229, 255
 
 
 def vocabulary() -> tuple[Any, ...]:
-    """The classes of layers (exactly these, not what derives from them) that a backbone consists of."""
+    """The layer classes that a backbone consists of; exactly these, no subclasses."""
     return (
         layers.InputLayer,
         layers.Normalization,
@@ -71,20 +70,20 @@ def vocabulary() -> tuple[Any, ...]:
 
 
 def image_input(height: int, width: int) -> Any:
-    """The input that every backbone is built on, float32 ``(height, width, 3)``."""
+    """The input layer of every backbone, float32 ``(height, width, 3)``."""
     return layers.Input((height, width, 3), name=IMAGE)
 
 
 def rewrite(original: Any, preprocessing: Preprocessing | None = None, rule: Rule | None = None) -> Any:
-    """The same network in the vocabulary, with the same weights.
+    """The same network with layers of the vocabulary and the same weights.
 
     Args:
         original: flat functional, built on `image_input`.
-        preprocessing: what the original expects to be done to pixels; None for what the contract does already.
-        rule: places the layers that only this family has.
+        preprocessing: of the original; None if it is the common normalization with 127.5.
+        rule: handles the layers that only this family has.
 
     Raises:
-        TypeError: a layer that is not in the vocabulary and that no rule places.
+        TypeError: a layer that is not in the vocabulary and that the rule does not handle.
     """
     names = _stable_names(original)
     first = next(layer for layer in original.layers if type(layer) is layers.Conv2D)
@@ -113,14 +112,14 @@ def rewrite(original: Any, preprocessing: Preprocessing | None = None, rule: Rul
 
 
 def put(layer: Any, tensors: list[Any], weights: list[Any]) -> Any:
-    """Apply a new layer, then give it its weights."""
+    """Apply a new layer, then set its weights."""
     output = call(layer, tensors)
     layer.set_weights(weights)
     return output
 
 
 def activation(function: Any, name: str, x: Any) -> Any:
-    """An activation as layers of the vocabulary; the last of them is called ``name``."""
+    """An activation as layers of the vocabulary; the last one has the name ``name``."""
     if function is keras.activations.relu:
         return layers.ReLU(name=name)(x)
     if function is keras.activations.sigmoid:
@@ -131,7 +130,7 @@ def activation(function: Any, name: str, x: Any) -> Any:
 
 
 def _normalization(preprocessing: Preprocessing) -> Any:
-    """The original's preprocessing, of pixels that were normalized with mean and standard deviation 127.5."""
+    """The original's preprocessing, for pixels normalized with mean and standard deviation 127.5."""
     return layers.Normalization(
         mean=[(mean - 127.5) / 127.5 for mean in preprocessing.mean],
         variance=[(std / 127.5) ** 2 for std in preprocessing.std],
@@ -140,7 +139,7 @@ def _normalization(preprocessing: Preprocessing) -> Any:
 
 
 def _stable_names(model: Any) -> dict[str, str]:
-    """New names of all layers: those that Keras numbered count from none again, and no name has a slash."""
+    """New names of all layers: Keras' numbers start again, and slashes are replaced."""
     names = {layer.name: layer.name.replace("/", "_") for layer in model.layers}
     counted: dict[str, list[tuple[int, str]]] = {}
     for layer in model.layers:

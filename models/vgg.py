@@ -18,8 +18,8 @@ def build(application: str, args: BuildArgs) -> Any:
     return rewrite(load_application(application, args), CAFFE)
 
 
-# Fine-tuned from block 5 on: without BatchNormalization the large gradients of a new head spoil what the lower layers
-# know, and training them would take two and a half times as long (15 and 20 GMACs an image forward alone).
+# Fine-tuned from block 5 on: without BatchNormalization the large gradients of a new head destroy the features of the
+# lower layers, and training them would take 2.5 times as long (15 and 20 GMACs per image for the forward pass).
 # Source: Chollet 2016, "Building powerful image classification models using very little data".
 _16 = Facts(
     parameters=14_714_688,

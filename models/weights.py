@@ -10,7 +10,7 @@ from .registry import BuildArgs
 
 
 def load_application(name: str, args: BuildArgs) -> Any:
-    """A network of ``tf_keras.applications`` up to its averaged features, filled; see `load_weights`."""
+    """A network of ``tf_keras.applications`` up to its pooled features, with weights; see `load_weights`."""
     from .keras_compat import keras
     from .rewrite import image_input
 
@@ -27,21 +27,21 @@ def load_application(name: str, args: BuildArgs) -> Any:
 
 
 def load_weights(backbone: Callable[[int, int, str | None], Any], args: BuildArgs, what: str) -> Any:
-    """Build a backbone and fill it.
+    """Build a backbone and load its weights.
 
     Args:
         backbone: called as ``backbone(height, width, weights)`` with weights ``"imagenet"`` or None.
         args: size and the ``weights`` setting.
-        what: how an error names the network.
+        what: name of the network, for errors.
 
     Raises:
-        DataError: the download failed, or the file holds another network's weights.
+        DataError: the download failed, or the file has the weights of another network.
     """
     if args.weights == "imagenet":
         try:
             return backbone(args.height, args.width, "imagenet")
-        except Exception as error:  # Keras wraps whatever urllib raises in a bare Exception
-            if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the disk that Keras keeps them on
+        except Exception as error:  # Keras wraps the errors of urllib in a bare Exception
+            if isinstance(error, OSError) and error.errno in DISK_FULL:  # the disk of Keras' cache
                 raise
             raise DataError(
                 f"{what}: the ImageNet weights could not be downloaded ({str(error).splitlines()[0]})",

@@ -388,7 +388,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_accepted(device: Device, 
             file.write_bytes(os.urandom(1000))
             return super().task(title, total, start)
 
-    with connected(device) as shell, pytest.raises(DeviceError, match="the digest of .* differs"):
+    with connected(device) as shell, pytest.raises(DeviceError, match=r"the digest of .* differs"):
         upload.upload(shell, "python3", file, "x/file", Changing(quiet=True))
     assert not (device.root / "x" / "file").exists()
 

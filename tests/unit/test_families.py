@@ -246,7 +246,7 @@ def test_an_efficientnet_that_normalizes_its_input_in_another_way_is_refused(tmp
 
     file = tmp_path / "own.h5"
     keras.applications.EfficientNetB0(input_shape=(32, 32, 3), include_top=False, weights=None).save_weights(file)
-    with pytest.raises(DataError, match=r"own\.h5: an EfficientNetB0 that doesn't normalize"):
+    with pytest.raises(DataError, match=r"own\.h5: an EfficientNetB0 with another input normalization"):
         registry.get("efficientnet_b0").build(BuildArgs(32, 32, None, str(file)))
 
 
