@@ -70,25 +70,25 @@ class Adb:
         Raises:
             DeviceError: the disk is full, the connection is lost, or the digests differ.
         """
-        there = f"{self.folder}/{name}"
+        remote_path = f"{self.folder}/{name}"
         with tempfile.TemporaryDirectory() as here:
             file = source if isinstance(source, Path) else Path(here) / "bytes"
             if isinstance(source, bytes):
                 file.write_bytes(source)
             try:
-                self._device.sync.push(file, there, mode)
+                self._device.sync.push(file, remote_path, mode)
             except (adbutils.AdbError, OSError) as error:
                 raise DeviceError(f"{self.name}: {name} can't be pushed ({error})") from error
-            if self.checked("sha256sum", there).out.split()[0] != sha256(file):
+            if self.checked("sha256sum", remote_path).out.split()[0] != sha256(file):
                 raise DeviceError(f"{self.name}: the digest of {name} differs after the copy")
-        return there
+        return remote_path
 
-    def pull(self, there: str) -> bytes:
+    def pull(self, remote_path: str) -> bytes:
         """The content of a file on the device. Raises DeviceError if it is missing, or the connection is lost."""
         try:
-            content: bytes = self._device.sync.read_bytes(there)
+            content: bytes = self._device.sync.read_bytes(remote_path)
         except (adbutils.AdbError, OSError) as error:
-            raise DeviceError(f"{self.name}: {there} can't be pulled ({error})") from error
+            raise DeviceError(f"{self.name}: {remote_path} can't be pulled ({error})") from error
         return content
 
 
@@ -157,10 +157,10 @@ def bench_over_adb(
     progress.note(f"{adb.name}: copying edgeall and {model.name}")
     sent = package.wheel(wheel)
     edgeall = ["env", f"PYTHONPATH={adb.push(sent, sent.name)}", python, "-c", EDGEALL]
-    there = adb.push(model, model.name)
+    remote_path = adb.push(model, model.name)
     if bundle.manifest is not None:
-        verify_answer(adb.name, adb.run(*edgeall, "inspect", there, "--json"))
-    words = [*edgeall, "bench", there, "--json", *arguments]
+        verify_answer(adb.name, adb.run(*edgeall, "inspect", remote_path, "--json"))
+    words = [*edgeall, "bench", remote_path, "--json", *arguments]
     if images is not None:
         words += ["--images", _push_images(adb, images)]
     result = f"{adb.folder}/bench.json"
@@ -205,10 +205,10 @@ def bench_by_benchmark_model(
         )
     progress.note(f"{adb.name}: copying {program.name} and {model.name}")
     command = adb.push(program, "benchmark_model", 0o755)
-    there = adb.push(model, model.name)
+    remote_path = adb.push(model, model.name)
     for golden in bundle.golden:
-        _check_golden(adb, command, there, bundle, golden)
-    done = adb.checked(command, *benchmark_model.bench_options(there, threads, seconds))
+        _check_golden(adb, command, remote_path, bundle, golden)
+    done = adb.checked(command, *benchmark_model.bench_options(remote_path, threads, seconds))
     return {
         "device": _describe(adb),
         "model_sha256": sha256(model),
@@ -245,9 +245,9 @@ def _push_images(adb: Adb, images: Path) -> str:
     with tempfile.TemporaryDirectory() as here:
         archive = Path(here) / "images.tar"
         inside = pack_images(images, archive)
-        there = adb.push(archive, "images.tar")
+        remote_path = adb.push(archive, "images.tar")
     adb.checked("mkdir", f"{adb.folder}/images")
-    adb.checked("tar", "-xf", there, "-C", f"{adb.folder}/images")
+    adb.checked("tar", "-xf", remote_path, "-C", f"{adb.folder}/images")
     return f"{adb.folder}/images/{inside}"
 
 

@@ -55,10 +55,10 @@ def bench_over_ssh(
     environment = prepare(shell, python, facts, progress, wheel)
     folder = f"bench/{sha256(path)[:16]}"
     try:
-        there = upload(shell, python, path, f"{folder}/{path.name}", progress)
+        remote_path = upload(shell, python, path, f"{folder}/{path.name}", progress)
         if bundle.manifest is not None:
-            verify(shell, environment.edgeall, there)
-        words: list[object] = [environment.edgeall, "bench", there, "--json", *arguments]
+            verify(shell, environment.edgeall, remote_path)
+        words: list[object] = [environment.edgeall, "bench", remote_path, "--json", *arguments]
         if images is not None:
             words += ["--images", _send_images(shell, python, images, folder, progress)]
         done = shell.run(command_line(*words), on_stderr=progress.note)
@@ -70,11 +70,11 @@ def bench_over_ssh(
 def parse_result(device: str, status: int, out: str, reason: str) -> dict[str, Any]:
     """The JSON object that bench printed on a device. Raises DeviceError if it failed or printed none."""
     if status:
-        raise DeviceError(f"{device}: bench failed there with status {status} ({reason})")
+        raise DeviceError(f"{device}: bench failed with status {status} ({reason})")
     try:
         result: dict[str, Any] = json.loads(out)
     except ValueError:
-        raise DeviceError(f"{device}: bench printed no JSON there ({reason})") from None
+        raise DeviceError(f"{device}: bench printed no JSON ({reason})") from None
     return result
 
 
@@ -85,7 +85,7 @@ def pack_images(images: Path, archive: Path) -> str:
         The path of ``images`` in the archive.
 
     Raises:
-        DataError: ``images`` doesn't exist or holds none.
+        DataError: ``images`` does not exist or has no image.
     """
     top = images.absolute()
     pack([Path(os.path.abspath(file)) for file in expand([images])], top.parent.parent, archive)

@@ -59,7 +59,7 @@ def remove_device(name: str) -> dict[str, str]:
     """Remove a device. Returns the list. Raises UsageError if it is not on the list."""
     devices = read_devices()
     if name not in devices:
-        raise UsageError(f"{name}: not on the list", hint=f"there are: {', '.join(devices) or 'none'}")
+        raise UsageError(f"{name}: not on the list", hint=f"available: {', '.join(devices) or 'none'}")
     return _write({key: value for key, value in devices.items() if key != name})
 
 

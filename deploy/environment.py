@@ -119,8 +119,8 @@ def prepare(
         install.insert(0, "linux32")
     folder = f"{WHEELS}/{name}"
     if offline:
-        there = _send_wheelhouse(shell, python, inside, wheel, folder, progress)
-        install += ["--no-index", "--find-links", there, f"{there}/{wheel.name}"]
+        remote_path = _send_wheelhouse(shell, python, inside, wheel, folder, progress)
+        install += ["--no-index", "--find-links", remote_path, f"{remote_path}/{wheel.name}"]
     else:
         install += [upload(shell, python, wheel, f"{folder}/{wheel.name}", progress)]
     checked(shell, install)

@@ -61,17 +61,17 @@ def deploy(
     steps = _Steps(shell, ("query the device", "install edgeall", "copy the model", "verify it", "activate it"))
     with steps.next():
         facts = ask(shell, python, "facts")
-        steps.serving = facts["current"]
+        steps.active = facts["current"]
         if not facts["writable"]:
             raise DeviceError(f"{shell.name}: {facts['root']} can't be written")
     with steps.next():
         environment = prepare(shell, python, facts, progress, wheel, offline)
     release = f"{digest[:12]}-{environment.name}"
     with steps.next():
-        there = upload(shell, python, path, f"releases/{release}/model.tflite", progress)
+        remote_path = upload(shell, python, path, f"releases/{release}/model.tflite", progress)
     with steps.next():
         try:
-            golden = verify(shell, environment.edgeall, there)
+            golden = verify(shell, environment.edgeall, remote_path)
         except BundleError:
             with contextlib.suppress(DeviceError):
                 ask(shell, python, "remove", path=f"releases/{release}")
@@ -94,9 +94,9 @@ def rollback(shell: Shell, python: str = PYTHON) -> dict[str, Any]:
     steps = _Steps(shell, ("query the device", "verify the previous release", "activate it"))
     with steps.next():
         status = ask(shell, python, "status")
-        steps.serving = status["current"] and status["current"]["release"]
+        steps.active = status["current"] and status["current"]["release"]
         if status["previous"] is None:
-            raise DeviceError(f"{shell.name}: no earlier release is kept there")
+            raise DeviceError(f"{shell.name}: the device has no earlier release")
     folder = f"{status['root']}/releases/{status['previous']['release']}"
     with steps.next():
         golden = verify(shell, f"{folder}/env/bin/edgeall", f"{folder}/model.tflite")
@@ -156,7 +156,7 @@ class _Steps:
 
     def __init__(self, shell: Shell, names: tuple[str, ...]) -> None:
         self._shell, self._names, self._done = shell, names, 0
-        self.serving: str | None = None
+        self.active: str | None = None
 
     @contextmanager
     def next(self) -> Iterator[None]:
@@ -166,9 +166,9 @@ class _Steps:
         except EdgeallError as error:
             step = f"step {self._done} of {len(self._names)}, {self._names[self._done - 1]}"
             if self._done == 1:
-                serves = "nothing was changed on the device"
+                state = "nothing was changed on the device"
             elif self._done < len(self._names):
-                serves = f"{self.serving or 'nothing'} is still active there"
+                state = f"{self.active or 'nothing'} is still active"
             else:  # the device may have switched before the connection was lost
-                serves = f"either {self.serving or 'nothing'} or the new release is active there"
-            raise type(error)(f"{error.message} [{step}; {serves}]", hint=error.hint) from error
+                state = f"either {self.active or 'nothing'} or the new release is active"
+            raise type(error)(f"{error.message} [{step}; {state}]", hint=error.hint) from error

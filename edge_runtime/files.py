@@ -36,11 +36,11 @@ def output_lock(out: Path, command: str) -> Iterator[None]:
     Raises:
         UsageError: another process holds the lock; or the place is not writable.
     """
-    beside = out.with_name(_fitted(".", out.name, ".lock")) if out.name else out / ".lock"
+    next_to = out.with_name(_fitted(".", out.name, ".lock")) if out.name else out / ".lock"
     made = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        path, opened = beside, _try_lock(beside)
+        path, opened = next_to, _try_lock(next_to)
     except OSError as error:
         inside = out / ".edgeall.lock"
         try:
@@ -98,10 +98,10 @@ def _holder(lock: Path) -> str:
 
 def is_same_file(opened: int, path: Path) -> bool:
     try:
-        there, own = os.stat(path), os.fstat(opened)
+        named, own = os.stat(path), os.fstat(opened)
     except FileNotFoundError:
         return False
-    return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
+    return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)
 
 
 def file_name(before: str, name: str, after: str) -> str:

@@ -39,14 +39,14 @@ def open_foreign(
     if labels is None:
         raise BundleError(f"{name}: has no labels", hint="give a text file with one label per line: --labels FILE")
     scores = scores_of(bundle.graph, name)
-    asked = shape if resize else None
+    requested_shape = shape if resize else None
     try:
-        ensure_runs(bundle.flatbuffer, name, asked)  # it has no digest
+        ensure_runs(bundle.flatbuffer, name, requested_shape)  # it has no digest
     except BundleError as error:
         if input_size is None:
             raise
         raise BundleError(error.message, hint=f"was it trained with {input_size}x{input_size} pixels?") from error
-    model = interpreter.load(bundle.flatbuffer, threads, name, input_shape=asked)
+    model = interpreter.load(bundle.flatbuffer, threads, name, input_shape=requested_shape)
     _check_outputs(model, scores, name)
     mean, std = _normalization(model.input, normalization, bundle.normalization, name)
     return Classifier(

@@ -321,8 +321,8 @@ def _tiff_layout(file: IO[bytes]) -> str:
         file.seek(directory.next)
         directory.load(file)
         bits, kind = directory[_BITS_PER_SAMPLE], directory.get(_FORMAT, (1,))[0]
-        said = {2: "signed", 3: "float"}.get(kind, "integer")
-        return f"{directory.get(_SAMPLES, len(bits))} {said} samples of {bits[0]} bits"
+        kind_text = {2: "signed", 3: "float"}.get(kind, "integer")
+        return f"{directory.get(_SAMPLES, len(bits))} {kind_text} samples of {bits[0]} bits"
     except Exception:  # Pillow's decoders raise many types
         return ""
 

@@ -114,7 +114,7 @@ def get(name: str) -> ModelSpec:
         return _REGISTRY[name]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(f"unknown backbone {name!r}", hint=f"{hint}available: {', '.join(known)}")
+    raise UsageError(f"no backbone named {name!r}", hint=f"{hint}available: {', '.join(known)}")
 
 
 def check_args(spec: ModelSpec, args: BuildArgs) -> None:

@@ -237,11 +237,11 @@ def _clock(m: Machine) -> Check:
     found = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(m.now))
     if m.now < BUILT:
         return Check("clock", "fail", f"{found}: before edgeall was built", "sudo timedatectl set-ntp true")
-    said = (m.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"]) or "").strip()
-    if said == "yes":
+    synchronized = (m.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"]) or "").strip()
+    if synchronized == "yes":
         return Check("clock", "ok", f"{found}, synchronized")
     what = f"{found}, not synchronized: records would have a wrong time"
-    if said == "no":
+    if synchronized == "no":
         return Check("clock", "warn", what, "sudo timedatectl set-ntp true")
     return Check("clock", "warn", f"{found}, synchronization unknown", "sudo apt install systemd-timesyncd")
 

@@ -44,7 +44,7 @@ _TOP = 3
 _MEDIAN_OF_SQUARE = 0.4549
 """Median of the square of a standard normal variable."""
 _GREY, _LEAST_GREEN = 0.05, 0.30
-"""Shares of the optical density: grey is within the first of 1/3 per channel; green has at least the second in stains."""
+"""Shares of the optical density: grey is within the first of 1/3 per channel; stains exceed the second in green."""
 
 
 @dataclass(frozen=True)
