@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.ood import novelty
+from edgeall.edge_runtime.ood import ood_score
 from edgeall.edge_runtime.tools.device import describe_device
 from edgeall.edge_runtime.tools.explain import dense_head, evidence
 
@@ -66,7 +66,7 @@ def measured(paths: list[Path], rounds: int) -> tuple[str, bool]:
                 continue
             begin = time.perf_counter()
             units = classifier.model.second_units()[0]
-            novelty(classifier.pooled(units), classifier.ood_detector)
+            ood_score(classifier.pooled(units), classifier.ood_detector)
             scoring[round_, index] = time.perf_counter() - begin
             if units.ndim == 3:
                 begin = time.perf_counter()

@@ -20,7 +20,7 @@ from ..edge_runtime.preprocess import preprocess
 from ..edge_runtime.tools.golden import UNITS_TOLERANCE, pixels_digest
 from . import benchmark_model, package
 from .bench import pack_images, parse_result
-from .release import PYTHON, verify_answer
+from .release import PYTHON, verify_output
 from .shell import Finished, Reporter, command_line
 from .target import AdbTarget, DeviceError
 from .upload import sha256
@@ -159,7 +159,7 @@ def bench_over_adb(
     edgeall = ["env", f"PYTHONPATH={adb.push(sent, sent.name)}", python, "-c", EDGEALL]
     remote_path = adb.push(model, model.name)
     if bundle.manifest is not None:
-        verify_answer(adb.name, adb.run(*edgeall, "inspect", remote_path, "--json"))
+        verify_output(adb.name, adb.run(*edgeall, "inspect", remote_path, "--json"))
     words = [*edgeall, "bench", remote_path, "--json", *arguments]
     if images is not None:
         words += ["--images", _push_images(adb, images)]

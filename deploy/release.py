@@ -115,10 +115,10 @@ def verify(shell: Shell, edgeall: str, model: str) -> list[dict[str, Any]]:
         BundleError: the file is damaged on the device, or a golden image gives another output.
         DeviceError: edgeall does not run on the device.
     """
-    return verify_answer(shell.name, shell.run(command_line(edgeall, "inspect", model, "--json")))
+    return verify_output(shell.name, shell.run(command_line(edgeall, "inspect", model, "--json")))
 
 
-def verify_answer(device: str, done: Finished) -> list[dict[str, Any]]:
+def verify_output(device: str, done: Finished) -> list[dict[str, Any]]:
     """`verify` for the output of `edgeall inspect --json` on a device."""
     try:
         facts = json.loads(done.out)

@@ -13,7 +13,7 @@ from . import interpreter
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, UsageError
 from .flatbuffer import Graph, read_graph
-from .ood import novelty
+from .ood import ood_score
 from .preprocess import InputSpec
 
 MAX_DEFAULT_THREADS = 4
@@ -48,7 +48,7 @@ class Classifier:
         bundle: the model file; None if built from a bare flatbuffer.
         threads: of the interpreter.
         model: the interpreter with its tensor descriptions.
-        ood_detector: the out-of-distribution detector; None for a model without a novelty score.
+        ood_detector: the out-of-distribution detector; None for a model without one.
         logits: True for a foreign model that does not end in SOFTMAX: the softmax is applied here. A packed model
             always ends in SOFTMAX.
         sigmoid: True for a foreign model with one output p from a LOGISTIC: the probability of the second label. The
@@ -197,8 +197,8 @@ class Classifier:
             return Inference(probabilities)
         units = self.model.second_units()[0]
         known = self.ood_detector is not None and np.isfinite(probabilities).all()
-        new = novelty(self.pooled(units), self.ood_detector) if known and self.ood_detector else None
-        return Inference(probabilities, new, units)
+        score = ood_score(self.pooled(units), self.ood_detector) if known and self.ood_detector else None
+        return Inference(probabilities, score, units)
 
     def features(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """`Inference.units` as float32."""

@@ -70,7 +70,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Tensors, operators in running order, and the indices of the graph's inputs and outputs."""
+    """Tensors, operators in execution order, and the indices of the graph's inputs and outputs."""
 
     tensors: Sequence[Tensor]
     operators: tuple[Operator, ...]
@@ -84,7 +84,7 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model's subgraphs (the first is the one that runs) and its metadata entries by name."""
+    """The subgraphs of a model (the interpreter runs the first one), and its metadata entries by name."""
 
     version: int
     subgraphs: tuple[Subgraph, ...]
@@ -96,11 +96,11 @@ class Graph:
         return self.subgraphs[0]
 
     def op_counts(self) -> dict[str, int]:
-        """How often each operator occurs, over all subgraphs, the most frequent first."""
+        """Number of each operator in all subgraphs, most frequent first."""
         return dict(Counter(operator.name for graph in self.subgraphs for operator in graph.operators).most_common())
 
     def tensor_types(self) -> dict[str, int]:
-        """How many tensors there are of each type, over all subgraphs."""
+        """Number of tensors of each type in all subgraphs, most frequent first."""
         return dict(Counter(tensor.type for graph in self.subgraphs for tensor in graph.tensors).most_common())
 
 

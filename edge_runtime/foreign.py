@@ -61,7 +61,7 @@ def open_foreign(
 
 
 def given_normalization(mean: float | None, std: float | None) -> tuple[float, float]:
-    """Check both. Raises UsageError."""
+    """Return both values if they are valid. Raises UsageError otherwise."""
     if mean is None or std is None:
         raise UsageError("--mean and --std must be given together", hint="give both or neither")
     for option, value in (("--mean", mean), ("--std", std)):

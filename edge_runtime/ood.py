@@ -56,11 +56,11 @@ def distance(features: NDArray[np.float32], detector: OodDetector) -> NDArray[np
 
 
 def is_out_of_distribution(features: NDArray[np.float32], detector: OodDetector) -> NDArray[np.bool_]:
-    """Whether `novelty` is above 1, for every ``(..., features)``: bool ``(...)``."""
+    """Whether `ood_score` is above 1, for every ``(..., features)``: bool ``(...)``."""
     return np.asarray(distance(features, detector).astype(np.float64) / detector.threshold > 1)
 
 
-def novelty(features: NDArray[np.float32], detector: OodDetector) -> float:
+def ood_score(features: NDArray[np.float32], detector: OodDetector) -> float:
     """The OOD score of one image: `distance` over the threshold. Above 1 the image is out-of-distribution."""
     return float(distance(features, detector)) / detector.threshold
 

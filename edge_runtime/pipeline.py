@@ -31,7 +31,6 @@ class Prediction:
         label: the most probable label; empty if there is an error.
         probability: of `label`, calibrated, 0..1.
         probabilities: of every label, calibrated.
-        review: whether the image needs review, for `reason`.
         reason: ``unfamiliar`` (`novelty` is above 1: the label is meaningless), else ``uncertain`` (`probability` is
             below the manifest's ``decision.review_below``), else None.
         novelty: out-of-distribution score, see `edgeall.edge_runtime.ood`; None if the model has no detector.
@@ -50,7 +49,7 @@ class Prediction:
 
     @property
     def review(self) -> bool:
-        """See above."""
+        """Whether the image needs review, for `reason`."""
         return self.reason is not None
 
     def as_json(self) -> dict[str, Any]:

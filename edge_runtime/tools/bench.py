@@ -198,7 +198,7 @@ def bench(
 
 
 def _open(path: str | os.PathLike[str], config: BenchConfig) -> tuple[Classifier, float]:
-    """The open model, and the milliseconds that took, without the import of the interpreter."""
+    """Open the model. Returns it with the load time in ms, without the import of the interpreter."""
     if config.profile and config.input_size is not None:
         raise UsageError(f"{path}: --profile does not support --input-size", hint="leave --profile out")
     interpreter.runtime_package()

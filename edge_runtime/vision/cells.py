@@ -206,7 +206,7 @@ def _nuclei(dark: Mask, unit: float) -> list[tuple[tuple[int, int], Mask]]:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Pixels of a nucleus: their rows and columns in the searched image."""
+    """Pixels of a part of a nucleus: rows and columns in the searched image."""
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]

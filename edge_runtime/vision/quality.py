@@ -132,41 +132,41 @@ class Gate:
         self.new_slide()
 
     def new_slide(self) -> None:
-        """Forget the last slide's best focus and its lamp."""
+        """Reset the best focus and the lamp of the slide."""
         self._best: list[float] = []
         self._lamp, self._lamp_at_s = 0.0, 0.0
         self._before: tuple[Floats, float] | None = None
 
     def judge(self, frame: Frame) -> Quality:
         """Rate a frame, and update the slide's best focus and lamp."""
-        limits, looks = self.thresholds, _measure(frame.pixels)
+        limits, measured = self.thresholds, _measure(frame.pixels)
         # A monotonic clock if there is one: setting the system clock must not hide a motion. Separate files have none,
         # and need not show the same place.
         at_s = frame.taken.timestamp() if frame.clock_s is None else frame.clock_s
-        motion = None if frame.source and frame.clock_s is None else self._motion_px(looks.green, at_s)
-        if looks.clipped <= limits.clipped_max:  # a lamp that is too bright will be dimmed
-            self._lamp = self._lamp_now(looks.brightness, at_s)
+        motion = None if frame.source and frame.clock_s is None else self._motion_px(measured.green, at_s)
+        if measured.clipped <= limits.clipped_max:  # a lamp that is too bright will be dimmed
+            self._lamp = self._lamp_now(measured.brightness, at_s)
         # A crowded field has no background; other fields of the slide have shown it.
-        covered = looks.covered(max(looks.brightness, _DIMMING * self._lamp))
+        covered = measured.covered(max(measured.brightness, _DIMMING * self._lamp))
 
         reasons = []
-        if looks.brightness < limits.background_min:
+        if measured.brightness < limits.background_min:
             reasons.append("dark")
-        if looks.clipped > limits.clipped_max:
+        if measured.clipped > limits.clipped_max:
             reasons.append("bright")
         if covered < limits.covered_min:
             reasons.append("empty")
-        elif looks.odd > limits.odd_max:
+        elif measured.odd > limits.odd_max:
             reasons.append("not a smear")
         if covered > limits.covered_max:
             reasons.append("thick")
         if not reasons:
-            self._best = sorted([*self._best, looks.sharpness])[-_TOP:]
+            self._best = sorted([*self._best, measured.sharpness])[-_TOP:]
         focus = 0.0
         if "empty" not in reasons:
             seen = self._best[0 if len(self._best) == _TOP else -1] if self._best else 0.0
             best = max(seen, limits.sharpness_floor)
-            focus = min(looks.sharpness / best, 1.0)
+            focus = min(measured.sharpness / best, 1.0)
             if focus < limits.focus_min:
                 reasons.append("blurred")
             if motion is not None and motion > limits.motion_max_px:
@@ -175,12 +175,12 @@ class Gate:
             ok=not reasons,
             reasons=tuple(reasons),
             focus=focus,
-            sharpness=looks.sharpness,
-            brightness=looks.brightness,
-            clipped=looks.clipped,
+            sharpness=measured.sharpness,
+            brightness=measured.brightness,
+            clipped=measured.clipped,
             covered=covered,
             motion_px=motion,
-            odd=looks.odd,
+            odd=measured.odd,
         )
 
     def _lamp_now(self, brightness: float, taken_s: float) -> float:
@@ -236,14 +236,14 @@ def fit(images: Iterable[NDArray[np.uint8]]) -> Thresholds:
     Raises:
         ValueError: no image.
     """
-    looks = [_measure(image) for image in images]
-    if not looks:
+    measured = [_measure(image) for image in images]
+    if not measured:
         raise ValueError("no image to fit the gate to")
     own = Thresholds()
-    covered = [each.covered(each.brightness) for each in looks]
+    covered = [one.covered(one.brightness) for one in measured]
 
     def of(name: str, percent: float) -> float:
-        return float(np.percentile([getattr(each, name) for each in looks], percent))
+        return float(np.percentile([getattr(one, name) for one in measured], percent))
 
     return dataclasses.replace(
         own,

@@ -16,7 +16,7 @@ from edgeall.edge_runtime.calibration import review_reason
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.images import find_images
-from edgeall.edge_runtime.ood import distance, novelty, read_ood_detector, roots
+from edgeall.edge_runtime.ood import distance, ood_score, read_ood_detector, roots
 from edgeall.edge_runtime.pipeline import classify, classify_one
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.optimize.quantization.novelty import CLEAN_SHARE, fit_novelty
@@ -48,9 +48,9 @@ def test_the_stated_share_of_validation_is_new(fitted: tuple[dict[str, Any], byt
 
 def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[dict[str, Any], bytes]) -> None:
     familiar = read_ood_detector(*fitted, "m")
-    assert np.mean([novelty(one, familiar) > 1 for one in drawn(3, 300)]) < 2.5 * CLEAN_SHARE
+    assert np.mean([ood_score(one, familiar) > 1 for one in drawn(3, 300)]) < 2.5 * CLEAN_SHARE
     strange = np.random.default_rng(4).uniform(0, 1, (50, FEATURES)).astype(np.float32)
-    assert all(novelty(one, familiar) > 1 for one in strange)
+    assert all(ood_score(one, familiar) > 1 for one in strange)
     assert novelty(np.zeros(FEATURES, np.float32), familiar) > 1, "a black frame may leave no feature at all"
 
 
