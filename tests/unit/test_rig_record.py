@@ -153,7 +153,7 @@ def test_what_is_asked_of_frames(record: Record, tmp_path: Path) -> None:
     assert record.frame(a).corrected and not record.frame(b).corrected
     with pytest.raises(RecordError, match="no session 999") as caught:
         record.frames(999)
-    assert caught.value.hint == f"there are: {session}, {other}"
+    assert caught.value.hint == f"sessions: {session}, {other}"
     for wrong in (session, 999, 0):
         with pytest.raises(RecordError, match=f"no frame {wrong}"):
             record.frame(wrong)
@@ -936,7 +936,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     status, out, error = edgeall("export", folder, "--session", session, "--out", tmp_path / "out")
     assert status == 0 and (tmp_path / "out" / "training" / "Pre").is_dir() and RESEARCH_USE in error
     status, _, error = edgeall("export", folder, "--session", 99, "--out", tmp_path / "none")
-    assert status == 1 and f"there are: {session}" in error
+    assert status == 1 and f"sessions: {session}" in error
     tomorrow = (datetime.now(timezone.utc) + timedelta(days=2)).date()
     status, out, _ = edgeall("prune", folder, "--before", tomorrow, "--json")
     assert (status, json.loads(out)["images"]) == (0, 1)

@@ -207,7 +207,7 @@ def test_users_from_the_command_line(
         return cli.main(["rig-user", "add", "anna", "--role", "view", "--users", str(users), *options])
 
     assert add("a long password\nsecond line") == 0
-    assert "anna may view" in capsys.readouterr().err
+    assert "added anna with role view" in capsys.readouterr().err
     assert add("short\n", "--force") == 2
     assert add("another password\n") == 2
     before = json.loads(users.read_text())
