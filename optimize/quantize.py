@@ -378,7 +378,7 @@ def _report(job: _Job, measured: dict[str, Any], metrics: dict[str, Any], manife
     out = job.config.out
     report = out.with_suffix(".report.html") if job.config.subset == "test" else None
     file_bytes = out.stat().st_size
-    result = QuantizationResult(**measured, out=str(out), file_bytes=file_bytes, report=report and str(report))
+    result = QuantizationResult(**measured, out=str(out), file_bytes=file_bytes, report=str(report) if report else None)
     if report:
         sections = ("reliability", "risk_coverage", "review")
         shown = metrics | {key: measured[key] for key in sections}

@@ -13,7 +13,7 @@ from ...edge_runtime.errors import UsageError
 from ...models import registry
 from ...models.registry import BuildArgs
 from ...train.data.split_settings import check_embargo
-from ...train.run import TrainSettings
+from ...train.settings import TrainSettings
 from ..quantization.config import check_golden
 from ..quantization.convert import check_scheme
 from .backbones import check_weights, weights_of
