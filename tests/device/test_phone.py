@@ -1,6 +1,6 @@
-"""`edgeall bench --on adb:...` against Debian's own adbd, through a real adb server, in a network of its own.
+"""`edgeall bench --on adb:...` against Debian's adbd, through a real adb server, in a separate network.
 
-The machine behind it is this one's kind of processor: what is tested is the way there and back.
+It has the same processor as the host: the test covers the transport.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ print(f"INFO: Inference timings in us: Init: 1000, First inference: {t[0]:.0f}, 
 
 
 class Phone:
-    """A root with adbd running in a network that only this test sees, and edgeall's command line in it."""
+    """A root with adbd in a separate network, and edgeall's command line in it."""
 
     def __init__(self, root: Path, process: subprocess.Popen[bytes], home: Path) -> None:
         self.root, self._process, self._home = root, process, home
@@ -124,7 +124,7 @@ def edgeall_wheel() -> Path:
 
 @pytest.fixture(scope="module")
 def python(phone: Phone) -> str:
-    """A Python there that finds the packages beside it."""
+    """A Python on the device that finds the packages next to it."""
     script = phone.root / "home" / "pi" / "python"
     script.write_text('#!/bin/sh\nPYTHONPATH="$PYTHONPATH:/home/pi/site" exec /usr/bin/python3 "$@"\n')
     script.chmod(0o755)
@@ -158,7 +158,7 @@ def test_edgeall_runs_there(phone: Phone, python: str, edgeall_wheel: Path, tiny
 def test_a_program_s_exit_status_comes_home(
     phone: Phone, python: str, edgeall_wheel: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """A Python without packages: its own words, and status 1 here."""
+    """A Python without packages: its message, and exit status 1."""
     done = phone.bench(tiny_bundle, "--wheel", edgeall_wheel)
     assert done.returncode == 1
     assert "No module named" in done.stderr

@@ -1,4 +1,4 @@
-"""edgeall on an emulated Raspberry Pi: installed by `edgeall deploy`, and the numbers that it gives there.
+"""edgeall on an emulated Raspberry Pi: installed by `edgeall deploy`, with its outputs there.
 
 `make test-device` runs these: they take minutes, and need root, QEMU, mmdebstrap and the network for packages.
 """
@@ -46,7 +46,7 @@ ARMV7_UNITS = 3
 
 @pytest.fixture(scope="session")
 def edgeall_wheel() -> Path:
-    """Built from this checkout, as `edgeall deploy` builds it."""
+    """The wheel of this checkout, built by the code of `edgeall deploy`."""
     return package.wheel()
 
 
@@ -62,7 +62,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_model(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network in another file."""
+    """The same network in another model file."""
     return repack(tiny_bundle, tmp_path_factory.mktemp("other") / "other.tflite", pad=1000)
 
 
@@ -70,7 +70,7 @@ def other_model(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def pi64(
     ssh_keys: Path, edgeall_wheel: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Pi, SshTarget, dict[str, Any]]]:
-    """A Pi 4 with a 64-bit system, its sshd running, and the tiny model deployed to it without a network there."""
+    """A Pi 4 with a 64-bit system and sshd, and the tiny model deployed to it without a network."""
     root = make_root("arm64")
     folder = tmp_path_factory.mktemp("pi64")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -132,7 +132,7 @@ def test_bench_runs_there_and_comes_home(
 
 
 def test_doctor_finds_the_install_in_order(pi64: tuple[Pi, SshTarget, dict[str, Any]]) -> None:
-    """It may warn, of a camera that isn't there; nothing fails."""
+    """Warnings are allowed, e.g. for a missing camera; no check fails."""
     pi, _, deployed = pi64
     report = pi.json(deployed["edgeall"], "doctor", "--json")
     assert {check["name"] for check in report["checks"] if check["state"] == "fail"} == set()
@@ -142,7 +142,7 @@ def test_doctor_finds_the_install_in_order(pi64: tuple[Pi, SshTarget, dict[str, 
 def test_deploy_again_and_roll_back(
     pi64: tuple[Pi, SshTarget, dict[str, Any]], edgeall_wheel: Path, tiny_bundle: Path, other_model: Path
 ) -> None:
-    """Last: the wheel is installed already, so it takes the copy and the check alone."""
+    """Runs last: the wheel is already installed, so only the model is copied and verified."""
     current = pi64[0].root / "home" / "pi" / ".edgeall" / "current" / "model.tflite"
     with ssh.connect(pi64[1]) as shell:
         second = deploy(shell, other_model, Progress(), wheel=edgeall_wheel, offline=True)
@@ -155,7 +155,7 @@ def test_deploy_again_and_roll_back(
 
 @pytest.fixture(scope="session")
 def pi32(edgeall_wheel: Path) -> Iterator[Pi]:
-    """A Pi with a 32-bit system: tflite-runtime, and numpy and Pillow of Debian's."""
+    """A Pi with a 32-bit system: tflite-runtime, with Debian's numpy and Pillow."""
     root = make_root("armhf")
     with fresh_home(root, "pi") as home:
         needed = ["tflite-runtime==2.14.0", "click>=8.2", "rich", "markdown-it-py", "mdurl", "pygments", "flatbuffers"]

@@ -1,4 +1,4 @@
-"""`edgeall rig` on an emulated Raspberry Pi: a slide is judged and recorded there, also through a power cut."""
+"""`edgeall rig` on an emulated Raspberry Pi: a slide is classified and recorded, also across a power failure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor
 
 @pytest.fixture(scope="session")
 def pi() -> Iterator[Pi]:
-    """A Pi 4 with a 64-bit system and the device install with the rig's packages in its user's home."""
+    """A Pi 4 with a 64-bit system, and edgeall with the rig extra in the user's home."""
     root = make_root("arm64")
     with fresh_home(root, "rig") as home:
         fixtures_pi.install_beside(home / "site", f"{package.wheel()}[rig]", [], PLATFORMS, dependencies=True)
@@ -44,7 +44,7 @@ def pi() -> Iterator[Pi]:
 
 @pytest.fixture(scope="session")
 def fields(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Frames of the simulated slide, as a camera's files: drawing them there would take minutes."""
+    """Frames of the simulated slide as image files: drawing them on the Pi would take minutes."""
     folder = tmp_path_factory.mktemp("fields")
     camera = SimulatedCamera(draw_slide(seed=0), seed=1, rate=None)
     for number in range(6):
@@ -54,7 +54,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @contextmanager
 def rig_on(pi: Pi) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
-    """`edgeall rig` over a watched folder, and a visitor of its page."""
+    """`edgeall rig` on a watched folder, and a client of its page."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     model = f"{HOME}/site/edgeall/rig/{DEMO_MODEL.name}"
@@ -86,7 +86,7 @@ def rig_on(pi: Pi) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
 
 
 def put(pi: Pi, image: Path) -> None:
-    """As a camera's program does: under another name until it is whole."""
+    """Like a camera program: writes under another name until the file is complete."""
     folder = pi.root / "home" / "rig" / "frames"
     part = folder / f".{image.name}"
     part.write_bytes(image.read_bytes())
@@ -101,7 +101,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 
 def rows(page: httpx2.Client) -> list[str]:
-    """Of the only slide's table, without the line of names."""
+    """Rows of the only slide's table, without the header."""
     slide = re.search(r'href="(/slides/[0-9]+)"', page.get("/slides").text)
     assert slide is not None
     answer = page.get(f"{slide[1]}/frames.csv")

@@ -1,4 +1,4 @@
-"""Every backbone of the registry in every scheme: fully integer, and each layer of the file computes what was faked.
+"""Every backbone in every scheme: fully integer, and each layer of the file matches its fake quantization.
 
 So deep networks of random weights blow the rounding of a first layer up to the whole range of the last: answers can't
 be compared. So every layer is compared by itself, on what the file's own layers before it have made. Then the file is
@@ -41,7 +41,7 @@ TRAINED = ("alexnet", "basic_cnn", "mobilenet_v2")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A classifier at the smallest size of its backbone, random but alive, and what quantization needs."""
+    """A classifier at the smallest size of its backbone with random weights, and the inputs of quantization."""
 
     model: Any
     folded: Any

@@ -1,4 +1,4 @@
-"""Classifiers that nobody here wrote name what is on three photographs."""
+"""Public classifiers recognize the objects on three photographs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_table_of_objects_is_no_sure_thing(foreign: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_flags_override_the_metadata(foreign: Path, name: str, tmp_path: Path) -> None:
-    """Our own label file, and the normalization that the metadata gives anyway."""
+    """A given label file, and the same normalization as in the metadata."""
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"class {index}\n" for index in range(1001)))
     by_flags = Classifier.open(foreign / name, labels_file=labels, mean=127.5, std=127.5)
@@ -70,7 +70,7 @@ def test_flags_override_the_metadata(foreign: Path, name: str, tmp_path: Path) -
 
 
 def test_a_wrong_normalization_matters(foreign: Path) -> None:
-    """So the flags do reach the model."""
+    """Proves that the flags reach the model."""
     wrong = classify_one(Classifier.open(foreign / V1_FLOAT, mean=0, std=1), str(foreign / "burger-224.png"))
     assert not wrong.label.startswith("cheeseburger")
 

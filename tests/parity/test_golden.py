@@ -1,6 +1,6 @@
-"""The golden check passes on what was packed and fails on every change of the way there.
+"""The golden check passes on the packed model and fails on every change of the path to the output.
 
-Each change is made in the real code, below the check.
+Each change is made in the product code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_a_changed_brightness_is_caught(model: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("change", [{"std": 128.5}, {"mean": 125.0}, {"mean": 0.0, "std": 255.0}])
 def test_a_changed_scale_is_caught(pack_tiny: Callable[..., Path], tmp_path: Path, change: dict[str, float]) -> None:
-    """Float models: an integer one has its scale inside, compared with the contract when it is opened."""
+    """Float models only: for integer models, opening compares the scale with the input contract."""
     classifier = Classifier.open(pack_tiny("float32", tmp_path / "model.tflite"))
     classifier.input = dataclasses.replace(classifier.input, **change)
     results = check_golden(classifier)
@@ -75,7 +75,7 @@ def test_a_changed_scale_is_caught(pack_tiny: Callable[..., Path], tmp_path: Pat
 def test_a_changed_offset_of_an_integer_model_is_caught(
     pack_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The interpreter is fed other numbers than the pixels'."""
+    """The interpreter gets other values than the pixels."""
     classifier = Classifier.open(pack_tiny(kind, tmp_path / "model.tflite"))
     invoke = classifier.model.invoke
     monkeypatch.setattr(classifier.model, "invoke", lambda batch: invoke(batch // 2))

@@ -1,4 +1,4 @@
-"""MediaPipe Tasks, given our file and nothing else, says what we say."""
+"""MediaPipe Tasks gives the same predictions as edgeall, with only the model file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if sys.argv[2:]:
 
 @pytest.fixture(scope="session")
 def mediapipe_python() -> Path:
-    """The Python of an environment with MediaPipe, made once."""
+    """The Python of an environment with MediaPipe, created once."""
     try:
         return venvs.make_venv(venvs.CACHED / "mediapipe", ["mediapipe==1.2.2"])
     except AssertionError as error:
@@ -51,7 +51,7 @@ def mediapipe_python() -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(test_data: Path) -> list[Path]:
-    """Real images of all classes, 224x224 as the model is: MediaPipe's resizing is not ours to compare."""
+    """Real images of all classes at the model's size of 224x224, so that MediaPipe does not resize them."""
     files = [file for label in LABELS for file in sorted((test_data / "all4" / label).iterdir())[1::8]]
     return [files[index] for index in np.linspace(0, len(files) - 1, IMAGES).astype(int)]
 
@@ -59,7 +59,7 @@ def photographs(test_data: Path) -> list[Path]:
 def test_same_answers_on_real_images(
     smear_bundle: Path, mediapipe_python: Path, photographs: list[Path], tmp_path: Path
 ) -> None:
-    """JPEG as they are: MediaPipe decodes them by another library. What it made of them our path is given as well."""
+    """JPEG files: MediaPipe uses another decoder, so edgeall gets the pixels that MediaPipe decoded."""
     theirs = _theirs(smear_bundle, mediapipe_python, photographs, tmp_path / "decoded.npy")
     decoded = np.load(tmp_path / "decoded.npy")
     classifier = Classifier.open(smear_bundle)
@@ -85,7 +85,7 @@ def test_same_answers_on_the_same_pixels(
 
 @pytest.mark.parametrize("kind", ["float32", "dynamic", "uint8"])
 def test_every_scheme(kind: str, pack_tiny: Callable[..., Path], mediapipe_python: Path, tmp_path: Path) -> None:
-    """A float model takes its normalization from the metadata. (int8 inputs MediaPipe refuses; we make none.)"""
+    """A float model takes its normalization from the metadata. MediaPipe refuses int8 inputs; edgeall writes none."""
     model, exact = (pack_tiny(each, tmp_path / f"{each}.tflite") for each in (kind, "float32"))
     files = []
     for seed in range(5):
@@ -121,7 +121,7 @@ def test_the_second_output_is_there_and_silent(
     mediapipe_python: Path,
     tmp_path: Path,
 ) -> None:
-    """MediaPipe takes it for another classification, whose metadata say that nothing is worth reporting."""
+    """MediaPipe treats it as another classification, whose metadata suppress all results."""
     from edgeall.console.progress import Progress
     from edgeall.optimize.quantization.config import QuantizeConfig
     from edgeall.optimize.quantize import quantize
@@ -147,7 +147,7 @@ def test_the_second_output_is_there_and_silent(
 
 
 def _same(model: Path, python: Path, files: list[Path], exact: Path | None = None) -> None:
-    """MediaPipe answers as we do, to within rounding.
+    """MediaPipe gives the same output as edgeall to within rounding.
 
     Dynamic-range kernels quantize activations as they go, each version of the runtime a little differently: by less
     than that moves the answers of ``exact``, the same network in float.
@@ -164,12 +164,12 @@ def _rounding(classifier: Classifier) -> float:
 
 
 def _ours(classifier: Classifier, files: list[Path]) -> NDArray[np.float32]:
-    """Its outputs as they are: MediaPipe doesn't know of the manifest's temperature."""
+    """Uncalibrated outputs: MediaPipe does not apply the manifest's temperature."""
     return np.stack([classifier.predict(load_input(file, classifier.input)) for file in files])
 
 
 def _theirs(model: Path, python: Path, files: list[Path], decoded: Path | None = None) -> list[list[float]]:
-    """MediaPipe's scores in the order of `LABELS`; the pixels that it saw go into ``decoded``."""
+    """MediaPipe's scores in the order of `LABELS`; the pixels that it decoded go into ``decoded``."""
     command = [str(python), "-c", PROGRAM, str(model), *([] if decoded is None else [str(decoded)])]
     names = "\n".join(map(str, files))
     result = subprocess.run(command, input=names, capture_output=True, text=True, timeout=venvs.HANG_S)

@@ -1,4 +1,4 @@
-"""The runtime of 32-bit Arm, tflite-runtime 2.14 with numpy 1, in an environment of its own."""
+"""The runtime of 32-bit Arm, tflite-runtime 2.14 with numpy 1, in a separate environment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="session")
 def runtime_python() -> Path:
-    """The Python 3.11 of an environment with tflite-runtime, made once."""
+    """The Python 3.11 of an environment with tflite-runtime, created once."""
     python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
     if python is None:
         pytest.skip("tflite-runtime 2.14 needs Python 3.11, which is not here")
@@ -59,7 +59,7 @@ def runtime_python() -> Path:
 
 @pytest.fixture
 def there(runtime_python: Path, repository: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """``there(model, images)`` runs the golden check there, and classifies the images."""
+    """``there(model, images)`` runs the golden check with that Python, and classifies the images."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "edgeall").symlink_to(repository)
 
@@ -80,7 +80,7 @@ def there(runtime_python: Path, repository: Path, tmp_path: Path) -> Callable[..
 def test_integer_kernels_are_those_that_litert_has_too(
     smear_bundle: Path, test_data: Path, there: Callable[..., dict[str, Any]]
 ) -> None:
-    """Image by image, labels swapped only within a unit, on real images of every class."""
+    """Per image on real images of every class; labels may only swap within one unit."""
     images = [str(file) for label in LABELS for file in sorted((test_data / "all4" / label).iterdir())[1::20]]
     here = with_builtin_kernels(smear_bundle)
     ours = [list(prediction.probabilities.values()) for prediction in classify(here, images)]
@@ -99,7 +99,7 @@ def test_the_golden_check_finds_there_what_these_kernels_differ_by(
 
 
 def _check_golden(model: Path, answer: dict[str, Any]) -> None:
-    """How far these kernels are from XNNPACK's on a golden image depends on the network, so it is worked out here."""
+    """The difference of these kernels from XNNPACK on a golden image depends on the network: it is computed here."""
     expected = check_golden(with_builtin_kernels(model), tolerance_units=UNITS_TOLERANCE["tflite_runtime"])
     assert expected
     for found, here in zip(answer["results"], expected, strict=True):
@@ -126,6 +126,6 @@ def test_tiny_models(
 def test_what_quantize_makes(
     scheme: str, tiny_models: dict[str, dict[str, Any]], there: Callable[..., dict[str, Any]]
 ) -> None:
-    """The product's own files, the dense layer quantized per channel among other things."""
+    """Files of `edgeall quantize`, e.g. with a dense layer quantized per channel."""
     model = Path(tiny_models[scheme]["out"])
     _check_golden(model, there(model))

@@ -38,7 +38,7 @@ def bench(
 
 @pytest.fixture
 def labelled(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, float]:
-    """Images in folders, and the fraction that the model gets right: some, by where they were put."""
+    """Images in label folders, and the accuracy of the model on them, which is between 0 and 1."""
     classifier = Classifier.open(tiny_bundle)
     for seed in range(10):
         path = tmp_path / "images" / LABELS[seed % 4] / f"{seed}.png"
@@ -104,7 +104,7 @@ def test_accuracy_is_over_the_images_in_a_label_s_folder(tiny_bundle: Path, labe
 def test_the_label_is_the_first_folder_that_is_one(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is above --images: a data set may well lie in a folder called Early."""
+    """Independent of the folders above --images: a data set may be in a folder called Early."""
     (said,) = classify(Classifier.open(tiny_bundle), [write(tmp_path / "x.png")])
     wrong = next(label for label in LABELS if label != said.label)
     root = tmp_path / wrong / "images"
@@ -165,7 +165,7 @@ def test_nothing_to_time(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_peak_memory_sees_an_allocation() -> None:
-    """In a process of its own: a peak never goes down."""
+    """In a child process: a peak never decreases."""
     program = (
         "from edgeall.edge_runtime.tools.device import peak_rss_bytes\n"
         "before = peak_rss_bytes()\n"
@@ -209,7 +209,7 @@ def _ends(rows: list[dict[str, float]]) -> tuple[float, float]:
 
 
 def test_a_wide_spread_is_warned_of(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second repetition is made slow, as by another program."""
+    """The second repetition is slowed down, as if by another program."""
     from edgeall.edge_runtime.tools import bench as module
 
     query, calls = module._query, 0
@@ -396,7 +396,7 @@ def test_a_profiler_that_fails_is_an_error(tiny_bundle: Path, tmp_path: Path, mo
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; collects text and what would have to be fetched."""
+    """Checks that tags are balanced; collects the text and external resources."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every way a model file can be wrong, each refused in its own words."""
+"""Every kind of invalid model file is refused with its own message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 
 @pytest.fixture
 def no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reaches the interpreter has let a bad file through."""
+    """Fails the test if an invalid file reaches the interpreter."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("the interpreter saw it")
@@ -90,7 +90,7 @@ def test_one_flipped_byte_in_the_flatbuffer(tiny_bundle: Path, tmp_path: Path, d
 @FILES
 @given(data=st.data())
 def test_one_flipped_byte_in_the_archive(tiny_bundle: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """Never a crash; and what is believed is what was packed (a date in the archive may well differ)."""
+    """Never crashes; accepted content is what was packed (a date in the archive may differ)."""
     content = bytearray(tiny_bundle.read_bytes())
     packed = open_bundle(tiny_bundle)
     content[data.draw(st.integers(len(packed.flatbuffer), len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -227,7 +227,7 @@ def test_an_archive_that_swells_is_refused(tiny_bundle: Path, write: Callable[[b
 
 
 def test_golden_images_are_bounded_together(tiny_bundle: Path, write: Callable[[bytes], Path]) -> None:
-    """Sixteen names for one member that is just small enough by itself."""
+    """Sixteen names for one member whose size is just below the limit."""
     members = members_of(tiny_bundle) | {"golden/golden.json": golden_json(*["0.png"] * 16)}
     flatbuffer = open_bundle(tiny_bundle).flatbuffer
     assert len(open_bundle(write(with_archive(flatbuffer, members))).golden) == 16
@@ -269,7 +269,7 @@ def test_numbers_that_no_float_holds(
 
 
 class CountingReader(io.BytesIO):
-    """A file that knows how much was read of it."""
+    """A file that counts the bytes read."""
 
     most = 0
 
@@ -298,7 +298,7 @@ def test_a_file_of_an_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_flatbuffer_of_millions_of_tables_is_not_taken_apart(write: Callable[[bytes], Path]) -> None:
-    """Twelve megabytes of references to one operator code: as objects they would be half a gigabyte."""
+    """Twelve megabytes of references to one operator code, which would be half a gigabyte of objects."""
     count = 3_000_000
     model = struct.pack("<I4s4HiII", 16, b"TFL3", 8, 8, 0, 4, 8, 4, count)  # a vtable, the model, its vector's length
     code = struct.pack("<HHi", 4, 4, 4)
@@ -316,7 +316,7 @@ def test_a_flatbuffer_of_millions_of_tables_is_not_taken_apart(write: Callable[[
 def test_an_archive_with_a_huge_directory_is_not_opened(
     tiny_bundle: Path, write: Callable[[bytes], Path], zip64: bool
 ) -> None:
-    """Each entry takes zipfile seven times its size: of half a gigabyte, all that a board has."""
+    """Each entry takes zipfile seven times its size: half a gigabyte would fill the memory of a board."""
     fields = (b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
     directory = (struct.pack("<4s4B4HL2L5H2L", *fields) + b"a") * 30_000
     model = open_bundle(tiny_bundle).flatbuffer.replace(b"edgeall", b"another")
@@ -341,7 +341,7 @@ def test_an_archive_with_a_huge_directory_is_not_opened(
 @FILES
 @given(data=st.data())
 def test_damaged_foreign_models_never_crash(test_data: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """Without a digest a flipped weight goes unseen, but a cut is seen and nothing crashes."""
+    """Without a digest a changed weight is not detected, but truncation is, and nothing crashes."""
     whole = (test_data / "foreign" / "mobilenet_v1_0.25_224_quant.tflite").read_bytes()
     path = tmp_path / "foreign.tflite"
     path.write_bytes(whole[: data.draw(st.integers(1, len(whole) // 2))])

@@ -46,7 +46,7 @@ def test_the_file_is_opened_and_checked_once(tiny_bundle: Path, monkeypatch: pyt
 def test_golden_outputs_that_are_no_numbers(
     pack_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused, rather than a NaN in the JSON."""
+    """Refused, instead of NaN in the JSON."""
     model = pack_tiny("float32", tmp_path / "model.tflite")
     monkeypatch.setattr(golden.Classifier, "dequantize", lambda _, units: units * np.float32(np.nan))
     with pytest.raises(BundleError, match=r"outputs for 0\.png are not finite"):

@@ -22,7 +22,7 @@ PIXELS = preprocess(grainy_image(7), SPEC)
 
 
 def bare(flatbuffer: bytes, batch: np.ndarray) -> np.ndarray:
-    """What ten lines around the interpreter give: the raw output."""
+    """The raw output of the interpreter without edgeall."""
     model = Interpreter(model_content=flatbuffer, num_threads=1)
     model.allocate_tensors()
     model.set_tensor(model.get_input_details()[0]["index"], batch[None])
@@ -234,7 +234,7 @@ def test_no_interpreter_installed(monkeypatch: pytest.MonkeyPatch, tiny_bundle: 
 
 
 def test_an_interpreter_that_is_installed_but_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As tflite-runtime without the libraries it was built for: not the same as none."""
+    """Like tflite-runtime without its libraries: a different error from no interpreter."""
     (tmp_path / "broken_runtime").mkdir()
     (tmp_path / "broken_runtime" / "__init__.py").touch()
     (tmp_path / "broken_runtime" / "interpreter.py").write_text("raise ImportError('libatomic.so.1 is missing')\n")
@@ -247,7 +247,7 @@ def test_an_interpreter_that_is_installed_but_broken(tmp_path: Path, monkeypatch
 def test_an_interpreter_that_clashes_with_numpy(
     tiny_flatbuffers: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What tflite-runtime 2.14 raises with numpy 2, after it could be imported."""
+    """The error of tflite-runtime 2.14 with numpy 2, which occurs after the import."""
 
     def construct(**_: object) -> None:
         raise SystemError("<built-in method CreateWrapperFromBuffer> returned a result with an exception set")
@@ -259,6 +259,6 @@ def test_an_interpreter_that_clashes_with_numpy(
 
 
 def test_a_model_the_interpreter_refuses(tiny_flatbuffers: dict[str, bytes]) -> None:
-    """Its own exception becomes ours."""
+    """Its exception becomes a BundleError."""
     with pytest.raises(BundleError, match="the interpreter refuses the model"):
         interpreter.load(tiny_flatbuffers["uint8"][:100] + bytes(100), 1, "m")

@@ -24,7 +24,7 @@ RESEARCH_USE = "research use only, not a diagnosis"
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three images and a file that only looks like one."""
+    """Three images, and a file that is no image."""
     folder = tmp_path / "images"
     folder.mkdir()
     for seed in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""A regression is found, and what can't be compared is not."""
+"""Finds regressions, and refuses results that are not comparable."""
 
 from __future__ import annotations
 

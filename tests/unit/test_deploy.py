@@ -1,4 +1,4 @@
-"""`edgeall.deploy` over a real ssh server: what arrives, what is kept, and every way in which it can go wrong."""
+"""`edgeall.deploy` over a real ssh server: copies, releases, and every failure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def serving(device: Device) -> bytes:
 
 @pytest.fixture
 def models(tiny_bundle: Path, tmp_path: Path) -> list[Path]:
-    """Three packed models that differ, the first as small as can be."""
+    """Three different packed models; the first is as small as possible."""
     return [tiny_bundle, *(repack(tiny_bundle, tmp_path / f"{pad}.tflite", pad=pad) for pad in (100, 4_000_000))]
 
 
@@ -133,7 +133,7 @@ def test_there_is_no_moment_without_a_whole_model(device: Device, models: list[P
 
 
 def arrived(device: Device, size_bytes: float) -> Callable[[], bool]:
-    """When to cut a connection: what is under way in the server is lost with it, so let so much of a file arrive."""
+    """Waits until a part of a file has arrived, before the test cuts the connection."""
 
     def cut() -> bool:
         deadline = time.monotonic() + HANG_S
@@ -193,7 +193,7 @@ def test_a_spoilt_part_is_sent_again_whole(device: Device, models: list[Path]) -
 
 @pytest.fixture
 def small_disk(device: Device) -> Iterator[Path]:
-    """The device's home on a real file system of 24 MB."""
+    """A home folder of the device on a real file system of 24 MB."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
     (env,) = (device.root / "env").iterdir()
@@ -317,7 +317,7 @@ def test_a_foreign_or_damaged_model_never_leaves(
 
 
 def test_an_install_that_fails_leaves_the_old_model(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
-    """By pip's own refusal of a wheel that is none."""
+    """pip refuses an invalid wheel."""
     put(device, tiny_bundle)
     broken = tmp_path / "edgeall-9.9.9-py3-none-any.whl"
     broken.write_bytes(b"no zip")
@@ -345,7 +345,7 @@ def test_a_device_without_python(device: Device, tiny_bundle: Path) -> None:
 
 
 def test_a_command_that_talks_much_on_both_sides_does_not_hang(device: Device) -> None:
-    """More than a pipe or ssh's window holds, in both directions at once."""
+    """More data than a pipe or the ssh window holds, in both directions at once."""
     data = os.urandom(5_000_000)
     with connected(device) as shell:
         done = shell.run("tee /dev/stderr | od -An -v -tx1 | tr -d ' \\n' | tail -c 10; exit 7", stdin=[data])

@@ -1,4 +1,4 @@
-"""What LiteRT's ``benchmark_model`` is asked, and what it prints."""
+"""Arguments and output of LiteRT's ``benchmark_model``."""
 
 from __future__ import annotations
 

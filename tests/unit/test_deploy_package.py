@@ -1,4 +1,4 @@
-"""What is sent to a device: which files make the wheel, which requirements hold there, archives that are resumable."""
+"""Files for a device: content of the wheel, requirements, reproducible archives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Requires-Dist: tensorflow==2.21.*; extra == "train"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A little source tree of the same build."""
+    """A small source tree with the same build."""
     root = tmp_path / "checkout"
     (root / "deploy").mkdir(parents=True)
     (root / "tests").mkdir()
@@ -121,7 +121,7 @@ def test_requirements_are_those_of_the_device_not_of_this_machine(
 
 
 def test_an_archive_of_the_same_files_is_the_same_bytes(tmp_path: Path) -> None:
-    """So that a broken-off copy of it can be resumed."""
+    """So that an interrupted copy can be resumed."""
     archives = []
     for name in ("one", "two"):
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""Where devices are, and the list of them."""
+"""Targets and the list of devices."""
 
 from __future__ import annotations
 

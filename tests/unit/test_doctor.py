@@ -1,4 +1,4 @@
-"""`edgeall doctor` on this machine, and on ones made up: a 32-bit Pi, a Pi that throttles, one with the wrong numpy."""
+"""`edgeall doctor` on this machine and on simulated ones: a 32-bit Pi, a throttled Pi, one with the wrong numpy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def small_model() -> bytes:
 
 @pytest.fixture
 def pi(tmp_path: Path) -> Callable[..., Machine]:
-    """``pi(installed=..., programs=..., says=..., **fields)``: a Raspberry Pi with all it needs but what is changed."""
+    """``pi(installed=..., programs=..., says=..., **fields)``: a healthy Raspberry Pi with the given changes."""
 
     def make(
         installed: Mapping[str, str | None] | None = None,
@@ -119,7 +119,7 @@ def found(machine: Machine) -> dict[str, dict[str, str]]:
 
 
 def states(machine: Machine) -> dict[str, str]:
-    """Every check that isn't ok."""
+    """State of every check that is not ok."""
     return {name: check["state"] for name, check in found(machine).items() if check["state"] != "ok"}
 
 
@@ -155,7 +155,7 @@ def test_a_32_bit_pi(pi: Callable[..., Machine]) -> None:
 
 
 def test_a_32_bit_system_under_a_64_bit_kernel(pi: Callable[..., Machine]) -> None:
-    """pip reads the kernel's word, aarch64, and looks for a LiteRT that 32-bit Python can't load."""
+    """pip detects aarch64 from the kernel and looks for a LiteRT that 32-bit Python cannot load."""
     checks = found(pi({"ai-edge-litert": None, "numpy": None}, bits=32, try_model=no_interpreter))
     assert checks["machine"]["state"] == "warn"
     assert checks["machine"]["fix"].startswith("linux32 ")
@@ -181,7 +181,7 @@ def test_linux32_makes_the_kernel_say_armv8l(pi: Callable[..., Machine]) -> None
 
 
 def test_python_3_13_on_a_32_bit_pi(pi: Callable[..., Machine]) -> None:
-    """Raspberry Pi OS of 2025, 32-bit: no wheel of either."""
+    """Raspberry Pi OS of 2025, 32-bit: neither interpreter has a wheel."""
     checks = found(pi({"ai-edge-litert": None}, machine="armv7l", bits=32, python=(3, 13), try_model=no_interpreter))
     assert checks["Python"]["state"] == "fail"
     assert "--python 3.11" in checks["Python"]["fix"]
@@ -333,7 +333,7 @@ def test_a_failure_is_status_1(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
 
 
 def test_it_works_where_nothing_else_does(tmp_path: Path, repository: Path) -> None:
-    """An environment whose numpy can't be imported, and with no interpreter: click is all there is."""
+    """An environment without an interpreter and with a broken numpy: only click works."""
     for package in ("numpy", "PIL", "ai_edge_litert", "tflite_runtime", "rich", "flatbuffers"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise ImportError('built for another Python')\n")

@@ -45,7 +45,7 @@ def some_of(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_map_adds_up_to_the_logits(scheme: str, explained: dict[str, Path], synthetic_fields: Path) -> None:
-    """Softmax of the map's mean plus the bias is what the model says, to within its roundings.
+    """Softmax of the map's mean plus the bias equals the model's output to within rounding.
 
     An integer model rounds the pooled features, the logits and the probabilities. The first moves a logit by half a
     step of every feature times its weight at the most, the second by half a step.

@@ -1,4 +1,4 @@
-"""Every backbone: what it consists of, that it computes what its original computes, and that it learns."""
+"""Every backbone: its layers, equality with the original network, and training."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ EVERY = [pytest.param(name, marks=pytest.mark.slow if name == "nasnet_large" els
 
 @dataclass(frozen=True)
 class Pair:
-    """A backbone at its smallest size with weights that mean something, and what it was made from.
+    """A backbone at its smallest size with non-trivial weights, and its original.
 
     Attributes:
         ours: from the registry.
         original: from ``tf_keras.applications``, of the same weights; None for our own networks.
         pixels: uint8 images.
-        images: what `ours` takes of them.
+        images: the same, normalized for `ours`.
     """
 
     ours: Any
@@ -63,9 +63,9 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """The `Pair` of a name; tests that share it run one after another, so only one is in memory.
+    """The `Pair` of a name. Tests with the same pair run consecutively, so only one is in memory.
 
-    Keras builds its network for the ImageNet weights; where it would load them it gets others.
+    Keras builds its network for the ImageNet weights, but loads random weights instead.
     """
     from edgeall.models.keras_compat import keras
 
@@ -95,7 +95,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 
 def _pixels(size: int) -> NDArray[np.uint8]:
-    """Images that differ a lot in colour and light: what is alike in all of them BatchNormalization takes away."""
+    """Images with different colours and brightness, because BatchNormalization removes what they have in common."""
     spec = InputSpec(size, size)
     images = np.stack([preprocess(grainy_image(seed), spec) for seed in range(IMAGES)])
     random = np.random.default_rng(1)
@@ -115,7 +115,7 @@ def _preprocessed(name: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _randomize(model: Any, images: NDArray[np.float32]) -> None:
-    """Weights none of which could be left out unnoticed, and features that depend on the image but not on rounding.
+    """Random weights that all affect the output, with features that depend on the image but not on rounding.
 
     A network of random kernels and the BatchNormalization statistics of its own activations makes any small difference
     a fifth larger in every layer (Yang et al. 2019, "A mean field theory of batch normalization"), thousands of times
@@ -148,7 +148,7 @@ def _randomize(model: Any, images: NDArray[np.float32]) -> None:
 
 
 def _spread(features: NDArray[np.float32]) -> float:
-    """How much features differ between images."""
+    """Variation of the features between images."""
     return float(features.std(axis=0).mean())
 
 
@@ -304,7 +304,7 @@ def test_a_backbone_is_described_by_what_it_is() -> None:
 
 
 def test_the_cells_of_a_small_nasnet_are_rewritten() -> None:
-    """All kinds of NASNet's cells in a quarter of its layers, so that a quick run of the tests sees them too."""
+    """All types of NASNet cells in a quarter of its layers, so that quick test runs include them."""
     from edgeall.models.keras_compat import keras
     from edgeall.models.nasnet import _separable
     from edgeall.models.rewrite import image_input, rewrite

@@ -1,4 +1,4 @@
-"""Files that are replaced whole, folders that one process holds, leftovers of killed processes, names that fit."""
+"""Atomic writes, output locks, leftovers of killed processes, and file names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgeall.edge_runtime.tools.atomic import atomic_write, scratch, sweep, sync
 
 @contextlib.contextmanager
 def other(code: str) -> Iterator[subprocess.Popen[str]]:
-    """Another Python process that runs ``code``, prints a line and then waits to be killed."""
+    """Another Python process that runs ``code``, prints a line and waits until it is killed."""
     program = (
         "import time\nfrom pathlib import Path\n"
         "from edgeall.edge_runtime.files import *\nfrom edgeall.edge_runtime.tools.atomic import *\n"
@@ -116,7 +116,7 @@ def test_the_next_one_to_write_the_same_file_removes_what_was_left(tmp_path: Pat
 
 
 def test_the_number_of_a_process_that_runs_now_saves_no_older_file(tmp_path: Path) -> None:
-    """In a container the same few numbers are given again after each start."""
+    """A container reuses the same process numbers after each start."""
     own = os.getpid()
     older, newer = tmp_path / f".pixels-00-{own}.npy", tmp_path / f".pixels-01-{own}.npy"
     for path in (older, newer):
@@ -152,7 +152,7 @@ def test_one_process_holds_a_folder(tmp_path: Path) -> None:
 def test_a_folder_of_which_the_parent_may_not_be_written_is_held_from_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A volume that is mounted at /out."""
+    """For example a volume mounted at /out."""
     opened = os.open
 
     def refuse(path: object, *args: object, **kwargs: object) -> int:

@@ -25,7 +25,7 @@ def test_names_are_the_schema_s() -> None:
 
 @pytest.mark.parametrize("kind", ["uint8", "int8", "float32", "dynamic", "logits"])
 def test_agrees_with_the_generated_schema(tiny_flatbuffers: dict[str, bytes], kind: str) -> None:
-    """The same facts through Google's own reader."""
+    """Compares with Google's reader."""
     data = tiny_flatbuffers[kind]
     graph, reference = read_graph(data, "m"), schema.ModelT.InitFromPackedBuf(data, 0)
     assert graph.version == reference.version
@@ -73,7 +73,7 @@ def test_not_a_model_at_all(data: bytes) -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_truncated_models_are_refused(tiny_flatbuffers: dict[str, bytes], data: st.DataObject) -> None:
-    """Whatever is cut off, something that the model points to is gone, but for padding at the very end."""
+    """Every truncation is detected, except for padding at the end."""
     whole = tiny_flatbuffers["uint8"]
     length = data.draw(st.integers(0, len(whole) - 17))
     with pytest.raises(BundleError, match=r"truncated or damaged|not a TFLite model"):
@@ -104,7 +104,7 @@ def test_random_bytes_never_crash_the_reader(body: bytes, root: int) -> None:
 
 
 def test_references_to_one_table_cost_no_more_than_the_file_s_length() -> None:
-    """20,000 references to one subgraph of 20,000 references to one tensor would be 400 million tensors."""
+    """20,000 references to a subgraph with 20,000 references to one tensor are 400 million tensors."""
     builder = flatbuffers.Builder(1 << 20)
 
     def table(fields: int, number: int, target: int) -> int:
@@ -135,7 +135,7 @@ def test_references_to_one_table_cost_no_more_than_the_file_s_length() -> None:
     ],
 )
 def test_foreign_metadata(test_data: Path, name: str, label_file: str) -> None:
-    """As TensorFlow's own writer wrote it."""
+    """Written by TensorFlow's metadata writer."""
     metadata = read_metadata(read_graph((test_data / "foreign" / name).read_bytes(), "m").metadata[METADATA], "m")
     assert metadata.mean == (127.5,)
     assert metadata.std == (127.5,)

@@ -1,4 +1,4 @@
-"""Models that edgeall didn't make: what is no fact is asked for or refused, and never taken for one."""
+"""Foreign models: missing facts are required as options, contradictions are refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def flatbuffers_by_kind() -> dict[str, bytes]:
 
 @pytest.fixture
 def write(flatbuffers_by_kind: dict[str, bytes], tiny_flatbuffers: dict[str, bytes], tmp_path: Path) -> Write:
-    """``write(kind, change)`` writes a model; ``change`` alters its parts in the schema's own terms before that."""
+    """``write(kind, change)`` writes a model; ``change`` changes its schema objects first."""
 
     def to_file(kind: str, change: Callable[[Any], None] | None = None) -> Path:
         content = (flatbuffers_by_kind | tiny_flatbuffers)[kind]
@@ -119,7 +119,7 @@ def test_it_runs_at_the_size_that_is_given(write: Write, flatbuffers_by_kind: di
 
 @pytest.mark.parametrize("signature", [None, [1, 1, 1, 3]])
 def test_one_pixel_is_no_size_whatever_the_file_says(write: Write, signature: list[int] | None) -> None:
-    """As converters before signatures wrote it."""
+    """As written by converters before signatures existed."""
 
     def change(parts: Any) -> None:
         input_of(parts).shapeSignature = signature

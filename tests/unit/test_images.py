@@ -1,4 +1,4 @@
-"""Any file may be given as an image: what is opened, how its pixels come out, and what is refused."""
+"""Any file as an image: supported formats, decoded pixels, and refused files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
 
 
 def over_white(values: NDArray[np.uint8], alphas: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Exactly rounded."""
+    """Composited over white, exactly rounded."""
     product = values.astype(int) * alphas + 255 * (255 - alphas.astype(int))
     return (2 * product + 255) // 510
 
@@ -54,7 +54,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def png_file(width: int, height: int, rows: bytes = b"\0", bits: int = 8, color_type: int = 2) -> bytes:
-    """A PNG file as it says, whatever pixels it has; unless given, next to none."""
+    """A PNG file with the given header and data; by default almost without pixel data."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -124,7 +124,7 @@ def test_several_frames_are_refused_by_name(no_decoding: None, form: str) -> Non
 
 
 def test_a_hundred_thousand_pages_are_not_counted(no_decoding: None) -> None:
-    """Pillow's count of them would take minutes: it looks each up in the list of all before."""
+    """Counting them with Pillow would take minutes: its time is quadratic."""
     data = bytearray(encoded(Image.new("L", (4, 4)), "TIFF"))
     (first,) = struct.unpack_from("<I", data, 4)
     (entries,) = struct.unpack_from("<H", data, first)
@@ -140,7 +140,7 @@ def test_a_hundred_thousand_pages_are_not_counted(no_decoding: None) -> None:
 
 
 def test_a_jpeg_of_a_thousand_scans_is_refused(no_decoding: None) -> None:
-    """95 bytes make libjpeg go over all pixels once more: at 64 megapixels a small file would take minutes."""
+    """A scan of 95 bytes makes libjpeg process all pixels again: a small file of 64 megapixels would take minutes."""
     data = encoded(Image.new("L", (4_000, 4_000), 90), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match="progressive JPEG of more than 100 scans"):
@@ -190,7 +190,7 @@ def test_exif_orientation(form: str, orientation: int) -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_transparency_lies_over_white(form: str) -> None:
-    """All values with all alphas."""
+    """All combinations of value and alpha."""
     rgba = np.stack([VALUES, VALUES[:, ::-1], VALUES.T, ALPHAS], axis=-1)
     expected = over_white(rgba[..., :3], ALPHAS[..., None])
     np.testing.assert_array_equal(decoded(encoded(Image.fromarray(rgba), form)), expected)
@@ -239,7 +239,7 @@ WIDE = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), np.uint16)
 
 @pytest.mark.parametrize(("channels", "color_type"), [(3, 2), (4, 6), (2, 4)])
 def test_sixteen_bit_colour_in_png(channels: int, color_type: int) -> None:
-    """Within one of the exact value: Pillow takes the upper byte."""
+    """Within one of the exact value: Pillow uses only the upper byte."""
     samples = WIDE[..., :channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     exact = samples / 257
@@ -255,7 +255,7 @@ def test_sixteen_bit_colour_in_tiff() -> None:
 
 
 def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
-    """A camera's: white is 4095, and taken for 16 bits it would be all but black."""
+    """From a camera with white at 4095; scaled as 16 bits it would be nearly black."""
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     first, second = values.reshape(-1, 2).T
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8)
@@ -344,7 +344,7 @@ def test_grey_that_is_multiplied_by_its_transparency(no_decoding: None) -> None:
 
 
 def test_colour_that_is_multiplied_by_its_transparency() -> None:
-    """TIFF's associated alpha: what is stored has been multiplied by it already."""
+    """TIFF's associated alpha: the stored colours are premultiplied."""
     rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
     stored = np.concatenate([(rgba[..., :3] * (rgba[..., 3:] / 255)).round(), rgba[..., 3:]], axis=-1).astype(np.uint8)
     pixels = decoded(tiff_file(7, 5, stored.tobytes(), (8, 8, 8, 8), 2, (338, 1)))
@@ -366,7 +366,7 @@ def test_files_that_claim_more_than_they_hold(data: bytes) -> None:
 
 
 def test_what_pillow_fills_up() -> None:
-    """A limit, told in the guide: rows that a whole PNG or JPEG stream doesn't have come out black or grey."""
+    """A documented limit: missing rows in a complete PNG or JPEG stream become black or grey."""
     short = png_file(100, 100, (b"\0" + b"\xff" * 300) * 50)
     assert decoded(short)[:, 0, 0].tolist() == [255] * 50 + [0] * 50
     data = encoded(grainy_image(3, (64, 48)), "JPEG")
@@ -377,7 +377,7 @@ def test_what_pillow_fills_up() -> None:
 
 
 def test_no_more_is_read_than_there_is(tmp_path: Path) -> None:
-    """A PNG chunk that claims 4 GB: Pillow would have Python allocate them."""
+    """A PNG chunk that claims 4 GB, which Pillow would allocate."""
     data = bytearray(encoded(PICTURE))
     place = data.index(b"IDAT") - 4
     struct.pack_into(">I", data, place, 2**32 - 2**16)
@@ -422,7 +422,7 @@ def test_missing_empty_folder_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
 def test_truncated_anywhere(tmp_path: Path, form: str) -> None:
-    """Half an image is never given as a whole one."""
+    """A partial image is never returned."""
     data = encoded(grainy_image(2, (64, 48)), form)
     path = tmp_path / "x"
     for tenths in range(1, 10):
@@ -443,7 +443,7 @@ def test_find_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "frames"), [("RGB", 1), ("RGBA", 2)])
 def test_a_large_image_takes_no_more_copies_than_it_must(tmp_path: Path, mode: str, frames: int) -> None:
-    """In a process of its own: a peak never goes down. Pillow has four bytes a pixel in both modes."""
+    """In a child process: a peak never decreases. Pillow uses four bytes per pixel in both modes."""
     width, height = 4_000, 3_000
     path = tmp_path / "x.png"
     Image.new(mode, (width, height), (90, 80, 70, 60)[: len(mode)]).save(path)

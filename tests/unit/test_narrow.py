@@ -1,4 +1,4 @@
-"""Which channels can go together, and that the network without them is the same where they had no effect."""
+"""Removable channel groups; a network without channels that had no effect computes the same."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ layers = keras.layers
 
 @pytest.fixture
 def _double() -> Iterator[None]:
-    """Float64, in which a network of fifty layers doesn't amplify rounding to anything that could hide a mistake."""
+    """Float64, so that rounding in a network of fifty layers cannot hide an error."""
     keras.mixed_precision.set_global_policy("float64")
     yield
     keras.mixed_precision.set_global_policy("float32")
 
 
 def _random(model: Any, seed: int = 0) -> Any:
-    """``model`` with weights and statistics that hide nothing."""
+    """``model`` with random weights and statistics."""
     generator = np.random.default_rng(seed)
     for layer in model.layers:
         values = [generator.normal(0, 0.3, value.shape) for value in layer.get_weights()]
@@ -43,7 +43,7 @@ def _random(model: Any, seed: int = 0) -> Any:
 
 
 def _flattened() -> Any:
-    """Channels that reach a dense layer through Flatten, several values each, and a BatchNormalization behind it."""
+    """Channels that reach a dense layer through Flatten, with several values each, and BatchNormalization."""
     inputs = layers.Input((8, 8, 3))
     x = layers.Conv2D(6, 3, activation="relu", name="one")(inputs)
     x = layers.ZeroPadding2D(1)(layers.AveragePooling2D(2)(layers.Dropout(0.1)(x)))
@@ -68,7 +68,7 @@ def _squeezed() -> Any:
 
 
 def _joined() -> Any:
-    """A sum and a concatenation: what goes into them stays."""
+    """A sum and a concatenation: their inputs keep all channels."""
     inputs = layers.Input((8, 8, 3))
     x = layers.Conv2D(8, 3, name="stem")(inputs)
     y = layers.Conv2D(8, 3, padding="same", name="outer")(layers.Conv2D(5, 1, name="inner")(x))
@@ -84,7 +84,7 @@ def _backbone(name: str, size: int) -> Any:
 
 
 def _without_effect(model: Any, group: Group, removed: np.ndarray) -> None:
-    """Zero what every reader of a group takes from some of its channels."""
+    """Set the weights of all consumers to zero for some channels of a group."""
     for name in group.consumers:
         layer = model.get_layer(name)
         kernel, *rest = layer.get_weights()

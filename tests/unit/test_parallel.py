@@ -1,4 +1,4 @@
-"""Several interpreters side by side say what one says, in order, in bounded memory."""
+"""Several parallel interpreters give the same results as one, in order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAYOUTS = [Layout(1, 1), Layout(2, 1), Layout(1, 2), Layout(3, 2)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images of different sizes, so that some are ready before those ahead of them; two are none."""
+    """Images of different sizes, so that they finish out of order; two files are no images."""
     folder = tmp_path / "images"
     folder.mkdir()
     for index in range(24):
@@ -54,7 +54,7 @@ def test_the_same_as_one_after_the_other(tiny_bundle: Path, folder: Path, layout
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_same_units(tiny_bundle: Path, layout: Layout) -> None:
-    """Probabilities of a uint8 output are units by a scale: equal ones are equal units."""
+    """Equal probabilities of a uint8 output mean equal units."""
     classifier = Classifier.open(tiny_bundle, threads=1)
     pixels = [load(index, classifier) for index in range(50)]
     wanted = [classifier.dequantize(classifier.predict_units(each)) for each in pixels]
@@ -133,7 +133,7 @@ def test_what_breaks_the_interpreter_is_raised(tiny_bundle: Path, monkeypatch: p
 
 
 def test_images_that_go_and_come_while_running(tiny_bundle: Path, folder: Path) -> None:
-    """`classify` takes the first images at once, to choose by them: the folder holds more than that."""
+    """`classify` reads the first images at once to choose a layout; the folder has more than these."""
     for index in range(parallel.WORTH_MEASURING):
         os.link(folder / "01.png", folder / f"a{index:03}.png")
     (folder / "later").mkdir()
@@ -319,7 +319,7 @@ def test_measuring_for_real(tiny_bundle: Path, folder: Path, tmp_path: Path) -> 
 
 
 def test_listing_keeps_names_alone(tmp_path: Path) -> None:
-    """In a process of its own: a peak never goes down. A `Path` for each image would take more than twice as much."""
+    """In a child process: a peak never decreases. One `Path` per image would take more than twice as much."""
     (tmp_path / "x.png").touch()
     for index in range(10_000):
         os.link(tmp_path / "x.png", tmp_path / f"image{index}.png")

@@ -74,7 +74,7 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tiny_bundle: Path, folder:
 def test_outputs_that_are_no_numbers_are_no_label(
     tiny_flatbuffers: dict[str, bytes], folder: Path, tmp_path: Path, kind: str, value: float
 ) -> None:
-    """A foreign model, which has no digest, with one weight spoilt."""
+    """A foreign model, which has no digest, with one damaged weight."""
     model, labels = tmp_path / "model.tflite", tmp_path / "labels.txt"
     model.write_bytes(spoilt(tiny_flatbuffers[kind], value))
     labels.write_text("\n".join(LABELS))
@@ -112,7 +112,7 @@ def test_review_zone(pack_tiny: Callable[..., Path], folder: Path, tmp_path: Pat
 
 
 def test_nothing_is_read_ahead(tiny_bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays bounded: an image is opened when its prediction is asked for."""
+    """Memory is bounded: an image is opened only when its prediction is requested."""
     opened: list[str] = []
 
     def load(path: str, spec: object) -> object:

@@ -1,4 +1,4 @@
-"""One image to one input, the same everywhere."""
+"""An image gives the same model input on every machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A foreign model is first run in a process of its own: a crash or a hang there is an error message here."""
+"""A foreign model first runs in a child process: a crash or a hang becomes an error message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADD, WHILE, TRANSPOSE = range(3)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty one."""
+    """An empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -41,7 +41,7 @@ def graph(
     operators: Sequence[tuple[int, Sequence[int], Sequence[int], Any]],
     types: Sequence[int] | None = None,
 ) -> Any:
-    """One whose input is tensor 0. The last tensor of a boolean graph is the constant in buffer 1: true."""
+    """A model whose input is tensor 0. The last tensor of a boolean graph is the constant in buffer 1: true."""
     made = schema.SubGraphT()
     made.tensors, made.operators, made.inputs, made.outputs = [], [], [0], list(outputs)
     for index, shape in enumerate(shapes):
@@ -78,7 +78,7 @@ def addition(shape: Sequence[int] = SMALL) -> bytes:
 
 
 def crashing() -> bytes:
-    """A transposition whose permutation is left out: legal for a flatbuffer, fatal for the interpreter."""
+    """A transposition without its permutation: valid for a flatbuffer, fatal for the interpreter."""
     return model(graph([SMALL, SMALL], [1], [(TRANSPOSE, (0, -1), [1], schema.TransposeOptionsT())]))
 
 
@@ -95,7 +95,7 @@ def endless() -> bytes:
 
 
 def huge() -> bytes:
-    """Two tensors of a terabyte each, in a file of some hundred bytes."""
+    """Two tensors of a terabyte each, in a file of a few hundred bytes."""
     return addition(shape=(1, 300_000, 300_000, 3))
 
 
@@ -117,7 +117,7 @@ def opened(files: tuple[Path, Path]) -> Classifier:
 
 
 def test_a_model_that_crashes_the_interpreter(foreign: Callable[[bytes], tuple[Path, Path]]) -> None:
-    """Opened here it would end this process: the proof is below."""
+    """Opened in this process it would crash it; the next test proves that."""
     files = foreign(crashing())
     with pytest.raises(BundleError, match=r"foreign\.tflite: the interpreter crashes on it \(SIGSEGV\)") as caught:
         opened(files)
@@ -146,7 +146,7 @@ def test_a_model_that_wants_more_memory_than_there_is(foreign: Callable[[bytes],
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit needs /proc")
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tensors of 48 MB, and what numpy holds of them: within the limit they are had, below it they are not."""
+    """Two tensors of 48 MB and numpy's copies: allowed within the limit, refused above it."""
     content = addition(shape=(1, 2_000, 2_000, 3))
     limit = f"import edgeall.edge_runtime.probe as p; p.MEMORY_BYTES = {{}}; {probe._CODE}"
     monkeypatch.setattr(probe, "_CODE", limit.format(500_000_000))
@@ -157,7 +157,7 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_that_the_interpreter_refuses() -> None:
-    """In its own words, as if it had been opened here."""
+    """With the same message as in this process."""
     content = model(graph([SMALL, (1, 2, 2, 4)], [1], [(ADD, (0, 5), [1], schema.AddOptionsT())]))
     with pytest.raises(BundleError, match="m: the interpreter refuses the model"):
         probe.try_out(content, "m")
@@ -201,7 +201,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_packed_models_are_not_tried(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their digest has been checked; a process more would double the time to the first answer."""
+    """Their digest is verified; a child process would double the time to the first prediction."""
     monkeypatch.setattr(probe, "try_out", lambda *_: pytest.fail("tried"))
     Classifier.open(tiny_bundle)
     script = (
@@ -227,7 +227,7 @@ def test_foreign_models_give_the_same_as_without(
 
 
 def test_modules_in_the_current_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Downloads may lie where somebody works; `python -m` would prefer them to the installed ones."""
+    """Downloaded files may be in the current folder; `python -m` would prefer them to installed modules."""
     for name in ("numpy", "json", "edgeall"):
         (tmp_path / f"{name}.py").write_text("import os; os._exit(7)\n")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The registry of backbones, and what it refuses; the backbones themselves are in `test_families`."""
+"""The registry of backbones and its errors; `test_families` tests the backbones."""
 
 from __future__ import annotations
 

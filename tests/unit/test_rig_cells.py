@@ -1,4 +1,4 @@
-"""Nucleated cells: drawn fields whose truth is known, and the white cells of BCCD where it is at hand."""
+"""Nucleated cells: drawn fields with known truth, and the white cells of BCCD if available."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw(
     scale: float = 1.0,
     platelets: Iterable[Point] = (),
 ) -> NDArray[np.uint8]:
-    """A smear: nuclei as centre and diameter in red cells' diameters, with cytoplasm around; sensor noise."""
+    """A smear: nuclei (centre, diameter in red cell diameters) with cytoplasm, and sensor noise."""
     image = Image.new("RGB", size, GLASS)
     pen = ImageDraw.Draw(image)
 
@@ -69,7 +69,7 @@ def centres(found: list[Cell]) -> list[tuple[int, int]]:
 
 
 def assert_at(found: list[Cell], truth: Iterable[Point], within: float = 6) -> None:
-    """Each once, none besides, in any order."""
+    """Each cell is found exactly once, in any order."""
     left = list(truth)
     for cell in found:
         near = [point for point in left if math.dist(point, cell.centre) <= within]
@@ -126,7 +126,7 @@ def test_where_there_is_none_none_is_found(pixels: NDArray[np.uint8]) -> None:
 
 
 def test_red_cells_on_one_another_are_no_nucleus() -> None:
-    """They absorb as much blue and green light as one; red light they let pass."""
+    """They absorb as much blue and green light as a nucleus, but transmit red light."""
     pile = Image.fromarray(draw(red=SOME_RED))
     ImageDraw.Draw(pile).ellipse((420, 300, 510, 390), fill=(115, 45, 50))
     assert find_cells(np.asarray(pile)) == []
@@ -190,7 +190,7 @@ def test_a_crop_is_what_the_model_takes() -> None:
 
 
 def place(box: tuple[int, int, int, int], aspect: float) -> tuple[int, int, int, int]:
-    """Where in a field of 640x480 `cut_out` cuts: its pixels say where they are."""
+    """The position of the crop of `cut_out` in a field of 640x480, whose pixels encode their position."""
     rows, columns = np.mgrid[:480, :640]
     field = Image.fromarray(np.stack([rows // 2, columns // 4, columns % 4 * 2 + rows % 2], -1).astype(np.uint8))
     cut = np.asarray(cut_out(field, box, aspect)).astype(int)
@@ -351,7 +351,7 @@ def test_the_command_crops_to_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_white_cells_of_bccd(test_data: Path) -> None:
-    """The limit, on the fields that the figures were not chosen on; every third for the time it takes."""
+    """The accuracy limit on fields that were not used for tuning; every third, to save time."""
     if not (test_data / "bccd").is_dir():
         pytest.skip(f"{test_data}: no bccd here")
     fields = read_fields(test_data / "bccd")

@@ -44,7 +44,7 @@ def slide() -> Slide:
 
 
 def fields(slide: Slide, zone: str = "smear") -> list[Pixels]:
-    """Sharp windows of one zone, none over another."""
+    """Sharp windows of one zone, without overlap."""
     columns = {"empty": (0,), "smear": (1400, 2700), "thick": (6144 - WIDTH,)}[zone]
     rows = (0, 960, 1920)
     return [np.ascontiguousarray(slide.pixels[y : y + HEIGHT, x : x + WIDTH]) for x in columns for y in rows]
@@ -90,7 +90,7 @@ def test_focus_falls_with_every_step_out_of_focus_whatever_is_in_view(slide: Sli
 
 
 def test_focus_is_relative_to_the_slides_own_best(slide: Slide) -> None:
-    """A worse objective's best is as good as it gets; the next slide may have another."""
+    """Focus is relative to the best of the objective; the next slide may have another one."""
     soft = [blurred(pixels, 0.12) for pixels in fields(slide)]
     gate = Gate()
     assert all(look(gate, pixels, number).ok for number, pixels in enumerate(soft))
@@ -171,7 +171,7 @@ def test_movement_is_told_from_the_sensors_noise_and_the_lamps_flicker(slide: Sl
 @pytest.mark.parametrize("source", ["", "v.mp4 frame 2"])
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
 def test_a_clock_that_is_set_hides_no_movement(slide: Slide, step_s: float, source: str) -> None:
-    """Of a camera's frames and of a video's, which follow each other on a clock of their own."""
+    """For frames of a camera and of a video, which have a monotonic clock."""
     gate, taken = Gate(), datetime(2026, 11, 21, tzinfo=timezone.utc)
     here, there = (np.ascontiguousarray(slide.pixels[:HEIGHT, left : left + WIDTH]) for left in (1400, 1460))
     gate.judge(Frame(here, taken, 0, source, clock_s=10.0))
@@ -210,7 +210,7 @@ def test_the_simulated_camera_is_judged_as_its_truth_says(slide: Slide) -> None:
 
 
 def test_real_fields_pass(test_data: Path) -> None:
-    """Each by itself: nothing is known of the slides they are from."""
+    """Each separately: their slides are unknown."""
     files = [
         *sorted((test_data / "all4").rglob("*.jpg"))[::40],
         *sorted((test_data / "bccd/JPEGImages").iterdir())[::4],
@@ -261,7 +261,7 @@ def test_thresholds_survive_the_manifest(slide: Slide) -> None:
 def test_quantize_fits_the_gate_to_the_fields_it_was_trained_on(
     tiny_models: dict[str, Any], synthetic_fields: Path
 ) -> None:
-    """The manifest carries limits, and the set's own fields keep them."""
+    """The manifest has limits, and the training fields pass them."""
     packed = open_bundle(tiny_models["ptq-int8"]["out"]).manifest
     fitted = thresholds_of(packed)
     assert packed is not None and packed.quality == to_values(fitted)

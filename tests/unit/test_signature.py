@@ -1,4 +1,4 @@
-"""Signed models: whatever is changed afterwards, a device that pins the key sees it."""
+"""Signed models: a device with the public key detects every change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from edgeall.optimize.packaging.sign import make_key, sign
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A private key and its public half."""
+    """A private key and its public key."""
     key = tmp_path_factory.mktemp("keys") / "key.pem"
     return key, make_key(key)
 
@@ -88,7 +88,7 @@ def test_an_unsigned_model_is_refused(
 
 
 def forged_flatbuffer(flatbuffer: bytes, members: dict[str, bytes]) -> bytes:
-    """Another weight, with the digest in the manifest made to match."""
+    """A changed weight, with a matching digest in the manifest."""
     changed = bytearray(flatbuffer)
     changed[max(read_graph(flatbuffer, "m").main.tensors, key=lambda tensor: tensor.constant_bytes).constant_at] ^= 1
     facts = json.loads(members["edgeall.json"])
@@ -98,7 +98,7 @@ def forged_flatbuffer(flatbuffer: bytes, members: dict[str, bytes]) -> bytes:
 
 
 def changed_labels(flatbuffer: bytes, members: dict[str, bytes]) -> bytes:
-    """Ill and healthy swapped, in both places, so that nothing but the signature tells."""
+    """Positive and negative labels swapped in both places, so that only the signature detects it."""
     facts = json.loads(members["edgeall.json"])
     facts["labels"][:2] = facts["labels"][1::-1]
     members["edgeall.json"] = json.dumps(facts).encode()
@@ -150,7 +150,7 @@ def added_member(flatbuffer: bytes, members: dict[str, bytes]) -> bytes:
 def test_what_is_changed_after_signing_is_seen(
     signed: Path, keys: tuple[Path, Path], tamper: Callable[[bytes, dict[str, bytes]], bytes]
 ) -> None:
-    """Each of these files is a whole bundle to whoever asks for no signature."""
+    """Each of these files is a valid bundle without the signature check."""
     flatbuffer, members = parts(signed)
     rebuild(signed, tamper(flatbuffer, members), members)
     open_bundle(signed)
@@ -159,7 +159,7 @@ def test_what_is_changed_after_signing_is_seen(
 
 
 def test_a_rebuilt_archive_of_the_same_content_is_the_same_model(signed: Path, keys: tuple[Path, Path]) -> None:
-    """The test above fails files for their content, not for having been written by another program."""
+    """The test above detects changed content, not that another program wrote the file."""
     rebuild(signed, *parts(signed))
     open_bundle(signed, keys[1])
 
@@ -181,7 +181,7 @@ def test_bytes_between_flatbuffer_and_archive_are_seen(signed: Path, keys: tuple
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_members_of_one_name_are_refused(signed: Path, keys: tuple[Path, Path]) -> None:
-    """Readers disagree which of the two counts."""
+    """Readers disagree on which of the two is valid."""
     with zipfile.ZipFile(signed, "a") as archive:
         archive.writestr("labels.txt", b"Benign\n")
     with pytest.raises(BundleError, match="a duplicate name"):
@@ -207,7 +207,7 @@ def test_somebody_elses_key(signed: Path, keys: tuple[Path, Path], tmp_path: Pat
 
 
 def test_claiming_the_trusted_key_is_not_enough(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
-    """An attacker signs with a key of his own and writes down ours."""
+    """An attacker signs with another key and claims the trusted one."""
     make_key(tmp_path / "his.pem")
     ours = json.loads(parts(signed)[1]["signature.json"])["public_key"]
     sign(signed, tmp_path / "his.pem")
@@ -300,7 +300,7 @@ def test_wrong_keys_are_named(signed: Path, keys: tuple[Path, Path], tmp_path: P
 
 
 def test_without_cryptography(signed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on the device install: signed models open, and one that must be signed says what is missing."""
+    """As in the device install: signed models open; requiring a signature names the missing package."""
     real = builtins.__import__
 
     def refuse(name: str, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One walker: what `data ls` counts is what `run` classifies, and what neither takes is named."""
+"""`data ls` and `run` find the same images, and report what they skip."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def both(root: Path) -> tuple[list[str], dict[str, str]]:
-    """Images and what was skipped, once it is sure that both ways to walk find the same."""
+    """Images and skipped files, after checking that both functions find the same."""
     dataset = load_dataset(root)
     skipped: dict[str, str] = {}
 
@@ -86,7 +86,7 @@ def test_what_is_not_taken_is_named(root: Path, tmp_path: Path) -> None:
 
 
 def _without_rights() -> list[str]:
-    """A prefix under which folders that may not be read can't be read, for root too."""
+    """A command prefix that enforces file permissions, for root too."""
     if os.geteuid() != 0:
         return []
     drop = [
