@@ -36,7 +36,7 @@ def output_lock(out: Path, command: str) -> Iterator[None]:
     Raises:
         UsageError: another process holds the lock; or the place is not writable.
     """
-    next_to = out.with_name(_fitted(".", out.name, ".lock")) if out.name else out / ".lock"
+    next_to = out.with_name(file_name(".", out.name, ".lock")) if out.name else out / ".lock"
     made = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,10 +106,6 @@ def is_same_file(opened: int, path: Path) -> bool:
 
 def file_name(before: str, name: str, after: str) -> str:
     """``before + name + after``, with ``name`` cut to fit `LONGEST`; a cut name ends in a digest."""
-    return _fitted(before, name, after)
-
-
-def _fitted(before: str, name: str, after: str) -> str:
     return before + shorten(name, LONGEST - len(os.fsencode(before + after))) + after
 
 

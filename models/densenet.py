@@ -20,9 +20,6 @@ register(
         name="densenet121",
         build=build,
         input_hw=(224, 224),
-        sizes=(32, 512),
-        mean=127.5,
-        std=127.5,
         reference="Huang et al. 2017, Densely connected convolutional networks",
         facts=Facts(
             parameters=7_037_504,

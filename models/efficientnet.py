@@ -62,9 +62,6 @@ register(
         name="efficientnet_b0",
         build=build,
         input_hw=(224, 224),
-        sizes=(32, 512),
-        mean=127.5,
-        std=127.5,
         reference="Tan and Le 2019, EfficientNet: rethinking model scaling for convolutional neural networks",
         facts=Facts(
             parameters=4_049_564,

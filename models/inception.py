@@ -41,8 +41,6 @@ register(
         build=build_inception_v3,
         input_hw=(299, 299),
         sizes=(75, 512),
-        mean=127.5,
-        std=127.5,
         reference="Szegedy et al. 2016, Rethinking the Inception architecture for computer vision",
         facts=Facts(
             parameters=21_802_784,
@@ -60,8 +58,6 @@ register(
         build=build_inception_resnet_v2,
         input_hw=(299, 299),
         sizes=(75, 512),
-        mean=127.5,
-        std=127.5,
         unfreeze=173,  # from mixed_7a on: training the 12 GMACs before it would cost 2.4 times as much per image
         reference="Szegedy et al. 2017, Inception-v4, Inception-ResNet and the impact of residual connections",
         facts=Facts(

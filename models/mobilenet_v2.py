@@ -36,8 +36,6 @@ register(
         build=build,
         input_hw=(224, 224),
         sizes=(96, 224),
-        mean=127.5,
-        std=127.5,
         alphas=ALPHAS,
         reference="Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks",
         facts=Facts(

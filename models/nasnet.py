@@ -50,9 +50,6 @@ register(
         name="nasnet_large",
         build=build,
         input_hw=(331, 331),
-        sizes=(32, 512),
-        mean=127.5,
-        std=127.5,
         unfreeze=336,  # the last six cells: training the 17 GMACs before them would double the cost per image
         reference="Zoph et al. 2018, Learning transferable architectures for scalable image recognition",
         facts=Facts(

@@ -76,9 +76,6 @@ register(
         name="basic_cnn",
         build=build_basic_cnn,
         input_hw=(128, 128),
-        sizes=(32, 512),
-        mean=127.5,
-        std=127.5,
         reference="the three-layer baseline of the comparison studies",
         pretrained=False,
         facts=Facts(
@@ -97,8 +94,6 @@ register(
         build=build_alexnet,
         input_hw=(224, 224),
         sizes=(64, 512),
-        mean=127.5,
-        std=127.5,
         reference="Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks",
         pretrained=False,
         facts=Facts(

@@ -79,11 +79,11 @@ class ModelSpec:
     name: str
     build: Callable[[BuildArgs], Any]
     input_hw: tuple[int, int]
-    sizes: tuple[int, int]
-    mean: float
-    std: float
     reference: str
     facts: Facts
+    sizes: tuple[int, int] = (32, 512)
+    mean: float = 127.5
+    std: float = 127.5
     alphas: tuple[float, ...] = ()
     pretrained: bool = True
     unfreeze: int | None = None

@@ -28,9 +28,6 @@ register(
         name="resnet50",
         build=build_resnet50,
         input_hw=(224, 224),
-        sizes=(32, 512),
-        mean=127.5,
-        std=127.5,
         reference="He et al. 2016, Deep residual learning for image recognition",
         facts=Facts(
             parameters=23_587_712,
@@ -47,9 +44,6 @@ register(
         name="resnet101v2",
         build=build_resnet101v2,
         input_hw=(224, 224),
-        sizes=(32, 512),
-        mean=127.5,
-        std=127.5,
         unfreeze=37,  # from stage conv5 on: training the other 7 GMACs would cost 2.5 times as much per image
         reference="He et al. 2016, Identity mappings in deep residual networks",
         facts=Facts(

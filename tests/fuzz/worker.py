@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.device import peak_rss_bytes
 from edgeall.edge_runtime.errors import BundleError, ImageError
 from edgeall.edge_runtime.flatbuffer import read_graph
 from edgeall.edge_runtime.images import open_rgb
+from edgeall.edge_runtime.tools.device import peak_rss_bytes
 
 CPU_SECONDS = 10.0
 """For one input; the kernel ends the process (SIGPROF), whatever it is at. 64 megapixels take one or two."""
