@@ -11,7 +11,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from ...edge_runtime.tools.device import throttle_reasons
+from ...edge_runtime.tools.throttle import throttle_reasons
 from ..record.rows import MAX_TEXT, SessionNotes
 from ..snapshot import SAVE, Settings
 from .context import Context, Rig

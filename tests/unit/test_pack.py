@@ -15,12 +15,12 @@ from ai_edge_litert.interpreter import Interpreter
 from fixtures_models import LABELS, SPEC, golden_for, grainy_image, manifest, png
 from PIL import Image
 
-from edgeall.edge_runtime import golden as golden_module
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, DataError
 from edgeall.edge_runtime.flatbuffer import METADATA, packed_length, read_graph, read_metadata
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
+from edgeall.edge_runtime.tools import golden as golden_module
 from edgeall.optimize.packaging.card import model_card
 from edgeall.optimize.packaging.metadata import classifier_metadata, marked, with_metadata
 from edgeall.optimize.packaging.pack import golden_png, pack
