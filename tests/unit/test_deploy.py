@@ -60,7 +60,7 @@ def test_a_model_is_copied_verified_and_served(device: Device, models: list[Path
     assert result["current"]["sha256"] == hashlib.sha256(models[0].read_bytes()).hexdigest()
     assert result["previous"] is None
     assert [golden["ok"] for golden in result["golden"]] == [True, True]
-    # What the result names is what a user types there.
+    # The result names the command for the user.
     said = subprocess.run([result["edgeall"], "inspect", result["model"], "--json"], capture_output=True, text=True)
     assert json.loads(said.stdout)["golden_ok"] is True
     assert list(device.root.rglob("*.part")) == []
@@ -186,7 +186,7 @@ def test_a_spoilt_part_is_sent_again_whole(device: Device, models: list[Path]) -
         with pytest.raises(DeviceError):
             put(device, large, wire.port)
     (part,) = device.root.rglob("*.part")
-    part.write_bytes(bytes(part.stat().st_size))  # zeros, as a power cut leaves them
+    part.write_bytes(bytes(part.stat().st_size))  # zeros, as after a power failure
     put(device, large)
     assert serving(device) == large.read_bytes()
 
@@ -250,7 +250,7 @@ def test_an_unknown_host_is_not_trusted(device: Device, tiny_bundle: Path) -> No
     assert printed in caught.value.message, "not the fingerprint that OpenSSH prints"
     scan = f"ssh-keyscan -p {device.port} 127.0.0.1 >> ~/.ssh/known_hosts"
     assert scan in caught.value.hint
-    # The hint's own command mends it.
+    # The command of the hint resolves it.
     subprocess.run(scan, shell=True, check=True, capture_output=True)
     put(device, tiny_bundle)
 
@@ -351,7 +351,7 @@ def test_a_command_that_talks_much_on_both_sides_does_not_hang(device: Device) -
         done = shell.run("tee /dev/stderr | od -An -v -tx1 | tr -d ' \\n' | tail -c 10; exit 7", stdin=[data])
         assert (done.status, done.out) == (7, data[-5:].hex())
         assert len(done.err) > 1_000_000
-        # A command that doesn't read what it is sent.
+        # A command that does not read its stdin.
         assert shell.run("exit 3", stdin=[data]).status == 3
 
 

@@ -68,7 +68,7 @@ def test_what_it_is_asked() -> None:
     options = bench_options("/tmp/model.tflite", 4, 2.5)
     assert {"--graph=/tmp/model.tflite", "--num_threads=4", "--min_secs=2.5", "--num_runs=50"} <= set(options)
     options = check_options("/tmp/model.tflite", "serving:0", (1, 224, 224, 3), "/tmp/in", "/tmp/out")
-    # A colon parts name and file, so one in the name is doubled there, and there alone.
+    # A colon separates name and file, so a colon in the name is doubled in this option only.
     assert {"--input_layer=serving:0", "--input_layer_shape=1,224,224,3"} <= set(options)
     assert {"--input_layer_value_files=serving::0:/tmp/in", "--output_filepath=/tmp/out"} <= set(options)
 

@@ -228,7 +228,7 @@ def test_numpy_2_with_the_old_runtime(pi: Callable[..., Machine]) -> None:
     assert check["state"] == "fail"
     assert "2.4.6 is incompatible with tflite-runtime 2.14.0" in check["found"]
     assert check["fix"].endswith("-m pip install 'numpy<2'")
-    assert states(pi({"tflite-runtime": "2.14.0"})) == {}  # LiteRT is there too, and it comes first
+    assert states(pi({"tflite-runtime": "2.14.0"})) == {}  # LiteRT is installed too, and preferred
 
 
 def test_old_and_missing_packages(pi: Callable[..., Machine]) -> None:
@@ -293,7 +293,7 @@ def test_what_is_kept_takes_space(pi: Callable[..., Machine], tmp_path: Path) ->
     assert found(pi(cache=cache))["cache"]["found"] == f"2.4 MB in {cache}, which edgeall can regenerate"
     left = cache / ".pixels-0123-1.npy"
     left.write_bytes(bytes(1_000_000))
-    os.utime(left, (0, 0))  # before any process that runs now
+    os.utime(left, (0, 0))  # older than any running process
     said = found(pi(cache=cache))["cache"]["found"]
     assert said.startswith("3.4 MB in ")
     assert "; 1.0 MB of it left by killed processes" in said

@@ -66,13 +66,13 @@ def test_the_map_adds_up_to_the_logits(scheme: str, explained: dict[str, Path], 
         vector = classifier.pooled(answer.units)
         logits = evidence(classifier.features(answer.units), weights).mean(axis=(0, 1)) + bias
         step = 0.0
-        if taken.scale:  # what lies outside the range of the pooled features is cut off
+        if taken.scale:  # values outside the range of the pooled features are clipped
             step, zero_point = taken.scale[0], taken.zero_point[0]
             cut = np.clip(vector, step * (-128 - zero_point), step * (127 - zero_point))
             logits += weights @ (cut - vector)
-        elif scheme == "dynamic":  # the kernel rounds its input to 8 bits as it goes
+        elif scheme == "dynamic":  # the kernel rounds its input to 8 bits
             step = float(np.abs(vector).max()) / 127
-        # A probability moves by a quarter of what moves the difference of two logits.
+        # A probability changes by at most a quarter of the change of the logit difference.
         allowed = 0.25 * (step * float(np.abs(weights).sum(axis=1).max()) + logit_step) + 1e-5
         allowed += classifier.model.output.scale
         powers = np.exp(logits - logits.max())
@@ -95,7 +95,7 @@ def test_the_same_answers_with_and_without(
         assert one.units.ndim == 1 and other.units.ndim == 3
         few, many = plain.pooled(one.units), mapped.pooled(other.units)
         step = plain.model.second.scale if plain.model.second else 0.0
-        within = few < 255 * step if step else np.full(few.shape, True)  # what isn't cut off
+        within = few < 255 * step if step else np.full(few.shape, True)  # not clipped
         assert within.any()
         assert np.abs(few - many)[within].max() <= step + 1e-5
 

@@ -188,7 +188,7 @@ def test_layer_names_count_from_none_and_survive_saving_in_their_order(pair: Pai
         if stem.replace("_", "") == type(layer).__name__.lower():
             counted.setdefault(stem, set()).add(int(number or 0))
     assert all(found == set(range(len(found))) for found in counted.values()), counted
-    restored = keras.Model.from_config(pair.ours.get_config())  # what load_model does
+    restored = keras.Model.from_config(pair.ours.get_config())  # as load_model does
     assert [layer.name for layer in restored.layers] == names
     assert [weights.shape for weights in restored.weights] == [weights.shape for weights in pair.ours.weights]
 
@@ -200,7 +200,7 @@ def test_it_computes_what_the_original_does_of_its_own_preprocessing(
     name = request.node.callspec.params["pair"]
     assert pair.original.name == ORIGINALS[name][1]
     wanted = pair.original(_preprocessed(name, pair.pixels), training=False).numpy()
-    if wanted.ndim == 4:  # MobileNetV2, which we pool ourselves
+    if wanted.ndim == 4:  # MobileNetV2, with a separate pooling layer
         wanted = wanted.mean(axis=(1, 2))
     found = pair.ours(pair.images, training=False).numpy()
     record_property("difference", float(np.abs(found - wanted).max()))
@@ -227,7 +227,7 @@ def test_a_training_step_lowers_the_loss_of_its_batch(pair: Pair) -> None:
     assert loss().numpy() == pytest.approx(before.numpy(), rel=1e-5)
     rate = (
         0.02 * before / sum(tf.reduce_sum(gradient**2) for gradient in gradients)
-    )  # two per cent lower, if it were linear
+    )  # two per cent lower for a linear network
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         variable.assign_sub(rate * gradient)
     assert loss().numpy() < before.numpy()
@@ -267,7 +267,7 @@ def test_macs_are_those_of_the_kernels_at_every_position() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        # Together those take minutes to build and to place, the others some seconds each.
+        # These take minutes to build and to place, the others a few seconds each.
         pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
         for name in registry.names()
     ],

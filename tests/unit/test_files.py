@@ -144,9 +144,9 @@ def test_one_process_holds_a_folder(tmp_path: Path) -> None:
         assert error.value.hint
         process.kill()
         process.wait()
-        with output_lock(out, "prune"):  # a dead process holds nothing
+        with output_lock(out, "prune"):  # a dead process holds no lock
             assert not out.exists()
-    assert os.listdir(out.parent) == []  # which the killed process made
+    assert os.listdir(out.parent) == []  # created by the killed process
 
 
 def test_a_folder_of_which_the_parent_may_not_be_written_is_held_from_within(
@@ -177,10 +177,10 @@ def test_derived_names_fit_and_differ(tmp_path: Path, name: str) -> None:
         assert len(os.fsencode(derived)) <= 255
         (tmp_path / derived).write_bytes(b"x")
         if os.fsdecode(os.fsencode(name)).isprintable():
-            assert derived.encode("utf-8")  # no character is cut in two
+            assert derived.encode("utf-8")  # no character is split
     assert file_name("1-", name + "a", ".png") != file_name("1-", name + "b", ".png")
     assert file_name("1-", "short", ".png") == "1-short.png"
-    write_text(tmp_path / (name[:-6] if name.isascii() else name), "x")  # its temporary fits too
+    write_text(tmp_path / (name[:-6] if name.isascii() else name), "x")  # its temporary file fits too
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(NoSpaceError, match="temporary files") as error, scratch() as folder:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / "x"))
     assert "TMPDIR" in error.value.hint
-    with pytest.raises(OSError, match="elsewhere"), scratch():  # not the temporary folder's fault
+    with pytest.raises(OSError, match="elsewhere"), scratch():  # not a problem of the temporary folder
         raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/x")
 
 
@@ -208,13 +208,13 @@ def test_without_a_home_things_are_kept_in_a_folder_of_the_users_own(
         assert folder == tmp_path / f"edgeall-{os.getuid()}"
         assert folder.stat().st_mode & 0o777 == 0o700
         cache._among_temporary.cache_clear()
-        folder.chmod(0o777)  # somebody else could have put models there
+        folder.chmod(0o777)  # another user could have put models there
         assert cache.cache_dir() != folder
         assert cache.cache_dir() == cache.cache_dir()
     finally:
         shutil.rmtree(cache._among_temporary(), ignore_errors=True)
         cache._among_temporary.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")  # a file of settings doesn't expand it
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")  # a settings file does not expand it
     assert "~" not in str(cache.cache_dir())
     cache._among_temporary.cache_clear()
 

@@ -52,7 +52,7 @@ def test_tensors_may_be_left_until_they_are_asked_for(tiny_flatbuffers: dict[str
     whole, lazy = read_graph(data, "m").main, read_graph(data, "m", whole=False).main
     assert lazy.operators == whole.operators and len(lazy.tensors) == len(whole.tensors)
     assert lazy.tensors[-1] == whole.tensors[-1] and lazy.tensors[1:3] == whole.tensors[1:3]
-    for _ in range(1000):  # what is known is not read again, or a file's budget would run out
+    for _ in range(1000):  # known tensors are not read again, which would exhaust the budget
         assert tuple(lazy.tensors) == whole.tensors
     with pytest.raises(IndexError):
         lazy.tensors[len(whole.tensors)]

@@ -94,7 +94,7 @@ def output_of(parts: Any) -> Any:
     return parts.subgraphs[0].tensors[parts.subgraphs[0].outputs[0]]
 
 
-# A size that is none
+# Variable sizes
 
 
 def test_a_model_without_a_fixed_size_is_not_run_at_one_pixel(write: Write) -> None:
@@ -130,7 +130,7 @@ def test_one_pixel_is_no_size_whatever_the_file_says(write: Write, signature: li
             labelled(path, LABELS[:3])
         assert labelled(path, LABELS[:3], input_size=24).input.width == 24
     else:
-        assert labelled(path, LABELS[:3]).input == InputSpec(1, 1)  # said twice, so meant
+        assert labelled(path, LABELS[:3]).input == InputSpec(1, 1)  # given in both shape and signature
 
 
 def test_a_size_that_contradicts_the_signature(write: Write) -> None:
@@ -163,7 +163,7 @@ def test_what_is_no_rgb_image(write: Write, shape: list[int], hint: str) -> None
 
 def test_a_map_of_scores_is_no_classifier(write: Write) -> None:
     with pytest.raises(BundleError, match="a map instead of one score per label"):
-        labelled(write("any-map"), tuple("abcdefghijkl"), input_size=4)  # 2x2 places of 3 labels are 12 outputs
+        labelled(write("any-map"), tuple("abcdefghijkl"), input_size=4)  # 2x2 positions with 3 labels are 12 outputs
 
 
 # One output
@@ -224,7 +224,7 @@ def test_metadata_that_contradicts_the_quantization_is_named(write: Write) -> No
         words = caught.value.hint.split()
         given = {name: float(words[words.index(f"--{name}") + 1]) for name in ("mean", "std")}
         assert labelled(path, **given).input.std == pytest.approx(127.5, rel=0.02)
-    with pytest.raises(BundleError, match=r"contradict mean 0 and std 255"):  # given by hand it is no better
+    with pytest.raises(BundleError, match=r"contradict mean 0 and std 255"):  # the options are checked too
         labelled(path, mean=0.0, std=255.0)
 
 
@@ -255,7 +255,7 @@ def test_outputs_in_units_of_nothing_are_no_probabilities(write: Write) -> None:
         labelled(write("uint8", quantized([], [], output_of)))
 
 
-# Everywhere that a foreign model is taken
+# Every command that accepts a foreign model
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -309,7 +309,7 @@ def test_no_phone_times_one_pixel(write: Write, tmp_path: Path) -> None:
 
     program = tmp_path / "benchmark_model"
     program.touch()
-    with pytest.raises(BundleError, match="no fixed size"):  # before the device is asked for anything
+    with pytest.raises(BundleError, match="no fixed size"):  # before any command runs on the device
         bench_by_benchmark_model(None, write("any-size"), program, 1, 1.0, None)  # type: ignore[arg-type]
 
 

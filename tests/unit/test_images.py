@@ -271,7 +271,7 @@ def test_samples_that_use_few_of_their_bits_are_told(channels: int, largest: int
     values[2, 3] = largest
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
     if channels == 3 and largest == 1024:
-        used = 12  # of colour the upper byte is all that Pillow keeps: 4
+        used = 12  # for colour Pillow keeps only the upper byte: 4
     for data in (
         png_file(7, 5, rows, bits=16, color_type=0 if channels == 1 else 2),
         tiff_file(7, 5, values.astype("<u2").tobytes(), (16,) * channels, 1 if channels == 1 else 2),

@@ -108,7 +108,7 @@ def test_every_interpreter_is_used_by_one_thread_at_a_time(tiny_bundle: Path, mo
             inside[id(self)] = inside.get(id(self), 0) + 1
             assert inside[id(self)] == 1
             most = max(most, sum(inside.values()))
-        together.wait(HANG_S)  # for the two others, each in a thread of its own
+        together.wait(HANG_S)  # for the two others, each in its own thread
         result = predict(self, pixels)
         with lock:
             inside[id(self)] -= 1
@@ -156,7 +156,7 @@ def test_an_unreadable_folder_is_named(tiny_bundle: Path, folder: Path) -> None:
     parents = [folder, *folder.parents]
     modes = {path: path.stat().st_mode for path in parents if path.stat().st_uid == os.getuid()}
     classifier = Classifier.open(tiny_bundle, threads=1)
-    root = os.geteuid() == 0  # may list everything: become nobody
+    root = os.geteuid() == 0  # root may list everything: change to the user nobody
     try:
         for path in modes if root else ():
             path.chmod(0o755)
@@ -179,7 +179,7 @@ def test_an_unreadable_folder_is_named(tiny_bundle: Path, folder: Path) -> None:
 
 def test_ctrl_c_stops_at_once(tiny_bundle: Path, folder: Path) -> None:
     arguments = f"['run', {str(tiny_bundle)!r}, '--workers', '2', *[{str(folder / '01.png')!r}] * 20_000]"
-    # A shell may have started us with SIGINT ignored, and Python leaves that as it is.
+    # A shell may start this process with SIGINT ignored, which Python keeps.
     script = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"from edgeall.cli import main; sys.exit(main({arguments}))"

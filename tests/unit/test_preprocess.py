@@ -20,7 +20,7 @@ BILINEAR = Image.Resampling.BILINEAR
 @pytest.mark.parametrize(
     ("size", "box"),
     [
-        ((100, 60), (20, 0, 80, 60)),  # landscape: the sides go
+        ((100, 60), (20, 0, 80, 60)),  # landscape: left and right are cropped
         ((60, 100), (0, 20, 60, 80)),
         ((80, 80), (0, 0, 80, 80)),
         ((16, 10), (3, 0, 13, 10)),  # enlarged
@@ -41,7 +41,7 @@ def test_center_crop_keeps_the_input_s_aspect() -> None:
 @pytest.mark.parametrize(
     ("size", "spec", "box"),
     [
-        ((51, 40), InputSpec(20, 20, fit="center-crop"), (5, 0, 45, 40)),  # an odd rest
+        ((51, 40), InputSpec(20, 20, fit="center-crop"), (5, 0, 45, 40)),  # an odd remainder
         ((50, 41), InputSpec(32, 48, fit="center-crop"), (0, 4, 50, 37)),  # 33.3 rows
         ((1, 500), InputSpec(20, 200, fit="center-crop"), (0, 249, 1, 250)),  # a tenth of a row
     ],

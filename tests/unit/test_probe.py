@@ -179,7 +179,7 @@ def test_a_model_that_runs_is_tried_once(
     probe.ensure_runs(content, "m")
     with pytest.raises(AssertionError, match="tried again"):
         probe.ensure_runs(addition(shape=(1, 2, 3, 3)), "m")
-    # Another release of the interpreter may stumble where this one didn't.
+    # Another release of the interpreter may fail on the same model.
     monkeypatch.setattr(sys.modules["ai_edge_litert"], "__file__", str(cache / "other.py"))
     (cache / "other.py").touch()
     with pytest.raises(AssertionError, match="tried again"):

@@ -172,7 +172,7 @@ def test_the_size_of_the_image_does_not_matter(size: Point, scale: float) -> Non
 def test_another_magnification_is_a_matter_of_the_red_cell() -> None:
     truth = [(120, 120), (300, 330), (500, 200)]
     pixels = draw([(point, 0.9) for point in truth], scale=0.4)
-    assert find_cells(pixels) == []  # at the usual scale these are platelets
+    assert find_cells(pixels) == []  # at the default scale these are platelets
     assert_at(find_cells(pixels, red_cell_px=0.4 * UNIT), truth)
 
 
@@ -210,7 +210,7 @@ def test_three_classes() -> None:
     counts = np.zeros(64, np.int64)
     counts[[2, 3, 20, 21, 50, 51]] = (500, 500, 100, 100, 30, 30)
     assert upper_two_of_three(counts) == (20.5, 50.5)
-    assert upper_two_of_three(np.bincount([7] * 9, minlength=16))[1] in (0.0, 7.0)  # one value alone is no error
+    assert upper_two_of_three(np.bincount([7] * 9, minlength=16))[1] in (0.0, 7.0)  # a single value is no error
 
 
 @settings(max_examples=60, deadline=None)
@@ -267,8 +267,8 @@ def test_splitting_covers_the_region() -> None:
     parts = regions.split(mask, 0.7, 5)
     assert ((parts > 0) == mask).all() and set(np.unique(parts)) == {0, 1, 2}
     assert len(np.unique(parts[:, :36])) == len(np.unique(parts[:, 41:])) == 2
-    assert set(np.unique(regions.split(mask, 0.2, 5))) == {0, 1}  # the neck is not that narrow
-    assert set(np.unique(regions.split(mask, 0.7, 30))) == {0, 1}  # nothing is that wide
+    assert set(np.unique(regions.split(mask, 0.2, 5))) == {0, 1}  # the neck is wider
+    assert set(np.unique(regions.split(mask, 0.7, 30))) == {0, 1}  # nothing is as wide
     assert (regions.split(np.ones((5, 9), np.bool_), 0.7, 1) == 1).all()
 
 

@@ -143,7 +143,7 @@ def test_a_lamp_that_is_turned_down_is_no_thick_field(slide: Slide) -> None:
     for number, light in enumerate((1.0, 0.8), 1):  # "too bright: turn the lamp down"
         assert look(gate, lit(field, light), number).ok
     found = [look(gate, lit(field, 0.65), 3 + n, 0.1) for n in range(600)]
-    assert found[0].reasons == ("thick",) and found[-1].ok  # darker than the slide has been: believed within a minute
+    assert found[0].reasons == ("thick",) and found[-1].ok  # darker than before on this slide: accepted within a minute
 
 
 def test_a_thick_field_stays_thick_while_the_slide_is_moved_over(slide: Slide) -> None:

@@ -224,7 +224,7 @@ def test_claiming_the_trusted_key_is_not_enough(signed: Path, keys: tuple[Path, 
 def test_a_signature_that_is_none(signed: Path, keys: tuple[Path, Path], content: bytes) -> None:
     flatbuffer, members = parts(signed)
     rebuild(signed, flatbuffer, members | {"signature.json": content})
-    open_bundle(signed)  # nobody asked
+    open_bundle(signed)  # not required
     with pytest.raises(BundleError, match=r"signature\.json is not what"):
         open_bundle(signed, keys[1])
 

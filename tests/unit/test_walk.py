@@ -53,7 +53,7 @@ def both(root: Path) -> tuple[list[str], dict[str, str]]:
     problems = {problem.path: problem.reason for problem in dataset.problems}
     listed = [sample.path for sample in dataset.samples]
     unlistable = {path: reason for path, reason in problems.items() if reason.startswith("can't be listed")}
-    assert sorted([*listed, *unlistable]) == found  # `run` gives an error line for what can't be listed
+    assert sorted([*listed, *unlistable]) == found  # `run` gives an error line for a folder that cannot be listed
     assert {path: reason for path, reason in problems.items() if path not in unlistable} == skipped
     return listed, problems
 
@@ -143,7 +143,7 @@ def test_what_edgeall_wrote_is_no_data(root: Path, file: str, content: str) -> N
     assert problems == dict.fromkeys(("run", "A/run"), "written by edgeall: no data")
     with pytest.raises(DataError, match="written by edgeall"):
         load_dataset(root / "run")
-    assert list(expand([root / "run" / "plots"])) == [str(root / "run" / "plots" / "roc.png")]  # asked for by name
+    assert list(expand([root / "run" / "plots"])) == [str(root / "run" / "plots" / "roc.png")]  # given by name
 
 
 def test_other_peoples_settings_are_data_like_any(root: Path) -> None:
