@@ -162,11 +162,11 @@ def _help(command: click.Command) -> list[str]:
 
 def _names(names: str) -> str:
     """``--name, -n TEXT`` as code."""
-    return f"`{names}`".replace("|", "\\|")
+    return f"<code>{_escaped(names)}</code>".replace("|", "&#124;")
 
 
 def _cell(text: str) -> str:
-    return _escaped(" ".join(text.split())).replace("|", "\\|")
+    return _escaped(" ".join(text.split())).replace("|", "&#124;")
 
 
 def _escaped(text: str) -> str:
