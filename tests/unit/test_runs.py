@@ -34,7 +34,7 @@ def file(name: str) -> Callable[[Path], Path]:
         (file("model.H5"), "a Keras model", "tf.lite.TFLiteConverter"),
         (saved_model, "a Keras model", "tf.lite.TFLiteConverter"),
         (file("model.tflite"), "a model file", "`edgeall run`, `evaluate` and `bench`"),
-        (file("run.zip"), "a file", "the folder that `edgeall train --out` made"),
+        (file("run.zip"), "a file", "the folder made by `edgeall train --out`"),
     ],
 )
 @pytest.mark.parametrize("command", ["quantize", "prune", "compare", "evaluate"])
