@@ -170,7 +170,7 @@ def bench(
         note(f"single stream, {number + 1} of {config.repetitions}")
         streams.append(loop.single_stream(classifier))
         samples.append(conditions(root))
-    memory = {"peak_rss_bytes": peak_rss_bytes(), "steady_rss_bytes": rss_bytes()}
+    memory: dict[str, Any] = {"peak_rss_bytes": peak_rss_bytes(), "steady_rss_bytes": rss_bytes()}
     sweep = {"thread_sweep": loop.thread_sweep(streams[-1]), "offline": loop.offline()} if config.sweep else {}
     operators = loop.operators(path)
     samples.append(conditions(root))
