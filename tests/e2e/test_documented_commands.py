@@ -1,10 +1,9 @@
-"""Every `edgeall` line of every code block of the documentation is run, through the installed program, on little data.
+"""Runs every `edgeall` line and every Python example of the documentation, with the installed program and few images.
 
-A line is run as it is written, in a folder of its own that holds what the documentation speaks of: ``smears/``,
-``runs/a035``, ``model.tflite``, ``photo.jpg`` ... (see `world`). Two things are changed: `PLACES` are put in for names
-that can't be had here, and `smaller` adds options so that it takes seconds. Lines that need a device, a camera or a
-network are in `NOT_RUN`, with the reason: their options are parsed. A new line is run unless it is listed there, or
-says no more than another one (`is_part`).
+A line is run as written, in a separate folder with the files that the documentation names: ``smears/``, ``runs/a035``,
+``model.tflite``, ``photo.jpg`` ... (see `world`). There are two changes: `PLACES` replaces placeholders, and `smaller`
+adds options that make a command quick. Lines that need a device, a camera or a network are in `NOT_RUN`, with the
+reason; only their options are parsed. Every other line is run, except a line that is part of a longer one (`is_part`).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ PLACES = {
     "3f7a90c1": "HEAD",
     "~/.edgeall/current/model.tflite": "model.tflite",
 }
-"""What the documentation can't name, by how it calls it; HEAD becomes the record's."""
+"""Placeholders of the documentation, and what replaces them; HEAD becomes the head of the record."""
 
 NOT_RUN = {
     r"ssh://": "no device to reach; tests/unit/test_deploy.py goes over a real ssh connection to this machine",
@@ -51,7 +50,7 @@ NOT_RUN = {
     r"edgeall data fetch": "downloads from Kaggle; tests/unit/test_fetch.py has a server of its own",
     r"edgeall demo": "takes minutes; tests/e2e/test_demo.py goes through it",
 }
-"""Patterns of lines that can't be run here, and why."""
+"""Patterns of lines that cannot be run here, and why."""
 
 EXTRA = (
     "edgeall models",
@@ -64,15 +63,15 @@ EXTRA = (
     "edgeall record verify slides --json",
     "edgeall evaluate runs/a035 --json",
 )
-"""Named in the text alone; and one more form of what is quick."""
+"""Commands without a code block in the documentation, and more forms of quick commands."""
 
 SLOW = ("train", "evaluate", "quantize", "prune", "compare", "search")
-"""Commands that load TensorFlow: of two lines, one of which has all the words of the other, the longer one is run."""
+"""Commands that load TensorFlow. If a line has all the words of another line, only the longer one is run."""
 
 STATUS = {"doctor": (0, 1), "quantize": (0, 3), "search": (0, 3), "compare-bench": (0, 3)}
-"""Exit status other than 0 that is an answer: of a gate, or of what is missing on this machine."""
+"""Accepted exit status: gates, and checks that fail on this machine."""
 
-SAYS = {
+EXPECTED = {
     "train": r"accuracy +\d",
     "evaluate": r"accuracy +\d|\"accuracy\"",
     "quantize": r"agreement with Keras +\d",
@@ -96,12 +95,12 @@ SAYS = {
     "data audit": r"duplicate",
     "data leak": r"leak|before",
 }
-"""What is in the output of each command, on stdout or stderr; those without an output are checked by their status."""
+"""Pattern in the output of each command, stdout or stderr. Other commands are checked by their status."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A command line of the documentation: where it is first, and its words behind ``edgeall``."""
+    """A command line of the documentation: the first page that has it, and the words after ``edgeall``."""
 
     where: str
     words: tuple[str, ...]
@@ -116,7 +115,7 @@ class Line:
 
     @property
     def reason(self) -> str | None:
-        """Why it isn't run."""
+        """Why it is not run."""
         return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, self.text)), None)
 
 
@@ -124,7 +123,7 @@ LEAVES = leaves()
 
 
 def named(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The command that a line calls."""
+    """The name of the command of a line."""
     found = next((words[:count] for count in (2, 1) if words[:count] in LEAVES), None)
     assert found is not None, f"no such command: edgeall {' '.join(words)}"
     return found
@@ -137,7 +136,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def command_lines(block: str) -> Iterator[tuple[str, ...]]:
-    """The words of each call of edgeall: behind a prompt, settings, ``sudo`` or a path, and before a pipe."""
+    """The words of each call of edgeall: after a prompt, settings, ``sudo`` or a path, and before a pipe."""
     for line in re.sub(r"\\\n\s*", "", block).splitlines():
         try:
             words = shlex.split(line.strip().removeprefix("$ "), comments=True)
@@ -169,7 +168,7 @@ LINES = documented()
 
 
 def is_part(line: Line) -> bool:
-    """Whether another line of a slow command that is run has all the words of this one, and more."""
+    """Whether another line of a slow command has all the words of this one and more."""
     others = [other for other in LINES if other.name == line.name and other.reason is None]
     return line.name in SLOW and any(set(line.words) < set(other.words) for other in others)
 
@@ -181,7 +180,7 @@ RUN = [line for line in LINES if line.reason is None and not is_part(line)]
 
 
 def run(folder: Path, *words: object, status: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
-    """The installed program in a folder, which is the home of its user too."""
+    """Run the installed program in a folder, which is also the home folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EDGEALL_")}
     environment |= {"HOME": str(folder), "COLUMNS": "120"}
     for name in ("XDG_CONFIG_HOME", "DISPLAY", "WAYLAND_DISPLAY"):
@@ -201,7 +200,7 @@ def run(folder: Path, *words: object, status: tuple[int, ...] = (0,)) -> subproc
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that the documentation speaks of, made by the program itself. Not to be changed: copy it."""
+    """The files that the documentation names, made by the program itself. Tests copy the folder and do not change it."""
     from fixtures_rig import build_rig
 
     from edgeall.optimize.packaging.sign import make_key
@@ -236,7 +235,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The same command line with options behind it, which win, that make it quick on few images."""
+    """The same command line with further options, which take precedence and make it quick on few images."""
     name = " ".join(named(words))
     image_level = () if {"--split", "--fold", "--split-by"} & set(words) else ("--split-by", "image")
     more: tuple[str, ...] = ()
@@ -267,7 +266,7 @@ def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def prepare(line: Line, folder: Path) -> None:
-    """What a line needs to be there or not, where that isn't the same for all."""
+    """Create or remove the files that a line expects to exist or not to exist."""
     words = line.words
     out = Path(words[words.index("--out") + 1]) if "--out" in words else None
     if out is not None and (folder / out).exists():
@@ -307,8 +306,8 @@ def test_a_documented_line_does_what_it_says(line: Line, request: pytest.Fixture
     if "--json" in words:
         for row in done.stdout.splitlines():
             json.loads(row, parse_constant=_no_json)
-    elif line.name in SAYS:
-        assert re.search(SAYS[line.name], done.stdout + done.stderr), done.stdout + done.stderr
+    elif line.name in EXPECTED:
+        assert re.search(EXPECTED[line.name], done.stdout + done.stderr), done.stdout + done.stderr
     for option in ("--out", "--html", "--plot", "--explain"):
         if option in words and words[-1] != option and done.returncode == 0:
             value = words[words.index(option) + 1]
@@ -341,7 +340,7 @@ def _no_json(text: str) -> Any:
 
 
 def _serve(line: Line, folder: Path) -> None:
-    """A rig runs until it is told to stop."""
+    """A rig runs until it gets a signal."""
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     words = [str(PROGRAM), *line.words, "--listen", "127.0.0.1:0"]
     with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -358,7 +357,7 @@ def _serve(line: Line, folder: Path) -> None:
     assert process.returncode == 0, said
 
 
-# --- nothing is left out ----------------------------------------------------------------------------------------------
+# --- completeness -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line not in RUN], ids=lambda line: line.text)
