@@ -200,7 +200,7 @@ def run(folder: Path, *words: object, status: tuple[int, ...] = (0,)) -> subproc
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the documentation names, made by the program itself. Tests copy the folder and do not change it."""
+    """The files that the documentation names, made by the program. Tests copy the folder and do not change it."""
     from fixtures_rig import build_rig
 
     from edgeall.optimize.packaging.sign import make_key
