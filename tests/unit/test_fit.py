@@ -244,7 +244,7 @@ def test_a_checkpoint_of_the_older_rule_is_refused_in_one_line(tmp_path: Path) -
     facts = json.loads(str(old["facts"]))
     del facts["kept_loss"]
     np.savez(path, **{**old, "facts": np.array(json.dumps(facts)), "best_losses": np.zeros(64)})
-    with pytest.raises(DataError, match="begun by an older edgeall") as caught:
+    with pytest.raises(DataError, match="written by an older edgeall") as caught:
         _fit(_model(0.9), images, _stage(images, epochs=2), path)
     assert "\n" not in caught.value.message and "--force" in (caught.value.hint or "")
 
