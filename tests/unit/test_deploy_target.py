@@ -104,7 +104,7 @@ def test_options_are_given_to_the_device_as_they_were_given_here(monkeypatch: py
     monkeypatch.setenv("EDGEALL_BENCH_SECONDS", "2")
     monkeypatch.setenv("EDGEALL_BENCH_PROFILE", "0")
     assert forwarded() == ["--seconds", "2.0"]
-    with pytest.raises(UsageError, match="--labels names a file of this machine"):
+    with pytest.raises(UsageError, match="--labels names a file on this host"):
         forwarded("--labels", "labels.txt")
 
 

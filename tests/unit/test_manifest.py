@@ -60,7 +60,7 @@ def test_a_missing_input_field_is_named(key: str) -> None:
     ("change", "message"),
     [
         ({"labels": ["one"], "positive_labels": []}, "two or more"),
-        ({"labels": ["one", "one"], "positive_labels": []}, "different"),
+        ({"labels": ["one", "one"], "positive_labels": []}, "two or more distinct"),
         ({"labels": ["one", "t\nwo"], "positive_labels": []}, "line break"),
         ({"labels": ["one", 2], "positive_labels": []}, "list of texts"),
         ({"positive_labels": ["Other"]}, "positive_labels"),

@@ -121,7 +121,7 @@ def test_a_model_that_crashes_the_interpreter(foreign: Callable[[bytes], tuple[P
     files = foreign(crashing())
     with pytest.raises(BundleError, match=r"foreign\.tflite: the interpreter crashes on it \(SIGSEGV\)") as caught:
         opened(files)
-    assert "get the file again" in caught.value.hint
+    assert "copy the file again" in caught.value.hint
 
 
 def test_without_the_guard_it_is_a_crash() -> None:
@@ -237,5 +237,5 @@ def test_modules_in_the_current_folder_are_not_loaded(tmp_path: Path, monkeypatc
 
 def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", os.devnull)
-    with pytest.raises(BundleError, match="m: no process can be started"):
+    with pytest.raises(BundleError, match="m: the process for a test run cannot be started"):
         probe.try_out(addition(), "m")
