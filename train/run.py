@@ -36,6 +36,8 @@ from .stage import FitOptions, Row, Stage
 from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers
 from .workers import Workers, join
 
+__all__ = ["TrainSettings", "train"]
+
 
 def train(
     settings: TrainSettings,
