@@ -21,7 +21,7 @@ class Protocol:
         name: value of ``--protocol``.
         summary: one line of text.
         source: study that used it.
-        split_by: level, see `edgeall.train.data.split.make_split`; ``auto`` keeps subjects together where they are
+        split_by: level, see `edgeall.train.data.make_split.make_split`; ``auto`` keeps subjects together where they are
             known.
         val_frac: share of the validation subset.
         test_frac: share of the test subset; not used with folds.
