@@ -83,7 +83,7 @@ def test_a_damaged_cache_is_made_anew(
     again = cache.pixels(tmp_path, entries, SPEC, folder, Progress())
     np.testing.assert_array_equal(again, whole)
     assert not again.flags.writeable
-    assert f"{path}: damaged; made anew" in capsys.readouterr().err
+    assert f"{path}: damaged; it is made again" in capsys.readouterr().err
     assert list(folder.iterdir()) == [path]
 
 
