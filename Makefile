@@ -46,10 +46,9 @@ types: $(INSTALLED)
 		-p edgeall.optimize -p edgeall.rig -p edgeall.train
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# The site, in build/site; nothing is fetched from the network.
+# The documentation, in build/site; nothing is fetched from the network.
 docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) $(DEMO_MODEL)
 	$(BIN)/python benchmarks/startup.py $(DEMO_MODEL) build/demo/images

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
 
 
+__all__ = ["Model", "Prediction", "evaluate_model", "inspect_model", "load", "quantize_run", "train_model"]
+
+
 class Model:
     """A model file that classifies images. One instance serves one thread.
 

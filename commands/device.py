@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def run_model(
     ctx: click.Context,
+    /,
     model: Path,
     paths: tuple[str, ...],
     json: bool,

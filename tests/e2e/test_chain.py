@@ -36,7 +36,7 @@ from edgeall.optimize.quantization.convert import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
 from edgeall.train.data.synth import synthesize
-from edgeall.train.evaluation.evaluate import evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.metrics import expected_calibration_error
 from edgeall.train.run import train
 
@@ -162,9 +162,11 @@ def test_quantization_aware_training_survives_a_kill(
 def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]]
 ) -> None:
-    of_run = evaluate(tiny_run, progress=QUIET)
+    of_run = evaluate(tiny_run, EvaluateSettings(), QUIET)
     of_model = evaluate(
-        Path(tiny_models["float32"]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
+        Path(tiny_models["float32"]["out"]),
+        EvaluateSettings(data=synthetic_fields, split=tiny_run / "split.json"),
+        QUIET,
     )
     for key in ("images", "accuracy", "accuracy_ci95", "confusion", "macro_f1", "split", "split_level", "labels"):
         assert of_run[key] == of_model[key], key
@@ -185,7 +187,9 @@ def test_evaluate_gives_the_figures_that_quantize_promised(
 ) -> None:
     for scheme in ("ptq-int8", "qat-int8"):
         found = evaluate(
-            Path(tiny_models[scheme]["out"]), data=synthetic_fields, split=tiny_run / "split.json", progress=QUIET
+            Path(tiny_models[scheme]["out"]),
+            EvaluateSettings(data=synthetic_fields, split=tiny_run / "split.json"),
+            QUIET,
         )
         assert found["accuracy"] == tiny_models[scheme]["accuracy"]
 
@@ -194,10 +198,10 @@ def test_a_model_beside_its_split_is_evaluated_on_the_test_side(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copy(tiny_models["ptq-int8"]["out"], tmp_path / "model.tflite")
-    everything = evaluate(tmp_path / "model.tflite", data=synthetic_fields, progress=QUIET)
+    everything = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=synthetic_fields), QUIET)
     assert (everything["split"], everything["images"]) == ("all", 128)
     shutil.copy(tiny_run / "split.json", tmp_path)
-    assert evaluate(tmp_path / "model.tflite", data=synthetic_fields, progress=QUIET)["split"] == "test"
+    assert evaluate(tmp_path / "model.tflite", EvaluateSettings(data=synthetic_fields), QUIET)["split"] == "test"
 
 
 def test_another_split_than_the_models_own_is_refused(
@@ -213,13 +217,15 @@ def test_another_split_than_the_models_own_is_refused(
     save_split(other, tmp_path / "split.json")
     with pytest.raises(DataError, match="not the split that"):
         evaluate(
-            Path(tiny_models["float32"]["out"]), data=synthetic_fields, split=tmp_path / "split.json", progress=QUIET
+            Path(tiny_models["float32"]["out"]),
+            EvaluateSettings(data=synthetic_fields, split=tmp_path / "split.json"),
+            QUIET,
         )
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     save_split(other, run / "split.json")
     with pytest.raises(DataError, match="not the split this run was trained on"):
-        evaluate(run, progress=QUIET)
+        evaluate(run, EvaluateSettings(), QUIET)
     with pytest.raises(DataError, match="not the split this run was trained on"):
         quantize(QuantizeConfig(run, "float32", tmp_path / "m.tflite"), QUIET)
 
@@ -233,12 +239,12 @@ def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
     shutil.rmtree(tmp_path / "other" / "Pro")  # a laboratory may lack a class
     shutil.copy(tiny_models["float32"]["out"], tmp_path / "model.tflite")
     shutil.copy(tiny_run / "split.json", tmp_path)
-    of_run = evaluate(tiny_run, data=tmp_path / "other", progress=QUIET)
-    of_model = evaluate(tmp_path / "model.tflite", data=tmp_path / "other", progress=QUIET)
+    of_run = evaluate(tiny_run, EvaluateSettings(data=tmp_path / "other"), QUIET)
+    of_model = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=tmp_path / "other"), QUIET)
     assert (of_run["split"], of_run["split_level"], of_run["images"]) == ("all", "none", 18)
     assert of_run["confusion"] == of_model["confusion"]
     with pytest.raises(UsageError, match="no split says"):
-        evaluate(tiny_run, data=tmp_path / "other", side="validation", progress=QUIET)
+        evaluate(tiny_run, EvaluateSettings(data=tmp_path / "other", side="validation"), QUIET)
 
 
 def test_run_labels_images_as_evaluate_counts_them(
@@ -303,8 +309,8 @@ def test_evaluate_refuses_other_labels(
     shutil.copytree(synthetic_fields, tmp_path / "fields")
     (tmp_path / "fields" / "Pro").rename(tmp_path / "fields" / "Propro")
     for target in (tiny_run, Path(tiny_models["float32"]["out"])):
-        with pytest.raises(DataError, match=r"32 gone \(Pro/.*32 new \(Propro/|Propro.*are not those of"):
-            evaluate(target, data=tmp_path / "fields", progress=QUIET)
+        with pytest.raises(DataError, match=r"32 missing \(Pro/.*32 new \(Propro/|Propro.*are not those of"):
+            evaluate(target, EvaluateSettings(data=tmp_path / "fields"), QUIET)
 
 
 def _broken(tmp_path: Path, classes: dict[str, int]) -> Path:
@@ -462,7 +468,7 @@ def test_mixed_precision_trains_both_stages_and_saves_float32(
         keras.mixed_precision.set_global_policy("float32")
     model = keras.models.load_model(out / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
-    assert evaluate(out, cache_dir=tiny_settings.cache_dir, progress=QUIET)["images"] > 0
+    assert evaluate(out, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)["images"] > 0
 
 
 def test_a_fold_is_the_test_side(tiny_settings: Any, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from edgeall.optimize.prune import prune
 from edgeall.optimize.pruning.config import PruneConfig
 from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
-from edgeall.train.run import check_out, claim, train
+from edgeall.train.run import train
+from edgeall.train.run_folder import check_out, claim
 from edgeall.train.runs import load_model, load_own_split, load_run
 
 QUIET = Progress(quiet=True)
@@ -251,7 +252,7 @@ def test_a_home_that_can_not_be_written_is_said_before_anything_is_begun(
 ) -> None:
     (tmp_path / "home").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("edgeall.train.run.scan", lambda *_: pytest.fail("scanned"))
+    monkeypatch.setattr("edgeall.train.prepare.scan", lambda *_: pytest.fail("scanned"))
     command = ["train", "--data", str(synthetic_fields), "--out", str(tmp_path / "new" / "run"), "--model", "basic_cnn"]
     assert main([*command, "--weights", "none"]) == 1
     said = capsys.readouterr().err

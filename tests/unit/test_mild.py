@@ -8,7 +8,14 @@ from scipy.ndimage import gaussian_filter
 
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.models.keras_compat import tf
-from edgeall.optimize.quantization.mild import BATCH, IMAGES, MOST_COPIES, ValidationPredictions, copies_of, mildly_changed
+from edgeall.optimize.quantization.mild import (
+    BATCH,
+    IMAGES,
+    MOST_COPIES,
+    ValidationPredictions,
+    copies_of,
+    mildly_changed,
+)
 from edgeall.train.augment import microscope
 from edgeall.train.batches import Images
 
