@@ -528,7 +528,7 @@ def test_training_killed_half_way_goes_on_with_the_same_command(synthetic_fields
     assert not (out / "run.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "finetune: going on after epoch" in again.stderr
+    assert "finetune: resumed after epoch" in again.stderr
     with open(out / "history.csv", newline="") as stream:
         assert [int(row["epoch"]) for row in csv.DictReader(stream)] == list(range(1, 31))
     assert json.loads((out / "run.json").read_text())["metrics"]["test"]["images"] > 0

@@ -86,7 +86,7 @@ EXPECTED = {
     "inspect": r"golden",
     "sign": r"members",
     "doctor": r"ok",
-    "devices ls": r"ssh://|none yet",
+    "devices ls": r"ssh://|no devices",
     "record verify": r"head",
     "record export": r"frames",
     "record prune": r"images",

@@ -105,7 +105,7 @@ def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch: pytest.Monke
     def broken() -> None:
         raise EOFError("No data left in file")
 
-    monkeypatch.setattr("edgeall.edge_runtime.tools.doctor.this_machine", broken)
+    monkeypatch.setattr("edgeall.edge_runtime.tools.machine.this_machine", broken)
     with pytest.raises(EOFError, match="No data left"):
         main(["doctor"])
 
@@ -241,7 +241,7 @@ def test_without_a_home_no_folder_called_tilde_appears(tmp_path: Path) -> None:
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[0].startswith(str(tmp_path / "tmp"))
-    assert "none yet" in done.stdout
+    assert "no devices" in done.stdout
     assert "error: no home folder is known here" in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "work").iterdir()) == []

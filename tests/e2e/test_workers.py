@@ -149,14 +149,14 @@ def test_a_killed_worker_ends_the_others_and_the_same_commands_go_on(synthetic_f
     assert killed == -signal.SIGKILL
     assert status == 1, complaint
     assert "another worker has ended" in complaint
-    assert "give every one its command again" in complaint
+    assert "repeat the command of each" in complaint
     assert "Traceback" not in complaint
     assert not (outs[0] / "run.json").exists()
 
     ends = Pair(commands, tmp_path / "second").ends()
     for status, printed, complaint in ends:
         assert status == 0, complaint
-        assert "finetune: going on after epoch" in complaint
+        assert "finetune: resumed after epoch" in complaint
         run = json.loads(printed)
         assert (run["workers"], run["replicas"]) == (2, 2)
     assert ends[0][1] == ends[1][1]

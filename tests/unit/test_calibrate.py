@@ -177,7 +177,7 @@ def test_a_sensitivity_that_is_reached_already_sends_nothing_to_review() -> None
 @pytest.mark.parametrize(
     ("positive", "sensitivity", "budget", "message"),
     [
-        ([1], 0.9, 0.1, "one decides"),
+        ([1], 0.9, 0.1, "exclude each other"),
         ([1], 1.0, None, r"must be in \(0, 1\), got 1"),
         ([1], 0.0, None, r"must be in \(0, 1\), got 0"),
         ([1], None, 1.0, r"must be in \[0, 1\), got 1"),
@@ -239,7 +239,7 @@ def test_quantize_without_an_option_packs_a_rule_fitted_on_changed_images_too(ti
     review = summary["review"]
     assert {key: manifest.metrics[key] for key in WRONG} == {key: review[key] for key in WRONG}
     card = zipfile.ZipFile(summary["out"]).read("MODEL_CARD.md").decode()
-    assert f"Of its {review['wrong']} wrong answers {review['wrong_reviewed']} are sent to review" in card
+    assert f"Of its {review['wrong']} wrong predictions {review['wrong_reviewed']} are sent to review" in card
     page = Path(summary["report"]).read_text(encoding="utf-8")
     assert f"{review['wrong_reviewed']} of {review['wrong']} sent to review" in page
 

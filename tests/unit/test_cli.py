@@ -111,8 +111,8 @@ def test_missing_config_is_named(edgeall: Run, tmp_path: Path) -> None:
 def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     called: dict[str, Any] = {}
 
-    def recorder(model: Path, **settings: Any) -> NoReturn:
-        called.update(settings, model=model)
+    def recorder(model: Path, config: Any, note: Any) -> NoReturn:
+        called.update(vars(config), model=model, note=note)
         raise DataError("enough")
 
     monkeypatch.setattr("edgeall.edge_runtime.tools.bench.bench", recorder)

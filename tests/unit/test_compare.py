@@ -121,7 +121,7 @@ def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkey
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"models": ["basic_cnn", "mobilenet_v2:0.36"]}, "no alpha 0.36"),
+        ({"models": ["basic_cnn", "mobilenet_v2:0.36"]}, "does not support alpha 0.36"),
         ({"models": ["basic_cnn:0.5"]}, "takes no alpha"),
         ({"models": ["basic_cnn", "basic_cnn"]}, "named twice"),
         ({"protocol": "70-15"}, "no protocol"),

@@ -122,10 +122,10 @@ def test_no_percentage(files: Callable[..., tuple[Path, Path]], text: str) -> No
     ("text", "said"),
     [
         ("", "not written by `edgeall bench --json`"),
-        ("[1]", "not what"),
-        ('{"schema": 1}', "not what"),
+        ("[1]", "not written by `edgeall bench --json`"),
+        ('{"schema": 1}', "not written by `edgeall bench --json`"),
         ('{"schema": 2}', "schema 2"),
-        ("\x00", "not what"),
+        ("\x00", "not written by `edgeall bench --json`"),
     ],
 )
 def test_what_is_no_measurement_is_named(

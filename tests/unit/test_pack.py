@@ -198,7 +198,7 @@ def test_card_says_what_must_be_said() -> None:
     assert "Image-level split: optimistic" in card
     assert "| Benign | 0.9000 | 0.8000 | 0.8471 | 10 |" in card
     assert "value: 0.9870" in card
-    assert "golden images inside the file are synthetic" in card
+    assert "golden images in the file are synthetic" in card
     by_subject = model_card(manifest(training={"split_level": "subject"}, golden={"source": "test split"}))
     assert "optimistic" not in by_subject
     assert "synthetic" not in by_subject

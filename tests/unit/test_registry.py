@@ -30,7 +30,7 @@ def test_a_second_registration_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("mobilenet_v2", {"alpha": 0.4}, "no alpha 0.4"),
+        ("mobilenet_v2", {"alpha": 0.4}, "does not support alpha 0.4"),
         ("basic_cnn", {"alpha": 1.0}, "takes no alpha"),
         ("vgg16", {"alpha": 0.5}, "takes no alpha"),
         ("inception_v3", {"height": 74}, "75 to 512"),

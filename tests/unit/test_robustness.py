@@ -225,7 +225,7 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     assert metrics["robust_wrong_not_reviewed_mean"] == found["wrong_not_reviewed_mean"]
     card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
     assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
-    assert f"off by {found['ece_mean']:.4f} on average" in card
+    assert f"calibration error is then {found['ece_mean']:.4f} on average" in card
     assert f"sent to review: {100 * found['reviewed_mean']:.1f} % of the images" in card
     assert 'alt="Accuracy under corruption' in out.with_suffix(".report.html").read_text(encoding="utf-8")
     split = load_split(tiny_run / "split.json")

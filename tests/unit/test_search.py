@@ -135,7 +135,7 @@ def test_what_is_too_slow_is_never_trained(settings: SearchSettings, found: Any)
 
 def test_an_interrupted_search_goes_on(found: Any) -> None:
     result, again = found
-    assert "finetune: going on after epoch 1 of 2" in again.notes
+    assert "finetune: resumed after epoch 1 of 2" in again.notes
     assert len(result["trials"]) == 4, "the interrupted trial counts once"
 
 

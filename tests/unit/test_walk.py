@@ -192,7 +192,7 @@ def test_commands_refuse_it_before_any_work(root: Path, command: list[str], caps
     assert main([word.format(data=root) for word in command]) == 2
     said = capsys.readouterr().err
     assert f"is inside the data folder {root}" in said
-    assert "hint: choose a place outside of it" in said
+    assert "hint: choose a folder outside the data folder" in said
     assert sorted(root.rglob("*")) == before
 
 
