@@ -191,7 +191,7 @@ def test_a_training_ended_while_it_preprocesses_leaves_nothing(synthetic_fields:
     cache = tmp_path / "cache"
     program = (
         "import sys, time\n"
-        "from edgeall.train import cache\n"
+        "from edgeall.train.data import cache\n"
         "slow = cache.load_input\n"
         "cache.load_input = lambda *given: (time.sleep(1), slow(*given))[1]\n"
         "from edgeall.cli import main\n"
