@@ -242,7 +242,7 @@ def test_without_a_home_no_folder_called_tilde_appears(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[0].startswith(str(tmp_path / "tmp"))
     assert "no devices" in done.stdout
-    assert "error: no home folder is known here" in done.stderr
+    assert "error: the list of devices needs a home folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "work").iterdir()) == []
 
