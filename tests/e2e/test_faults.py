@@ -171,7 +171,10 @@ def test_a_signal_ends_the_program_in_order(tmp_path: Path, number: signal.Signa
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
-        _, said = process.communicate()
+        try:
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said

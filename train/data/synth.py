@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -180,6 +181,26 @@ def synthesize(
         return _synthesize(out, images, seed, layout, _SIZE[layout] if size is None else size, on_progress)
 
 
+def _drawn(
+    draw: Callable[[int], list[dict[str, Any]]], paths: Sequence[str], on_progress: Callable[[int, int], None] | None
+) -> dict[str, list[dict[str, Any]]]:
+    """``draw(index)`` of every path, on all cores: the boxes of its cells, by path."""
+    threads = min(cores(), 4)
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future[list[dict[str, Any]]]]()
+    boxes: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for done, path in enumerate(paths):
+            # Few at a time: an interrupt while thousands are submitted can leave a lock of the pool behind.
+            while len(waiting) < 4 * threads and done + len(waiting) < len(paths):
+                waiting.append(pool.submit(draw, done + len(waiting)))
+            boxes[path] = waiting.popleft().result()
+            if on_progress is not None:
+                on_progress(len(boxes), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt
+    return boxes
+
+
 def _synthesize(
     out: Path, images: int, seed: int, layout: Layout, size: int, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, Any]:
@@ -214,16 +235,7 @@ def _synthesize(
         _save(out, plan, picture)
         return [asdict(cell) for cell in picture.cells]
 
-    boxes: dict[str, list[dict[str, Any]]] = {}
-    pool = ThreadPoolExecutor(min(cores(), 4))
-    try:
-        for plan, cells in zip(plans, pool.map(draw, range(images)), strict=True):
-            boxes[plan.path] = cells
-            if on_progress is not None:
-                on_progress(len(boxes), images)
-    finally:
-        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt
-
+    boxes = _drawn(draw, [plan.path for plan in plans], on_progress)
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
     sync_tree(out)
     # Last: it means that the data set is complete.
