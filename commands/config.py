@@ -13,7 +13,7 @@ from ..edge_runtime.errors import UsageError
 
 
 def load_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Take the defaults of the command from a TOML file. Raises UsageError for a key that is no setting."""
+    """Take the defaults of the command from a TOML file. Raises UsageError for an unknown key."""
     if path is None:
         return
     if sys.version_info >= (3, 11):

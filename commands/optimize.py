@@ -12,13 +12,17 @@ from .options import (
     CACHE_DIR,
     EMBARGO,
     FILE,
+    FOLD,
     GRID,
     JSON,
     LEVELS,
+    POSITIVE,
     PROTOCOLS,
     SCHEMES,
     SEED,
     SPLIT_BY,
+    TEST_FRAC,
+    VAL_FRAC,
     command,
     listed,
     numbers,
@@ -254,14 +258,10 @@ def compare(
 @click.option("--study", default="search", help="Name of the study in the storage.")
 @SPLIT_BY
 @EMBARGO
-@click.option(
-    "--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, help="Validation share."
-)
-@click.option(
-    "--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15, help="Test share."
-)
-@click.option("--fold", metavar="I/K", help="Use fold I of K as the test subset, as in 1/5.")
-@click.option("--positive", metavar="LABELS", help="Positive labels, comma-separated.  [default: from names]")
+@VAL_FRAC
+@TEST_FRAC
+@FOLD
+@POSITIVE
 @click.option(
     "--golden", type=click.Choice(["test", "synthetic"]), default="test", help="Golden images, as in quantize."
 )

@@ -37,6 +37,14 @@ EMBARGO = click.option(
     metavar="N",
     help="By block: distance between subsets in file numbers.  [default: 37, the images of one patient]",
 )
+VAL_FRAC = click.option(
+    "--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, help="Validation share."
+)
+TEST_FRAC = click.option(
+    "--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15, help="Test share."
+)
+FOLD = click.option("--fold", metavar="I/K", help="Use fold I of K as the test subset, as in 1/5.")
+POSITIVE = click.option("--positive", metavar="LABELS", help="Positive labels, comma-separated.  [default: from names]")
 LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one label per line.")
 MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
 STD = click.option("--std", type=float, help="Standard deviation of that normalization, see --mean.")

@@ -12,14 +12,18 @@ from .options import (
     CACHE_DIR,
     EMBARGO,
     FILE,
+    FOLD,
     INPUT_SIZE,
     JSON,
     LABELS,
     MEAN,
+    POSITIVE,
     SEED,
     SIDES,
     SPLIT_BY,
     STD,
+    TEST_FRAC,
+    VAL_FRAC,
     command,
 )
 from .output import note, note_research_use, note_synthetic, print_result
@@ -63,16 +67,12 @@ from .output import note, note_research_use, note_synthetic, print_result
 )
 @SPLIT_BY
 @EMBARGO
-@click.option(
-    "--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, help="Validation share."
-)
-@click.option(
-    "--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15, help="Test share."
-)
-@click.option("--fold", metavar="I/K", help="Use fold I of K as the test subset, as in 1/5.")
+@VAL_FRAC
+@TEST_FRAC
+@FOLD
 @click.option("--split", type=FILE, help="Use the split of this split.json or run folder.")
 @click.option("--per-class", metavar="TRAIN/VAL/TEST", help="Images per class in each subset, as in 700/150/150.")
-@click.option("--positive", metavar="LABELS", help="Positive labels, comma-separated.  [default: from names]")
+@POSITIVE
 @click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
 @click.option(
     "--teacher",

@@ -1,6 +1,6 @@
 """Parses the parts of a TFLite flatbuffer that edgeall needs. Raises BundleError for any malformed content.
 
-The interpreter is no substitute: it runs most damaged files without an error, and its schema module takes longer to
+The interpreter does not check this: it runs most damaged files without an error, and its schema module takes longer to
 import than a model takes to run. Every offset goes through one bounds check.
 
 Source: ``tensorflow/lite/schema/schema.fbs``, ``metadata_schema.fbs`` (field numbers in the comments below).

@@ -314,7 +314,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _tiff_layout(file: IO[bytes]) -> str:
-    """The samples of a TIFF file in words; empty if it is no TIFF file or has no such tags."""
+    """The samples of a TIFF file in words; empty for any other file, or without such tags."""
     try:
         file.seek(0)
         directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))

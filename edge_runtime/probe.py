@@ -1,6 +1,6 @@
 """Runs a foreign model once in a child process, so that a crash of the interpreter becomes an error message.
 
-This guards against accidents. It is no sandbox against malicious files.
+This guards against accidents. It does not protect against malicious files.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def load_public_key(path: str | os.PathLike[str]) -> Ed25519PublicKey:
     """Read an Ed25519 public key in PEM, written by ``edgeall sign --new-key`` or ``openssl pkey -pubout``.
 
     Raises:
-        EdgeallError: `cryptography` is missing, or the file cannot be read or is no such key.
+        EdgeallError: `cryptography` is missing, or the file cannot be read or does not hold such a key.
     """
     key: Ed25519PublicKey = _load(path, private=False)
     return key

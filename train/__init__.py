@@ -1,1 +1,4 @@
-"""The workstation: a folder of labelled images in, a trained and honestly measured Keras model out."""
+"""Training: a folder of labelled images to a run folder with a trained, evaluated Keras model.
+
+May import `edgeall.models`, `edgeall.edge_runtime` and `edgeall.console`; never `edgeall.optimize` or `edgeall.rig`.
+"""

@@ -300,7 +300,7 @@ def positive_of(positive: str | None, labels: tuple[str, ...]) -> tuple[str, ...
     """The positive labels: those named, comma-separated, or by default those of `positive_labels`.
 
     Raises:
-        UsageError: a name that is no label.
+        UsageError: an unknown label.
     """
     if positive is None:
         return positive_labels(labels)

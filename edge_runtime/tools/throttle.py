@@ -24,7 +24,7 @@ def run_program(command: Sequence[str]) -> str | None:
 
 
 def throttled_bits(root: Path, run: Callable[[Sequence[str]], str | None] = run_program) -> int | None:
-    """The bits, from the kernel or from ``vcgencmd``; None if this is no Raspberry Pi.
+    """The bits, from the kernel or from ``vcgencmd``; None if this is not a Raspberry Pi.
 
     Args:
         root: folder that holds ``sys``.

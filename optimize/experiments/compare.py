@@ -52,7 +52,7 @@ def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progr
     Raises:
         UsageError: no runs, an unknown scheme, an ``out`` that cannot be written to, lies in the data or is in use;
             before any work starts.
-        DataError: a folder that is no complete run, or runs of different classes.
+        DataError: a run folder that is not complete, or runs of different classes.
     """
     options = options.checked()
     if not runs:

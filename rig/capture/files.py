@@ -30,7 +30,7 @@ _WRITING_S = 2.0
 class WatchedFolder:
     """Images that another program puts into a folder, each once, in the order of writing.
 
-    A file that was overwritten is new if its pixels are. The modification time is no evidence: a copy gets the
+    A file that was overwritten is new if its pixels are. The modification time is not used: a copy gets the
     original's time after its last byte, when it may have been read already, and clocks are set back.
 
     Args:

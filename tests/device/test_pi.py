@@ -41,7 +41,7 @@ def upright(image, *, in_place):
 ImageOps.exif_transpose = upright
 """
 ARMV7_UNITS = 3
-"""How far tflite-runtime's integer kernels may be off: edge_runtime/golden.py."""
+"""How far tflite-runtime's integer kernels may be off: edge_runtime/tools/golden.py."""
 
 
 @pytest.fixture(scope="session")
