@@ -117,7 +117,7 @@ def _sources(source: Path) -> Iterator[Path]:
     """The source files of the wheel: those of the packages, without tests and benchmarks."""
     config = configparser.ConfigParser()
     config.read(source / "setup.cfg", encoding="utf-8")
-    yield from (source / name for name in ROOT_FILES)
+    yield from (source / name for name in ROOT_FILES if (source / name).is_file())
     for package in config["options"]["packages"].split():
         folder = source.joinpath(*package.split(".")[1:])
         if folder != source:
