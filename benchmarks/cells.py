@@ -1,263 +1,327 @@
-"""Whether `edgeall cells` finds the white cells of BCCD, how fast, and whether a library would do it better.
+"""How well `edgeall cells` finds, outlines and measures cells, how fast, beside its limits and the colour rule.
 
-python benchmarks/cells.py DATA/bccd [--out benchmarks/results/cells.md]
+python benchmarks/cells.py DATA [--model FILE] [--float FILE] [--points FILE...] [--case loo|held-out|unseen]
+                           [--labs NAME,...] [--only FILE] [--scales FILE] [--out PAGE.md] [--json FILE]
 
-The figures in `edgeall.edge_runtime.vision.cells` were chosen on the first half of the fields, by number; the limit
-counts on the second. The same search runs with its region operations done by scikit-image and by OpenCV where these are
-installed. Times are of the thread's processor. Exits with 1 when a limit is missed.
+DATA holds masks/<laboratory>/{images,masks} (or is one laboratory's folder) and bccd/{JPEGImages,Annotations}. Each
+image is searched with default settings: the scale is measured in it. A file of ``--scales``, {"<laboratory>": px}, adds
+the same figures with a known scale, which separates errors of the scale from those of the outline. ``--points`` names
+images with cells marked by eye: {"<image>": [[x, y], ...]}. ``--only`` names a file of image names, one per line.
+
+From Python: `judge(finder, Data(...))` with any `edgeall.edge_runtime.vision.finder.Finder`, such as
+`CellFinder(segmenter)`. Times are of the thread's processor. Exits with 1 when a limit is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
+import json
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from edgeall.edge_runtime.vision import cells, regions
+from edgeall.benchmarks.cells_truth import (
+    Field,
+    at_border,
+    dice,
+    mask_folders,
+    match_boxes,
+    match_points,
+    read_boxes,
+    read_masks,
+    read_points,
+    true_cells,
+)
+from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, CellFinder, Finder, open_finder
+from edgeall.edge_runtime.vision.scale import given_scale
 
-LEAST_RECALL, LEAST_PRECISION, MOST_MS, LEAST_OVERLAP = 0.9, 0.8, 60.0, 0.3
-NEAR_BORDER = 3
-"""Pixels: BCCD's boxes of cells that the border cuts end so near to it."""
-Box = cells.Box
+FIELD = (1280, 960)
+MOST_MS, MOST_BYTES, MOST_LOST = 60.0, 400_000, 0.01
+MOST_RATIO_ERROR = 0.05
+BOXES, POINTS, BLASTS = (0.97, 0.95), (0.95, 0.95), (0.90, None)
+"""Minimum recall and precision."""
+DICE: dict[str, dict[str, tuple[float, float]]] = {
+    "loo": {"worst": (0.90, 0.88), "mean": (0.93, 0.92)},
+    "held-out": {"all-idb2": (0.94, 0.94), "bccd": (0.92, 0.90)},
+    "unseen": {"worst": (0.90, 0.90)},
+}
+"""Minimum Dice of nucleus and whole cell by case: of a laboratory, of the worst one, or of their mean."""
 
 
 @dataclass(frozen=True)
-class Field:
-    """One image and the boxes of its white cells."""
+class Measure:
+    """One figure beside its limit; ``at_most`` says on which side of the limit it must be."""
 
-    pixels: NDArray[np.uint8]
-    boxes: list[Box]
+    name: str
+    value: float
+    limit: float | None = None
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        if self.limit is None:
+            return True
+        return bool(self.value <= self.limit if self.at_most else self.value >= self.limit)
 
 
 @dataclass(frozen=True)
-class Score:
-    """Counts over fields, and each field's milliseconds."""
+class Data:
+    """What to measure on.
 
-    hits: int
-    truths: int
-    found: int
-    ms: list[float]
-
-    @property
-    def recall(self) -> float:
-        return self.hits / self.truths
-
-    @property
-    def precision(self) -> float:
-        return self.hits / self.found
-
-
-def read_fields(folder: Path) -> list[Field]:
-    """All fields of a VOC data set, sorted by name."""
-    fields = []
-    for file in sorted((folder / "JPEGImages").glob("*.jpg")):
-        tree = ElementTree.parse(folder / "Annotations" / f"{file.stem}.xml")
-        boxes = [
-            tuple(int(item.findtext(f"bndbox/{end}", "")) for end in ("xmin", "ymin", "xmax", "ymax"))
-            for item in tree.iter("object")
-            if item.findtext("name") == "WBC"
-        ]
-        with Image.open(file) as image:
-            fields.append(Field(np.asarray(image.convert("RGB")), boxes))  # type: ignore[arg-type]
-    return fields
-
-
-def matches(found: list[cells.Cell], boxes: list[Box]) -> dict[int, int]:
-    """Which cell is which box: overlap of `LEAST_OVERLAP` or the centre inside, each at most once, the best first."""
-    pairs = sorted(
-        (
-            (-overlap(cell.box, box), c, b)
-            for c, cell in enumerate(found)
-            for b, box in enumerate(boxes)
-            if overlap(cell.box, box) >= LEAST_OVERLAP or inside(cell.centre, box)
-        ),
-    )
-    taken: dict[int, int] = {}
-    for _, c, b in pairs:
-        if c not in taken and b not in taken.values():
-            taken[c] = b
-    return taken
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(0, width) * max(0, height)
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
-
-
-def inside(point: tuple[float, float], box: Box) -> bool:
-    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
-
-
-def score(fields: list[Field], whole_cells: bool) -> Score:
-    """Search all fields.
-
-    Args:
-        fields: to be searched.
-        whole_cells: leaves aside what the border cuts: cells that touch it, and boxes that end at it. A whole cell
-            found in a box that ends at the border is neither right nor wrong.
+    Attributes:
+        root: see the module.
+        case: of `DICE`: how the network has seen these laboratories.
+        labs: names of the laboratories with masks; empty takes all.
+        only: stems of the images with masks to count; None takes all.
+        points: files of marked cells; for one whose name has ``blast``, the limit is recall alone.
+        scales: diameter of a red cell in pixels by laboratory.
+        boxes: whether BCCD's boxes are searched too.
     """
-    hits = truths = count = 0
-    ms = []
-    for field in fields:
-        begin = time.thread_time()
-        found = cells.find_cells(field.pixels)
-        ms.append((time.thread_time() - begin) * 1000)
-        height, width = field.pixels.shape[:2]
-        ends = (NEAR_BORDER, NEAR_BORDER, width - NEAR_BORDER, height - NEAR_BORDER)
-        counted = [
-            not whole_cells or (b[0] > ends[0] and b[1] > ends[1] and b[2] < ends[2] and b[3] < ends[3])
-            for b in field.boxes
+
+    root: Path
+    case: str = "loo"
+    labs: Sequence[str] = ()
+    only: frozenset[str] | None = None
+    points: Sequence[Path] = ()
+    scales: Mapping[str, float] = field(default_factory=dict)
+    boxes: bool = True
+
+
+def judge(finder: Finder, data: Data) -> list[Measure]:
+    """All figures of accuracy."""
+    measures = outlines(finder, data)
+    if data.boxes and (data.root / "bccd" / "Annotations").is_dir():
+        measures += boxes(finder, read_boxes(data.root / "bccd"))
+    for file in data.points:
+        measures += points(finder, file)
+    return measures
+
+
+def outlines(finder: Finder, data: Data) -> list[Measure]:
+    """Dice of nucleus and whole cell and the error of the N:C ratio, by laboratory."""
+    limits = DICE[data.case]
+    measures, all_labs = [], []
+    for name, (images, masks) in mask_folders(data.root).items():
+        if data.labs and name not in data.labs:
+            continue
+        for known in (None, data.scales.get(name)) if name in data.scales else (None,):
+            fields = read_masks(images, masks, set(data.only) if data.only is not None else None, known)
+            nucleus, cell, ratio, found = outline(finder, fields)
+            if not len(nucleus):
+                continue
+            label = f"{name} ({len(nucleus)} images{', known scale' if known else ''})"
+            worst = limits.get(name, limits.get("worst", (None, None))) if not known else (None, None)
+            measures += [
+                Measure(f"{label}: Dice of the nucleus", float(nucleus.mean()), worst[0]),
+                Measure(f"{label}: Dice of the whole cell", float(cell.mean()), worst[1]),
+                Measure(f"{label}: images below a Dice of 0.8 of the nucleus", float((nucleus < 0.8).mean())),
+                Measure(f"{label}: median error of N:C", ratio, MOST_RATIO_ERROR if not known else None, True),
+                Measure(f"{label}: whole cells found", found),
+            ]
+            if known is None:
+                all_labs.append((float(nucleus.mean()), float(cell.mean())))
+    if len(all_labs) > 1:
+        mean = np.mean(all_labs, axis=0)
+        limit = limits.get("mean", (None, None))
+        measures += [
+            Measure("mean of the laboratories: Dice of the nucleus", float(mean[0]), limit[0]),
+            Measure("mean of the laboratories: Dice of the whole cell", float(mean[1]), limit[1]),
         ]
-        judged = [cell for cell in found if not (whole_cells and cell.touches_border)]
-        taken = matches(judged, field.boxes)
-        right = sum(counted[box] for box in taken.values())
-        hits, truths = hits + right, truths + sum(counted)
-        count += len(judged) - (len(taken) - right)
-    return Score(hits, truths, count, ms)
+    return measures
 
 
-# The same operations by libraries.
+def outline(finder: Finder, fields: Iterable[Field]) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Dice of nucleus and of whole cell by image; median error of the N:C ratio; share of whole cells found."""
+    nucleus, cell, errors, missed = [], [], [], 0
+    for each in fields:
+        assert each.mask is not None
+        found = finder.find(each.pixels, given_scale(each.red_cell_px) if each.red_cell_px else None)
+        mask = found.mask()
+        nucleus.append(dice(mask == 255, each.mask == 255))
+        cell.append(dice(mask > 0, each.mask > 0))
+        for where, ratio in true_cells(each.mask):
+            inside = [one for one in found.cells if where[int(one.centre[1]), int(one.centre[0])]]
+            if len(inside) != 1:
+                missed += 1
+            elif inside[0].nc_ratio is not None:
+                errors.append(abs(inside[0].nc_ratio - ratio))
+    judged = len(errors) + missed
+    error = float(np.median(errors)) if errors else float("nan")
+    return np.array(nucleus), np.array(cell), error, len(errors) / judged if judged else float("nan")
 
 
-def by_skimage() -> dict[str, Callable[..., Any]]:
-    from skimage import measure, morphology, segmentation  # pyright: ignore[reportMissingImports]
+def boxes(finder: Finder, fields: Iterable[Field]) -> list[Measure]:
+    """White cells of BCCD by their boxes: all, and those that the border does not cut; and the scale by its red cells.
 
-    def label(mask: regions.Mask) -> regions.Regions:
-        labels = measure.label(mask, connectivity=2)
-        found = measure.regionprops(labels)
-        boxes = [(p.bbox[1], p.bbox[0], p.bbox[3], p.bbox[2]) for p in found]
-        areas = np.array([p.area for p in found], np.int64)
-        return regions.Regions(labels.astype(np.int32), areas, np.array(boxes, np.int64).reshape(-1, 4))
+    Of whole cells, a cell found in a box that ends at the border is neither right nor wrong.
+    """
+    counts = {whole: np.zeros(3) for whole in (False, True)}
+    octaves = []
+    for each in fields:
+        found = finder.find(each.pixels)
+        if each.red_cell_px:
+            octaves.append(abs(np.log2(found.scale.red_cell_px / each.red_cell_px)))
+        height, width = each.pixels.shape[:2]
+        for whole, count in counts.items():
+            counted = [not (whole and at_border(box, width, height)) for box in each.boxes]
+            judged = [cell for cell in found.cells if not (whole and cell.touches_border)]
+            taken = match_boxes(judged, each.boxes)
+            right = sum(counted[box] for box in taken.values())
+            count += (right, sum(counted), len(judged) - (len(taken) - right))
+    measures = []
+    for whole, (right, true, said) in counts.items():
+        label = "BCCD's white cells" + (", whole ones" if whole else "")
+        measures += [
+            Measure(f"{label}: recall", right / true, None if whole else BOXES[0]),
+            Measure(f"{label}: precision", right / max(said, 1), None if whole else BOXES[1]),
+        ]
+    return [
+        *measures,
+        Measure("BCCD: median error of the scale, octaves", float(np.median(octaves))),
+        Measure("BCCD: 95th percentile of the error of the scale, octaves", float(np.percentile(octaves, 95))),
+    ]
 
-    def close(mask: regions.Mask, radius: int) -> regions.Mask:
-        padded = np.pad(mask, radius)
-        closed = morphology.closing(padded, morphology.disk(radius))
-        return closed[radius : closed.shape[0] - radius, radius : closed.shape[1] - radius] > 0
 
-    def fill_holes(mask: regions.Mask, largest: float) -> regions.Mask:
-        return morphology.remove_small_holes(mask, max_size=int(largest)) > 0
-
-    def split(mask: regions.Mask, neck: float, least: float) -> regions.Labels:
-        from scipy.ndimage import distance_transform_edt
-
-        depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-        peaks = measure.label(morphology.h_maxima(depth, max(0.5, (1 - neck) * least)), connectivity=2)
-        return segmentation.watershed(-depth, peaks, mask=mask).astype(np.int32)
-
-    return {"label": label, "close": close, "fill_holes": fill_holes, "split": split}
+def points(finder: Finder, file: Path) -> list[Measure]:
+    """Recall and precision of whole cells marked by eye. A found cell that the border cuts is right or not counted."""
+    right = true = wrong = 0
+    for each in read_points(file):
+        found = finder.find(each.pixels).cells
+        taken = match_points(found, each.points)
+        right, true = right + len(taken), true + len(each.points)
+        wrong += sum(not cell.touches_border for n, cell in enumerate(found) if n not in taken)
+    recall, precision = BLASTS if "blast" in file.stem.lower() else POINTS
+    return [
+        Measure(f"{file.stem} ({true} cells): recall", right / max(true, 1), recall),
+        Measure(f"{file.stem} ({true} cells): precision", right / max(right + wrong, 1), precision),
+    ]
 
 
-def by_opencv() -> dict[str, Callable[..., Any]]:
+def times(finder: Finder, data: Path) -> list[Measure]:
+    """Milliseconds for a field of `FIELD` on one core, with the scale measured in it and with a known scale."""
     import cv2
 
-    def label(mask: regions.Mask) -> regions.Regions:
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        left, top, width, height, area = stats[1:].T
-        boxes = np.stack([left, top, left + width, top + height], axis=1).astype(np.int64)
-        return regions.Regions(labels.astype(np.int32), area.astype(np.int64), boxes)
-
-    def close(mask: regions.Mask, radius: int) -> regions.Mask:
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        padded = np.pad(mask, radius).astype(np.uint8)
-        closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc)
-        return closed[radius : closed.shape[0] - radius, radius : closed.shape[1] - radius] > 0
-
-    def split(mask: regions.Mask, neck: float, least: float) -> regions.Labels:
-        padded = np.pad(mask, 1).astype(np.uint8)
-        depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
-        core = (depth > max(neck * float(depth.max()), 0)).astype(np.uint8)
-        count, markers = cv2.connectedComponents(core, connectivity=8)
-        markers = markers.astype(np.int32)
-        markers[padded == 0] = count
-        relief = cv2.cvtColor((255 - depth * (255 / depth.max())).astype(np.uint8), cv2.COLOR_GRAY2BGR)
-        labels = cv2.watershed(relief, markers)[1:-1, 1:-1]
-        return np.where((labels > 0) & (labels < count) & mask, labels, 0).astype(np.int32)
-
-    return {"label": label, "close": close, "split": split}
+    cv2.setNumThreads(1)
+    fields = [
+        np.asarray(Image.fromarray(each.pixels).resize(FIELD, Image.Resampling.BICUBIC))
+        for each in read_boxes(data / "bccd", slice(0, 24))
+    ]
+    scale = finder.find(fields[0]).scale
+    measures = []
+    for name, known in (("", None), (", with a known scale", scale)):
+        ms = []
+        for pixels in fields:
+            begin = time.thread_time()
+            finder.find(pixels, known)
+            ms.append((time.thread_time() - begin) * 1000)
+        p50, p95 = np.percentile(ms, [50, 95])
+        label = f"a field of {FIELD[0]}x{FIELD[1]} on one core{name}"
+        measures += [
+            Measure(f"{label}: ms, median", float(p50), None if known else MOST_MS, True),
+            Measure(f"{label}: ms, 95th percentile", float(p95)),
+        ]
+    return measures
 
 
-def installed_mb(*names: str) -> float:
-    """What packages take on the disk."""
-    files = [file.locate() for name in names for file in importlib.metadata.files(name) or []]
-    return sum(Path(str(file)).stat().st_size for file in files if Path(str(file)).is_file()) / 1e6
+def lost(integer: Sequence[Measure], floating: Sequence[Measure]) -> list[Measure]:
+    """Dice that the integer model loses beside the float one."""
+    before = {each.name: each.value for each in floating}
+    return [
+        Measure(f"{each.name}, lost by int8", before[each.name] - each.value, MOST_LOST, True)
+        for each in integer
+        if ": Dice" in each.name and each.name in before
+    ]
 
 
-def engines() -> dict[str, tuple[dict[str, Callable[..., Any]], str]]:
-    """What does the region operations, and what it adds to the device's install."""
-    found: dict[str, tuple[dict[str, Callable[..., Any]], str]] = {"numpy and Pillow": ({}, "0 MB")}
-    if importlib.util.find_spec("skimage"):
-        needed = ("scikit-image", "scipy", "networkx", "imageio", "tifffile", "lazy-loader")
-        found["scikit-image"] = (by_skimage(), f"{installed_mb(*needed):.0f} MB")
-    if importlib.util.find_spec("cv2"):
-        found["OpenCV"] = (by_opencv(), f"{installed_mb('opencv-python-headless'):.0f} MB")
-    return found
+def rule() -> Finder | None:
+    """The colour rule that the network replaces, where it still exists."""
+    try:
+        from edgeall.edge_runtime.vision.colour_rule import ColourRule
+    except ImportError:
+        return None
+    return ColourRule()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with JPEGImages and Annotations")
-    parser.add_argument("--out", type=Path, help="Markdown file")
-    arguments = parser.parse_args()
-    fields = read_fields(arguments.data)
-    if len(fields) < 2:
-        parser.error(f"{arguments.data}: no fields")
-    half = len(fields) // 2
-    rows, met = [], False
-    for name, (operations, size) in engines().items():
-        with mock.patch.dict(vars(cells), operations):
-            cells.find_cells(fields[0].pixels)
-            for part, some in (("first (chosen on)", fields[:half]), ("second (held out)", fields[half:])):
-                everything, whole = score(some, False), score(some, True)
-                p50, p95 = np.percentile(everything.ms + whole.ms, [50, 95])
-                rows.append(
-                    f"| {name} | {part} | {everything.recall:.3f} | {everything.precision:.3f} | {whole.recall:.3f} | "
-                    f"{whole.precision:.3f} | {p50:.0f} | {p95:.0f} | {size} |"
-                )
-                if not operations and some[0] is fields[half]:
-                    met = everything.recall >= LEAST_RECALL and everything.precision >= LEAST_PRECISION
-                    met = bool(met and p95 < MOST_MS)
-    page = report(rows, len(fields), met)
+    arguments = _arguments()
+    listed = arguments.only.read_text(encoding="utf-8").split("\n") if arguments.only else None
+    data = Data(
+        root=arguments.data,
+        case=arguments.case,
+        labs=arguments.labs.split(",") if arguments.labs else (),
+        only=frozenset(Path(line.strip()).stem for line in listed if line.strip()) if listed is not None else None,
+        points=arguments.points,
+        scales=json.loads(arguments.scales.read_text(encoding="utf-8")) if arguments.scales else {},
+    )
+    model = arguments.model or DEFAULT_MODEL
+    finder = open_finder(arguments.model, threads=1)
+    measures = judge(finder, data)
+    if arguments.float:
+        measures += lost(measures, judge(open_finder(arguments.float, threads=1), data))
+    if (data.root / "bccd").is_dir():
+        measures += times(finder, data.root)
+    if model.exists():
+        measures.append(Measure("size of the file, bytes", model.stat().st_size, MOST_BYTES, True))
+    old = rule() if isinstance(finder, CellFinder) else None
+    before = {each.name: each.value for each in judge(old, data)} if old else {}
+    page = report(measures, before)
     print(page)
     if arguments.out:
         arguments.out.write_text(page, encoding="utf-8")
-    return 0 if met else 1
+    if arguments.json:
+        values = [vars(each) | {"met": each.met, "colour_rule": before.get(each.name)} for each in measures]
+        arguments.json.write_text(json.dumps(values, indent=1).replace("NaN", "null"), encoding="utf-8")
+    return 0 if all(each.met for each in measures) else 1
 
 
-def report(rows: list[str], count: int, met: bool) -> str:
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", type=Path, help="packed segmentation model  [default: the one that travels along]")
+    parser.add_argument("--float", type=Path, help="its float32 twin")
+    parser.add_argument("--points", type=Path, action="append", default=[])
+    parser.add_argument("--case", choices=tuple(DICE), default="loo")
+    parser.add_argument("--labs", help="laboratories, separated by commas")
+    parser.add_argument("--only", type=Path)
+    parser.add_argument("--scales", type=Path)
+    parser.add_argument("--out", type=Path, help="Markdown file")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def report(measures: Sequence[Measure], before: Mapping[str, float]) -> str:
     """A Markdown page."""
     from edgeall.edge_runtime.tools.device import describe_device
 
+    def shown(value: float | None) -> str:
+        return "" if value is None or np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+    rows = [
+        f"| {each.name} | {shown(each.value)} | "
+        f"{'' if each.limit is None else ('at most ' if each.at_most else 'at least ') + shown(each.limit)} | "
+        f"{'' if each.limit is None else 'met' if each.met else '**missed**'} | {shown(before.get(each.name))} |"
+        for each in measures
+    ]
     return "\n".join(
         [
-            f"# White cells of BCCD, {count} fields",
+            "# Cells: found, outlined, measured",
             "",
-            f"`python benchmarks/cells.py DATA/bccd`, {datetime.now(timezone.utc):%Y-%m-%d}. Found: overlap of "
-            f"{LEAST_OVERLAP:g} or the centre inside the box. Limit, on the held-out half, with all boxes and all "
-            f"cells found: recall {LEAST_RECALL:g}, precision {LEAST_PRECISION:g}, {MOST_MS:g} ms (95th percentile) on "
-            f"one core: {'met' if met else 'NOT met'}.",
+            f"`python benchmarks/cells.py {' '.join(sys.argv[1:])}`, {datetime.now(timezone.utc):%Y-%m-%d}. Default",
+            "settings: the scale is measured in each image. Dice is the mean over images; N:C is the area of the",
+            "nucleus over that of the whole cell.",
             "",
-            "| operations | half of the fields | recall | precision | recall, whole cells | precision, whole cells "
-            "| ms p50 | ms p95 | adds to the install |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| | measured | limit | | colour rule |",
+            "| --- | ---: | ---: | --- | ---: |",
             *rows,
             "",
             "Some white cells that the border cuts have no box in BCCD: found, they count as wrong among all, and not",
-            "among whole cells. The libraries split with their own markers (h-maxima; a threshold of the distance).",
+            "among whole cells.",
             "",
             *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
             "",

@@ -21,7 +21,8 @@ from ..console.progress import Progress
 from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.manifest import Manifest
 from ..edge_runtime.preprocess import InputSpec, normalize
-from ..edge_runtime.vision.cells import crop, find_cells
+from ..edge_runtime.vision.cells import crop
+from ..edge_runtime.vision.colour_rule import find_cells
 from ..models import registry
 from ..models.head import add_head
 from ..models.keras_compat import keras

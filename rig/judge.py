@@ -10,6 +10,7 @@ from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.pipeline import Prediction, prediction
 from ..edge_runtime.preprocess import preprocess
 from ..edge_runtime.vision import cells
+from ..edge_runtime.vision.colour_rule import find_cells
 from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Gate, Quality, thresholds_of
 from .snapshot import JudgedCell, Picture, StationError, Verdict
@@ -48,7 +49,7 @@ class Judge:
     def _judge_cells(self, picture: Picture, quality: Quality) -> Verdict:
         pixels = picture.frame.pixels
         image, spec = Image.fromarray(pixels), self._classifier.input
-        complete = [cell for cell in cells.find_cells(pixels) if not cell.touches_border]
+        complete = [cell for cell in find_cells(pixels) if not cell.touches_border]
         found = [(cell, self._predict(cells.crop(image, cell.box, spec))) for cell in complete]
         judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.reason) for cell, each in found)
         reasons = {cell.review_reason for cell in judged if cell.review}

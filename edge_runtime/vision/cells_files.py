@@ -17,7 +17,8 @@ from ..files import file_name, is_empty, output_lock
 from ..images import mark_output, open_rgb
 from ..pipeline import expand
 from ..preprocess import InputSpec
-from .cells import Cell, crop, cut_out, find_cells
+from .cells import Cell, crop, cut_out
+from .colour_rule import find_cells
 
 COLUMNS = ("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop")
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)

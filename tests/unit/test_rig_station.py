@@ -25,7 +25,8 @@ from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.pipeline import prediction
 from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.tools.device import rss_bytes
-from edgeall.edge_runtime.vision.cells import crop, find_cells
+from edgeall.edge_runtime.vision.cells import crop
+from edgeall.edge_runtime.vision.colour_rule import find_cells
 from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.rig import recorder, snapshot
 from edgeall.rig import station as station_module
