@@ -22,6 +22,8 @@ class Frame:
         digest: hex SHA-256 of the file, for a video of the frame's pixels; empty for a camera.
         waits: whether it belongs to a replay that waits for the start of a slide.
         clock_s: seconds on a monotonic clock, for consecutive frames; None otherwise.
+        used_bits: 10, 12 or 14 if a file with 16-bit samples uses only that many, which makes it nearly black; else
+            None. See `edgeall.edge_runtime.images.open_rgb`.
     """
 
     pixels: NDArray[np.uint8]
@@ -31,3 +33,4 @@ class Frame:
     digest: str = ""
     waits: bool = False
     clock_s: float | None = None
+    used_bits: int | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from datetime import datetime, timezone
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...edge_runtime.vision.frame import Frame
-from .files import Pace, end_message
-from .interface import SIZE, CameraError, NoFrameError, ReplayEndedError, check_file_frame
-from .seen import ListedFile, SeenImages, printable_name
+from .interface import SIZE, CameraError
+from .replay import Replay, ReplayedImage
+from .seen import SeenImages
 
 INSTALL_OPENCV = "pip install opencv-python-headless"
 
@@ -30,72 +29,74 @@ class _OpenCvCapture:
         self.name = name
         self._cv2: Any = cv2
         self._capture: Any = cv2.VideoCapture(source, getattr(cv2, interface))
-        self._number = 0
+        self.number = 0
+        """Number of frames read so far."""
         if not self._capture.isOpened():
             self._capture.release()
             raise CameraError(f"{name}: cannot be opened", hint=hint)
 
-    def _next(self) -> Frame | None:
+    def property(self, name: str) -> float:
+        """A property of the capture by its name in OpenCV; 0 if unknown."""
+        return float(self._capture.get(getattr(self._cv2, name)))
+
+    def next_frame(self) -> Frame | None:
+        """The next frame; None if there is none."""
         ok, pixels = self._capture.read()
         if not ok:
             return None
-        self._number += 1
+        self.number += 1
         rgb = self._cv2.cvtColor(pixels, self._cv2.COLOR_BGR2RGB)
-        return Frame(rgb, datetime.now(timezone.utc), self._number - 1, clock_s=time.monotonic())
+        return Frame(rgb, datetime.now(timezone.utc), self.number - 1, clock_s=time.monotonic())
 
     def close(self) -> None:
         """Release the device or file."""
         self._capture.release()
 
 
-class Video(_OpenCvCapture):
-    """Replays a video file, each frame once. Leaves out what the record of the open slide has.
+class Video(Replay):
+    """Replays a video file.
 
     Args:
         path: any format that OpenCV's FFmpeg reads.
         rate: frames/s; None for the video's own.
-        seen: its frames are left out; new frames are added to it.
+        seen: see `Replay`.
     """
 
     def __init__(self, path: Path, rate: float | None, seen: SeenImages) -> None:
         hint = "is it a complete video? An interrupted recording or copy cannot be played"
-        super().__init__(f"replay of {path}", str(path), "CAP_FFMPEG", hint)
-        self._file, self._seen = path.name, seen
-        seen.begin_replay(f"replay:{os.path.abspath(path)}")
-        self._own_rate = self._capture.get(self._cv2.CAP_PROP_FPS) or 30.0
-        self._expected = int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
-        self._pace = Pace(rate or self._own_rate)
-        self._skipped = 0
-        self._returned: tuple[ListedFile, str] | None = None
+        self._video = video = _OpenCvCapture(f"replay of {path}", str(path), "CAP_FFMPEG", hint)
+        self._own_rate = video.property("CAP_PROP_FPS") or 30.0
+        self._expected = int(video.property("CAP_PROP_FRAME_COUNT"))
+        self._file = path.name
+        super().__init__(path, rate or self._own_rate, "frames", seen)
 
-    def read(self, timeout_s: float) -> Frame:
-        """See `Camera`."""
-        until = time.monotonic() + timeout_s
-        if self._returned:
-            self._seen.add(*self._returned)
-            self._returned = None
-        while frame := self._next():
-            name = f"{self._file} frame {self._number}"
-            digest = hashlib.sha256(frame.pixels.data).hexdigest()
-            if self._seen.has_content(name, digest):
-                self._skipped += 1
-                if time.monotonic() >= until:
-                    raise NoFrameError(f"{self.name}: skipped {self._skipped} frames that were seen before")
-                continue
-            self._pace.wait()
-            self._returned = ListedFile(0, name), digest
-            named = dataclasses.replace(
-                frame, source=printable_name(name), digest=digest, waits=True, clock_s=frame.number / self._own_rate
-            )
-            return check_file_frame(named, f"{self.name}, frame {self._number}")
-        if self._number == 0:
-            raise CameraError(f"{self.name}: has no frame that can be decoded", hint="is the file complete?")
-        time.sleep(timeout_s)
-        ended = end_message(self._number - self._skipped, self._skipped, "frames")
-        missing = self._expected - self._number
+    @property
+    def waiting(self) -> int:
+        """See `Replay`. Some containers only estimate it."""
+        return max(self._expected - self._video.number, 0)
+
+    def close(self) -> None:
+        """See `Replay`."""
+        self._video.close()
+
+    def _next_image(self) -> ReplayedImage | None:
+        frame = self._video.next_frame()
+        if frame is None:
+            if self._video.number == 0:
+                raise CameraError(f"{self.name}: has no frame that can be decoded", hint="is the file complete?")
+            return None
+        digest = hashlib.sha256(frame.pixels.data).hexdigest()
+        return ReplayedImage(f"{self._file} frame {self._video.number}", digest, frame)
+
+    def _decoded(self, image: ReplayedImage) -> Frame:
+        assert isinstance(image.content, Frame)
+        return dataclasses.replace(image.content, clock_s=image.content.number / self._own_rate)
+
+    def _end_message(self) -> str:
+        ended, missing = super()._end_message(), self._expected - self._video.number
         if missing > max(0.05 * self._expected, 1):  # some containers only estimate the count
             ended += f"; {missing} more frames were expected and cannot be decoded: is the file complete?"
-        raise ReplayEndedError(f"{self.name}: {ended}")
+        return ended
 
 
 class UsbCamera(_OpenCvCapture):
@@ -116,7 +117,7 @@ class UsbCamera(_OpenCvCapture):
 
     def read(self, timeout_s: float) -> Frame:
         """See `Camera`. The driver has its own timeout of ten seconds."""
-        frame = self._next()
+        frame = self.next_frame()
         if frame is None:
             raise CameraError(f"{self.name}: returns no frame", hint="check its cable")
         return frame

@@ -6,17 +6,17 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...edge_runtime.errors import ImageError
-from ...edge_runtime.images import SUFFIXES, find_images, open_rgb
+from ...edge_runtime.images import SUFFIXES, USED_BITS, find_images, open_rgb
 from ...edge_runtime.vision.frame import Frame
-from .interface import CameraError, NoFrameError, ReplayEndedError, SkippedFileError, check_file_frame
+from .interface import CameraError, NoFrameError, SkippedFileError, check_file_frame
+from .replay import Replay, ReplayedImage
 from .seen import ListedFile, SeenImages, printable_name
 
 _POLL_S = 0.1
@@ -47,6 +47,8 @@ class WatchedFolder:
         self._list_at = 0.0
         self._returned: tuple[ListedFile, str, str] | None = None
         self._unfinished: tuple[ListedFile | None, float] = (None, 0.0)
+        self._broken: deque[SkippedFileError] = deque()
+        self._reported: set[str] = set()
         seen.begin_folder(os.path.abspath(folder), self._images())
 
     @property
@@ -61,16 +63,21 @@ class WatchedFolder:
             self._seen.add(*self._returned)
             self._returned = None
         while True:
+            if self._broken:
+                raise self._broken.popleft()
             frame = self._next(until)
             if frame is not None:
                 return frame
             time.sleep(max(min(self._list_at, until) - time.monotonic(), 0.0))
+            if self._broken:
+                continue
             if self._waiting or self._list_at >= until:
                 raise NoFrameError(f"{self._folder}: no new image")
             began = time.monotonic()
             images = self._images()
             self._seen.begin_folder(os.path.abspath(self._folder), images)
             self._waiting.extend(image for image in images if not self._seen.has(image))
+            self._seen.listed(self._waiting)
             ended = time.monotonic()
             self._list_at = ended + max(_POLL_S, _LISTING_PAUSE_FACTOR * (ended - began))
 
@@ -81,28 +88,34 @@ class WatchedFolder:
         """The first waiting image; None if there is none, it is still being written, or the time is over."""
         while self._waiting and time.monotonic() < until:
             image = self._waiting.popleft()
-            path = self._folder / image.name
+            path, digest = self._folder / image.name, ""
+            if self._seen.has(image):  # a slide was started since it was listed: it belongs to none
+                continue
             try:
                 digest = _file_digest(path)
                 if self._seen.has_content(image.name, digest):
                     self._seen.add(image, digest)
                     continue
-                pixels = np.asarray(open_rgb(path))
+                pixels, used_bits = _pixels(path)
             except ImageError as error:
                 if not path.exists():  # renamed or removed since
                     continue
                 if self._is_being_written(image):
                     self._waiting.clear()  # list again later: the order of the files after it may change
                     return None
-                self._seen.add(image)
-                raise SkippedFileError(f"skipped: {error.message}", error.hint) from error
+                self._seen.add(image, digest)
+                name = printable_name(image.name)
+                raise SkippedFileError(error.message, error.hint, source=name, digest=digest) from error
             pixels_digest = hashlib.sha256(pixels.data).hexdigest()
             if self._seen.has_content(image.name, digest, pixels_digest):
                 self._seen.add(image, digest, pixels_digest)
                 continue
+            if self._seen.has(image):  # as above, meanwhile
+                continue
             self._returned = image, digest, pixels_digest
             taken, source = _file_time(image.changed_ns), printable_name(image.name)
-            frame = check_file_frame(Frame(pixels, taken, self._number, source, digest), path)
+            frame = Frame(pixels, taken, self._number, source, digest, used_bits=used_bits)
+            frame = check_file_frame(frame, path)
             self._number += 1
             return frame
         return None
@@ -113,6 +126,13 @@ class WatchedFolder:
             self._unfinished = image, time.monotonic()
         return time.monotonic() - self._unfinished[1] < _WRITING_S
 
+    def _report(self, entry: os.DirEntry[str], error: OSError) -> None:
+        """Report a name without a file behind it, once. One such entry must not stop the whole folder."""
+        if entry.name not in self._reported and (entry.is_symlink() or not isinstance(error, FileNotFoundError)):
+            self._reported.add(entry.name)
+            reason = f"{self._folder / entry.name}: cannot be read ({error.strerror})"
+            self._broken.append(SkippedFileError(reason, "remove the link", source=printable_name(entry.name)))
+
     def _images(self) -> list[ListedFile]:
         """The folder's images, oldest first."""
         images = []
@@ -120,79 +140,59 @@ class WatchedFolder:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
-                        with suppress(FileNotFoundError):  # renamed or removed just now
+                        try:
                             state = entry.stat()
+                        except OSError as error:  # renamed or removed just now; or a link that leads nowhere
+                            self._report(entry, error)
+                        else:
                             images.append(ListedFile(state.st_mtime_ns, entry.name, state.st_size))
             return sorted(images, key=lambda image: (image.changed_ns, image.name))
         except OSError as error:
             raise CameraError(f"{self._folder}: cannot be listed ({error.strerror})", hint="check the path") from error
 
 
-class ImageSequence:
-    """Replays the images below a folder, sorted, each once. Leaves out what the record of the open slide has.
+class ImageSequence(Replay):
+    """Replays the images below a folder, sorted.
 
     Args:
         folder: see `find_images`.
-        rate: frames/s.
-        seen: its files are left out; new files are added to it.
+        rate: images/s.
+        seen: see `Replay`.
     """
 
     def __init__(self, folder: Path, rate: float, seen: SeenImages) -> None:
-        self.name = f"replay of {folder}"
-        self._folder, self._seen = folder, seen
-        self._paths: Iterator[Path] = find_images(folder)
-        self._pace = Pace(rate)
-        seen.begin_replay(f"replay:{os.path.abspath(folder)}")
-        self._number = self._skipped = 0
-        self._returned: tuple[ListedFile, str] | None = None
+        super().__init__(folder, rate, "images", seen)
+        self._folder = folder
+        self._paths = deque(find_images(folder))
 
-    def read(self, timeout_s: float) -> Frame:
-        """See `Camera`."""
-        until = time.monotonic() + timeout_s
-        if self._returned:
-            self._seen.add(*self._returned)
-            self._returned = None
-        for path in self._paths:
-            name = os.path.relpath(path, self._folder)
-            try:
-                digest = _file_digest(path)
-                if self._seen.has_content(name, digest):
-                    self._skipped += 1
-                    if time.monotonic() >= until:
-                        raise NoFrameError(f"{self.name}: skipped {self._skipped} images that were seen before")
-                    continue
-                pixels = np.asarray(open_rgb(path))
-            except ImageError as error:  # not a CameraError: reopening would start the replay over
-                raise SkippedFileError(f"skipped: {error.message}", error.hint) from error
-            self._pace.wait()
-            self._number += 1
-            self._returned = ListedFile(0, name), digest
-            taken, source = datetime.now(timezone.utc), printable_name(name)
-            return check_file_frame(Frame(pixels, taken, self._number - 1, source, digest, waits=True), path)
-        time.sleep(timeout_s)
-        raise ReplayEndedError(f"{self.name}: {end_message(self._number, self._skipped, 'images')}")
+    @property
+    def waiting(self) -> int:
+        """See `Replay`."""
+        return len(self._paths)
 
     def close(self) -> None:
         """Do nothing: no device is held."""
 
+    def _next_image(self) -> ReplayedImage | None:
+        if not self._paths:
+            return None
+        path = self._paths.popleft()
+        name = os.path.relpath(path, self._folder)
+        try:
+            return ReplayedImage(name, _file_digest(path), path)
+        except ImageError as error:  # not a CameraError: reopening would start the replay over
+            raise self._skipped(name, "", error) from error
 
-class Pace:
-    """Limits a replay to ``rate`` frames/s. Does not catch up after a delay."""
-
-    def __init__(self, rate: float) -> None:
-        self._period_s = 1 / rate
-        self._due = time.monotonic()
-
-    def wait(self) -> None:
-        """Sleep until the next frame is due."""
-        time.sleep(max(self._due - time.monotonic(), 0.0))
-        self._due = max(self._due + self._period_s, time.monotonic())
+    def _decoded(self, image: ReplayedImage) -> Frame:
+        assert isinstance(image.content, Path)
+        pixels, used_bits = _pixels(image.content)
+        return Frame(pixels, datetime.now(timezone.utc), self._number, used_bits=used_bits)
 
 
-def end_message(number: int, skipped: int, unit: str) -> str:
-    """The message of a replay that ended after ``number`` new images or frames."""
-    before = f", and {skipped} that were seen before" if skipped else ""
-    return f"ended after {number} {unit}{before}"
+def _pixels(path: Path) -> tuple[NDArray[np.uint8], int | None]:
+    """The pixels of an image, and `Frame.used_bits`. Raises ImageError."""
+    image = open_rgb(path)
+    return np.asarray(image), image.info.get(USED_BITS)
 
 
 def _file_digest(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,19 @@ from ...edge_runtime.vision.frame import Frame
 
 SIZE = (1280, 960)
 """(width, height) in pixels that is requested from a camera with a choice."""
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that could not be used: its name and SHA-256 (hex) as in `Frame`, and the reason.
+
+    ``waits``: it belongs to a replay, and with it to the next slide if none is open.
+    """
+
+    source: str
+    digest: str
+    reason: str
+    waits: bool = False
 
 
 class CameraError(EdgeallError):
@@ -29,7 +43,19 @@ class ReplayEndedError(NoFrameError):
 
 
 class SkippedFileError(NoFrameError):
-    """A file cannot be used and was skipped. The files after it can still be read."""
+    """A file cannot be used and was skipped. The files after it can still be read.
+
+    Args:
+        reason: why; names the file.
+        hint: what to do.
+        source: its name in the record.
+        digest: hex SHA-256 of its content; empty if that cannot be read.
+        waits: see `Frame.waits`.
+    """
+
+    def __init__(self, reason: str, hint: str = "", *, source: str = "", digest: str = "", waits: bool = False) -> None:
+        super().__init__(f"skipped: {reason}", hint)
+        self.skipped = SkippedFile(source, digest, reason, waits)
 
 
 class Camera(Protocol):
@@ -72,4 +98,6 @@ def check_file_frame(frame: Frame, path: Path | str) -> Frame:
     try:
         return check_frame(frame, str(path))
     except CameraError as error:
-        raise SkippedFileError(f"skipped: {error.message}", error.hint) from error
+        raise SkippedFileError(
+            error.message, error.hint, source=frame.source, digest=frame.digest, waits=frame.waits
+        ) from error

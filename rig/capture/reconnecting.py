@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.vision.frame import Frame
-from .interface import Camera, NoFrameError, ReplayEndedError, SkippedFileError, check_frame
+from .interface import Camera, NoFrameError, ReplayEndedError, SkippedFile, SkippedFileError, check_frame
 
 _POLL_S = 0.1
+MAX_CHANGES = 1000
+"""Changes of the state that are kept until they are recorded, if the record fails for long."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class CameraState:
         reopened: number of times it was reopened.
         hung: abandoned threads that have not returned.
         waiting: known files that were not taken yet.
+        skipped: files that could not be used.
     """
 
     state: str
@@ -40,6 +44,12 @@ class CameraState:
     reopened: int
     hung: int
     waiting: int = 0
+    skipped: int = 0
+
+    @property
+    def works(self) -> bool:
+        """It returns frames, or has returned all of them."""
+        return self.state in ("live", "ended")
 
 
 class ReconnectingCamera:
@@ -77,6 +87,9 @@ class ReconnectingCamera:
         self._state, self._detail, self._name = "reopening", "not opened yet", "camera"
         self._fault = ""
         self._waiting = 0
+        self._skipped = 0
+        self._skips: list[SkippedFile] = []
+        self._changes: deque[CameraState] = deque(maxlen=MAX_CHANGES)
 
     def start(self) -> None:
         """Open the camera in the background."""
@@ -105,17 +118,34 @@ class ReconnectingCamera:
     def state(self) -> CameraState:
         """The current state."""
         with self._changed:
-            return CameraState(
-                state=self._state,
-                detail=self._detail,
-                fault=self._fault,
-                name=self._name,
-                frames=self._sequence,
-                dropped_frames=self._dropped,
-                reopened=max(self._openings - 1, 0),
-                hung=sum(reader.abandoned and reader.thread.is_alive() for reader in self._readers),
-                waiting=self._waiting + (bool(self._frame and self._frame.source) and self._taken < self._sequence),
-            )
+            return self._current()
+
+    def take_changes(self) -> list[CameraState]:
+        """Every change of the state or fault since the last call, however short, but not every attempt to reopen."""
+        with self._changed:
+            changes = list(self._changes)
+            self._changes.clear()
+            return changes
+
+    def take_skipped(self) -> list[SkippedFile]:
+        """The files that could not be used since the last call."""
+        with self._changed:
+            skips, self._skips = self._skips, []
+            return skips
+
+    def _current(self) -> CameraState:
+        return CameraState(
+            state=self._state,
+            detail=self._detail,
+            fault=self._fault,
+            name=self._name,
+            frames=self._sequence,
+            dropped_frames=self._dropped,
+            reopened=max(self._openings - 1, 0),
+            hung=sum(reader.abandoned and reader.thread.is_alive() for reader in self._readers),
+            waiting=self._waiting + (bool(self._frame and self._frame.source) and self._taken < self._sequence),
+            skipped=self._skipped,
+        )
 
     def _supervise(self) -> None:
         failures = 0
@@ -141,19 +171,34 @@ class ReconnectingCamera:
                     "stalled", f"{self._name}: hangs after {self.MAX_HUNG} attempts: unplug it and plug it in again"
                 )
 
-    def _set_state(self, state: str, detail: str, is_fault: bool = False) -> None:
+    def _set_state(self, state: str, detail: str) -> None:
         with self._changed:
+            before = self._state, self._fault
             self._state, self._detail = state, detail
-            if state not in ("live", "ended") or is_fault:
+            if state not in ("live", "ended"):
                 self._fault = detail
+            self._note_change(before)
+
+    def _skip(self, skipped: SkippedFile, detail: str) -> None:
+        with self._changed:
+            self._skips.append(skipped)
+            self._skipped += 1
+            self._fault = detail
+        self._set_state("live", detail)
 
     def _put(self, frame: Frame) -> None:
         with self._changed:
+            before = self._state, self._fault
             self._state, self._detail = "live", ""
             self._dropped += self._sequence > self._taken
             self._frame = frame
             self._sequence += 1
+            self._note_change(before)
             self._changed.notify_all()
+
+    def _note_change(self, before: tuple[str, str]) -> None:
+        if (self._state, self._fault) != before:
+            self._changes.append(self._current())
 
     def _is_taken(self, timeout_s: float) -> bool:
         with self._changed:
@@ -201,9 +246,12 @@ class _Reader:
         except NoFrameError as error:
             self.last_sign = time.monotonic()
             if self._wanted():
-                state = "ended" if isinstance(error, ReplayEndedError) else "live"
-                self._owner._set_state(state, error.message, isinstance(error, SkippedFileError))
                 self._owner._waiting = getattr(camera, "waiting", 0)
+                if isinstance(error, SkippedFileError):
+                    self._owner._skip(error.skipped, error.message)
+                else:
+                    state = "ended" if isinstance(error, ReplayEndedError) else "live"
+                    self._owner._set_state(state, error.message)
             return
         self._owner._waiting = getattr(camera, "waiting", 0)
         self.last_sign = time.monotonic()

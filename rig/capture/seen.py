@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class SeenImages:
         self._folder = ""
         # Includes deleted files: a network share that was offline for a moment brings back the same files.
         self._files: dict[str, SeenFile] = {}
+        self._listed: list[ListedFile] = []
         self.before = 0
         """Files of a watched folder that were there before and are left out."""
         self.unknown = 0
@@ -104,11 +105,31 @@ class SeenImages:
         """Mark a file as seen. ``digest`` and ``pixels`` are the SHA-256 of the file and of its pixels, hex."""
         self._files[image.name] = SeenFile(image.stamp, digest, pixels)
 
+    def listed(self, waiting: Iterable[ListedFile]) -> None:
+        """Note which files of a watched folder wait to be read."""
+        self._listed = list(waiting)
+
+    def begin_slide(self) -> int:
+        """Before a slide is started: count what waits as seen, for it does not belong to the slide, and `save`.
+
+        Returns:
+            Number of files that waited and are left out.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+        late = [image for image in self._listed if not self.has(image)]
+        self._files.update({image.name: SeenFile(image.stamp) for image in late})
+        self.before += len(late)
+        self.save()
+        return len(late)
+
     def save(self) -> None:
-        """Store what was seen so far, before a slide is started: it does not belong to that slide. Raises OSError."""
+        """Store what was seen so far. Raises OSError."""
         if self._state_file is None or not self._folder:
             return
-        facts = {"folder": self._folder, "files": [[name, *dataclasses.astuple(s)] for name, s in self._files.items()]}
+        files = self._files.copy()  # the reader thread adds to it
+        facts = {"folder": self._folder, "files": [[name, *dataclasses.astuple(s)] for name, s in files.items()]}
         part = self._state_file.with_name(f"{self._state_file.name}.part")
         with open(part, "w", encoding="ascii") as file:
             json.dump(facts, file)

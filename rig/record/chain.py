@@ -60,12 +60,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         BEGIN SELECT RAISE(ABORT, 'the record is append-only'); END
         """,
     ),
+    (),  # 2: the kinds reopen, amend and skipped. An older edgeall would take a reopened slide for an ended one.
 )
 """The statements that lead from each file version to the next. The version is SQLite's ``user_version``."""
 
 
 class RecordError(EdgeallError):
     """A record cannot be opened, read or written."""
+
+
+class NoSuchRowError(RecordError):
+    """The record has no slide or frame with this number."""
+
+
+class RecordGoneError(RecordError):
+    """The record's folder or database was removed, replaced or unmounted while it was open."""
 
 
 class RecordFullError(RecordError):
@@ -141,7 +150,7 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})", hint="check its disk") from error
     if not there:
-        raise RecordError(f"{folder}: no record here ({DATABASE} is missing)", hint="check the path")
+        raise RecordGoneError(f"{folder}: no record here ({DATABASE} is missing)", hint="check the path")
     # With a write-ahead log, even a reader needs write access to the file beside it. Without a log it does not.
     read_only = not os.access(folder, os.W_OK)
     with_log = path.with_name(f"{DATABASE}-wal").exists()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from . import chain
-from .chain import RecordError
-from .rows import FRAME_FIELDS, FrameRow, RecordedFrame, Review, Session, SessionNotes
+from .chain import NoSuchRowError
+from .rows import FRAME_FIELDS, Amendment, FrameRow, RecordedFrame, Review, Session, SessionNotes, SkippedRow
 
 CELL_LABEL_BY_MODEL = "json_extract(c.value, '$.label')"
 _LAST_REVIEW = (
@@ -69,25 +70,87 @@ def find_frames(
 
 
 def read_session(database: sqlite3.Connection, number: int) -> Session:
-    """A session by its id. Raises RecordError if there is none."""
+    """A session by its id. Raises NoSuchRowError if there is none."""
     found = database.execute("SELECT row FROM entries WHERE number = ? AND kind = 'session'", (number,)).fetchone()
     if found is None:
         ids = [str(i) for (i,) in database.execute("SELECT number FROM entries WHERE kind = 'session' ORDER BY number")]
-        raise RecordError(f"no session {number} in this record", hint=f"sessions: {', '.join(ids) or 'none yet'}")
+        raise NoSuchRowError(f"no session {number} in this record", hint=f"sessions: {', '.join(ids) or 'none yet'}")
     row = json.loads(found[0])
     opening = json.loads(database.execute("SELECT row FROM entries WHERE number = ?", (row["opening"],)).fetchone()[0])
-    ended = database.execute("SELECT at FROM entries WHERE kind = 'end' AND session = ?", (number,)).fetchone()
-    frames = database.execute("SELECT count(*) FROM entries WHERE kind = 'frame' AND session = ?", (number,)).fetchone()
+    counts = dict(
+        database.execute(
+            "SELECT kind, count(*) FROM entries WHERE kind IN ('frame', 'skipped', 'reopen') AND session = ?"
+            " GROUP BY kind",
+            (number,),
+        ).fetchall()
+    )
+    end = last_end(database, number)
+    amendments = tuple(
+        Amendment(*(each[name] for name in ("at", "before", "sample", "by", "why")))
+        for each in _rows(database, "amend", number)
+    )
+    notes = SessionNotes(**row["notes"])
     return Session(
         id=number,
-        notes=SessionNotes(**row["notes"]),
+        notes=dataclasses.replace(notes, sample=amendments[-1].sample) if amendments else notes,
         started=row["at"],
-        ended=ended[0] if ended else None,
+        ended=end["at"] if end else None,
         model=opening["program"].get("model"),
         model_sha256=opening["program"].get("model_sha256"),
         software=opening["software"],
-        frames=frames[0],
+        frames=counts.get("frame", 0),
+        started_by=row.get("by") or "",
+        ended_by=(end.get("by") or "") if end else "",
+        reopened=counts.get("reopen", 0),
+        amendments=amendments,
+        skipped=counts.get("skipped", 0),
     )
+
+
+def last_end(database: sqlite3.Connection, session_id: int) -> dict[str, Any] | None:
+    """The ``end`` row of a session; None while it is open, also after it was reopened."""
+    query = "SELECT row FROM entries WHERE kind IN ('end', 'reopen') AND session = ? ORDER BY number DESC LIMIT 1"
+    found = database.execute(query, (session_id,)).fetchone()
+    row: dict[str, Any] = json.loads(found[0]) if found else {}
+    return row if row.get("kind") == "end" else None
+
+
+def open_session_ids(database: sqlite3.Connection) -> list[int]:
+    """The ids of all open sessions; the one that was started or reopened last comes first."""
+    query = (
+        "SELECT CASE kind WHEN 'session' THEN number ELSE session END AS id, max(number) FROM entries"
+        " WHERE kind IN ('session', 'reopen') GROUP BY id ORDER BY 2 DESC"
+    )
+    return [number for number, _ in database.execute(query).fetchall() if last_end(database, number) is None]
+
+
+def read_skipped(database: sqlite3.Connection, session_id: int | None) -> list[SkippedRow]:
+    """The files of a session that could not be used, oldest first; None: of no session."""
+    return [
+        SkippedRow(row["at"], row["session"], row["source"], row["source_sha256"], row["reason"])
+        for row in _rows(database, "skipped", session_id)
+    ]
+
+
+def files_of(database: sqlite3.Connection, session_id: int) -> dict[str, set[str]]:
+    """The digests of each file name with a frame in a session, or skipped in it.
+
+    A row from before digests were recorded has an empty digest.
+    """
+    query = (
+        "SELECT json_extract(row, '$.source'), coalesce(json_extract(row, '$.source_sha256'), ''), kind FROM entries"
+        " WHERE kind IN ('frame', 'skipped') AND session = ? AND json_extract(row, '$.source') <> ''"
+    )
+    recorded: dict[str, set[str]] = {}
+    for source, digest, kind in database.execute(query, (session_id,)):
+        if kind == "frame" or digest:  # a file that could not be read at all may be readable now
+            recorded.setdefault(source, set()).add(digest)
+    return recorded
+
+
+def _rows(database: sqlite3.Connection, kind: str, session_id: int | None) -> list[dict[str, Any]]:
+    query = "SELECT row FROM entries WHERE kind = ? AND session IS ? ORDER BY number"
+    return [json.loads(text) for (text,) in database.execute(query, (kind, session_id)).fetchall()]
 
 
 def read_frame(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedFrame:

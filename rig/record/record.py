@@ -8,11 +8,10 @@ before the call that adds it returns.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,32 +21,17 @@ from typing import Any
 from ... import __version__
 from ...edge_runtime.errors import UsageError
 from . import chain
-from .chain import RecordError, RecordFullError
-from .image_store import ImageStore
-from .queries import FrameFilter, find_frames, read_frame, read_session
-from .rows import (
-    MAX_TEXT,
-    SPACES,
-    STATUSES,
-    Event,
-    FrameRow,
-    Limits,
-    Program,
-    Pruned,
-    RecordedFrame,
-    Session,
-    SessionNotes,
-    Space,
-    Summary,
-)
-from .summary import summarize
+from .chain import NoSuchRowError, RecordError, RecordFullError, RecordGoneError
+from .queries import last_end
+from .reader import RecordReader
+from .rows import MAX_TEXT, SPACES, STATUSES, FrameRow, Limits, Program, Pruned, SessionNotes, Space
 
 MAX_LABEL_BYTES = 200
 """Of a label, which names a folder: file systems allow 255."""
 _INVALID_FOLDER_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^\.|^\s|\s$|^$')
 
 
-class Record:
+class Record(RecordReader):
     """A record, open for writing and reading. Thread-safe; several processes may share a folder.
 
     Args:
@@ -70,10 +54,9 @@ class Record:
         limits: Limits | None = None,
         create: bool = True,
     ) -> None:
-        self.folder = Path(folder)
+        super().__init__(Path(folder))
         self.limits = limits or Limits()
         self._program = program
-        self._images = ImageStore(self.folder)
         self._lock = threading.Lock()
         self._opening: int | None = None
         self._space = SPACES[0]
@@ -86,6 +69,7 @@ class Record:
             with chain.reading(self.folder):
                 pass
         self._database = chain.open_writer(self.folder)
+        self._identity = _identity(self.folder)
         self._images.tidy()
 
     def __enter__(self) -> Record:
@@ -121,6 +105,31 @@ class Record:
     def end_session(self, session_id: int, by: str = "") -> None:
         """End a slide; ``by`` is the user. Raises RecordError if there is no such session or it has ended."""
         self._add("end", {"session": session_id, "by": by})
+
+    def reopen_session(self, session_id: int, by: str = "") -> None:
+        """Open an ended slide again. Raises RecordError if there is no such session or it is open."""
+        if self.session(session_id).ended is None:
+            raise RecordError(f"{self.folder}: session {session_id} is open")
+        self._add("reopen", {"session": session_id, "by": by})
+
+    def amend_session(self, session_id: int, sample: str, by: str = "", why: str = "") -> None:
+        """Correct a slide's sample id by a row of its own; the first one stays in the record.
+
+        Raises:
+            UsageError: the sample has no name or is unchanged, or a text is too long.
+            RecordError: no such session.
+        """
+        for name, text in (("sample", sample), ("why", why)):
+            _check_text(name, text)
+        before = self.session(session_id).notes.sample
+        if not sample.strip() or sample == before:
+            raise UsageError(f"the sample id must be another one than {before!r}, and not empty")
+        self._add("amend", {"session": session_id, "before": before, "sample": sample, "by": by, "why": why})
+
+    def add_skipped(self, session_id: int | None, source: str, source_sha256: str, reason: str) -> int:
+        """Record a file that could not be used; ``session_id`` None if no slide is open. Raises RecordError."""
+        facts = {"session": session_id, "source": source, "source_sha256": source_sha256, "reason": reason}
+        return self._add("skipped", facts)
 
     def add_frame(self, session_id: int, row: FrameRow, image_jpeg: bytes | None = None) -> int:
         """Record a frame and return its id.
@@ -193,127 +202,12 @@ class Record:
         self._add("prune", {"before": moment, "images": len(digests)})
         return Pruned(len(digests), sum(self._images.remove(digest) for digest in digests))
 
-    # Reading
-
     def space(self) -> Space:
         """The free disk space."""
         free = _free_bytes(self.folder)
         if free < self.limits.judging_bytes:
             return Space(free, "full")
         return Space(free, "no images" if free < self.limits.images_bytes else "ok")
-
-    def sessions(self) -> list[Session]:
-        """All sessions, newest first."""
-        with chain.reading(self.folder) as database:
-            numbers = database.execute("SELECT number FROM entries WHERE kind = 'session' ORDER BY number DESC")
-            return [read_session(database, number) for (number,) in numbers.fetchall()]
-
-    def recorded_files(self) -> dict[str, set[str]] | None:
-        """The digests of each file name with a frame in the open slide; None if no slide is open.
-
-        A row from before digests were recorded has an empty digest.
-        """
-        newest = self.sessions()[:1]
-        if not newest or newest[0].ended is not None:
-            return None
-        query = (
-            "SELECT json_extract(row, '$.source'), coalesce(json_extract(row, '$.source_sha256'), '') FROM entries"
-            " WHERE kind = 'frame' AND session = ? AND json_extract(row, '$.source') <> ''"
-        )
-        recorded: dict[str, set[str]] = {}
-        with chain.reading(self.folder) as database:
-            for source, digest in database.execute(query, (newest[0].id,)):
-                recorded.setdefault(source, set()).add(digest)
-        return recorded
-
-    def session(self, session_id: int) -> Session:
-        """One session. Raises RecordError if there is none with this id."""
-        with chain.reading(self.folder) as database:
-            return read_session(database, session_id)
-
-    def frames(
-        self,
-        session_id: int,
-        *,
-        label: str | None = None,
-        status: str | None = None,
-        review: str | None = None,
-        with_image: bool = False,
-        limit: int | None = 50,
-        before: int | None = None,
-    ) -> list[RecordedFrame]:
-        """Frames of a session, newest first.
-
-        Args:
-            session_id: the session.
-            label: only frames with this current label, of the frame or of one of its cells.
-            status: only frames with this one of `STATUSES`.
-            review: only frames with this one of `REVIEWS`.
-            with_image: only frames whose image was saved.
-            limit: maximum number; None for all.
-            before: only frames with a lower id: the last one of the page before.
-
-        Raises:
-            RecordError: no such session.
-        """
-        chosen = FrameFilter(label, status, review, with_image, before)
-        with chain.reading(self.folder) as database:
-            read_session(database, session_id)
-            return find_frames(database, session_id, chosen, limit)
-
-    def each_frame(self, session_id: int) -> Iterator[RecordedFrame]:
-        """All frames of a session, oldest first, read in batches: a long slide does not fit into memory.
-
-        Raises:
-            RecordError: no such session.
-        """
-        query = "SELECT row FROM entries WHERE kind = 'frame' AND session = ? AND number > ? ORDER BY number LIMIT 500"
-        last = 0
-        while True:
-            with chain.reading(self.folder) as database:
-                read_session(database, session_id)
-                rows = database.execute(query, (session_id, last)).fetchall()
-                frames = [read_frame(database, json.loads(row)) for (row,) in rows]
-            if not frames:
-                return
-            yield from frames
-            last = frames[-1].id
-
-    def frame(self, frame_id: int) -> RecordedFrame:
-        """One frame. Raises RecordError if there is none with this id."""
-        with chain.reading(self.folder) as database:
-            found = database.execute("SELECT row FROM entries WHERE number = ? AND kind = 'frame'", (frame_id,))
-            row = found.fetchone()
-            if row is None:
-                raise RecordError(f"{self.folder}: no frame {frame_id}")
-            return read_frame(database, json.loads(row[0]))
-
-    def events(self, limit: int = 50, kind: str | None = None) -> list[Event]:
-        """Events, newest first; of one `Event.kind`, if given."""
-        query = (
-            "SELECT row FROM entries WHERE kind = 'event'"
-            " AND coalesce(json_extract(row, '$.event') = ?, true) ORDER BY number DESC LIMIT ?"
-        )
-        with chain.reading(self.folder) as database:
-            rows = database.execute(query, (kind, limit)).fetchall()
-        values = [json.loads(row) for (row,) in rows]
-        return [Event(value["number"], value["at"], value["event"], value["detail"]) for value in values]
-
-    def summary(self, session_id: int) -> Summary:
-        """The results of a session so far. Raises RecordError if there is no such session."""
-        with chain.reading(self.folder) as database:
-            read_session(database, session_id)
-            return summarize(database, session_id)
-
-    def head(self) -> str:
-        """Digest of the last row. A copy kept elsewhere proves later that no row up to here was altered or cut off."""
-        with chain.reading(self.folder) as database:
-            found = database.execute("SELECT digest FROM entries ORDER BY number DESC LIMIT 1").fetchone()
-            return chain.FIRST if found is None else str(found[0])
-
-    def image_path(self, digest: str) -> Path | None:
-        """The JPEG file of an image; None if it was pruned or ``digest`` is invalid."""
-        return self._images.path(digest)
 
     def _refuse_when_full(self) -> str:
         state = self.space().state
@@ -333,6 +227,7 @@ class Record:
     def _add(self, kind: str, facts: Mapping[str, Any]) -> int:
         path = self.folder / chain.DATABASE
         with self._lock:
+            self._check_present()
             opening = self._opening
             with chain.appending(self._database, path):
                 if kind in ("frame", "end"):
@@ -343,6 +238,14 @@ class Record:
             self._opening = opening  # it has been committed
         return number
 
+    def _check_present(self) -> None:
+        """A removed file can still be written to, until the program ends: its rows would be lost."""
+        if _identity(self.folder) != self._identity:
+            raise RecordGoneError(
+                f"{self.folder}: the record was removed or replaced while it is open; nothing is recorded",
+                hint="bring it back, or restore a backup with `edgeall record restore`; then restart the rig",
+            )
+
     def _writer(self) -> dict[str, Any]:
         program = {} if self._program is None else dataclasses.asdict(self._program)
         return {"software": __version__, "program": program}
@@ -350,10 +253,18 @@ class Record:
     def _check_open(self, session_id: int) -> None:
         found = self._database.execute("SELECT kind FROM entries WHERE number = ?", (session_id,)).fetchone()
         if found != ("session",):
-            raise RecordError(f"{self.folder}: no session {session_id}")
-        query = "SELECT count(*) FROM entries WHERE kind = 'end' AND session = ?"
-        if self._database.execute(query, (session_id,)).fetchone()[0]:
+            raise NoSuchRowError(f"{self.folder}: no session {session_id}")
+        if last_end(self._database, session_id) is not None:
             raise RecordError(f"{self.folder}: session {session_id} has ended", hint="start a new one")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """The device and inode of the database; None if there is none."""
+    try:
+        state = os.stat(folder / chain.DATABASE)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _free_bytes(folder: Path) -> int:

@@ -68,18 +68,53 @@ class SessionNotes:
 
 
 @dataclass(frozen=True)
+class Amendment:
+    """A correction of a slide's sample id: when (UTC, ISO 8601), from what, to what, by whom, and why."""
+
+    at: str
+    before: str
+    sample: str
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A file that could not be used.
+
+    Attributes:
+        at: time of recording, UTC, ISO 8601.
+        session: id of the open slide; None if none was open.
+        source: name of the file.
+        source_sha256: of its content; empty if that cannot be read.
+        reason: why; names the file.
+    """
+
+    at: str
+    session: int | None
+    source: str
+    source_sha256: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Session:
     """One slide.
 
     Attributes:
         id: of the session.
-        notes: by the operator.
+        notes: by the operator; ``sample`` as last amended.
         started: UTC, ISO 8601.
         ended: UTC, ISO 8601; None while it is open, also across a power cut.
         model: name of the model at its start; None if unknown.
         model_sha256: digest of that model.
         software: edgeall version at its start.
         frames: number of frames recorded so far.
+        started_by: name of the user who started it; empty if unknown.
+        ended_by: name of the user who ended it; empty while it is open, or if unknown.
+        reopened: number of times it was reopened.
+        amendments: corrections of its sample id, oldest first.
+        skipped: number of files that could not be used.
     """
 
     id: int
@@ -90,6 +125,16 @@ class Session:
     model_sha256: str | None
     software: str
     frames: int
+    started_by: str = ""
+    ended_by: str = ""
+    reopened: int = 0
+    amendments: tuple[Amendment, ...] = ()
+    skipped: int = 0
+
+    @property
+    def clock_was_set_back(self) -> bool:
+        """It ended before it started, by the clock of the time."""
+        return self.ended is not None and self.ended < self.started
 
 
 @dataclass(frozen=True)

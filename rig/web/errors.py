@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from ...edge_runtime.errors import EdgeallError, UsageError
-from ..record.chain import RecordError, RecordFullError
+from ..record.chain import NoSuchRowError, RecordError, RecordFullError, RecordGoneError
 from ..snapshot import StationError
 from .access import TooManyFailures
 from .context import Context
@@ -30,6 +30,9 @@ STATUS: dict[type[EdgeallError], int] = {
     NotFoundError: 404,
     UsageError: 400,
     StationError: 409,
+    NoSuchRowError: 404,
+    RecordError: 409,
+    RecordGoneError: 503,
     RecordFullError: 507,
     ExportBusyError: 429,
     TooManyFailures: 429,
@@ -59,8 +62,8 @@ def _message(request: Request, status: int, text: str, hint: str = "") -> HTMLRe
 
 def _edgeall_error(request: Request, error: EdgeallError) -> HTMLResponse:
     status = STATUS.get(type(error), 500)
-    if type(error) is RecordError:  # usually the address of something that does not exist
-        status = 404 if request.method == "GET" else 409
+    if type(error) is RecordError and request.method == "GET":  # the record cannot be read
+        status = 503
     return _message(request, status, error.message, error.hint)
 
 
