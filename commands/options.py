@@ -64,6 +64,15 @@ WORKERS = click.option("--workers", type=click.IntRange(1), help="Number of inte
 REQUIRE_SIGNATURE = click.option(
     "--require-signature", type=FILE, metavar="KEY.pub", help="Refuse a model that is not signed with this key."
 )
+CELL_MODEL = click.option(
+    "--cell-model", type=FILE, help="Packed segmentation model that finds the cells.  [default: the one in the package]"
+)
+RED_CELL_PX = click.option(
+    "--red-cell-px", type=float, help="Diameter of a red cell in pixels.  [default: measured in each image]"
+)
+UM_PER_PX = click.option(
+    "--um-per-px", type=click.FloatRange(0, min_open=True), help="Micrometres per pixel, instead of --red-cell-px."
+)
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, debug: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,57 @@ from ..images import mark_output, open_rgb
 from ..pipeline import expand
 from ..preprocess import InputSpec
 from .cells import Cell, crop, cut_out
-from .colour_rule import find_cells
+from .finder import Finder, Found
+from .quality import looks_stained
+from .scale import Scale
 
-COLUMNS = ("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop")
+COLUMNS = (
+    *("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop"),
+    *("cell_area_px", "nc_ratio", "roundness", "red_cell_px", "um_per_px"),
+)
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)
 """Box colours of whole cells and of cells that the border cuts."""
+NOT_A_SMEAR = "does not look like a stained smear in a bright field"
 _LONGEST_ENDING = "-9999.png"
 """The longest ending that is added to a name."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `cells_of_files` writes beside the table and the overlays.
+
+    Attributes:
+        scale: of all images; None measures it in each.
+        masks: whether to write ``masks/``.
+        crops: whether to write ``crops/`` of the whole cells.
+        spec: a model's input, which the crops are resized to. None writes square crops at the original scale.
+    """
+
+    scale: Scale | None = None
+    masks: bool = False
+    crops: bool = False
+    spec: InputSpec | None = None
 
 
 def cells_of_files(
     paths: Iterable[str | os.PathLike[str]],
     out: Path,
-    spec: InputSpec | None = None,
-    red_cell_px: float | None = None,
+    finder: Finder,
+    wanted: Wanted = Wanted(),
     skipped: Callable[[Path, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Find the cells of each image and write ``cells.csv``, ``crops/`` and ``overlays/`` into a new folder.
+    """Find the cells of each image and write ``cells.csv``, ``overlays/`` and what is wanted into a new folder.
 
     Args:
         paths: files and folders. An image that cannot be read, or whose cells cannot be written, gives an error; the
             others are still processed.
         out: a new or empty folder.
-        spec: a model's input, which the crops are resized to. None writes square crops at the original scale.
-        red_cell_px: see `find_cells`.
+        finder: finds the cells.
+        wanted: what is written.
         skipped: see `edgeall.edge_runtime.images.find_images`.
 
     Returns:
-        For each image its path and its cells, or an error; the number of cells and of whole cells.
+        For each image its path, and its cells, scale and warnings, or an error; the number of cells and of whole cells.
 
     Raises:
         DataError: a path does not exist.
@@ -53,50 +77,93 @@ def cells_of_files(
         OSError: the disk is full.
     """
     with output_lock(out, "cells"):
-        return _cells_of_files(paths, out, spec, red_cell_px, skipped)
+        own = out.resolve()  # may be inside a searched folder
+        images = (path for path in expand(paths, skipped) if own not in Path(path).resolve().parents)
+        if out.exists() and (not out.is_dir() or not is_empty(out)):
+            raise UsageError(f"{out}: is not an empty folder", hint="choose a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        mark_output(out)
+        return _Writer(out, finder, wanted).write(images)
 
 
-def _cells_of_files(
-    paths: Iterable[str | os.PathLike[str]],
-    out: Path,
-    spec: InputSpec | None,
-    red_cell_px: float | None,
-    skipped: Callable[[Path, str], None] | None,
-) -> dict[str, Any]:
-    own = out.resolve()  # may be inside a searched folder
-    images = (path for path in expand(paths, skipped) if own not in Path(path).resolve().parents)
-    if out.exists() and (not out.is_dir() or not is_empty(out)):
-        raise UsageError(f"{out}: is not an empty folder", hint="choose a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    mark_output(out)
-    for folder in ("crops", "overlays"):
-        (out / folder).mkdir()
-    results: list[dict[str, Any]] = []
-    with open(out / "cells.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for number, path in enumerate(images, 1):
-            try:
-                image = open_rgb(path)
-            except ImageError as error:
-                results.append({"image": path, "error": error.message})
-                continue
-            found = find_cells(np.asarray(image), red_cell_px)
-            # Images in different folders may have the same name; and a name may be too long for an ending.
-            name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
-            try:
-                rows = _write_crops(image, found, out, name, spec)
-                overlay(image, found).save(out / "overlays" / f"{name}.png")
-            except OSError as error:
-                if error.errno in DISK_FULL:
-                    raise
-                results.append({"image": path, "error": f"{path}: its cells can't be written ({error.strerror})"})
-                continue
-            writer.writerows({"image": as_text(path), **row} for row in rows)
-            results.append({"image": path, "cells": rows, "overlay": f"overlays/{name}.png"})
-    rows = [row for result in results for row in result.get("cells", [])]
-    whole = sum(not row["touches_border"] for row in rows)
-    return {"out": str(out), "cells": len(rows), "whole_cells": whole, "images": results}
+class _Writer:
+    """Writes the results of one command into its folder."""
+
+    def __init__(self, out: Path, finder: Finder, wanted: Wanted) -> None:
+        self._out, self._finder, self._wanted = out, finder, wanted
+        self._masks: set[str] = set()
+
+    def write(self, images: Iterable[str]) -> dict[str, Any]:
+        """Find and write the cells of all images; see `cells_of_files`."""
+        for folder, made in (("crops", self._wanted.crops), ("overlays", True), ("masks", self._wanted.masks)):
+            if made:
+                (self._out / folder).mkdir()
+        results: list[dict[str, Any]] = []
+        with open(self._out / "cells.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            table_file = csv.DictWriter(file, COLUMNS)
+            table_file.writeheader()
+            for number, path in enumerate(images, 1):
+                results.append(self._one(path, number))
+                rows = results[-1].get("cells", ())
+                table_file.writerows({"image": as_text(path), **row} for row in rows)
+        rows = [row for result in results for row in result.get("cells", ())]
+        whole = sum(not row["touches_border"] for row in rows)
+        return {"out": str(self._out), "cells": len(rows), "whole_cells": whole, "images": results}
+
+    def _one(self, path: str, number: int) -> dict[str, Any]:
+        """Find and write the cells of one image. Raises OSError if the disk is full."""
+        try:
+            image = open_rgb(path)
+            pixels = np.asarray(image)
+            found = self._finder.find(pixels, self._wanted.scale)
+        except ImageError as error:
+            return {"image": path, "error": error.message}
+        # Images in different folders may have the same name; and a name may be too long for an ending.
+        name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
+        try:
+            rows = self._write_crops(image, found, name)
+            overlay(image, found.cells).save(self._out / "overlays" / f"{name}.png")
+            mask = self._write_mask(found, path, name)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            return {"image": path, "error": f"{path}: its cells can't be written ({error.strerror})"}
+        warnings = [*found.warnings, *([] if looks_stained(pixels) else [NOT_A_SMEAR])]
+        return {
+            "image": path,
+            "cells": rows,
+            "overlay": f"overlays/{name}.png",
+            "mask": mask,
+            "scale": found.scale.to_json(),
+            "warnings": warnings,
+        }
+
+    def _write_crops(self, image: Image.Image, found: Found, name: str) -> list[dict[str, Any]]:
+        """The rows of `COLUMNS` without the image."""
+        spec, rows = self._wanted.spec, []
+        scale = found.scale.to_json()
+        for number, cell in enumerate(found.cells, 1):
+            file = None
+            if self._wanted.crops and not cell.touches_border:
+                file = f"crops/{name}-{number}.png"
+                cut = cut_out(image, cell.box) if spec is None else Image.fromarray(crop(image, cell.box, spec))
+                cut.save(self._out / file)
+            values: tuple[Any, ...] = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px)
+            ratio = None if cell.nc_ratio is None else round(cell.nc_ratio, 3)
+            roundness = None if cell.roundness is None else round(cell.roundness, 3)
+            values += (cell.touches_border, file, cell.cell_area_px, ratio, roundness)
+            rows.append(dict(zip(COLUMNS[1:], (*values, scale["red_cell_px"], scale["um_per_px"]), strict=True)))
+        return rows
+
+    def _write_mask(self, found: Found, path: str, name: str) -> str | None:
+        """Write the mask under the image's own name, or a numbered one if that is taken; returns its path."""
+        if not self._wanted.masks:
+            return None
+        own = file_name("", Path(path).stem, ".png")
+        file = f"{name}.png" if own.casefold() in self._masks else own
+        self._masks.add(file.casefold())
+        Image.fromarray(found.mask()).save(self._out / "masks" / file)
+        return f"masks/{file}"
 
 
 def overlay(image: Image.Image, found: Sequence[Cell]) -> Image.Image:
@@ -117,23 +184,10 @@ def cells_text(result: Mapping[str, Any]) -> str:
     rows: list[tuple[object, ...]] = []
     for image in result["images"]:
         if "error" in image:
-            rows.append((image["image"], None, None, image["error"]))
-        else:
-            whole = sum(not row["touches_border"] for row in image["cells"])
-            rows.append((image["image"], whole, len(image["cells"]) - whole, ""))
-    return table(("image", "cells", "cut by the border", "error"), rows)
-
-
-def _write_crops(
-    image: Image.Image, found: Sequence[Cell], out: Path, name: str, spec: InputSpec | None
-) -> list[dict[str, Any]]:
-    rows = []
-    for number, cell in enumerate(found, 1):
-        file = None
-        if not cell.touches_border:
-            file = f"crops/{name}-{number}.png"
-            cut = cut_out(image, cell.box) if spec is None else Image.fromarray(crop(image, cell.box, spec))
-            cut.save(out / file)
-        values = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px, cell.touches_border, file)
-        rows.append(dict(zip(COLUMNS[1:], values, strict=True)))
-    return rows
+            rows.append((image["image"], None, None, None, image["error"]))
+            continue
+        whole = sum(not row["touches_border"] for row in image["cells"])
+        notes = [*image["warnings"], *([] if image["cells"] else ["no nucleated cell found"])]
+        red_cell = f"{image['scale']['red_cell_px']:.0f} px"
+        rows.append((image["image"], whole, len(image["cells"]) - whole, red_cell, "; ".join(notes)))
+    return table(("image", "cells", "cut by the border", "red cell", "notes"), rows)

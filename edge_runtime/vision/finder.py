@@ -35,13 +35,13 @@ class Found:
         scale: of the field.
         warnings: one line each: what makes the result doubtful.
         mask: returns the mask, uint8 of the field's ``(height, width)``: 0, `CYTOPLASM` or `NUCLEUS`, of the cells
-            alone; or None where only boxes are known.
+            alone.
     """
 
     cells: tuple[Cell, ...]
     scale: Scale
     warnings: tuple[str, ...]
-    mask: Callable[[], NDArray[np.uint8] | None]
+    mask: Callable[[], NDArray[np.uint8]]
 
 
 class Finder(Protocol):

@@ -24,7 +24,7 @@ CUT = 0.5
 """Factor on `LEAST_NUCLEUS` for a cell that the border cuts."""
 HOLE = 0.25
 """Maximum area of a hole in a cell, in red cell areas."""
-NECK = 0.88
+NECK = 0.9
 """Two cells are separated if the relief between them is below this fraction of the lower one's peak."""
 PEAK = 0.3
 """Minimum height of a peak of the relief."""
@@ -34,8 +34,10 @@ _APART = 0.15
 """A peak is the highest place within this distance."""
 _LEVELS = 48
 """Levels of the relief at which its basins are compared."""
-_DEEPEST = 1.1
+_DEEPEST = 1.3
 """The depth inside a clump of cells is cut at this value: deeper inside, only nuclei tell the cells apart."""
+_LINE = 2
+"""Half the maximum width of the lines between flooded areas, pixels."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,14 @@ def split(whole: Mask, nucleus: Mask, red_cell_px: float) -> Labels:
     count = int(markers.max())
     if count < 2:
         return whole[1:-1, 1:-1].astype(np.int32)
-    # OpenCV floods in the order of the differences between neighbours: across the edge of the cells last.
-    image = np.where(whole > 0, 100 * (1 - relief / relief.max()), 255).astype(np.uint8)
-    labels = np.maximum(cv2.watershed(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), markers), 0)
-    # It leaves lines of one pixel between the cells: they take the label of a neighbour.
-    grown = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
-    labels = np.where(whole > 0, np.where(labels == 0, grown, labels), 0)
+    # What lies below the paths between the cores is flooded from all cores at the same pace: OpenCV floods in the
+    # order of the differences between neighbours, which are 0 inside; across the edge of the cells it floods last.
+    image = cv2.cvtColor((1 - whole) * np.uint8(255), cv2.COLOR_GRAY2BGR)
+    labels = np.maximum(cv2.watershed(image, markers), 0)
+    # It leaves lines between the cells, which take the label of a neighbour.
+    for _ in range(_LINE):
+        grown = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
+        labels = np.where(whole > 0, np.where(labels == 0, grown, labels), 0)
     result: Labels = labels[1:-1, 1:-1].astype(np.int32)
     return result
 

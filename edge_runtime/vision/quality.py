@@ -200,6 +200,11 @@ class Gate:
         return float(_COARSE * np.abs(change).mean() / max(slope, 1.0))
 
 
+def looks_stained(pixels: NDArray[np.uint8]) -> bool:
+    """Whether an image, uint8 ``(height, width, 3)``, has the colours of a stained smear in a bright field."""
+    return _measure(pixels).odd <= Thresholds().odd_max
+
+
 def thresholds_of(manifest: Manifest | None) -> Thresholds:
     """The thresholds in a model's manifest; the defaults if it has none.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,16 @@ class Scale:
     def um_per_px(self) -> float:
         """Micrometres per pixel, if a red cell measures `RED_CELL_UM`."""
         return RED_CELL_UM / self.red_cell_px
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON value."""
+        return {
+            "red_cell_px": round(self.red_cell_px, 2),
+            "um_per_px": round(self.um_per_px, 5),
+            "source": self.source,
+            "confidence": round(self.confidence, 3),
+            "range_px": [round(end, 2) for end in self.range_px],
+        }
 
     def problem(self) -> str:
         """Why the scale is doubtful; empty if it is not."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import ImageError
 from ..preprocess import InputSpec
 
 Floats = NDArray[np.float32]
@@ -23,6 +24,8 @@ OVERLAP = 64
 _EDGE = 6
 """Outermost pixels of a tile, which count only where no other tile has them."""
 _LEAST_WEIGHT = 1e-3
+MOST_PIXELS = 64_000_000
+"""Maximum size of a field at the network's scale."""
 
 
 class TileOutputs(Protocol):
@@ -83,11 +86,19 @@ def segment_field(field: Image.Image, segmenter: TileSegmenter, red_cell_px: flo
         field: mode ``RGB``.
         segmenter: the network.
         red_cell_px: diameter of a red cell in pixels of the field.
+
+    Raises:
+        ImageError: the field would have more than `MOST_PIXELS` pixels.
     """
     zoom = segmenter.red_cell_px / red_cell_px
     width, height = max(1, round(field.width * zoom)), max(1, round(field.height * zoom))
+    if width * height > MOST_PIXELS:
+        raise ImageError(
+            f"a field of {field.width}x{field.height} with red cells of {red_cell_px:.1f} px is too large to search",
+            hint="check the scale; or cut the field into parts",
+        )
     size = segmenter.input.width
-    resized = field.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    resized = field.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
     pixels, (left, top) = padded(np.asarray(resized), size)
     cell, nucleus, red_cells = _blend(pixels, segmenter, size)
     inside = slice(top, top + height), slice(left, left + width)

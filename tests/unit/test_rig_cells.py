@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from drawn_cells import BLUE, GLASS, SOME_RED, UNIT, Point, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -27,43 +28,6 @@ from edgeall.edge_runtime.vision import colour_rule, regions
 from edgeall.edge_runtime.vision.cells import Cell, crop, cut_out
 from edgeall.edge_runtime.vision.colour_rule import ColourRule, find_cells, upper_two_of_three
 from edgeall.rig.capture.slide import draw_slide
-
-GLASS, RED, BLUE, PLASMA, PLATELET = (230, 228, 222), (205, 150, 150), (85, 55, 140), (190, 185, 215), (150, 120, 180)
-UNIT = 104
-"""A red cell's diameter in fields of 640 x 480."""
-Point = tuple[int, int]
-
-
-def draw(
-    nuclei: Sequence[tuple[Point, float]] = (),
-    red: Iterable[Point] = (),
-    size: Point = (640, 480),
-    scale: float = 1.0,
-    platelets: Iterable[Point] = (),
-) -> NDArray[np.uint8]:
-    """A smear: nuclei (centre, diameter in red cell diameters) with cytoplasm, and sensor noise."""
-    image = Image.new("RGB", size, GLASS)
-    pen = ImageDraw.Draw(image)
-
-    def disc(centre: Point, diameter: float, colour: tuple[int, int, int]) -> None:
-        radius = diameter * UNIT * scale / 2
-        x, y = centre
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-
-    for centre in red:
-        disc(centre, 1, RED)
-        disc(centre, 0.35, tuple(np.add(RED, 18)))  # the pallor
-    for centre, diameter in nuclei:
-        disc(centre, diameter + 0.3, PLASMA)
-    for centre, diameter in nuclei:
-        disc(centre, diameter, BLUE)
-    for centre in platelets:
-        disc(centre, 0.3, PLATELET)
-    noise = np.random.default_rng(0).normal(0, 3, (size[1], size[0], 3))
-    return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
-
-
-SOME_RED = [(60, 400), (150, 420), (560, 60), (330, 440), (100, 250), (580, 250), (470, 130)]
 
 
 def centres(found: list[Cell]) -> list[tuple[int, int]]:
@@ -306,7 +270,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     Image.fromarray(draw([((300, 120), 0.8), ((20, 240), 1.1)], SOME_RED)).save(smears / "a.png")
     (smears / "b.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
-    assert cli.main(["cells", str(smears), "--out", str(out), "--json"]) == 0
+    assert cli.main(["cells", str(smears), "--out", str(out), "--crops", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["cells"], answer["whole_cells"]) == (2, 1)
     assert "not an image" in answer["images"][1]["error"]
