@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .console.progress import Progress
-    from .optimize.quantization.result import QuantizationResult
+    from .optimize.quantization.result import QuantizationResult, SegmentationResult
 
     PathLike = str | os.PathLike[str]
 
@@ -196,7 +196,7 @@ def train_model(data: PathLike, out: PathLike, *, progress: bool = False, **sett
 
 def quantize_run(
     run: PathLike, out: PathLike, *, scheme: str = "ptq-int8", progress: bool = False, **settings: Any
-) -> QuantizationResult:
+) -> QuantizationResult | SegmentationResult:
     """Convert a run, verify the result on the test subset, and pack it into one file.
 
     Args:

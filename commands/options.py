@@ -12,9 +12,10 @@ from click.core import ParameterSource
 from ..edge_runtime.errors import UsageError
 from .config import load_config
 
+TASKS = ("classification", "segmentation")
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 SIDES = ("train", "validation", "test")
-LEVELS = ("auto", "subject", "block", "image")
+LEVELS = ("auto", "laboratory", "subject", "block", "image")
 AUGMENTS = ("none", "light", "microscope", "studies")
 GRID = "grid-48"
 PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
@@ -29,7 +30,8 @@ SPLIT_BY = click.option(
     "--split-by",
     type=click.Choice(LEVELS),
     default="auto",
-    help="Unit that no two subsets share: subject, block of file numbers, or image. auto: the first possible.",
+    help="Unit that no two subsets share: laboratory (of masks), subject, block of file numbers, or image. auto: the"
+    " first possible of the last three.",
 )
 EMBARGO = click.option(
     "--embargo",

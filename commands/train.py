@@ -22,6 +22,7 @@ from .options import (
     SIDES,
     SPLIT_BY,
     STD,
+    TASKS,
     TEST_FRAC,
     VAL_FRAC,
     command,
@@ -36,6 +37,7 @@ from .output import note, note_research_use, note_synthetic, print_result
 @click.option(
     "--out", type=FILE, required=True, help="Run folder to create. The same command resumes an interrupted run."
 )
+@click.option("--task", type=click.Choice(TASKS), default="classification", help="Classify images, or segment cells.")
 @click.option("--model", default="mobilenet_v2", help="Backbone, see `edgeall models`.")
 @click.option("--alpha", type=float, help="Width multiplier of the backbone.  [default: 1.0 if it has one]")
 @click.option("--weights", default="imagenet", help="imagenet (downloaded), none, or a file of no_top weights.")
@@ -46,9 +48,15 @@ from .output import note, note_research_use, note_synthetic, print_result
     type=click.IntRange(0),
     help="Epochs of the fine-tuning stage.  [default: about 44,000 training images in all, 8 to 60 epochs]",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, help="Images per training step.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Images per training step.  [default: 32; 16 for segmentation]"
+)
 @click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
-@click.option("--lr-finetune", type=float, default=5e-4, help="Peak learning rate of the fine-tuning stage.")
+@click.option(
+    "--lr-finetune",
+    type=float,
+    help="Peak learning rate of the fine-tuning stage.  [default: 0.0005; 0.002 for segmentation]",
+)
 @click.option(
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Dropout before the last layer."
 )
@@ -62,8 +70,7 @@ from .output import note, note_research_use, note_synthetic, print_result
 @click.option(
     "--patience",
     type=click.IntRange(1),
-    default=8,
-    help="Stop a stage after this many epochs without a lower validation loss.",
+    help="Stop a stage after this many epochs without a lower validation loss.  [default: 8; 12 for segmentation]",
 )
 @SPLIT_BY
 @EMBARGO

@@ -40,8 +40,9 @@ def percent(fraction: float | None) -> str | None:
     return None if fraction is None else f"{fraction * 100:.2f} %"
 
 
-def four(value: float) -> str:
-    return f"{value:.4f}"
+def four(value: float | None) -> str:
+    """With four decimals; a dash for None."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def interval(found: Mapping[str, Any], name: str, said: Callable[[float], str | None]) -> str:

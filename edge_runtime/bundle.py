@@ -15,7 +15,7 @@ from typing import IO, Any
 from . import signature
 from .errors import BundleError
 from .flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
-from .manifest import Manifest, parse_manifest
+from .manifest import TASKS, Manifest, parse_manifest
 from .ood import MEMBER as NOVELTY
 from .ood import OodDetector, read_ood_detector
 
@@ -25,7 +25,7 @@ MODEL_CARD = "MODEL_CARD.md"
 GOLDEN = "golden/golden.json"
 GOLDEN_FOLDER = "golden/"
 MAX_FILE_BYTES = 512_000_000
-"""Several times the size of any classifier that a small board can run. Larger files are refused."""
+"""Several times the size of any model that a small board can run. Larger files are refused."""
 MAX_MEMBER_BYTES = 16_000_000
 """Far above any member that `edgeall quantize` packs. Stops a crafted archive from filling the memory."""
 MAX_DIRECTORY_BYTES = 1_000_000
@@ -51,9 +51,11 @@ class Golden:
     Attributes:
         name: file name inside the archive.
         image_bytes: the PNG file.
-        probabilities: expected probabilities, one per label, after dequantization.
-        units: expected raw outputs, for models with integer outputs.
+        probabilities: of a classifier: expected probabilities, one per label, after dequantization.
+        units: of a classifier: expected raw outputs, for models with integer outputs.
         pixels_sha256: digest of the preprocessed uint8 pixels.
+        mask_bytes: of a segmentation model: the PNG file of the expected mask, see `edgeall.edge_runtime.masks`.
+        red_cell: of a segmentation model: the expected second output, after dequantization.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Golden:
     probabilities: tuple[float, ...]
     units: tuple[int, ...] | None
     pixels_sha256: str
+    mask_bytes: bytes | None = None
+    red_cell: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class Bundle:
     model_card: str | None
     file_bytes: int
     ood_detector: OodDetector | None = None
+
+    @property
+    def task(self) -> str:
+        """What the model does, one of `manifest.TASKS`. A foreign model is a classifier."""
+        return self.manifest.task if self.manifest else TASKS[0]
 
 
 def open_bundle(path: str | os.PathLike[str], public_key: str | os.PathLike[str] | None = None) -> Bundle:
@@ -200,7 +209,7 @@ def _packed(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, fi
         manifest=manifest,
         labels=manifest.labels,
         normalization=(manifest.input.mean, manifest.input.std),
-        golden=_read_golden(archive, len(labels), name),
+        golden=_read_golden(archive, manifest, name),
         model_card=_member(archive, MODEL_CARD, name).decode("utf-8", errors="replace"),
         file_bytes=file_bytes,
         ood_detector=(
@@ -268,7 +277,8 @@ def _member(archive: zipfile.ZipFile, member: str, name: str, limit: int = MAX_M
     return content
 
 
-def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Golden, ...]:
+def _read_golden(archive: zipfile.ZipFile, manifest: Manifest, name: str) -> tuple[Golden, ...]:
+    read = _golden_mask if manifest.task == "segmentation" else _golden
     try:
         entries = json.loads(_member(archive, GOLDEN, name))["images"]
         if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_GOLDEN:
@@ -276,8 +286,8 @@ def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Gold
         golden: list[Golden] = []
         left = MAX_MEMBER_BYTES
         for entry in entries:
-            golden.append(_golden(entry, archive, labels, name, left))
-            left -= len(golden[-1].image_bytes)
+            golden.append(read(entry, archive, len(manifest.labels), name, left))
+            left -= len(golden[-1].image_bytes) + len(golden[-1].mask_bytes or b"")
         return tuple(golden)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{name}: {GOLDEN} is not what `edgeall quantize` writes", hint=_COPY_AGAIN) from error
@@ -285,10 +295,8 @@ def _read_golden(archive: zipfile.ZipFile, labels: int, name: str) -> tuple[Gold
 
 def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
     units = entry["units"]
-    if not str(entry["name"]).isprintable():
-        raise ValueError("the name must be printable: errors show it")
     golden = Golden(
-        name=str(entry["name"]),
+        name=_printable(entry["name"]),
         image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),
         probabilities=tuple(float(value) for value in entry["probabilities"]),
         units=None if units is None else tuple(int(value) for value in units),
@@ -299,6 +307,28 @@ def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: 
     if not all(map(math.isfinite, golden.probabilities)) or not all(-128 <= unit <= 255 for unit in golden.units or ()):
         raise ValueError("probabilities must be finite, units must be bytes")
     return golden
+
+
+def _golden_mask(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
+    golden = Golden(
+        name=_printable(entry["name"]),
+        image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),
+        probabilities=(),
+        units=None,
+        pixels_sha256=str(entry["pixels_sha256"]),
+        mask_bytes=_member(archive, GOLDEN_FOLDER + _printable(entry["mask"]), name, limit),
+        red_cell=float(entry["red_cell"]),
+    )
+    if not math.isfinite(golden.red_cell or 0.0):
+        raise ValueError("the size of a red cell must be finite")
+    return golden
+
+
+def _printable(name: object) -> str:
+    text = str(name)
+    if not text.isprintable():
+        raise ValueError("the name must be printable: errors show it")
+    return text
 
 
 def _one_normalization(mean: Sequence[float], std: Sequence[float], name: str) -> tuple[float, float] | None:

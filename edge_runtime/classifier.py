@@ -13,14 +13,10 @@ from . import interpreter
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, UsageError
 from .flatbuffer import Graph, read_graph
+from .manifest import TASKS
+from .network import Network, default_threads, dequantized, last_operator
 from .ood import ood_score
 from .preprocess import InputSpec
-
-MAX_DEFAULT_THREADS = 4
-"""The cores of a Pi. More threads do not speed up models of this size."""
-
-_PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
-"""Operators that may follow the softmax without changing the meaning of the output."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,11 @@ class Inference:
     units: NDArray[np.generic] | None = None
 
 
-class Classifier:
-    """Runs one model. Not thread-safe: it reuses its buffers.
+class Classifier(Network):
+    """Runs a classifier.
 
     Attributes:
         labels: one per output, all different; two for a model with one sigmoid output.
-        input: the preprocessing contract of the pixels.
-        bundle: the model file; None if built from a bare flatbuffer.
-        threads: of the interpreter.
-        model: the interpreter with its tensor descriptions.
         ood_detector: the out-of-distribution detector; None for a model without one.
         logits: True for a foreign model that does not end in SOFTMAX: the softmax is applied here. A packed model
             always ends in SOFTMAX.
@@ -66,18 +58,11 @@ class Classifier:
         sigmoid: bool = False,
         bundle: Bundle | None = None,
     ) -> None:
-        self.model = model
-        self.labels = tuple(labels)
-        self.input = spec
-        self.threads = threads
+        super().__init__(model, labels, spec, threads=threads, bundle=bundle)
         self.logits = logits
         self.sigmoid = sigmoid
-        self.bundle = bundle
         self.ood_detector = bundle.ood_detector if bundle else None
         name = model.name
-        shape = (1, spec.height, spec.width, 3)
-        if model.input.shape != shape:
-            raise BundleError(f"{name}: the model's input is {model.input.shape}, the input contract says {shape}")
         outputs = int(np.prod(model.output.shape))
         if max(model.output.shape, default=1) != outputs:
             raise BundleError(
@@ -98,10 +83,6 @@ class Classifier:
         detector = self.ood_detector
         if detector is not None and (model.second is None or model.second.shape[-1] != len(detector.mean)):
             raise BundleError(f"{name}: its novelty score does not match its features", hint="quantize the run again")
-        if model.output.dtype not in _OUTPUT_TYPES:
-            raise BundleError(f"{name}: outputs of type {model.output.dtype} are not supported")
-        check_input_contract(model.input, spec, name)
-        self._buffer = np.empty(model.input.shape, model.input.dtype)
 
     @classmethod
     def open(
@@ -164,6 +145,11 @@ class Classifier:
                 f"{bundle.path}: a packed model has its own labels, normalization and input size",
                 hint="leave --labels, --mean, --std and --input-size out",
             )
+        if bundle.task != TASKS[0]:
+            raise UsageError(
+                f"{bundle.path}: a {bundle.task} model, where a classifier is needed",
+                hint="`edgeall inspect` shows a model's task; give a file made from a classification run",
+            )
         output = probabilities_index(bundle.graph, bundle.path)
         model = interpreter.load(bundle.flatbuffer, threads, bundle.path, output)
         return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
@@ -200,10 +186,27 @@ class Classifier:
         score = ood_score(self.pooled(units), self.ood_detector) if known and self.ood_detector else None
         return Inference(probabilities, score, units)
 
+    def clone(self, threads: int) -> Classifier:
+        """A classifier of the same model with its own interpreter; shares the bytes of the file."""
+        assert self.bundle is not None, "only a classifier that was opened from a file can be cloned"
+        bundle, name = self.bundle, self.model.name
+        output = probabilities_index(bundle.graph, name) if bundle.manifest else None
+        shape = self.model.input.shape if bundle.manifest is None else None
+        model = interpreter.load(bundle.flatbuffer, threads, name, output, shape)
+        return Classifier(
+            model,
+            self.labels,
+            self.input,
+            threads=threads,
+            logits=self.logits,
+            sigmoid=self.sigmoid,
+            bundle=bundle,
+        )
+
     def features(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """`Inference.units` as float32."""
         assert self.model.second is not None
-        return _dequantized(units, self.model.second)
+        return dequantized(units, self.model.second)
 
     def pooled(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """`Inference.units` as a float32 vector: the spatial mean of a map, summed before dequantization."""
@@ -215,66 +218,11 @@ class Classifier:
 
     def predict_units(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The raw output for one image, in the type of the output tensor, ``(outputs,)``."""
-        spec, buffer = self.input, self._buffer
-        if pixels.shape != buffer.shape[1:] or pixels.dtype != np.uint8:
-            raise ValueError(f"pixels must be uint8 of shape {buffer.shape[1:]}, not {pixels.dtype} {pixels.shape}")
-        if buffer.dtype == np.uint8:
-            return self.model.invoke(pixels[np.newaxis]).reshape(-1)  # the interpreter copies them
-        if buffer.dtype == np.int8:
-            np.bitwise_xor(pixels, 0x80, out=buffer.view(np.uint8)[0])  # pixel - 128 in two's complement
-        else:
-            # The same operations in the same order as `normalize`, without its temporaries.
-            np.subtract(pixels, np.float32(spec.mean), out=buffer[0], dtype=np.float32)
-            np.divide(buffer, np.float32(spec.std), out=buffer)
-        return self.model.invoke(buffer).reshape(-1)
+        return self.invoke(pixels).reshape(-1)
 
     def dequantize(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """Raw outputs as float32: ``(unit - zero_point) * scale`` where the output is quantized."""
-        return _dequantized(units, self.model.output)
-
-
-_OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))
-
-
-def check_input_contract(tensor: interpreter.TensorInfo, spec: InputSpec, name: str) -> None:
-    """Check that the quantization of a model's input agrees with mean and std.
-
-    An integer input gets the pixels themselves (int8: minus 128). This requires that quantizing
-    ``(pixel - mean) / std`` with the tensor's scale and zero point gives the same values to within one step.
-
-    Raises:
-        BundleError: it does not agree, or the type of the input is not supported.
-    """
-    if tensor.dtype == np.float32:
-        return
-    if tensor.dtype not in (np.uint8, np.int8):
-        raise BundleError(f"{name}: inputs of type {tensor.dtype} are not supported")
-    scale, zero_point = input_quantization(tensor)
-    first = 0 if tensor.dtype == np.uint8 else -128
-    # Both expressions are linear in the pixel, so the ends of the range suffice.
-    for pixel in (0, 255):
-        wanted = (pixel - spec.mean) / spec.std / scale + zero_point
-        if abs(wanted - (first + pixel)) > 1 + 1e-3:
-            raise BundleError(
-                f"{name}: the input's scale {scale:g} and zero point {zero_point} contradict"
-                f" mean {spec.mean:g} and std {spec.std:g}",
-                hint="quantize again, or give the --mean and --std that the model was trained with",
-            )
-
-
-def default_threads() -> int:
-    """The cores that this process may use, at most `MAX_DEFAULT_THREADS`."""
-    return min(MAX_DEFAULT_THREADS, cores())
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def input_quantization(tensor: interpreter.TensorInfo) -> tuple[float, int]:
-    """Scale and zero point of an input; ``(1, 0)`` for an integer input without quantization."""
-    return (tensor.scale, tensor.zero_point) if tensor.scale > 0 else (1.0, 0)
+        return dequantized(units, self.model.output)
 
 
 def probabilities_index(graph: Graph, name: str) -> int:
@@ -287,24 +235,6 @@ def probabilities_index(graph: Graph, name: str) -> int:
     if not found or len(graph.main.outputs) > 2:
         raise BundleError(f"{name}: a packed model must end in SOFTMAX")
     return found[0]
-
-
-def last_operator(graph: Graph, output: int) -> str:
-    """The operator that produces an output, apart from those in `_PASSING`."""
-    main = graph.main
-    operator = main.producer(output)
-    for _ in main.operators:
-        if operator is None or operator.name not in _PASSING or not operator.inputs:
-            break
-        operator = main.producer(operator.inputs[0])
-    return operator.name if operator else "nothing"
-
-
-def _dequantized(units: NDArray[np.generic], tensor: interpreter.TensorInfo) -> NDArray[np.float32]:
-    values = units.astype(np.float32)
-    if tensor.scale > 0:
-        values = (values - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
-    return values
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:

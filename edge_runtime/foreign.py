@@ -11,9 +11,10 @@ import numpy as np
 
 from . import interpreter
 from .bundle import Bundle, read_labels
-from .classifier import Classifier, check_input_contract, input_quantization, last_operator
+from .classifier import Classifier
 from .errors import BundleError, UsageError
 from .flatbuffer import Graph, Tensor
+from .network import check_input_contract, input_quantization, last_operator
 from .preprocess import InputSpec
 from .probe import ensure_runs
 

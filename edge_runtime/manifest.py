@@ -14,6 +14,7 @@ from .preprocess import InputSpec
 SCHEMA = 1
 """Major version. Fields may be added within a version; a reader refuses any other version."""
 UNITS = ("field", "cell")
+TASKS = ("classification", "segmentation")
 
 _FIRST = (
     *("schema", "name", "created", "task", "unit", "labels", "positive_labels", "input"),
@@ -44,7 +45,8 @@ class Manifest:
         intended_use: one sentence.
         flatbuffer_sha256: hex digest of the flatbuffer; set by `edgeall.optimize.packaging.pack`.
         flatbuffer_bytes: length of the flatbuffer; the archive starts there.
-        task: ``classification``.
+        task: one of `TASKS`.
+        segmentation: of that task: ``red_cell_px``, the diameter in pixels that a red cell must have in the input.
         schema: see `SCHEMA`.
     """
 
@@ -66,11 +68,14 @@ class Manifest:
     flatbuffer_sha256: str = ""
     flatbuffer_bytes: int = 0
     task: str = "classification"
+    segmentation: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> str:
         """The indented text of ``edgeall.json``. Raises ValueError for values that JSON cannot represent."""
         values = dataclasses.asdict(self)
+        if not self.segmentation:
+            del values["segmentation"]
         ordered = {key: values.pop(key) for key in _FIRST} | values
         return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -101,7 +106,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         schema=schema,
         name=_take(values, "name", str, name),
         created=_take(values, "created", str, name),
-        task=_choice(values, "task", ("classification",), name),
+        task=_choice(values, "task", TASKS, name) if "task" in values else TASKS[0],
         unit=_choice(values, "unit", UNITS, name),
         labels=_texts(values, "labels", name),
         positive_labels=_texts(values, "positive_labels", name),
@@ -109,7 +114,10 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         flatbuffer_sha256=_take(values, "flatbuffer_sha256", str, name),
         flatbuffer_bytes=_take(values, "flatbuffer_bytes", int, name),
         intended_use=_take(values, "intended_use", str, name),
-        **{key: _take(values, key, dict, name) if key in values else {} for key in ("novelty", "quality")},
+        **{
+            key: _take(values, key, dict, name) if key in values else {}
+            for key in ("novelty", "quality", "segmentation")
+        },
         **{
             key: _take(values, key, dict, name)
             for key in ("quantization", "training", "metrics", "calibration", "decision", "golden")
@@ -138,6 +146,10 @@ def check_manifest(manifest: Manifest, name: str) -> None:
     threshold = manifest.decision.get("review_below", 0.0)
     if not _is_number(threshold) or not 0 <= threshold <= 1:
         raise _bad(name, "`decision.review_below` must be a number from 0 to 1")
+    if manifest.task == "segmentation":
+        diameter = manifest.segmentation.get("red_cell_px", 0)
+        if not _is_number(diameter) or not 1 <= diameter <= 4096:
+            raise _bad(name, "`segmentation.red_cell_px` must be a number from 1 to 4096")
 
 
 def _input(values: dict[str, Any], name: str) -> InputSpec:

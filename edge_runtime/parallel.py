@@ -15,8 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import interpreter
-from .classifier import Classifier, Inference, probabilities_index
+from .classifier import Classifier, Inference
 from .errors import ImageError
 
 T = TypeVar("T")
@@ -61,7 +60,7 @@ class Pool:
         self._idle: queue.SimpleQueue[Classifier] = queue.SimpleQueue()
         own = classifier.threads == layout.threads
         for index in range(layout.interpreters):
-            self._idle.put(classifier if own and index == 0 else clone(classifier, layout.threads))
+            self._idle.put(classifier if own and index == 0 else classifier.clone(layout.threads))
         self._workers = layout.interpreters + (layout.threads > 1)
         self._executor = ThreadPoolExecutor(self._workers, "edgeall")
 
@@ -105,21 +104,3 @@ class Pool:
             return classifier.infer(pixels)
         finally:
             self._idle.put(classifier)
-
-
-def clone(classifier: Classifier, threads: int) -> Classifier:
-    """A classifier of the same model with its own interpreter; shares the bytes of the file."""
-    assert classifier.bundle is not None, "only a classifier that was opened from a file can be cloned"
-    bundle, name = classifier.bundle, classifier.model.name
-    output = probabilities_index(bundle.graph, name) if bundle.manifest else None
-    shape = classifier.model.input.shape if bundle.manifest is None else None
-    model = interpreter.load(bundle.flatbuffer, threads, name, output, shape)
-    return Classifier(
-        model,
-        classifier.labels,
-        classifier.input,
-        threads=threads,
-        logits=classifier.logits,
-        sigmoid=classifier.sigmoid,
-        bundle=classifier.bundle,
-    )

@@ -12,7 +12,7 @@ def rebuild(model: Any, place: Callable[[Any, list[Any]], Any]) -> Any:
     """Build a new functional model from another one.
 
     Args:
-        model: flat, one input, one output.
+        model: flat, one input; its outputs are outputs of different layers.
         place: called for every layer in topological order as ``place(layer, tensors)`` with the new tensors of its
             inputs (for the input layer: the new input); returns the new tensor of its output.
     """
@@ -24,7 +24,8 @@ def rebuild(model: Any, place: Callable[[Any, list[Any]], Any]) -> Any:
             tensors[layer.name] = place(layer, [inputs])
         else:
             tensors[layer.name] = place(layer, [tensors[source.name] for source in sources(layer)])
-    return keras.Model(inputs, tensors[model.layers[-1].name], name=model.name)
+    outputs = [tensors[name] for name in model.output_names]
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=model.name)
 
 
 def copy_of(layer: Any, **changes: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from .registry import BuildArgs, Facts, ModelSpec, register
 
 ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+SKIPS = ("block_1_expand_relu", "block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu")
 
 
 def build(args: BuildArgs) -> Any:
@@ -37,6 +38,7 @@ register(
         input_hw=(224, 224),
         sizes=(96, 224),
         alphas=ALPHAS,
+        skips=SKIPS,
         reference="Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks",
         facts=Facts(
             parameters=2_257_984,

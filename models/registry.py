@@ -74,6 +74,8 @@ class ModelSpec:
         alphas: supported width multipliers; empty if it has none.
         pretrained: whether ``--weights imagenet`` exists.
         unfreeze: default number of last layers that fine-tuning of pretrained weights trains; None means all.
+        skips: names of the layers at strides 2, 4, 8 and 16 that a segmentation decoder reads, see
+            `edgeall.models.decoder`; empty if there is no decoder for it.
     """
 
     name: str
@@ -87,6 +89,7 @@ class ModelSpec:
     alphas: tuple[float, ...] = ()
     pretrained: bool = True
     unfreeze: int | None = None
+    skips: tuple[str, ...] = ()
 
 
 _REGISTRY: dict[str, ModelSpec] = {}

@@ -62,6 +62,7 @@ def vocabulary() -> tuple[Any, ...]:
         layers.GlobalAveragePooling2D,
         layers.ZeroPadding2D,
         layers.Cropping2D,
+        layers.UpSampling2D,
         layers.Flatten,
         layers.Reshape,
         layers.Dropout,

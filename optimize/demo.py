@@ -19,7 +19,7 @@ from ..train.run import train
 from ..train.runs import is_whole, load_run
 from ..train.settings import TrainSettings
 from .quantization.config import QuantizeConfig
-from .quantize import quantize
+from .quantize import quantize_classifier
 
 IMAGES = 960
 EPOCHS = 24
@@ -68,7 +68,7 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
     for scheme in SCHEMES:
         model = run / f"{scheme}.tflite"
         config = QuantizeConfig(run, scheme, model, force=True, cache_dir=out / "cache")
-        quantized = quantize(config, progress)
+        quantized = quantize_classifier(config, progress)
         figures = bench(model, BenchConfig(images=drawn))
         rows.append(
             {

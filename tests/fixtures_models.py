@@ -17,7 +17,9 @@ from PIL import Image
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import decode_rgb
 from edgeall.edge_runtime.manifest import Manifest
+from edgeall.edge_runtime.masks import CLASSES
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
+from edgeall.edge_runtime.segmenter import Segmenter
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 SPEC = InputSpec(32, 48)
@@ -133,6 +135,57 @@ def pack_tiny(tiny_flatbuffers: dict[str, bytes]) -> Callable[..., Path]:
 def tiny_bundle(pack_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed full-integer model."""
     return pack_tiny("uint8", tmp_path_factory.mktemp("tiny") / "model.tflite")
+
+
+@pytest.fixture(scope="session")
+def tiny_masks() -> dict[str, bytes]:
+    """Converted segmentation models by kind, uint8 and float32: random weights, every class somewhere."""
+    from edgeall.models.keras_compat import keras
+
+    layers = keras.layers
+    random = np.random.default_rng(SEED)
+    inputs = layers.Input((SPEC.height, SPEC.width, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(inputs)
+    scores = layers.Conv2D(len(CLASSES), 3, padding="same", name="scores")(x)
+    mask = layers.Softmax()(layers.UpSampling2D(2, interpolation="bilinear")(scores))
+    red_cell = layers.Dense(1, name="red_cell")(layers.GlobalAveragePooling2D()(x))
+    images = np.stack([preprocess(grainy_image(seed), SPEC) for seed in range(20)]).astype(np.float32) / 127.5 - 1
+    images[0, 0, 0], images[0, 0, 1] = -1, 1
+    raw = keras.Model(inputs, [scores, red_cell])
+    raw.set_weights([random.normal(0, 0.3, weights.shape) for weights in raw.get_weights()])
+    for layer, found in zip(("scores", "red_cell"), raw.predict(images, verbose=0), strict=True):
+        kernel, bias = raw.get_layer(layer).get_weights()
+        axes = tuple(range(found.ndim - 1))
+        spread, mean = found.std(axes), found.mean(axes)
+        raw.get_layer(layer).set_weights([kernel / spread, (bias - mean) / spread])
+    model = keras.Model(inputs, [red_cell, mask])  # the converter reverses them
+    return {kind: convert(model, kind, images) for kind in ("uint8", "float32")}
+
+
+@pytest.fixture(scope="session")
+def pack_masks(tiny_masks: dict[str, bytes]) -> Callable[..., Path]:
+    """``pack_masks(kind, out, **manifest changes)`` packs one of `tiny_masks`."""
+    from edgeall.optimize.packaging.card import model_card
+    from edgeall.optimize.packaging.pack import pack
+
+    def make(kind: str, out: Path, **changes: Any) -> Path:
+        task = {"task": "segmentation", "labels": CLASSES, "positive_labels": (), "segmentation": {"red_cell_px": 28}}
+        filled = manifest(**task | changes)
+        segmenter = Segmenter.from_flatbuffer(tiny_masks[kind], CLASSES, SPEC, red_cell_px=28)
+        files = [png(grainy_image(seed)) for seed in (3, 9)]
+        golden = [
+            (f"{index}.png", file, segmenter.infer(preprocess(decode_rgb(file, "golden"), SPEC)))
+            for index, file in enumerate(files)
+        ]
+        return pack(tiny_masks[kind], filled, golden, model_card(filled), out)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(pack_masks: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed full-integer segmentation model."""
+    return pack_masks("uint8", tmp_path_factory.mktemp("masks") / "cells.tflite")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ class Images:
 def plain(images: Images, batch_size: int) -> Any:
     """tf.data of ``(float32 images, labels)`` in order, preprocessed as on the device."""
     dataset = tf.data.Dataset.from_tensor_slices((images.rows, images.labels)).batch(batch_size)
-    return dataset.map(lambda rows, labels: (_normalize(_gather(images, rows), images.spec), labels), 2).prefetch(2)
+    return dataset.map(lambda rows, labels: (normalize(_gather(images, rows), images.spec), labels), 2).prefetch(2)
 
 
 def normalized(images: Images, batch_size: int) -> Any:
@@ -67,7 +67,7 @@ def shuffled(
     def load(step: Any, batch: Any) -> Any:
         rows, labels, weights = batch
         pixels = change(tf.cast(_gather(images, rows), tf.float32), tf.stack([tf.cast(stream, tf.int64), step]))
-        return _normalize(pixels, images.spec), labels, weights
+        return normalize(pixels, images.spec), labels, weights
 
     dataset = tf.data.Dataset.from_tensor_slices((images.rows[order], labels, weights))
     dataset = dataset.batch(batch_size, drop_remainder=len(order) >= batch_size)
@@ -80,5 +80,6 @@ def _gather(images: Images, rows: Any) -> Any:
     return pixels
 
 
-def _normalize(pixels: Any, spec: InputSpec) -> Any:
+def normalize(pixels: Any, spec: InputSpec) -> Any:
+    """The float network's input from pixels in 0..255."""
     return (tf.cast(pixels, tf.float32) - spec.mean) / spec.std

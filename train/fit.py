@@ -13,7 +13,7 @@ import numpy as np
 from ..console.progress import Progress
 from ..models.keras_compat import keras, tf
 from .checkpoint import TrainingState
-from .stage import FitOptions, Row, Stage
+from .stage import FitOptions, Objective, Row, Stage
 from .workers import Workers
 
 ALONE_WITHOUT_LOGS = FitOptions()
@@ -99,6 +99,7 @@ class _Fit:
     ) -> None:
         self.model, self.stage, self.batches, self.validation = model, stage, batches, validation
         self.checkpoint, self.progress, self.options, self.workers = checkpoint, progress, options, options.workers
+        self.objective = options.objective or CLASSIFICATION
         self._compile()
         self.predict = self.workers.predictor(model)
         self.state = self._begin()
@@ -108,10 +109,8 @@ class _Fit:
         with self.workers.scope():
             self.model.compile(
                 optimizer=keras.optimizers.Adam(_schedule(self.stage)),
-                loss="categorical_crossentropy" if self.stage.soft else "sparse_categorical_crossentropy",
-                weighted_metrics=[],
-                metrics=["accuracy"],
                 jit_compile=self.stage.xla and on_gpu,
+                **self.objective.compiled(self.stage.soft),
             )
             self.model.optimizer.build(self.model.trainable_variables)
         # Each replica holds the metrics of all replicas: Keras would add them up.
@@ -122,7 +121,7 @@ class _Fit:
         state = _resumed(self.model, self.checkpoint, self.workers)
         if state is None:
             self.workers.put(self.model, self.workers.share_arrays(self.workers.weights(self.model)))
-            loss = _validate(self.predict, self.validation, self.workers)[0]
+            loss = self._validated()[0]
             state = TrainingState.fresh(self.model, loss, self.workers)
         if state.history and not state.finished(self.stage):
             done = len(state.history)
@@ -152,18 +151,28 @@ class _Fit:
         self.state = self.state.after(row, settling=row["epoch"] <= self.stage.settle)
         if self.workers.chief:
             self.state.save(self.checkpoint, self.model, self.workers.weights(self.model))
-        for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_s"):
+        metric = self.objective.metric
+        for key in ("loss", metric, "val_loss", f"val_{metric}", "learning_rate", "images_per_s"):
             tf.summary.scalar(key, row[key], step=row["epoch"])
-        self.progress.note(_line(self.stage, self.state.history))
+        self.progress.note(_line(self.stage, metric, self.state.history))
         if self.options.on_epoch:
             self.options.on_epoch(row)
+
+    def _validated(self) -> tuple[float, float]:
+        """Mean loss and metric of the validation images. The chief computes them: all must agree on when to stop."""
+
+        def validate() -> tuple[float, float]:
+            return self.objective.validate([(truth, self.predict(images)) for images, truth in self.validation])
+
+        loss, metric = self.workers.from_chief(validate)
+        return loss, metric
 
     def _epoch(self, advance: Any) -> Row:
         """Train one epoch and validate the averaged weights."""
         stage, workers, average = self.stage, self.workers, self.state.average
         epoch = len(self.state.history)
         images = min(stage.batch_size, stage.images)
-        after_step = self.options.after_step
+        after_step, metric, logged = self.options.after_step, self.objective.metric, self.objective.logged
 
         class Ticker(keras.callbacks.Callback):
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -171,7 +180,7 @@ class _Fit:
                 if after_step:
                     after_step(epoch * stage.steps + batch + 1, average)
                 rate = (batch + 1) * images / (time.perf_counter() - start)
-                info = f"loss {logs['loss']:.4f} accuracy {logs['accuracy']:.4f} {rate:.0f} images/s"
+                info = f"loss {logs['loss']:.4f} {metric} {logs[logged]:.4f} {rate:.0f} images/s"
                 advance((epoch * stage.steps + batch + 1) * images, f"epoch {epoch + 1}/{stage.epochs} {info}")
 
         start = time.perf_counter()
@@ -181,15 +190,15 @@ class _Fit:
         trained = workers.mean(workers.weights(self.model))
         average[:] = workers.mean(average)
         workers.put(self.model, average)
-        val_loss, val_accuracy = _validate(self.predict, self.validation, workers)
+        val_loss, val_metric = self._validated()
         workers.put(self.model, trained)
         return {
             "stage": stage.name,
             "epoch": epoch + 1,
             "loss": float(logs["loss"][0]),
-            "accuracy": float(logs["accuracy"][0]),
+            self.objective.metric: float(logs[self.objective.logged][0]),
             "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            f"val_{self.objective.metric}": val_metric,
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
             "images_per_s": stage.steps * images / training_s,
             "seconds": time.perf_counter() - start,
@@ -205,23 +214,22 @@ def _resumed(model: Any, checkpoint: Path, workers: Workers) -> TrainingState | 
     return TrainingState.load(saved, checkpoint, model, workers) if begun else None
 
 
-def _validate(predict: Any, validation: Any, workers: Workers) -> tuple[float, float]:
-    """Mean cross-entropy of the validation images in nats, and accuracy.
-
-    The chief computes it for all workers: they must agree on when to stop.
-    """
-    loss, accuracy = workers.from_chief(lambda: _own_validation(predict, validation))
-    return loss, accuracy
+def _compiled(soft: bool) -> dict[str, Any]:
+    loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
+    return {"loss": loss, "weighted_metrics": [], "metrics": ["accuracy"]}
 
 
-def _own_validation(predict: Any, validation: Any) -> tuple[float, float]:
-    answers = [(np.asarray(labels), predict(images)) for images, labels in validation]
-    truth = np.concatenate([labels for labels, _ in answers])
-    probabilities = np.concatenate([probabilities for _, probabilities in answers]).astype(np.float64)
+def _mean_cross_entropy(batches: list[tuple[Any, Any]]) -> tuple[float, float]:
+    """Mean cross-entropy of the validation images in nats, and accuracy."""
+    truth = np.concatenate([np.asarray(labels) for labels, _ in batches])
+    probabilities = np.concatenate([probabilities for _, probabilities in batches]).astype(np.float64)
     if truth.ndim == 1:
         truth = np.eye(probabilities.shape[1])[truth]
     losses = -(truth * np.log(np.maximum(probabilities, keras.backend.epsilon()))).sum(axis=1)
     return float(losses.mean()), float((probabilities.argmax(axis=1) == truth.argmax(axis=1)).mean())
+
+
+CLASSIFICATION = Objective("accuracy", "accuracy", _compiled, _mean_cross_entropy)
 
 
 def _average(average: list[Any], weights: list[Any], step: int, steps: int) -> None:
@@ -245,11 +253,11 @@ def _schedule(stage: Stage) -> Any:
     )
 
 
-def _line(stage: Stage, history: list[Row]) -> str:
+def _line(stage: Stage, metric: str, history: list[Row]) -> str:
     row = history[-1]
     left_s = (stage.epochs - len(history)) * sum(past["seconds"] for past in history) / len(history)
     return (
-        f"{stage.name} {row['epoch']}/{stage.epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-        f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
+        f"{stage.name} {row['epoch']}/{stage.epochs}  loss {row['loss']:.4f}  {metric} {row[metric]:.4f}  "
+        f"val_loss {row['val_loss']:.4f}  val_{metric} {row[f'val_{metric}']:.4f}  "
         f"{row['images_per_s']:.0f} images/s  {left_s:.0f} s left at most"
     )

@@ -11,7 +11,7 @@ from ..console.progress import Progress
 from ..edge_runtime.errors import DataError, UsageError
 from .data.balance import parse_per_class, sample_subsets
 from .data.blocks import EMBARGO
-from .data.dataset import independent_notes, load_dataset, unit
+from .data.dataset import independent_notes, unit
 from .data.make_split import make_split
 from .data.samples import Dataset
 from .data.scan import Scan, narrow_range, scan
@@ -21,9 +21,13 @@ from .data.subsets import LEFT_OUT
 from .data.synth import is_synthetic
 from .run_folder import check_out
 from .runs import input_spec, positive_of, read_json, start_over
-from .settings import TrainSettings, parse_fold, resolve
+from .settings import TrainSettings, filled, parse_fold, resolve
+from .tasks import registry as tasks
 from .teacher import Teacher, check_teachers
 from .workers import Workers
+
+NAMED_PROBLEMS = 20
+"""Largest number of problems of images with masks that are noted one by one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def prepare_run(
         def begin() -> tuple[Any, ...]:
             found = _prepare_alone(settings, teachers, progress)
             images = len(found.split.subset("train"))
-            if images < settings.batch_size:
+            if images < filled(settings.batch_size):
                 raise UsageError(
                     f"--batch-size {settings.batch_size}: the train subset has {images} images",
                     hint="several workers share whole batches: give a smaller one",
@@ -91,7 +95,7 @@ def prepare_run(
 
 def check_shares(settings: TrainSettings, workers: Workers) -> None:
     """Raise UsageError if the workers cannot share the training equally."""
-    if settings.batch_size % workers.replicas:
+    if filled(settings.batch_size) % workers.replicas:
         raise UsageError(
             f"--batch-size {settings.batch_size} can't be shared equally by {workers.replicas} devices",
             hint=f"it is the batch of all devices together: give a multiple of {workers.replicas}",
@@ -106,7 +110,7 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
         split = _own_split(settings.out)
         check_split(split, settings.data)
         return Prepared(True, split, read_json(settings.out / "data.json", start_over(settings.out)))
-    scanned = _scan(settings.data, progress)
+    scanned = _scan(settings, progress)
     dataset = scanned.dataset
     if settings.split is not None:
         split = load_split(settings.split / "split.json" if settings.split.is_dir() else settings.split)
@@ -121,11 +125,11 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
             embargo=EMBARGO if settings.embargo is None else settings.embargo,
         )
         split = make_split(scanned, wanted, note=progress.note)
-        if split.level in ("block", "given"):
+        if split.level in ("laboratory", "block", "given"):
             progress.note(split.level_text)
     if settings.per_class is not None:
         split = sample_subsets(split, parse_per_class(settings.per_class), settings.seed)
-    positive_of(settings.positive, split.labels)
+    positive_of(settings.positive, tasks.get(settings.task).labels(split))
     return Prepared(False, split, {"unit": unit(dataset), "data": _data_facts(settings.data, dataset, split)})
 
 
@@ -143,14 +147,17 @@ def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progr
     return Prepared(resuming, found.split, {**found.facts, "teachers": record})
 
 
-def _scan(data: Path, progress: Progress) -> Scan:
+def _scan(settings: TrainSettings, progress: Progress) -> Scan:
     """Read all images, with notes on skipped files and other findings."""
-    listed = load_dataset(data)
+    listed = tasks.get(settings.task).list_data(settings.data)
     with progress.task("reading images", len(listed.samples)) as advance:
         scanned = scan(listed, lambda done, total: advance(done, ""))
     problems = scanned.dataset.problems
-    if problems:
+    shown = NAMED_PROBLEMS if scanned.facts[0].mask_sha256 else 0
+    if len(problems) > shown:
         progress.note(f"{len(problems)} files skipped, first: {problems[0].path}: {problems[0].reason}")
+    for problem in problems if len(problems) <= shown else ():
+        progress.note(f"skipped {problem.path}: {problem.reason}")
     for text in independent_notes(scanned.dataset):
         progress.note(text)
     narrow = narrow_range(scanned.facts)

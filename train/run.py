@@ -19,20 +19,20 @@ from ..edge_runtime.files import output_lock
 from ..edge_runtime.images import refuse_inside
 from ..edge_runtime.tools.device import describe_device
 from ..models import registry
-from ..models.head import add_head, build_head
+from ..models.head import build_head
 from ..models.keras_compat import keras
 from ..models.macs import macs
-from .batches import plain, shuffled
-from .data import cache
-from .data.balance import filled, parse_per_class
+from .batches import plain
+from .data import balance, cache
 from .data.subsets import SUBSETS
 from .features import feature_batches
 from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
-from .runs import build_args, complete_run, input_spec, load_subsets, source_revision, versions
-from .settings import TrainSettings, finetune_epochs, resolve
+from .runs import build_args, complete_run, input_spec, source_revision, versions
+from .settings import TrainSettings, filled, resolve
 from .stage import FitOptions, Row, Stage
+from .tasks import registry as tasks
 from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers
 from .workers import Workers, join
 
@@ -90,6 +90,7 @@ class _Session:
         self.workers = workers
         self.progress = progress
         self.on_epoch = on_epoch
+        self.task = tasks.get(settings.task)
         self.args = build_args(settings.as_json())
         self.spec = input_spec(settings.as_json())
         self.backbone: Any = None
@@ -101,6 +102,7 @@ class _Session:
         provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
         prepared = prepare_run(settings, self.teachers, workers, self.progress)
         self.split = prepared.split
+        self.labels = self.task.labels(self.split)
         accelerated = use_accelerator()
         with workers.scope():
             self.teach = ensemble(self.teachers) if self.teachers else None
@@ -117,7 +119,7 @@ class _Session:
         run = {
             "settings": {
                 **settings.as_json(),
-                "epochs_finetune": finetune_epochs(settings, len(self.training["train"])),
+                "epochs_finetune": self.task.epochs(settings, self.training["train"]).epochs,
             },
             **prepared.facts,
             "model": self._model_facts(),
@@ -130,7 +132,7 @@ class _Session:
 
     def _build(self, weights: str) -> None:
         self.backbone = registry.get(self.settings.model).build(replace(self.args, weights=weights))
-        self.model = add_head(self.backbone, len(self.split.labels), self.settings.dropout)
+        self.model = self.task.add_head(self.backbone, self.settings.as_json(), len(self.labels))
 
     def _build_for_head(self) -> None:
         """Build the network. With several workers the chief trains the head on a network of its own."""
@@ -141,11 +143,11 @@ class _Session:
         """Load the preprocessed images; ``training`` is the same with classes filled up to ``--per-class``."""
         settings = self.settings
         assert settings.cache_dir is not None
-        self.images = load_subsets(self.split, settings.data, self.spec, settings.cache_dir, self.progress)
+        self.images = self.task.load(self.split, settings.data, self.spec, settings.cache_dir, self.progress)
         self.training = self.images
         if settings.per_class is not None:
-            count = parse_per_class(settings.per_class).train
-            self.training = {**self.images, "train": filled(self.images["train"], count)}
+            count = balance.parse_per_class(settings.per_class).train
+            self.training = {**self.images, "train": balance.filled(self.images["train"], count)}
 
     def _features(self) -> NDArray[np.float32]:
         """The output of the frozen backbone for every image of the split, ``(images, features)``, cached on disk."""
@@ -182,9 +184,8 @@ class _Session:
         keras.utils.set_random_seed(settings.seed)
         head = build_head(features.shape[1], classes, settings.dropout)
         weights = images.class_weights(classes) if settings.class_weights else None
-        stage = Stage(
-            "head", settings.epochs_head, settings.lr_head, settings.patience, len(images), settings.batch_size
-        )
+        patience, batch_size = filled(settings.patience), filled(settings.batch_size)
+        stage = Stage("head", settings.epochs_head, settings.lr_head, patience, len(images), batch_size)
         history = fit(
             head,
             stage,
@@ -213,43 +214,37 @@ class _Session:
         if settings.epochs_finetune == 0:
             return []
         images = self.training["train"]
+        planned = self.task.epochs(settings, images)
         stage = Stage(
             "finetune",
-            finetune_epochs(settings, len(images)),
-            settings.lr_finetune,
-            settings.patience,
-            len(images),
-            settings.batch_size,
+            planned.epochs,
+            filled(settings.lr_finetune),
+            filled(settings.patience),
+            planned.images,
+            filled(settings.batch_size),
             # An untrained network is not a candidate: with its statistics activations vanish, and int8 has no range.
             settle=1 if settings.weights == "none" else 0,
         )
         self._freeze()
         keep_statistics_current(self.model, stage.steps)
-        weights = images.class_weights(self.model.output_shape[-1]) if settings.class_weights else None
         learner = self.model
         if self.teach:
             with self.workers.scope():
                 learner = make_student(self.model, self.teach, settings.teacher_weight or WEIGHT)
         keras.utils.set_random_seed(settings.seed)
-
-        def batches(epoch: int) -> Any:
-            return shuffled(
-                images,
-                settings.batch_size,
-                augment=settings.augment,
-                seed=settings.seed,
-                epoch=epoch,
-                class_weights=weights,
-            )
-
         return fit(
             learner,
             stage,
-            batches,
-            plain(self.training["validation"], 64),
+            self.task.batches(images, settings, stage, len(self.labels)),
+            self.task.validation(self.training["validation"]),
             settings.out / "checkpoints" / "finetune.npz",
             self.progress,
-            FitOptions(self.workers, settings.out / "tensorboard" / "finetune", on_epoch=self.on_epoch),
+            FitOptions(
+                self.workers,
+                settings.out / "tensorboard" / "finetune",
+                on_epoch=self.on_epoch,
+                objective=self.task.objective,
+            ),
         )
 
     def _freeze(self) -> None:

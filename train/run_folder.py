@@ -11,6 +11,7 @@ from typing import Any
 from ..edge_runtime.errors import UsageError
 from ..edge_runtime.files import file_name, is_empty
 from ..edge_runtime.images import mark_output
+from ..edge_runtime.manifest import TASKS
 from ..edge_runtime.tools.atomic import sync
 from .data.split import Split, save_split
 from .runs import SCHEMA, is_damaged, is_whole, write_json
@@ -100,6 +101,6 @@ def _settings_in(out: Path) -> dict[str, Any] | None:
     """The settings that a run folder was created with; None for another folder."""
     try:
         begun = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-        return dict(begun["settings"]) if begun["edgeall_run"] == SCHEMA else None
+        return {"task": TASKS[0], **begun["settings"]} if begun["edgeall_run"] == SCHEMA else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import __version__
 from ..console.progress import Progress
@@ -27,16 +26,14 @@ from ..edge_runtime.errors import DISK_FULL, DataError, UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.tools import atomic
 from ..models import registry
-from ..models.head import add_head
 from ..models.narrow import with_channels
 from ..models.registry import BuildArgs
-from .batches import Images, plain
+from .batches import Images
 from .data import cache
 from .data.dataset import positive_labels
 from .data.split import Split, load_split
 from .data.subsets import SUBSETS
-from .evaluation.metrics import metrics_of
-from .reports.report import write_report
+from .tasks import registry as tasks
 
 SCHEMA = 1
 
@@ -137,7 +134,7 @@ def load_model(run: Path, facts: dict[str, Any]) -> Any:
     """The float32 Keras model of a run, rebuilt flat from its settings. Raises DataError if it is damaged."""
     settings = {**facts["settings"], "weights": "none"}
     backbone = registry.get(settings["model"]).build(build_args(settings))
-    model = add_head(backbone, len(facts["labels"]), settings["dropout"])
+    model = tasks.of_run(facts).add_head(backbone, settings, len(facts["labels"]))
     if facts["model"].get("channels"):  # a run made by `edgeall prune --macs`
         model = with_channels(model, facts["model"]["channels"])
     path = run / "model.keras"
@@ -239,7 +236,7 @@ def complete_run(
     run: dict[str, Any],
     model: Any,
     split: Split,
-    images: dict[str, Images],
+    images: Mapping[str, Any],
     history: list[dict[str, Any]],
     started: float,
     evaluated: Sequence[str] = SUBSETS,
@@ -251,7 +248,7 @@ def complete_run(
         run: settings, unit, data, model, timing, replicas, versions, source_revision and device.
         model: float32; it is saved.
         split: of the run.
-        images: from `load_subsets`.
+        images: of every subset, from `tasks.Task.load`.
         history: every epoch of every stage, see `edgeall.train.stage.Row`.
         started: ``time.perf_counter()`` at the start, for the total time.
         evaluated: the subsets to evaluate. Without test there is no report (`edgeall search`).
@@ -259,15 +256,16 @@ def complete_run(
     Returns:
         The content of ``run.json``.
     """
-    settings = run["settings"]
-    probabilities = {name: model.predict(plain(images[name], 64), verbose=0) for name in evaluated}
-    positive = positive_of(settings["positive"], split.labels)
+    settings, task = run["settings"], tasks.of_run(run)
+    labels = task.labels(split)
+    metrics = task.assess(out, model, split, images, settings, evaluated)
     run = {
         "schema": SCHEMA,
         "edgeall_version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "labels": list(split.labels),
-        "positive_labels": list(positive),
+        "task": task.name,
+        "labels": list(labels),
+        "positive_labels": list(positive_of(settings["positive"], labels)),
         "split": {
             "sha256": split.sha256,
             "level": split.level,
@@ -276,21 +274,15 @@ def complete_run(
             "left_out": split.left_out,
             **{name: len(images[name]) for name in SUBSETS},
         },
-        "metrics": {
-            name: metrics_of(
-                split.subset(name), split.labels, probabilities[name], positive, name, split.level, settings["seed"]
-            )
-            for name in evaluated
-        },
+        "metrics": metrics,
         **run,
         "timing": {**run["timing"], "total_s": time.perf_counter() - started},
     }
     write_history(out / "history.csv", history)
-    write_predictions(out / "predictions.csv", split, probabilities)
     with atomic.atomic_write(out / "model.keras") as temporary:
         model.save(temporary)
     if "test" in evaluated:
-        write_report(out, run)
+        task.report(out, run)
     atomic.sync_tree(out)  # before run.json, which means that all files are complete
     write_json(out / "run.json", run)
     return run
@@ -314,21 +306,6 @@ def positive_of(positive: str | None, labels: tuple[str, ...]) -> tuple[str, ...
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically."""
     atomic.write_text(path, json.dumps(value, indent=1, default=str) + "\n")
-
-
-def write_predictions(path: Path, split: Split, probabilities: dict[str, NDArray[np.float32]]) -> None:
-    """One row per image of every evaluated subset: path, side, label, predicted, and the probability of each class."""
-    # A file name may be invalid Unicode: its bytes are written unchanged.
-    with (
-        atomic.atomic_write(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["path", "side", "label", "predicted", *(f"p_{label}" for label in split.labels)])
-        for name in probabilities:
-            for entry, row in zip(split.subset(name), probabilities[name], strict=True):
-                predicted = split.labels[int(row.argmax())]
-                writer.writerow([entry.path, name, entry.label, predicted, *(f"{value:.9g}" for value in row)])
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..edge_runtime.errors import UsageError
 from ..models import registry
@@ -12,7 +12,10 @@ from .augment import AUGMENTS
 from .data.balance import parse_per_class
 from .data.split_settings import check_embargo
 from .runs import build_args
+from .tasks import registry as tasks
 from .teacher import WEIGHT
+
+T = TypeVar("T")
 
 FINETUNE_IMAGES = 44_000
 """Training images that the fine-tuning shows by default, over all epochs. Small data sets need more epochs, not less
@@ -26,11 +29,12 @@ _SPLITTING = ("split_by", "embargo", "val_frac", "test_frac", "fold", "per_class
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The settings of a run, named as on the command line. None is the default of the backbone or of the data.
+    """The settings of a run, named as on the command line. None is the default of the task, the backbone or the data.
 
     Attributes:
         data: folder or CSV manifest.
         out: the run folder.
+        task: one of `edgeall.edge_runtime.manifest.TASKS`.
         model: name of the backbone.
         alpha: width multiplier of the backbone.
         weights: ``imagenet``, ``none`` or a file.
@@ -61,20 +65,21 @@ class TrainSettings:
 
     data: Path
     out: Path
+    task: str = "classification"
     model: str = "mobilenet_v2"
     alpha: float | None = None
     weights: str = "imagenet"
     input_size: int | None = None
     epochs_head: int = 30
     epochs_finetune: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     lr_head: float = 3e-3
-    lr_finetune: float = 5e-4
+    lr_finetune: float | None = None
     dropout: float = 0.2
     augment: str = "microscope"
     unfreeze: int | None = None
     class_weights: bool = True
-    patience: int = 8
+    patience: int | None = None
     split_by: str = "auto"
     embargo: int | None = None
     val_frac: float = 0.1
@@ -98,6 +103,7 @@ class TrainSettings:
 
 def resolve(settings: TrainSettings) -> TrainSettings:
     """Fill in the defaults of the backbone. Raises UsageError for invalid settings."""
+    settings = tasks.get(settings.task).resolve(settings)
     spec = registry.get(settings.model)
     alpha = settings.alpha if settings.alpha is not None or not spec.alphas else 1.0
     settings = replace(settings, alpha=alpha, input_size=settings.input_size or spec.input_hw[0])
@@ -115,12 +121,18 @@ def resolve(settings: TrainSettings) -> TrainSettings:
         raise UsageError(
             "no epochs to train", hint="--epochs-finetune 0 requires pretrained --weights and --epochs-head"
         )
-    for name, rate in (("--lr-head", settings.lr_head), ("--lr-finetune", settings.lr_finetune)):
+    for name, rate in (("--lr-head", settings.lr_head), ("--lr-finetune", filled(settings.lr_finetune))):
         if not 0 < rate <= 1:  # also true for NaN
             raise UsageError(f"{name} must be in (0, 1], got {rate:g}", hint="give a number above 0 and at most 1")
-    if settings.batch_size < 1 or settings.patience < 1 or not 0 <= settings.dropout < 1:
+    if filled(settings.batch_size) < 1 or filled(settings.patience) < 1 or not 0 <= settings.dropout < 1:
         raise UsageError("--batch-size and --patience must be at least 1, --dropout must be in [0, 1)")
     return _resolve_teacher(settings)
+
+
+def filled(value: T | None) -> T:
+    """A setting with a default that `resolve` has filled in."""
+    assert value is not None, "the settings are not resolved"
+    return value
 
 
 def finetune_epochs(settings: TrainSettings, images: int) -> int:

@@ -16,8 +16,9 @@ AfterStep = Callable[[int, list[NDArray[Any]]], None]
 of ``model.get_weights()``). Called with the number of finished steps: before the first step and after each."""
 
 Row = dict[str, Any]
-"""One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, images_per_s (training only), seconds
-(with validation); and, when the stage has ended, kept: 1 for the epoch whose weights the model has."""
+"""One epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy (of masks: dice, val_dice), learning_rate,
+images_per_s (training only), seconds (with validation); and, when the stage has ended, kept: 1 for the epoch whose
+weights the model has."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What a stage minimizes, and how its model is validated.
+
+    Attributes:
+        metric: name of the figure beside the loss: the columns ``metric`` and ``val_metric`` of the history.
+        logged: its name in Keras' logs.
+        compiled: losses and metrics for Keras' ``compile``, from `Stage.soft`.
+        validate: mean loss and metric, from pairs of the targets and the model's outputs of every validation batch.
+    """
+
+    metric: str
+    logged: str
+    compiled: Callable[[bool], dict[str, Any]]
+    validate: Callable[[list[tuple[Any, Any]]], tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class FitOptions:
     """What goes on around a stage.
 
@@ -67,9 +85,11 @@ class FitOptions:
         after_step: see `AfterStep`.
         on_epoch: called with the row of every epoch when it is saved, and first with the rows of a resumed stage. An
             exception from it ends the training, which can be resumed.
+        objective: of the task; None: classification.
     """
 
     workers: Workers = ALONE
     tensorboard: Path | None = None
     after_step: AfterStep | None = None
     on_epoch: Callable[[Row], None] | None = None
+    objective: Objective | None = None

@@ -161,7 +161,7 @@ class Workers:
         if self.alone:
             return model.predict_on_batch
         run = tf.function(lambda images: self.strategy.run(model, (images,), {"training": False}))
-        return lambda images: self._parts(run(images))[0].numpy()
+        return lambda images: tf.nest.map_structure(lambda value: self._parts(value)[0].numpy(), run(images))
 
     def divided(self, batches: Any) -> Any:
         """tf.data of whole batches, of which every worker takes its share."""

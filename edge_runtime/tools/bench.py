@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import interpreter
-from ..classifier import Classifier, cores
+from ..classifier import Classifier
 from ..errors import DataError, ImageError, UsageError
-from ..parallel import Pool, clone
+from ..network import cores
+from ..parallel import Pool
 from ..preprocess import preprocess
 from .bench_images import Decode, accuracy, decoders, images_digest, list_files, true_labels
 from .device import condition_warnings, conditions, describe_device, peak_rss_bytes, rss_bytes
@@ -256,7 +257,7 @@ class _Loop:
             stream = measured
             if threads != own:
                 self.note(f"single stream, {threads} threads")
-                other = clone(self.classifier, threads)
+                other = self.classifier.clone(threads)
                 for decode in self.decoders[:WARM_UP_QUERIES]:
                     _query(other, decode)
                 stream = self.single_stream(other)

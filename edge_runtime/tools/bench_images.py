@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..classifier import Classifier, cores
+from ..classifier import Classifier
 from ..errors import DataError, ImageError
 from ..images import decode_rgb, open_rgb
+from ..network import cores
 from ..parallel import Pool
 from ..pipeline import expand, prediction
 from ..preprocess import load_input

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..classifier import cores
 from ..interpreter import runtime_version
+from ..network import cores
 from .throttle import throttle_reasons, throttled_bits
 
 BUSY_LOAD = 0.25

@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Golden
-from ..classifier import Classifier
-from ..errors import BundleError
 from ..images import decode_rgb
+from ..network import Network
 from ..preprocess import preprocess
+from ..tasks import compare_golden
 
-FLOAT_TOLERANCE = 1e-5
-"""Tolerance of a probability, for float outputs: the order of additions differs between processors."""
 UNITS_TOLERANCE = {"ai_edge_litert": 0, "tflite_runtime": 3}
 """Tolerance in output units, for integer outputs. LiteRT's integer kernels are exact; the builtin kernels of
 tflite-runtime round differently by up to three units."""
@@ -52,22 +50,22 @@ class GoldenResult:
         return f"{self.name}: {verdict}, differs by {self.difference:g} {self.unit} (allowed {self.tolerance:g})"
 
 
-def check_golden(classifier: Classifier, tolerance_units: int | None = None) -> list[GoldenResult]:
-    """Decode, preprocess and classify every golden image.
+def check_golden(network: Network, tolerance_units: int | None = None) -> list[GoldenResult]:
+    """Decode and preprocess every golden image, and run the model on it.
 
     Args:
-        classifier: of a packed model; a foreign one has no golden images and gives an empty list.
+        network: of a packed model; a foreign one has no golden images and gives an empty list.
         tolerance_units: for integer outputs; None takes the value of the runtime in `UNITS_TOLERANCE`.
 
     Raises:
         ImageError: a golden image cannot be decoded.
         BundleError: an output is NaN or infinite.
     """
-    if classifier.bundle is None:
+    if network.bundle is None:
         return []
     if tolerance_units is None:
-        tolerance_units = UNITS_TOLERANCE[classifier.model.runtime]
-    return [_check(classifier, golden, tolerance_units) for golden in classifier.bundle.golden]
+        tolerance_units = UNITS_TOLERANCE[network.model.runtime]
+    return [_check(network, golden, tolerance_units) for golden in network.bundle.golden]
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:
@@ -75,16 +73,8 @@ def pixels_digest(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def _check(classifier: Classifier, golden: Golden, tolerance_units: int) -> GoldenResult:
-    pixels = preprocess(decode_rgb(golden.image_bytes, golden.name), classifier.input)
-    units = classifier.predict_units(pixels)
-    if golden.units is not None:
-        difference = float(np.abs(units.astype(np.int64) - np.array(golden.units)).max())
-        tolerance, unit = float(tolerance_units), "units"
-    else:
-        probabilities = classifier.dequantize(units).astype(np.float64)
-        difference = float(np.abs(probabilities - np.array(golden.probabilities)).max())
-        tolerance, unit = FLOAT_TOLERANCE, "probability"
-        if not np.isfinite(difference):
-            raise BundleError(f"{classifier.model.name}: its outputs for {golden.name} are not finite numbers")
-    return GoldenResult(golden.name, pixels_digest(pixels) == golden.pixels_sha256, difference, tolerance, unit)
+def _check(network: Network, golden: Golden, tolerance_units: int) -> GoldenResult:
+    pixels = preprocess(decode_rgb(golden.image_bytes, golden.name), network.input)
+    found = compare_golden(network, golden, pixels, tolerance_units)
+    pixels_ok = pixels_digest(pixels) == golden.pixels_sha256
+    return GoldenResult(golden.name, pixels_ok, found.value, found.tolerance, found.unit)

@@ -10,10 +10,10 @@ from typing import Any
 from ...console.tables import record
 from .. import interpreter
 from ..bundle import Bundle, open_bundle
-from ..classifier import Classifier
 from ..errors import BundleError
 from ..flatbuffer import METADATA, Tensor
 from ..foreign import scores_of, sizes_of
+from ..tasks import open_model
 from .golden import check_golden
 
 
@@ -31,7 +31,7 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         input, output: name, type, shape (None for each variable size of the input, except the batch), scale,
             zero_point;
         scores: kind of a foreign model's output, see `edgeall.edge_runtime.foreign.scores_of`; None for a multi-label
-            model; ``probabilities`` for a packed model;
+            model; ``probabilities`` for a packed classifier, ``mask`` for a segmentation model;
         operators, tensor_types: counts by name; float_tensors: number of float tensors;
         tflite_metadata: whether it has TFLite metadata; model_card: Markdown or None; runtime.
 
@@ -56,7 +56,7 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         "golden": golden,
         "input": [_input(graph.main.tensors[index]) for index in graph.main.inputs],
         "output": [_tensor(graph.main.tensors[index]) for index in graph.main.outputs],
-        "scores": "probabilities" if bundle.manifest else _scores(bundle),
+        "scores": _SCORES_OF_TASK[bundle.task] if bundle.manifest else _scores(bundle),
         "operators": graph.op_counts(),
         "tensor_types": types,
         "float_tensors": sum(count for name, count in types.items() if "FLOAT" in name),
@@ -69,7 +69,6 @@ def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _golden(bundle: Bundle) -> list[dict[str, Any]]:
     if bundle.manifest is None:
         return []
-    classifier = Classifier.from_bundle(bundle, threads=1)
     return [
         {
             "name": result.name,
@@ -79,7 +78,7 @@ def _golden(bundle: Bundle) -> list[dict[str, Any]]:
             "tolerance": result.tolerance,
             "unit": result.unit,
         }
-        for result in check_golden(classifier)
+        for result in check_golden(open_model(bundle, 1))
     ]
 
 
@@ -105,8 +104,10 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
     }
 
 
+_SCORES_OF_TASK = {"classification": "probabilities", "segmentation": "mask"}
 _SCORES = {
     "probabilities": "probabilities of the labels",
+    "mask": "probabilities of the labels for each pixel; the size of the red cells",
     "logits": "logits: edgeall applies a softmax (or the model is not a classifier)",
     "sigmoid": "one sigmoid: the probability of the second label",
     None: "multi-label, which is not supported",
@@ -125,15 +126,13 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
     if manifest:
         rows |= {
             "name": f"{manifest['name']}, created {manifest['created']}",
+            "task": _task_text(manifest),
             "digest": "matches",
             "golden images": _golden_verdict(facts),
             "quantization": manifest["quantization"],
             "trained": manifest["training"],
             "metrics": {key: value for key, value in manifest["metrics"].items() if _is_short(value)},
-            "positive labels": manifest["positive_labels"] or "unknown",
-            "calibration": manifest["calibration"] or "none",
-            "decision": manifest["decision"] or "the most probable label",
-            "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",
+            **(_decision_rows(manifest) if manifest["task"] == "classification" else {}),
             "fit": manifest["input"]["fit"],
         }
     rows |= {
@@ -149,6 +148,21 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
         "intended use": manifest.get("intended_use"),
     }
     return record(rows)
+
+
+def _task_text(manifest: Mapping[str, Any]) -> str:
+    if "segmentation" not in manifest:
+        return str(manifest["task"])
+    return f"{manifest['task']} of tiles in which a red cell measures {manifest['segmentation']['red_cell_px']:g} px"
+
+
+def _decision_rows(manifest: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        "positive labels": manifest["positive_labels"] or "unknown",
+        "calibration": manifest["calibration"] or "none",
+        "decision": manifest["decision"] or "the most probable label",
+        "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",
+    }
 
 
 def _golden_verdict(facts: Mapping[str, Any]) -> str:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from .. import interpreter
 from ..cache import cache_dir
-from ..classifier import MAX_DEFAULT_THREADS, Classifier, cores
+from ..classifier import Classifier
 from ..errors import EdgeallError, ImageError
+from ..network import MAX_DEFAULT_THREADS, cores
 from ..parallel import WORTH_MEASURING, Layout, Pool, T
 from ..preprocess import load_input
 from .atomic import write_text

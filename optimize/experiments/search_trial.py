@@ -21,7 +21,7 @@ from ..prune import prune
 from ..pruning.config import PruneConfig
 from ..quantization.config import QuantizeConfig
 from ..quantization.result import QuantizationResult
-from ..quantize import quantize
+from ..quantize import quantize_classifier
 from .candidate import Candidate, converted, file_bytes_at_most, latency_ms, spec_of, untrained
 from .liveness import sign_of_life
 from .search_settings import SearchSettings, training_of
@@ -222,4 +222,4 @@ def quantized(
         force=True,
         cache_dir=settings.cache_dir,
     )
-    return quantize(config, search.progress)
+    return quantize_classifier(config, search.progress)

@@ -8,6 +8,7 @@ from typing import Any
 from ...edge_runtime.manifest import Manifest
 
 _SPLIT_LIMITS = {
+    "laboratory": "The test images come from a laboratory that the model was not trained on.",
     "subject": "The test images come from subjects that the model was not trained on.",
     "block": (
         "The test images are blocks of neighbouring file numbers, a stand-in for slides where no subject is known."
@@ -25,10 +26,7 @@ def model_card(manifest: Manifest) -> str:
         f"# {manifest.name}",
         f"**{manifest.intended_use[:1].upper()}{manifest.intended_use[1:]}.**",
         "## Intended use",
-        f"Classifies one image of a stained blood smear (one {manifest.unit}) as one of: "
-        + ", ".join(manifest.labels)
-        + ". "
-        + _positives(manifest)
+        _PURPOSES[manifest.task](manifest)
         + "For research and teaching. It has not been validated for any clinical use, and must not be used for one.",
         "## Data",
         _facts(manifest.training),
@@ -36,19 +34,35 @@ def model_card(manifest: Manifest) -> str:
         _metrics(manifest.metrics),
         "## Quantization",
         _facts(manifest.quantization),
-        "## Calibration and review",
-        _decisions(manifest),
+        *(["## Calibration and review", _decisions(manifest)] if manifest.task == "classification" else []),
         "## Known limits",
         _limits(manifest),
     ]
     return "\n\n".join(sections) + "\n"
 
 
+def _classifies(manifest: Manifest) -> str:
+    return (
+        f"Classifies one image of a stained blood smear (one {manifest.unit}) as one of: {', '.join(manifest.labels)}. "
+        + _positives(manifest)
+    )
+
+
+def _segments(manifest: Manifest) -> str:
+    return (
+        f"Finds {', '.join(manifest.labels)} in tiles of a stained blood smear in which a red cell has a diameter of "
+        f"{manifest.segmentation['red_cell_px']:g} pixels, and measures that diameter. "
+    )
+
+
+_PURPOSES = {"classification": _classifies, "segmentation": _segments}
+
+
 def _front_matter(manifest: Manifest) -> str:
     lines = [
         "---",
         "library_name: edgeall",
-        "pipeline_tag: image-classification",
+        f"pipeline_tag: image-{manifest.task}",
         "tags:",
         "- tflite",
         "- microscopy",
@@ -91,7 +105,11 @@ def _metrics(metrics: dict[str, Any]) -> str:
     blocks = [_facts(metrics)]
     per_class = metrics.get("per_class")
     if isinstance(per_class, dict) and per_class:
-        names = [name for name in ("precision", "recall", "f1", "support") if name in next(iter(per_class.values()))]
+        names = [
+            name
+            for name in ("precision", "recall", "f1", "support", "dice", "iou", "images")
+            if name in next(iter(per_class.values()))
+        ]
         blocks.append(
             "\n".join(
                 [
@@ -141,7 +159,7 @@ def _limits(manifest: Manifest) -> str:
     level = str(manifest.training.get("split_level", "image"))
     limits = [
         _SPLIT_LIMITS[level] + _embargo(manifest.training),
-        "The model knows the labels above alone and gives one of them for any image. " + _ood(manifest.novelty),
+        _unknown(manifest),
         _other_microscopes(manifest.metrics),
     ]
     if manifest.training.get("synthetic"):
@@ -150,6 +168,12 @@ def _limits(manifest: Manifest) -> str:
     if "synthetic" in source:
         limits.append("The golden images in the file are synthetic.")
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _unknown(manifest: Manifest) -> str:
+    if manifest.task == "segmentation":
+        return "The model gives every pixel one of the classes above, and takes no other kind of image for what it is."
+    return "The model knows the labels above alone and gives one of them for any image. " + _ood(manifest.novelty)
 
 
 def _embargo(training: dict[str, Any]) -> str:

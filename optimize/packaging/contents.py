@@ -40,6 +40,19 @@ GATE_IMAGES = 300
 """Training images to which the rig's quality gate is fitted."""
 
 
+def kept_metrics(metrics: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of a classifier that its manifest holds."""
+    kept = [key for key in ("ece_uncalibrated", "aurc", *REVIEW_FACTS) if key in metrics]
+    kept += ["ci_unit", "macro_f1", "ece", "brier", "log_loss", "sensitivity", "specificity", "auroc_positive"]
+    kept += [key for key in metrics if key.endswith("_ci95") or key.startswith("robust_")] + ["per_class"]
+    return {
+        **{key: metrics[key] for key in ("split", "images", "accuracy")},
+        "float_accuracy": measured["float_accuracy"],
+        **{key: metrics[key] for key in kept},
+        "subjects": _without_names(metrics["subjects"]),
+    }
+
+
 def manifest_of(
     run: Path,
     facts: dict[str, Any],
@@ -48,7 +61,7 @@ def manifest_of(
     measured: dict[str, Any],
     metrics: dict[str, Any],
     golden: str,
-    gate: dict[str, float],
+    sections: dict[str, Any],
 ) -> Manifest:
     """The manifest of a quantized run.
 
@@ -60,17 +73,14 @@ def manifest_of(
         measured: the fields of `edgeall.optimize.quantization.result.QuantizationResult` by name.
         metrics: of the verified subset.
         golden: source of the golden images, see `golden_candidates`.
-        gate: from `quality_gate`.
+        sections: further fields, which depend on the task.
     """
     settings, model = facts["settings"], facts["model"]
-    kept = [key for key in ("ece_uncalibrated", "aurc", *REVIEW_FACTS) if key in metrics]
-    kept += ["ci_unit", "macro_f1", "ece", "brier", "log_loss", "sensitivity", "specificity", "auroc_positive"]
-    kept += [key for key in metrics if key.endswith("_ci95") or key.startswith("robust_")] + ["per_class"]
     return Manifest(
         name=run.resolve().name,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         unit=facts["unit"],
-        labels=split.labels,
+        labels=tuple(facts["labels"]),
         positive_labels=tuple(facts["positive_labels"]),
         input=spec,
         quantization={
@@ -88,15 +98,9 @@ def manifest_of(
             "source_revision": facts["source_revision"],
             "synthetic": facts["data"]["synthetic"],
         },
-        metrics={
-            **{key: metrics[key] for key in ("split", "images", "accuracy")},
-            "float_accuracy": measured["float_accuracy"],
-            **{key: metrics[key] for key in kept},
-            "subjects": _without_names(metrics["subjects"]),
-        },
-        **{key: measured[key] for key in ("calibration", "decision", "novelty")},
-        quality=gate,
+        metrics=metrics,
         golden={"source": golden},
+        **sections,
     )
 
 

@@ -7,7 +7,7 @@ its current release, and tflite-support is no longer maintained.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flatbuffers
 
@@ -27,13 +27,11 @@ _ALIGN = 16
 """schema.fbs aligns buffer data to 16 bytes; kernels may rely on it."""
 
 
-def classifier_metadata(
-    name: str, description: str, label_file: str, spec: InputSpec, second: str | None = None
-) -> bytes:
-    """The ``TFLITE_METADATA`` blob of an image classifier: one RGB image in, one label per score out.
+def model_metadata(name: str, description: str, label_file: str, spec: InputSpec, outputs: Sequence[str]) -> bytes:
+    """The ``TFLITE_METADATA`` blob of a model: one RGB image in, one label per score or channel out.
 
     Args:
-        second: name of the second output, if there is one. MediaPipe treats it as another classification; an
+        outputs: names of the one or two outputs. MediaPipe treats a second one as another classification; an
             unreachable score threshold keeps it from reporting its values.
     """
     builder = flatbuffers.Builder(1024)
@@ -42,14 +40,14 @@ def classifier_metadata(
     image = _tensor(builder, "image", _IMAGE_PROPERTIES, _table(builder, 2, {}, {0: _RGB}), {4: _vector(builder, unit)})
     file_name = builder.CreateString(label_file)
     file = _table(builder, 5, {0: file_name}, {2: _TENSOR_AXIS_LABELS})
-    scores = _tensor(builder, "probability", _FEATURE_PROPERTIES, _table(builder, 0, {}), {6: _vector(builder, file)})
+    scores = _tensor(builder, outputs[0], _FEATURE_PROPERTIES, _table(builder, 0, {}), {6: _vector(builder, file)})
     found = [scores]
-    if second is not None:
+    for second in outputs[1:]:
         never = _table(builder, 1, {}, floats={0: _NEVER})
         unit = _vector(builder, _table(builder, 2, {1: never}, {0: _SCORE_THRESHOLDING}))
         found.append(_tensor(builder, second, _FEATURE_PROPERTIES, _table(builder, 0, {}), {4: unit}))
-    inputs, outputs = _vector(builder, image), _vector(builder, *found)
-    subgraph = _vector(builder, _table(builder, 10, {2: inputs, 3: outputs}))
+    described = {2: _vector(builder, image), 3: _vector(builder, *found)}
+    subgraph = _vector(builder, _table(builder, 10, described))
     texts = {0: builder.CreateString(name), 1: builder.CreateString(description)}
     model = _table(builder, 8, {**texts, 3: subgraph, 7: builder.CreateString(_PARSER)})
     builder.Finish(model, b"M001")

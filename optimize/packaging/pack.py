@@ -12,30 +12,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import ArrayLike
 from PIL import Image
 
-from ...edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD
-from ...edge_runtime.classifier import Classifier, probabilities_index
+from ...edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD, open_bundle
 from ...edge_runtime.errors import BundleError, DataError
 from ...edge_runtime.flatbuffer import METADATA, Tensor, read_graph
 from ...edge_runtime.images import decode_rgb
 from ...edge_runtime.manifest import Manifest, check_manifest
 from ...edge_runtime.ood import MEMBER as NOVELTY
 from ...edge_runtime.preprocess import InputSpec, preprocess
+from ...edge_runtime.tasks import open_model
 from ...edge_runtime.tools.atomic import atomic_write
 from ...edge_runtime.tools.golden import check_golden, pixels_digest
-from .metadata import classifier_metadata, marked
-
-_SECOND = {2: "features", 4: "feature map"}
-"""Name of a second output, by its rank."""
+from .metadata import marked, model_metadata
+from .outputs import OUTPUTS
 
 
 def pack(
     flatbuffer: bytes,
     manifest: Manifest,
-    golden: Sequence[tuple[str, bytes, ArrayLike]],
+    golden: Sequence[tuple[str, bytes, Any]],
     model_card: str,
     out: Path,
     novelty: bytes | None = None,
@@ -46,10 +42,10 @@ def pack(
     it gets its name, so ``out`` is either a complete model or unchanged.
 
     Args:
-        flatbuffer: the converted model, ending in SOFTMAX; the first of its one or two outputs.
+        flatbuffer: the converted model; its first output is the one that the task is about.
         manifest: ``flatbuffer_sha256`` and ``flatbuffer_bytes`` are set here.
         golden: at least one tuple of file name ending in ``.png``, PNG file, and the model's own probabilities from
-            `Classifier.predict`; see `golden_png`.
+            `Classifier.predict`, or `Segmenter.infer`; see `golden_png`.
         model_card: Markdown, see `edgeall.optimize.packaging.card`.
         out: file to write; its folder is made.
         novelty: stored OOD detector, from `edgeall.optimize.quantization.novelty.fit_novelty`.
@@ -65,10 +61,11 @@ def pack(
     check_manifest(manifest, out.name)
     graph = read_graph(flatbuffer, out.name)
     main, outputs = graph.main, graph.main.outputs
-    if probabilities_index(graph, out.name) != outputs[0]:
-        raise BundleError(f"{out.name}: the probabilities must be the first output, as other programs expect")
-    second = _SECOND[len(main.tensors[outputs[1]].shape)] if len(outputs) > 1 else None
-    entry = classifier_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, second)
+    meaning = OUTPUTS[manifest.task]
+    if meaning.first(graph, out.name) != outputs[0]:
+        raise BundleError(f"{out.name}: the {meaning.name} must be the first output, as other programs expect")
+    names = [meaning.name, *(meaning.second(main.tensors[index]) for index in outputs[1:])]
+    entry = model_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, names)
     model = marked(flatbuffer, {METADATA: entry})
     manifest = dataclasses.replace(
         manifest, flatbuffer_sha256=hashlib.sha256(model).hexdigest(), flatbuffer_bytes=len(model)
@@ -77,8 +74,8 @@ def pack(
         MANIFEST: manifest.to_json().encode(),
         LABELS: "".join(f"{label}\n" for label in manifest.labels).encode(),
         MODEL_CARD: model_card.encode(),
-        GOLDEN: _golden_json(golden, manifest, main.tensors[outputs[0]], out.name),
     }
+    members |= _golden_members(golden, manifest, main.tensors[outputs[0]], out.name)
     if novelty is not None:
         members[NOVELTY] = novelty
     members |= {GOLDEN_FOLDER + name: image for name, image, _ in golden}
@@ -109,16 +106,18 @@ def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
     return file.getvalue()
 
 
-def _golden_json(
-    golden: Sequence[tuple[str, bytes, ArrayLike]], manifest: Manifest, output: Tensor, name: str
-) -> bytes:
+def _golden_members(
+    golden: Sequence[tuple[str, bytes, Any]], manifest: Manifest, output: Tensor, name: str
+) -> dict[str, bytes]:
+    """``golden.json``, and what it names besides the images."""
     if not golden:
         raise BundleError(f"{name}: a packed model needs at least one golden image")
     if len({file for file, _, _ in golden}) != len(golden):
         raise BundleError(f"{name}: two golden images have one name")
     spec = manifest.input
     entries: list[dict[str, Any]] = []
-    for file, data, probabilities in golden:
+    members: dict[str, bytes] = {}
+    for file, data, answer in golden:
         if not re.fullmatch(r"[\w-]+\.png", file):
             raise BundleError(f"{name}: golden image {file!r} must have a plain name that ends in .png")
         image = decode_rgb(data, file)
@@ -127,26 +126,10 @@ def _golden_json(
                 f"{name}: golden image {file} has the model's own size, so it would not test resizing",
                 hint="make it with golden_png",
             )
-        values = np.asarray(probabilities, np.float32)
-        entries.append(
-            {
-                "name": file,
-                "probabilities": [float(value) for value in values],
-                "units": _units(values, output, f"{name}: golden image {file}"),
-                "pixels_sha256": pixels_digest(preprocess(image, spec)),
-            }
-        )
-    return (json.dumps({"images": entries}, indent=1) + "\n").encode()
-
-
-def _units(probabilities: np.ndarray[Any, np.dtype[np.float32]], output: Tensor, name: str) -> list[int] | None:
-    if output.type not in ("UINT8", "INT8"):
-        return None
-    scale, zero_point = output.scale[0], output.zero_point[0]
-    units = np.rint(probabilities / scale).astype(int) + zero_point
-    if np.abs((units - zero_point) * scale - probabilities).max() > scale / 1000:
-        raise BundleError(f"{name}: its probabilities are impossible outputs of this integer model")
-    return [int(unit) for unit in units]
+        entry = OUTPUTS[manifest.task].record(file, answer, output, f"{name}: golden image {file}")
+        entries.append({"name": file, **entry.facts, "pixels_sha256": pixels_digest(preprocess(image, spec))})
+        members |= entry.members
+    return {GOLDEN: (json.dumps({"images": entries}, indent=1) + "\n").encode(), **members}
 
 
 def _write_archive(file: IO[bytes], members: dict[str, bytes], created: str) -> None:
@@ -163,6 +146,6 @@ def _write_archive(file: IO[bytes], members: dict[str, bytes], created: str) -> 
 
 
 def _check(path: Path, name: str) -> None:
-    for result in check_golden(Classifier.open(path, threads=1)):
+    for result in check_golden(open_model(open_bundle(path), 1)):
         if not result.ok:
             raise BundleError(f"{name}: golden image {result.describe()}")

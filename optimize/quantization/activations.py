@@ -65,10 +65,9 @@ def activation_extremes(
 
 
 def layer_report(
-    network: Any, placement: Placement, spanned: dict[str, Range], validation: Images, progress: Progress
+    network: Any, placement: Placement, spanned: dict[str, Range], images: Images, progress: Progress
 ) -> list[LayerError]:
     """Rounding error of each layer on `REPORT_IMAGES` validation images."""
     progress.note("measuring what rounding each layer costs")
-    images = stratified(validation, REPORT_IMAGES, seed=0)
     with exact_float32():
         return layer_errors(network, placement, spanned, normalized(images, CALIBRATION_BATCH))

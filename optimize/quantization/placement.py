@@ -1,9 +1,9 @@
 """The placement of int8 rounding in a network, shared by PTQ, QAT and the error report.
 
 TFLite quantizes tensors, not layers. A ReLU behind a convolution, a dense layer, an addition or a product is fused into
-it, so the tensor between them does not exist. Pooling, padding, cropping, flattening, reshaping and concatenation use
-the scale of their input. A concatenation therefore gives all its inputs one scale, and so do further concatenations of
-its result. The scale of a sigmoid is fixed.
+it, so the tensor between them does not exist. Pooling, resizing, padding, cropping, flattening, reshaping and
+concatenation use the scale of their input. A concatenation therefore gives all its inputs one scale, and so do further
+concatenations of its result. The scale of a sigmoid is fixed.
 Source: https://ai.google.dev/edge/litert/models/quantization_spec, and the converter of TensorFlow 2.21.
 """
 
@@ -34,7 +34,12 @@ WITH_WEIGHTS = {
 PAIRWISE = (layers.Add, layers.Multiply)
 OWN_RANGE = (*WITH_WEIGHTS, *PAIRWISE, layers.ReLU, layers.GlobalAveragePooling2D)
 POOLS = (layers.MaxPooling2D, layers.AveragePooling2D)
-SAME_RANGE = (*POOLS, layers.ZeroPadding2D, layers.Cropping2D, layers.Flatten, layers.Reshape)
+SAME_RANGE = (
+    *(*POOLS, layers.UpSampling2D, layers.ZeroPadding2D, layers.Cropping2D),
+    *(layers.Flatten, layers.Reshape),
+)
+NEW_VALUES = (layers.AveragePooling2D, layers.UpSampling2D, layers.ReLU)
+"""Layers in the scale of their input whose output is rounded; the others only move values."""
 FUSE_RELU = (*WITH_WEIGHTS, *PAIRWISE)
 
 INPUT, SIGMOID = "(input)", "(sigmoid)"
@@ -118,7 +123,9 @@ def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Pla
                 at |= {one: shared for one, its in at.items() if its == other}
                 outputs |= {one: shared for one, its in outputs.items() if its == other}
             at[name] = shared
-            if isinstance(layer, (layers.AveragePooling2D, layers.ReLU)):  # the others compute no new values
+            if isinstance(
+                layer, (layers.AveragePooling2D, layers.UpSampling2D, layers.ReLU)
+            ):  # the others compute no new values
                 outputs[name] = shared
         else:
             at[name] = outputs[name] = name

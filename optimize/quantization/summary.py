@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from ...console.tables import percent, record, table
+from ...console.tables import four, percent, record, table
 from ...train.data.levels import split_text
 from ...train.evaluation.text import wrong_text
-from .result import QuantizationResult
+from .result import QuantizationResult, SegmentationResult
 
 
-def quantize_text(result: QuantizationResult) -> str:
-    """What ``edgeall quantize`` prints: facts of the file, then a table of recalls by class."""
+def quantize_text(result: QuantizationResult | SegmentationResult) -> str:
+    """What ``edgeall quantize`` prints: facts of the file, then a table of the classes."""
+    if isinstance(result, SegmentationResult):
+        return _masks_text(result)
     classes = [
         [label, percent(row["reference_recall"]), percent(row["recall"]), row["support"]]
         for label, row in result.per_class.items()
@@ -18,11 +20,36 @@ def quantize_text(result: QuantizationResult) -> str:
     return f"{record(facts)}\n\n{table(['class', 'float32 recall', 'recall', 'images'], classes)}"
 
 
+def _masks_text(result: SegmentationResult) -> str:
+    exact = result.tflite_float
+    facts = {
+        "file": _file_text(result),
+        "scheme": result.scheme,
+        "test images": f"{result.test_images:,} ({split_text(result.split_level)})",
+        "Dice": f"{result.dice:.4f}, Keras float32 {result.float_dice:.4f}, drop {result.drop_points:.2f} hundredths",
+        "agreement with Keras": f"{percent(result.agreement)} of the pixels, largest difference of a probability "
+        f"{result.max_abs_difference:.2g}",
+        "float32 TFLite with Keras": f"{percent(exact['agreement'])}, {exact['max_abs_difference']:.2g}",
+        **_optional(result),
+    }
+    classes = [
+        [label, four(row["reference_dice"]), four(row["dice"]), four(row["iou"]), row["images"]]
+        for label, row in result.per_class.items()
+    ]
+    return f"{record(facts)}\n\n{table(['class', 'float32 Dice', 'Dice', 'IoU', 'images'], classes)}"
+
+
+def _file_text(result: QuantizationResult | SegmentationResult) -> str:
+    return (
+        f"{result.out}, {result.file_bytes:,} bytes, of which flatbuffer {result.flatbuffer_bytes:,} (float32: "
+        f"{result.float_flatbuffer_bytes:,})"
+    )
+
+
 def _conversion(result: QuantizationResult) -> dict[str, object]:
     exact = result.tflite_float
     return {
-        "file": f"{result.out}, {result.file_bytes:,} bytes, of which flatbuffer "
-        f"{result.flatbuffer_bytes:,} (float32: {result.float_flatbuffer_bytes:,})",
+        "file": _file_text(result),
         "scheme": result.scheme,
         "test images": f"{result.test_images:,} ({split_text(result.split_level)})",
         "accuracy": f"{percent(result.accuracy)}, Keras float32 {percent(result.float_accuracy)}, "
@@ -56,7 +83,7 @@ def _decisions(result: QuantizationResult) -> dict[str, object]:
     return facts
 
 
-def _optional(result: QuantizationResult) -> dict[str, object]:
+def _optional(result: QuantizationResult | SegmentationResult) -> dict[str, object]:
     facts: dict[str, object] = {}
     if result.report:
         facts["report"] = result.report

@@ -13,9 +13,10 @@ from fixtures_models import LABELS, SPEC, grainy_image
 from edgeall.edge_runtime import classifier as classifier_module
 from edgeall.edge_runtime import interpreter
 from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.classifier import Classifier, check_input_contract, default_threads
+from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, EdgeallError, UsageError
 from edgeall.edge_runtime.interpreter import TensorInfo
+from edgeall.edge_runtime.network import check_input_contract, default_threads
 from edgeall.edge_runtime.preprocess import InputSpec, normalize, preprocess
 
 PIXELS = preprocess(grainy_image(7), SPEC)

@@ -18,7 +18,6 @@ from edgeall import cli
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.flatbuffer import METADATA
-from edgeall.edge_runtime.parallel import clone
 from edgeall.edge_runtime.preprocess import InputSpec, normalize, preprocess
 from edgeall.edge_runtime.tools.inspect import inspect_model, inspect_text
 
@@ -114,7 +113,7 @@ def test_it_runs_at_the_size_that_is_given(write: Write, flatbuffers_by_kind: di
     bare.invoke()
     expected = bare.get_tensor(bare.get_output_details()[0]["index"])[0]
     np.testing.assert_allclose(classifier.predict(pixels), expected, atol=1e-6)
-    np.testing.assert_array_equal(clone(classifier, 2).predict(pixels), classifier.predict(pixels))
+    np.testing.assert_array_equal(classifier.clone(2).predict(pixels), classifier.predict(pixels))
 
 
 @pytest.mark.parametrize("signature", [None, [1, 1, 1, 3]])
@@ -184,7 +183,7 @@ def test_one_sigmoid_tells_two_labels_apart(write: Write, flatbuffers_by_kind: d
         probabilities = classifier.predict(pixels)
         assert probabilities.sum() == pytest.approx(1)
         assert probabilities[1] == pytest.approx(second, abs=1e-6 if scheme == "float32" else 0.1)
-    assert clone(classifier, 1).predict(pixels).tolist() == classifier.predict(pixels).tolist()
+    assert classifier.clone(1).predict(pixels).tolist() == classifier.predict(pixels).tolist()
 
 
 @pytest.mark.parametrize("labels", [TWO[:1], LABELS])
@@ -212,12 +211,12 @@ def test_several_sigmoids_have_a_hint(write: Write) -> None:
 
 
 def test_metadata_that_contradicts_the_quantization_is_named(write: Write) -> None:
-    from edgeall.optimize.packaging.metadata import classifier_metadata, with_metadata
+    from edgeall.optimize.packaging.metadata import model_metadata, with_metadata
 
     path = write("uint8")
     bare = path.read_bytes()
     for mean, std in ((0.0, 1.0), (0.0, 255.0)):  # placeholders that metadata writers fill in
-        blob = classifier_metadata("m", "d", "labels.txt", InputSpec(32, 48, mean=mean, std=std))
+        blob = model_metadata("m", "d", "labels.txt", InputSpec(32, 48, mean=mean, std=std), ["probability"])
         path.write_bytes(with_metadata(bare, {METADATA: blob}))
         with pytest.raises(BundleError, match=f"its TFLite metadata says mean {mean:g} and std {std:g}") as caught:
             labelled(path, mean=None, std=None)

@@ -22,7 +22,7 @@ from edgeall.edge_runtime.flatbuffer import METADATA, packed_length, read_graph,
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
 from edgeall.edge_runtime.tools import golden as golden_module
 from edgeall.optimize.packaging.card import model_card
-from edgeall.optimize.packaging.metadata import classifier_metadata, marked, with_metadata
+from edgeall.optimize.packaging.metadata import marked, model_metadata, with_metadata
 from edgeall.optimize.packaging.pack import golden_png, pack
 
 KINDS = ("uint8", "int8", "float32", "dynamic")
@@ -72,8 +72,10 @@ def test_marker_states_the_length(tiny_flatbuffers: dict[str, bytes]) -> None:
     assert packed_length(tiny_flatbuffers["uint8"]) is None
 
 
-def test_classifier_metadata_is_read_back() -> None:
-    metadata = read_metadata(classifier_metadata("n", "d", "labels.txt", InputSpec(8, 8, mean=3.5, std=17.0)), "m")
+def test_model_metadata_is_read_back() -> None:
+    metadata = read_metadata(
+        model_metadata("n", "d", "labels.txt", InputSpec(8, 8, mean=3.5, std=17.0), ["probability"]), "m"
+    )
     assert (metadata.mean, metadata.std, metadata.label_files) == ((3.5,), (17.0,), ("labels.txt",))
 
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.cache import cache_dir
-from ...edge_runtime.classifier import cores
 from ...edge_runtime.errors import DISK_FULL, DataError, NoSpaceError
+from ...edge_runtime.network import cores
 from ...edge_runtime.preprocess import InputSpec, load_input
 from ...edge_runtime.tools import atomic
 from ...edge_runtime.tools.atomic import atomic_write

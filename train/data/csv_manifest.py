@@ -29,14 +29,14 @@ def load_manifest(table: Path) -> Dataset:
     for line, row in read_rows(table, required={"path", "label"}, allowed=_COLUMNS):
         where = f"{table}, line {line}"
         raw, label, subject, subset = _checked_fields(row, where)
-        relative = _relative_path(raw, root, where)
+        relative = relative_path(raw, root, where)
         if relative in seen:
             raise DataError(
                 f"{where}: {relative} is already on line {seen[relative]}", hint="remove one of the two lines"
             )
         seen[relative] = line
         file = root / relative
-        if not _is_file(file, where):
+        if not is_existing_file(file, where):
             broken = ", and its path holds a line break" if "\n" in raw or "\r" in raw else ""
             problems.append(Problem(relative, f"no such file (line {line}{broken})"))
         elif not is_image(file):
@@ -109,7 +109,7 @@ def _checked_fields(row: dict[str, str], where: str) -> tuple[str, str, str, str
     return raw, label, subject, subset
 
 
-def _relative_path(raw: str, root: Path, where: str) -> str:
+def relative_path(raw: str, root: Path, where: str) -> str:
     """``raw`` as a normalized relative path. A path outside of the manifest's folder would break if the data moves.
 
     A backslash separates folders, unless a file of that very name exists. An absolute path inside the folder is valid.
@@ -140,7 +140,8 @@ def _exists(file: Path) -> bool:
         return False
 
 
-def _is_file(file: Path, where: str) -> bool:
+def is_existing_file(file: Path, where: str) -> bool:
+    """Whether a path of the line ``where`` is a file. Raises DataError for an impossible name."""
     try:
         return file.is_file()
     except OSError as error:  # an impossible file name

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edge_runtime.classifier import cores
+from ...edge_runtime.network import cores
 from .scan import THUMBNAIL, Facts, Scan
 from .scan_cache import load_result, save_result
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...edge_runtime.errors import DataError, UsageError
 from .blocks import is_numbered, place_blocks
 from .duplicates import Duplicates, connected
+from .partition import partition
 from .scan import Scan
 from .split_settings import SplitSettings
 from .subsets import NOWHERE, SUBSETS, TEST, TRAIN, VALIDATION
@@ -64,8 +65,12 @@ def choose_level(scan: Scan, by: str) -> str:
             f"--split-by subject: {len(scan.facts) - known} of {len(scan.facts)} images have no subject ({missing})",
             hint="use --split-by block or image, or list the subjects in a CSV manifest",
         )
-    if by not in ("subject", "block", "image"):
-        raise UsageError(f"no split called {by!r}", hint="choose one of auto, subject, block, image")
+    if by == "laboratory" and scan.facts[0].sample.mask is None:
+        raise UsageError(
+            "--split-by laboratory: only images with masks name their laboratory", hint="use subject, block or image"
+        )
+    if by not in ("laboratory", "subject", "block", "image"):
+        raise UsageError(f"no split called {by!r}", hint="choose one of auto, laboratory, subject, block, image")
     return by
 
 
@@ -118,6 +123,29 @@ def assign_blocks(pool: Pool, settings: SplitSettings) -> Assignment:
             for index in members[(where != kept) & (where != NOWHERE)].tolist():
                 subset[index], reason[index] = NOWHERE, why
     return Assignment(subset, reason)
+
+
+def leave_laboratory_out(pool: Pool, settings: SplitSettings) -> Assignment:
+    """One laboratory is the test subset; of each other one, a share is the validation subset.
+
+    Images that duplicate or show the subject of an image of the test subset are left out.
+    """
+    count = len(pool.labels)
+    if count < 2:
+        raise DataError(f"{pool.scan.dataset.root}: only one laboratory", hint="use --split-by block or image")
+    if settings.fold is None or settings.fold[1] != count:
+        raise UsageError(
+            f"--split-by laboratory requires --fold I/{count}: laboratory I is the test subset",
+            hint=f"in this order: {', '.join(pool.labels)}",
+        )
+    group = group_numbers(pool, keep_subjects=True)
+    subset = np.full(len(pool.target), TEST)
+    others = pool.target != settings.fold[0] - 1
+    shares = (1.0 - settings.val_frac, settings.val_frac)
+    subset[others] = partition(pool.target[others], group[others], shares, settings.seed)
+    repeated = others & np.isin(group, group[~others])
+    subset[repeated] = NOWHERE
+    return Assignment(subset, ["duplicate" if one else None for one in repeated])
 
 
 def block_fault(pool: Pool, blocks: Assignment, subsets: tuple[str, ...] = SUBSETS) -> str | None:

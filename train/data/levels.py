@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LEVEL_TEXTS = {
+    "laboratory": "one laboratory left out",
     "subject": "subject-level split",
     "block": "blocks of neighbouring file numbers",
     "image": "image-level split: optimistic",

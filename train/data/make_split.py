@@ -21,6 +21,7 @@ from .grouping import (
     check_groups,
     choose_level,
     group_numbers,
+    leave_laboratory_out,
     missing_class,
 )
 from .partition import partition, partition_fold
@@ -62,7 +63,7 @@ def make_split(
     settings = settings or SplitSettings()
     check_split_settings(settings)
     labels = scan.dataset.labels
-    if len(labels) < 2:
+    if len(labels) < 2 and scan.facts[0].sample.mask is None:
         raise DataError(
             f"{scan.dataset.root}: only one class ({', '.join(labels)})",
             hint="the folder must hold at least two class folders",
@@ -71,7 +72,8 @@ def make_split(
     if scan.facts[0].sample.side is not None:
         return split_as_given(pool, settings, note)
     level, assigned = _assign(pool, settings, note)
-    _check_classes(pool, assigned, level, settings.embargo)
+    if level != "laboratory":
+        _check_classes(pool, assigned, level, settings.embargo)
     return Split(
         level,
         settings.seed,
@@ -88,6 +90,8 @@ def make_split(
 def _assign(pool: Pool, settings: SplitSettings, note: Callable[[str], None] | None) -> tuple[str, Assignment]:
     """The level that was used, and the subset of each image."""
     level = choose_level(pool.scan, settings.by)
+    if level == "laboratory":
+        return level, leave_laboratory_out(pool, settings)
     if level == "block":
         blocks = assign_blocks(pool, settings)
         fault = _auto_fault(pool, settings, blocks) if settings.by == "auto" else None

@@ -18,8 +18,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from ...edge_runtime.classifier import cores
 from ...edge_runtime.images import open_rgb
+from ...edge_runtime.network import cores
 from .scan import Facts
 
 MAX_SIDE = 256

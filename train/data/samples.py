@@ -20,15 +20,19 @@ class Sample:
 
     Attributes:
         path: relative to the root of the data set, with ``/`` on every system.
-        label: the class name.
+        label: the class name; of an image with a mask, the laboratory.
         subject: the person the image was taken from, if known.
         side: ``train``, ``validation`` or ``test`` if the data set comes split. Then every sample has one.
+        mask: path of its mask; None in a data set without masks.
+        red_cell_px: diameter of a red cell in pixels of the image, if known; only with a mask.
     """
 
     path: str
     label: str
     subject: str | None = None
     side: str | None = None
+    mask: str | None = None
+    red_cell_px: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Dataset:
 
     Attributes:
         root: the folder that every path is relative to.
-        layout: ``folders``, ``cnmc`` or ``manifest``.
+        layout: ``folders``, ``cnmc``, ``manifest`` or ``masks``.
         labels: sorted class names, one or more. Only `make_split` requires two.
         samples: sorted by path.
         problems: sorted by path.
@@ -69,7 +73,7 @@ def make_dataset(root: Path, layout: str, samples: list[Sample], problems: list[
         if label != label.strip() or any(unicodedata.category(sign) in _FORBIDDEN_IN_LABEL for sign in label):
             raise DataError(
                 f"{root}: class {label!r} has a blank at an end of its name, or a control character in it",
-                hint="change the label" if layout == "manifest" else "rename the folder",
+                hint="rename the folder" if layout in ("folders", "cnmc") else "change the label",
             )
     by_path = sorted(samples, key=lambda sample: sample.path)
     return Dataset(root, layout, labels, tuple(by_path), tuple(sorted(problems, key=lambda problem: problem.path)))

@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image
 
 from ...edge_runtime import images
-from ...edge_runtime.classifier import cores
 from ...edge_runtime.errors import DataError, ImageError
 from ...edge_runtime.images import USED_BITS, open_rgb
+from ...edge_runtime.masks import open_mask
+from ...edge_runtime.network import cores
 from .samples import Dataset, Problem, Sample
 from .scan_cache import Known, ScanCache
 
@@ -60,6 +61,7 @@ class Facts:
         phash: ImageHash's perceptual hash, 64 bits as an integer.
         thumbnail: `THUMBNAIL` x `THUMBNAIL` RGB pixels, row by row.
         used_bits: 10, 12 or 14 if 16-bit samples use at most that many bits, see `open_rgb`; else None.
+        mask_sha256: of the bytes of its mask; None without one.
     """
 
     sample: Sample
@@ -70,6 +72,7 @@ class Facts:
     phash: int
     thumbnail: bytes = field(repr=False)
     used_bits: int | None = None
+    mask_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,13 @@ class Scan:
 
     @property
     def digest(self) -> str:
-        """sha256 over path, sha256, label, subject and given subset of every image. It identifies the data."""
+        """sha256 over path, sha256, label, subject, given subset and mask of every image. It identifies the data."""
         rows = [
-            [f.sample.path, f.sha256, f.sample.label, f.sample.subject, *([f.sample.side] if f.sample.side else [])]
+            [
+                *(f.sample.path, f.sha256, f.sample.label, f.sample.subject),
+                *([f.sample.side] if f.sample.side else []),
+                *([f.mask_sha256, f.sample.red_cell_px] if f.mask_sha256 else []),
+            ]
             for f in self.facts
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -134,9 +141,11 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
                     on_progress(done, total)
     finally:
         cached.save()
+    facts, faults = with_masks(dataset.root, facts)
+    problems += faults
     if not facts:
         raise DataError(
-            f"{dataset.root}: none of its {total} images can be read ({problems[-1].path}: {problems[-1].reason})",
+            f"{dataset.root}: none of its {total} images can be used ({problems[-1].path}: {problems[-1].reason})",
             hint="copy the data again",
         )
     readable = replace(
@@ -146,6 +155,25 @@ def scan(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None
         problems=tuple(sorted(problems, key=lambda problem: problem.path)),
     )
     return Scan(readable, tuple(facts))
+
+
+def with_masks(root: Path, facts: list[Facts]) -> tuple[list[Facts], list[Problem]]:
+    """The facts with the digests of their masks, and the problems of masks that cannot be used."""
+    if not any(item.sample.mask for item in facts):
+        return facts, []
+
+    def checked(item: Facts) -> Facts | Problem:
+        mask = root / str(item.sample.mask)
+        try:
+            open_mask(mask, (item.width, item.height))
+        except ImageError as error:
+            return Problem(item.sample.path, error.message.replace(str(mask), str(item.sample.mask)).splitlines()[0])
+        return replace(item, mask_sha256=_hash_file(mask))
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        found = list(pool.map(checked, facts))
+    usable = [item for item in found if isinstance(item, Facts)]
+    return usable, [item for item in found if isinstance(item, Problem)]
 
 
 def narrow_range(facts: Sequence[Facts]) -> str | None:
@@ -178,7 +206,7 @@ def hash_files(paths: list[Path]) -> list[str | None]:
     return digests
 
 
-_CACHED = tuple(item.name for item in fields(Facts) if item.name not in ("sample", "sha256"))
+_CACHED = tuple(item.name for item in fields(Facts) if item.name not in ("sample", "sha256", "mask_sha256"))
 
 
 @functools.cache

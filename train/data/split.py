@@ -14,6 +14,8 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.tools.atomic import write_text
 from .dataset import load_dataset
 from .levels import LEVEL_TEXTS
+from .masked import load_masked
+from .samples import Sample
 from .scan import Facts, hash_files
 from .subsets import LEFT_OUT, NOWHERE, SUBSETS
 
@@ -21,9 +23,9 @@ REASONS = ("embargo", "duplicate", "subject")
 """Why a split by block leaves an image out: its file number is too close to another subset, or it duplicates an image
 of another subset, or it shows the same subject."""
 
-_SCHEMAS = (1, 2)
-"""Schema 2 adds the embargo, the reason why an image is left out, and data sets that come split. A split that uses
-none of these is still written as schema 1."""
+_SCHEMAS = (1, 2, 3)
+"""Schema 2 adds the embargo, the reason why an image is left out, and data sets that come split; schema 3 adds masks. A
+split is written in the lowest schema that has all that it uses."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class SplitEntry:
         sha256: of the bytes of the file.
         side: one of `SUBSETS`, or `LEFT_OUT`.
         reason: one of `REASONS` for an image that the split had to leave out, else None.
+        mask: path of its mask; None in a data set without masks. ``label`` is then the laboratory.
+        mask_sha256: of the bytes of the mask.
+        red_cell_px: diameter of a red cell in pixels of the image, if known.
     """
 
     path: str
@@ -45,6 +50,9 @@ class SplitEntry:
     sha256: str
     side: str
     reason: str | None = None
+    mask: str | None = None
+    mask_sha256: str | None = None
+    red_cell_px: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class Split:
     """The subset of every image, and how the split was made.
 
     Attributes:
-        level: what was kept together in addition to duplicates: ``subject``, ``block`` or ``image`` (nothing);
+        level: what was kept together in addition to duplicates: ``laboratory``, ``subject``, ``block`` or ``image``
+            (nothing);
             ``given``: the data set comes split.
         seed: the same scan, settings and seed give the same split.
         labels: sorted class names.
@@ -86,6 +95,11 @@ class Split:
         if name not in (*SUBSETS, "all"):
             raise UsageError(f"no subset called {name!r}", hint=f"choose one of {', '.join(SUBSETS)}, all")
         return tuple(entry for entry in self.entries if name in (entry.side, "all"))
+
+    @property
+    def masked(self) -> bool:
+        """Whether the images have masks."""
+        return any(entry.mask is not None for entry in self.entries)
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -133,6 +147,9 @@ def make_entries(facts: Sequence[Facts], subset: Iterable[int], reason: Sequence
             item.sha256,
             LEFT_OUT if number == NOWHERE else SUBSETS[number],
             why,
+            item.sample.mask,
+            item.mask_sha256,
+            item.sample.red_cell_px,
         )
         for item, number, why in zip(facts, subset, reason, strict=True)
     )
@@ -148,7 +165,7 @@ def load_split(path: Path) -> Split:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] not in _SCHEMAS:
-            known = " and ".join(map(str, _SCHEMAS))
+            known = ", ".join(map(str, _SCHEMAS))
             raise DataError(f"{path}: split of schema {document['schema']}, known are {known}", hint="update edgeall")
         split = Split(
             level=_typed(document["level"], str),
@@ -183,7 +200,7 @@ def check_split(split: Split, root: Path) -> None:
         DataError: images are missing, changed, relabelled or added; with the count and the first three names of each.
             Files that cannot be decoded do not count as added, because a split never holds them.
     """
-    dataset = load_dataset(root)
+    dataset = load_masked(root) if split.masked else load_dataset(root)
     now = {sample.path: sample for sample in (*dataset.independent, *dataset.samples)}
     independent = {sample.path for sample in dataset.independent}  # splits of older versions hold them
     then = {entry.path: entry for entry in split.entries}
@@ -192,6 +209,7 @@ def check_split(split: Split, root: Path) -> None:
     faults = {
         "missing": [path for path in then if path not in now],
         "changed": [entry.path for entry, digest in zip(here, digests, strict=True) if digest != entry.sha256],
+        "with another mask": _with_another_mask(here, now, dataset.root),
         "of another class or subject": [
             entry.path
             for entry in here
@@ -216,6 +234,16 @@ def check_split(split: Split, root: Path) -> None:
         )
 
 
+def _with_another_mask(entries: list[SplitEntry], now: dict[str, Sample], root: Path) -> list[str]:
+    masked = [entry for entry in entries if entry.mask is not None]
+    digests = hash_files([root / str(entry.mask) for entry in masked])
+    return [
+        entry.path
+        for entry, digest in zip(masked, digests, strict=True)
+        if digest != entry.mask_sha256 or now[entry.path].red_cell_px != entry.red_cell_px
+    ]
+
+
 def _still_given(entry: SplitEntry, side: str | None) -> bool:
     """Whether the data still assigns an image to the subset of its entry. Validation may have been taken from train."""
     return entry.side == side or (side == "train" and entry.side in ("validation", LEFT_OUT))
@@ -233,13 +261,14 @@ def _as_json(split: Split) -> dict[str, Any]:
     """JSON without the keys that schema 1 does not have, if the split does not use them: older digests stay valid."""
     document = asdict(split)
     for entry in document["entries"]:
-        if entry["reason"] is None:
-            del entry["reason"]
+        for key in ("reason", "mask", "mask_sha256", "red_cell_px"):
+            if entry[key] is None:
+                del entry[key]
     absent = {"embargo": split.embargo is None, "across": not split.across, "validation_by": not split.validation_by}
     for key in (key for key, is_absent in absent.items() if is_absent):
         del document[key]
     newer = split.level == "given" or not all(absent.values()) or any(entry.reason for entry in split.entries)
-    return {"schema": 2 if newer else 1, **document}
+    return {"schema": 3 if split.masked else 2 if newer else 1, **document}
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -16,7 +16,8 @@ class SplitSettings:
     """How to split.
 
     Attributes:
-        by: ``subject``; ``block``: every subset has contiguous ranges of the file numbers, see
+        by: ``laboratory``: the test subset is the laboratory that ``fold`` numbers, by name (images with masks only);
+            ``subject``; ``block``: every subset has contiguous ranges of the file numbers, see
             `edgeall.train.data.blocks.place_blocks`; ``image``; ``auto``: subject if every image has one, else block
             if files are numbered and that leaves every class in every subset and half of the images to train on,
             else image.
@@ -37,7 +38,7 @@ class SplitSettings:
 
 def check_embargo(by: str, embargo: int | None) -> None:
     """Raise UsageError for an embargo with a ``--split-by`` that makes no blocks."""
-    if embargo is not None and by in ("subject", "image"):
+    if embargo is not None and by in ("laboratory", "subject", "image"):
         raise UsageError(
             f"--embargo {embargo} with --split-by {by}: only blocks of file numbers have an embargo",
             hint="remove it, or use --split-by block",

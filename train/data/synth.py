@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ...edge_runtime.classifier import cores
 from ...edge_runtime.errors import DataError, UsageError
 from ...edge_runtime.files import is_empty, output_lock
+from ...edge_runtime.network import cores
 from ...edge_runtime.tools.atomic import atomic_write, sync_tree
 from .samples import Dataset
 from .synth_draw import (

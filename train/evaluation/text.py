@@ -10,7 +10,9 @@ from ..data.levels import split_text
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """The metrics of `edgeall.train.evaluation.metrics.compute_metrics` as tables."""
+    """The metrics of `edgeall.train.evaluation.metrics.compute_metrics` as tables; also those of masks."""
+    if "dice" in metrics:
+        return masks_text(metrics)
     facts = {
         "images": f"{metrics['images']:,} ({metrics['split']}, {split_text(metrics['split_level'])})",
         "accuracy": f"{percent(metrics['accuracy'])} (95 % interval {interval(metrics, 'accuracy', percent)}, "
@@ -49,6 +51,36 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
     if metrics["subjects"]:
         parts.append(subjects_text(metrics["subjects"]))
     return "\n\n".join(parts)
+
+
+def masks_text(metrics: Mapping[str, Any]) -> str:
+    """The figures of `edgeall.train.segmentation.assess.figures` as tables."""
+    cells = metrics["panoptic"]
+    facts = {
+        "images": f"{metrics['images']:,} ({metrics['split']}, {split_text(metrics['split_level'])})",
+        **{
+            name: f"{metrics[key]:.4f} (95 % interval {interval(metrics, key, four)}, by image)"
+            for name, key in (("Dice of nuclei", "dice_nucleus"), ("Dice of whole cells", "dice_cell"))
+        },
+        "nucleus share of the cell": f"median error {four(metrics['nc_error'])}",
+        "red cell's diameter": f"median error {four(metrics['red_cell_error'])} octaves",
+        "cells": f"{cells['cells']:,} drawn, {cells['found']:,} found, {cells['matched']:,} matched; panoptic quality "
+        f"{four(cells['quality'])}",
+    }
+    classes = [
+        [label, four(row["dice"]), four(row["iou"]), row["images"]] for label, row in metrics["per_class"].items()
+    ]
+    rows = [
+        [name, row["images"], four(row["dice_nucleus"]), four(row["dice_cell"]), four(row["nc_error"])]
+        for name, row in metrics["per_laboratory"].items()
+    ]
+    return "\n\n".join(
+        [
+            record(facts),
+            table(["class", "Dice of pixels", "IoU", "images"], classes),
+            table(["laboratory", "images", "nuclei", "whole cells", "error of share"], rows),
+        ]
+    )
 
 
 def reliability_facts(found: Mapping[str, Any]) -> dict[str, str]:

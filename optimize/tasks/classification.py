@@ -1,0 +1,250 @@
+"""Quantization of a classifier: accuracy against float32, calibration, review rule, OOD detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...edge_runtime import parallel
+from ...edge_runtime.calibration import apply_temperature
+from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.errors import GateError
+from ...edge_runtime.manifest import Manifest
+from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
+from ...train.batches import Images, plain
+from ...train.evaluation.metrics import metrics_of
+from ...train.evaluation.reliability import reliability_report, sent_to_review
+from ...train.evaluation.robustness import robustness, robustness_text
+from ...train.evaluation.text import metrics_text
+from ...train.reports.model_report import write_model_report
+from ...train.runs import image_folder
+from ..packaging.card import model_card
+from ..packaging.contents import REVIEW_FACTS, golden_candidates, kept_metrics, manifest_of, quality_gate
+from ..packaging.golden import choose_golden
+from ..packaging.pack import pack
+from ..quantization.activations import stratified
+from ..quantization.calibrate import calibration_of, review_rule, wanted_rule
+from ..quantization.config import QuantizeConfig
+from ..quantization.convert import with_second_output
+from ..quantization.job import Converted, Folded, Job
+from ..quantization.mild import validation_predictions
+from ..quantization.novelty import IMAGES as NOVELTY_IMAGES
+from ..quantization.novelty import fit_novelty
+from ..quantization.placement import images_at_once
+from ..quantization.result import QuantizationResult, conversion_facts
+from ..quantization.summary import quantize_text
+from ..quantization.verify import compare, pixels_of, predict, predictions_and_features
+from .registry import QuantizationTask
+
+GOLDEN_IMAGES = 2
+
+
+class Classification(QuantizationTask):
+    """See `QuantizationTask`."""
+
+    name = "classification"
+
+    def check(self, config: QuantizeConfig, facts: Mapping[str, Any]) -> None:
+        wanted_rule(_positive(facts), config.target_sensitivity, config.review_budget)
+
+    def predictions(self, model: Any, images: Images) -> NDArray[Any]:
+        found: NDArray[np.float32] = model.predict(plain(images, 2 * images_at_once(model)), verbose=0)
+        return found
+
+    def sample(self, images: Images, count: int, seed: int) -> Images:
+        return stratified(images, count, seed)
+
+    def outputs(self, network: Any, explain: bool) -> Any:
+        return with_second_output(network, explain)
+
+    def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult:
+        verified = _verify(job, network, converted)
+        _check_drop(job, verified)
+        decisions = _fit_decisions(job, verified)
+        metrics, assessed = _assess(job, verified, decisions)
+        measured = _measured(job, network, converted, verified) | decisions.facts | assessed
+        manifest = _pack(job, converted, verified, decisions, measured, metrics)
+        return _report(job, measured, metrics, manifest)
+
+
+TASK = Classification()
+
+
+def _positive(facts: Mapping[str, Any]) -> list[int]:
+    return [facts["labels"].index(label) for label in facts["positive_labels"]]
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """The converted model and its predictions: ``probabilities`` ``(images, labels)``, not calibrated, and pooled
+    ``features`` ``(images, features)``. ``cost`` and ``float_cost`` compare it and the float32 TFLite model with Keras.
+    """
+
+    classifier: Classifier
+    probabilities: NDArray[np.float32]
+    features: NDArray[np.float32]
+    cost: dict[str, Any]
+    float_cost: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """``calibration``, ``decision`` and ``novelty`` of the manifest, and the stored OOD detector."""
+
+    facts: dict[str, Any]
+    detector: bytes
+
+    @property
+    def temperature(self) -> float:
+        return float(self.facts["calibration"]["temperature"])
+
+    @property
+    def review_below(self) -> float | None:
+        value: float | None = self.facts["decision"].get("review_below")
+        return value
+
+
+def _verify(job: Job, network: Folded, converted: Converted) -> _Verified:
+    """Run the verified images through both TFLite models, by the code path of the device."""
+    scheme, labels, images = job.config.scheme, job.split.labels, job.verified_images
+    candidate = Classifier.from_flatbuffer(converted.flatbuffer, labels, job.spec, name=f"{scheme} model")
+    probabilities, features = predictions_and_features(
+        candidate, pixels_of(images), len(images), f"verifying {scheme}", job.progress
+    )
+    reference = Classifier.from_flatbuffer(converted.float32, labels, job.spec, name="float32 model")
+    exact = probabilities
+    if scheme != "float32":
+        exact = predict(reference, images, "verifying float32", job.progress)
+    cost, float_cost = (
+        compare(labels, images.labels, network.probabilities, found) for found in (probabilities, exact)
+    )
+    return _Verified(candidate, probabilities, features, cost, float_cost)
+
+
+def _check_drop(job: Job, verified: _Verified) -> None:
+    """Raise GateError where the accuracy drops by more than ``max_drop``."""
+    config, cost = job.config, verified.cost
+    if config.max_drop is not None and cost["drop_points"] > config.max_drop:
+        raise GateError(
+            f"{config.scheme} loses {cost['drop_points']:.2f} points of {config.subset} accuracy "
+            f"({100 * cost['reference_accuracy']:.2f} % to {100 * cost['accuracy']:.2f} %), "
+            f"more than --max-drop {config.max_drop:g}; {config.out} was not written",
+            hint="try --scheme qat-int8, more --epochs, or a larger --max-drop",
+        )
+
+
+def _fit_decisions(job: Job, verified: _Verified) -> _Decisions:
+    """Fit temperature, OOD detector and review rule; the classifier gets the detector."""
+    config, classifier = job.config, verified.classifier
+    fitted = validation_predictions(classifier, job.subsets["validation"], job.seed, job.progress)
+    calibration = calibration_of(fitted.probabilities, fitted.truth, fitted.images) | fitted.facts()
+    training = stratified(job.subsets["train"], NOVELTY_IMAGES, job.seed)
+    _, known = predictions_and_features(
+        classifier, pixels_of(training), len(training), "fitting the OOD detector", job.progress
+    )
+    novelty, detector = fit_novelty(known, fitted.unchanged(fitted.features), len(job.split.labels))
+    classifier.ood_detector = read_ood_detector(novelty, detector, config.out.name)
+    scores = apply_temperature(fitted.probabilities, calibration["temperature"])
+    unfamiliar = is_out_of_distribution(fitted.features, classifier.ood_detector)
+    decision = review_rule(
+        scores, fitted.truth, _positive(job.facts), config.target_sensitivity, config.review_budget, unfamiliar
+    )
+    if decision:
+        sent = sent_to_review(scores, decision["review_below"], unfamiliar)
+        assert sent is not None
+        decision["reviewed_unchanged"] = float(fitted.unchanged(sent).mean())
+    return _Decisions({"calibration": calibration, "decision": decision, "novelty": novelty}, detector)
+
+
+def _assess(job: Job, verified: _Verified, decisions: _Decisions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics of the verified images for the manifest; reliability, review and robustness for the result."""
+    config, classifier, split = job.config, verified.classifier, job.split
+    truth, temperature = job.verified_images.labels, decisions.temperature
+    assert classifier.ood_detector is not None
+    unfamiliar = is_out_of_distribution(verified.features, classifier.ood_detector)
+    assessed = reliability_report(
+        verified.probabilities, truth, _positive(job.facts), temperature, decisions.review_below, unfamiliar
+    )
+    probabilities = apply_temperature(verified.probabilities, temperature)
+    entries, positive = split.subset(config.subset), job.facts["positive_labels"]
+    metrics = metrics_of(entries, split.labels, probabilities, positive, config.subset, split.level, job.seed)
+    metrics |= {"ece_uncalibrated": assessed["reliability"]["before"]["ece"], "aurc": assessed["risk_coverage"]["aurc"]}
+    if assessed["review"] is not None:
+        metrics |= {key: assessed["review"][key] for key in REVIEW_FACTS}
+    assessed["robustness"] = None
+    if config.robust:
+        assessed["robustness"] = robustness(
+            classifier,
+            parallel.Layout(1, classifier.threads),
+            image_folder(job.root),
+            entries,
+            job.progress,
+            temperature=temperature,
+            review_below=decisions.review_below,
+        )
+        metrics |= _robust_metrics(assessed["robustness"])
+    return metrics, assessed
+
+
+def _robust_metrics(found: dict[str, Any]) -> dict[str, Any]:
+    """Mean and worst case of a robustness measurement, for the manifest."""
+    worst = found["worst_at"]
+    return {
+        "robust_suite": found["suite"],
+        "robust_worst_at": f"{worst['corruption']} at severity {worst['severity']}",
+        **{f"robust_accuracy_{key}": found[key] for key in ("mean", "worst")},
+        **{f"robust_ece_{key}": found[f"ece_{key}"] for key in ("mean", "worst")},
+        **{f"robust_{key}": found[key] for key in ("reviewed_mean", "wrong_not_reviewed_mean")},
+    }
+
+
+def _measured(job: Job, network: Folded, converted: Converted, verified: _Verified) -> dict[str, Any]:
+    """The fields of the result that describe the conversion."""
+    cost = verified.cost
+    return conversion_facts(job, network, converted) | {
+        "test_images": len(job.verified_images),
+        "float_accuracy": cost["reference_accuracy"],
+        **{key: cost[key] for key in ("accuracy", "drop_points", "agreement", "max_abs_difference", "per_class")},
+        "tflite_float": {key: verified.float_cost[key] for key in ("agreement", "max_abs_difference")},
+    }
+
+
+def _pack(
+    job: Job,
+    converted: Converted,
+    verified: _Verified,
+    decisions: _Decisions,
+    measured: dict[str, Any],
+    metrics: dict[str, Any],
+) -> Manifest:
+    """Write the packed model to ``config.out``."""
+    config, facts, split, root = job.config, job.facts, job.split, job.root
+    source, images = golden_candidates(config.golden, facts, split, root)
+    sections = {key: measured[key] for key in ("calibration", "decision", "novelty")}
+    sections["quality"] = quality_gate(facts, split, root)
+    kept = kept_metrics(metrics, measured)
+    manifest = manifest_of(config.run, facts, split, job.spec, measured, kept, source, sections)
+    golden = choose_golden(verified.classifier, images, GOLDEN_IMAGES)
+    pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out, decisions.detector)
+    return manifest
+
+
+def _report(job: Job, measured: dict[str, Any], metrics: dict[str, Any], manifest: Manifest) -> QuantizationResult:
+    """The result, and the HTML report of a model that was verified on the test subset."""
+    out = job.config.out
+    report = out.with_suffix(".report.html") if job.config.subset == "test" else None
+    file_bytes = out.stat().st_size
+    result = QuantizationResult(**measured, out=str(out), file_bytes=file_bytes, report=str(report) if report else None)
+    if report:
+        sections = ("reliability", "risk_coverage", "review")
+        shown = metrics | {key: measured[key] for key in sections}
+        texts = [("What the conversion cost", quantize_text(result)), ("On the test subset", metrics_text(shown))]
+        if result.robustness is not None:
+            shown["robustness"] = result.robustness
+            texts.append(("Under changes of the microscope", robustness_text(result.robustness)))
+        write_model_report(report, f"{manifest.name}, {result.scheme}", texts, shown, result.synthetic)
+    return result

@@ -1,0 +1,168 @@
+"""Quantization of a segmentation network: Dice against float32, and the agreement of all pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...edge_runtime.errors import GateError, UsageError
+from ...edge_runtime.images import decode_rgb
+from ...edge_runtime.manifest import Manifest
+from ...edge_runtime.preprocess import preprocess
+from ...edge_runtime.segmenter import STEPS, Segmentation, Segmenter
+from ...models.keras_compat import keras
+from ...train.batches import Images, plain
+from ...train.segmentation.assess import KerasSegmenter, assess_images, figures
+from ...train.segmentation.images import RED_CELL_PX, MaskedImages
+from ...train.segmentation.tiles import plain_tiles
+from ..packaging.card import model_card
+from ..packaging.contents import golden_candidates, manifest_of
+from ..packaging.pack import golden_png, pack
+from ..quantization.activations import stratified
+from ..quantization.config import QuantizeConfig
+from ..quantization.job import Converted, Folded, Job
+from ..quantization.placement import images_at_once
+from ..quantization.result import SegmentationResult, conversion_facts
+from .registry import QuantizationTask
+
+GOLDEN_IMAGES = 2
+METRICS = (
+    *("split", "images", "ci_unit", "dice", "dice_ci95", "dice_nucleus", "dice_nucleus_ci95", "dice_cell"),
+    *("dice_cell_ci95", "nc_error", "red_cell_error", "panoptic", "per_class"),
+)
+"""Figures of the verified subset that the manifest holds."""
+_UNUSED = ("target_sensitivity", "review_budget", "explain")
+"""Settings that only classification has."""
+
+
+class SegmentationTask(QuantizationTask):
+    """See `QuantizationTask`."""
+
+    name = "segmentation"
+
+    def check(self, config: QuantizeConfig, facts: Mapping[str, Any]) -> None:
+        given = [name for name in _UNUSED if getattr(config, name) not in (None, False)]
+        if given:
+            option = given[0].replace("_", "-")
+            raise UsageError(f"--{option} is for classification; {config.run} is a segmentation run", hint="remove it")
+
+    def predictions(self, model: Any, images: MaskedImages) -> NDArray[Any]:
+        masks: NDArray[np.float32] = model.predict(plain(_tiles(images), 2 * images_at_once(model)), verbose=0)[0]
+        return masks
+
+    def sample(self, images: MaskedImages, count: int, seed: int) -> Images:
+        return stratified(_tiles(images), count, seed)
+
+    def outputs(self, network: Any, explain: bool) -> Any:
+        mask, red_cell = network.outputs
+        return keras.Model(network.input, [red_cell, mask])
+
+    def finish(self, job: Job, network: Folded, converted: Converted) -> SegmentationResult:
+        segmenter = _open(job, converted.flatbuffer, f"{job.config.scheme} model")
+        measured = _verify(job, network, converted, segmenter)
+        _check_drop(job, measured)
+        manifest = _pack(job, converted, segmenter, measured)
+        out = job.config.out
+        assert manifest.task == self.name
+        return SegmentationResult(**measured, robustness=None, out=str(out), file_bytes=out.stat().st_size)
+
+
+TASK = SegmentationTask()
+
+
+def _tiles(images: MaskedImages) -> Images:
+    """The pictures of a subset as tiles at the network's scale; their labels are the laboratories."""
+    pixels, _, _ = plain_tiles(images)
+    names = sorted({entry.label for entry in images.entries})
+    if len(pixels) == len(images):
+        labels = np.array([names.index(entry.label) for entry in images.entries], np.int64)
+    else:
+        labels = np.zeros(len(pixels), np.int64)
+    return Images(np.ascontiguousarray(pixels), np.arange(len(pixels)), labels, images.spec)
+
+
+def _open(job: Job, flatbuffer: bytes, name: str) -> Segmenter:
+    return Segmenter.from_flatbuffer(flatbuffer, job.facts["labels"], job.spec, red_cell_px=RED_CELL_PX, name=name)
+
+
+def _verify(job: Job, network: Folded, converted: Converted, segmenter: Segmenter) -> dict[str, Any]:
+    """The fields of the result: Dice of whole images by the device's code, and the agreement of the tiles."""
+    images, subset, level = job.verified_images, job.config.subset, job.split.level
+    pixels = _tiles(images).pixels
+    job.progress.note(f"verifying {job.config.scheme} on {len(images)} images")
+    exact = segmenter
+    if job.config.scheme != "float32":
+        exact = _open(job, converted.float32, "float32 model")
+    found, reference = (
+        figures(assess_images(one, images), subset, level, job.seed)
+        for one in (segmenter, KerasSegmenter(network.folded, job.spec))
+    )
+    return conversion_facts(job, network, converted) | {
+        "test_images": len(images),
+        "float_dice": reference["dice"],
+        "dice": found["dice"],
+        "drop_points": 100.0 * (reference["dice"] - found["dice"]),
+        **_compared(segmenter, pixels, network.probabilities),
+        "tflite_float": _compared(exact, pixels, network.probabilities),
+        "per_class": {
+            label: {"reference_dice": reference["per_class"][label]["dice"], **row}
+            for label, row in found["per_class"].items()
+        },
+        "metrics": found,
+    }
+
+
+def _compared(segmenter: Segmenter, pixels: NDArray[np.uint8], reference: NDArray[np.float32]) -> dict[str, float]:
+    """Share of pixels with the class that Keras gives, and the largest difference of a probability."""
+    same, largest = [], 0.0
+    for tile, wanted in zip(pixels, reference, strict=True):
+        found = segmenter.infer(tile)
+        same.append((found.classes == wanted.argmax(axis=2)).mean())
+        largest = max(largest, float(np.abs(found.probabilities / np.float32(STEPS) - wanted).max()))
+    return {"agreement": float(np.mean(same)), "max_abs_difference": largest}
+
+
+def _check_drop(job: Job, measured: Mapping[str, Any]) -> None:
+    """Raise GateError where the Dice drops by more than ``max_drop``."""
+    config = job.config
+    if config.max_drop is not None and measured["drop_points"] > config.max_drop:
+        raise GateError(
+            f"{config.scheme} loses {measured['drop_points']:.2f} hundredths of {config.subset} Dice "
+            f"({measured['float_dice']:.4f} to {measured['dice']:.4f}), more than --max-drop {config.max_drop:g}; "
+            f"{config.out} was not written",
+            hint="try --scheme qat-int8, more --epochs, or a larger --max-drop",
+        )
+
+
+def _pack(job: Job, converted: Converted, segmenter: Segmenter, measured: dict[str, Any]) -> Manifest:
+    """Write the packed model to ``config.out``."""
+    config, facts, split = job.config, job.facts, job.split
+    source, drawn = golden_candidates(config.golden, facts, split, job.root)
+    candidates = drawn if config.golden == "synthetic" else _test_tiles(job)
+    metrics = {key: measured["metrics"][key] for key in METRICS} | {"float_dice": measured["float_dice"]}
+    sections = {"task": "segmentation", "segmentation": {"red_cell_px": RED_CELL_PX}}
+    manifest = manifest_of(config.run, facts, split, job.spec, measured, metrics, source, sections)
+    golden = choose_golden(segmenter, candidates)
+    pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out)
+    return manifest
+
+
+def _test_tiles(job: Job) -> Iterator[Image.Image]:
+    pixels = _tiles(job.subsets["test"]).pixels
+    return (Image.fromarray(tile) for tile in pixels[:: max(len(pixels) // 48, 1)])
+
+
+def choose_golden(segmenter: Segmenter, images: Iterator[Image.Image]) -> list[tuple[str, bytes, Segmentation]]:
+    """The images in which the rarest class has most pixels: file name, PNG file and the model's answer, for `pack`."""
+    ranked: list[tuple[int, int, bytes, Segmentation]] = []
+    for index, image in enumerate(images):
+        file = golden_png(image, segmenter.input)
+        answer = segmenter.infer(preprocess(decode_rgb(file, "golden image"), segmenter.input))
+        rarest = int(np.bincount(answer.classes.ravel(), minlength=len(segmenter.labels)).min())
+        ranked.append((-rarest, index, file, answer))
+    chosen = sorted(ranked, key=lambda item: item[:2])[:GOLDEN_IMAGES]
+    return [(f"{index}.png", file, answer) for index, (_, _, file, answer) in enumerate(chosen)]

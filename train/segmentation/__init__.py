@@ -1,0 +1,1 @@
+"""Training of a segmentation network: images with masks, tiles, loss, figures."""

@@ -1,0 +1,247 @@
+"""The figures of a segmentation network on whole images, at the images' own size."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...edge_runtime.images import open_rgb
+from ...edge_runtime.masks import CLASSES, open_mask
+from ...edge_runtime.preprocess import InputSpec, normalize
+from ...edge_runtime.segmenter import STEPS, Segmentation
+from ...edge_runtime.tools import atomic
+from ...edge_runtime.vision.tiles import ClassMap, TileSegmenter, segment_field
+from ..data.split import SplitEntry
+from .images import RED_CELL_PX, MaskedImages, red_cell_of
+from .objective import NUCLEUS, dice_of
+
+RESAMPLES = 1000
+"""Resamples of the images for a 95 % interval."""
+_MATCH = 0.5
+"""Smallest overlap (IoU) of a found cell with a drawn one that counts as found. Source: Kirillov et al. 2019."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figures of one image.
+
+    Attributes:
+        path: of the image.
+        laboratory: it comes from.
+        dice_nucleus: of the nuclei; 1 if there are none and none are found; likewise the others.
+        dice_cell: of nuclei and cytoplasm together.
+        dice_cytoplasm: of the cytoplasm alone.
+        iou_background: intersection over union of the background.
+        nc_error: absolute error of the share of nucleus in the cells' area; None without a cell.
+        red_cell_octaves: log2 of the network's red cell's diameter over the known one; None if that is unknown.
+        cells: number of drawn cells.
+        found: number of found cells.
+        matched: number of those that match.
+        overlap: sum of the overlaps (IoU) of the matched ones.
+        pixels: counts of pixels, drawn class by found class, row by row.
+    """
+
+    path: str
+    laboratory: str
+    dice_nucleus: float
+    dice_cell: float
+    dice_cytoplasm: float
+    iou_background: float
+    nc_error: float | None
+    red_cell_octaves: float | None
+    cells: int
+    found: int
+    matched: int
+    overlap: float
+    pixels: tuple[int, ...]
+
+    @property
+    def dice(self) -> float:
+        """Mean of nucleus and whole cell."""
+        return (self.dice_nucleus + self.dice_cell) / 2
+
+
+class KerasSegmenter:
+    """A Keras model as a `TileSegmenter`: its probabilities are rounded as those of a float TFLite model."""
+
+    def __init__(self, model: Any, spec: InputSpec) -> None:
+        self.model = model
+        self.input = spec
+        self.red_cell_px = float(RED_CELL_PX)
+
+    def infer(self, pixels: NDArray[np.uint8]) -> Segmentation:
+        mask, red_cell = self.model.predict_on_batch(normalize(pixels, self.input)[np.newaxis])
+        units = np.clip(np.rint(mask[0] * np.float32(STEPS)), 0, STEPS - 1).astype(np.uint8)
+        return Segmentation(units, float(red_cell[0, 0]))
+
+
+def classes_of_map(found: ClassMap, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The class of every pixel of the image, of this width and height: a cell where that is more probable than not."""
+    cell, nucleus = (
+        np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR)).astype(int)
+        for part in (found.cell, found.nucleus)
+    )
+    classes: NDArray[np.uint8] = np.where(cell < 128, 0, np.where(2 * nucleus > cell, NUCLEUS, 1)).astype(np.uint8)
+    return classes
+
+
+def segment_entry(
+    segmenter: TileSegmenter, entry: SplitEntry, image: Image.Image, spec: InputSpec
+) -> tuple[NDArray[np.uint8], float]:
+    """The classes of an image's pixels, and the median answer for the size of its red cells, in octaves."""
+    found = segment_field(image, segmenter, red_cell_of(entry, image.size, spec))
+    return classes_of_map(found, image.size), float(np.median(found.red_cells))
+
+
+def assess_images(segmenter: TileSegmenter, images: MaskedImages) -> list[Score]:
+    """The figures of every image. Raises ImageError for one that cannot be read any more."""
+    scores = []
+    for entry in images.entries:
+        image = open_rgb(images.root / entry.path)
+        truth = open_mask(images.root / str(entry.mask), image.size)
+        classes, octaves = segment_entry(segmenter, entry, image, images.spec)
+        scores.append(score(entry, truth, classes, octaves))
+    return scores
+
+
+def score(entry: SplitEntry, truth: NDArray[np.uint8], found: NDArray[np.uint8], octaves: float) -> Score:
+    """The figures of one image from the classes of its pixels."""
+    pixels = np.bincount(truth.ravel().astype(int) * len(CLASSES) + found.ravel(), minlength=len(CLASSES) ** 2)
+    ratios = [_nucleus_share(classes) for classes in (truth, found)]
+    outside, called = truth == 0, found == 0
+    union = int((outside | called).sum())
+    cells, others = _components(truth), _components(found)
+    overlaps = _matches(cells, others)
+    return Score(
+        path=entry.path,
+        laboratory=entry.label,
+        dice_nucleus=dice_of(truth == NUCLEUS, found == NUCLEUS),
+        dice_cell=dice_of(truth > 0, found > 0),
+        dice_cytoplasm=dice_of(truth == 1, found == 1),
+        iou_background=int((outside & called).sum()) / union if union else 1.0,
+        nc_error=None if ratios[0] is None else abs(ratios[0] - (ratios[1] or 0.0)),
+        red_cell_octaves=octaves if entry.red_cell_px is not None else None,
+        cells=int(cells.max()),
+        found=int(others.max()),
+        matched=len(overlaps),
+        overlap=float(sum(overlaps)),
+        pixels=tuple(int(count) for count in pixels),
+    )
+
+
+def _nucleus_share(classes: NDArray[np.uint8]) -> float | None:
+    cell = int((classes > 0).sum())
+    return int((classes == NUCLEUS).sum()) / cell if cell else None
+
+
+def _components(classes: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Connected cells with a nucleus, numbered from 1: int32 ``(height, width)``. Touching cells are one."""
+    count, parts = cv2.connectedComponents((classes > 0).astype(np.uint8), connectivity=8)
+    kept = np.unique(parts[classes == NUCLEUS])
+    numbers = np.zeros(count, np.int32)
+    numbers[kept] = np.arange(1, len(kept) + 1)
+    result: NDArray[np.int32] = numbers[parts]
+    return result
+
+
+def _matches(drawn: NDArray[np.int32], found: NDArray[np.int32]) -> list[float]:
+    """The overlaps (IoU) above `_MATCH`; above one half every cell has one partner at most."""
+    width = int(found.max()) + 1
+    joint = np.bincount(drawn.ravel() * width + found.ravel(), minlength=(int(drawn.max()) + 1) * width)
+    joint = joint.reshape(-1, width)
+    areas, others = joint.sum(axis=1), joint.sum(axis=0)
+    both = joint[1:, 1:]
+    overlap = both / np.maximum(areas[1:, np.newaxis] + others[np.newaxis, 1:] - both, 1)
+    return [float(value) for value in overlap[overlap > _MATCH]]
+
+
+def figures(scores: Sequence[Score], subset: str, level: str, seed: int) -> dict[str, Any]:
+    """The figures of a subset.
+
+    Returns:
+        ``split``, ``split_level``, ``images``; ``dice``, the mean over the images of nucleus and whole cell, with its
+        95 % interval by image; ``dice_nucleus``, ``dice_cell`` and their intervals; ``nc_error`` (median) and
+        ``red_cell_error`` (median, octaves); ``panoptic``: ``quality``, ``segmentation`` (mean overlap of matched
+        cells), ``recognition`` (their F1) and the counts ``cells``, ``found``, ``matched``; ``per_class``: Dice and IoU
+        over all pixels, and ``images`` with the class; ``per_laboratory``: images and mean Dice; ``confusion``, pixels
+        by drawn and found class.
+    """
+    random = np.random.default_rng(seed)
+    draws = random.integers(len(scores), size=(RESAMPLES, len(scores)))
+    found: dict[str, Any] = {"split": subset, "split_level": level, "images": len(scores), "ci_unit": "image"}
+    for name in ("dice", "dice_nucleus", "dice_cell"):
+        values = np.array([getattr(one, name) for one in scores])
+        found[name] = float(values.mean())
+        found[f"{name}_ci95"] = [float(end) for end in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
+    found["nc_error"] = _median([one.nc_error for one in scores])
+    found["red_cell_error"] = _median([None if (o := one.red_cell_octaves) is None else abs(o) for one in scores])
+    found["panoptic"] = _panoptic(scores)
+    confusion = np.sum([one.pixels for one in scores], axis=0).reshape(len(CLASSES), len(CLASSES))
+    found["labels"] = list(CLASSES)
+    found["per_class"] = {
+        label: _of_class(confusion, index) | {"images": _with_class(scores, index)}
+        for index, label in enumerate(CLASSES)
+    }
+    names = sorted({one.laboratory for one in scores})
+    found["per_laboratory"] = {
+        name: _of_laboratory([one for one in scores if one.laboratory == name]) for name in names
+    }
+    found["confusion"] = confusion.tolist()
+    return found
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _panoptic(scores: Sequence[Score]) -> dict[str, Any]:
+    cells, found, matched = (sum(getattr(one, name) for one in scores) for name in ("cells", "found", "matched"))
+    overlap, half = sum(one.overlap for one in scores), (cells + found) / 2
+    return {
+        "quality": overlap / half if half else None,
+        "segmentation": overlap / matched if matched else None,
+        "recognition": matched / half if half else None,
+        "cells": cells,
+        "found": found,
+        "matched": matched,
+    }
+
+
+def _of_class(confusion: NDArray[np.int64], index: int) -> dict[str, Any]:
+    both = int(confusion[index, index])
+    total = int(confusion[index].sum() + confusion[:, index].sum())
+    return {"dice": 2 * both / total if total else None, "iou": both / (total - both) if total else None}
+
+
+def _with_class(scores: Sequence[Score], index: int) -> int:
+    rows = slice(index * len(CLASSES), (index + 1) * len(CLASSES))
+    return sum(sum(one.pixels[rows]) > 0 for one in scores)
+
+
+def _of_laboratory(scores: Sequence[Score]) -> dict[str, Any]:
+    means = {name: float(np.mean([getattr(one, name) for one in scores])) for name in ("dice_nucleus", "dice_cell")}
+    return {"images": len(scores), **means, "nc_error": _median([one.nc_error for one in scores])}
+
+
+def write_figures(path: Path, scores: Mapping[str, Sequence[Score]]) -> None:
+    """One row per image of every evaluated subset: path, side, and the fields of `Score` but the counts of pixels."""
+    names = [field.name for field in fields(Score) if field.name not in ("path", "pixels")]
+    with (
+        atomic.atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(["path", "side", *names])
+        for subset, rows in scores.items():
+            for one in rows:
+                values = asdict(one)
+                writer.writerow([one.path, subset, *("" if values[name] is None else values[name] for name in names)])

@@ -1,0 +1,130 @@
+"""Classification: one label for each image."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...edge_runtime.preprocess import InputSpec
+from ...edge_runtime.tools import atomic
+from ..data.dataset import load_dataset
+from ..data.samples import Dataset
+from ..data.split import Split
+from .registry import Epochs, Task
+
+if TYPE_CHECKING:
+    from ...console.progress import Progress
+    from ..settings import TrainSettings
+    from ..stage import Objective, Stage
+
+BATCH_SIZE, LEARNING_RATE, PATIENCE = 32, 5e-4, 8
+
+
+class Classification(Task):
+    """The images of a subset are `edgeall.train.batches.Images`."""
+
+    name = "classification"
+
+    def resolve(self, settings: TrainSettings) -> TrainSettings:
+        return replace(
+            settings,
+            batch_size=BATCH_SIZE if settings.batch_size is None else settings.batch_size,
+            lr_finetune=LEARNING_RATE if settings.lr_finetune is None else settings.lr_finetune,
+            patience=PATIENCE if settings.patience is None else settings.patience,
+        )
+
+    def list_data(self, path: Path) -> Dataset:
+        return load_dataset(path)
+
+    def labels(self, split: Split) -> tuple[str, ...]:
+        return split.labels
+
+    def add_head(self, backbone: Any, settings: Mapping[str, Any], classes: int) -> Any:
+        from ...models.head import add_head
+
+        return add_head(backbone, classes, settings["dropout"])
+
+    def load(self, split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Any]:
+        from ..runs import load_subsets
+
+        return load_subsets(split, root, spec, cache_dir, progress)
+
+    def epochs(self, settings: TrainSettings, images: Any) -> Epochs:
+        from ..settings import finetune_epochs
+
+        return Epochs(finetune_epochs(settings, len(images)), len(images))
+
+    def batches(self, images: Any, settings: TrainSettings, stage: Stage, classes: int) -> Callable[[int], Any]:
+        from ..batches import shuffled
+
+        weights = images.class_weights(classes) if settings.class_weights else None
+        return lambda epoch: shuffled(
+            images,
+            stage.batch_size,
+            augment=settings.augment,
+            seed=settings.seed,
+            epoch=epoch,
+            class_weights=weights,
+        )
+
+    def validation(self, images: Any) -> Any:
+        from ..batches import plain
+
+        return plain(images, 64)
+
+    @property
+    def objective(self) -> Objective:
+        from ..fit import CLASSIFICATION
+
+        return CLASSIFICATION
+
+    def assess(
+        self,
+        out: Path,
+        model: Any,
+        split: Split,
+        images: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        evaluated: Sequence[str],
+    ) -> dict[str, dict[str, Any]]:
+        from ..evaluation.metrics import metrics_of
+        from ..runs import positive_of
+
+        probabilities = {name: model.predict(self.validation(images[name]), verbose=0) for name in evaluated}
+        positive = positive_of(settings["positive"], split.labels)
+        write_predictions(out / "predictions.csv", split, probabilities)
+        return {
+            name: metrics_of(
+                split.subset(name), split.labels, probabilities[name], positive, name, split.level, settings["seed"]
+            )
+            for name in evaluated
+        }
+
+    def report(self, out: Path, run: Mapping[str, Any]) -> None:
+        from ..reports.report import write_report
+
+        write_report(out, run)
+
+
+def write_predictions(path: Path, split: Split, probabilities: dict[str, NDArray[np.float32]]) -> None:
+    """One row per image of every evaluated subset: path, side, label, predicted, and the probability of each class."""
+    # A file name may be invalid Unicode: its bytes are written unchanged.
+    with (
+        atomic.atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(["path", "side", "label", "predicted", *(f"p_{label}" for label in split.labels)])
+        for name in probabilities:
+            for entry, row in zip(split.subset(name), probabilities[name], strict=True):
+                predicted = split.labels[int(row.argmax())]
+                writer.writerow([entry.path, name, entry.label, predicted, *(f"{value:.9g}" for value in row)])
+
+
+TASK = Classification()

@@ -1,0 +1,112 @@
+"""`Task`: what training, evaluation and later commands ask of a task. `get` finds one by its name.
+
+A further task is a module of this package with a subclass and its one object ``TASK``, an entry in `NAMES`, and its
+counterparts `edgeall.edge_runtime.tasks`, `edgeall.optimize.packaging.outputs` and `edgeall.optimize.tasks`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...edge_runtime.errors import UsageError
+from ...edge_runtime.manifest import TASKS as NAMES
+
+if TYPE_CHECKING:
+    from ...console.progress import Progress
+    from ...edge_runtime.preprocess import InputSpec
+    from ..data.samples import Dataset
+    from ..data.split import Split
+    from ..settings import TrainSettings
+    from ..stage import Objective, Stage
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The amount of fine-tuning: ``epochs`` of ``images`` each."""
+
+    epochs: int
+    images: int
+
+
+class Task(ABC):
+    """One task. Its methods take the images that its own `load` returns."""
+
+    name: str
+
+    @abstractmethod
+    def resolve(self, settings: TrainSettings) -> TrainSettings:
+        """Fill in the defaults of the task. Raises UsageError for a setting that the task does not take."""
+
+    @abstractmethod
+    def list_data(self, path: Path) -> Dataset:
+        """List a data folder or manifest. Raises DataError."""
+
+    @abstractmethod
+    def labels(self, split: Split) -> tuple[str, ...]:
+        """The classes that the model tells apart."""
+
+    @abstractmethod
+    def add_head(self, backbone: Any, settings: Mapping[str, Any], classes: int) -> Any:
+        """The whole network: a flat functional Keras model on top of a backbone; ``settings`` are those of the run."""
+
+    @abstractmethod
+    def load(self, split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Any]:
+        """The images of every subset; ``root`` is the data folder or manifest."""
+
+    @abstractmethod
+    def epochs(self, settings: TrainSettings, images: Any) -> Epochs:
+        """The fine-tuning on these training images."""
+
+    @abstractmethod
+    def batches(self, images: Any, settings: TrainSettings, stage: Stage, classes: int) -> Callable[[int], Any]:
+        """For each epoch, counted from 0, the tf.data that Keras' ``fit`` takes."""
+
+    @abstractmethod
+    def validation(self, images: Any) -> Any:
+        """tf.data of ``(images, targets)`` for `Objective.validate`."""
+
+    @property
+    @abstractmethod
+    def objective(self) -> Objective:
+        """Losses and metrics of the fine-tuning."""
+
+    @abstractmethod
+    def assess(
+        self,
+        out: Path,
+        model: Any,
+        split: Split,
+        images: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        evaluated: Sequence[str],
+    ) -> dict[str, dict[str, Any]]:
+        """The metrics of a trained model by subset. Writes ``predictions.csv`` into ``out``."""
+
+    @abstractmethod
+    def report(self, out: Path, run: Mapping[str, Any]) -> None:
+        """Write ``report.html`` of a run whose test subset was evaluated."""
+
+
+def get(name: str) -> Task:
+    """A task by its name. Raises UsageError for an unknown one."""
+    if name not in NAMES:
+        raise UsageError(f"no task called {name!r}", hint=f"choose one of {', '.join(NAMES)}")
+    task: Task = importlib.import_module(f"edgeall.train.tasks.{name}").TASK
+    return task
+
+
+def of_run(facts: Mapping[str, Any]) -> Task:
+    """The task of a run, from the content of its ``run.json``. Runs of older versions are classifiers."""
+    return get(facts["settings"].get("task") or NAMES[0])
+
+
+def only_classification(facts: Mapping[str, Any], command: str) -> None:
+    """Raise UsageError for a run of another task. ``command`` is its name, as in ``edgeall prune``."""
+    name = of_run(facts).name
+    if name != NAMES[0]:
+        raise UsageError(f"{command} does not take a {name} run yet", hint="give a classification run")
