@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..segmenter import Segmenter
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
 from .scale import Scale, contradiction, measure_scale
@@ -102,8 +102,7 @@ def open_finder(model: Path | None = None, threads: int | None = None) -> Finder
         from .colour_rule import ColourRule
 
         return ColourRule()
-    segmenter = importlib.import_module("..segmenter", __package__)
-    return CellFinder(segmenter.Segmenter.open(path, threads=threads))
+    return CellFinder(Segmenter.open(path, threads=threads))
 
 
 def _cell(found: Instance, zoom: tuple[float, float], size: tuple[int, int], margin: float) -> Cell:

@@ -12,7 +12,7 @@ from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.manifest import parse_manifest
 
 PACKED = manifest(flatbuffer_sha256="ab" * 32, flatbuffer_bytes=1000)
-OPTIONAL = {"quality"}
+OPTIONAL = {"quality", "task"}
 """Fields that came within the schema: files packed before have none."""
 
 
