@@ -6,7 +6,7 @@ python benchmarks/cells.py DATA [--model FILE] [--float FILE] [--points FILE...]
 DATA holds masks/<laboratory>/{images,masks} (or is one laboratory's folder) and bccd/{JPEGImages,Annotations}. Each
 image is searched with default settings: the scale is measured in it. A file of ``--scales``, {"<laboratory>": px}, adds
 the same figures with a known scale, which separates errors of the scale from those of the outline. ``--points`` names
-images with cells marked by eye: {"<image>": [[x, y], ...]}. ``--only`` names a file of image names, one per line.
+images with cells marked by eye, see `cells_truth.read_points`. ``--only`` names a file of image names, one per line.
 
 From Python: `judge(finder, Data(...))` with any `edgeall.edge_runtime.vision.finder.Finder`, such as
 `CellFinder(segmenter)`. Times are of the thread's processor. Exits with 1 when a limit is missed.
@@ -30,6 +30,7 @@ from edgeall.benchmarks.cells_truth import (
     Field,
     at_border,
     dice,
+    inside,
     mask_folders,
     match_boxes,
     match_points,
@@ -99,7 +100,7 @@ def judge(finder: Finder, data: Data) -> list[Measure]:
     if data.boxes and (data.root / "bccd" / "Annotations").is_dir():
         measures += boxes(finder, read_boxes(data.root / "bccd"))
     for file in data.points:
-        measures += points(finder, file)
+        measures += points(finder, file, data.root)
     return measures
 
 
@@ -146,11 +147,11 @@ def outline(finder: Finder, fields: Iterable[Field]) -> tuple[np.ndarray, np.nda
         nucleus.append(dice(mask == 255, each.mask == 255))
         cell.append(dice(mask > 0, each.mask > 0))
         for where, ratio in true_cells(each.mask):
-            inside = [one for one in found.cells if where[int(one.centre[1]), int(one.centre[0])]]
-            if len(inside) != 1:
+            there = [one for one in found.cells if where[int(one.centre[1]), int(one.centre[0])]]
+            if len(there) != 1:
                 missed += 1
-            elif inside[0].nc_ratio is not None:
-                errors.append(abs(inside[0].nc_ratio - ratio))
+            elif there[0].nc_ratio is not None:
+                errors.append(abs(there[0].nc_ratio - ratio))
     judged = len(errors) + missed
     error = float(np.median(errors)) if errors else float("nan")
     return np.array(nucleus), np.array(cell), error, len(errors) / judged if judged else float("nan")
@@ -188,14 +189,15 @@ def boxes(finder: Finder, fields: Iterable[Field]) -> list[Measure]:
     ]
 
 
-def points(finder: Finder, file: Path) -> list[Measure]:
+def points(finder: Finder, file: Path, data: Path) -> list[Measure]:
     """Recall and precision of whole cells marked by eye. A found cell that the border cuts is right or not counted."""
     right = true = wrong = 0
-    for each in read_points(file):
+    for each in read_points(file, data):
         found = finder.find(each.pixels).cells
         taken = match_points(found, each.points)
         right, true = right + len(taken), true + len(each.points)
-        wrong += sum(not cell.touches_border for n, cell in enumerate(found) if n not in taken)
+        rest = [cell for n, cell in enumerate(found) if n not in taken and not cell.touches_border]
+        wrong += sum(not any(inside(point, cell.box) for point in each.ignored) for cell in rest)
     recall, precision = BLASTS if "blast" in file.stem.lower() else POINTS
     return [
         Measure(f"{file.stem} ({true} cells): recall", right / max(true, 1), recall),

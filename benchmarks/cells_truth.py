@@ -33,6 +33,7 @@ class Field:
         mask: uint8 ``(height, width)``: 0, 128 cytoplasm, 255 nucleus; None if unknown.
         boxes: of its white cells.
         points: one inside each whole nucleated cell.
+        ignored: one inside each cell that does not count.
         red_cell_px: median of its red cells' boxes, or of its laboratory; None if unknown.
     """
 
@@ -41,6 +42,7 @@ class Field:
     mask: NDArray[np.uint8] | None = None
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
+    ignored: tuple[Point, ...] = ()
     red_cell_px: float | None = None
 
 
@@ -98,11 +100,22 @@ def read_masks(images: Path, masks: Path, only: set[str] | None, red_cell_px: fl
             yield Field(mask.stem, rgb(files[mask.stem]), mask=drawn, red_cell_px=red_cell_px)
 
 
-def read_points(file: Path) -> Iterator[Field]:
-    """Images named in a JSON file: ``{"<image>": [[x, y], ...]}``; paths relative to the file or absolute."""
+def read_points(file: Path, data: Path) -> Iterator[Field]:
+    """Images with marked cells: ``{"<image>": {"cells": [[x, y], ...], "ignore": [[x, y], ...]}}``.
+
+    An image's path is relative to the file, to ``data`` or to ``data/all4``. ``ignore`` marks what is neither a hit nor
+    false: smudge cells, cells that the border cuts.
+    """
     marked = json.loads(file.read_text(encoding="utf-8"))
     for name, points in sorted(marked.items()):
-        yield Field(name, rgb(file.parent / name), points=tuple((float(x), float(y)) for x, y in points))
+        tried = [folder / name for folder in (file.parent, data, data / "all4")]
+        image = next((path for path in tried if path.is_file()), tried[0])
+        cells, ignored = (points["cells"], points.get("ignore", [])) if isinstance(points, dict) else (points, [])
+        yield Field(name, rgb(image), points=_points(cells), ignored=_points(ignored))
+
+
+def _points(marked: list[list[float]]) -> tuple[Point, ...]:
+    return tuple((float(x), float(y)) for x, y in marked)
 
 
 def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

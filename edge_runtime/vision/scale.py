@@ -1,8 +1,9 @@
 """The scale of a field, from the field itself: the diameter of its red cells in pixels.
 
 A segmentation network also returns, for each tile, how much larger its red cells are than those that it was trained
-with. It is accurate near that diameter and saturates away from it. So the field is first looked at in one window for
-each of several assumed diameters; the diameter that explains all answers best is refined in windows at that scale.
+with. It is accurate near that diameter. It stays positive where cells are much larger, and is unreliable where they are
+much smaller. So the field is looked at in one window for each of several assumed diameters, from small to large, until
+the answers turn negative; the diameter at which they are zero is then refined in several windows.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ RED_CELL_UM = 7.1
 """Mean diameter of a red cell on a smear, micrometres."""
 LEAST_PX, MOST_PX = 4.0, 900.0
 """Range of diameters in pixels."""
+_LEAST_SEEN = 7.0
+"""Smallest diameter that is assumed, pixels: below it nothing is left of a cell's structure."""
 _SMALLEST, _LARGEST = 0.006, 0.45
 """Range of a red cell's diameter as a fraction of the field's longer side: 20x on a large sensor, one cell in view."""
-_STEP = 1.7
-"""Maximum distance of assumed diameters, octaves. The network's answers cover an octave on each side."""
+_STEP = 1.5
+"""Maximum distance of assumed diameters, octaves."""
 _REACH = 1.0
 """Octaves at which the network's answers saturate."""
 _WINDOWS = 3
@@ -34,6 +37,10 @@ _AGAIN = 0.3
 """Octaves between two estimates above which the scale is refined once more."""
 _UNSURE = 0.3
 """Octaves of disagreement at which the confidence falls to 1/e."""
+_CLEAR = 0.3
+"""Octaves between the answers on both sides of the diameter below which the confidence falls in proportion."""
+_ONE_SIDED = 0.25
+"""Confidence where all answers have the same sign."""
 LEAST_CONFIDENCE = 0.3
 """Below it, the scale is said to be uncertain."""
 MOST_OFF = 0.5
@@ -109,20 +116,18 @@ def red_cell_from(um_per_px: float | None, red_cell_px: float | None) -> float |
 
 def measure_scale(field: Image.Image, segmenter: TileSegmenter) -> Scale:
     """Measure the scale of a field, mode ``RGB``."""
-    places = _busiest(field)
-    assumed = _assumed(max(field.size))
-    answers = np.array([_answer(field, segmenter, 2.0**octave, places[0]) for octave in assumed])
-    found = _explaining(assumed, answers)
-    estimates = _refined(field, segmenter, found, places)
+    windows = _Windows(field, segmenter)
+    found, clear = windows.crossing()
+    estimates = windows.refined(found)
     refined = float(np.median(estimates))
     moved = abs(refined - found)
     if moved > _AGAIN:
-        estimates = _refined(field, segmenter, refined, places)
+        estimates = windows.refined(refined)
         moved, refined = abs(float(np.median(estimates)) - refined), float(np.median(estimates))
     refined = min(max(refined, math.log2(LEAST_PX)), math.log2(MOST_PX))
     unsure = max(float(np.abs(estimates - refined).max()), moved / 2)
     range_px = float(2.0 ** estimates.min()), float(2.0 ** estimates.max())
-    return Scale(2.0**refined, "image", math.exp(-((unsure / _UNSURE) ** 2)), range_px)
+    return Scale(2.0**refined, "image", clear * math.exp(-((unsure / _UNSURE) ** 2)), range_px)
 
 
 def contradiction(scale: Scale, red_cells: tuple[float, ...]) -> str:
@@ -138,53 +143,88 @@ def contradiction(scale: Scale, red_cells: tuple[float, ...]) -> str:
     )
 
 
-def _assumed(longer: int) -> NDArray[np.float64]:
+def _assumed(longer: int) -> list[float]:
     """Assumed diameters for a field with this longer side, log2 pixels."""
-    low = math.log2(max(LEAST_PX, _SMALLEST * longer))
-    high = math.log2(min(MOST_PX, max(_LARGEST * longer, 2 * LEAST_PX)))
+    low = math.log2(max(_LEAST_SEEN, _SMALLEST * longer))
+    high = math.log2(min(MOST_PX, max(_LARGEST * longer, 2 * _LEAST_SEEN)))
     count = max(2, math.ceil((high - low) / _STEP))
-    step = (high - low) / count
-    octaves: NDArray[np.float64] = low + step * (np.arange(count, dtype=np.float64) + 0.5)
-    return octaves
+    return [low + (high - low) / count * (at + 0.5) for at in range(count)]
 
 
-def _explaining(assumed: NDArray[np.float64], answers: NDArray[np.float64]) -> float:
-    """The log2 diameter with the least sum of absolute differences to the answers, which saturate at `_REACH`."""
-    grid = np.arange(assumed[0] - _REACH, assumed[-1] + _REACH, 0.02)
-    expected = np.clip(grid[:, None] - assumed, -_REACH, _REACH)
-    cost = np.abs(np.clip(answers, -_REACH, _REACH) - expected).sum(axis=1)
-    return float(grid[cost <= cost.min() + 1e-6].mean())
+class _Windows:
+    """Windows of a field at assumed scales, and the network's answers to them.
 
+    Args:
+        field: mode ``RGB``.
+        segmenter: the network.
+    """
 
-def _refined(
-    field: Image.Image, segmenter: TileSegmenter, octave: float, places: list[tuple[float, float]]
-) -> NDArray[np.float64]:
-    """Estimates of the log2 diameter in windows where it is assumed to be ``octave``."""
-    side = segmenter.input.width * 2.0**octave / segmenter.red_cell_px
-    distinct = 1 if side >= 0.9 * max(field.size) else _WINDOWS
-    return np.array([octave + _answer(field, segmenter, 2.0**octave, place) for place in places[:distinct]])
+    def __init__(self, field: Image.Image, segmenter: TileSegmenter) -> None:
+        self._segmenter = segmenter
+        self._levels = [field]  # each half as large as the one before, which saves time for large windows
+        self._places = _busiest(self._level(max(field.size) // 512))
 
+    def crossing(self) -> tuple[float, float]:
+        """The log2 diameter at which the answers first turn from positive to negative; and how clearly, 0..1.
 
-def _answer(field: Image.Image, segmenter: TileSegmenter, red_cell_px: float, centre: tuple[float, float]) -> float:
-    """`TileOutputs.red_cell` of a window around ``centre`` at the scale where a red cell would have its diameter."""
-    size = segmenter.input.width
-    zoom = segmenter.red_cell_px / red_cell_px
-    wide, high = min(size / zoom, field.width), min(size / zoom, field.height)
-    left = min(max(centre[0] - wide / 2, 0), field.width - wide)
-    top = min(max(centre[1] - high / 2, 0), field.height - high)
-    window = field.resize(
-        (max(1, round(wide * zoom)), max(1, round(high * zoom))),
-        Image.Resampling.BILINEAR,
-        (left, top, left + wide, top + high),
-        reducing_gap=2.0,
-    )
-    return segmenter.infer(padded(np.asarray(window), size)[0]).red_cell
+        Without such a place it is that of the first or the last answer.
+        """
+        before: tuple[float, float] | None = None
+        octave = answer = 0.0
+        for octave in _assumed(max(self._levels[0].size)):
+            answer = self._answer(2.0**octave, self._places[0])
+            if answer <= 0:
+                break
+            before = octave, answer
+        if before is None or answer > 0:
+            return octave + answer, _ONE_SIDED
+        steep = before[1] - answer
+        return before[0] + (octave - before[0]) * before[1] / steep, min(1.0, steep / _CLEAR)
+
+    def refined(self, octave: float) -> NDArray[np.float64]:
+        """Estimates of the log2 diameter in windows where it is assumed to be ``octave``."""
+        side = self._segmenter.input.width * 2.0**octave / self._segmenter.red_cell_px
+        distinct = 1 if side >= 0.9 * max(self._levels[0].size) else _WINDOWS
+        return np.array([octave + self._answer(2.0**octave, place) for place in self._places[:distinct]])
+
+    def _answer(self, red_cell_px: float, centre: tuple[float, float]) -> float:
+        """`TileOutputs.red_cell` of a window around ``centre`` at the scale where a red cell has this diameter.
+
+        The centre is in fractions of the field's width and height.
+        """
+        size = self._segmenter.input.width
+        view = self._level(round(red_cell_px / self._segmenter.red_cell_px / 2))
+        zoom = self._segmenter.red_cell_px / red_cell_px * self._levels[0].width / view.width
+        wide, high = min(size / zoom, view.width), min(size / zoom, view.height)
+        left = min(max(centre[0] * view.width - wide / 2, 0), view.width - wide)
+        top = min(max(centre[1] * view.height - high / 2, 0), view.height - high)
+        window = view.resize(
+            (max(1, round(wide * zoom)), max(1, round(high * zoom))),
+            Image.Resampling.BILINEAR,
+            (left, top, left + wide, top + high),
+        )
+        return self._segmenter.infer(padded(np.asarray(window), size)[0]).red_cell
+
+    def _level(self, reduction: int) -> Image.Image:
+        """The field at the smallest level that is reduced by at most this."""
+        level = max(0, reduction.bit_length() - 1)
+        while len(self._levels) <= level:
+            self._levels.append(self._levels[-1].reduce(2))
+        return self._levels[level]
 
 
 def _busiest(field: Image.Image) -> list[tuple[float, float]]:
-    """Centres of `_WINDOWS` parts of the field in pixels, those with the highest contrast: there are cells."""
-    parts = 4
-    small = np.asarray(field.convert("L").resize((parts * 24, parts * 24), Image.Resampling.BOX), np.float32)
-    contrast = small.reshape(parts, 24, parts, 24).std(axis=(1, 3)).ravel()
-    best = np.argsort(-contrast, kind="stable")[:_WINDOWS]
-    return [((at % parts + 0.5) / parts * field.width, (at // parts + 0.5) / parts * field.height) for at in best]
+    """Centres of up to `_WINDOWS` parts of the field, in fractions of it, those with the highest contrast: cells."""
+    parts, inside = 16, 12
+    small = field.convert("L").resize((parts * inside, parts * inside), Image.Resampling.BOX)
+    blocks = np.asarray(small, np.float32).reshape(parts, inside, parts, inside).std(axis=(1, 3))
+    near = np.pad(blocks, 1, mode="edge")
+    contrast = sum(near[y : y + parts, x : x + parts] for y in range(3) for x in range(3))
+    chosen: list[tuple[int, int]] = []
+    for at in np.argsort(-np.ravel(contrast), kind="stable").tolist():
+        row, column = divmod(at, parts)
+        if all(max(abs(row - y), abs(column - x)) >= parts // 4 for y, x in chosen):
+            chosen.append((row, column))
+        if len(chosen) == _WINDOWS:
+            break
+    return [((x + 0.5) / parts, (y + 0.5) / parts) for y, x in chosen]
