@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..segmenter import Segmenter
+from ..errors import BundleError
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
 from .scale import Scale, contradiction, measure_scale
 from .tiles import ClassMap, TileSegmenter, segment_field
 
+CLASSES = ("background", "cytoplasm", "nucleus")
 CYTOPLASM, NUCLEUS = 128, 255
 """Values of a mask; the background is 0."""
 MARGIN = 0.1
@@ -94,7 +96,7 @@ def open_finder(model: Path | None = None, threads: int | None = None) -> Finder
     """The finder with a packed segmentation model; None takes the default one.
 
     Raises:
-        BundleError: the file is damaged or is a model of another task.
+        BundleError: the file is damaged, or is a model of another task or of other classes.
         EdgeallError: OpenCV is not installed.
     """
     path = model or DEFAULT_MODEL
@@ -102,7 +104,14 @@ def open_finder(model: Path | None = None, threads: int | None = None) -> Finder
         from .colour_rule import ColourRule
 
         return ColourRule()
-    return CellFinder(Segmenter.open(path, threads=threads))
+    segmenter = Segmenter.open(path, threads=threads)
+    if segmenter.labels != CLASSES or segmenter.input.width != segmenter.input.height:
+        raise BundleError(
+            f"{path}: its classes are {', '.join(segmenter.labels)} in {segmenter.input.width}x{segmenter.input.height}"
+            f" pixels; finding cells needs {', '.join(CLASSES)} in a square",
+            hint="give a model of cells with --cell-model",
+        )
+    return CellFinder(segmenter)
 
 
 def _cell(found: Instance, zoom: tuple[float, float], size: tuple[int, int], margin: float) -> Cell:
