@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..segmenter import Segmenter
 from ..errors import BundleError
+from ..segmenter import Segmenter
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
 from .scale import Scale, contradiction, measure_scale
