@@ -25,12 +25,8 @@ def light(images: Any, seed: Any) -> Any:
     contrast of +-10 % as in the comparison studies; the lamp's colour (each channel by +-5 %) and saturation of
     +-20 %, because a class must not be told by its slide's hue.
     """
-    return lamp(_rotate_zoom_shift(images, tf.random.split(seed, 5)[0]), seed)
-
-
-def lamp(images: Any, seed: Any) -> Any:
-    """The changes of the lamp in `light`, without its geometry."""
     seeds = tf.random.split(seed, 5)
+    images = _rotate_zoom_shift(images, seeds[0])
     count = tf.shape(images)[0]
 
     def draw(number: int, low: float, high: float, channels: int = 1) -> Any:
@@ -66,13 +62,9 @@ def microscope(images: Any, seed: Any, strength: float = 1.0) -> Any:
     """
     seeds = tf.random.split(seed, 3)
     turned = _rotate_zoom_shift(images, seeds[0], zoom=1.2**strength)
-    images = compressed(optics(turned, seeds[1]), seeds[2])
+    images = optics(turned, seeds[1])
+    images = on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
     return images if strength == 1.0 else turned + strength * (images - turned)
-
-
-def compressed(images: Any, seed: Any) -> Any:
-    """Some of the images through a JPEG file, see `edgeall.train.microscope.COMPRESSED`."""
-    return on_some(images, COMPRESSED, seed, lambda some, seed: _jpeg(some, seed, *QUALITY))
 
 
 def half_microscope(images: Any, seed: Any) -> Any:

@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ...edge_runtime.images import open_rgb
-from ...edge_runtime.masks import CLASSES, open_mask
+from ...edge_runtime.masks import CLASSES, GREYS, open_mask
 from ...edge_runtime.preprocess import InputSpec, normalize
 from ...edge_runtime.segmenter import STEPS, Segmentation
 from ...edge_runtime.tools import atomic
+from ...edge_runtime.vision.finder import field_mask
+from ...edge_runtime.vision.instances import find_instances
 from ...edge_runtime.vision.tiles import ClassMap, TileSegmenter, segment_field
 from ..data.split import SplitEntry
-from .images import RED_CELL_PX, MaskedImages, red_cell_of
+from .images import RED_CELL_PX, MaskedImages, red_cell_of, resized_classes
 from .objective import NUCLEUS, dice_of
 
 RESAMPLES = 1000
@@ -83,22 +84,35 @@ class KerasSegmenter:
         return Segmentation(units, float(red_cell[0, 0]))
 
 
-def classes_of_map(found: ClassMap, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The class of every pixel of the image, of this width and height: a cell where that is more probable than not."""
-    cell, nucleus = (
-        np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR)).astype(int)
-        for part in (found.cell, found.nucleus)
-    )
-    classes: NDArray[np.uint8] = np.where(cell < 128, 0, np.where(2 * nucleus > cell, NUCLEUS, 1)).astype(np.uint8)
-    return classes
+@dataclass(frozen=True)
+class Answer:
+    """What the device makes of an image.
+
+    Attributes:
+        classes: of the pixels of its cells, uint8 ``(height, width)``; components that are no cells are background.
+        cells: number of the cell of each pixel from 1, else 0, int32, at the network's scale.
+        octaves: median of the network's answers for the size of its red cells.
+    """
+
+    classes: NDArray[np.uint8]
+    cells: NDArray[np.int32]
+    octaves: float
 
 
-def segment_entry(
-    segmenter: TileSegmenter, entry: SplitEntry, image: Image.Image, spec: InputSpec
-) -> tuple[NDArray[np.uint8], float]:
-    """The classes of an image's pixels, and the median answer for the size of its red cells, in octaves."""
+def answer_of(segmenter: TileSegmenter, entry: SplitEntry, image: Image.Image, spec: InputSpec) -> Answer:
+    """Segment an image at its known scale, and find its cells."""
     found = segment_field(image, segmenter, red_cell_of(entry, image.size, spec))
-    return classes_of_map(found, image.size), float(np.median(found.red_cells))
+    cells, _ = find_instances(found, segmenter.red_cell_px)
+    mask = field_mask(found, cells, image.size)
+    classes: NDArray[np.uint8] = np.searchsorted(GREYS, mask).astype(np.uint8)
+    return Answer(classes, cells, float(np.median(found.red_cells)))
+
+
+def drawn_cells(truth: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """The cells of a drawn mask, numbered as in `Answer.cells`, at a scale with this shape."""
+    classes = resized_classes(truth, (shape[1], shape[0]))
+    cell, nucleus = (np.uint8(255) * part for part in (classes > 0, classes == NUCLEUS))
+    return find_instances(ClassMap(cell, nucleus, (1.0, 1.0), ()), float(RED_CELL_PX))[0]
 
 
 def assess_images(segmenter: TileSegmenter, images: MaskedImages) -> list[Score]:
@@ -107,19 +121,19 @@ def assess_images(segmenter: TileSegmenter, images: MaskedImages) -> list[Score]
     for entry in images.entries:
         image = open_rgb(images.root / entry.path)
         truth = open_mask(images.root / str(entry.mask), image.size)
-        classes, octaves = segment_entry(segmenter, entry, image, images.spec)
-        scores.append(score(entry, truth, classes, octaves))
+        scores.append(score(entry, truth, answer_of(segmenter, entry, image, images.spec)))
     return scores
 
 
-def score(entry: SplitEntry, truth: NDArray[np.uint8], found: NDArray[np.uint8], octaves: float) -> Score:
-    """The figures of one image from the classes of its pixels."""
+def score(entry: SplitEntry, truth: NDArray[np.uint8], answer: Answer) -> Score:
+    """The figures of one image. ``truth`` has the class of every pixel."""
+    found = answer.classes
     pixels = np.bincount(truth.ravel().astype(int) * len(CLASSES) + found.ravel(), minlength=len(CLASSES) ** 2)
     ratios = [_nucleus_share(classes) for classes in (truth, found)]
     outside, called = truth == 0, found == 0
     union = int((outside | called).sum())
-    cells, others = _components(truth), _components(found)
-    overlaps = _matches(cells, others)
+    cells = drawn_cells(truth, answer.cells.shape)
+    overlaps = _matches(cells, answer.cells)
     return Score(
         path=entry.path,
         laboratory=entry.label,
@@ -128,9 +142,9 @@ def score(entry: SplitEntry, truth: NDArray[np.uint8], found: NDArray[np.uint8],
         dice_cytoplasm=dice_of(truth == 1, found == 1),
         iou_background=int((outside & called).sum()) / union if union else 1.0,
         nc_error=None if ratios[0] is None else abs(ratios[0] - (ratios[1] or 0.0)),
-        red_cell_octaves=octaves if entry.red_cell_px is not None else None,
+        red_cell_octaves=answer.octaves if entry.red_cell_px is not None else None,
         cells=int(cells.max()),
-        found=int(others.max()),
+        found=int(answer.cells.max()),
         matched=len(overlaps),
         overlap=float(sum(overlaps)),
         pixels=tuple(int(count) for count in pixels),
@@ -140,16 +154,6 @@ def score(entry: SplitEntry, truth: NDArray[np.uint8], found: NDArray[np.uint8],
 def _nucleus_share(classes: NDArray[np.uint8]) -> float | None:
     cell = int((classes > 0).sum())
     return int((classes == NUCLEUS).sum()) / cell if cell else None
-
-
-def _components(classes: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Connected cells with a nucleus, numbered from 1: int32 ``(height, width)``. Touching cells are one."""
-    count, parts = cv2.connectedComponents((classes > 0).astype(np.uint8), connectivity=8)
-    kept = np.unique(parts[classes == NUCLEUS])
-    numbers = np.zeros(count, np.int32)
-    numbers[kept] = np.arange(1, len(kept) + 1)
-    result: NDArray[np.int32] = numbers[parts]
-    return result
 
 
 def _matches(drawn: NDArray[np.int32], found: NDArray[np.int32]) -> list[float]:

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ...edge_runtime.errors import UsageError
 from ...models.decoder import MASK, RED_CELL
 from ...models.keras_compat import tf
-from ..augment import compressed, lamp
 from ..batches import normalize
-from ..microscope import optics
 from .images import MaskedImages
+from .light import changed
 from .tiles import mosaic_tile, plain_tiles
-
-Change = Callable[[Any, Any], Any]
-
-
-def _as_it_is(images: Any, seed: Any) -> Any:
-    return images
-
-
-def _half_optics(images: Any, seed: Any) -> Any:
-    """Half of a batch under another lamp only, the other half under another microscope."""
-    seeds = tf.random.split(seed, 3)
-    half = tf.shape(images)[0] // 2
-    changed = compressed(optics(images[half:], seeds[1]), seeds[2])
-    return tf.concat([lamp(images[:half], seeds[0]), changed], axis=0)
-
-
-LIGHT: dict[str, Change] = {"none": _as_it_is, "light": lamp, "microscope": _half_optics}
-"""What each augmentation changes in the light of a tile. Its geometry is that of `mosaic_tile`, or none."""
-
-
-def check_augment(name: str) -> None:
-    """Raise UsageError for an augmentation that cannot change image and mask together."""
-    if name not in LIGHT:
-        raise UsageError(f"--augment {name} does not change masks", hint=f"choose one of {', '.join(LIGHT)}")
 
 
 def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed: int, epoch: int, count: int) -> Any:
@@ -49,23 +22,21 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
     """
     if augment == "none":
         return _plain(images, batch_size, np.random.default_rng((seed, epoch)))
-    pools, size, change = images.by_laboratory(), images.spec.width, LIGHT[augment]
+    pools, size = images.by_laboratory(), images.spec.width
 
     def draw(step: Any) -> tuple[Any, Any, Any]:
         random = np.random.default_rng((seed, epoch, int(step)))
         tiles = [mosaic_tile(pools[int(random.integers(len(pools)))], size, random) for _ in range(batch_size)]
         pixels, masks, octaves = zip(*tiles, strict=True)
-        return np.stack(pixels), np.stack(masks), np.array(octaves, np.float32)[:, np.newaxis]
-
-    stream = np.random.default_rng((seed, epoch, 0, 1)).integers(0, 2**31 - 1)
+        seen = np.stack([changed(tile, augment, random) for tile in pixels])
+        return seen, np.stack(masks), np.array(octaves, np.float32)[:, np.newaxis]
 
     def load(step: Any) -> Any:
         pixels, masks, octaves = tf.numpy_function(draw, [step], [tf.uint8, tf.uint8, tf.float32], stateful=False)
         pixels.set_shape((batch_size, size, size, 3))
         masks.set_shape((batch_size, size, size))
         octaves.set_shape((batch_size, 1))
-        changed = change(tf.cast(pixels, tf.float32), tf.stack([tf.cast(stream, tf.int64), step]))
-        return normalize(changed, images.spec), {MASK: masks, RED_CELL: octaves}
+        return normalize(pixels, images.spec), {MASK: masks, RED_CELL: octaves}
 
     steps = max(count // batch_size, 1)
     return tf.data.Dataset.range(steps).map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)

@@ -24,7 +24,7 @@ INPUT_SIZE = 192
 BATCH_SIZE, LEARNING_RATE, PATIENCE = 16, 2e-3, 12
 TILES = 800
 """Tiles of one epoch. They are cut out anew each time, so the number of images sets no limit."""
-EPOCHS = 30
+EPOCHS = 25
 """Default epochs of the fine-tuning."""
 _UNUSED = ("teacher", "teacher_weight", "per_class", "positive", "unfreeze")
 """Settings that only classification has."""
@@ -38,7 +38,7 @@ class Segmentation(Task):
     def resolve(self, settings: TrainSettings) -> TrainSettings:
         from ...models import registry
         from ...models.decoder import check_decoder
-        from ..segmentation.batches import check_augment
+        from ..segmentation.light import check_augment
 
         given = [name for name in _UNUSED if getattr(settings, name) not in (None, ())]
         if given:

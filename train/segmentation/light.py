@@ -1,0 +1,166 @@
+"""What differs between the images of two laboratories, drawn anew for each tile: OpenCV on one tile at a time.
+
+The masks of one laboratory are few, and another one has another stain, lens and camera. So more is changed than
+`edgeall.train.microscope` changes for classifiers: hues, which a classifier may need, and the resolution, because files
+come enlarged. A network that was trained so finds cells in a laboratory that it has never seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...edge_runtime.errors import UsageError
+
+Tile = NDArray[np.float32]
+"""One tile, ``(size, size, 3)``, 0..1."""
+Change = Callable[[Tile, np.random.Generator], Tile]
+
+BRIGHTNESS, CONTRAST, CHANNEL = 0.1, 0.1, 0.05
+"""Largest changes of ``light``: of the level, of the contrast, and of each channel's gain."""
+COARSER = 2.4
+"""Largest factor by which the resolution is reduced, before the tile is enlarged again."""
+SIGMA = (0.4, 1.6)
+"""Standard deviation of a blur, pixels."""
+MIXING = (0.12, 0.3)
+"""Standard deviations of the random part of the matrix that mixes the optical densities, each in half of the cases. The
+entries outside the diagonal have `CROSS` of it."""
+CROSS = 0.6
+STRENGTH = 0.5
+"""Largest natural logarithm of the factor of all optical densities."""
+HUE, SATURATION = 35.0, (-0.9, 0.6)
+"""Largest change of the hue in degrees, and natural logarithms of the factor of the saturation."""
+LAMP, EXPOSURE, GAMMA = 0.12, (-0.5, 0.35), 0.35
+"""Standard deviation of the natural logarithm of each channel's gain; range of that of the gain of all; largest one of
+the exponent."""
+GRADIENT = 0.2
+"""Largest change of the light from the centre to a border."""
+NOISE = (0.005, 0.05)
+"""Standard deviation of sensor noise."""
+QUALITY = (35, 95)
+"""Of a JPEG file."""
+
+
+def check_augment(name: str) -> None:
+    """Raise UsageError for an augmentation that cannot change image and mask together."""
+    if name not in LIGHT:
+        raise UsageError(f"--augment {name} does not change masks", hint=f"choose one of {', '.join(LIGHT)}")
+
+
+def changed(pixels: NDArray[np.uint8], augment: str, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A tile under another light, uint8 of the same shape.
+
+    Args:
+        pixels: uint8 RGB ``(size, size, 3)``.
+        augment: a key of `LIGHT`.
+        random: of all draws.
+    """
+    steps = LIGHT[augment]
+    if not steps:
+        return pixels
+    tile: Tile = pixels.astype(np.float32) / np.float32(255)
+    for share, change in steps:
+        if random.random() < share:
+            tile = np.clip(change(tile, random), 0, 1).astype(np.float32, copy=False)
+    return np.rint(tile * 255).astype(np.uint8)
+
+
+def _dimmed(tile: Tile, random: np.random.Generator) -> Tile:
+    mean = tile.mean()
+    tile = (tile - mean) * np.float32(1 + random.uniform(-CONTRAST, CONTRAST)) + mean
+    gain = 1 + random.uniform(-CHANNEL, CHANNEL, 3).astype(np.float32)
+    result: Tile = tile * gain + np.float32(random.uniform(-BRIGHTNESS, BRIGHTNESS))
+    return result
+
+
+def _coarser(tile: Tile, random: np.random.Generator) -> Tile:
+    size = tile.shape[0]
+    small = max(16, int(size / random.uniform(1, COARSER)))
+    enlarge = cv2.INTER_LINEAR if random.random() < 0.5 else cv2.INTER_CUBIC
+    reduced = cv2.resize(tile, (small, small), interpolation=cv2.INTER_AREA)
+    return _cv(cv2.resize(reduced, (size, size), interpolation=enlarge))
+
+
+def _blurred(tile: Tile, random: np.random.Generator) -> Tile:
+    return _cv(cv2.GaussianBlur(tile, (0, 0), random.uniform(*SIGMA)))
+
+
+def _stained(tile: Tile, random: np.random.Generator) -> Tile:
+    """Optical densities mixed by a matrix near the identity, and scaled (Beer and Lambert)."""
+    spread = MIXING[0] if random.random() < 0.5 else MIXING[1]
+    part = np.where(np.eye(3) > 0, 1.0, CROSS)
+    matrix = (np.eye(3) + random.normal(0, spread, (3, 3)) * part) * math.exp(random.uniform(-STRENGTH, STRENGTH))
+    density = -np.log(np.maximum(tile, np.float32(1 / 255))) @ matrix.astype(np.float32).T
+    result: Tile = np.exp(-np.maximum(density, 0))
+    return result
+
+
+def _tinted(tile: Tile, random: np.random.Generator) -> Tile:
+    colour = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
+    colour[..., 0] = (colour[..., 0] + random.uniform(-HUE, HUE)) % 360
+    colour[..., 1] = np.clip(colour[..., 1] * math.exp(random.uniform(*SATURATION)), 0, 1)
+    return _cv(cv2.cvtColor(colour, cv2.COLOR_HSV2RGB))
+
+
+def _grey(tile: Tile, random: np.random.Generator) -> Tile:
+    return np.repeat(tile.mean(axis=2, keepdims=True), 3, axis=2)
+
+
+def _lamp(tile: Tile, random: np.random.Generator) -> Tile:
+    gain = np.exp(random.normal(0, LAMP, 3) + random.uniform(*EXPOSURE))
+    result: Tile = tile * gain.astype(np.float32)
+    return result
+
+
+def _gradient(tile: Tile, random: np.random.Generator) -> Tile:
+    ramp = np.linspace(-1, 1, tile.shape[0], dtype=np.float32)
+    across, down = random.uniform(-GRADIENT, GRADIENT, 2).astype(np.float32)
+    result: Tile = tile * (1 + across * ramp[np.newaxis, :, np.newaxis] + down * ramp[:, np.newaxis, np.newaxis])
+    return result
+
+
+def _gamma(tile: Tile, random: np.random.Generator) -> Tile:
+    result: Tile = tile ** np.float32(math.exp(random.uniform(-GAMMA, GAMMA)))
+    return result
+
+
+def _noisy(tile: Tile, random: np.random.Generator) -> Tile:
+    grain = random.standard_normal(tile.shape, np.float32) * np.float32(random.uniform(*NOISE))
+    result: Tile = tile + grain
+    return result
+
+
+def _compressed(tile: Tile, random: np.random.Generator) -> Tile:
+    quality = int(random.integers(*QUALITY))
+    _, content = cv2.imencode(".jpg", np.rint(tile * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _cv(cv2.imdecode(content, cv2.IMREAD_COLOR).astype(np.float32) / np.float32(255))
+
+
+def _cv(array: Any) -> Tile:
+    result: Tile = array
+    return result
+
+
+LIGHT: dict[str, tuple[tuple[float, Change], ...]] = {
+    "none": (),
+    "light": ((1.0, _dimmed),),
+    "microscope": (
+        (0.35, _coarser),
+        (0.3, _blurred),
+        (0.9, _stained),
+        (0.5, _tinted),
+        (0.08, _grey),
+        (1.0, _lamp),
+        (0.4, _gradient),
+        (1.0, _gamma),
+        (0.3, _noisy),
+        (0.3, _compressed),
+    ),
+}
+"""The changes of each augmentation in their order, each with the share of the tiles that it changes. The geometry of a
+tile is that of `edgeall.train.segmentation.tiles.mosaic_tile`; ``none`` has none."""
