@@ -138,10 +138,12 @@ def _noisy(tile: Tile, random: np.random.Generator) -> Tile:
 def _compressed(tile: Tile, random: np.random.Generator) -> Tile:
     quality = int(random.integers(*QUALITY))
     _, content = cv2.imencode(".jpg", np.rint(tile * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return _cv(cv2.imdecode(content, cv2.IMREAD_COLOR).astype(np.float32) / np.float32(255))
+    decoded = _cv(cv2.imdecode(content, cv2.IMREAD_COLOR))
+    return decoded.astype(np.float32) / np.float32(255)
 
 
 def _cv(array: Any) -> Tile:
+    """What OpenCV returns, whose types are wider than its results."""
     result: Tile = array
     return result
 
