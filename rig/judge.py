@@ -10,9 +10,9 @@ from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.pipeline import Prediction, prediction
 from ..edge_runtime.preprocess import preprocess
 from ..edge_runtime.vision import cells
-from ..edge_runtime.vision.colour_rule import find_cells
 from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Gate, Quality, thresholds_of
+from .scales import CellSearch
 from .snapshot import JudgedCell, Picture, StationError, Verdict
 
 
@@ -21,14 +21,20 @@ class Judge:
 
     Args:
         classifier: of fields or cells, see `unit`.
+        search: finds the cells for a classifier of cells.
         gate: None for the thresholds in the model's manifest.
     """
 
-    def __init__(self, classifier: Classifier, gate: Gate | None = None) -> None:
+    def __init__(self, classifier: Classifier, search: CellSearch, gate: Gate | None = None) -> None:
         manifest = classifier.bundle.manifest if classifier.bundle else None
         self.unit = manifest.unit if manifest else "field"
         self.gate = gate or Gate(thresholds_of(manifest))
-        self._classifier = classifier
+        self._classifier, self._search = classifier, search
+
+    def new_slide(self) -> None:
+        """Forget what belongs to the last slide."""
+        self.gate.new_slide()
+        self._search.new_slide()
 
     def verdict(self, frame: Frame, run_model: bool) -> Verdict:
         """Judge a frame. Without ``run_model`` a frame that passes the gate is ``unjudged``.
@@ -49,12 +55,21 @@ class Judge:
     def _judge_cells(self, picture: Picture, quality: Quality) -> Verdict:
         pixels = picture.frame.pixels
         image, spec = Image.fromarray(pixels), self._classifier.input
-        complete = [cell for cell in find_cells(pixels) if not cell.touches_border]
-        found = [(cell, self._predict(cells.crop(image, cell.box, spec))) for cell in complete]
-        judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.reason) for cell, each in found)
+        found = self._search.find(pixels)
+        complete = [cell for cell in found.cells if not cell.touches_border]
+        predicted = [(cell, self._predict(cells.crop(image, cell.box, spec))) for cell in complete]
+        judged = tuple(JudgedCell(cell.box, each.label, each.probability, each.reason) for cell, each in predicted)
         reasons = {cell.review_reason for cell in judged if cell.review}
         reason = "unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None)  # the more severe
-        return Verdict(picture, "judged", quality, review_reason=reason, cells=judged)
+        return Verdict(
+            picture,
+            "judged",
+            quality,
+            review_reason=reason,
+            cells=judged,
+            scale=found.scale,
+            doubts=found.warnings,
+        )
 
     def _predict(self, pixels: NDArray[np.uint8]) -> Prediction:
         found = prediction(self._classifier, "frame", self._classifier.infer(pixels))

@@ -15,6 +15,7 @@ from ..edge_runtime.errors import EdgeallError, UsageError
 from ..edge_runtime.vision.cells import Box
 from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Quality
+from ..edge_runtime.vision.scale import Scale
 from .capture.reconnecting import CameraState
 
 SAVE = ("every frame", "on review", "on capture")
@@ -116,6 +117,8 @@ class Verdict:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     review_reason: str | None = None
     cells: tuple[JudgedCell, ...] = ()
+    scale: Scale | None = None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class Live:
         probabilities: of every label; empty if `label` is.
         review_reason: see `JudgedCell`; for a frame of cells, the more severe of the cells' reasons.
         cells: judged cells, for a cell model.
+        scale: of the frame, for a cell model.
+        doubts: what makes the search for cells doubtful.
         frames_per_s: judged or refused frames per second over the last two seconds.
         camera: its state.
         session_id: of the open slide; None between slides.
@@ -163,6 +168,8 @@ class Live:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     review_reason: str | None = None
     cells: tuple[JudgedCell, ...] = ()
+    scale: Scale | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def review(self) -> bool:

@@ -24,6 +24,7 @@ from .judge import Judge
 from .record.record import Record
 from .record.rows import SessionNotes
 from .recorder import BEAT_S, Job, Recorder, error_text, make_job
+from .scales import CellSearch
 from .snapshot import Health, Live, Settings, StationError, Verdict
 
 _HEALTH_S = 5.0
@@ -43,6 +44,7 @@ class Station:
         classifier: used only by the judging thread.
         record: open; the caller closes it after `stop`.
         gate: None for the thresholds in the model's manifest.
+        search: finds cells for a classifier of cells; None for the default one.
         seen: of the camera, if it reads files: files seen before a slide is started are left out of it.
         on_beat: called by the judging thread at least once per second while it works, for a watchdog.
     """
@@ -54,10 +56,11 @@ class Station:
         record: Record,
         gate: Gate | None = None,
         *,
+        search: CellSearch | None = None,
         seen: SeenImages | None = None,
         on_beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._judge = Judge(classifier, gate)
+        self._judge = Judge(classifier, search or CellSearch(record), gate)
         self.unit = self._judge.unit
         self._camera, self._record = camera, record
         self._seen = seen or SeenImages()
@@ -255,7 +258,7 @@ class Station:
     def _verdict(self, frame: Frame) -> Verdict:
         if self._new_slide:
             self._new_slide = False
-            self._judge.gate.new_slide()
+            self._judge.new_slide()
         return self._judge.verdict(frame, self._settings.judge and self._recordable())
 
     def _queue(self, verdict: Verdict, session_id: int | None) -> bool:

@@ -48,9 +48,9 @@ class LiveEncoder:
                 "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in cells],
                 "focus": round(live.quality.focus, 3) if live.quality else 0,
                 "rate": f"{live.frames_per_s:.1f} frames/s",
-                "camera": f"{live.camera.name}: {live.camera.state}",
+                "camera": f"{live.camera.name}: {live.camera.state}{_scale(live)}",
                 "session": self._session_facts(live.session_id),
-                "problems": list(live.problems),
+                "problems": [*live.problems, *live.doubts],
                 "notes": list(live.notes),
             }
         )
@@ -96,3 +96,11 @@ def quality_light(live: Live) -> tuple[str, str, str]:
         why = "judging is switched off in the settings"
         return "warn", "Not judged", live.problems[0] if live.settings.judge and live.problems else why
     return "good", "Good field", "" if live.session_id is not None else "start a slide to record frames"
+
+
+def _scale(live: Live) -> str:
+    """The scale of the shown frame, for the line of status; empty for a model of fields."""
+    if live.scale is None:
+        return ""
+    sources = {"image": "measured", "given": "given", "remembered": "as before", "assumed": "assumed"}
+    return f" · red cell {live.scale.red_cell_px:.0f} px ({sources[live.scale.source]})"
