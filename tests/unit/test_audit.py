@@ -79,6 +79,17 @@ def test_a_tint_of_the_border_by_class_is_named(drawn: Path, tmp_path: Path) -> 
     assert "PROBLEM" in audit_text(found.facts)
 
 
+def test_scale_bars_that_differ_by_class_are_named(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn, tmp_path / "marked")
+    for path in _images(tmp_path / "marked"):
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+        pixels[86:88, 90 - 4 * _classes(drawn).index(path.parent.name) : 92] = 0
+        Image.fromarray(pixels).save(path)
+    named = [finding["text"] for finding in _about(audit(tmp_path / "marked", QUIET), "shortcut")]
+    assert any("marks in the four corners" in text for text in named)
+
+
 def test_a_class_that_was_stored_by_another_program_is_named(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn, tmp_path / "mixed")
     for path in _images(tmp_path / "mixed"):

@@ -269,6 +269,7 @@ _ADVICE = {
     "background": _OTHER_MICROSCOPE,
     "colour": _OTHER_MICROSCOPE,
     "border": f"Check for frames, tints and scale bars, and crop them. {_OTHER_MICROSCOPE}",
+    "corners": "Crop or blank the corners. `edgeall evaluate --context` measures what a network takes from them.",
     "size": "Classes were taken or cropped differently. Use one size from one source for all images.",
     "file": "Classes were stored differently. Store all images from the originals in one format and quality.",
     "metadata": "Classes were saved by different programs. Store all images from the originals in one format.",

@@ -33,6 +33,10 @@ CUT_OUT = 0.25
 """An image of a segmented cell has at least this share of black pixels."""
 FRAME = 0.04
 """Width of the border, as a share of the image side."""
+CORNER = 0.2
+"""Width and height of a corner, as a share of the image side: a scale bar with its text fits in."""
+INK, PURE = 70, 120
+"""Ink has no channel above the first; the channels of a pure colour differ by the second. Stained cells are neither."""
 RESAMPLES = 1000
 
 Features = NDArray[np.float64]
@@ -56,6 +60,7 @@ class Probe:
 PROBES = (
     Probe("background", "the colour of the background alone"),
     Probe("border", "the outermost pixels alone"),
+    Probe("corners", "marks in the four corners alone (scale bars, text)"),
     Probe("size", "width and height alone"),
     Probe("file", "the file's length alone"),
     Probe("metadata", "the file's format, compression tables and tags alone"),
@@ -136,6 +141,7 @@ def _look(path: Path, facts: Facts) -> dict[str, Features]:
     return {
         "background": np.concatenate([away.mean(axis=0), away.std(axis=0)]),
         "border": _border(pixels),
+        "corners": _corners(pixels),
         "size": np.array([width, height, width / height]),
         "file": np.array([length, length / (width * height)]),
         "metadata": _metadata(path),
@@ -164,6 +170,24 @@ def _border(pixels: NDArray[np.uint8]) -> Features:
     down, across = (max(1, round(FRAME * side)) for side in pixels.shape[:2])
     strips = (pixels[:down], pixels[-down:], pixels[:, :across], pixels[:, -across:])
     return np.concatenate([np.quantile(strip.reshape(-1, 3), (0.0, 0.5, 1.0), axis=0).ravel() for strip in strips])
+
+
+def _corners(pixels: NDArray[np.uint8]) -> Features:
+    """For each corner: shares of ink and of pure colour, and the longest line. Marks are black or of a pure colour."""
+    down, across = (max(2, round(CORNER * side)) for side in pixels.shape[:2])
+    tops, sides = (slice(0, down), slice(-down, None)), (slice(0, across), slice(-across, None))
+    return np.concatenate([_marks(pixels[top, side]) for top in tops for side in sides])
+
+
+def _marks(corner: NDArray[np.uint8]) -> Features:
+    most, least = corner.max(axis=2).astype(np.int64), corner.min(axis=2).astype(np.int64)
+    ink = most <= INK
+    run, longest = np.zeros(len(ink), np.int64), 0
+    for column in ink.T:
+        run = (run + 1) * column
+        longest = max(longest, int(run.max()))
+    pure = (most - least >= PURE) & (least <= INK)
+    return np.array([ink.mean(), pure.mean(), longest / ink.shape[1]])
 
 
 def _metadata(path: Path) -> Features:
