@@ -5,4 +5,4 @@ from __future__ import annotations
 import os
 
 SEED = int(os.environ.get("EDGEALL_TEST_SEED", "0"))
-"""Shifts what fixtures draw, split and train; see `Working on it` in the README."""
+"""Shifts what fixtures draw, split and train; see CONTRIBUTING.md."""

@@ -250,12 +250,18 @@ def test_all_viewers_hear_of_one_snapshot_that_was_made_once() -> None:
 
 
 def test_nothing_is_made_while_nobody_looks() -> None:
-    asked = threading.Event()
+    asked, resting = threading.Event(), threading.Event()
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            resting.set()
+            return super().wait(timeout)
 
     async def idle() -> None:
         broadcast: Broadcast[Any] = Broadcast(lambda after, timeout_s: asked.set(), str)
+        broadcast._watched = Watched()
         broadcast.start()
-        await asyncio.sleep(0.3)
+        assert await asyncio.to_thread(resting.wait, HANG_S), "its thread waits for a viewer"
         broadcast.close()
         await asyncio.to_thread(broadcast.join)
 

@@ -229,15 +229,13 @@ def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callab
     before = threading.active_count()
     camera = keep(factory)
     until(lambda: camera.state().hung == ReconnectingCamera.MAX_HUNG)
-    time.sleep(1.0)
-    assert (
-        len(opened) == ReconnectingCamera.MAX_HUNG
-        and threading.active_count() <= before + 1 + ReconnectingCamera.MAX_HUNG
-    )
     until(lambda: "unplug it" in camera.state().detail)
+    assert len(opened) == ReconnectingCamera.MAX_HUNG
+    assert threading.active_count() <= before + 1 + ReconnectingCamera.MAX_HUNG
     assert camera.state().state == "stalled"
     release.set()
     until(lambda: camera.state().state == "live" and camera.state().hung == 0)
+    assert len(opened) == ReconnectingCamera.MAX_HUNG + 1, "none was opened before one had come back"
     assert all(each.closed for each in opened[:-1])
 
 
@@ -264,12 +262,17 @@ def test_a_hanging_camera_does_not_hold_up_the_end(keep: Callable[..., Reconnect
     release.set()
 
 
-def test_a_source_without_new_images_stays_live(keep: Callable[..., ReconnectingCamera], tmp_path: Path) -> None:
+def test_a_source_without_new_images_stays_live(
+    keep: Callable[..., ReconnectingCamera], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, images = [], WatchedFolder._images
+    monkeypatch.setattr(WatchedFolder, "_images", lambda self: (listed.append(time.monotonic()), images(self))[1])
     grainy_image(0).save(tmp_path / "a.png")
-    camera = keep(lambda: open_camera(str(tmp_path)))
+    camera = keep(lambda: open_camera(str(tmp_path)), stall_s=0.3)
     assert camera.wait(0, HANG_S) is not None
     until(lambda: "no new image" in camera.state().detail)
-    time.sleep(0.5)  # longer than a camera may be silent
+    first = len(listed)
+    until(lambda: len(listed) > first and listed[-1] > listed[first] + 0.5)  # longer than a camera may be silent
     assert camera.state().state == "live" and camera.state().reopened == 0
 
 
