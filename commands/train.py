@@ -10,6 +10,7 @@ import click
 from .options import (
     AUGMENTS,
     CACHE_DIR,
+    CELL_MODEL,
     EMBARGO,
     FILE,
     FOLD,
@@ -135,6 +136,13 @@ def train(json: bool, **settings: Any) -> None:
 @click.option("--against", type=FILE, metavar="OTHER", help="Paired comparison with another model on the same images.")
 @click.option("--html", type=FILE, help="Write a self-contained page with reliability and risk-coverage plots.")
 @click.option("--explain", type=FILE, metavar="DIR", help="Write Grad-CAM overlays of the worst predictions of a run.")
+@click.option(
+    "--context",
+    is_flag=True,
+    help="Also measure accuracy on cells alone, on the background alone, without corners and with the background of"
+    " another class.",
+)
+@CELL_MODEL
 @JSON
 def evaluate(
     target: Path,
@@ -154,7 +162,6 @@ def evaluate(
     from ..train.data.synth import is_synthetic
     from ..train.evaluation.evaluate import EvaluateSettings
     from ..train.evaluation.evaluate import evaluate as evaluate_target
-    from ..train.evaluation.text import metrics_text
     from ..train.runs import data_root, load_run
 
     for option, out in (("--plot", plot), ("--html", html), ("--explain", settings["explain"])):
@@ -166,19 +173,7 @@ def evaluate(
     robust = robustness or plot is not None
     settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
     metrics = evaluate_target(target, EvaluateSettings(**settings), Progress())
-    texts = [("Figures", metrics_text(metrics))] if html is not None or not json else []
-    if site is not None and texts:
-        from ..train.evaluation.site import site_text
-
-        texts.append(("External validation", site_text(metrics["site"])))
-    if "against" in metrics and texts:
-        from ..train.evaluation.against import against_text
-
-        texts.append(("Paired comparison", against_text(metrics["against"])))
-    if robust and texts:
-        from ..train.evaluation.robustness import robustness_text
-
-        texts.append(("When the microscope changes", robustness_text(metrics["robustness"])))
+    texts = _texts(metrics) if html is not None or not json else []
     print_result(metrics, json, lambda: "\n\n".join(text for _, text in texts))
     if plot is not None:
         from ..train.reports.plots import plot_robustness
@@ -194,3 +189,21 @@ def evaluate(
         note(f"{html}: written")
     note_synthetic(drawn)
     note_research_use(json)
+
+
+def _texts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Titles and texts of the metrics of `edgeall.train.evaluation.evaluate.evaluate`."""
+    from ..train.evaluation.against import against_text
+    from ..train.evaluation.context import context_text
+    from ..train.evaluation.robustness import robustness_text
+    from ..train.evaluation.site import site_text
+    from ..train.evaluation.text import metrics_text
+
+    further = (
+        ("site", "External validation", site_text),
+        ("against", "Paired comparison", against_text),
+        ("robustness", "When the microscope changes", robustness_text),
+        ("context", "What the classifier looks at", context_text),
+    )
+    texts = [(title, text(metrics[name])) for name, title, text in further if name in metrics]
+    return [("Figures", metrics_text(metrics)), *texts]

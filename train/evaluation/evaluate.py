@@ -17,12 +17,14 @@ from ...edge_runtime.calibration import apply_temperature, temperature_of
 from ...edge_runtime.classifier import Classifier, Inference
 from ...edge_runtime.errors import DataError, ImageError, UsageError
 from ...edge_runtime.parallel import WORTH_MEASURING, Layout, Pool
-from ...edge_runtime.preprocess import load_input
+from ...edge_runtime.preprocess import InputSpec, load_input
 from ...edge_runtime.tools.layout import choose_layout
+from ...edge_runtime.vision.finder import open_finder
 from ..data import cache
 from ..data.dataset import positive_labels
 from ..data.split import SplitEntry
 from .against import open_other, paired_comparison
+from .context import Predict, context
 from .metrics import metrics_of
 from .reliability import reliability_report
 from .robustness import robustness
@@ -47,6 +49,8 @@ class EvaluateSettings:
         against: a second model file for a paired comparison on the same images.
         explain: folder for Grad-CAM overlays of a run's wrong and least certain images, see
             `edgeall.train.evaluation.gradcam`.
+        context: also measure what the classifier looks at, see `edgeall.train.evaluation.context.context`.
+        cell_model: packed segmentation model for ``context``; None takes the default one.
     """
 
     data: Path | None = None
@@ -61,6 +65,8 @@ class EvaluateSettings:
     site: Path | None = None
     against: Path | None = None
     explain: Path | None = None
+    context: bool = False
+    cell_model: Path | None = None
 
 
 def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
@@ -125,6 +131,13 @@ def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> 
     metrics |= reliability_report(probabilities, _truth(selected.entries, labels), _indices(labels, positive))
     if cells is not None:
         metrics["on_cells"] = cells
+    if settings.context:
+
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            every = np.arange(len(images))
+            return np.asarray(model.predict(plain(Images(images, every, every, spec), 64), verbose=0))
+
+        metrics["context"] = _context(predict, spec, selected, labels, settings, progress)
     if settings.site is not None and site is not None:
         repeated = find_own_images(site, own, runs.image_folder(root), progress)
         metrics["site"] = external_validation(settings.site, site, metrics, facts["metrics"]["test"], repeated)
@@ -187,10 +200,28 @@ def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) 
         metrics["robustness"] = robustness(
             classifier, layout, selected.folder, entries, progress, temperature=temperature, review_below=below
         )
+    if settings.context:
+
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.stack([classifier.predict(image) for image in images])
+
+        metrics["context"] = _context(predict, classifier.input, selected, labels, settings, progress)
     if settings.site is not None and site is not None and manifest is not None:
         repeated = find_own_images(site, own, model_images(path, settings.data, own), progress)
         metrics["site"] = external_validation(settings.site, site, metrics, manifest.metrics, repeated)
     return metrics
+
+
+def _context(
+    predict: Predict,
+    spec: InputSpec,
+    selected: Selection,
+    labels: Sequence[str],
+    settings: EvaluateSettings,
+    progress: Progress,
+) -> dict[str, Any]:
+    finder = open_finder(settings.cell_model)
+    return context(predict, spec, selected.folder, selected.entries, labels, finder, progress)
 
 
 def _select(
