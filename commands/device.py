@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
@@ -33,8 +33,19 @@ from .options import (
 from .output import Skipped, note, note_research_use, print_result
 
 if TYPE_CHECKING:
+    from ..edge_runtime.bundle import Bundle
     from ..edge_runtime.classifier import Classifier
     from ..edge_runtime.pipeline import Prediction
+
+
+class _Result(Protocol):
+    """What may be an error."""
+
+    @property
+    def error(self) -> str | None: ...
+
+
+T = TypeVar("T", bound=_Result)
 
 
 @command("run")
@@ -48,6 +59,11 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Write an overlay for each image that shows the evidence for its label (see quantize --explain).",
 )
+@click.option(
+    "--masks", type=FILE, metavar="DIR", help="Segmentation model: write a mask and an overlay for each image."
+)
+@RED_CELL_PX
+@UM_PER_PX
 @LABELS
 @MEAN
 @STD
@@ -57,62 +73,103 @@ if TYPE_CHECKING:
 @REQUIRE_SIGNATURE
 @click.pass_context
 def run_model(
-    ctx: click.Context,
-    /,
-    model: Path,
-    paths: tuple[str, ...],
-    json: bool,
-    csv: bool,
-    explain: Path | None,
-    **settings: Any,
+    ctx: click.Context, /, model: Path, paths: tuple[str, ...], json: bool, csv: bool, **settings: Any
 ) -> None:
-    """Classify images, on all cores.
+    """Classify images, on all cores. With a segmentation model: find cells, nuclei and cytoplasm.
 
-    An unreadable image gives an error line, and the other images are still classified. The exit status is 1 if no
-    image could be classified.
+    An unreadable image gives an error line, and the other images are still processed. The exit status is 1 if no
+    image could be processed. A segmentation model measures the scale in each image, unless --red-cell-px or
+    --um-per-px gives it.
     """
-    from ..edge_runtime.pipeline import classify
-    from ..edge_runtime.tools.layout import choose_layout
-    from ..edge_runtime.tools.predictions import prediction_lines
+    from ..edge_runtime.bundle import open_bundle
 
     form = one_of(ctx, json=json, csv=csv)
-    single = len(paths) == 1 and not os.path.isdir(paths[0])
-    classifier = _open(model, single, settings)
-    choose = partial(
-        choose_layout, classifier, interpreters=settings["workers"], threads=settings["threads"], note=note
-    )
+    bundle = open_bundle(model, settings["require_signature"])
+    unused = _OF_TASK["segmentation" if bundle.task == "classification" else "classification"]
+    given = [name for name in unused if settings[name] is not None]
+    if given:
+        option = given[0].replace("_", "-")
+        raise UsageError(f"{model}: --{option} is not for a {bundle.task} model", hint=f"leave --{option} out")
     skipped, counts = Skipped(), Counter[bool]()
-    predictions = classify(classifier, paths, None if single else choose, skipped)
-    if explain is not None:
-        predictions = _explained(ctx, classifier, predictions, paths, explain)
-
-    def counted() -> Iterator[Prediction]:
-        for prediction in predictions:
-            counts[prediction.error is None] += 1
-            yield prediction
-
-    for line in prediction_lines(counted(), classifier.labels, form or "table"):
+    lines = _segment if bundle.task == "segmentation" else _classify
+    for line in lines(ctx, bundle, paths, form or "table", settings, skipped, counts):
         print(line, flush=True)
     if counts[False]:
-        note(f"{counts[False]} of {counts.total()} images could not be classified")
+        what = "segmented" if bundle.task == "segmentation" else "classified"
+        note(f"{counts[False]} of {counts.total()} images could not be {what}")
     skipped.note()
     note_research_use(form is not None)
     ctx.exit(0 if counts[True] else 1)
 
 
-def _open(model: Path, single: bool, settings: dict[str, Any]) -> Classifier:
-    """The model: with all cores for a single image, with one thread where several interpreters run."""
-    from ..edge_runtime.classifier import Classifier
+_OF_TASK = {
+    "classification": ("explain", "labels", "mean", "std", "input_size", "workers"),
+    "segmentation": ("masks", "red_cell_px", "um_per_px"),
+}
+"""Options of `edgeall run` that only one task has."""
 
-    return Classifier.open(
-        model,
-        threads=settings["threads"] or (None if single else 1),
-        labels_file=settings["labels"],
-        mean=settings["mean"],
-        std=settings["std"],
-        input_size=settings["input_size"],
-        public_key=settings["require_signature"],
+
+def _classify(
+    ctx: click.Context,
+    bundle: Bundle,
+    paths: tuple[str, ...],
+    form: str,
+    settings: dict[str, Any],
+    skipped: Skipped,
+    counts: Counter[bool],
+) -> Iterator[str]:
+    """The lines of a classifier: with all cores for a single image, with several interpreters for a folder."""
+    from ..edge_runtime.pipeline import classify
+    from ..edge_runtime.tasks import ForeignFacts, open_given
+    from ..edge_runtime.tools.layout import choose_layout
+    from ..edge_runtime.tools.predictions import prediction_lines
+
+    single = len(paths) == 1 and not os.path.isdir(paths[0])
+    facts = ForeignFacts(*(settings[name] for name in ("labels", "mean", "std", "input_size")))
+    classifier = cast("Classifier", open_given(bundle, settings["threads"] or (None if single else 1), facts))
+    choose = partial(
+        choose_layout, classifier, interpreters=settings["workers"], threads=settings["threads"], note=note
     )
+    predictions = classify(classifier, paths, None if single else choose, skipped)
+    if settings["explain"] is not None:
+        predictions = _explained(ctx, classifier, predictions, paths, settings["explain"])
+    return prediction_lines(_counted(predictions, counts), classifier.labels, form)
+
+
+def _segment(
+    ctx: click.Context,
+    bundle: Bundle,
+    paths: tuple[str, ...],
+    form: str,
+    settings: dict[str, Any],
+    skipped: Skipped,
+    counts: Counter[bool],
+) -> Iterator[str]:
+    """The lines of a segmentation model; its masks are written into a folder that is locked until the command ends."""
+    from ..edge_runtime.files import output_lock
+    from ..edge_runtime.images import refuse_inside
+    from ..edge_runtime.segmenter import Segmenter
+    from ..edge_runtime.vision.finder import CellFinder
+    from ..edge_runtime.vision.masks_files import segment_files, segmented_lines
+    from ..edge_runtime.vision.scale import given_scale, red_cell_from
+
+    out = settings["masks"]
+    red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
+    finder = CellFinder(Segmenter.from_bundle(bundle, threads=settings["threads"]))
+    if out is not None:
+        for path in paths:
+            refuse_inside(Path(path), out, "--masks")
+        ctx.with_resource(output_lock(out, "run"))
+    scale = None if red_cell_px is None else given_scale(red_cell_px)
+    found = segment_files(finder, paths, scale, out, skipped)
+    return segmented_lines(_counted(found, counts), form)
+
+
+def _counted(results: Iterable[T], counts: Counter[bool]) -> Iterator[T]:
+    """The results, while those without an error and the others are counted."""
+    for result in results:
+        counts[result.error is None] += 1
+        yield result
 
 
 def _explained(

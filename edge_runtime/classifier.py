@@ -35,7 +35,7 @@ class Inference:
     units: NDArray[np.generic] | None = None
 
 
-class Classifier(Network):
+class Classifier(Network[Inference]):
     """Runs a classifier.
 
     Attributes:
@@ -176,7 +176,7 @@ class Classifier(Network):
             return np.concatenate((1 - scores, scores))
         return _softmax(scores) if self.logits else scores
 
-    def infer(self, pixels: NDArray[np.uint8]) -> Inference:
+    def infer(self, pixels: NDArray[np.uint8], /) -> Inference:
         """`predict`, with the model's second output if it has one."""
         probabilities = self.predict(pixels)
         if self.model.second is None:

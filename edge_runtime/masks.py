@@ -17,6 +17,8 @@ CLASSES = ("background", "cytoplasm", "nucleus")
 GREYS = (0, 128, 255)
 """Their grey values in a mask's file, an 8-bit PNG of the size of the image."""
 
+OUTLINES = ((1, (0, 200, 60)), (2, (255, 220, 0)))
+"""The lowest class of what is outlined, and the colour: the whole cell, the nucleus."""
 _NONE = 255
 
 
@@ -64,6 +66,22 @@ def classes_of(image: Image.Image, name: str) -> NDArray[np.uint8]:
 def mask_image(classes: NDArray[np.uint8]) -> Image.Image:
     """The image of a mask, mode ``L``, from the class of every pixel ``(height, width)``."""
     return Image.fromarray(np.array(GREYS, np.uint8)[classes])
+
+
+def outlined(image: Image.Image, classes: NDArray[np.uint8]) -> Image.Image:
+    """A copy of an image with the outlines of its cells and nuclei in the colours of `OUTLINES`."""
+    pixels = np.array(image)
+    width = max(1, round(max(image.size) / 640))
+    for least, colour in OUTLINES:
+        inside = classes >= least
+        padded = np.pad(inside, width, mode="edge")
+        height, length = inside.shape
+        inner = inside.copy()
+        for down in range(2 * width + 1):
+            for across in range(2 * width + 1):
+                inner &= padded[down : down + height, across : across + length]
+        pixels[inside & ~inner] = colour
+    return Image.fromarray(pixels)
 
 
 def class_counts(classes: NDArray[np.uint8], labels: Sequence[str] = CLASSES) -> dict[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +24,11 @@ _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
 _OUTPUT_TYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32))
 
 
-class Network:
-    """A model with its input contract. Not thread-safe: it reuses its buffers.
+A = TypeVar("A")
+
+
+class Network(ABC, Generic[A]):
+    """A model with its input contract; ``A`` is the type of its answers. Not thread-safe: it reuses its buffers.
 
     Attributes:
         model: the interpreter with its tensor descriptions.
@@ -56,6 +61,18 @@ class Network:
             raise BundleError(f"{model.name}: outputs of type {model.output.dtype} are not supported")
         check_input_contract(model.input, spec, model.name)
         self._buffer = np.empty(model.input.shape, model.input.dtype)
+
+    @abstractmethod
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """The probabilities for one image, uint8 ``(height, width, 3)`` as `preprocess` returns."""
+
+    @abstractmethod
+    def infer(self, pixels: NDArray[np.uint8], /) -> A:
+        """`predict`, with what else the model says of the image."""
+
+    @abstractmethod
+    def clone(self, threads: int) -> Network[A]:
+        """A model of the same file with its own interpreter; shares the bytes of the file."""
 
     def invoke(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The raw first output for one image, in the type and shape of the output tensor.

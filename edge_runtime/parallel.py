@@ -10,17 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .classifier import Classifier, Inference
 from .errors import ImageError
+from .network import A, Network
 
 T = TypeVar("T")
-Outcome = Inference | ImageError
-"""The result for one image, or the error that prevented it."""
 
 WORTH_MEASURING = 256
 """Number of images from which a measurement of one second pays off."""
@@ -42,7 +40,7 @@ class Layout:
         return f"{self.interpreters} x {self.threads}"
 
 
-class Pool:
+class Pool(Generic[A]):
     """Interpreters of one model, and the threads that decode, resize and classify images with them.
 
     One thread per interpreter, and one more if an interpreter has several threads, which would otherwise wait for the
@@ -51,27 +49,29 @@ class Pool:
     A context manager: at the end it completes the images in progress and starts no others.
 
     Args:
-        classifier: if it has as many threads as the layout, the pool uses it; do not use it elsewhere meanwhile.
+        network: if it has as many threads as the layout, the pool uses it; do not use it elsewhere meanwhile.
         layout: number of interpreters and threads.
     """
 
-    def __init__(self, classifier: Classifier, layout: Layout) -> None:
+    def __init__(self, network: Network[A], layout: Layout) -> None:
         self.layout = layout
-        self._idle: queue.SimpleQueue[Classifier] = queue.SimpleQueue()
-        own = classifier.threads == layout.threads
+        self._idle: queue.SimpleQueue[Network[A]] = queue.SimpleQueue()
+        own = network.threads == layout.threads
         for index in range(layout.interpreters):
-            self._idle.put(classifier if own and index == 0 else classifier.clone(layout.threads))
+            self._idle.put(network if own and index == 0 else network.clone(layout.threads))
         self._workers = layout.interpreters + (layout.threads > 1)
         self._executor = ThreadPoolExecutor(self._workers, "edgeall")
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Pool[A]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def map(self, load: Callable[[T], NDArray[np.uint8]], items: Iterable[T]) -> Iterator[tuple[T, Outcome]]:
-        """Classify every item, in order. Holds only a few items in memory at a time.
+    def map(self, load: Callable[[T], NDArray[np.uint8]], items: Iterable[T]) -> Iterator[tuple[T, A | ImageError]]:
+        """Run the model on every item, in order: its answer, or the error that prevented it.
+
+        Holds only a few items in memory at a time.
 
         Args:
             load: returns the preprocessed pixels of an item; called in a thread of the pool; may raise ImageError.
@@ -80,7 +80,7 @@ class Pool:
         Raises:
             BundleError: the interpreter fails.
         """
-        window: deque[tuple[T, Future[Outcome]]] = deque()
+        window: deque[tuple[T, Future[A | ImageError]]] = deque()
         try:
             for item in items:
                 window.append((item, self._executor.submit(self._one, load, item)))
@@ -94,13 +94,13 @@ class Pool:
             for _, future in window:
                 future.cancel()
 
-    def _one(self, load: Callable[[T], NDArray[np.uint8]], item: T) -> Outcome:
+    def _one(self, load: Callable[[T], NDArray[np.uint8]], item: T) -> A | ImageError:
         try:
             pixels = load(item)
         except ImageError as error:
             return error
-        classifier = self._idle.get()
+        network = self._idle.get()
         try:
-            return classifier.infer(pixels)
+            return network.infer(pixels)
         finally:
-            self._idle.put(classifier)
+            self._idle.put(network)

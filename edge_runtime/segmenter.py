@@ -40,7 +40,7 @@ class Segmentation:
         return found
 
 
-class Segmenter(Network):
+class Segmenter(Network[Segmentation]):
     """Runs a segmentation model.
 
     Attributes:
@@ -123,7 +123,11 @@ class Segmenter(Network):
         model = interpreter.load(flatbuffer, threads, name, output)
         return cls(model, labels, spec, red_cell_px=red_cell_px, threads=threads)
 
-    def infer(self, pixels: NDArray[np.uint8]) -> Segmentation:
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The probabilities of `infer`."""
+        return self.infer(pixels).probabilities
+
+    def infer(self, pixels: NDArray[np.uint8], /) -> Segmentation:
         """Segment one tile.
 
         Args:

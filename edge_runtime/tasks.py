@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,16 +41,51 @@ class Task:
             is the tolerance of one output of an integer model, in its units.
     """
 
-    open: Callable[[Bundle, int | None], Network]
+    open: Callable[[Bundle, int | None], Network[Any]]
     compare: Callable[[Any, Golden, NDArray[np.uint8], int], Difference]
 
 
-def open_model(bundle: Bundle, threads: int | None = None) -> Network:
+def open_model(bundle: Bundle, threads: int | None = None) -> Network[Any]:
     """Open a model of any task. Raises BundleError as the class of the task does."""
     return TASKS[bundle.task].open(bundle, threads)
 
 
-def compare_golden(network: Network, golden: Golden, pixels: NDArray[np.uint8], tolerance_units: int) -> Difference:
+@dataclass(frozen=True)
+class ForeignFacts:
+    """What a foreign model may need to be told, see `Classifier.open`."""
+
+    labels_file: str | os.PathLike[str] | None = None
+    mean: float | None = None
+    std: float | None = None
+    input_size: int | None = None
+
+
+def open_given(bundle: Bundle, threads: int | None, facts: ForeignFacts) -> Network[Any]:
+    """`open_model`, of a foreign model with what the user has told about it.
+
+    Raises:
+        BundleError: as the class of the task does.
+        UsageError: facts of a packed model, which has its own, or facts that contradict each other.
+    """
+    if facts == ForeignFacts():
+        return open_model(bundle, threads)
+    normalization = None
+    if facts.mean is not None or facts.std is not None:
+        from .foreign import given_normalization
+
+        normalization = given_normalization(facts.mean, facts.std)
+    return Classifier.from_bundle(
+        bundle,
+        threads=threads,
+        labels_file=facts.labels_file,
+        normalization=normalization,
+        input_size=facts.input_size,
+    )
+
+
+def compare_golden(
+    network: Network[Any], golden: Golden, pixels: NDArray[np.uint8], tolerance_units: int
+) -> Difference:
     """See `Task.compare`; ``network`` was opened from a file."""
     assert network.bundle is not None
     return TASKS[network.bundle.task].compare(network, golden, pixels, tolerance_units)
@@ -89,11 +125,11 @@ def _compare_mask(segmenter: Segmenter, golden: Golden, pixels: NDArray[np.uint8
     return Difference(max(behind, round(apart, 3)), tolerance, "units")
 
 
-def _open_classifier(bundle: Bundle, threads: int | None) -> Network:
+def _open_classifier(bundle: Bundle, threads: int | None) -> Network[Any]:
     return Classifier.from_bundle(bundle, threads=threads)
 
 
-def _open_segmenter(bundle: Bundle, threads: int | None) -> Network:
+def _open_segmenter(bundle: Bundle, threads: int | None) -> Network[Any]:
     return Segmenter.from_bundle(bundle, threads=threads)
 
 

@@ -21,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import interpreter
+from ..bundle import open_bundle
 from ..classifier import Classifier
 from ..errors import DataError, ImageError, UsageError
-from ..network import cores
+from ..network import Network, cores
 from ..parallel import Pool
 from ..preprocess import preprocess
+from ..tasks import ForeignFacts, open_given
 from .bench_images import Decode, accuracy, decoders, images_digest, list_files, true_labels
 from .device import condition_warnings, conditions, describe_device, peak_rss_bytes, rss_bytes
 from .layout import layouts_in_memory, measure_throughput, possible_layouts
@@ -160,28 +162,30 @@ def bench(
     """
     config = config or BenchConfig()
     samples = [conditions(root)]
-    classifier, load_ms = _open(path, config)
+    network, load_ms = _open(path, config)
     files = list_files(config.images)
-    sources = decoders(files, classifier)
+    sources = decoders(files, network)
     problems: dict[str, str] = {}
-    first_ms = _warm_up(classifier, sources, problems) / 1e6
-    loop = _Loop(classifier, list(sources.values()), config, note)
+    first_ms = _warm_up(network, sources, problems) / 1e6
+    loop = _Loop(network, list(sources.values()), config, note)
     streams = []
     for number in range(config.repetitions):
         note(f"single stream, {number + 1} of {config.repetitions}")
-        streams.append(loop.single_stream(classifier))
+        streams.append(loop.single_stream(network))
         samples.append(conditions(root))
     memory: dict[str, Any] = {"peak_rss_bytes": peak_rss_bytes(), "steady_rss_bytes": rss_bytes()}
     sweep = {"thread_sweep": loop.thread_sweep(streams[-1]), "offline": loop.offline()} if config.sweep else {}
     operators = loop.operators(path)
     samples.append(conditions(root))
-    rate, counted = accuracy(classifier, true_labels(config.images, files, classifier.labels), problems)
+    rate, counted = None, 0
+    if isinstance(network, Classifier):
+        rate, counted = accuracy(network, true_labels(config.images, files, network.labels), problems)
     return BenchResult(
         device=describe_device(),
         conditions={"before": samples[0], "after": samples[-1]},
         model=os.path.basename(path),
         model_sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        images_sha256=images_digest(classifier, files),
+        images_sha256=images_digest(network, files),
         runtime=interpreter.runtime_version(),
         threads=config.threads,
         images=len(sources),
@@ -198,21 +202,15 @@ def bench(
     )
 
 
-def _open(path: str | os.PathLike[str], config: BenchConfig) -> tuple[Classifier, float]:
+def _open(path: str | os.PathLike[str], config: BenchConfig) -> tuple[Network[Any], float]:
     """Open the model. Returns it with the load time in ms, without the import of the interpreter."""
     if config.profile and config.input_size is not None:
         raise UsageError(f"{path}: --profile does not support --input-size", hint="leave --profile out")
     interpreter.runtime_package()
     start = time.perf_counter_ns()
-    classifier = Classifier.open(
-        path,
-        threads=config.threads,
-        labels_file=config.labels_file,
-        mean=config.mean,
-        std=config.std,
-        input_size=config.input_size,
-    )
-    return classifier, (time.perf_counter_ns() - start) / 1e6
+    facts = ForeignFacts(config.labels_file, config.mean, config.std, config.input_size)
+    network = open_given(open_bundle(path), config.threads, facts)
+    return network, (time.perf_counter_ns() - start) / 1e6
 
 
 @dataclass(frozen=True)
@@ -235,29 +233,29 @@ class _Stream:
 class _Loop:
     """The timed loops over one set of images."""
 
-    classifier: Classifier
+    network: Network[Any]
     decoders: Sequence[Decode]
     config: BenchConfig
     note: Callable[[str], None]
 
-    def single_stream(self, classifier: Classifier) -> _Stream:
+    def single_stream(self, network: Network[Any]) -> _Stream:
         times: list[tuple[int, int, int, int]] = []
         begin = time.perf_counter_ns()
         elapsed_ns = 0
         while elapsed_ns < self.config.seconds * 1e9 or len(times) < self.config.min_queries:
-            times.append(_query(classifier, self.decoders[len(times) % len(self.decoders)]))
+            times.append(_query(network, self.decoders[len(times) % len(self.decoders)]))
             elapsed_ns = time.perf_counter_ns() - begin
         return _Stream(times, elapsed_ns / 1e9)
 
     def thread_sweep(self, measured: _Stream) -> list[dict[str, Any]]:
         """The single stream with 1, 2 and 4 threads; ``measured`` is the one with the configured number."""
         rows = []
-        own = self.classifier.threads
+        own = self.network.threads
         for threads in sorted({own, *(threads for threads in (1, 2, 4) if threads <= cores())}):
             stream = measured
             if threads != own:
                 self.note(f"single stream, {threads} threads")
-                other = self.classifier.clone(threads)
+                other = self.network.clone(threads)
                 for decode in self.decoders[:WARM_UP_QUERIES]:
                     _query(other, decode)
                 stream = self.single_stream(other)
@@ -275,12 +273,12 @@ class _Loop:
         """Throughput of every layout that fits the memory."""
 
         def load(decode: Decode) -> NDArray[np.uint8]:
-            return preprocess(decode(), self.classifier.input)
+            return preprocess(decode(), self.network.input)
 
         rows = []
-        for layout in layouts_in_memory(self.classifier, possible_layouts(cores())):
+        for layout in layouts_in_memory(self.network, possible_layouts(cores())):
             self.note(f"offline, interpreters x threads: {layout}")
-            with Pool(self.classifier, layout) as pool:
+            with Pool(self.network, layout) as pool:
                 measure_throughput(pool, load, self.decoders, 0, max(WARM_UP_QUERIES, 4 * layout.interpreters))
                 done, elapsed = measure_throughput(
                     pool, load, self.decoders, self.config.seconds, self.config.min_queries
@@ -333,19 +331,19 @@ def _spread_warnings(spread: float | None, samples: Sequence[Mapping[str, Any]])
     return [f"repetitions differ by {spread:.1f} %: stop other programs, or increase --seconds{clock}"]
 
 
-def _query(classifier: Classifier, decode: Decode) -> tuple[int, int, int, int]:
+def _query(network: Network[Any], decode: Decode) -> tuple[int, int, int, int]:
     """Nanoseconds of each of `STAGES` for one image."""
     start = time.perf_counter_ns()
     image = decode()
     decoded = time.perf_counter_ns()
-    pixels = preprocess(image, classifier.input)
+    pixels = preprocess(image, network.input)
     ready = time.perf_counter_ns()
-    classifier.predict(pixels)
+    network.predict(pixels)
     done = time.perf_counter_ns()
     return decoded - start, ready - decoded, done - ready, done - start
 
 
-def _warm_up(classifier: Classifier, sources: dict[str, Decode], problems: dict[str, str]) -> int:
+def _warm_up(network: Network[Any], sources: dict[str, Decode], problems: dict[str, str]) -> int:
     """Run every image once, at least `WARM_UP_QUERIES` queries. Move images that cannot be read to ``problems``.
 
     Returns:
@@ -354,7 +352,7 @@ def _warm_up(classifier: Classifier, sources: dict[str, Decode], problems: dict[
     first_ns = 0
     for name, decode in list(sources.items()):
         try:
-            end_to_end = _query(classifier, decode)[-1]
+            end_to_end = _query(network, decode)[-1]
         except ImageError as error:
             problems[name] = error.message
             del sources[name]
@@ -363,7 +361,7 @@ def _warm_up(classifier: Classifier, sources: dict[str, Decode], problems: dict[
     if not sources:
         raise DataError(f"none of the {len(problems)} images can be read", hint="see `edgeall data ls`")
     for decode in itertools.islice(itertools.cycle(sources.values()), max(0, WARM_UP_QUERIES - len(sources))):
-        _query(classifier, decode)
+        _query(network, decode)
     return first_ns
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from ..classifier import Classifier
 from ..errors import DataError, ImageError
 from ..images import decode_rgb, open_rgb
-from ..network import cores
+from ..network import Network, cores
 from ..parallel import Pool
 from ..pipeline import expand, prediction
 from ..preprocess import load_input
@@ -31,7 +32,7 @@ def list_files(images: Path | None) -> list[str]:
     return [] if images is None else list(expand([images]))
 
 
-def decoders(files: Sequence[str], classifier: Classifier) -> dict[str, Decode]:
+def decoders(files: Sequence[str], network: Network[Any]) -> dict[str, Decode]:
     """By name, the functions that decode the images to time: `MAX_TIMED_IMAGES` of ``files``, else the golden images.
 
     Raises:
@@ -40,17 +41,17 @@ def decoders(files: Sequence[str], classifier: Classifier) -> dict[str, Decode]:
     if files:
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_TIMED_IMAGES).astype(int))
         return {files[index]: functools.partial(open_rgb, files[index]) for index in chosen}
-    golden = classifier.bundle.golden if classifier.bundle else ()
+    golden = network.bundle.golden if network.bundle else ()
     if not golden:
         raise DataError("the model has no golden images to time", hint="give images with --images DIR")
     return {item.name: functools.partial(decode_rgb, item.image_bytes, item.name) for item in golden}
 
 
-def images_digest(classifier: Classifier, files: Sequence[str]) -> str:
+def images_digest(network: Network[Any], files: Sequence[str]) -> str:
     """Hex SHA-256 of the image contents, in order. File names do not count, so copies of a folder have one digest."""
     digest = hashlib.sha256()
-    if not files and classifier.bundle:
-        for golden in classifier.bundle.golden:
+    if not files and network.bundle:
+        for golden in network.bundle.golden:
             digest.update(hashlib.sha256(golden.image_bytes).digest())
     for file in files:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class GoldenResult:
         return f"{self.name}: {verdict}, differs by {self.difference:g} {self.unit} (allowed {self.tolerance:g})"
 
 
-def check_golden(network: Network, tolerance_units: int | None = None) -> list[GoldenResult]:
+def check_golden(network: Network[Any], tolerance_units: int | None = None) -> list[GoldenResult]:
     """Decode and preprocess every golden image, and run the model on it.
 
     Args:
@@ -73,7 +74,7 @@ def pixels_digest(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def _check(network: Network, golden: Golden, tolerance_units: int) -> GoldenResult:
+def _check(network: Network[Any], golden: Golden, tolerance_units: int) -> GoldenResult:
     pixels = preprocess(decode_rgb(golden.image_bytes, golden.name), network.input)
     found = compare_golden(network, golden, pixels, tolerance_units)
     pixels_ok = pixels_digest(pixels) == golden.pixels_sha256

@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import interpreter
 from ..cache import cache_dir
-from ..classifier import Classifier
 from ..errors import EdgeallError, ImageError
-from ..network import MAX_DEFAULT_THREADS, cores
+from ..network import MAX_DEFAULT_THREADS, Network, cores
 from ..parallel import WORTH_MEASURING, Layout, Pool, T
 from ..preprocess import load_input
 from .atomic import write_text
@@ -34,7 +34,7 @@ _MEMORY_SHARE = 0.25
 
 
 def choose_layout(
-    classifier: Classifier,
+    network: Network[Any],
     images: Sequence[str],
     *,
     interpreters: int | None = None,
@@ -48,7 +48,7 @@ def choose_layout(
     remembered now; one interpreter per core, but not more than images.
 
     Args:
-        classifier: opened by `Classifier.open`.
+        network: opened from a file.
         images: the first files to classify.
         interpreters: None derives them from ``threads`` and the cores, or from the measurement.
         threads: None derives them from ``interpreters`` and the cores, or from the measurement.
@@ -59,9 +59,9 @@ def choose_layout(
     if interpreters is not None or threads is not None:
         threads = threads or min(MAX_DEFAULT_THREADS, max(1, usable // (interpreters or 1)))
         return Layout(interpreters or max(1, usable // threads), threads)
-    known = layouts_in_memory(classifier, possible_layouts(usable))
+    known = layouts_in_memory(network, possible_layouts(usable))
     memory = layouts_file() if memory is None else memory
-    key = _key(classifier)
+    key = _key(network)
     best = remembered = _recall(memory, key)
     if best is None or best not in known:
         best = known[0]
@@ -69,7 +69,7 @@ def choose_layout(
         return replace(best, interpreters=max(1, min(best.interpreters, len(images))))
     rates = dict.fromkeys(known, 0.0)
     for _, layout in itertools.product(range(_ROUNDS), known):
-        rates[layout] = max(rates[layout], _measure(classifier, layout, images))
+        rates[layout] = max(rates[layout], _measure(network, layout, images))
     fastest = max(rates, key=rates.__getitem__)
     if rates[fastest] > _CLEARLY * rates[best]:
         best = fastest
@@ -89,16 +89,16 @@ def possible_layouts(usable: int) -> tuple[Layout, ...]:
     )
 
 
-def layouts_in_memory(classifier: Classifier, known: Sequence[Layout]) -> Sequence[Layout]:
+def layouts_in_memory(network: Network[Any], known: Sequence[Layout]) -> Sequence[Layout]:
     """The layouts that fit the device's memory; at least the one with the fewest interpreters."""
-    assert classifier.bundle is not None
+    assert network.bundle is not None
     most = _MEMORY_SHARE * (memory_bytes() or float("inf"))
-    needed = 2 * len(classifier.bundle.flatbuffer)
+    needed = 2 * len(network.bundle.flatbuffer)
     return [layout for layout in known if layout.interpreters * needed <= most] or known[-1:]
 
 
 def measure_throughput(
-    pool: Pool, load: Callable[[T], NDArray[np.uint8]], items: Sequence[T], seconds: float, min_images: int
+    pool: Pool[Any], load: Callable[[T], NDArray[np.uint8]], items: Sequence[T], seconds: float, min_images: int
 ) -> tuple[int, float]:
     """Classify ``items`` repeatedly, for at least ``seconds`` and at least ``min_images`` images.
 
@@ -122,27 +122,27 @@ def layouts_file() -> Path:
     return cache_dir() / "layouts.json"
 
 
-def _measure(classifier: Classifier, layout: Layout, images: Sequence[str]) -> float:
+def _measure(network: Network[Any], layout: Layout, images: Sequence[str]) -> float:
     """Images/s."""
 
     def load(image: str) -> NDArray[np.uint8]:
-        return load_input(image, classifier.input)
+        return load_input(image, network.input)
 
-    with Pool(classifier, layout) as pool:
+    with Pool(network, layout) as pool:
         measure_throughput(pool, load, images, 0, 4 * layout.interpreters)  # first runs pack weights
         done, seconds = measure_throughput(pool, load, images, _ROUND_S, 4 * layout.interpreters)
     return done / seconds
 
 
-def _key(classifier: Classifier) -> str:
+def _key(network: Network[Any]) -> str:
     """Identifies the model, the interpreter and the device.
 
     Does not use `describe_device`: looking up a package version takes 1.5 MB of memory.
     """
-    assert classifier.bundle is not None
+    assert network.bundle is not None
     facts = [platform.node(), cores(), interpreter.installation()]
     digest = hashlib.sha256(json.dumps(facts).encode())
-    digest.update(classifier.bundle.flatbuffer)  # separately, to avoid a copy
+    digest.update(network.bundle.flatbuffer)  # separately, to avoid a copy
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
-from ...edge_runtime.bundle import is_keras
+from ...edge_runtime.bundle import is_keras, open_bundle
 from ...edge_runtime.calibration import apply_temperature, temperature_of
 from ...edge_runtime.classifier import Classifier, Inference
 from ...edge_runtime.errors import DataError, ImageError, UsageError
@@ -99,8 +99,23 @@ def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> di
         from .. import runs
 
         runs.check_is_run(target)
-    evaluate_one = _evaluate_run if target.is_dir() else _evaluate_model
-    return {"model": str(target), **evaluate_one(target, settings, progress), "seconds": time.perf_counter() - started}
+    if _task(target) == "segmentation":
+        from ..segmentation.evaluate import evaluate_masks
+
+        metrics = evaluate_masks(target, settings, progress)
+    else:
+        metrics = (_evaluate_run if target.is_dir() else _evaluate_model)(target, settings, progress)
+    return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
+
+
+def _task(target: Path) -> str:
+    """The task of a run or of a model file."""
+    if not target.is_dir():
+        return open_bundle(target).task
+    from .. import runs
+    from ..tasks import registry
+
+    return registry.of_run(runs.load_run(target)).name
 
 
 def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:

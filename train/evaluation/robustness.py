@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
-from ...console.tables import percent, table
+from ...console.tables import four, percent, table
 from ...edge_runtime.calibration import apply_temperature
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import ImageError
@@ -128,7 +128,9 @@ def _summary(
 
 
 def robustness_text(found: Mapping[str, Any]) -> str:
-    """The result of `robustness` as a table."""
+    """The result of `robustness`, or that of masks, as a table."""
+    if found.get("metric") == "dice":
+        return _dice_text(found)
     has_review = found["reviewed_mean"] is not None
     rows = [
         [
@@ -154,6 +156,19 @@ def robustness_text(found: Mapping[str, Any]) -> str:
         text += f", accuracy of the rest {percent(found['accuracy_of_the_rest']) or '-'}"
         text += f"; wrong and not sent: {percent(found['wrong_not_reviewed_mean'])} of the images on average"
     return f"{table(heads, rows)}\n\n{text}"
+
+
+def _dice_text(found: Mapping[str, Any]) -> str:
+    rows = [
+        [kind, *(four(value) for value in cells["by_severity"]), four(cells["mean"])]
+        for kind, cells in found["by_corruption"].items()
+    ]
+    at = found["worst_at"]
+    return (
+        f"{table(['corruption', *map(str, SEVERITIES), 'mean'], rows)}\n\nDice of nucleus and whole cell under "
+        f"{len(rows)} corruptions at {len(SEVERITIES)} severities: mean {found['mean']:.4f}, worst "
+        f"{found['worst']:.4f} ({at['corruption']} at {at['severity']}); {found['images']:,} images each"
+    )
 
 
 def _load(folder: Path, spec: InputSpec, cell: Cell) -> NDArray[np.uint8]:

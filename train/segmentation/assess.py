@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,21 @@ def drawn_cells(truth: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.
     return find_instances(ClassMap(cell, nucleus, (1.0, 1.0), ()), float(RED_CELL_PX))[0]
 
 
-def assess_images(segmenter: TileSegmenter, images: MaskedImages) -> list[Score]:
-    """The figures of every image. Raises ImageError for one that cannot be read any more."""
-    scores = []
+def assess_images(
+    segmenter: TileSegmenter, images: MaskedImages, on_progress: Callable[[int], None] | None = None
+) -> list[Score]:
+    """The figures of every image; ``on_progress`` is called with their number after each one.
+
+    Raises:
+        ImageError: one cannot be read any more.
+    """
+    scores: list[Score] = []
     for entry in images.entries:
         image = open_rgb(images.root / entry.path)
         truth = open_mask(images.root / str(entry.mask), image.size)
         scores.append(score(entry, truth, answer_of(segmenter, entry, image, images.spec)))
+        if on_progress:
+            on_progress(len(scores))
     return scores
 
 
