@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..edge_runtime.errors import UsageError
 from .options import (
     AUGMENTS,
     CACHE_DIR,
@@ -159,8 +160,9 @@ def evaluate(
     from ..console.progress import Progress
     from ..edge_runtime.images import refuse_inside
     from ..train.data.dataset import load_dataset
+    from ..train.data.masked import load_masked
     from ..train.data.synth import is_synthetic
-    from ..train.evaluation.evaluate import EvaluateSettings
+    from ..train.evaluation.evaluate import EvaluateSettings, task_of
     from ..train.evaluation.evaluate import evaluate as evaluate_target
     from ..train.runs import data_root, load_run
 
@@ -171,6 +173,8 @@ def evaluate(
                 if folder is not None:
                     refuse_inside(folder, out, option)
     robust = robustness or plot is not None
+    if html is not None and task_of(target) == "segmentation":
+        raise UsageError("--html does not take a segmentation model yet", hint="`train` and `quantize` write a report")
     settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
     metrics = evaluate_target(target, EvaluateSettings(**settings), Progress())
     texts = _texts(metrics) if html is not None or not json else []
@@ -181,7 +185,8 @@ def evaluate(
         plot_robustness(metrics["robustness"], plot)
         note(f"{plot}: written")
     drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
-    drawn = drawn or any(is_synthetic(load_dataset(folder)) for folder in (data, site) if folder is not None)
+    list_data = load_masked if "dice" in metrics else load_dataset
+    drawn = drawn or any(is_synthetic(list_data(folder)) for folder in (data, site) if folder is not None)
     if html is not None:
         from ..train.reports.model_report import write_model_report
 

@@ -41,6 +41,7 @@ from ..train.runs import (
     versions,
 )
 from ..train.stage import Row
+from ..train.tasks.registry import only_classification
 from .experiments.latency import interleaved
 from .pruning.channels import Budget
 from .pruning.config import PruneConfig
@@ -87,6 +88,7 @@ def prune(
     started = time.perf_counter()
     config.check()
     parent = load_run(config.run)
+    only_classification(parent, "prune")
     if config.run.resolve().is_relative_to(config.out.resolve()):
         raise UsageError(f"{config.out}: is or holds the run that is pruned", hint="choose another --out")
     root = config.data or data_root(parent)

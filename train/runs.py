@@ -282,7 +282,7 @@ def complete_run(
     with atomic.atomic_write(out / "model.keras") as temporary:
         model.save(temporary)
     if "test" in evaluated:
-        task.report(out, run)
+        task.report(out, run, model, images)
     atomic.sync_tree(out)  # before run.json, which means that all files are complete
     write_json(out / "run.json", run)
     return run

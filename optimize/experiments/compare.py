@@ -24,6 +24,7 @@ from ...edge_runtime.tools.device import describe_device
 from ...models.keras_compat import keras
 from ...train.data.split import SplitEntry
 from ...train.runs import data_root, load_run, source_revision, versions, write_json
+from ...train.tasks.registry import only_classification
 from .compare_config import CompareOptions
 from .compare_models import OpenRun, describe, measure, open_run
 from .compare_report import write_compare_report
@@ -58,6 +59,8 @@ def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progr
     if not runs:
         raise UsageError("nothing to compare", hint="give run folders of `edgeall train`")
     facts = {folder: load_run(folder) for folder in runs}
+    for run in facts.values():
+        only_classification(run, "compare")
     _same_labels(facts)
     for folder, run in facts.items():
         if "test" not in run["metrics"]:

@@ -197,6 +197,12 @@ def _ood(novelty: dict[str, Any]) -> str:
 
 def _other_microscopes(metrics: dict[str, Any]) -> str:
     text = "Another microscope, lamp, stain or camera than in the training data changes the predictions; measure first."
+    if "robust_dice_mean" in metrics:
+        return (
+            f"{text} Under the corruptions of suite {metrics['robust_suite']}, which imitate such changes, its Dice is "
+            f"{metrics['robust_dice_mean']:.4f} on average and {metrics['robust_dice_worst']:.4f} at worst "
+            f"({metrics['robust_worst_at']})."
+        )
     if "robust_accuracy_mean" not in metrics:
         return text
     return (

@@ -163,5 +163,5 @@ def _integer_network(job: Job, folded: Any, placement: Placement) -> tuple[Any, 
 
     masks = sparsity_masks(folded, job.facts, job.progress)
     trainable = quantization_aware(folded, placement, measured, masks, config.clusters)
-    train_quantized(config, trainable, job.subsets, len(images), settings, job.progress)
+    train_quantized(job, trainable, len(images))
     return trainable.trained(), ranges(placement, trainable.measured())

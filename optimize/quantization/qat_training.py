@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.files import output_lock
-from ...models.keras_compat import tf
-from ...train.batches import Images, plain, shuffled
 from ...train.data import cache
 from ...train.fit import fit
 from ...train.stage import FitOptions, Stage
-from .config import QuantizeConfig
-from .placement import WITH_WEIGHTS, images_at_once
+from .placement import WITH_WEIGHTS
 from .qat import PLACEMENT, QuantizationAware
+
+if TYPE_CHECKING:
+    from .job import Job
 
 
 def sparsity_masks(folded: Any, facts: dict[str, Any], progress: Progress) -> dict[str, NDArray[np.float32]]:
@@ -33,14 +33,7 @@ def sparsity_masks(folded: Any, facts: dict[str, Any], progress: Progress) -> di
     return masks
 
 
-def train_quantized(
-    config: QuantizeConfig,
-    network: QuantizationAware,
-    subsets: dict[str, Images],
-    calibration_images: int,
-    settings: dict[str, Any],
-    progress: Progress,
-) -> None:
+def train_quantized(job: Job, network: QuantizationAware, calibration_images: int) -> None:
     """Fine-tune in place on the training subset; an interrupted or repeated call resumes.
 
     The float network is the teacher: the integer network has to reproduce its probabilities, which hold more
@@ -48,39 +41,30 @@ def train_quantized(
     distillation techniques to improve low-precision network accuracy".
 
     Args:
-        config: the checkpoint is ``qat/<digest of what decides the result>.npz`` in its run folder.
+        job: the checkpoint is ``qat/<digest of what decides the result>.npz`` in its run folder.
+        network: it is trained.
         calibration_images: number of images behind the initial ranges.
-        settings: of the run.
     """
-    run, training, folded = config.run, subsets["train"], network.folded
+    config, settings, folded = job.config, job.facts["settings"], network.folded
+    images = job.task.epoch_images(job.subsets["train"])
     epochs, batch_size = config.epochs, settings["batch_size"]
-    stage = Stage("qat", epochs, config.learning_rate, epochs, len(training), batch_size, xla=False, soft=True)
-    classes = folded.output_shape[-1]
-    weights = training.class_weights(classes) if settings["class_weights"] else None
+    stage = Stage("qat", epochs, config.learning_rate, epochs, images, batch_size, xla=False, soft=True)
     digests = [hashlib.sha256(value.tobytes()).hexdigest() for value in folded.get_weights()]
     masks = {name: int(mask.sum()) for name, mask in network.masks.items()}
     books = {name: integers.tolist() for name, integers in network.codebooks.items()}
     floats = network.placement.floats
     key = cache.digest([PLACEMENT, asdict(stage), calibration_images, settings, digests, floats, masks, books])
-    checkpoint = run / "qat" / f"{key}.npz"
+    checkpoint = config.run / "qat" / f"{key}.npz"
     with output_lock(checkpoint, "quantize"):
         if checkpoint.exists():
-            progress.note(f"qat: resuming {checkpoint}")
+            job.progress.note(f"qat: resuming {checkpoint}")
+        data = job.task.distillation(job, stage, folded)
         fit(
             network.model,
             stage,
-            lambda epoch: shuffled(
-                training,
-                batch_size,
-                augment=settings["augment"],
-                seed=settings["seed"] + 1,
-                epoch=epoch,
-                class_weights=weights,
-            ).map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight)),
-            plain(subsets["validation"], 2 * images_at_once(folded)).map(
-                lambda pixels, labels: (pixels, tf.one_hot(labels, classes))
-            ),
+            data.batches,
+            data.validation,
             checkpoint,
-            progress,
-            FitOptions(tensorboard=run / "tensorboard" / "qat"),
+            job.progress,
+            FitOptions(tensorboard=config.run / "tensorboard" / "qat", objective=data.objective),
         )

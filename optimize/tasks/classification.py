@@ -15,13 +15,16 @@ from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import GateError
 from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
-from ...train.batches import Images, plain
+from ...models.keras_compat import tf
+from ...train.batches import Images, plain, shuffled
 from ...train.evaluation.metrics import metrics_of
 from ...train.evaluation.reliability import reliability_report, sent_to_review
 from ...train.evaluation.robustness import robustness, robustness_text
 from ...train.evaluation.text import metrics_text
+from ...train.fit import CLASSIFICATION
 from ...train.reports.model_report import write_model_report
 from ...train.runs import image_folder
+from ...train.stage import Stage
 from ..packaging.card import model_card
 from ..packaging.contents import REVIEW_FACTS, golden_candidates, kept_metrics, manifest_of, quality_gate
 from ..packaging.golden import choose_golden
@@ -38,7 +41,7 @@ from ..quantization.placement import images_at_once
 from ..quantization.result import QuantizationResult, conversion_facts
 from ..quantization.summary import quantize_text
 from ..quantization.verify import compare, pixels_of, predict, predictions_and_features
-from .registry import QuantizationTask
+from .registry import Distillation, QuantizationTask
 
 GOLDEN_IMAGES = 2
 
@@ -60,6 +63,29 @@ class Classification(QuantizationTask):
 
     def outputs(self, network: Any, explain: bool) -> Any:
         return with_second_output(network, explain)
+
+    def epoch_images(self, images: Images) -> int:
+        return len(images)
+
+    def distillation(self, job: Job, stage: Stage, folded: Any) -> Distillation:
+        settings, training, classes = job.facts["settings"], job.subsets["train"], folded.output_shape[-1]
+        weights = training.class_weights(classes) if settings["class_weights"] else None
+
+        def batches(epoch: int) -> Any:
+            images = shuffled(
+                training,
+                stage.batch_size,
+                augment=settings["augment"],
+                seed=settings["seed"] + 1,
+                epoch=epoch,
+                class_weights=weights,
+            )
+            return images.map(lambda pixels, labels, weight: (pixels, folded(pixels, training=False), weight))
+
+        validation = plain(job.subsets["validation"], 2 * images_at_once(folded))
+        return Distillation(
+            batches, validation.map(lambda pixels, labels: (pixels, tf.one_hot(labels, classes))), CLASSIFICATION
+        )
 
     def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult:
         verified = _verify(job, network, converted)

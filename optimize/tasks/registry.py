@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...train.tasks import registry as training
@@ -13,9 +14,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...train.batches import Images
+    from ...train.stage import Objective, Stage
     from ..quantization.config import QuantizeConfig
     from ..quantization.job import Converted, Folded, Job
     from ..quantization.result import QuantizationResult, SegmentationResult
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The data of a stage of `edgeall.train.fit.fit`: by epoch, for validation, and the objective."""
+
+    batches: Callable[[int], Any]
+    validation: Any
+    objective: Objective
 
 
 class QuantizationTask(ABC):
@@ -38,6 +49,14 @@ class QuantizationTask(ABC):
     @abstractmethod
     def outputs(self, network: Any, explain: bool) -> Any:
         """The network to convert: two outputs, the second one first, because the converter reverses them."""
+
+    @abstractmethod
+    def epoch_images(self, images: Any) -> int:
+        """Number of inputs in one epoch of quantization-aware training on these training images."""
+
+    @abstractmethod
+    def distillation(self, job: Job, stage: Stage, folded: Any) -> Distillation:
+        """What quantization-aware training learns from: the outputs of ``folded`` for augmented training images."""
 
     @abstractmethod
     def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult | SegmentationResult:

@@ -16,9 +16,17 @@ from ...edge_runtime.preprocess import preprocess
 from ...edge_runtime.segmenter import STEPS, Segmentation, Segmenter
 from ...models.keras_compat import keras
 from ...train.batches import Images, plain
+from ...train.evaluation.robustness import robustness_text
+from ...train.evaluation.text import metrics_text
 from ...train.segmentation.assess import KerasSegmenter, assess_images, figures
+from ...train.segmentation.batches import training_tiles, validation_tiles
 from ...train.segmentation.images import RED_CELL_PX, MaskedImages
+from ...train.segmentation.objective import OBJECTIVE
+from ...train.segmentation.report import draw_overlays, write_masks_report
+from ...train.segmentation.robustness import robustness_of_masks
 from ...train.segmentation.tiles import plain_tiles
+from ...train.stage import Stage
+from ...train.tasks.segmentation import TILES
 from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_of
 from ..packaging.pack import golden_png, pack
@@ -27,7 +35,8 @@ from ..quantization.config import QuantizeConfig
 from ..quantization.job import Converted, Folded, Job
 from ..quantization.placement import images_at_once
 from ..quantization.result import SegmentationResult, conversion_facts
-from .registry import QuantizationTask
+from ..quantization.summary import quantize_text
+from .registry import Distillation, QuantizationTask
 
 GOLDEN_IMAGES = 2
 METRICS = (
@@ -35,7 +44,7 @@ METRICS = (
     *("dice_cell_ci95", "nc_error", "red_cell_error", "panoptic", "per_class"),
 )
 """Figures of the verified subset that the manifest holds."""
-_UNUSED = ("target_sensitivity", "review_budget", "explain")
+_UNUSED = ("target_sensitivity", "review_budget", "explain", "layer_report")
 """Settings that only classification has."""
 
 
@@ -54,6 +63,9 @@ class SegmentationTask(QuantizationTask):
         masks: NDArray[np.float32] = model.predict(plain(_tiles(images), 2 * images_at_once(model)), verbose=0)[0]
         return masks
 
+    def epoch_images(self, images: MaskedImages) -> int:
+        return TILES
+
     def sample(self, images: MaskedImages, count: int, seed: int) -> Images:
         return stratified(_tiles(images), count, seed)
 
@@ -61,14 +73,31 @@ class SegmentationTask(QuantizationTask):
         mask, red_cell = network.outputs
         return keras.Model(network.input, [red_cell, mask])
 
+    def distillation(self, job: Job, stage: Stage, folded: Any) -> Distillation:
+        settings, training = job.facts["settings"], job.subsets["train"]
+
+        def batches(epoch: int) -> Any:
+            tiles = training_tiles(
+                training,
+                stage.batch_size,
+                augment=settings["augment"],
+                seed=settings["seed"] + 1,
+                epoch=epoch,
+                count=stage.images,
+            )
+            return tiles.map(lambda pixels, targets: (pixels, tuple(folded(pixels, training=False))))
+
+        return Distillation(batches, validation_tiles(job.subsets["validation"], stage.batch_size), OBJECTIVE)
+
     def finish(self, job: Job, network: Folded, converted: Converted) -> SegmentationResult:
         segmenter = _open(job, converted.flatbuffer, f"{job.config.scheme} model")
         measured = _verify(job, network, converted, segmenter)
         _check_drop(job, measured)
+        measured["robustness"] = None
+        if job.config.robust:
+            measured["robustness"] = robustness_of_masks(segmenter, job.verified_images, job.progress)
         manifest = _pack(job, converted, segmenter, measured)
-        out = job.config.out
-        assert manifest.task == self.name
-        return SegmentationResult(**measured, robustness=None, out=str(out), file_bytes=out.stat().st_size)
+        return _report(job, segmenter, measured, manifest)
 
 
 TASK = SegmentationTask()
@@ -144,11 +173,38 @@ def _pack(job: Job, converted: Converted, segmenter: Segmenter, measured: dict[s
     source, drawn = golden_candidates(config.golden, facts, split, job.root)
     candidates = drawn if config.golden == "synthetic" else _test_tiles(job)
     metrics = {key: measured["metrics"][key] for key in METRICS} | {"float_dice": measured["float_dice"]}
+    if measured["robustness"] is not None:
+        found = measured["robustness"]
+        worst = found["worst_at"]
+        metrics |= {
+            "robust_suite": found["suite"],
+            "robust_worst_at": f"{worst['corruption']} at severity {worst['severity']}",
+            **{f"robust_dice_{key}": found[key] for key in ("mean", "worst")},
+        }
     sections = {"task": "segmentation", "segmentation": {"red_cell_px": RED_CELL_PX}}
     manifest = manifest_of(config.run, facts, split, job.spec, measured, metrics, source, sections)
     golden = choose_golden(segmenter, candidates)
     pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out)
     return manifest
+
+
+def _report(job: Job, segmenter: Segmenter, measured: dict[str, Any], manifest: Manifest) -> SegmentationResult:
+    """The result, and the HTML report of a model that was verified on the test subset."""
+    out = job.config.out
+    report = out.with_suffix(".report.html") if job.config.subset == "test" else None
+    shown = str(report) if report else None
+    result = SegmentationResult(**measured, out=str(out), file_bytes=out.stat().st_size, report=shown)
+    if report:
+        texts = [
+            ("What the conversion cost", quantize_text(result)),
+            ("On the test subset", metrics_text(result.metrics)),
+        ]
+        if result.robustness is not None:
+            texts.append(("Under changes of the microscope", robustness_text(result.robustness)))
+        images = job.verified_images
+        overlays = draw_overlays(segmenter, images, assess_images(segmenter, images))
+        write_masks_report(report, f"{manifest.name}, {result.scheme}", texts, overlays, result.synthetic)
+    return result
 
 
 def _test_tiles(job: Job) -> Iterator[Image.Image]:

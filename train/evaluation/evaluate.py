@@ -99,7 +99,7 @@ def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> di
         from .. import runs
 
         runs.check_is_run(target)
-    if _task(target) == "segmentation":
+    if task_of(target) == "segmentation":
         from ..segmentation.evaluate import evaluate_masks
 
         metrics = evaluate_masks(target, settings, progress)
@@ -108,7 +108,7 @@ def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> di
     return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
 
 
-def _task(target: Path) -> str:
+def task_of(target: Path) -> str:
     """The task of a run or of a model file."""
     if not target.is_dir():
         return open_bundle(target).task

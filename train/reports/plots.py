@@ -104,7 +104,7 @@ def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
 
 
 def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Loss and accuracy of training and validation over the epochs of all stages.
+    """Loss and accuracy (of masks: Dice) of training and validation over the epochs of all stages.
 
     Args:
         history: rows of ``history.csv``, in order.
@@ -113,7 +113,7 @@ def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
     figure = _figure(6.6, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True)
     epochs = np.arange(1, len(history) + 1)
-    for axes, name in ((upper, "loss"), (lower, "accuracy")):
+    for axes, name in ((upper, "loss"), (lower, "dice" if history and "dice" in history[0] else "accuracy")):
         marker = "o" if len(history) < 40 else ""
         for column, color, who in ((name, TRAIN, "training"), (f"val_{name}", VALIDATION, "validation")):
             axes.plot(epochs, _column(history, column), color=color, label=who, marker=marker, markersize=3)
@@ -196,7 +196,8 @@ def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(range(accuracy.shape[1]), [str(number + 1) for number in range(accuracy.shape[1])])
     axes.set_xlabel("severity")
     axes.set_title(
-        f"accuracy under corruption, %: mean {100 * found['mean']:.1f}, worst {100 * found['worst']:.1f}\n"
+        f"{found.get('metric', 'accuracy')} under corruption, %: mean {100 * found['mean']:.1f}, "
+        f"worst {100 * found['worst']:.1f}\n"
         "research use only, not a diagnosis",
         fontsize=9,
         color=INK,

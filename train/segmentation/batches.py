@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ...models.decoder import MASK, RED_CELL
 from ...models.keras_compat import tf
 from ..batches import normalize
 from .images import MaskedImages
@@ -17,8 +16,8 @@ from .tiles import mosaic_tile, plain_tiles
 def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed: int, epoch: int, count: int) -> Any:
     """tf.data of ``(float32 tiles, targets)`` for one epoch of ``count`` tiles.
 
-    The targets are a dictionary: `MASK` uint8 ``(batch, size, size)``, `RED_CELL` float32 ``(batch, 1)``. Every
-    laboratory gives the same number of tiles. The draws depend only on ``seed``, ``epoch`` and the batch.
+    The targets are those of the mask, uint8 ``(batch, size, size)``, and of the red cells' size, float32
+    ``(batch, 1)``. Every laboratory gives the same number of tiles. The draws depend only on ``seed``, ``epoch`` and the batch.
     """
     if augment == "none":
         return _plain(images, batch_size, np.random.default_rng((seed, epoch)))
@@ -36,7 +35,7 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
         pixels.set_shape((batch_size, size, size, 3))
         masks.set_shape((batch_size, size, size))
         octaves.set_shape((batch_size, 1))
-        return normalize(pixels, images.spec), {MASK: masks, RED_CELL: octaves}
+        return normalize(pixels, images.spec), (masks, octaves)
 
     steps = max(count // batch_size, 1)
     return tf.data.Dataset.range(steps).map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
@@ -50,7 +49,7 @@ def validation_tiles(images: MaskedImages, batch_size: int) -> Any:
 def _plain(images: MaskedImages, batch_size: int, random: np.random.Generator | None) -> Any:
     pixels, masks, octaves = plain_tiles(images)
     order = np.arange(len(pixels)) if random is None else random.permutation(len(pixels))
-    targets = {MASK: masks[order], RED_CELL: octaves[order][:, np.newaxis]}
+    targets = (masks[order], octaves[order][:, np.newaxis])
     dataset = tf.data.Dataset.from_tensor_slices((pixels[order], targets)).batch(
         batch_size, drop_remainder=random is not None and len(order) >= batch_size
     )

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.masks import CLASSES
-from ...models.decoder import MASK, RED_CELL
-from ...models.keras_compat import tf
+from ...models.decoder import MASK
+from ...models.keras_compat import keras, tf
 from ..stage import Objective
 from .tiles import IGNORED
 
@@ -67,20 +67,32 @@ def dice(truth: Any, probabilities: Any) -> Any:
     return (scores[0] + scores[1]) / 2.0
 
 
+def soft_mask_loss(taught: Any, probabilities: Any) -> Any:
+    """Mean cross-entropy of the pixels against the probabilities of a teacher, ``(batch, h, w, classes)``."""
+    logs = tf.math.log(tf.maximum(probabilities, _LEAST))
+    return -tf.reduce_mean(tf.reduce_sum(taught * logs, axis=-1))
+
+
+def soft_dice(taught: Any, probabilities: Any) -> Any:
+    """`dice` against the most probable classes of a teacher."""
+    return dice(tf.argmax(taught, axis=-1), probabilities)
+
+
 def _compiled(soft: bool) -> dict[str, Any]:
+    metric = keras.metrics.MeanMetricWrapper(soft_dice if soft else dice, name="dice")
     return {
-        "loss": {MASK: mask_loss, RED_CELL: red_cell_loss},
-        "loss_weights": {MASK: 1.0, RED_CELL: RED_CELL_WEIGHT},
-        "metrics": {MASK: [dice]},
+        "loss": [soft_mask_loss if soft else mask_loss, red_cell_loss],
+        "loss_weights": [1.0, RED_CELL_WEIGHT],
+        "metrics": [[metric], []],
     }
 
 
 def _validate(batches: list[tuple[Any, Any]]) -> tuple[float, float]:
     """Loss and Dice of all validation tiles together."""
-    truth = {name: np.concatenate([np.asarray(wanted[name]) for wanted, _ in batches]) for name in (MASK, RED_CELL)}
+    truth, wanted = (np.concatenate([np.asarray(targets[index]) for targets, _ in batches]) for index in (0, 1))
     masks, sizes = (np.concatenate([found[index] for _, found in batches]) for index in (0, 1))
-    loss = float(mask_loss(truth[MASK], masks)) + RED_CELL_WEIGHT * float(red_cell_loss(truth[RED_CELL], sizes))
-    return loss, float(dice(truth[MASK], masks))
+    loss = float(mask_loss(truth, masks)) + RED_CELL_WEIGHT * float(red_cell_loss(wanted, sizes))
+    return loss, float(dice(truth, masks))
 
 
 OBJECTIVE = Objective("dice", f"{MASK}_dice", _compiled, _validate)

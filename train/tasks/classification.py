@@ -106,7 +106,7 @@ class Classification(Task):
             for name in evaluated
         }
 
-    def report(self, out: Path, run: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
         from ..reports.report import write_report
 
         write_report(out, run)

@@ -88,8 +88,8 @@ class Task(ABC):
         """The metrics of a trained model by subset. Writes ``predictions.csv`` into ``out``."""
 
     @abstractmethod
-    def report(self, out: Path, run: Mapping[str, Any]) -> None:
-        """Write ``report.html`` of a run whose test subset was evaluated."""
+    def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
+        """Write ``report.html`` of a run whose test subset was evaluated; ``run`` will be its ``run.json``."""
 
 
 def get(name: str) -> Task:

@@ -112,8 +112,15 @@ class Segmentation(Task):
         write_figures(out / "predictions.csv", found)
         return {name: figures(scores, name, split.level, settings["seed"]) for name, scores in found.items()}
 
-    def report(self, out: Path, run: Mapping[str, Any]) -> None:
-        pass
+    def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
+        from ..runs import read_history
+        from ..segmentation.assess import KerasSegmenter, assess_images
+        from ..segmentation.report import draw_overlays, write_run_report
+
+        test = images["test"]
+        segmenter = KerasSegmenter(model, test.spec)
+        overlays = draw_overlays(segmenter, test, assess_images(segmenter, test))
+        write_run_report(out, run, overlays, read_history(out))
 
 
 TASK = Segmentation()
