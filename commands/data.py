@@ -49,7 +49,10 @@ def data_ls(path: Path, json: bool) -> None:
 @click.option("--size", type=click.IntRange(1), help="Image size in pixels.  [default: 224 for all4, 450 for cnmc]")
 @JSON
 def data_synth(out: Path, images: int, seed: int, layout: Layout, size: int | None, json: bool) -> None:
-    """Draw a labelled set of synthetic smears, with masks and boxes of the cells."""
+    """Draw a labelled set of synthetic smears, with masks and boxes of the cells.
+
+    all4 also has a masks.csv, for train --task segmentation.
+    """
     from ..console.progress import Progress
     from ..console.tables import record
     from ..train.data.synth import synthesize

@@ -141,6 +141,11 @@ def leave_laboratory_out(pool: Pool, settings: SplitSettings) -> Assignment:
     group = group_numbers(pool, keep_subjects=True)
     subset = np.full(len(pool.target), TEST)
     others = pool.target != settings.fold[0] - 1
+    if len(np.unique(group[others])) < len(SUBSETS) - 1:
+        raise DataError(
+            f"{pool.scan.dataset.root}: the images of the other laboratories are one group of duplicates or subjects",
+            hint="add images of them",
+        )
     shares = (1.0 - settings.val_frac, settings.val_frac)
     subset[others] = partition(pool.target[others], group[others], shares, settings.seed)
     repeated = others & np.isin(group, group[~others])

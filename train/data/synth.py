@@ -22,6 +22,7 @@ from PIL import Image, PngImagePlugin
 
 from ...edge_runtime.errors import DataError, UsageError
 from ...edge_runtime.files import is_empty, output_lock
+from ...edge_runtime.masks import mask_image
 from ...edge_runtime.network import cores
 from ...edge_runtime.tools.atomic import atomic_write, sync_tree
 from .samples import Dataset
@@ -30,6 +31,7 @@ from .synth_draw import (
     CELL_UM,
     FIELD_KINDS,
     FIELD_UM,
+    RED_CELL_UM,
     Picture,
     draw_cell,
     draw_field,
@@ -43,6 +45,10 @@ TRUTH = ".truth"
 MARKER = ".synthetic.json"
 """A file in the root and in every folder below it, because parts of the data set may be copied elsewhere."""
 MANIFEST = "manifest.csv"
+MASKS_MANIFEST = "masks.csv"
+"""The manifest for training a segmentation network, of the layout all4."""
+CLASSES_SUFFIX = ".classes.png"
+"""Ending of a mask with the values of `edgeall.edge_runtime.masks`, without that of its image."""
 _HEAD = 512
 """Bytes at the start of a PNG that contain its comment. Pillow writes it before the pixels."""
 _SIZE: dict[Layout, int] = {"all4": 224, "cnmc": 450}
@@ -54,8 +60,9 @@ manifest.csv names each image's class and synthetic subject, who has one stain, 
 give it to `edgeall train --data` for a split by subject.
 
 Truth, in {truth}/ beside the images:
-  <image without suffix>.mask.png  8 bits: 0 background, 2n-1 cytoplasm of cell n, 2n nucleus of cell n
-  boxes.json                       for each image its nucleated cells: number, kind, box (left, top, right, bottom)
+  <image without suffix>.mask.png     8 bits: 0 background, 2n-1 cytoplasm of cell n, 2n nucleus of cell n
+  <image without suffix>.classes.png  8 bits: 0 background, 128 cytoplasm, 255 nucleus
+  boxes.json                          for each image its nucleated cells: number, kind, box (left, top, right, bottom)
 """
 
 
@@ -146,6 +153,8 @@ def _save(out: Path, plan: _Plan, picture: Picture) -> None:
     else:
         Image.fromarray(picture.pixels).save(path)
     Image.fromarray(picture.mask).save(mask, compress_level=1, pnginfo=note)
+    classes = np.where(picture.mask == 0, 0, 2 - picture.mask % 2).astype(np.uint8)
+    mask_image(classes).save(mask.with_suffix("").with_suffix(CLASSES_SUFFIX), compress_level=1, pnginfo=note)
 
 
 def synthesize(
@@ -164,7 +173,8 @@ def synthesize(
         seed: the same seed and arguments give the same bytes.
         layout: ``all4``: ``<Benign|Early|Pre|Pro>/synthetic-<class>-NNN.png``, fields;
             ``cnmc``: ``fold_<0..2>/<all|hem>/UID_<subject>_<image>_<cell>_<all|hem>.bmp``, single cells on black.
-            Both have a ``manifest.csv`` (path, label, subject), which is written last.
+            Both have a ``manifest.csv`` (path, label, subject), which is written last; fields also have a
+            ``masks.csv`` for ``edgeall train --task segmentation``.
         size: pixels per side; default 224 for all4 and 450 for cnmc.
         on_progress: called with (images done, total).
 
@@ -238,9 +248,21 @@ def _synthesize(
     boxes = _drawn(draw, [plan.path for plan in plans], on_progress)
     (out / TRUTH / "boxes.json").write_text(json.dumps(boxes, indent=1) + "\n", encoding="utf-8")
     sync_tree(out)
+    if fields:
+        _write_masks_manifest(out, plans, RED_CELL_UM * size / FIELD_UM)
     # Last: it means that the data set is complete.
     with atomic_write(out / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "label", "subject"))
         table.writerows((plan.path, plan.label, plan.subject) for plan in plans)
     return {"out": str(out), **summary}
+
+
+def _write_masks_manifest(out: Path, plans: Sequence[_Plan], red_cell_px: float) -> None:
+    """`MASKS_MANIFEST`, for ``edgeall train --task segmentation``."""
+    with atomic_write(out / MASKS_MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("path", "mask", "laboratory", "subject", "red_cell_px"))
+        for plan in plans:
+            mask = PurePosixPath(TRUTH, plan.path).with_suffix(CLASSES_SUFFIX)
+            table.writerow((plan.path, mask, "synthetic", plan.subject, f"{red_cell_px:.1f}"))

@@ -16,6 +16,7 @@ from .synth_shapes import grid, outline, soft, waves
 from .synth_slide import Densities, Floats, Pixels, Slide, photograph
 
 FIELD_UM = 42.0  # width of an all4 field; a red cell of 7 um is then 37 px of 224
+RED_CELL_UM = 7.0  # mean diameter
 CELL_UM = 21.0  # width of a cnmc image, as in the real one: a blast of 10 um takes half of it
 _MARGIN_UM = 11.0  # drawn beyond the edge of the field, so that the edge can cut cells
 

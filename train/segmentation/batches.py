@@ -17,7 +17,8 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
     """tf.data of ``(float32 tiles, targets)`` for one epoch of ``count`` tiles.
 
     The targets are those of the mask, uint8 ``(batch, size, size)``, and of the red cells' size, float32
-    ``(batch, 1)``. Every laboratory gives the same number of tiles. The draws depend only on ``seed``, ``epoch`` and the batch.
+    ``(batch, 1)``. Every laboratory gives the same number of tiles. The draws depend only on ``seed``,
+    ``epoch`` and the batch.
     """
     if augment == "none":
         return _plain(images, batch_size, np.random.default_rng((seed, epoch)))
