@@ -197,6 +197,11 @@ def bench_by_benchmark_model(
     if not program.is_file():
         raise UsageError(f"{program}: no such file", hint="--benchmark-model takes the program built for the device")
     bundle = open_bundle(model)
+    if bundle.task != "classification":
+        raise UsageError(
+            f"{bundle.path}: --benchmark-model does not take a {bundle.task} model yet",
+            hint="measure it with `edgeall bench --on ssh://...`",
+        )
     main = bundle.graph.main
     if bundle.manifest is None and any(OPEN in sizes_of(main.tensors[index])[1:] for index in main.inputs):
         raise BundleError(

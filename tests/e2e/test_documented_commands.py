@@ -48,6 +48,7 @@ NOT_RUN = {
     r"\badb:": "no phone; tests/unit/test_deploy_benchmark_model.py has a program in adb's place",
     r"\bpicamera2\b": "no camera; `edgeall rig --demo` is run instead",
     r"edgeall data fetch": "downloads from Kaggle; tests/unit/test_fetch.py has a server of its own",
+    r"--task segmentation|runs/cells|cells\.tflite": "takes minutes; tests/unit/test_segmentation.py runs the chain",
     r"edgeall demo": "takes minutes; tests/e2e/test_demo.py goes through it",
 }
 """Patterns of lines that cannot be run here, and why."""

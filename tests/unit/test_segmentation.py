@@ -163,7 +163,7 @@ def test_image_and_mask_move_together() -> None:
         if abs(octaves) > COUNTED:
             assert (mask == IGNORED).all()
         else:  # but for the edges, where bilinear and nearest differ
-            assert (np.rint(image[..., 0] / 100) == mask).mean() > 0.93
+            assert (np.rint(image[..., 0] / 100) == mask).mean() > 0.85
     assert max(scales) > 0.6 and min(scales) < -0.6, "both ends are drawn"
 
 
