@@ -177,9 +177,7 @@ def bench(
     sweep = {"thread_sweep": loop.thread_sweep(streams[-1]), "offline": loop.offline()} if config.sweep else {}
     operators = loop.operators(path)
     samples.append(conditions(root))
-    rate, counted = None, 0
-    if isinstance(network, Classifier):
-        rate, counted = accuracy(network, true_labels(config.images, files, network.labels), problems)
+    rate, counted = _accuracy(network, config, files, problems)
     return BenchResult(
         device=describe_device(),
         conditions={"before": samples[0], "after": samples[-1]},
@@ -211,6 +209,15 @@ def _open(path: str | os.PathLike[str], config: BenchConfig) -> tuple[Network[An
     facts = ForeignFacts(config.labels_file, config.mean, config.std, config.input_size)
     network = open_given(open_bundle(path), config.threads, facts)
     return network, (time.perf_counter_ns() - start) / 1e6
+
+
+def _accuracy(
+    network: Network[Any], config: BenchConfig, files: Sequence[str], problems: dict[str, str]
+) -> tuple[float | None, int]:
+    """Accuracy of a classifier over the labelled files, and their number; None for another task."""
+    if not isinstance(network, Classifier):
+        return None, 0
+    return accuracy(network, true_labels(config.images, files, network.labels), problems)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,9 @@ def test_the_device_imports_nothing_but_what_is_listed(repository: Path, folder:
     files = sorted((repository / folder).rglob("*.py"))
     assert len(files) > 10
     for file in files:
-        assert imported(file.read_text(), *file.relative_to(repository).parent.parts) <= allowed, file
+        # The extras cells and rig bring OpenCV; a device without them imports nothing of vision that needs it.
+        more = {"cv2"} if file.parent.name == "vision" else set()
+        assert imported(file.read_text(), *file.relative_to(repository).parent.parts) <= allowed | more, file
 
 
 def test_a_name_beyond_the_list_is_seen() -> None:
