@@ -27,6 +27,8 @@ _LEAST_SEEN = 7.0
 """Smallest diameter that is assumed, pixels: below it nothing is left of a cell's structure."""
 _SMALLEST, _LARGEST = 0.006, 0.45
 """Range of a red cell's diameter as a fraction of the field's longer side: 20x on a large sensor, one cell in view."""
+_TYPICAL = 0.16
+"""The same, where nothing can be measured: 100x with a usual camera."""
 _STEP = 1.5
 """Maximum distance of assumed diameters, octaves."""
 _REACH = 1.0
@@ -116,8 +118,11 @@ def red_cell_from(um_per_px: float | None, red_cell_px: float | None) -> float |
 
 def measure_scale(field: Image.Image, segmenter: TileSegmenter) -> Scale:
     """Measure the scale of a field, mode ``RGB``."""
-    windows = _Windows(field, segmenter)
-    found, clear = windows.crossing()
+    windows, assumed = _Windows(field, segmenter), _assumed(max(field.size))
+    crossing = windows.crossing(assumed)
+    if crossing is None:
+        return Scale(_TYPICAL * max(field.size), "image", 0.0, (2.0 ** assumed[0], 2.0 ** assumed[-1]))
+    found, clear = crossing
     estimates = windows.refined(found)
     refined = float(np.median(estimates))
     moved = abs(refined - found)
@@ -148,7 +153,7 @@ def _assumed(longer: int) -> list[float]:
     low = math.log2(max(_LEAST_SEEN, _SMALLEST * longer))
     high = math.log2(min(MOST_PX, max(_LARGEST * longer, 2 * _LEAST_SEEN)))
     count = max(2, math.ceil((high - low) / _STEP))
-    return [low + (high - low) / count * (at + 0.5) for at in range(count)]
+    return [*(low + (high - low) / count * (at + 0.5) for at in range(count)), high]
 
 
 class _Windows:
@@ -164,20 +169,20 @@ class _Windows:
         self._levels = [field]  # each half as large as the one before, which saves time for large windows
         self._places = _busiest(self._level(max(field.size) // 512))
 
-    def crossing(self) -> tuple[float, float]:
+    def crossing(self, assumed: list[float]) -> tuple[float, float] | None:
         """The log2 diameter at which the answers first turn from positive to negative; and how clearly, 0..1.
 
-        Without such a place it is that of the first or the last answer.
+        It may lie just outside the assumed diameters; None if it does not even do that.
         """
         before: tuple[float, float] | None = None
         octave = answer = 0.0
-        for octave in _assumed(max(self._levels[0].size)):
+        for octave in assumed:
             answer = self._answer(2.0**octave, self._places[0])
             if answer <= 0:
                 break
             before = octave, answer
         if before is None or answer > 0:
-            return octave + answer, _ONE_SIDED
+            return (octave + answer, _ONE_SIDED) if abs(answer) <= _AGAIN else None
         steep = before[1] - answer
         return before[0] + (octave - before[0]) * before[1] / steep, min(1.0, steep / _CLEAR)
 

@@ -70,6 +70,13 @@ def test_windows_that_disagree_make_the_scale_uncertain() -> None:
     assert f"{low:.0f} to {high:.0f} px" in found.problem() and "--red-cell-px" in found.problem()
 
 
+def test_without_any_red_cell_the_scale_is_the_usual_one_and_uncertain() -> None:
+    found = CellFinder(DrawnSegmenter()).find(draw([((300, 120), 0.8)]))
+    assert found.scale.red_cell_px == pytest.approx(UNIT, rel=0.05) and found.scale.confidence == 0
+    assert len(found.cells) == 1
+    assert "the scale is uncertain" in found.warnings[0]
+
+
 def test_a_known_scale_is_used_and_a_contradiction_said() -> None:
     pixels = draw([((300, 120), 0.8)], MORE_RED)
     right = CellFinder(DrawnSegmenter()).find(pixels, given_scale(UNIT))
