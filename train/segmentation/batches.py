@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...models.keras_compat import tf
 from ..batches import normalize
 from .images import MaskedImages
-from .light import changed
-from .tiles import mosaic_tile, plain_tiles
+from .light import changed, recoloured
+from .tiles import IGNORED, mosaic_tile, plain_tiles
 
 
 def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed: int, epoch: int, count: int) -> Any:
@@ -28,7 +29,7 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
         random = np.random.default_rng((seed, epoch, int(step)))
         tiles = [mosaic_tile(pools[int(random.integers(len(pools)))], size, random) for _ in range(batch_size)]
         pixels, masks, octaves = zip(*tiles, strict=True)
-        seen = np.stack([changed(tile, augment, random) for tile in pixels])
+        seen = np.stack([_seen(*tile, augment, random) for tile in zip(pixels, masks, strict=True)])
         return seen, np.stack(masks), np.array(octaves, np.float32)[:, np.newaxis]
 
     def load(step: Any) -> Any:
@@ -40,6 +41,15 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
 
     steps = max(count // batch_size, 1)
     return tf.data.Dataset.range(steps).map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+
+def _seen(
+    pixels: NDArray[np.uint8], classes: NDArray[np.uint8], augment: str, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A tile as the network sees it in training."""
+    if augment == "microscope" and classes.max() != IGNORED:
+        pixels = recoloured(pixels, classes, random)
+    return changed(pixels, augment, random)
 
 
 def validation_tiles(images: MaskedImages, batch_size: int) -> Any:

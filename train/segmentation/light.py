@@ -35,6 +35,12 @@ STRENGTH = 0.5
 """Largest natural logarithm of the factor of all optical densities."""
 HUE, SATURATION = 35.0, (-0.9, 0.6)
 """Largest change of the hue in degrees, and natural logarithms of the factor of the saturation."""
+RECOLOURED = 0.5
+"""Share of the tiles whose red cells have another colour."""
+RED_SATURATION, RED_DENSITY = (-1.0, 0.7), (-0.3, 0.4)
+"""Natural logarithms of the factors of the saturation and of the optical density of the red cells then."""
+SEAM = 0.8
+"""Standard deviation of the border between recoloured and kept pixels, pixels."""
 LAMP, EXPOSURE, GAMMA = 0.12, (-0.5, 0.35), 0.35
 """Standard deviation of the natural logarithm of each channel's gain; range of that of the gain of all; largest one of
 the exponent."""
@@ -68,6 +74,29 @@ def changed(pixels: NDArray[np.uint8], augment: str, random: np.random.Generator
         if random.random() < share:
             tile = np.clip(change(tile, random), 0, 1).astype(np.float32, copy=False)
     return np.rint(tile * 255).astype(np.uint8)
+
+
+def recoloured(pixels: NDArray[np.uint8], classes: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """A tile whose red cells have another colour, beside white cells that keep theirs; `RECOLOURED` of the tiles.
+
+    Red cells are pink in one laboratory and blue-grey in another, whatever the colour of the nuclei. A network that has
+    seen a few laboratories would take the colour for the class. Everything outside the drawn cells changes its hue,
+    saturation and density; the clear background has next to none of them and stays clear.
+
+    Args:
+        pixels: uint8 RGB ``(size, size, 3)``.
+        classes: index into the classes, ``(size, size)``; 0 outside cells.
+        random: of all draws.
+    """
+    if random.random() >= RECOLOURED:
+        return pixels
+    tile: Tile = pixels.astype(np.float32) / np.float32(255)
+    colour = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
+    colour[..., 0] = (colour[..., 0] + random.uniform(0, 360)) % 360
+    colour[..., 1] = np.clip(colour[..., 1] * math.exp(random.uniform(*RED_SATURATION)), 0, 1)
+    other = _cv(cv2.cvtColor(colour, cv2.COLOR_HSV2RGB)) ** np.float32(math.exp(random.uniform(*RED_DENSITY)))
+    outside = _cv(cv2.GaussianBlur((classes == 0).astype(np.float32), (0, 0), SEAM))[..., np.newaxis]
+    return np.rint((tile + (other - tile) * outside) * 255).astype(np.uint8)
 
 
 def _dimmed(tile: Tile, random: np.random.Generator) -> Tile:
