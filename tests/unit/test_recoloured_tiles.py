@@ -1,0 +1,59 @@
+"""Training tiles of segmentation whose red cells have another colour."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeall.train.segmentation import light
+from edgeall.train.segmentation.batches import _seen
+from edgeall.train.segmentation.tiles import IGNORED
+
+CLEAR, RED, NUCLEUS = (250, 250, 250), (200, 150, 150), (90, 40, 140)
+
+
+@pytest.fixture
+def tile() -> tuple[np.ndarray, np.ndarray]:
+    """A red cell on the left, a nucleus on the right, on a clear background."""
+    pixels, classes = np.full((64, 64, 3), CLEAR, np.uint8), np.zeros((64, 64), np.uint8)
+    cv2.circle(pixels, (18, 32), 10, RED, -1)
+    cv2.circle(pixels, (46, 32), 10, NUCLEUS, -1)
+    cv2.circle(classes, (46, 32), 10, 2, -1)
+    return pixels, classes
+
+
+def test_only_what_is_outside_the_cells_changes_its_colour(
+    tile: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(light, "RECOLOURED", 1.0)
+    reds = []
+    for seed in range(30):
+        found = light.recoloured(*tile, np.random.default_rng(seed))
+        assert found.shape == (64, 64, 3) and found.dtype == np.uint8
+        np.testing.assert_array_equal(found[28:37, 42:51], tile[0][28:37, 42:51], "the inside of the white cell")
+        assert np.abs(found[5, 5].astype(int) - CLEAR).max() <= 5, "the clear background stays clear"
+        reds.append(found[32, 18].astype(int))
+    channels = {int(np.argmax(red)) for red in reds}
+    assert channels == {0, 1, 2}, "red cells of any hue"
+    assert min(np.abs(red - RED).max() for red in reds[:5]) > 5
+
+
+def test_a_share_of_the_tiles_is_recoloured(tile: tuple[np.ndarray, np.ndarray]) -> None:
+    random = np.random.default_rng(0)
+    changed = [bool((light.recoloured(*tile, random) != tile[0]).any()) for _ in range(200)]
+    assert np.mean(changed) == pytest.approx(light.RECOLOURED, abs=0.15)
+
+
+def test_tiles_without_a_counted_mask_keep_their_colours(
+    tile: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("recoloured")
+
+    monkeypatch.setattr("edgeall.train.segmentation.batches.recoloured", never)
+    far = np.full_like(tile[1], IGNORED)
+    for pixels, classes, augment in ((tile[0], far, "microscope"), (*tile, "light"), (*tile, "none")):
+        assert _seen(pixels, classes, augment, np.random.default_rng(0)).shape == (64, 64, 3)
+    with pytest.raises(AssertionError, match="recoloured"):
+        _seen(*tile, "microscope", np.random.default_rng(0))
