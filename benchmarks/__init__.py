@@ -1,1 +1,1 @@
-"""Our figures beside peers and limits. Not in the wheel; may import `edgeall.edge_runtime` and nothing else of ours."""
+"""Measurements with limits. Not in the wheel; they import only `edgeall.edge_runtime` of the package."""

@@ -1,11 +1,11 @@
-"""The chain on the real four-class set: what the default commands reach, beside the limits of the project.
+"""The chain on the real four-class set by the default commands, with the limits of the project.
 
 python benchmarks/all4.py DATA --weights FILE --alpha 0.35
 
-Runs `edgeall train`, `edgeall quantize` and `edgeall evaluate --robustness` as a user would, with no flag that changes
-the recipe, and writes `all4-<alpha>-block.md`. Nothing but the machine's own load should run beside it: time is one of
-the figures. The limits are meant for slides that nobody here has seen; the test side of the default split, contiguous
-blocks, stands in for them. `--split-by image` shows what the optimistic split makes of the same recipe.
+Runs `edgeall train`, `edgeall quantize` and `edgeall evaluate --robustness` without any flag that changes the recipe,
+and writes `all4-<alpha>-block.md`. Run nothing else on the machine: time is one of the figures. The limits are meant
+for slides of unknown patients; the test subset of the default split, contiguous blocks, is the proxy. `--split-by
+image` shows the figures of the optimistic split.
 
 python benchmarks/all4.py DATA --weights FILE --alpha 0.35 --split-by block --folds 5 [--robustness]
 
@@ -85,7 +85,7 @@ def _default(arguments: argparse.Namespace) -> tuple[str, bool]:
 
 def _train(arguments: argparse.Namespace, run: Path) -> None:
     """Train from nothing, caches of pixels and features not there yet."""
-    shutil.rmtree(run, ignore_errors=True)  # an unfinished run would be gone on with, and its time be too short
+    shutil.rmtree(run, ignore_errors=True)  # an unfinished run would be resumed, and its time would be too short
     cache = arguments.work / f"cache-{time.time_ns()}"
     command.answer(
         *("train", "--data", arguments.data, "--alpha", arguments.alpha, "--weights", arguments.weights),

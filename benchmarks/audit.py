@@ -1,10 +1,10 @@
-"""What `edgeall data audit` finds on the real four-class set, and on drawn ones with and without a planted shortcut.
+"""The findings of `edgeall data audit` on the real four-class set, and on drawn sets with and without a shortcut.
 
 python benchmarks/audit.py DATA
 
-The drawn set's classes differ in their cells alone: the audit must not name a shortcut there. In its copy every image
-has a border of three pixels whose green tells the class: the audit must name that, and not the background. On the real
-set it must find duplicates and the colour shortcut, in under 3 minutes. Written to `audit.md`.
+The classes of the drawn set differ only in their cells: the audit must not report a shortcut there. In its copy every
+image has a border of three pixels whose green depends on the class: the audit must report the border, and not the
+background. On the real set it must find duplicates and the colour shortcut, in under 3 minutes. Written to `audit.md`.
 """
 
 from __future__ import annotations

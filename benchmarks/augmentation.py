@@ -1,11 +1,10 @@
-"""What `--augment microscope` costs: images/s of training with it and with `light`, one right after the other.
+"""The cost of `--augment microscope`: images/s of training with it and with `light`, in turn.
 
 python benchmarks/augmentation.py DATA [--rounds 3]
 
-Both alphas of MobileNetV2 at 224 px, from nothing, whole epochs of fine-tuning as `edgeall train` runs them: what is
-drawn and warped on the side takes the same cores. A round gives one cost, which compares only neighbours in time, and
-the next round begins with the other kind: where the machine's own speed changes, the median over rounds withstands it.
-Written to `augmentation.md`.
+Both alphas of MobileNetV2 at 224 px, untrained, whole epochs of fine-tuning as `edgeall train` runs them: augmentation
+uses the same cores as training. A round gives one cost from two neighbouring measurements, and the next round begins
+with the other kind. The median over rounds is robust to changes of the machine's speed. Written to `augmentation.md`.
 """
 
 from __future__ import annotations

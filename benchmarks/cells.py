@@ -286,7 +286,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", type=Path, help="packed segmentation model  [default: the one that travels along]")
-    parser.add_argument("--float", type=Path, help="its float32 twin")
+    parser.add_argument("--float", type=Path, help="the same model in float32")
     parser.add_argument("--points", type=Path, action="append", default=[])
     parser.add_argument("--case", choices=tuple(DICE), default="loo")
     parser.add_argument("--labs", help="laboratories, separated by commas")

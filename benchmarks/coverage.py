@@ -1,11 +1,11 @@
-"""Every backbone through training, pruning, PTQ and QAT, by the commands a user gives: which of them come out whole.
+"""Every backbone through training, pruning, PTQ and QAT by the public commands.
 
 python benchmarks/coverage.py --size full
 
-Networks start from nothing and see a few synthetic images for one epoch: what is shown is that each step ends, that
-its model is integer throughout and still agrees with its float network, and what time and memory it took. Accuracy
-means nothing here. `--size small` takes each backbone's smallest input; `full` the one it was designed for. Written to
-`coverage-<size>.md`; what was measured before is kept (in --work), so a run that was cut goes on.
+Networks start untrained and see a few synthetic images for one epoch. The page shows that each step ends, that the
+model is fully integer and agrees with its float network, and the time and memory. Accuracy has no meaning here.
+`--size small` takes each backbone's smallest input; `full` the one it was designed for. Written to
+`coverage-<size>.md`. Earlier measurements are kept (in --work): an interrupted benchmark resumes.
 """
 
 from __future__ import annotations

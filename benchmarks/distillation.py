@@ -1,10 +1,10 @@
-"""Does a teacher help? The same small network trained alone and with a teacher, over several seeds, on one split.
+"""The effect of a teacher: the same small network trained with and without one, over several seeds, on one split.
 
 python benchmarks/distillation.py DATA --weights FILE_0.35 --teacher-weights FILE_1.0
 
-The teacher is MobileNetV2 1.0, the student 0.35, both at --input-size: at 224 the student alone is wrong on three
-images of the test side, and whatever a teacher could add is less than the difference between two seeds. Written to
-`distillation-<size>.md`; a finished run is not made again (--work).
+The teacher is MobileNetV2 1.0, the student 0.35, both at --input-size. At 224 the student without a teacher is wrong on
+three images of the test subset, and any effect of a teacher is smaller than the difference between two seeds. Written
+to `distillation-<size>.md`; finished runs are reused (--work).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What the second output costs: several models measured in turn, in one process.
+"""The cost of the second output: several models measured in turn, in one process.
 
 python benchmarks/explain.py PLAIN DEFAULT EXPLAIN
 
-Three packed files of one run: of one output, with the pooled features (as `quantize` makes it), with the feature map
-(`quantize --explain`). Every round runs each model once on the same image, in an order that changes; medians of all
-rounds, with the spread of the ratio over ten parts of the rounds, and tenth percentiles, which other programs disturb
-less. Limit: the map adds at most 5 % to the p50 of invoke. Also what reading the second output and scoring it costs.
-Added to `explain.md`.
+Three packed files of one run: with one output, with the pooled features (as `quantize` makes it), with the feature map
+(`quantize --explain`). Every round runs each model once on the same image, in a changing order. The page gives medians
+of all rounds, the spread of the ratio over ten parts of the rounds, and tenth percentiles, which other programs disturb
+less. Limit: the map adds at most 5 % to the p50 of invoke. Also the time to read and score the second output. Appended
+to `explain.md`.
 """
 
 from __future__ import annotations

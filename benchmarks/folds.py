@@ -1,7 +1,7 @@
-"""K contiguous folds of the real four-class set by the default commands, pooled, beside a public study's figure.
+"""K contiguous folds of the real four-class set by the default commands, pooled, compared with a public study.
 
-Used by `all4.py --split-by block --folds K`. A fold whose answers are there is not run again, and a training that was
-cut is resumed by the program itself.
+Used by `all4.py --split-by block --folds K`. Folds with predictions are reused, and the program resumes interrupted
+trainings.
 """
 
 from __future__ import annotations

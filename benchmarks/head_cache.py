@@ -1,9 +1,9 @@
-"""Training a head on cached features beside a plain Keras `fit` of the same frozen network, in one run.
+"""Training of a head on cached features, compared with a plain Keras `fit` of the same frozen network.
 
 python benchmarks/head_cache.py DATA WEIGHTS [--alpha 0.35] [--out benchmarks/results/head_cache.md]
 
 `edgeall train --epochs-finetune 0` runs twice: the first call fills the caches, the second is measured. The limit is
-ten times the images per second. Medians over epochs; the peer's first epoch, which traces its graph, is left out.
+ten times the images per second. Medians over epochs, without the peer's first epoch, which traces its graph.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Which images a model has never seen the like of: candidate scores side by side, on the same features.
+"""Out-of-distribution detection: candidate scores on the same features.
 
 python benchmarks/novelty.py DATA FOREIGN BCCD MODEL...
 
 Each MODEL (packed, with a second output) lies beside the split.json it was made with. Every score is fitted on at
-most 512 images of the train side, its threshold is what 1 % of the validation side exceed, and it is tried on the
-test side and on images that are no field of that set: photographs (FOREIGN, whole and in crops), black, white, flat and
-noise frames, the test side far out of focus, and another laboratory's fields (BCCD, its JPEGImages). None of those is
-fitted on. Mild changes of the test side, as another microscope makes them, should better not be called unfamiliar.
-Written to `novelty.md`.
+most 512 images of the train subset. Its threshold is exceeded by 1 % of the validation subset. It is measured on the
+test subset and on images that are no fields of that set: photographs (FOREIGN, whole and in crops), black, white, flat
+and noise frames, the test subset far out of focus, and fields of another laboratory (BCCD, its JPEGImages). No score is
+fitted on those. Mild changes of the test subset, as by another microscope, should not be detected. Written to
+`novelty.md`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What pruning buys: a trained run pruned by structure and by magnitude, quantized, and measured beside the whole one.
+"""The effect of pruning: a trained run pruned by structure and by magnitude, quantized, and compared with the original.
 
 python benchmarks/pruning.py RUN
 
-RUN is what `benchmarks/all4.py --alpha 1.0 --split-by image` left. Latencies are of one thread, the models taken in
-turn in one process, so that what else the machine does hits all alike. Points are lost against the unpruned network's
-float32 accuracy, and the limits are held against those; what is lost against its int8 accuracy stands beside. Written
-to `pruning.md`; a finished step is not run again (--work).
+RUN is the run folder of `benchmarks/all4.py --alpha 1.0 --split-by image`. Latencies are of one thread, measured in
+turn in one process, so that other programs affect all models equally. The limits apply to the points lost against the
+float32 accuracy of the unpruned network; the loss against its int8 accuracy is given too. Written to `pruning.md`;
+finished steps are reused (--work).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What `edgeall train` does by default, and what it would reach otherwise: one setting changed at a time.
+"""The defaults of `edgeall train` compared with alternatives: one setting changed at a time.
 
 python benchmarks/recipe.py DATA --weights FILE --alpha 0.35 [--variants default,augment-light] [--folds 2/5,4/5]
 
-Each variant is trained, quantized and evaluated by the installed program, on contiguous folds, with the default's other
-settings. Every figure is of the **validation side** of its fold, through the int8 file: settings are never chosen by a
-test side. (A fold's validation images are on the test side of another fold; five folds with a default that was chosen
-here are on the optimistic side by that much.) Rows are kept in `recipe.jsonl` as they end, with the last revision that
-changed the product's own code; the same command resumes. `recipe.md` shows them all.
+Each variant is trained, quantized and evaluated by the installed program, on contiguous folds, with the other settings
+at their defaults. Every figure is of the **validation subset** of its fold, through the int8 file: settings are never
+chosen by a test subset. (The validation images of a fold are test images of another fold; five folds with a default
+that was chosen here are optimistic to that extent.) Rows are written to `recipe.jsonl` as they finish, with the last
+revision that changed the product's code; the same command resumes. `recipe.md` shows them all.
 """
 
 from __future__ import annotations

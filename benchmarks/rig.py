@@ -1,12 +1,12 @@
-"""The rig's loop: judged frames/s beside what its parts alone allow, memory over many frames, the page under load.
+"""The loop of the rig: frames/s compared with its parts, memory over many frames, the page under load.
 
 python benchmarks/rig.py MODEL [--seconds 20] [--rounds 3] [--frames 2000] [--viewers 5] [--out FILE.md]
 
-MODEL is a packed model. In each round, in turns: gate, preprocess and invoke one after the other on frames that are at
-hand, in this thread alone; then the station on a simulated camera of 1280x960 that gives a quarter more than that,
-with a session being recorded. Memory is read at twenty checkpoints over --frames frames. The page's latency is that of
-`edgeall rig` in a process of its own, judging, with --viewers of its live view looking on. Exits with 1 when a limit is
-missed. The limit on memory is meant for 100,000 frames.
+MODEL is a packed model. Each round measures in turn: gate, preprocess and invoke on frames in memory, in this thread
+alone; then the station with a simulated camera of 1280x960 that gives 25 % more frames, while a session is recorded.
+Memory is read at twenty checkpoints over --frames frames. The latency of the page is that of an `edgeall rig` process
+that classifies, with --viewers of its live view. Exits with 1 when a limit is missed. The limit on memory is meant for
+100,000 frames.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from edgeall.rig.station import Station
 
 RATE, LATENCY_MS, MEMORY_FRAC = 0.8, 100.0, 0.05
 MORE = 1.25
-"""So many times the frames that can be judged are given: there is always a newer one, and few are drawn in vain."""
+"""Frames drawn per frame that can be classified: there is always a newer one, and few are discarded."""
 CHECKPOINTS, WARM_UP = 20, 2
-"""Of the memory run, and those of them that are not held against it: until then what drew the slide is given back."""
+"""Checkpoints of the memory run, and how many are ignored: until then memory of drawing the slide is freed."""
 
 
 class Resting(SimulatedCamera):

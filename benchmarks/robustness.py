@@ -1,10 +1,10 @@
-"""How accurate models stay when the microscope changes, side by side.
+"""Accuracy of several models when the microscope changes.
 
 python benchmarks/robustness.py DATA MODEL...
 
-Each MODEL lies beside the split.json it was made with; it is measured on that test side, by `edgeall evaluate
---robustness`. Limits are the project's for alpha 1.0 and 0.35, held against a suite of our own; they were set for
-corruptions that nobody here has seen. Written to `robustness.md`.
+Each MODEL lies beside the split.json it was made with and is measured on that test subset by `edgeall evaluate
+--robustness`. The limits are the project's for alpha 1.0 and 0.35. They were set for unknown corruptions and are
+applied to our own suite. Written to `robustness.md`.
 """
 
 from __future__ import annotations

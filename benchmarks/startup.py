@@ -1,8 +1,8 @@
-"""What `edgeall` costs beside the least that does the same: start-up, one image, and memory over a folder.
+"""The cost of `edgeall` compared with the smallest program that does the same: start-up, one image, memory.
 
 python benchmarks/startup.py model.tflite folder/of/images [--repetitions 15] [--out benchmarks/results/startup.md]
 
-Whole processes, in turns within one run; medians. Exits with 1 when a limit is missed.
+Whole processes, in turn within one run; medians. Exits with 1 when a limit is missed.
 """
 
 from __future__ import annotations

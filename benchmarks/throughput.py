@@ -1,11 +1,11 @@
-"""The same model and images through edgeall and its peers, in turns: images/s, cold start, memory, installed size.
+"""The same model and images through edgeall and other programs: images/s, cold start, memory, installed size.
 
 python benchmarks/throughput.py MODEL IMAGES [--rounds 5] [--count 1000] [--many 100000] [--out FILE.md]
 
-MODEL is a packed int8 model with uint8 input, IMAGES a folder. Every contestant is a whole process in an environment of
-its own (made once, in .cache/venvs). In each round each of them classifies one image and then --count of them; images/s
-is what lies between, so that nobody's start counts. Medians. What can't take the model is named with its reason.
-Exits with 1 when a limit is missed.
+MODEL is a packed int8 model with uint8 input, IMAGES a folder. Every program is a process in its own environment (made
+once, in .cache/venvs). In each round each of them classifies one image and then --count of them; images/s is computed
+from the difference, so that start-up does not count. Medians. A program that does not take the model is named with the
+reason. Exits with 1 when a limit is missed.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def _onnx(model: Path, device: Path) -> Path:
 
 
 def _installed_bytes(folder: Path) -> int:
-    """What `pip install --no-compile` puts there: of everything but pip and setuptools themselves."""
+    """Bytes that `pip install --no-compile` installed, without pip and setuptools."""
     own = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth")
     (site,) = folder.glob("lib/python3*/site-packages")
     tops = [top for top in site.iterdir() if not top.name.startswith(own)]

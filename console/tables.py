@@ -9,7 +9,7 @@ from typing import Any
 
 
 def as_text(value: object) -> object:
-    """For a CSV file: what begins like a formula a spreadsheet computes, whoever typed it, unless after an apostrophe.
+    """For a CSV file: a text that begins like a formula gets an apostrophe, so that no spreadsheet computes it.
 
     Source: OWASP, CSV injection.
     """

@@ -194,7 +194,7 @@ def test_evaluate_gives_the_figures_that_quantize_promised(
         assert found["accuracy"] == tiny_models[scheme]["accuracy"]
 
 
-def test_a_model_beside_its_split_is_evaluated_on_the_test_side(
+def test_a_model_beside_its_split_is_evaluated_on_the_test_subset(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copy(tiny_models["ptq-int8"]["out"], tmp_path / "model.tflite")
@@ -367,7 +367,7 @@ def test_a_command_that_could_not_work_leaves_no_folder_and_can_be_mended(tiny_s
     train(settings, QUIET)
 
 
-def test_force_spares_what_is_no_run(tiny_settings: Any, tmp_path: Path) -> None:
+def test_force_spares_what_is_not_a_run(tiny_settings: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{}")
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not a run"):
@@ -471,7 +471,7 @@ def test_mixed_precision_trains_both_stages_and_saves_float32(
     assert evaluate(out, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)["images"] > 0
 
 
-def test_a_fold_is_the_test_side(tiny_settings: Any, tmp_path: Path) -> None:
+def test_a_fold_is_the_test_subset(tiny_settings: Any, tmp_path: Path) -> None:
     sides = []
     for number in (1, 2):
         out = tmp_path / str(number)

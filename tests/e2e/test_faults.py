@@ -71,7 +71,7 @@ def test_damaged_settings_may_be_overwritten_by_force_and_other_folders_may_not(
         check_out(out, wanted, force=True)
 
 
-def test_an_empty_run_json_is_no_complete_run(tiny_run: Path, tmp_path: Path) -> None:
+def test_an_empty_run_json_is_not_a_complete_run(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(tiny_run, out)
     wanted = json.loads((out / "settings.json").read_text())["settings"]
@@ -100,7 +100,7 @@ def test_a_full_temporary_folder_is_not_a_damaged_model(tiny_run: Path, monkeypa
         load_model(tiny_run, load_run(tiny_run))
 
 
-def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_ends_too_early_is_not_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     """Click makes an `Abort` of an EOFError, as if somebody had pressed Ctrl-D."""
 
     def broken() -> None:

@@ -131,7 +131,7 @@ def test_two_workers_train_as_one_with_the_same_batches(tmp_path: Path) -> None:
     assert not paths[1].exists(), "the chief alone writes"
 
 
-def test_a_killed_worker_ends_the_others_and_the_same_commands_go_on(synthetic_fields: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_others_and_the_same_commands_continue(synthetic_fields: Path, tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("chief", "other")]
     command = [sys.executable, "-c", CLI, "train", "--data", str(synthetic_fields), "--cache-dir", str(tmp_path / "c")]
     command += ["--model", "basic_cnn", "--weights", "none", "--input-size", "48", "--epochs-finetune", "12"]

@@ -49,7 +49,7 @@ def test_a_cat_is_a_cat(foreign: Path, name: str) -> None:
     assert cats > 0.8
 
 
-def test_a_table_of_objects_is_no_sure_thing(foreign: Path) -> None:
+def test_a_table_of_objects_is_not_certain(foreign: Path) -> None:
     for name in MODELS:
         prediction = classify_one(Classifier.open(foreign / name), str(foreign / "multi_objects.jpg"))
         assert prediction.error is None

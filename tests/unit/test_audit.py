@@ -57,7 +57,7 @@ def _about(found: Audit, about: str) -> list[dict[str, Any]]:
     return [finding for finding in found.facts["findings"] if finding["about"] == about]
 
 
-def test_it_does_not_cry_wolf(clean: Audit) -> None:
+def test_it_reports_nothing_for_clean_data(clean: Audit) -> None:
     assert clean.facts["probes"]["shape"]["accuracy"] > 0.6, "there is something to be learnt"
     assert _about(clean, "shortcut") == []
     assert [finding["level"] for finding in clean.facts["findings"] if finding["level"] == "problem"] == []

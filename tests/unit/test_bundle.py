@@ -136,7 +136,7 @@ def test_empty_missing_folder(tmp_path: Path, write: Callable[[bytes], Path]) ->
         open_bundle(tmp_path)
 
 
-def test_a_zip_that_is_no_model(write: Callable[[bytes], Path]) -> None:
+def test_a_zip_that_is_not_a_model(write: Callable[[bytes], Path]) -> None:
     with pytest.raises(BundleError, match="a zip archive, not a model"):
         open_bundle(write(with_archive(b"", {"a.txt": b"a"})))
     with pytest.raises(BundleError, match="a damaged zip archive"):
@@ -280,7 +280,7 @@ class CountingReader(io.BytesIO):
 
 
 @pytest.mark.parametrize("begin", [b"\0\0\0\x18ftypmp42", b"PK\x03\x04", b"TFL3"])
-def test_a_large_file_that_is_no_model_is_not_read(monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
+def test_a_large_file_that_is_not_a_model_is_not_read(monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
     file = CountingReader(begin + bytes(10_000_000))
     monkeypatch.setattr("builtins.open", lambda *_: file)
     with pytest.raises(BundleError, match=r"not a TFLite model|a damaged zip archive"):

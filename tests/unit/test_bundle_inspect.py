@@ -43,7 +43,7 @@ def test_the_file_is_opened_and_checked_once(tiny_bundle: Path, monkeypatch: pyt
     assert inspect_model(tiny_bundle)["golden_ok"] is True
 
 
-def test_golden_outputs_that_are_no_numbers(
+def test_golden_outputs_that_are_not_numbers(
     pack_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, instead of NaN in the JSON."""

@@ -91,7 +91,7 @@ def test_calibration_keeps_the_order_and_sums_to_one() -> None:
     assert FLOOR < 1 / 256
 
 
-def test_a_budget_is_kept_on_the_side_it_was_set_on() -> None:
+def test_a_budget_is_kept_on_the_subset_it_was_set_on() -> None:
     probabilities, truth = _drawn(1000, 1.0)
     rule = review_rule(probabilities, truth, [1, 2, 3], None, 0.1)
     assert rule["reviewed"] == pytest.approx(0.1, abs=0.002) and rule["reviewed"] <= 0.1

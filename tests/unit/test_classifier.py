@@ -107,7 +107,7 @@ def test_input_contract_broken(tensor: TensorInfo, mean: float, std: float) -> N
         check_input_contract(tensor, InputSpec(8, 8, mean=mean, std=std), "m")
 
 
-def test_inputs_that_are_no_image_are_refused() -> None:
+def test_inputs_that_are_not_images_are_refused() -> None:
     with pytest.raises(BundleError, match="int32"):
         check_input_contract(_input(np.int32, 0.0, 0), SPEC, "m")
 

@@ -331,7 +331,7 @@ def test_lists_of_numbers_are_numbers(edgeall: Run) -> None:
 
 
 @pytest.mark.parametrize("drawn", [True, False])
-def test_what_drawn_images_gave_says_so(
+def test_results_of_drawn_images_are_marked(
     edgeall: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn: bool
 ) -> None:
     monkeypatch.setattr("edgeall.train.run.train", lambda *_: {"data": {"synthetic": drawn}})

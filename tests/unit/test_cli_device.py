@@ -133,7 +133,7 @@ def test_run_says_the_same_however_it_is_spread(
         assert edgeall(capfd, "run", tiny_bundle, images, "--json", *options)[:2] == alone[:2]
 
 
-def test_run_survives_a_file_name_that_is_no_text(
+def test_run_survives_a_file_name_that_is_not_text(
     tiny_bundle: Path, images: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     strange = os.path.join(os.fsencode(images), b"\xff\n.png")

@@ -70,7 +70,7 @@ def folds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Bac
     return compare_backbones(config, options, QUIET), config, options
 
 
-def test_a_model_that_cannot_be_trained_is_reported_and_the_others_go_on(folds: Any) -> None:
+def test_a_model_that_cannot_be_trained_is_reported_and_the_others_continue(folds: Any) -> None:
     result, config, _ = folds
     assert [row["model"] for row in result["rows"]] == ["basic_cnn"]
     (failure,) = result["failures"]
@@ -204,7 +204,7 @@ def test_the_page_stands_alone_and_says_it_all(two: Any) -> None:
     assert sum(a.get("class") == "confusion" for _, a in page.tags) == 2 * (1 + len(SCHEMES)), "float beside int8"
 
 
-def test_what_is_damaged_or_of_another_run_is_reported_and_the_rest_goes_on(
+def test_what_is_damaged_or_of_another_run_is_reported_and_the_others_continue(
     two: Any, tiny_settings: Any, tmp_path: Path
 ) -> None:
     (first, second), _, _ = two

@@ -51,7 +51,7 @@ def scaled(factor: float) -> Change:
     return change
 
 
-def test_the_same_is_no_regression(files: Callable[..., tuple[Path, Path]]) -> None:
+def test_the_same_is_not_a_regression(files: Callable[..., tuple[Path, Path]]) -> None:
     result = compare_bench(*files(), "0%")
     assert (result["regressions"], result["differences"]) == ([], [])
     assert len(result["figures"]) == 7
@@ -128,7 +128,7 @@ def test_no_percentage(files: Callable[..., tuple[Path, Path]], text: str) -> No
         ("\x00", "not written by `edgeall bench --json`"),
     ],
 )
-def test_what_is_no_measurement_is_named(
+def test_what_is_not_a_measurement_is_named(
     files: Callable[..., tuple[Path, Path]], text: str, said: str, tmp_path: Path
 ) -> None:
     good, bad = files()

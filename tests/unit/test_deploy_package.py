@@ -74,7 +74,7 @@ def test_a_wheel_is_built_once_for_each_state_of_the_source(checkout: Path, monk
     assert len({first, second, package.wheel(checkout=checkout)}) == len(built) == 3
 
 
-def test_a_build_that_fails_says_so(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_fails_is_reported(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(checkout.parent / "cache"))
     with pytest.raises(EdgeallError, match="can't be built on this host") as caught:
         package.wheel(checkout=checkout)

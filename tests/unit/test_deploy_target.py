@@ -65,7 +65,7 @@ def test_the_list_keeps_what_it_is_told() -> None:
     assert set(json.loads(list_file().read_text())) == {"pi4"}
 
 
-def test_the_list_refuses_what_is_no_device() -> None:
+def test_the_list_refuses_what_is_not_a_device() -> None:
     for name, target in (
         ("pi", "pi4.local"),
         ("", "ssh://h"),

@@ -106,7 +106,7 @@ def test_what_only_looks_alike_stays_apart(tmp_path: Path) -> None:
     assert found(save(tmp_path, images)) == ([], [], [])
 
 
-def test_a_few_large_cells_that_fit_by_chance_are_no_duplicates(tmp_path: Path) -> None:
+def test_a_few_large_cells_that_fit_by_chance_are_not_duplicates(tmp_path: Path) -> None:
     images = {}
     y, x = np.mgrid[:SIDE, :SIDE]
     for number in range(60):

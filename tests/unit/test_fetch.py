@@ -138,7 +138,7 @@ def test_somebody_s_own_folder_is_left_alone(kaggle: Kaggle, tmp_path: Path, nam
     assert kaggle.asked == []
 
 
-def test_a_download_that_is_no_archive(kaggle: Kaggle, tmp_path: Path) -> None:
+def test_a_download_that_is_not_an_archive(kaggle: Kaggle, tmp_path: Path) -> None:
     kaggle.archive = b"<html>busy</html>"
     with pytest.raises(DataError, match="the download failed"):
         fetch("all4", tmp_path / "out", TINY)

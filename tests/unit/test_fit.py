@@ -84,7 +84,7 @@ def test_batch_normalization_is_right_at_inference(tmp_path: Path) -> None:
     assert _off(kept, images) < 0.25 * _off(stale, images)
 
 
-def test_a_stage_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+def test_a_stage_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
     images = _images(64, 1)
     stage = _stage(images, epochs=4)
     whole = _model(0.9)

@@ -117,7 +117,7 @@ def test_it_runs_at_the_size_that_is_given(write: Write, flatbuffers_by_kind: di
 
 
 @pytest.mark.parametrize("signature", [None, [1, 1, 1, 3]])
-def test_one_pixel_is_no_size_whatever_the_file_says(write: Write, signature: list[int] | None) -> None:
+def test_one_pixel_is_not_a_size_whatever_the_file_says(write: Write, signature: list[int] | None) -> None:
     """As written by converters before signatures existed."""
 
     def change(parts: Any) -> None:
@@ -151,7 +151,7 @@ def test_a_size_for_a_model_that_has_one_is_wrong_use(write: Write, tiny_bundle:
     ("shape", "hint"),
     [([1, 3, 32, 48], "channels first"), ([8, 32, 48, 3], "one RGB image"), ([1, 32, 48, 1], "")],
 )
-def test_what_is_no_rgb_image(write: Write, shape: list[int], hint: str) -> None:
+def test_what_is_not_an_rgb_image(write: Write, shape: list[int], hint: str) -> None:
     def change(parts: Any) -> None:
         input_of(parts).shape, input_of(parts).shapeSignature = shape, None
 
@@ -160,7 +160,7 @@ def test_what_is_no_rgb_image(write: Write, shape: list[int], hint: str) -> None
     assert hint in caught.value.hint
 
 
-def test_a_map_of_scores_is_no_classifier(write: Write) -> None:
+def test_a_map_of_scores_is_not_a_classifier(write: Write) -> None:
     with pytest.raises(BundleError, match="a map instead of one score per label"):
         labelled(write("any-map"), tuple("abcdefghijkl"), input_size=4)  # 2x2 positions with 3 labels are 12 outputs
 
@@ -249,7 +249,7 @@ def test_a_quantization_that_is_none(write: Write, of: Callable[[Any], Any], sca
         labelled(write("uint8", quantized(scale, [0] * len(scale), of)))
 
 
-def test_outputs_in_units_of_nothing_are_no_probabilities(write: Write) -> None:
+def test_outputs_in_units_of_nothing_are_not_probabilities(write: Write) -> None:
     with pytest.raises(BundleError, match="output is UINT8 without a scale"):
         labelled(write("uint8", quantized([], [], output_of)))
 

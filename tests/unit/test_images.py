@@ -266,7 +266,7 @@ def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("largest", "used"), [(1023, 10), (1024, 12), (4095, 12), (16_383, 14), (16_384, None)])
-def test_samples_that_use_few_of_their_bits_are_told(channels: int, largest: int, used: int | None) -> None:
+def test_samples_that_use_few_of_their_bits_are_reported(channels: int, largest: int, used: int | None) -> None:
     values = np.random.default_rng(1).integers(0, largest, (5, 7, channels), np.uint16)
     values[2, 3] = largest
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
@@ -297,7 +297,7 @@ def test_layouts_without_an_agreed_reading_are_named(bits: tuple[int, ...], more
     assert error.value.hint
 
 
-def test_a_system_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_error_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.png").write_bytes(encoded(PICTURE))
 
     def refuse(*_: Any, **__: Any) -> None:

@@ -48,7 +48,7 @@ def _answers(folded: Any, float_layers: tuple[str, ...] = ()) -> Any:
     return np.stack([classifier.predict(image) for image in PIXELS])
 
 
-def test_the_worst_layer_comes_first_and_in_float_the_answers_come_back(spoilt: Any) -> None:
+def test_the_worst_layer_comes_first_and_in_float_the_answers_return(spoilt: Any) -> None:
     errors = _errors(spoilt)
     assert errors[0]["layer"] == CULPRIT
     assert errors[0]["kl"] > 10 * errors[1]["kl"] >= 0

@@ -289,7 +289,7 @@ def test_no_subject_figures_where_subjects_are_not_known(subjects: list[str | No
     assert metrics([0, 0, 1, 1], one_hot([0, 0, 1, 0]), subjects=subjects)["subjects"] is None
 
 
-def test_a_resample_without_ill_images_has_no_sensitivity_and_says_nothing_of_it() -> None:
+def test_a_resample_without_positive_images_has_no_sensitivity_and_is_silent_about_it() -> None:
     result = metrics([0, 0, 0, 1], one_hot([0, 0, 0, 1]))
     assert result["sensitivity_ci95"] == [1.0, 1.0]
     assert metrics([0, 0], one_hot([0, 1]))["sensitivity_ci95"] is None
@@ -298,7 +298,7 @@ def test_a_resample_without_ill_images_has_no_sensitivity_and_says_nothing_of_it
 
 
 @pytest.mark.parametrize("subjects", [["a", "b", None, "c"], ["a", "a", "a", "a"], [None] * 4])
-def test_interval_falls_back_to_images_and_says_so(subjects: list[str | None]) -> None:
+def test_interval_falls_back_to_images_and_this_is_reported(subjects: list[str | None]) -> None:
     assert metrics([0, 0, 1, 1], one_hot([0, 0, 1, 0]), subjects=subjects)["ci_unit"] == "image"
 
 

@@ -52,7 +52,7 @@ def test_a_weaker_change_is_a_smaller_one_and_none_at_all_is_geometry() -> None:
 
 
 @pytest.mark.parametrize(("count", "copies"), [(1, MOST_COPIES), (40, MOST_COPIES), (260, 3), (IMAGES + 1, 1)])
-def test_small_sides_are_drawn_several_times(count: int, copies: int) -> None:
+def test_small_subsets_are_drawn_several_times(count: int, copies: int) -> None:
     assert copies_of(count) == copies
 
 

@@ -148,7 +148,7 @@ def _summands(layer: Any) -> list[Any]:
     return [source for source in found if isinstance(source, layers.BatchNormalization)]
 
 
-def test_what_is_no_group_is_refused() -> None:
+def test_what_is_not_a_group_is_refused() -> None:
     model = _joined()
     for name, kept in (("outer", [0]), ("logits", [0]), ("inner", []), ("inner", [0, 5]), ("inner", [2, 1])):
         with pytest.raises(UsageError, match=name):

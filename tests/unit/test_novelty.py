@@ -101,7 +101,7 @@ def test_why_somebody_should_look(pack_tiny: Callable[..., Path], tmp_path: Path
     assert review_reason(None, 0.0, None) is None
 
 
-def test_a_model_of_one_output_says_nothing_of_it(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_model_of_one_output_is_silent_about_it(tiny_bundle: Path, tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     image.write_bytes(png(grainy_image(1)))
     (found,) = classify(Classifier.open(tiny_bundle), [image])

@@ -59,7 +59,7 @@ def test_json_line(tiny_bundle: Path, folder: Path) -> None:
     assert list(line["probabilities"]) == list(LABELS)
 
 
-def test_a_bad_image_is_reported_and_the_rest_goes_on(tiny_bundle: Path, folder: Path) -> None:
+def test_a_bad_image_is_reported_and_the_others_continue(tiny_bundle: Path, folder: Path) -> None:
     (folder / "a" / "2.png").write_bytes((folder / "a" / "1.png").read_bytes()[:100])
     (folder / "a" / "0.jpg").write_bytes(b"")
     predictions = list(classify(Classifier.open(tiny_bundle), [folder]))
@@ -71,7 +71,7 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tiny_bundle: Path, folder:
 
 
 @pytest.mark.parametrize(("kind", "value"), [("float32", np.nan), ("logits", np.nan), ("logits", np.inf)])
-def test_outputs_that_are_no_numbers_are_no_label(
+def test_outputs_that_are_not_numbers_are_not_labels(
     tiny_flatbuffers: dict[str, bytes], folder: Path, tmp_path: Path, kind: str, value: float
 ) -> None:
     """A foreign model, which has no digest, with one damaged weight."""

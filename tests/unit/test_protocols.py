@@ -187,7 +187,7 @@ def _trials(storage: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
-def test_a_killed_grid_is_gone_on_with_and_two_workers_share_the_rest(
+def test_a_killed_grid_is_resumed_and_two_workers_share_the_rest(
     kind: str, synthetic_fields: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

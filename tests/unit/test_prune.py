@@ -180,7 +180,7 @@ def test_a_pruned_run_can_be_pruned_again(smaller: _Made, tiny_settings: Any, tm
 
 
 @pytest.mark.parametrize("which", ["sparse", "smaller"])
-def test_the_same_command_goes_on_after_a_kill(which: str, tiny_run: Path, request: pytest.FixtureRequest) -> None:
+def test_the_same_command_continues_after_a_kill(which: str, tiny_run: Path, request: pytest.FixtureRequest) -> None:
     made: _Made = request.getfixturevalue(which)
     run = load_run(made.out)
     assert run["timing"]["resumed"]

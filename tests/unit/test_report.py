@@ -455,7 +455,7 @@ def test_same_run_same_report(tmp_path: Path) -> None:
     assert write_report(run_dir, run).read_bytes() == first
 
 
-def test_a_file_name_that_is_no_text_goes_all_the_way(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_text_goes_all_the_way(tmp_path: Path) -> None:
     from edgeall.train.runs import write_json, write_predictions
 
     strange = os.fsdecode(b"lymph\xe9.png")

@@ -84,7 +84,7 @@ NO_USERS = ("", "[]", "{}", '{"users": {"x": {}}}', '{"users": []}', "\xff", '{"
 
 
 @pytest.mark.parametrize("text", NO_USERS)
-def test_what_is_no_users_file(tmp_path: Path, text: str) -> None:
+def test_what_is_not_a_users_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "users.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(EdgeallError, match="not a users file"):
@@ -258,7 +258,7 @@ def test_a_csrf_token_belongs_to_one_visitor_and_one_process(users: Path) -> Non
 
 
 @pytest.mark.parametrize("text", [None, "", "x", "x" * 42, "x" * 44, "x" * 42 + "/", "é" * 43])
-def test_what_is_no_token(text: str | None) -> None:
+def test_what_is_not_a_token(text: str | None) -> None:
     assert not Access.is_token(text)
 
 

@@ -218,7 +218,7 @@ def test_a_hanging_opening_is_abandoned(keep: Callable[..., ReconnectingCamera])
     release.set()
 
 
-def test_threads_do_not_pile_up_and_it_recovers_when_one_comes_back(keep: Callable[..., ReconnectingCamera]) -> None:
+def test_threads_do_not_pile_up_and_it_recovers_when_one_returns(keep: Callable[..., ReconnectingCamera]) -> None:
     release = threading.Event()
     opened: list[Scripted] = []
 

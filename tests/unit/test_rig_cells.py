@@ -91,7 +91,7 @@ def test_where_there_is_none_none_is_found(pixels: NDArray[np.uint8]) -> None:
     assert find_cells(pixels) == []
 
 
-def test_red_cells_on_one_another_are_no_nucleus() -> None:
+def test_red_cells_on_one_another_are_not_a_nucleus() -> None:
     """They absorb as much blue and green light as a nucleus, but transmit red light."""
     pile = Image.fromarray(draw(red=SOME_RED))
     ImageDraw.Draw(pile).ellipse((420, 300, 510, 390), fill=(115, 45, 50))

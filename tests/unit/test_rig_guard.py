@@ -150,7 +150,7 @@ def test_known_host(header: str, known: bool) -> None:
     assert known_host(header, frozenset({"localhost", "rig.local"})) is known
 
 
-def test_an_unknown_path_tells_nothing_without_a_log_in(anybody: TestClient) -> None:
+def test_an_unknown_path_reveals_nothing_without_a_log_in(anybody: TestClient) -> None:
     assert anybody.get("/nothing").status_code == 401
     assert anybody.get("/../../etc/passwd").status_code == 401
 
@@ -207,7 +207,7 @@ def test_log_in_and_out(anybody: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("name", "password"), [("olga", "wrong password"), ("mallory", "operates the rig")])
-def test_a_wrong_log_in_tells_nothing(make_rig: MakeRig, users_file: Path, name: str, password: str) -> None:
+def test_a_wrong_log_in_reveals_nothing(make_rig: MakeRig, users_file: Path, name: str, password: str) -> None:
     anybody = client(make_rig(users_file))
     token = form_token(anybody.get("/login").text)
     answer = anybody.post("/login", data={"name": name, "password": password, "csrf": token})
@@ -238,7 +238,7 @@ def test_guessing_is_slowed_down(make_rig: MakeRig, users_file: Path, monkeypatc
         (FORM, b"&".join(b"x=1" for _ in range(MAX_FIELDS + 1)), 403),
     ],
 )
-def test_bodies_that_are_no_form_of_ours(rig: Rig, headers: dict[str, str], content: bytes, status: int) -> None:
+def test_bodies_of_an_unknown_form(rig: Rig, headers: dict[str, str], content: bytes, status: int) -> None:
     visitor = client(rig, "olga")
     assert visitor.post("/slides", headers=headers, content=content).status_code == status
 

@@ -137,7 +137,7 @@ def test_the_slides_ends_are_empty_and_thick(slide: Slide) -> None:
         assert quality.focus == 0 or zone == "thick"
 
 
-def test_a_lamp_that_is_turned_down_is_no_thick_field(slide: Slide) -> None:
+def test_a_lamp_that_is_turned_down_is_not_a_thick_field(slide: Slide) -> None:
     gate, field = Gate(), fields(slide)[0]
     assert look(gate, lit(field, 1.6), 0).reasons == ("bright",)
     for number, light in enumerate((1.0, 0.8), 1):  # "too bright: turn the lamp down"
@@ -219,7 +219,7 @@ def test_real_fields_pass(test_data: Path) -> None:
     assert verdicts[()] >= 0.97 * len(files), verdicts
 
 
-def test_photographs_are_no_smears(test_data: Path) -> None:
+def test_photographs_are_not_smears(test_data: Path) -> None:
     photographs = [file for file in (test_data / "foreign").iterdir() if file.suffix in (".png", ".jpg")]
     assert len(photographs) == 3
     for file in photographs:
@@ -272,7 +272,7 @@ def test_quantize_fits_the_gate_to_the_fields_it_was_trained_on(
 
 
 @pytest.mark.parametrize("value", ["high", None, True, [0.5]])
-def test_a_limit_that_is_no_number_is_refused(value: object) -> None:
+def test_a_limit_that_is_not_a_number_is_refused(value: object) -> None:
     with pytest.raises(BundleError, match=r"`quality\.focus_min` must be a number"):
         from_values({"focus_min": value})
 

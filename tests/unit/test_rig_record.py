@@ -82,7 +82,7 @@ def tampered(record: Record, tmp_path: Path) -> Callable[..., list[str]]:
 COLOURS = ("red", "green", "blue")
 
 
-def test_a_session_comes_back(record: Record) -> None:
+def test_a_session_returns(record: Record) -> None:
     notes = SessionNotes("S1", "A. Operator", "Giemsa", "100x", "thin")
     number = record.start_session(notes)
     session = record.session(number)
@@ -98,7 +98,7 @@ def test_a_session_comes_back(record: Record) -> None:
         record.add_frame(number, JUDGED)
 
 
-def test_a_session_goes_on_after_a_restart(tmp_path: Path) -> None:
+def test_a_session_continues_after_a_restart(tmp_path: Path) -> None:
     with Record(tmp_path, program=PROGRAM) as record:
         number = record.start_session(SessionNotes("S1"))
     with Record(tmp_path, program=replace(PROGRAM, model="other")) as record:
@@ -114,7 +114,7 @@ def test_a_session_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert [openings[row["opening"]] for row in rows if row["kind"] != "opening"] == ["smears", "other"]
 
 
-def test_a_frame_comes_back(record: Record, tmp_path: Path) -> None:
+def test_a_frame_returns(record: Record, tmp_path: Path) -> None:
     session = record.start_session(SessionNotes("S1"))
     image = jpeg(tmp_path, "red")
     cells = ({"box": [0, 0, 9, 9], "label": "Early", "probability": 0.5, "review": False},)
@@ -706,7 +706,7 @@ def test_an_older_record_is_brought_up_to_date(tmp_path: Path, monkeypatch: pyte
     assert check(tmp_path, head).problems == []  # the failed migration left no changes
 
 
-def test_what_is_no_record(tmp_path: Path) -> None:
+def test_what_is_not_a_record(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no record here"):
         Record(tmp_path, create=False)
     with sqlite3.connect(tmp_path / chain.DATABASE) as database:

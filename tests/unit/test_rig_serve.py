@@ -53,7 +53,7 @@ def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
 @pytest.mark.parametrize(
     "text", ["", "8000", ":8000", "localhost", "localhost:", "localhost:x", "localhost:65536", "::1:80"]
 )
-def test_what_is_no_address(text: str) -> None:
+def test_what_is_not_an_address(text: str) -> None:
     with pytest.raises(UsageError, match="--listen"):
         rig_serve.parse_address(text)
 
@@ -73,12 +73,12 @@ def test_beyond_this_machine_it_needs_users(tmp_path: Path, listen: str) -> None
     assert not (tmp_path / "record").exists()
 
 
-def test_a_users_file_without_users_lets_nobody_in_and_says_so(tmp_path: Path) -> None:
+def test_a_users_file_without_users_admits_nobody_and_this_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no users"):
         rig_serve.serve(*arguments(tmp_path, "127.0.0.1:0", tmp_path / "users.json"), note=print)
 
 
-def test_a_path_that_is_no_camera_is_said_at_once(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_camera_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no camera, folder or video"):
         rig_serve.serve(rig_serve.DEMO_MODEL, "/no/such", tmp_path / "record", "127.0.0.1:0", None, note=print)
 

@@ -501,7 +501,7 @@ def attempt(do: Callable[[], int]) -> int | StationError:
         return error
 
 
-def test_a_disk_that_is_gone_is_told(
+def test_a_disk_that_is_gone_is_reported(
     make: Callable[..., Station], record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     station = make()
@@ -512,7 +512,7 @@ def test_a_disk_that_is_gone_is_told(
     until(station, lambda live: live.status == "judged" and live.problems == ())
 
 
-def test_a_session_goes_on_after_a_restart(make: Callable[..., Station], record: Record) -> None:
+def test_a_session_continues_after_a_restart(make: Callable[..., Station], record: Record) -> None:
     station = make()
     session = station.start_session(NOTES)
     until(station, lambda live: live.status == "judged" and live.session_id == session)
@@ -576,7 +576,7 @@ def test_a_record_that_fails_stops_the_judging_until_it_works_again(
     until(station, lambda live: live.status == "judged" and live.problems == ())
 
 
-def test_a_model_that_fails_is_said_to_and_the_watch_goes_on(
+def test_a_model_that_fails_is_reported_and_the_watch_continues(
     make: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[float] = []

@@ -38,7 +38,7 @@ def file(name: str) -> Callable[[Path], Path]:
     ],
 )
 @pytest.mark.parametrize("command", ["quantize", "prune", "compare", "evaluate"])
-def test_a_model_from_elsewhere_is_no_run(
+def test_a_model_from_elsewhere_is_not_a_run(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     make: Callable[[Path], Path],
@@ -82,7 +82,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-def test_what_is_no_model_file(tmp_path: Path) -> None:
+def test_what_is_not_a_model_file(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="a Keras model, not a") as caught:
         open_bundle(file("model.keras")(tmp_path))
     assert "tf.lite.TFLiteConverter" in caught.value.hint

@@ -133,7 +133,7 @@ def test_what_is_too_slow_is_never_trained(settings: SearchSettings, found: Any)
     assert all(row["latency_ms"] < settings.max_latency_ms for row in result["trials"] if row["outcome"] == "measured")
 
 
-def test_an_interrupted_search_goes_on(found: Any) -> None:
+def test_an_interrupted_search_continues(found: Any) -> None:
     result, again = found
     assert "finetune: resumed after epoch 1 of 2" in again.notes
     assert len(result["trials"]) == 4, "the interrupted trial counts once"

@@ -111,7 +111,7 @@ def _student(settings: TrainSettings, out: Path, *teachers: Path, **changes: Any
     return replace(settings, out=out, input_size=32, epochs_finetune=2, teacher=teachers, **changes)
 
 
-def test_a_run_learns_from_runs_and_goes_on_after_a_kill(
+def test_a_run_learns_from_runs_and_continues_after_a_kill(
     tiny_run: Path, tiny_settings: TrainSettings, tmp_path: Path
 ) -> None:
     teacher = tmp_path / "teacher"
@@ -142,7 +142,7 @@ def test_a_run_learns_from_runs_and_goes_on_after_a_kill(
     assert run["settings"]["teacher_weight"] == 0.5
 
 
-def test_a_run_begun_before_there_were_teachers_goes_on(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+def test_a_run_begun_before_there_were_teachers_continues(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     wanted = tiny_settings.as_json()
     old = {key: value for key, value in wanted.items() if not key.startswith("teacher")}
     (tmp_path / "settings.json").write_text(json.dumps({"edgeall_run": 1, "settings": old}))

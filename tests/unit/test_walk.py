@@ -59,7 +59,7 @@ def both(root: Path) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", LEFT_BY_SYSTEMS)
-def test_what_systems_leave_among_pictures_is_no_data(root: Path, name: str) -> None:
+def test_what_systems_leave_among_pictures_is_not_data(root: Path, name: str) -> None:
     before = both(root)
     for place in (root, root / "A", root / "A" / "deep"):
         put(place / name / "thumb.png")
@@ -133,7 +133,7 @@ def test_a_root_that_may_not_be_read_is_named(root: Path, monkeypatch: pytest.Mo
         ("run.json", '{"edgeall_version": "0.1"}'),
     ],
 )
-def test_what_edgeall_wrote_is_no_data(root: Path, file: str, content: str) -> None:
+def test_what_edgeall_wrote_is_not_data(root: Path, file: str, content: str) -> None:
     images, _ = both(root)
     for folder in (root / "run", root / "A" / "run"):
         put(folder / "plots" / "roc.png")
