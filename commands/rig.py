@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +23,7 @@ def rig_user() -> None:
 
 @click.group("record")
 def record() -> None:
-    """Verify, prune and export the record of a rig."""
+    """Verify, back up, restore, prune and export the record of a rig."""
 
 
 @command("rig")
@@ -44,15 +44,17 @@ def record() -> None:
 @click.option(
     "--demo", is_flag=True, help="Use a simulated slide and the model for it, with a record in build/rig-demo."
 )
+@click.option(
+    "--slide", metavar="SAMPLE", help="Start a slide of this sample at once; an open one of the same sample continues."
+)
+@click.option(
+    "--exit-at-end",
+    is_flag=True,
+    help="With --camera replay:PATH: end the slide and the rig when the replay has ended.",
+)
 @click.option("--install-service", is_flag=True, help="Install as a systemd service; requires root.")
 def rig(
-    model: Path | None,
-    camera: str | None,
-    record: Path | None,
-    listen: str,
-    users: Path | None,
-    demo: bool,
-    install_service: bool,
+    model: Path | None, camera: str | None, record: Path | None, demo: bool, install_service: bool, **settings: Any
 ) -> None:
     """Classify what a microscope's camera sees, record it, and show it on a page in the browser.
 
@@ -68,11 +70,12 @@ def rig(
     if model is None or camera is None or record is None:
         raise UsageError("a rig needs MODEL, --camera and --record", hint="or use --demo, which provides all three")
     note_research_use(False)
+    options = server.RigOptions(model, camera, record, **settings)
     if install_service:
-        for command in server.install(model, camera, record, listen, users):
+        for command in server.install(options):
             print(command)
         return
-    server.serve(model, camera, record, listen, users, note=note, opened=server.show if demo else lambda address: None)
+    server.serve(options, note=note, opened=server.show if demo else lambda address: None)
 
 
 @command("add", rig_user)
@@ -86,17 +89,21 @@ def rig(
 @click.option("--users", type=FILE, required=True, help="File of users; created if missing.")
 @click.option("--force", is_flag=True, help="Replace an existing user.")
 def rig_user_add(name: str, role: str, users: Path, force: bool) -> None:
-    """Add a user. The password is the first line of stdin."""
+    """Add a user. The password is asked for twice, or is the first line of stdin."""
     from ..rig.web.access import add_user
 
     if sys.stdin.isatty():
         from getpass import getpass
 
-        note("password (it is not shown):")
         try:
+            note("password (it is not shown):")
             password = getpass("")
+            note("the same password again:")
+            again = getpass("")
         except EOFError:
             raise click.Abort from None
+        if again != password:
+            raise UsageError("the two passwords differ", hint="try again; nothing was changed")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     add_user(users, name, role, password, replace=force)
@@ -146,6 +153,36 @@ def record_prune(folder: Path, before: datetime, json: bool) -> None:
         pruned = opened.prune_images(before.replace(tzinfo=timezone.utc))
     result = {"images": pruned.images, "freed_bytes": pruned.freed_bytes}
     print_result(result, json, lambda: facts(result))
+
+
+@command("backup", record)
+@click.argument("folder", type=FILE)
+@click.option("--out", type=FILE, required=True, help="New or empty folder, on another disk. Or an older backup of it.")
+@JSON
+def record_backup(folder: Path, out: Path, json: bool) -> None:
+    """Copy a record, also while a rig writes to it, and verify the copy.
+
+    Into an older backup of the same record, only new images are copied. An interrupted backup is continued by the same
+    command.
+    """
+    from ..console.tables import record as facts
+    from ..rig.record.backup import back_up
+
+    found = back_up(folder, out)
+    print_result(found.to_json(), json, lambda: facts(found.to_json()))
+
+
+@command("restore", record)
+@click.argument("backup", type=FILE)
+@click.option("--record", "folder", type=FILE, required=True, metavar="DIR", help="New or empty folder of the record.")
+@JSON
+def record_restore(backup: Path, folder: Path, json: bool) -> None:
+    """Make a record from a backup, and verify both. `edgeall rig` then continues it."""
+    from ..console.tables import record as facts
+    from ..rig.record.backup import restore
+
+    found = restore(backup, folder)
+    print_result(found.to_json(), json, lambda: facts(found.to_json()))
 
 
 @command("export", record)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..edge_runtime.errors import EdgeallError
+from .capture.interface import SkippedFile
 from .record.record import Record
 from .record.rows import FrameRow
 from .snapshot import Verdict, encode_jpeg
@@ -28,10 +29,13 @@ _RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class Job:
-    """A frame to be recorded; ``pixels`` if its image is to be saved; ``done`` receives the frame's id."""
+    """A frame to be recorded; ``pixels`` if its image is to be saved; ``done`` receives the row's id.
 
-    session_id: int
-    row: FrameRow
+    Or a file that could not be used, also outside of a session.
+    """
+
+    session_id: int | None
+    row: FrameRow | SkippedFile
     pixels: NDArray[np.uint8] | None
     done: Future[int]
 
@@ -53,10 +57,16 @@ def make_job(session_id: int, verdict: Verdict, with_image: bool, captured_by: s
         by=captured_by,
         source=frame.source,
         source_sha256=frame.digest,
-        quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")},
+        quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")}
+        | ({"used_bits": frame.used_bits} if frame.used_bits else {}),
         cells=[dataclasses.asdict(cell) | {"review": cell.review} for cell in verdict.cells],
     )
     return Job(session_id, row, frame.pixels if with_image else None, Future())
+
+
+def skipped_job(session_id: int | None, skipped: SkippedFile) -> Job:
+    """The job for a file that could not be used."""
+    return Job(session_id, skipped, None, Future())
 
 
 class Recorder:
@@ -68,7 +78,7 @@ class Recorder:
         stop: set when the station stops.
     """
 
-    def __init__(self, record: Record, is_open: Callable[[int], bool], stop: threading.Event) -> None:
+    def __init__(self, record: Record, is_open: Callable[[int | None], bool], stop: threading.Event) -> None:
         self._record, self._is_open, self._stop = record, is_open, stop
         self._jobs: queue.Queue[Job] = queue.Queue(_WAITING_ROWS)
         self._retry_at = 0.0
@@ -116,13 +126,18 @@ class Recorder:
                 return
             except Exception as error:
                 self.report(error)
-                if not job.row.source or job.row.by is not None or not self._is_open(job.session_id):
+                captured = isinstance(job.row, FrameRow) and job.row.by is not None
+                if not job.row.source or captured or not self._is_open(job.session_id):
                     job.done.set_exception(error)
                     return
             while time.monotonic() < self._retry_at and self._is_open(job.session_id):
                 self._stop.wait(BEAT_S)
 
     def _write(self, job: Job) -> int:
+        if isinstance(job.row, SkippedFile):
+            row = job.row
+            return self._record.add_skipped(job.session_id, row.source, row.digest, row.reason)
+        assert job.session_id is not None
         image = encode_jpeg(job.pixels, _SAVED_QUALITY) if job.pixels is not None else None
         return self._record.add_frame(job.session_id, job.row, image)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from ..edge_runtime.classifier import Classifier
-from ..edge_runtime.errors import EdgeallError, UsageError
+from ..edge_runtime.errors import UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.tools.explain import explains, overlay_renderer
 from ..edge_runtime.vision.cells import Box, cut_out
@@ -32,22 +30,25 @@ from .capture.reconnecting import ReconnectingCamera
 from .capture.seen import SeenImages
 from .record.lock import lock_record
 from .record.record import Record
-from .record.rows import Program
+from .record.rows import Program, Session, SessionNotes
 from .service import Watchdog
-from .snapshot import Live
 from .station import Station
-from .web.access import Access, read_users
+from .web.access import Access, form_key, read_users
+from .web.address import BACKLOG, Address, Tls, listening, page_address, parse_address, prepare_tls
 from .web.app import create_app
-from .web.broadcast import Broadcast
-from .web.certificate import certificate, names_of
-from .web.guard import local_names
+from .web.connections import LimitedProtocol
 from .web.page import Page
 from .web.pictures import Explain
+from .web.server import RigServer
 
 DEMO_MODEL = Path(__file__).with_name("demo.tflite")
 """A model for the cells of simulated slides; trained by `edgeall.optimize.rig_demo`."""
-CERTIFICATE = "page.pem"
-"""In the record's folder."""
+FORM_KEY = "page.key"
+"""In the record's folder: the key of the page's forms, which outlives a restart."""
+COMMAND_LINE = "command line"
+"""Recorded as the user who starts, continues or ends a slide by an option."""
+OPEN_S = 10.0
+"""Longest wait for the camera before the slide of ``--slide`` is started."""
 FOLDER = "folder.json"
 """In the record's folder: the files that were in a watched folder when the open slide was started."""
 SIMULATED = "simulated"
@@ -58,81 +59,66 @@ STOP_S = 5
 
 
 @dataclass(frozen=True)
-class Address:
-    """The address where the page listens."""
+class RigOptions:
+    """What `edgeall rig` is started with.
 
-    host: str
-    port: int
-
-    @property
-    def loopback(self) -> bool:
-        """Only this machine can connect to it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def parse_address(text: str) -> Address:
-    """``HOST:PORT``, an IPv6 address in brackets. Raises UsageError for anything else."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit()):
-        raise UsageError(
-            f"--listen {text}: not HOST:PORT", hint="for example 127.0.0.1:8000, or 0.0.0.0:8000 for all addresses"
-        )
-    if int(port) > 65535:
-        raise UsageError(f"--listen {text}: the port must be at most 65535")
-    return Address(bare, int(port))
-
-
-def serve(
-    model: Path,
-    camera: str,
-    record: Path,
-    listen: str,
-    users: Path | None,
-    *,
-    note: Callable[[str], None],
-    opened: Callable[[str], None] = lambda address: None,
-) -> None:
-    """Judge what the camera sees, record it and serve the page, until SIGTERM or Ctrl-C.
-
-    Args:
+    Attributes:
         model: a packed model.
         camera: see `open_camera`.
         record: folder of the record.
         listen: ``HOST:PORT``. Beyond loopback, ``users`` must name at least one user, and the page is served over TLS.
         users: file made by `edgeall rig-user`.
+        slide: sample id of a slide to start at once; an open slide of this sample is continued.
+        exit_at_end: end the slide and the rig when a replay has ended.
+    """
+
+    model: Path
+    camera: str
+    record: Path
+    listen: str
+    users: Path | None = None
+    slide: str | None = None
+    exit_at_end: bool = False
+
+
+def serve(
+    options: RigOptions, *, note: Callable[[str], None], opened: Callable[[str], None] = lambda address: None
+) -> None:
+    """Judge what the camera sees, record it and serve the page, until SIGTERM or Ctrl-C.
+
+    Args:
+        options: of the command line.
         note: shows a line to the operator.
         opened: called with the page's address once the server accepts connections.
 
     Raises:
-        UsageError: ``listen`` is invalid, or would give access without a user.
+        UsageError: ``listen`` is invalid, or would give access without a user; another slide than ``slide`` is open.
         EdgeallError: model, camera, record or users cannot be opened, or the port is in use.
     """
-    address = parse_address(listen)
-    _check_users(address, users)
+    address, camera, record = parse_address(options.listen), options.camera, options.record
+    _check_users(address, options.users)
+    if options.exit_at_end and not camera.startswith("replay:"):
+        raise UsageError("--exit-at-end requires --camera replay:PATH", hint="other cameras do not end")
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    classifier = Classifier.open(model)
-    program = _program(model, classifier, {"camera": camera, "listen": listen})
+    classifier = Classifier.open(options.model)
+    program = _program(options.model, classifier, {"camera": camera, "listen": options.listen})
     if _path_of(camera) is not None:
         open_camera(camera).close()  # a mistyped path fails now; a device may be connected later
     _check_apart(camera, record)
     with Record(record, program=program) as opened_record, lock_record(record):
-        tls = _prepare_tls(address, record)
+        tls = prepare_tls(address, record)
         heartbeat = _Heartbeat()
         # Files that an open slide does not have yet are judged, also those that arrived while the rig was off.
         seen = SeenImages(opened_record.recorded_files(), record / FOLDER)
         watched = ReconnectingCamera(lambda: open_camera(camera, seen=seen))
         station = Station(watched, classifier, opened_record, seen=seen, on_beat=heartbeat)
-        explain = _explain(model, classifier.input) if explains(classifier) else None
+        _check_slide(options.slide, opened_record)
+        explain = _explain(options.model, classifier.input) if explains(classifier) else None
         page = Page(opened_record, program, station.unit, synthetic=camera == SIMULATED, explain=explain)
-        app, broadcast = create_app(station, page, Access(users), tls.names, secure=tls.fingerprint is not None)
-        with _listening(address) as listener:
-            place = _page_address(address, listener, tls)
+        access = Access(options.users, key=form_key(record / FORM_KEY))
+        app, broadcast = create_app(station, page, access, tls.names, secure=tls.fingerprint is not None)
+        with listening(address) as listener:
+            place = page_address(address, listener, tls)
             watchdog = Watchdog(heartbeat.recent)
 
             def ready() -> None:
@@ -142,39 +128,44 @@ def serve(
                 watchdog.start()
                 opened(place)
 
+            def done() -> bool:
+                return options.exit_at_end and station.replay_is_done
+
             station.start()
             try:
-                _Server(_server_config(app, address, tls), broadcast, ready).run(sockets=[listener])
+                if options.slide is not None:
+                    _begin_slide(options.slide, station, opened_record)
+                RigServer(_server_config(app, address, tls), broadcast, listener, ready, done).run(sockets=[listener])
+                if done() and station.session_id is not None:
+                    note(_ended(opened_record.session(station.end_session(COMMAND_LINE))))
             finally:
                 watchdog.stop()
                 station.stop()
 
 
-@dataclass(frozen=True)
-class _Tls:
-    """How the page is served: accepted host names, and the certificate with its fingerprint; None without TLS."""
-
-    names: frozenset[str]
-    certificate: Path | None = None
-    fingerprint: str | None = None
-
-    def notes(self, port: int) -> list[str]:
-        """Lines for the operator about access from other computers."""
-        if self.fingerprint is None:
-            return []
-        return [
-            f"from other computers: https://{socket.gethostname()}:{port}/, or by this computer's IP address",
-            f"SHA-256 of its certificate, to compare with the browser's warning: {self.fingerprint}",
-        ]
+def _check_slide(sample: str | None, record: Record) -> None:
+    """Raise UsageError if another slide than ``--slide`` is open."""
+    for session in record.open_sessions()[:1]:
+        if sample is not None and session.notes.sample != sample:
+            raise UsageError(
+                f"--slide {sample}: the slide {session.notes.sample} is open in this record",
+                hint="end it on the page, or start the rig without --slide",
+            )
 
 
-def _prepare_tls(address: Address, record: Path) -> _Tls:
-    names = local_names() | {address.host.lower()}
-    if address.loopback:
-        return _Tls(names)
-    path = record / CERTIFICATE
-    fingerprint = certificate(path, names | _own_addresses())
-    return _Tls(names | names_of(path), path, fingerprint)
+def _begin_slide(sample: str, station: Station, record: Record) -> None:
+    """Start the slide ``--slide``, or continue it if it is open."""
+    if station.live().asked_session_id is not None:
+        station.continue_session(COMMAND_LINE)
+    elif station.session_id is None:
+        until = time.monotonic() + OPEN_S
+        while not station.live().camera.works and time.monotonic() < until:  # files from before belong to no slide
+            station.wait(station.live().number, 0.1)
+        station.start_session(SessionNotes(sample), COMMAND_LINE)
+
+
+def _ended(session: Session) -> str:
+    return f"{session.notes.sample}: ended with {session.frames} frames; {session.skipped} files were skipped"
 
 
 def _program(model: Path, classifier: Classifier, settings: dict[str, str]) -> Program:
@@ -184,17 +175,13 @@ def _program(model: Path, classifier: Classifier, settings: dict[str, str]) -> P
     return Program(name, hashlib.sha256(flatbuffer).hexdigest(), classifier.labels, settings)
 
 
-def _page_address(address: Address, listener: socket.socket, tls: _Tls) -> str:
-    shown = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{'https' if tls.certificate else 'http'}://{shown}:{listener.getsockname()[1]}/"
-
-
-def _server_config(app: FastAPI, address: Address, tls: _Tls) -> uvicorn.Config:
+def _server_config(app: FastAPI, address: Address, tls: Tls) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         address.host,
         address.port,
-        http="h11",
+        http=LimitedProtocol,
+        backlog=BACKLOG,
         ws="none",
         loop="asyncio",
         ssl_certfile=str(tls.certificate) if tls.certificate else None,
@@ -206,14 +193,20 @@ def _server_config(app: FastAPI, address: Address, tls: _Tls) -> uvicorn.Config:
     )
 
 
-def install(model: Path, camera: str, record: Path, listen: str, users: Path | None) -> list[str]:
+def install(options: RigOptions) -> list[str]:
     """Install the same `edgeall rig` as a systemd service. Returns the commands that start and watch it.
+
+    ``slide`` and ``exit_at_end`` are for scripts, not for a service, and are refused.
 
     Raises:
         UsageError: ``listen`` would give access without a user, ``camera`` is invalid, or the service cannot write to
             ``record``.
         EdgeallError: as `edgeall.rig.service.install`.
     """
+    model, camera, record = options.model, options.camera, options.record
+    listen, users = options.listen, options.users
+    if options.slide is not None or options.exit_at_end:
+        raise UsageError("--install-service takes neither --slide nor --exit-at-end", hint="start slides on the page")
     _check_users(parse_address(listen), users)
     if not Path(os.path.abspath(record)).is_relative_to(service.STATE):
         raise UsageError(
@@ -286,32 +279,6 @@ class _Heartbeat:
         return time.monotonic() - self._last < ALIVE_S
 
 
-class _Server(uvicorn.Server):
-    """A server that ends the viewers' streams before it waits for connections to close."""
-
-    def __init__(self, config: uvicorn.Config, broadcast: Broadcast[Live], ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._broadcast, self._ready = broadcast, ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._broadcast.close()
-        super().handle_exit(sig, frame)
-
-
-def _listening(address: Address) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((address.host, address.port), family=family, backlog=128)
-    except OSError as error:
-        raise EdgeallError(
-            f"--listen {address.host}:{address.port}: {error.strerror}", hint="choose another port or address"
-        ) from error
-
-
 def _check_users(address: Address, users: Path | None) -> None:
     if users is None:
         if not address.loopback:
@@ -322,15 +289,6 @@ def _check_users(address: Address, users: Path | None) -> None:
         return
     if not read_users(users):
         raise UsageError(f"{users}: has no users", hint=f"edgeall rig-user add NAME --users {users}")
-
-
-def _own_addresses() -> set[str]:
-    """The IP addresses that this machine's host name resolves to."""
-    try:
-        found = socket.getaddrinfo(socket.gethostname(), None)
-    except OSError:
-        return set()
-    return {str(entry[4][0]).partition("%")[0] for entry in found}
 
 
 def _exit_on_sigterm(number: int, frame: FrameType | None) -> NoReturn:

@@ -127,7 +127,7 @@ class Live:
 
     Attributes:
         number: of the snapshot; increases.
-        picture: the newest frame; None before the first.
+        picture: the newest frame; None before the first one of a slide, while the camera fails, and after a replay.
         status: ``judged``; ``refused`` by the gate; ``unjudged``: judging is off or impossible; ``waiting`` for the
             first frame.
         quality: of the frame; None before the first.
@@ -148,6 +148,7 @@ class Live:
         left_out: number of files that were there before the slide was started, and of files that arrived while no
             slide was open or judging was off. None of them is recorded.
         health: of the machine.
+        asked_session_id: of a slide from before a restart, until the operator continues or ends it.
     """
 
     number: int
@@ -160,6 +161,7 @@ class Live:
     waits: bool = False
     notes: tuple[str, ...] = ()
     left_out: tuple[int, int] = (0, 0)
+    asked_session_id: int | None = None
     picture: Picture | None = None
     status: str = "waiting"
     quality: Quality | None = None

@@ -18,12 +18,15 @@ from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.tools.device import conditions, rss_bytes
 from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Gate
+from . import notices
+from .capture.interface import SkippedFile
 from .capture.reconnecting import CameraState, ReconnectingCamera
 from .capture.seen import SeenImages
 from .judge import Judge
+from .open_slide import OpenSlide
 from .record.record import Record
 from .record.rows import SessionNotes
-from .recorder import BEAT_S, Job, Recorder, error_text, make_job
+from .recorder import BEAT_S, Job, Recorder, error_text, make_job, skipped_job
 from .scales import CellSearch
 from .snapshot import Health, Live, Settings, StationError, Verdict
 
@@ -37,7 +40,7 @@ all of them would fill a card within the hour and slow down judging."""
 class Station:
     """Judges what a camera sees and records it until it is stopped. Thread-safe.
 
-    A session that a power cut left open is resumed.
+    A session that a power cut left open is resumed, see `OpenSlide`.
 
     Args:
         camera: not started; the station starts and stops it.
@@ -70,19 +73,17 @@ class Station:
         self._recorder = Recorder(record, self._is_open, self._stop)
         self._times: deque[float] = deque(maxlen=1000)
         self._settings = _last_settings(record)
-        self._slides = threading.Lock()  # only one slide starts or ends at a time
-        self._queueing = threading.Lock()  # no row is queued for a session after its end
-        self._new_slide = False
+        self._slide = OpenSlide(record, self._seen, lambda: camera.state().frames)
         self._waits = False
         self._left_out = 0
         self._fault = ""
         self._saved_at = -_SAVE_INTERVAL_S
-        self._noted = ("", "")
+        self._held: list[SkippedFile] = []
+        self._changes: deque[CameraState] = deque()
+        self._processed = 0
         space = record.space()
         self._health = Health(space.free_bytes, space.state)
-        unended = [session for session in record.sessions()[:1] if session.ended is None]
-        self._session_id = unended[0].id if unended else None
-        self._shown: Verdict | None = None
+        self._shown: tuple[Verdict, int | None] | None = None
         self._changed = threading.Condition()
         self._live = self._snapshot(0)
 
@@ -119,7 +120,7 @@ class Station:
     @property
     def session_id(self) -> int | None:
         """Of the open slide."""
-        return self._session_id
+        return self._slide.session_id
 
     @property
     def settings(self) -> Settings:
@@ -138,17 +139,15 @@ class Station:
             StationError: another session is open.
             EdgeallError: as `Record.start_session`.
         """
-        with self._slides, self._queueing:
-            if self._session_id is not None:
-                raise StationError("a session is open", hint="end it first")
-            try:
-                self._seen.save()
-            except OSError as error:
-                reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-                raise StationError(f"the slide cannot be started ({reason})", hint="check the disk") from error
-            self._session_id = self._record.start_session(notes, by)
-            self._new_slide = True
-            return self._session_id
+        return self._slide.start(notes, by)
+
+    def reopen_session(self, session_id: int, by: str = "") -> int:
+        """Go on recording an ended slide, for the user ``by``; returns its id. Raises as `OpenSlide.reopen`."""
+        return self._slide.reopen(session_id, by)
+
+    def continue_session(self, by: str = "") -> int:
+        """Continue the slide from before a restart that `Live.asked_session_id` names. Raises StationError."""
+        return self._slide.resume(by)
 
     def end_session(self, by: str = "") -> int:
         """End the slide after everything judged is recorded; returns the session's id.
@@ -157,53 +156,44 @@ class Station:
             StationError: no session is open.
             RecordError: the end cannot be recorded; the slide stays open.
         """
-        with self._slides:
-            with self._queueing:
-                session_id = self._session_id
-                if session_id is None:
-                    raise StationError("no session is open", hint="start one first")
-                self._session_id = None
-            self._recorder.join()
-            try:
-                self._record.end_session(session_id, by)
-            except BaseException:
-                self._session_id = session_id
-                raise
-            return session_id
+        self._record_skipped()
+        return self._slide.end(by, self._recorder.join)
 
     def capture(self, by: str = "", timeout_s: float = 30.0) -> int:
         """Record the frame that is shown now, with its image, whatever the gate decides; returns the frame's id.
 
         Raises:
-            StationError: no session is open, or there is no frame yet.
+            StationError: no session is open, or no frame of it is shown: none came yet, the camera is lost, a replay
+                has ended.
             EdgeallError: as `Record.add_frame`.
         """
-        shown, until = self._shown, time.monotonic() + timeout_s
-        if self._session_id is None:
+        until, session_id = time.monotonic() + timeout_s, self._slide.session_id
+        if session_id is None:
             raise StationError("a capture requires an open session", hint="start a session first")
+        shown = self._visible(self._camera.state())
         if shown is None:
-            raise StationError("the camera has returned no frame yet", hint=self._camera.state().detail)
+            raise StationError("there is no picture of this slide to capture", hint=self._camera.state().detail)
         job = None
         try:
-            job = self._queue_capture(shown, by, until)
+            job = self._queue_capture(session_id, shown, by, until)
             return job.done.result(max(until - time.monotonic(), 0.0))
         except (queue.Full, FutureTimeoutError) as error:
             if job:
                 job.done.cancel()  # otherwise a second attempt would record it twice
             raise StationError("recording takes too long", hint="see the health page: is the disk slow?") from error
 
-    def _queue_capture(self, verdict: Verdict, by: str, until: float) -> Job:
+    def _queue_capture(self, session_id: int, verdict: Verdict, by: str, until: float) -> Job:
         """Queue a capture for the open session. Raises queue.Full when the time is over."""
-        if not self._queueing.acquire(timeout=max(until - time.monotonic(), 0.0)):
+        if not self._slide.queueing.acquire(timeout=max(until - time.monotonic(), 0.0)):
             raise queue.Full
         try:
-            if self._session_id is None:
+            if self._slide.session_id != session_id:
                 raise StationError("the session has just ended", hint="start another one first")
-            job = make_job(self._session_id, verdict, True, by)
+            job = make_job(session_id, verdict, True, by)
             self._recorder.put(job, max(until - time.monotonic(), 0.0))
             return job
         finally:
-            self._queueing.release()
+            self._slide.queueing.release()
 
     # The judging thread
 
@@ -213,27 +203,31 @@ class Station:
             try:
                 self._on_beat()
                 taken = self._camera.wait(after, BEAT_S)
+                self._record_skipped()
                 if taken is None:
                     self._publish(None)
                     continue
                 after, frame = taken
-                if frame.waits and self._session_id is None:
+                if frame.waits and self._slide.session_id is None:
                     self._publish(self._verdict(frame))  # shown now, judged again when its slide is started
-                while not self._process(frame) and frame.waits and not self._stop.is_set():
+                while not self._process(after, frame) and frame.waits and not self._stop.is_set():
                     pass  # its slide was ended meanwhile: the frame waits for the next slide
+                self._processed = after
             except Exception as error:  # a fault in one frame or driver must not end the loop
                 self._fault = f"judging fails: {error_text(error)}"
                 self._publish(None)
                 self._stop.wait(BEAT_S)
 
-    def _process(self, frame: Frame) -> bool:
+    def _process(self, number: int, frame: Frame) -> bool:
         """Judge a frame and queue it for the record. False if its slide was ended before it was queued."""
         self._wait_until_recordable(frame)
-        session_id = self._session_id
+        session_id = self._slide.session_id
+        if number <= self._slide.after and not frame.waits:
+            session_id = None  # older than the slide
         verdict = self._verdict(frame)
         self._fault = ""
         self._times.append(time.monotonic())
-        self._publish(verdict)
+        self._publish(verdict, session_id)
         queued = self._queue(verdict, session_id)
         if frame.source and not queued and not frame.waits:
             self._left_out += 1
@@ -242,11 +236,11 @@ class Station:
     def _wait_until_recordable(self, frame: Frame) -> None:
         """Wait while the open slide cannot be recorded, if the frame is of a file, which does not come again.
 
-        A replay also waits for the start of a slide.
+        A replay also waits for the start of a slide, and all files for the answer whether a slide is continued.
         """
         while frame.source and not self._stop.is_set():
-            self._waits = self._session_id is None and frame.waits
-            if not self._waits and (self._session_id is None or self._recordable()):
+            self._waits = self._slide.session_id is None and frame.waits
+            if not self._waits and self._slide.asked is None and (self._slide.session_id is None or self._recordable()):
                 break
             self._on_beat()
             self._publish(None)
@@ -256,8 +250,7 @@ class Station:
         return self._health.space != "full" and not self._recorder.problem
 
     def _verdict(self, frame: Frame) -> Verdict:
-        if self._new_slide:
-            self._new_slide = False
+        if self._slide.take_new():
             self._judge.new_slide()
         return self._judge.verdict(frame, self._settings.judge and self._recordable())
 
@@ -267,8 +260,8 @@ class Station:
             return False
         with_image = verdict.status == "judged" and self._saves_image(verdict)
         job = make_job(session_id, verdict, with_image)
-        with self._queueing:
-            while session_id == self._session_id:
+        with self._slide.queueing:
+            while session_id == self._slide.session_id:
                 try:
                     self._recorder.put(job, BEAT_S)
                     return True
@@ -289,14 +282,36 @@ class Station:
         self._saved_at = time.monotonic()
         return True
 
-    def _is_open(self, session_id: int) -> bool:
-        return self._session_id == session_id and not self._stop.is_set()
+    def _record_skipped(self) -> None:
+        """Queue files that could not be used for the record. Those of a replay wait for a slide, as its images do."""
+        with self._slide.queueing:
+            self._held += self._camera.take_skipped()
+            while (
+                self._held
+                and self._slide.asked is None
+                and not (self._slide.session_id is None and self._held[0].waits)
+            ):
+                try:
+                    self._recorder.put(skipped_job(self._slide.session_id, self._held[0]), BEAT_S)
+                except queue.Full:
+                    return
+                self._held.pop(0)
+
+    @property
+    def replay_is_done(self) -> bool:
+        """A replay has ended, and each of its images was recorded or left out; it waits for no slide."""
+        state = self._camera.state()
+        return state.state == "ended" and not self._held and self._processed == state.frames
+
+    def _is_open(self, session_id: int | None) -> bool:
+        return self._slide.is_open(session_id) and not self._stop.is_set()
 
     # The health thread
 
     def _monitor_health(self) -> None:
         while not self._stop.is_set():
             try:
+                self._record.check_present()
                 space, found = self._record.space(), conditions()
                 self._health = Health(
                     space.free_bytes,
@@ -313,64 +328,50 @@ class Station:
             self._stop.wait(_HEALTH_S)
 
     def _note_camera(self) -> None:
-        """Record that the camera fails or works again, but not every attempt to open it."""
-        state = self._camera.state()
-        if (state.state, state.fault) == self._noted:
-            return
-        self._record.add_event("camera", dataclasses.asdict(state))
-        self._noted = state.state, state.fault
+        """Record each time that the camera failed or works again, but not every attempt to open it."""
+        self._changes += self._camera.take_changes()
+        while self._changes:
+            self._record.add_event("camera", dataclasses.asdict(self._changes[0]))
+            self._changes.popleft()
 
     # Snapshots
 
-    def _publish(self, verdict: Verdict | None) -> None:
-        """Publish a snapshot with the verdict on a new frame; None keeps the last one."""
-        self._shown = verdict or self._shown
+    def _publish(self, verdict: Verdict | None, session_id: int | None = None) -> None:
+        """Publish a snapshot with the verdict on a new frame of a slide; None keeps the last one."""
+        if verdict:
+            self._shown = verdict, session_id
         live = self._snapshot(self._live.number + 1)
         with self._changed:
             self._live = live
             self._changed.notify_all()
+
+    def _visible(self, camera: CameraState) -> Verdict | None:
+        """The last verdict, if it still holds: the camera works, and the frame is not older than the open slide."""
+        if self._shown is None or not (camera.state == "live" or self._waits):
+            return None
+        verdict, session_id = self._shown
+        return verdict if self._slide.session_id in (None, session_id) else None
 
     def _snapshot(self, number: int) -> Live:
         now = time.monotonic()
         while self._times and self._times[0] < now - _RATE_S:
             self._times.popleft()
         camera = self._camera.state()
+        shown = self._visible(camera)
         return Live(
             number=number,
-            **(vars(self._shown) if self._shown else {}),
+            **(vars(shown) if shown else {}),
             frames_per_s=len(self._times) / _RATE_S,
             camera=camera,
-            session_id=self._session_id,
+            session_id=self._slide.session_id,
             settings=self._settings,
-            problems=self._problems(camera),
+            problems=notices.problems(camera, self._health.space, self._fault, self._recorder.problem),
             health=self._health,
             waits=self._waits,
-            notes=self._notes(camera),
+            notes=notices.notes(camera, self._seen, self._waits, self._slide.asked is not None),
             left_out=(self._seen.before, self._left_out),
+            asked_session_id=self._slide.asked,
         )
-
-    def _notes(self, camera: CameraState) -> tuple[str, ...]:
-        notes = []
-        if self._waits:
-            notes.append(f"{camera.name} waits for the start of a slide")
-        elif camera.state == "ended":
-            notes.append(camera.detail)
-        if self._seen.unknown:
-            notes.append(
-                f"{self._seen.unknown} images in the folder are left out: it is unknown whether they were there before"
-                " the slide was started; to have them judged, copy them in under other names"
-            )
-        return tuple(notes)
-
-    def _problems(self, camera: CameraState) -> tuple[str, ...]:
-        problems = [self._fault, self._recorder.problem]
-        if camera.state not in ("live", "ended"):
-            problems.append(camera.detail)
-        if self._health.space == "full":
-            problems.append("the disk is full: nothing is judged or recorded")
-        elif self._health.space == "no images":
-            problems.append("the disk is nearly full: images are not saved")
-        return tuple(problem for problem in problems if problem)
 
 
 def _last_settings(record: Record) -> Settings:

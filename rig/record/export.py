@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from ...edge_runtime.manifest import RESEARCH_USE
 from ...edge_runtime.vision.cells import cut_out
 from .chain import RecordError
 from .record import Record
-from .rows import RecordedFrame, Session
+from .rows import RecordedFrame, Session, SkippedRow
 
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "source_sha256"),
@@ -67,9 +68,18 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
 
 
 def export_csv(record: Record, session_id: int, out: Path) -> int:
-    """Write a CSV line for each frame of a session, oldest first; returns their number. Raises RecordError."""
-    session = record.session(session_id)
-    return _write(out, COLUMNS, (_values(session, frame) for frame in record.each_frame(session_id)))
+    """Write a CSV line for each frame of a session, oldest first; returns their number.
+
+    After them comes a line with the status ``skipped`` for each file that could not be used.
+
+    Raises:
+        RecordError: no such session.
+        UsageError: the file exists.
+    """
+    session, skipped = record.session(session_id), record.skipped(session_id)
+    frames = (_values(session, frame) for frame in record.each_frame(session_id))
+    lines = itertools.chain(frames, (_values_of_skipped(session, each) for each in skipped))
+    return _write(out, COLUMNS, lines) - len(skipped)
 
 
 def export_cells(record: Record, session_id: int, out: Path) -> int:
@@ -122,6 +132,22 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "cell_labels": json.dumps(Counter(frame.cell_labels), ensure_ascii=False),
         "image": frame.image,
         "probabilities": json.dumps(dict(row.probabilities)),
+        "model": session.model,
+        "model_sha256": session.model_sha256,
+        "software": session.software,
+        "use": RESEARCH_USE,
+    }
+
+
+def _values_of_skipped(session: Session, skipped: SkippedRow) -> dict[str, object]:
+    return {
+        "session": session.id,
+        "sample": session.notes.sample,
+        "recorded": skipped.at,
+        "source": skipped.source,
+        "source_sha256": skipped.source_sha256,
+        "status": "skipped",
+        "reasons": skipped.reason,
         "model": session.model,
         "model_sha256": session.model_sha256,
         "software": session.software,

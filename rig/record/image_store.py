@@ -15,7 +15,17 @@ from pathlib import Path
 from .chain import RecordError, full, sync_folder
 
 _DIGEST = re.compile("[0-9a-f]{64}")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Values of ``errno`` for a full disk."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex. Raises OSError."""
+    with open(path, "rb") as file:
+        content = hashlib.sha256()
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
 
 
 class ImageStore:
@@ -58,7 +68,7 @@ class ImageStore:
                 return digest
             self._write(jpeg, path)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise full(path) from error
             raise RecordError(f"{path}: cannot be written ({error.strerror})", hint="check the disk") from error
         return digest
@@ -75,11 +85,7 @@ class ImageStore:
 
     def is_intact(self, digest: str) -> bool:
         """Whether the image's content has the digest of its name. Raises OSError if it cannot be read."""
-        with open(self._place(digest), "rb") as file:
-            content = hashlib.sha256()
-            while block := file.read(1 << 20):
-                content.update(block)
-        return content.hexdigest() == digest
+        return file_digest(self._place(digest)) == digest
 
     def tidy(self) -> None:
         """Remove incomplete files that a power cut left, and flush the folders' names to the disk."""

@@ -202,6 +202,22 @@ class Record(RecordReader):
         self._add("prune", {"before": moment, "images": len(digests)})
         return Pruned(len(digests), sum(self._images.remove(digest) for digest in digests))
 
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the program's model; None for a tool."""
+        return self._program.model_sha256 if self._program else None
+
+    def check_present(self) -> None:
+        """Raise RecordGoneError if the record was removed or replaced since it was opened.
+
+        A removed file can still be written to, until the program ends: its rows would be lost.
+        """
+        if _identity(self.folder) != self._identity:
+            raise RecordGoneError(
+                f"{self.folder}: the record was removed or replaced while it is open; nothing is recorded",
+                hint="bring it back, or restore a backup with `edgeall record restore`; then restart the rig",
+            )
+
     def space(self) -> Space:
         """The free disk space."""
         free = _free_bytes(self.folder)
@@ -227,7 +243,7 @@ class Record(RecordReader):
     def _add(self, kind: str, facts: Mapping[str, Any]) -> int:
         path = self.folder / chain.DATABASE
         with self._lock:
-            self._check_present()
+            self.check_present()
             opening = self._opening
             with chain.appending(self._database, path):
                 if kind in ("frame", "end"):
@@ -237,14 +253,6 @@ class Record(RecordReader):
                 number = chain.append(self._database, kind, {**facts, "opening": opening})
             self._opening = opening  # it has been committed
         return number
-
-    def _check_present(self) -> None:
-        """A removed file can still be written to, until the program ends: its rows would be lost."""
-        if _identity(self.folder) != self._identity:
-            raise RecordGoneError(
-                f"{self.folder}: the record was removed or replaced while it is open; nothing is recorded",
-                hint="bring it back, or restore a backup with `edgeall record restore`; then restart the rig",
-            )
 
     def _writer(self) -> dict[str, Any]:
         program = {} if self._program is None else dataclasses.asdict(self._program)

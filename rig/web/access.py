@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ LONGEST_PASSWORD = 1024
 SESSION_S = 12 * 3600
 """Lifetime of a session."""
 MAX_SESSIONS = 256
+KEY_BYTES = 32
 FAILURES = 5
 """Failed log-ins of one address, or for one name, before it is blocked for a while."""
 FAILURE_WINDOW_S = 300
@@ -141,6 +143,31 @@ def _invalid_file(path: Path) -> EdgeallError:
     return EdgeallError(f"{path}: not a users file", hint="create one with `edgeall rig-user add NAME --users FILE`")
 
 
+def form_key(path: Path) -> bytes:
+    """The key of the CSRF tokens, in a file readable only by its owner; a missing file is created.
+
+    A page that was opened before a restart of the rig stays usable with it.
+
+    Raises:
+        EdgeallError: the file cannot be read or written.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            key = path.read_bytes()
+            if len(key) == KEY_BYTES:
+                return key
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.unlink(missing_ok=True)  # left by a killed process with the same id
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        return path.read_bytes()
+    except OSError as error:
+        raise EdgeallError(f"{path}: cannot be written ({error.strerror})", hint="check its owner and mode") from error
+
+
 class TooManyFailures(EdgeallError):
     """Too many log-ins of an address or for a name have failed; the next is allowed after ``wait_s`` seconds."""
 
@@ -187,18 +214,23 @@ class Access:
     """The log-ins and sessions of one running rig. Thread-safe.
 
     A cookie holds a visitor's random token; the server stores only its digest. A CSRF token is an HMAC of the cookie
-    under a key of this process, so visitors who are not logged in need no memory.
+    under one key, so visitors who are not logged in need no memory. Every refused log-in is logged.
 
     Args:
         users_file: None gives everyone access as `LOCAL_USER`: for a page that listens on loopback only.
         clock: monotonic, seconds.
+        key: of the CSRF tokens, see `form_key`; None for a new one: open pages then have to be reloaded.
     """
 
-    def __init__(self, users_file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, users_file: Path | None, clock: Callable[[], float] = time.monotonic, key: bytes | None = None
+    ) -> None:
         self.open = users_file is None
         self._file = users_file
         self._clock = clock
-        self._key = secrets.token_bytes(32)
+        self._key = key or secrets.token_bytes(KEY_BYTES)
+        self.refused = 0
+        """Number of refused log-ins so far."""
         self._failures = Failures(clock)
         self._sessions: dict[bytes, _Session] = {}
         self._users: dict[str, User] = {}
@@ -270,16 +302,27 @@ class Access:
     def _checked(self, name: str, password: str, address: str) -> User:
         keys = (f"from {address}", f"for {name[:64]}")
         with self._hashing:
-            self._failures.check(*keys)
             with self._lock:
                 user = self._known(name)
+            try:
+                self._failures.check(*keys)
+            except TooManyFailures:
+                self._refuse(address, user, "too many failed attempts")
+                raise
             # An unknown name takes as long as a wrong password.
             correct = self._matches(user.password_hash if user else self._unknown_user_hash, password)
             if user is None or not correct:
                 self._failures.add(*keys)
+                self._refuse(address, user, "wrong password" if user else "unknown name")
                 raise UsageError("wrong name or password")
             self._failures.forget(keys[1])  # the address's failures stay: it may be trying other names
         return user
+
+    def _refuse(self, address: str, user: User | None, why: str) -> None:
+        """Log a refused log-in. An unknown name is not logged: it may be a password in the wrong field."""
+        self.refused += 1
+        name = user.name if user else "unknown user"
+        logging.getLogger(__name__).warning("log-in refused: %s from %s: %s", name, address, why)
 
     def log_out(self, token: str) -> None:
         """Invalidate the cookie and all copies of it."""

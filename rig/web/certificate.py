@@ -80,6 +80,18 @@ def names_of(path: Path) -> frozenset[str]:
     return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
 
 
+def addresses_of(path: Path) -> frozenset[str]:
+    """The IP addresses in the certificate."""
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(path.read_bytes())
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return frozenset()
+    return frozenset(str(address) for address in names.get_values_for_type(x509.IPAddress))
+
+
 def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from ... import __version__
 from ...edge_runtime.manifest import RESEARCH_USE
@@ -29,6 +31,8 @@ SPACE = {
 }
 NOTHING = "-"
 """Shown for a missing value."""
+_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that change the writing direction."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 STATUSES = {"judged": "judged", "refused": "refused", "unjudged": "not judged"}
 REVIEW_REQUESTS = {"unfamiliar": "needs review: out of distribution", "uncertain": "needs review: uncertain"}
@@ -61,6 +65,16 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return NOTHING if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def named(text: str) -> markupsafe.Markup:
+    """A text that a person typed or a file name, as HTML: its writing direction does not change that of the page."""
+    return markupsafe.Markup("<bdi>{}</bdi>").format(text)
+
+
+def isolated(text: str) -> str:
+    """`named` where HTML has no elements: in a title or a list of options. Source: Unicode Standard Annex 9, 2.4."""
+    return f"\u2068{_DIRECTIONS.sub('', text)}\u2069" if _DIRECTIONS.search(text) else text
+
+
 def sentence(text: str) -> str:
     """The text with its first letter capitalized. The rest, for example a path, is unchanged."""
     return text[:1].upper() + text[1:]
@@ -90,6 +104,7 @@ def renderer() -> Callable[..., str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(named=named, isolated=isolated)
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
     environment.filters.update(review_request=review_request, counted=counted, sentence=sentence)
     environment.globals.update(

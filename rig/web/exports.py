@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from ..record.export import export_cells, export_csv, export_training
 from ..record.record import Record
+from ..record.rows import Session
 from .context import Context, Rig
 from .errors import ExportBusyError, NotFoundError
 from .slides_page import Id
@@ -27,20 +29,19 @@ routes = APIRouter()
 @routes.get("/slides/{session}/frames.csv")
 def table(rig: Rig, session: Id) -> StreamingResponse:
     """All frames of a slide, one line each."""
-    return _table(rig, session, f"slide-{session}.csv", export_csv)
+    return _table(rig, session, "", export_csv)
 
 
 @routes.get("/slides/{session}/cells.csv")
 def table_of_cells(rig: Rig, session: Id) -> StreamingResponse:
     """All cells of a slide, one line each."""
-    return _table(rig, session, f"slide-{session}-cells.csv", export_cells)
+    return _table(rig, session, "-cells", export_cells)
 
 
 @routes.get("/slides/{session}/training.zip")
 def training(rig: Rig, session: Id) -> StreamingResponse:
     """The reviewed images of a slide, one folder per label."""
-    rig.page.record.session(session)
-    return _training(rig, session, f"slide-{session}-training.zip")
+    return _training(rig, session, f"{slide_name(rig.page.record.session(session))}-training.zip")
 
 
 @routes.get("/training.zip")
@@ -49,8 +50,14 @@ def all_training(rig: Rig) -> StreamingResponse:
     return _training(rig, None, "training.zip")
 
 
-def _table(rig: Context, session: int, name: str, export: Callable[[Record, int, Path], int]) -> StreamingResponse:
-    rig.page.record.session(session)
+def slide_name(session: Session) -> str:
+    """A file name for a slide: its sample id and its start, ``S-1-20261121-1000``."""
+    sample = re.sub(r"[^\w.-]+", "_", session.notes.sample, flags=re.ASCII).strip("._")[:60] or "slide"
+    return f"{sample}-{session.started[:16].replace('-', '').replace('T', '-').replace(':', '')}"
+
+
+def _table(rig: Context, session: int, kind: str, export: Callable[[Record, int, Path], int]) -> StreamingResponse:
+    name = f"{slide_name(rig.page.record.session(session))}{kind}.csv"
     with _scratch(rig) as folder:
         file = folder / name
         export(rig.page.record, session, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -49,7 +50,9 @@ class LiveEncoder:
                 "focus": round(live.quality.focus, 3) if live.quality else 0,
                 "rate": f"{live.frames_per_s:.1f} frames/s",
                 "camera": f"{live.camera.name}: {live.camera.state}{_scale(live)}",
-                "session": self._session_facts(live.session_id),
+                "files": _files(live),
+                "asks": live.asked_session_id is not None,
+                "session": self._session_facts(live.asked_session_id or live.session_id),
                 "problems": [*live.problems, *live.doubts],
                 "notes": list(live.notes),
             }
@@ -77,21 +80,28 @@ class LiveEncoder:
         return self._session
 
 
+def _files(live: Live) -> str:
+    """How many files wait and how many could not be used; empty if none."""
+    waiting, skipped = live.camera.waiting, live.camera.skipped
+    return ", ".join(f"{count} {name}" for count, name in ((waiting, "waiting"), (skipped, "skipped")) if count)
+
+
 def quality_light(live: Live) -> tuple[str, str, str]:
     """The quality light: ``good``, ``warn`` or ``bad``, its title, and advice for the operator."""
-    if live.camera.state == "ended" and live.picture is None:
-        return "bad", "No picture", live.camera.detail
-    if live.camera.state not in ("live", "ended"):
-        return "bad", "No picture", live.camera.detail or "waiting for the camera"
+    if live.asked_session_id is not None:
+        return "warn", "Continue or new slide?", "nothing is recorded until you choose"
     if live.waits:
         return "warn", "Replay waiting", "start a slide to start the replay"
     if live.camera.state == "ended":
         return "warn", "Replay ended", live.camera.detail
+    if not live.camera.works:
+        return "bad", "No picture", live.camera.detail or "waiting for the camera"
     if live.status == "waiting" or live.quality is None:
-        return "bad", "No picture yet", "waiting for the camera"
+        new_slide = "no picture of this slide yet" if live.session_id is not None else "waiting for the camera"
+        return "bad", "No picture yet", new_slide
     if live.status == "refused":
-        reasons = live.quality.reasons
-        return "warn", ", ".join(map(display.reason, reasons)), "; ".join(filter(None, map(display.advice, reasons)))
+        title, advice = ", ".join(map(display.reason, live.quality.reasons)), map(_advice(live), live.quality.reasons)
+        return "warn", title, "; ".join(filter(None, advice))
     if live.status == "unjudged":
         why = "judging is switched off in the settings"
         return "warn", "Not judged", live.problems[0] if live.settings.judge and live.problems else why
@@ -104,3 +114,15 @@ def _scale(live: Live) -> str:
         return ""
     sources = {"image": "measured", "given": "given", "remembered": "as before", "assumed": "assumed"}
     return f" · red cell {live.scale.red_cell_px:.0f} px ({sources[live.scale.source]})"
+
+
+def _advice(live: Live) -> Callable[[str], str]:
+    """Advice for each reason; for a dark image that uses few bits of its file, not about the lamp."""
+    used = live.picture.frame.used_bits if live.picture else None
+    if used is None:
+        return display.advice
+    few = (
+        f"the file uses {used} of its 16 bits, so the lamp may be right: have the camera's program save 8-bit images,"
+        " or stretch them to 16 bits"
+    )
+    return lambda reason: few if reason == "dark" else display.advice(reason)

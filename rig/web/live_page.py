@@ -12,8 +12,9 @@ from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from ...edge_runtime.tools.throttle import throttle_reasons
-from ..record.rows import MAX_TEXT, SessionNotes
-from ..snapshot import SAVE, Settings
+from ..record.chain import RecordError
+from ..record.rows import MAX_TEXT, Event, SessionNotes, SkippedRow
+from ..snapshot import SAVE, Settings, StationError
 from .context import Context, Rig
 from .errors import TooManyViewersError
 from .page import Page
@@ -29,9 +30,23 @@ routes = APIRouter()
 @routes.get("/", response_class=HTMLResponse)
 def live(request: Request, rig: Rig) -> HTMLResponse:
     """The camera's view and the model's prediction."""
-    session_id = rig.station.session_id
-    session = rig.page.record.session(session_id) if session_id is not None else None
-    return rig.page.html(request, "live.html", labels=rig.page.labels, session=session)
+    now, record = rig.station.live(), rig.page.record
+    session_id = now.asked_session_id or rig.station.session_id
+    session, last, trouble = None, None, ""
+    try:
+        if session_id is not None:
+            session, last = record.session(session_id), record.last_time(session_id)
+    except RecordError as error:  # the picture and the problems are shown all the same
+        trouble = error.message
+    return rig.page.html(
+        request,
+        "live.html",
+        labels=rig.page.labels,
+        session=session,
+        asks=now.asked_session_id is not None,
+        last=last,
+        trouble=trouble,
+    )
 
 
 @routes.get("/events", response_class=StreamingResponse)
@@ -53,8 +68,10 @@ async def picture(rig: Rig, number: Annotated[int, InPath(ge=0, le=2**62)]) -> R
 
 @routes.post("/capture")
 def capture(request: Request, rig: Rig) -> JSONResponse:
-    """Record the current frame with its image; returns the frame's id."""
-    return JSONResponse({"frame": rig.station.capture(rig.page.user(request).name)})
+    """Record the current frame with its image; returns the frame's id, and why it has no image, if it has none."""
+    frame = rig.page.record.frame(rig.station.capture(rig.page.user(request).name))
+    lost = "" if frame.image else "the disk is nearly full"
+    return JSONResponse({"frame": frame.id, "image_lost": lost})
 
 
 @routes.post("/slides")
@@ -74,9 +91,21 @@ def start(
 
 
 @routes.post("/slides/end")
-def end(request: Request, rig: Rig) -> RedirectResponse:
-    """End the slide and show its summary."""
+def end(request: Request, rig: Rig, session: Annotated[int | None, Form(ge=1, le=2**62)] = None) -> RedirectResponse:
+    """End the slide and show its summary. ``session`` is the slide that the form showed."""
+    current = rig.station.live().asked_session_id or rig.station.session_id
+    if session is not None and session != current:
+        raise StationError(
+            "this slide is not the open one any more", hint="go back: the page shows which slide is open"
+        )
     return RedirectResponse(f"/slides/{rig.station.end_session(rig.page.user(request).name)}", 303)
+
+
+@routes.post("/slides/continue")
+def go_on(request: Request, rig: Rig) -> RedirectResponse:
+    """Continue the slide from before a restart."""
+    rig.station.continue_session(rig.page.user(request).name)
+    return RedirectResponse("/", 303)
 
 
 @routes.get("/settings", response_class=HTMLResponse)
@@ -103,14 +132,25 @@ def change(
 @routes.get("/health", response_class=HTMLResponse)
 def health(request: Request, rig: Rig) -> HTMLResponse:
     """The state of the camera, the disk and the machine."""
-    now = rig.station.live()
+    now, record = rig.station.live(), rig.page.record
+    events: list[Event] = []
+    skipped: list[SkippedRow] = []
+    problems = list(now.problems)
+    try:
+        events, skipped = record.events(20), record.skipped(now.session_id)[-20:]
+    except RecordError as error:
+        if not any(error.message in problem for problem in problems):
+            problems.append(error.message)
     return rig.page.html(
         request,
         "health.html",
         live=now,
+        problems=problems,
         device=rig.device,
         throttling=throttle_reasons(now.health.throttled),
-        events=rig.page.record.events(20),
+        events=events,
+        skipped=skipped[::-1],
+        refused_log_ins=rig.access.refused,
         model=_model(rig.page),
         viewers=rig.broadcast.viewers,
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
-from ..record.rows import RecordedFrame
+from ..record.rows import MAX_TEXT, RecordedFrame
 from .context import Rig
 
 PER_PAGE = 48
@@ -29,7 +29,48 @@ def summary(request: Request, rig: Rig, session: Id) -> HTMLResponse:
     """A slide's results so far."""
     record, unit = rig.page.record, rig.page.unit
     found, results = record.session(session), record.summary(session)
-    return rig.page.html(request, "summary.html", session=found, summary=results, unit=unit)
+    station = rig.station
+    return rig.page.html(
+        request,
+        "summary.html",
+        session=found,
+        summary=results,
+        unit=unit,
+        skipped=record.skipped(session),
+        current=session in (station.session_id, station.live().asked_session_id),
+        free=station.session_id is None and station.live().asked_session_id is None,
+    )
+
+
+@routes.post("/slides/{session}/reopen")
+def reopen(request: Request, rig: Rig, session: Id) -> RedirectResponse:
+    """Go on recording an ended slide, for example one that was ended by mistake."""
+    rig.station.reopen_session(session, rig.page.user(request).name)
+    return RedirectResponse("/", 303)
+
+
+@routes.post("/slides/{session}/end")
+def end_other(request: Request, rig: Rig, session: Id) -> RedirectResponse:
+    """End an open slide that this rig does not record, left open by another rig."""
+    user = rig.page.user(request).name
+    if session in (rig.station.session_id, rig.station.live().asked_session_id):
+        rig.station.end_session(user)
+    else:
+        rig.page.record.end_session(session, user)
+    return RedirectResponse(f"/slides/{session}", 303)
+
+
+@routes.post("/slides/{session}/amend")
+def amend(
+    request: Request,
+    rig: Rig,
+    session: Id,
+    sample: Annotated[str, Form(min_length=1, max_length=MAX_TEXT)],
+    why: Annotated[str, Form(max_length=MAX_TEXT)] = "",
+) -> RedirectResponse:
+    """Correct the sample id of a slide."""
+    rig.page.record.amend_session(session, sample.strip(), rig.page.user(request).name, why.strip())
+    return RedirectResponse(f"/slides/{session}", 303)
 
 
 @routes.get("/slides/{session}/report", response_class=HTMLResponse)
@@ -46,6 +87,7 @@ def report(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         "report.html",
         session=record.session(session),
         summary=record.summary(session),
+        skipped=record.skipped(session),
         frames=[rig.page.pictures.with_current_image(frame) for frame in chosen.values()],
         head=record.head(),
         unit=rig.page.unit,

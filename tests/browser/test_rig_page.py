@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 WIDE, PHONE = (1400, 900), (380, 760)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+DASH = "\u2013"
+"""Shown where there is no value."""
 WAIT_MS = 60_000
 """Timeout, for a busy machine."""
 
@@ -88,7 +92,8 @@ def start_slide(page: Any, sample: str) -> None:
 
 
 def end_slide(page: Any) -> None:
-    page.get_by_role("button", name="End this slide").click()
+    page.get_by_text("End this slide").click()
+    page.get_by_role("button", name="Yes, end it").click()
     page.wait_for_url("**/slides/*")
 
 
@@ -214,6 +219,8 @@ def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> Non
         keys.press("ArrowUp")
         assert page.locator("input[name=cell]:checked").get_attribute("value") == "0"
     page.goto(served.address)
+    tab_to("details.confirm summary")
+    keys.press("Enter")
     tab_to("form[action='/slides/end'] button")
     keys.press("Enter")
     page.wait_for_url("**/slides/*")
@@ -297,6 +304,79 @@ def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
 
 def test_log_in_page_is_accessible(guarded: Served, open_page: Callable[..., Any]) -> None:
     page = open_page(guarded.address)
+    assert axe_module.Axe().run(page, options=RULES).response["violations"] == []
+
+
+@pytest.fixture
+def lonely(chromium: Any) -> Iterator[Any]:
+    """A page whose rig stops: its console may tell so."""
+    page = chromium.new_page(viewport={"width": WIDE[0], "height": WIDE[1]})
+    page.set_default_timeout(WAIT_MS)
+    yield page
+    page.close()
+
+
+def shows_nothing(page: Any) -> None:
+    """Wait until nothing on the live page looks like a result of now."""
+    page.get_by_text("No connection to the rig").wait_for()
+    assert [page.locator(f"#{name}").inner_text() for name in ("label", "rate", "probability")] == [DASH, DASH, ""]
+    assert page.locator("#view").get_attribute("src") == "/static/dark.svg"
+    assert page.locator("#boxes *").count() == 0 and page.locator("#light.bad").count() == 1
+    assert page.locator("#capture").is_disabled()
+
+
+def test_an_open_page_survives_a_kill_and_a_restart(tmp_path: Path, lonely: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    rig, page = Served(tmp_path, listen=listen), lonely
+    try:
+        page.goto(rig.address)
+        start_slide(page, "S-kill")
+        wait_for_good_field(page)
+        rig.process.kill()
+        shows_nothing(page)
+    finally:
+        rig.stop()
+    again = Served(tmp_path, listen=listen)
+    try:
+        page.evaluate("window.unchanged = true")
+        wait_for_good_field(page)
+        page.get_by_role("button", name="Capture").click()
+        page.locator("#capture-result a").wait_for()
+        assert page.evaluate("window.unchanged"), "the page was loaded anew"
+        end_slide(page)
+        assert page.get_by_role("heading", name="S-kill").count() == 1
+        page.get_by_role("button", name="Reopen this slide").click()
+        page.get_by_text("End this slide").wait_for()
+    finally:
+        again.stop()
+
+
+def test_a_rig_that_hangs_looks_dead(tmp_path: Path, lonely: Any) -> None:
+    rig, page = Served(tmp_path), lonely
+    try:
+        page.goto(rig.address)
+        start_slide(page, "S-hang")
+        wait_for_good_field(page)
+        rig.process.send_signal(signal.SIGSTOP)
+        shows_nothing(page)
+        rig.process.send_signal(signal.SIGCONT)
+        wait_for_good_field(page)
+    finally:
+        rig.process.send_signal(signal.SIGCONT)
+        rig.stop()
+
+
+def test_the_sample_id_is_corrected(served: Served, open_page: Callable[..., Any]) -> None:
+    page = open_page(served.address)
+    start_slide(page, "S-worng")
+    end_slide(page)
+    page.get_by_text("Correct the sample id").click()
+    page.get_by_label("Correct sample id").fill("S-right")
+    page.get_by_label("Reason").fill("typing error")
+    page.get_by_role("button", name="Record the correction").click()
+    page.get_by_role("heading", name="S-right").wait_for()
+    page.get_by_text("from S-worng to S-right").wait_for()
     assert axe_module.Axe().run(page, options=RULES).response["violations"] == []
 
 

@@ -132,6 +132,7 @@ RIG = DEVICE | {
     "anyio",
     "jinja2",
     "argon2",
+    "markupsafe",
     "cv2",
     "skimage",
     "picamera2",

@@ -47,6 +47,7 @@ NOT_RUN = {
     r"ssh://": "no device to reach; tests/unit/test_deploy.py goes over a real ssh connection to this machine",
     r"\badb:": "no phone; tests/unit/test_deploy_benchmark_model.py has a program in adb's place",
     r"\bpicamera2\b": "no camera; `edgeall rig --demo` is run instead",
+    r"--exit-at-end": "run with images of cells by tests/unit/test_rig_serve.py",
     r"edgeall data fetch": "downloads from Kaggle; tests/unit/test_fetch.py has a server of its own",
     r"--task segmentation|runs/cells|cells\.tflite": "takes minutes; tests/unit/test_segmentation.py runs the chain",
     r"edgeall demo": "takes minutes; tests/e2e/test_demo.py goes through it",
@@ -90,6 +91,8 @@ EXPECTED = {
     "devices ls": r"ssh://|no devices",
     "record verify": r"head",
     "record export": r"frames",
+    "record backup": r"missing_images  0",
+    "record restore": r"missing_images  0",
     "record prune": r"images",
     "data ls": r"SYNTHETIC|Benign",
     "data synth": r"images",
@@ -276,6 +279,8 @@ def prepare(line: Line, folder: Path) -> None:
         (folder / "users.json").unlink(missing_ok=True)
     if line.name == "rig-user rm":
         run(folder, "rig-user", "add", words[2], "--role", "view", "--users", "users.json")
+    if line.name == "record restore":
+        run(folder, "record", "backup", "slides", "--out", words[2])
     if line.name == "devices rm":
         run(folder, "devices", "add", words[2], "ssh://pi@localhost")
     if line.name == "sign" and "--new-key" in words:

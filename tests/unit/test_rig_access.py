@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,16 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.rig.web import access
-from edgeall.rig.web.access import LOCAL_USER, Access, TooManyFailures, add_user, read_users, remove_user
+from edgeall.rig.web.access import (
+    FAILURES,
+    LOCAL_USER,
+    Access,
+    TooManyFailures,
+    add_user,
+    form_key,
+    read_users,
+    remove_user,
+)
 
 PASSWORD = "correct horse battery"
 
@@ -277,3 +288,29 @@ def test_what_root_adds_stays_readable_for_the_service(users: Path) -> None:
 
 def test_the_fixtures_users_can_log_in(users_file: Path) -> None:
     assert set(read_users(users_file)) == set(PASSWORDS)
+
+
+def test_every_refused_log_in_is_logged_without_an_unknown_name(users: Path, caplog: pytest.LogCaptureFixture) -> None:
+    access = Access(users, Clock())
+    for name, password in (("olga", "not her password"), ("my secret typed here", "x")):
+        with pytest.raises(UsageError):
+            access.log_in(name, password, "192.168.1.7")
+    for _ in range(FAILURES):
+        with contextlib.suppress(UsageError, TooManyFailures):
+            access.log_in("olga", "guess", "192.168.1.7")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "log-in refused: olga from 192.168.1.7: wrong password"
+    assert said[1] == "log-in refused: unknown user from 192.168.1.7: unknown name"
+    assert said[-1] == "log-in refused: olga from 192.168.1.7: too many failed attempts"
+    assert access.refused == len(said) == 2 + FAILURES
+    assert "secret" not in caplog.text and "guess" not in caplog.text
+
+
+def test_forms_outlive_a_restart(tmp_path: Path) -> None:
+    path, token = tmp_path / "page.key", Access.new_token()
+    form = Access(None, key=form_key(path)).csrf(token)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Access(None, key=form_key(path)).csrf_ok(token, form)
+    assert not Access(None).csrf_ok(token, form)
+    path.write_bytes(b"damaged")
+    assert not Access(None, key=form_key(path)).csrf_ok(token, form)

@@ -23,6 +23,7 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.vision.quality import REASONS
+from edgeall.rig.capture.reconnecting import CameraState
 from edgeall.rig.record.chain import RecordError
 from edgeall.rig.record.rows import REVIEWS, SPACES, STATUSES, FrameRow
 from edgeall.rig.web import display, exports, slides_page
@@ -59,6 +60,11 @@ def running(rig: Rig, page: TestClient) -> Iterator[TestClient]:
         yield page
     finally:
         rig.station.stop()
+
+
+def stamp(rig: Rig, session: int) -> str:
+    """The start of a slide in the name of a download."""
+    return rig.record.session(session).started[:16].replace("-", "").replace(":", "").replace("T", "-")
 
 
 def texts(html: str) -> str:
@@ -102,11 +108,15 @@ def test_a_capture_needs_a_slide_and_a_picture(rig: Rig, page: TestClient) -> No
     assert "requires an open session" in page.post("/capture").text
     rig.session()
     answer = page.post("/capture")
-    assert (answer.status_code, "no frame yet" in answer.text) == (409, True)
+    assert (answer.status_code, "no picture of this slide" in answer.text) == (409, True)
 
 
 def test_live_picture_and_capture(rig: Rig, running: TestClient) -> None:
     session = rig.session()
+    until_s = time.monotonic() + HANG_S
+    while rig.station.live().picture is None or rig.station.live().session_id != session:  # none of before the slide
+        assert time.monotonic() < until_s
+        rig.station.wait(rig.station.live().number, 0.5)
     answer = running.get("/live/0.jpg")
     assert Image.open(io.BytesIO(answer.content)).size == rig.station.live().size
     captured = running.post("/capture").json()["frame"]
@@ -125,7 +135,7 @@ def test_before_the_first_picture(rig: Rig, page: TestClient) -> None:
 
 def live(rig: Rig, **changes: Any) -> Any:
     now = rig.station.live()
-    camera = SimpleNamespace(state="live", detail="", name="camera", dropped_frames=0)
+    camera = CameraState("live", "", "", "camera", 0, 0, 0, 0)
     quality = SimpleNamespace(focus=0.5, reasons=(), ok=True)
     values = {
         **vars(now),
@@ -146,7 +156,11 @@ def live(rig: Rig, **changes: Any) -> Any:
         ({"status": "refused"}, "warn", "Out of focus, Moving"),
         ({"status": "unjudged"}, "warn", "Not judged"),
         ({"status": "waiting"}, "bad", "No picture yet"),
-        ({"camera": SimpleNamespace(state="stalled", detail="hangs", name="x", dropped_frames=0)}, "bad", "No picture"),
+        ({"status": "waiting", "session_id": 2}, "bad", "No picture yet"),
+        ({"camera": CameraState("stalled", "hangs", "hangs", "x", 0, 0, 0, 0)}, "bad", "No picture"),
+        ({"camera": CameraState("ended", "ended", "", "x", 0, 0, 0, 0), "picture": None}, "warn", "Replay ended"),
+        ({"camera": CameraState("ended", "ended", "", "x", 0, 0, 0, 0), "waits": True}, "warn", "Replay waiting"),
+        ({"asked_session_id": 2}, "warn", "Continue or new slide?"),
     ],
 )
 def test_the_quality_light(rig: Rig, changes: dict[str, Any], level: str, title: str) -> None:
@@ -536,7 +550,7 @@ def test_the_table(rig: Rig, page: TestClient) -> None:
     session = rig.session("../../S-5")
     frame = rig.frame(session)
     answer = page.get(f"/slides/{session}/frames.csv")
-    assert answer.headers["content-disposition"] == f'attachment; filename="slide-{session}.csv"'
+    assert answer.headers["content-disposition"] == f'attachment; filename="S-5-{stamp(rig, session)}.csv"'
     (row,) = csv.DictReader(io.StringIO(answer.text))
     assert (row["frame"], row["label"], row["use"]) == (str(frame), "Pre", RESEARCH_USE)
 
@@ -547,7 +561,7 @@ def test_the_table_of_cells(rig: Rig, page: TestClient) -> None:
     rig.frame(session, label=None, cells=[{"box": (10, 20, 60, 50), "label": "Pre", "probability": 0.9}])
     assert f'href="/slides/{session}/cells.csv"' in page.get(f"/slides/{session}").text
     answer = page.get(f"/slides/{session}/cells.csv")
-    assert answer.headers["content-disposition"] == f'attachment; filename="slide-{session}-cells.csv"'
+    assert answer.headers["content-disposition"] == f'attachment; filename="S-1-{stamp(rig, session)}-cells.csv"'
     (row,) = csv.DictReader(io.StringIO(answer.text))
     assert (row["cell"], row["label"], row["probability"], row["right"]) == ("1", "Pre", "0.9", "60")
 

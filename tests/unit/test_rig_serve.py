@@ -6,8 +6,13 @@ import hashlib
 import io
 import json
 import os
+import signal
+import socket
 import ssl
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,10 +30,15 @@ from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.rig import serve as rig_serve
 from edgeall.rig import service
+from edgeall.rig.capture.slide import draw_slide
 from edgeall.rig.record.chain import RecordError
 from edgeall.rig.record.lock import LOCK, lock_record
+from edgeall.rig.record.record import Record
+from edgeall.rig.serve import RigOptions
+from edgeall.rig.web import address
 from edgeall.rig.web.access import read_users
-from edgeall.rig.web.certificate import certificate, names_of
+from edgeall.rig.web.address import parse_address
+from edgeall.rig.web.certificate import addresses_of, certificate, names_of
 
 
 @pytest.mark.parametrize(
@@ -46,8 +56,8 @@ from edgeall.rig.web.certificate import certificate, names_of
     ],
 )
 def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
-    address = rig_serve.parse_address(text)
-    assert (address.host, address.port, address.loopback) == (host, port, loopback)
+    found = parse_address(text)
+    assert (found.host, found.port, found.loopback) == (host, port, loopback)
 
 
 @pytest.mark.parametrize(
@@ -55,18 +65,18 @@ def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
 )
 def test_what_is_not_an_address(text: str) -> None:
     with pytest.raises(UsageError, match="--listen"):
-        rig_serve.parse_address(text)
+        parse_address(text)
 
 
-def arguments(tmp_path: Path, listen: str, users: Path | None) -> tuple[Any, ...]:
-    return rig_serve.DEMO_MODEL, "simulated", tmp_path / "record", listen, users
+def options(tmp_path: Path, listen: str, users: Path | None, **others: Any) -> RigOptions:
+    return RigOptions(rig_serve.DEMO_MODEL, "simulated", tmp_path / "record", listen, users, **others)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.168.1.4:0", "rig.local:0"])
 def test_beyond_this_machine_it_needs_users(tmp_path: Path, listen: str) -> None:
     for start in (
-        lambda: rig_serve.serve(*arguments(tmp_path, listen, None), note=print),
-        lambda: rig_serve.install(*arguments(tmp_path, listen, None)),
+        lambda: rig_serve.serve(options(tmp_path, listen, None), note=print),
+        lambda: rig_serve.install(options(tmp_path, listen, None)),
     ):
         with pytest.raises(UsageError, match="requires --users"):
             start()
@@ -75,21 +85,19 @@ def test_beyond_this_machine_it_needs_users(tmp_path: Path, listen: str) -> None
 
 def test_a_users_file_without_users_admits_nobody_and_this_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no users"):
-        rig_serve.serve(*arguments(tmp_path, "127.0.0.1:0", tmp_path / "users.json"), note=print)
+        rig_serve.serve(options(tmp_path, "127.0.0.1:0", tmp_path / "users.json"), note=print)
 
 
 def test_a_path_that_is_not_a_camera_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no camera, folder or video"):
-        rig_serve.serve(rig_serve.DEMO_MODEL, "/no/such", tmp_path / "record", "127.0.0.1:0", None, note=print)
+        rig_serve.serve(replace(options(tmp_path, "127.0.0.1:0", None), camera="/no/such"), note=print)
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(EdgeallError, match=r"--listen 127.0.0.1:\d+: .*in use"):
-            rig_serve.serve(*arguments(tmp_path, listen, None), note=print)
+            rig_serve.serve(options(tmp_path, listen, None), note=print)
 
 
 def test_the_certificate_is_made_once_for_the_owner_alone(tmp_path: Path) -> None:
@@ -137,30 +145,35 @@ def test_a_cell_is_explained_as_its_model_saw_it(monkeypatch: pytest.MonkeyPatch
 def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_file: Path) -> None:
     called: list[Any] = []
     monkeypatch.setattr(service, "install", lambda *given: called.append(given) or ["systemctl start it"])
-    model, camera, record, listen, _ = arguments(tmp_path, "0.0.0.0:8000", None)
+    given = options(tmp_path, "0.0.0.0:8000", users_file)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(service, "STATE", tmp_path)
-    assert rig_serve.install(model, camera, Path("record"), listen, users_file) == ["systemctl start it"]
+    assert rig_serve.install(replace(given, record=Path("record"))) == ["systemctl start it"]
     ((words, files),) = called
-    expected = ["rig", str(model), "--camera", camera, "--record", str(tmp_path / "record"), "--listen", listen]
-    assert words == [*expected, "--users", str(users_file)]
-    assert files == [model, users_file]
+    expected = ["rig", str(given.model), "--camera", "simulated", "--record", str(given.record)]
+    assert words == [*expected, "--listen", given.listen, "--users", str(users_file)]
+    assert files == [given.model, users_file]
     made = leaves()["rig",].make_context("rig", words[1:], obj={})
-    assert made.params["record"] == record
+    assert made.params["record"] == given.record
     own_users = tmp_path / "users.json"
     own_users.write_bytes(users_file.read_bytes())
-    rig_serve.install(model, camera, record, listen, own_users)
-    assert called[-1][1] == [model]
+    given = replace(given, users=own_users)
+    rig_serve.install(given)
+    assert called[-1][1] == [given.model]
     (tmp_path / "in").mkdir()
-    for given, meant in (("in/", "{}"), ("replay:in", "replay:{}")):  # the service has another working directory
-        rig_serve.install(model, given, record, listen, own_users)
+    for camera, meant in (("in/", "{}"), ("replay:in", "replay:{}")):  # the service has another working directory
+        rig_serve.install(replace(given, camera=camera))
         words, files = called[-1]
-        assert words[words.index("--camera") + 1] == meant.format(tmp_path / "in") and files == [model, tmp_path / "in"]
+        assert words[words.index("--camera") + 1] == meant.format(tmp_path / "in")
+        assert files == [given.model, tmp_path / "in"]
     with pytest.raises(UsageError, match="no camera, folder or video"):
-        rig_serve.install(model, "nowhere", record, listen, own_users)
+        rig_serve.install(replace(given, camera="nowhere"))
     with pytest.raises(UsageError, match="the service may only write below") as caught:
-        rig_serve.install(model, camera, Path("../elsewhere"), listen, own_users)
+        rig_serve.install(replace(given, record=Path("../elsewhere")))
     assert str(tmp_path / "record") in caught.value.hint
+    for scripted in ({"slide": "S-1"}, {"exit_at_end": True}):
+        with pytest.raises(UsageError, match="--install-service takes neither"):
+            rig_serve.install(replace(given, **scripted))
 
 
 def test_beyond_loopback_it_is_served_over_tls_and_asks_for_a_log_in(tmp_path: Path, users_file: Path) -> None:
@@ -177,6 +190,75 @@ def test_beyond_loopback_it_is_served_over_tls_and_asks_for_a_log_in(tmp_path: P
         assert rig.stop() == 0
 
 
+def test_the_certificate_names_the_addresses_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_loopback(host: str, *_: Any, **__: Any) -> list[Any]:  # as on Debian
+        return [(2, 1, 6, "", ("127.0.1.1", 0))]
+
+    monkeypatch.setattr(address.socket, "getaddrinfo", of_loopback)
+    own = address.own_addresses()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no network")
+        lan = probe.getsockname()[0]
+    assert lan in own and "127.0.1.1" not in own
+    tls = address.prepare_tls(address.Address("0.0.0.0", 8000), tmp_path)
+    assert tls.certificate is not None and own <= addresses_of(tls.certificate)
+    told = tls.notes(8000)
+    assert f"https://{lan}:8000/" in told[0] and len(told) == 2
+    monkeypatch.setattr(address, "own_addresses", lambda: {"192.0.2.77"})  # another network since then
+    assert "does not name 192.0.2.77" in tls.notes(8000)[2]
+
+
+def test_a_replay_for_a_script_begins_a_slide_and_ends_the_rig(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for number in range(2):
+        Image.fromarray(draw_slide(seed=number, size=(1400, 1000)).pixels[:960, :1280]).save(images / f"{number}.png")
+    given = [
+        "rig",
+        "--demo",
+        "--camera",
+        f"replay:{images}",
+        "--record",
+        str(tmp_path / "r"),
+        "--listen",
+        "127.0.0.1:0",
+    ]
+    with monkeypatched_sigterm():
+        assert cli.main([*given, "--slide", "S-1", "--exit-at-end"]) == 0
+    assert "S-1: ended with 2 frames; 0 files were skipped" in capsys.readouterr().err
+    with Record(tmp_path / "r", create=False) as record:
+        (session,) = record.sessions()
+        assert (session.notes.sample, session.frames, session.started_by) == ("S-1", 2, "command line")
+        assert session.ended is not None
+        record.reopen_session(session.id)
+    with monkeypatched_sigterm():
+        assert cli.main([*given, "--slide", "S-2", "--exit-at-end"]) == 2  # S-1 is open
+        assert "the slide S-1 is open" in capsys.readouterr().err
+        assert cli.main([*given, "--slide", "S-1", "--exit-at-end"]) == 0  # continues, and has all images already
+    with Record(tmp_path / "r", create=False) as record:
+        assert record.session(session.id).frames == 2 and record.session(session.id).ended is not None
+
+
+@contextmanager
+def monkeypatched_sigterm() -> Iterator[None]:
+    """The rig's handler of SIGTERM must not stay in the test's process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_only_a_replay_ends(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--exit-at-end requires --camera replay:PATH"):
+        rig_serve.serve(options(tmp_path, "127.0.0.1:0", None, exit_at_end=True), note=print)
+
+
 # The command line
 
 
@@ -191,10 +273,10 @@ def test_the_demo_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rig_serve, "serve", lambda *given, **named: called.append((given, named)))
     assert cli.main(["rig", "--demo"]) == 0
     assert cli.main(["rig", "own.tflite", "--demo", "--record", "r", "--listen", "localhost:1"]) == 0
-    (first, named), (second, _) = called
-    assert first == (rig_serve.DEMO_MODEL, "simulated", Path("build/rig-demo"), "127.0.0.1:8000", None)
+    ((first,), named), ((second,), _) = called
+    assert first == RigOptions(rig_serve.DEMO_MODEL, "simulated", Path("build/rig-demo"), "127.0.0.1:8000")
     assert named["opened"] is rig_serve.show
-    assert second == (Path("own.tflite"), "simulated", Path("r"), "localhost:1", None)
+    assert second == RigOptions(Path("own.tflite"), "simulated", Path("r"), "localhost:1")
 
 
 def test_users_from_the_command_line(
@@ -219,6 +301,21 @@ def test_users_from_the_command_line(
     assert cli.main(["rig-user", "rm", "anna", "--users", str(users)]) == 2
 
 
+def test_a_typed_password_is_asked_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users = tmp_path / "users.json"
+    typed: list[str] = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda _: typed.pop(0))
+    given = ["rig-user", "add", "anna", "--role", "view", "--users", str(users)]
+    typed[:] = ["a long password", "a long passwort"]
+    assert cli.main(given) == 2 and not users.exists()
+    assert "the two passwords differ" in capsys.readouterr().err
+    typed[:] = ["a long password"] * 2
+    assert cli.main(given) == 0 and list(read_users(users)) == ["anna"]
+
+
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def missing(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
@@ -234,7 +331,7 @@ def test_a_second_rig_on_one_record_is_refused_and_a_dead_ones_lock_is_none(tmp_
         with pytest.raises(
             RecordError, match=rf"another rig uses this record \(process {first.process.pid} on "
         ) as caught:
-            rig_serve.serve(*arguments(tmp_path, "127.0.0.1:0", None), note=print)
+            rig_serve.serve(options(tmp_path, "127.0.0.1:0", None), note=print)
         assert "--record" in caught.value.hint
         assert cli.main(["record", "verify", str(tmp_path / "record")]) == 0  # tools may run
         first.process.kill()
@@ -258,8 +355,8 @@ def test_a_record_is_not_kept_among_the_images_that_are_judged(tmp_path: Path) -
         (str(own / "images" / "ab"), own),
     ):
         for start in (rig_serve.serve, rig_serve.install):
-            told = {"note": print} if start is rig_serve.serve else {}
+            told: dict[str, Any] = {"note": print} if start is rig_serve.serve else {}
             with pytest.raises(UsageError, match=r"the rig would judge the images that it saves itself|may only write"):
-                start(rig_serve.DEMO_MODEL, camera, record, "127.0.0.1:0", None, **told)
+                start(RigOptions(rig_serve.DEMO_MODEL, camera, record, "127.0.0.1:0"), **told)
     rig_serve._check_apart(str(images), own)  # a watched folder's subfolders are left alone
     rig_serve._check_apart("simulated", own)

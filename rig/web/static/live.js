@@ -10,6 +10,10 @@ let latest = null; // the newest event
 let shown = null; // the event whose picture is on the screen
 let loading = false;
 let problems = "";
+let capturing = false;
+let heard = Date.now(); // when the last event came
+let cleared = 0; // how often the picture was blanked
+const STALE_MS = 6000; // the rig sends an event at least every second
 
 function text(id, value) {
   const element = $(id);
@@ -18,6 +22,37 @@ function text(id, value) {
 
 function fill(bar, fraction) {
   bar.lastElementChild.setAttribute("width", 100 * fraction);
+}
+
+function blankPicture() {
+  cleared += 1;
+  shown = null;
+  const next = view.cloneNode();
+  delete next.dataset.picture;
+  next.src = "/static/dark.svg";
+  view.replaceWith(next);
+  view = next;
+  $("boxes").replaceChildren();
+}
+
+// Nothing on the page may look like a result of now.
+function disconnected() {
+  text("connection", "No connection to the rig; trying again.");
+  $("light").className = "light bad";
+  text("title", "No connection");
+  text("advice", "what the camera sees now is not known");
+  fill($("focus"), 0);
+  for (const id of ["focus-text", "probability"]) text(id, "");
+  for (const id of ["label", "rate", "camera"]) text(id, "–");
+  text("files", "");
+  $("needs-review").hidden = true;
+  for (const bar of bars) {
+    fill(bar.querySelector("svg"), 0);
+    bar.querySelector("span").textContent = "";
+  }
+  if (capture) capture.disabled = true;
+  latest = null;
+  blankPicture();
 }
 
 function showEvent(now) {
@@ -31,6 +66,8 @@ function showEvent(now) {
   text("probability", now.probability);
   $("needs-review").hidden = !now.review;
   text("needs-review", now.review);
+  $("verdict").classList.toggle("doubt", Boolean(now.review));
+  if (capture) capture.disabled = capturing || now.picture === null;
   for (const bar of bars) {
     const found = now.bars[bar.firstElementChild.textContent];
     if (!found) return location.reload(); // the rig was restarted with another model
@@ -40,6 +77,7 @@ function showEvent(now) {
   }
   text("rate", now.rate);
   text("camera", now.camera);
+  text("files", now.files);
   const lines = [...now.problems.map((text) => ["bad", text]), ...now.notes.map((text) => ["warn", text])];
   if (lines.join() !== problems) {
     problems = lines.join();
@@ -50,7 +88,7 @@ function showEvent(now) {
       return line;
     }));
   }
-  const session = now.session ? String(now.session.id) : "";
+  const session = now.session ? `${now.session.id}${now.asks ? " asks" : ""}` : "";
   if (session !== slide.dataset.session) {
     // Another viewer started or ended a slide. Do not reload while the user is typing.
     const typing = [...slide.querySelectorAll("input:not([type=hidden]), textarea")].some((field) => field.value !== field.defaultValue);
@@ -61,18 +99,22 @@ function showEvent(now) {
 }
 
 async function fetchPicture() {
+  if (latest && latest.picture === null && view.dataset.picture) blankPicture();
   if (loading || !latest || latest.picture === null || (shown && shown.picture === latest.picture)) return;
   loading = true;
   const event = latest;
+  const before = cleared;
   const next = view.cloneNode();
   next.src = `/live/${event.picture}.jpg`;
   try {
     await next.decode(); // so that picture and boxes change in one step
-    shown = event;
-    next.dataset.picture = event.picture;
-    view.replaceWith(next);
-    view = next;
-    drawBoxes($("boxes"), event.size[0], event.size[1], event.cells);
+    if (before === cleared) {
+      shown = event;
+      next.dataset.picture = event.picture;
+      view.replaceWith(next);
+      view = next;
+      drawBoxes($("boxes"), event.size[0], event.size[1], event.cells);
+    }
     setTimeout(fetchPicture, 0);
   } catch {
     setTimeout(fetchPicture, 1000); // the rig is busy or stopped
@@ -85,15 +127,13 @@ function listen() {
   source = new EventSource("/events");
   source.onmessage = (message) => {
     latest = JSON.parse(message.data);
+    heard = Date.now();
     text("connection", "");
     showEvent(latest);
     fetchPicture();
   };
   source.onerror = async () => {
-    text("connection", "No connection to the rig; trying again.");
-    $("light").className = "light bad";
-    text("title", "No connection");
-    text("advice", "");
+    disconnected();
     if (source.readyState !== EventSource.CLOSED) return; // the browser reconnects by itself
     const answer = await fetch("/", { method: "HEAD", headers: { accept: "text/html" } }).catch(() => null);
     if (answer && answer.redirected) location.assign("/login");
@@ -101,10 +141,15 @@ function listen() {
   };
 }
 listen();
+// A rig that hangs keeps its connections open.
+setInterval(() => {
+  if (!document.hidden && latest && Date.now() - heard > STALE_MS) disconnected();
+}, 1000);
 // Close the stream while the tab is hidden, to save network traffic.
 document.addEventListener("visibilitychange", () => {
   source.close();
-  if (!document.hidden) listen();
+  if (document.hidden) disconnected();
+  else listen();
 });
 
 // Starting or ending a slide opens another page: its event must not reload this one in the meantime.
@@ -112,23 +157,26 @@ document.addEventListener("submit", () => source.close());
 
 async function takeCapture() {
   if (!capture || capture.disabled) return;
-  capture.disabled = true;
+  capturing = capture.disabled = true;
   const result = $("capture-result");
   try {
     const answer = await fetch("/capture", { method: "POST", headers: { "x-csrf-token": csrf } });
+    if (answer.status === 403) return location.reload(); // the form's key has changed
     if (!answer.ok) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       throw new Error(page.querySelector("main.message h1, #main h1 + p").textContent);
     }
-    const { frame } = await answer.json();
+    const { frame, image_lost: lost } = await answer.json();
     const link = document.createElement("a");
     link.href = `/frames/${frame}`;
     link.textContent = `frame ${frame}`;
-    result.replaceChildren("Captured as ", link, ".");
+    result.classList.toggle("lost", Boolean(lost));
+    result.replaceChildren(...(lost ? ["No image was saved: ", lost, ". The result is recorded as ", link, "."] : ["Captured as ", link, "."]));
   } catch (error) {
     result.textContent = `Not captured: ${error.message}`;
   }
-  capture.disabled = false;
+  capturing = false;
+  capture.disabled = !latest || latest.picture === null;
 }
 
 if (capture) capture.addEventListener("click", takeCapture);
