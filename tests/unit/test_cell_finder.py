@@ -228,6 +228,14 @@ def test_what_has_no_nucleus_of_a_cell_is_none() -> None:
     assert len(find_instances(class_map([platelet, smudge]), 12)[1]) == 1  # at another scale it is a small cell
 
 
+def test_an_uncertain_nucleus_is_none() -> None:
+    found = class_map([(100, 80, 30, 20)])
+    found.nucleus[found.nucleus > 0] = 150
+    assert find_instances(found, 28)[1] == []
+    found.nucleus[found.nucleus > 0] = 180
+    assert len(find_instances(found, 28)[1]) == 1
+
+
 def test_holes_are_filled() -> None:
     found = class_map([(100, 80, 30, 20)])
     found.cell[60:66, 90:96] = found.nucleus[60:66, 90:96] = 0
