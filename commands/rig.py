@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..edge_runtime.errors import UsageError
-from .options import FILE, JSON, command
+from .options import CELL_MODEL, FILE, JSON, RED_CELL_PX, UM_PER_PX, command
 from .output import note, note_research_use, print_result
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def record() -> None:
     is_flag=True,
     help="With --camera replay:PATH: end the slide and the rig when the replay has ended.",
 )
+@CELL_MODEL
+@RED_CELL_PX
+@UM_PER_PX
 @click.option("--install-service", is_flag=True, help="Install as a systemd service; requires root.")
 def rig(
     model: Path | None, camera: str | None, record: Path | None, demo: bool, install_service: bool, **settings: Any
@@ -62,6 +65,7 @@ def rig(
     edgeall rig --demo
     edgeall rig model.tflite --camera picamera2 --record slides
     """
+    from ..edge_runtime.vision.scale import red_cell_from
     from ..rig import serve as server
 
     if demo:
@@ -70,6 +74,7 @@ def rig(
     if model is None or camera is None or record is None:
         raise UsageError("a rig needs MODEL, --camera and --record", hint="or use --demo, which provides all three")
     note_research_use(False)
+    settings["red_cell_px"] = red_cell_from(settings.pop("um_per_px"), settings["red_cell_px"])
     options = server.RigOptions(model, camera, record, **settings)
     if install_service:
         for command in server.install(options):

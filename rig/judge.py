@@ -27,7 +27,7 @@ class Judge:
 
     def __init__(self, classifier: Classifier, search: CellSearch, gate: Gate | None = None) -> None:
         manifest = classifier.bundle.manifest if classifier.bundle else None
-        self.unit = manifest.unit if manifest else "field"
+        self.unit = unit_of(classifier)
         self.gate = gate or Gate(thresholds_of(manifest))
         self._classifier, self._search = classifier, search
 
@@ -76,3 +76,9 @@ class Judge:
         if found.error:
             raise StationError(found.error)
         return found
+
+
+def unit_of(classifier: Classifier) -> str:
+    """What a model classifies: ``field`` or ``cell``."""
+    manifest = classifier.bundle.manifest if classifier.bundle else None
+    return manifest.unit if manifest else "field"

@@ -24,13 +24,17 @@ from ..edge_runtime.errors import UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.tools.explain import explains, overlay_renderer
 from ..edge_runtime.vision.cells import Box, cut_out
+from ..edge_runtime.vision.finder import open_finder
+from ..edge_runtime.vision.scale import given_scale
 from . import service
 from .capture.camera import open_camera
 from .capture.reconnecting import ReconnectingCamera
 from .capture.seen import SeenImages
+from .judge import unit_of
 from .record.lock import lock_record
 from .record.record import Record
 from .record.rows import Program, Session, SessionNotes
+from .scales import CellSearch
 from .service import Watchdog
 from .station import Station
 from .web.access import Access, form_key, read_users
@@ -70,6 +74,8 @@ class RigOptions:
         users: file made by `edgeall rig-user`.
         slide: sample id of a slide to start at once; an open slide of this sample is continued.
         exit_at_end: end the slide and the rig when a replay has ended.
+        cell_model: packed segmentation model that finds the cells for a model of cells; None takes the default one.
+        red_cell_px: diameter of a red cell in pixels of the camera; None measures it.
     """
 
     model: Path
@@ -79,6 +85,8 @@ class RigOptions:
     users: Path | None = None
     slide: str | None = None
     exit_at_end: bool = False
+    cell_model: Path | None = None
+    red_cell_px: float | None = None
 
 
 def serve(
@@ -101,6 +109,7 @@ def serve(
         raise UsageError("--exit-at-end requires --camera replay:PATH", hint="other cameras do not end")
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     classifier = Classifier.open(options.model)
+    finder = open_finder(options.cell_model) if unit_of(classifier) == "cell" else None
     program = _program(options.model, classifier, {"camera": camera, "listen": options.listen})
     if _path_of(camera) is not None:
         open_camera(camera).close()  # a mistyped path fails now; a device may be connected later
@@ -111,7 +120,8 @@ def serve(
         # Files that an open slide does not have yet are judged, also those that arrived while the rig was off.
         seen = SeenImages(opened_record.recorded_files(), record / FOLDER)
         watched = ReconnectingCamera(lambda: open_camera(camera, seen=seen))
-        station = Station(watched, classifier, opened_record, seen=seen, on_beat=heartbeat)
+        search = CellSearch(opened_record, finder, given_scale(options.red_cell_px) if options.red_cell_px else None)
+        station = Station(watched, classifier, opened_record, search=search, seen=seen, on_beat=heartbeat)
         _check_slide(options.slide, opened_record)
         explain = _explain(options.model, classifier.input) if explains(classifier) else None
         page = Page(opened_record, program, station.unit, synthetic=camera == SIMULATED, explain=explain)
@@ -222,6 +232,11 @@ def install(options: RigOptions) -> list[str]:
         files.append(watched.absolute())
     arguments = ["rig", str(model.absolute()), "--camera", camera, "--record", str(record.absolute())]
     arguments += ["--listen", listen]
+    if options.cell_model is not None:
+        arguments += ["--cell-model", str(options.cell_model.absolute())]
+        files.append(options.cell_model)
+    if options.red_cell_px is not None:
+        arguments += ["--red-cell-px", f"{options.red_cell_px:g}"]
     if users is not None:
         arguments += ["--users", str(users.absolute())]
         if not users.absolute().is_relative_to(service.STATE):  # files below it belong to the service

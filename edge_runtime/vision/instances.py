@@ -69,7 +69,8 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise EdgeallError(
-            "OpenCV is not installed: it finds the cells in a mask", hint="pip install 'edgeall[cells]'"
+            "OpenCV is not installed: it finds the cells in a mask",
+            hint='pip install ".[cells]" in a checkout of edgeall',
         ) from error
     return cv2
 

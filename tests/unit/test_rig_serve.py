@@ -279,6 +279,14 @@ def test_the_demo_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second == RigOptions(Path("own.tflite"), "simulated", Path("r"), "localhost:1")
 
 
+def test_how_cells_are_found_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    called: list[RigOptions] = []
+    monkeypatch.setattr(rig_serve, "serve", lambda options, **named: called.append(options))
+    assert cli.main(["rig", "--demo", "--um-per-px", "0.071", "--cell-model", "cells.tflite"]) == 0
+    assert (called[0].cell_model, called[0].red_cell_px) == (Path("cells.tflite"), pytest.approx(100))
+    assert cli.main(["rig", "--demo", "--um-per-px", "0.071", "--red-cell-px", "100"]) == 2
+
+
 def test_users_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
