@@ -49,7 +49,7 @@ class CellSearch:
     def find(self, pixels: NDArray[np.uint8]) -> Found:
         """Find the cells of a frame. Raises RecordError as the record does."""
         if self._objective is None:  # between slides it stays the last one's
-            last = self._record.sessions()[:1]
+            last = (self._record.open_sessions() or self._record.sessions())[:1]
             self._objective = last[0].notes.magnification if last else ""
         self._finder = self._finder or open_finder()
         known = self._known.get(self._objective)

@@ -105,11 +105,9 @@ def serve(
     """
     address, camera, record = parse_address(options.listen), options.camera, options.record
     _check_users(address, options.users)
-    if options.exit_at_end and not camera.startswith("replay:"):
-        raise UsageError("--exit-at-end requires --camera replay:PATH", hint="other cameras do not end")
+    _check_exit(options)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     classifier = Classifier.open(options.model)
-    finder = open_finder(options.cell_model) if unit_of(classifier) == "cell" else None
     program = _program(options.model, classifier, {"camera": camera, "listen": options.listen})
     if _path_of(camera) is not None:
         open_camera(camera).close()  # a mistyped path fails now; a device may be connected later
@@ -120,7 +118,7 @@ def serve(
         # Files that an open slide does not have yet are judged, also those that arrived while the rig was off.
         seen = SeenImages(opened_record.recorded_files(), record / FOLDER)
         watched = ReconnectingCamera(lambda: open_camera(camera, seen=seen))
-        search = CellSearch(opened_record, finder, given_scale(options.red_cell_px) if options.red_cell_px else None)
+        search = _search(options, classifier, opened_record)
         station = Station(watched, classifier, opened_record, search=search, seen=seen, on_beat=heartbeat)
         _check_slide(options.slide, opened_record)
         explain = _explain(options.model, classifier.input) if explains(classifier) else None
@@ -151,6 +149,17 @@ def serve(
             finally:
                 watchdog.stop()
                 station.stop()
+
+
+def _check_exit(options: RigOptions) -> None:
+    if options.exit_at_end and not options.camera.startswith("replay:"):
+        raise UsageError("--exit-at-end requires --camera replay:PATH", hint="other cameras do not end")
+
+
+def _search(options: RigOptions, classifier: Classifier, record: Record) -> CellSearch:
+    """How cells are found. A wrong model of cells fails now, if the classifier needs one."""
+    finder = open_finder(options.cell_model) if unit_of(classifier) == "cell" else None
+    return CellSearch(record, finder, given_scale(options.red_cell_px) if options.red_cell_px else None)
 
 
 def _check_slide(sample: str | None, record: Record) -> None:
