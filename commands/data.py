@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import AUGMENTS, CACHE_DIR, EMBARGO, FILE, JSON, SEED, SPLIT_BY, command
+from ..train.config import AUGMENTS
+from .options import CACHE_DIR, EMBARGO, FILE, JSON, SEED, SPLIT_BY, command
 from .output import note, note_research_use, note_synthetic, print_result
 
 if TYPE_CHECKING:

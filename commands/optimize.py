@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..edge_runtime.errors import UsageError
+from ..optimize.experiments.search_config import SearchSettings
+from ..optimize.pruning.config import PruneConfig
+from ..optimize.quantization.config import QuantizeConfig
+from ..train.config import LEVELS
 from .options import (
     CACHE_DIR,
     EMBARGO,
@@ -15,10 +20,8 @@ from .options import (
     FOLD,
     GRID,
     JSON,
-    LEVELS,
     POSITIVE,
     PROTOCOLS,
-    SCHEMES,
     SEED,
     SPLIT_BY,
     TEST_FRAC,
@@ -26,40 +29,29 @@ from .options import (
     command,
     listed,
     numbers,
+    option,
 )
 from .output import note, note_research_use, note_synthetic, print_result
+
+_quantize = partial(option, QuantizeConfig)
 
 
 @command("quantize")
 @click.argument("run", metavar="RUN", type=FILE)
-@click.option("--scheme", type=click.Choice(SCHEMES), default="ptq-int8", help="Conversion scheme.")
-@click.option("--out", type=FILE, required=True, help="Packed model to write.")
-@click.option(
-    "--max-drop",
+@_quantize("scheme", "Conversion scheme.", default="ptq-int8")
+@_quantize("out", "Packed model to write.")
+@_quantize(
+    "max_drop",
+    "Allowed drop of test accuracy in percentage points; a larger drop ends with status 3.",
     type=click.FloatRange(0),
-    help="Allowed drop of test accuracy in percentage points; a larger drop ends with status 3.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=4, help="Epochs of quantization-aware training (qat-int8).")
-@click.option("--learning-rate", type=float, default=3e-5, help="Peak learning rate of qat-int8.")
-@click.option(
-    "--representative",
-    type=click.IntRange(1),
-    default=256,
-    help="Number of PTQ calibration images, from the training subset.",
-)
-@click.option("--data", type=FILE, help="Current location of the images.  [default: where the run read them]")
-@click.option(
-    "--golden",
-    type=click.Choice(["test", "synthetic"]),
-    default="test",
-    help="Golden images in the file: from the test subset, or synthetic.",
-)
-@click.option(
-    "--clusters", type=int, metavar="N", help="Weight clustering: at most N distinct weights per layer (qat-int8)."
-)
-@click.option(
-    "--layer-report", is_flag=True, help="Report the quantization error of each layer, worst first (int8 schemes)."
-)
+@_quantize("epochs", "Epochs of quantization-aware training (qat-int8).", type=click.IntRange(1))
+@_quantize("learning_rate", "Peak learning rate of qat-int8.")
+@_quantize("representative", "Number of PTQ calibration images, from the training subset.", type=click.IntRange(1))
+@_quantize("data", "Current location of the images.  [default: where the run read them]")
+@_quantize("golden", "Golden images in the file: from the test subset, or synthetic.")
+@_quantize("clusters", "Weight clustering: at most N distinct weights per layer (qat-int8).", metavar="N")
+@_quantize("layer_report", "Report the quantization error of each layer, worst first (int8 schemes).")
 @click.option(
     "--float-layers",
     metavar="LAYERS",
@@ -70,19 +62,15 @@ from .output import note, note_research_use, note_synthetic, print_result
     is_flag=True,
     help="Also measure accuracy under changes of the microscope, and store it in the file.",
 )
-@click.option(
-    "--target-sensitivity",
-    type=float,
-    help="Review threshold for this minimum sensitivity; images sent to review count as detected.",
+@_quantize(
+    "target_sensitivity", "Review threshold for this minimum sensitivity; images sent to review count as detected."
 )
-@click.option(
-    "--review-budget",
-    type=float,
-    help="Largest share of images sent to review; 0: none.  [default: 0.05, or by --target-sensitivity]",
+@_quantize(
+    "review_budget", "Largest share of images sent to review; 0: none.  [default: 0.05, or by --target-sensitivity]"
 )
-@click.option("--explain", is_flag=True, help="Include the last feature map, for `run --explain`.")
+@_quantize("explain", "Include the last feature map, for `run --explain`.")
 @CACHE_DIR
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@_quantize("force", "Overwrite an existing file.")
 @JSON
 def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, **settings: Any) -> None:
     """Convert a run, verify the result on the test subset, and pack it into one file.
@@ -90,7 +78,6 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
     A run that was pruned by --sparsity keeps its zeros.
     """
     from ..console.progress import Progress
-    from ..optimize.quantization.config import QuantizeConfig
     from ..optimize.quantization.layer_error import layer_error_text
     from ..optimize.quantization.summary import quantize_text
     from ..optimize.quantize import quantize as quantize_run
@@ -108,30 +95,28 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
     note_research_use(json)
 
 
+_prune = partial(option, PruneConfig)
+
+
 @command("prune")
 @click.argument("run", metavar="RUN", type=FILE)
-@click.option(
-    "--out", type=FILE, required=True, help="Run folder to create. The same command resumes an interrupted run."
-)
-@click.option(
-    "--sparsity", type=float, help="Set this share of the weights to zero, smallest first: a smaller zip file."
-)
-@click.option("--macs", type=float, help="Remove channels until this share of the MACs is left: a faster network.")
-@click.option(
-    "--epochs",
+@_prune("out", "Run folder to create. The same command resumes an interrupted run.")
+@_prune("sparsity", "Set this share of the weights to zero, smallest first: a smaller zip file.")
+@_prune("macs", "Remove channels until this share of the MACs is left: a faster network.")
+@_prune(
+    "epochs",
+    "Epochs of training, with the unpruned run as the teacher.  [default: 16 with --macs, 10 with --sparsity]",
     type=click.IntRange(1),
-    help="Epochs of training, with the unpruned run as the teacher.  [default: 16 with --macs, 10 with --sparsity]",
 )
-@click.option("--learning-rate", type=float, default=1e-3, help="Peak learning rate.")
-@click.option("--data", type=FILE, help="Current location of the images.  [default: where the run read them]")
+@_prune("learning_rate", "Peak learning rate.")
+@_prune("data", "Current location of the images.  [default: where the run read them]")
 @CACHE_DIR
-@click.option("--force", is_flag=True, help="Overwrite a complete run, or a run with other settings.")
+@_prune("force", "Overwrite a complete run, or a run with other settings.")
 @JSON
 def prune(run: Path, json: bool, **settings: Any) -> None:
     """Prune a run by --sparsity or by --macs, and fine-tune it. The result is a run folder."""
     from ..console.progress import Progress
     from ..optimize.prune import prune as prune_run
-    from ..optimize.pruning.config import PruneConfig
     from ..optimize.pruning.summary import prune_text
 
     pruned = prune_run(PruneConfig(run, **settings), Progress())
@@ -230,42 +215,37 @@ def compare(
     ctx.exit(1 if result["failures"] else 0)
 
 
+_search = partial(option, SearchSettings)
+
+
 @command("search")
-@click.option("--data", type=FILE, required=True, help="Folder of images or CSV manifest.")
-@click.option("--out", type=FILE, required=True, help="Folder to create. The same command resumes the search.")
-@click.option(
-    "--max-latency-ms", type=float, help="Latency budget of one image, network only, one thread, on this machine."
-)
-@click.option("--max-bytes", type=int, help="Size budget of the packed model.")
-@click.option(
-    "--min-accuracy", type=float, help="Minimum validation accuracy, 0 to 1; status 3 if no candidate reaches it."
-)
-@click.option("--trials", type=click.IntRange(1), default=20, help="Number of candidates to train.")
+@_search("data", "Folder of images or CSV manifest.")
+@_search("out", "Folder to create. The same command resumes the search.")
+@_search("max_latency_ms", "Latency budget of one image, network only, one thread, on this machine.")
+@_search("max_bytes", "Size budget of the packed model.")
+@_search("min_accuracy", "Minimum validation accuracy, 0 to 1; status 3 if no candidate reaches it.")
+@_search("trials", "Number of candidates to train.", type=click.IntRange(1))
 @click.option("--models", default="mobilenet_v2", help="Backbones, comma-separated.")
 @click.option("--alphas", help="Width multipliers, comma-separated.  [default: all with weights]")
 @click.option("--sizes", help="Input sizes in pixels, comma-separated.  [default: 96,128,160,192,224]")
 @click.option("--macs", default="1,0.75,0.5", help="Shares of the MACs to keep by channel pruning, comma-separated.")
 @click.option("--schemes", default="ptq-int8,qat-int8", help="Conversion schemes, comma-separated.")
-@click.option("--weights", default="imagenet", help="imagenet, none, or a folder of MODEL_ALPHA_no_top.h5 files.")
-@click.option("--epochs-head", type=click.IntRange(0), default=10, help="Epochs of the head stage of each candidate.")
-@click.option(
-    "--epochs-finetune", type=click.IntRange(1), default=8, help="Epochs of the fine-tuning stage of each candidate."
-)
-@click.option("--epochs-prune", type=click.IntRange(1), default=4, help="Epochs after pruning.")
-@click.option("--epochs-qat", type=click.IntRange(1), default=2, help="Epochs of quantization-aware training.")
-@click.option("--stop/--no-stop", default=True, help="Stop candidates early that fall behind.")
-@click.option("--storage", help="Optuna URL or journal file, shared by several machines.  [default: in --out]")
-@click.option("--study", default="search", help="Name of the study in the storage.")
+@_search("weights", "imagenet, none, or a folder of MODEL_ALPHA_no_top.h5 files.")
+@_search("epochs_head", "Epochs of the head stage of each candidate.", type=click.IntRange(0))
+@_search("epochs_finetune", "Epochs of the fine-tuning stage of each candidate.", type=click.IntRange(1))
+@_search("epochs_prune", "Epochs after pruning.", type=click.IntRange(1))
+@_search("epochs_qat", "Epochs of quantization-aware training.", type=click.IntRange(1))
+@_search("stop", "Stop candidates early that fall behind.", name="--stop/--no-stop")
+@_search("storage", "Optuna URL or journal file, shared by several machines.  [default: in --out]")
+@_search("study", "Name of the study in the storage.")
 @SPLIT_BY
 @EMBARGO
 @VAL_FRAC
 @TEST_FRAC
 @FOLD
 @POSITIVE
-@click.option(
-    "--golden", type=click.Choice(["test", "synthetic"]), default="test", help="Golden images, as in quantize."
-)
-@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
+@_search("golden", "Golden images, as in quantize.")
+@_search("seed", "Seed of every random draw.", type=SEED)
 @CACHE_DIR
 @JSON
 def search(json: bool, **settings: Any) -> None:
@@ -275,7 +255,6 @@ def search(json: bool, **settings: Any) -> None:
     from ..console.progress import Progress
     from ..optimize.experiments.search import search as run_search
     from ..optimize.experiments.search_result import search_text
-    from ..optimize.experiments.search_settings import SearchSettings
 
     for name in ("models", "schemes"):
         settings[name] = listed(settings[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,43 +11,63 @@ import click
 from click.core import ParameterSource
 
 from ..edge_runtime.errors import UsageError
+from ..train.config import SplitOptions
 from .config import load_config
 
-TASKS = ("classification", "segmentation")
-SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
 SIDES = ("train", "validation", "test")
-LEVELS = ("auto", "laboratory", "subject", "block", "image")
-AUGMENTS = ("none", "light", "microscope", "studies")
 GRID = "grid-48"
 PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
 FILE = click.Path(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
 
 JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
-CACHE_DIR = click.option(
-    "--cache-dir", type=FILE, help="Cache folder for preprocessed images.  [default: ~/.cache/edgeall]"
+
+
+def option(config: type, field: str, help: str, **words: Any) -> Callable[[Any], Any]:
+    """The option of a field of a config dataclass: name, type, default and choices are those of the field.
+
+    Args:
+        config: the dataclass. A field without a default makes the option required.
+        field: its name.
+        help: of the option.
+        words: further arguments of `click.option`, such as a range as ``type``.
+    """
+    (found,) = (item for item in dataclasses.fields(config) if item.name == field)
+    kind, default = found.type.removesuffix(" | None"), found.default
+    if "choices" in found.metadata:
+        words.setdefault("type", click.Choice(found.metadata["choices"]))
+    elif kind == "bool":
+        words.setdefault("is_flag", True)
+    else:
+        words.setdefault("type", {"int": int, "float": float, "Path": FILE}.get(kind, str))
+    if default is dataclasses.MISSING and "default" not in words:
+        words["required"] = True
+    else:
+        words.setdefault("default", default)
+    return click.option(words.pop("name", f"--{field.replace('_', '-')}"), help=help, **words)
+
+
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+CACHE_DIR = option(SplitOptions, "cache_dir", "Cache folder for preprocessed images.  [default: ~/.cache/edgeall]")
+SPLIT_BY = option(
+    SplitOptions,
+    "split_by",
+    "Unit that no two subsets share: laboratory (of masks), subject, block of file numbers, or image. auto: the first "
+    "possible of the last three.",
 )
-SPLIT_BY = click.option(
-    "--split-by",
-    type=click.Choice(LEVELS),
-    default="auto",
-    help="Unit that no two subsets share: laboratory (of masks), subject, block of file numbers, or image. auto: the"
-    " first possible of the last three.",
-)
-EMBARGO = click.option(
-    "--embargo",
+EMBARGO = option(
+    SplitOptions,
+    "embargo",
+    "By block: distance between subsets in file numbers.  [default: 37, the images of one patient]",
     type=click.IntRange(0),
     metavar="N",
-    help="By block: distance between subsets in file numbers.  [default: 37, the images of one patient]",
 )
-VAL_FRAC = click.option(
-    "--val-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, help="Validation share."
+VAL_FRAC = option(SplitOptions, "val_frac", "Validation share.", type=_SHARE)
+TEST_FRAC = option(SplitOptions, "test_frac", "Test share.", type=_SHARE)
+FOLD = option(SplitOptions, "fold", "Use fold I of K as the test subset, as in 1/5.", metavar="I/K")
+POSITIVE = option(
+    SplitOptions, "positive", "Positive labels, comma-separated.  [default: from names]", metavar="LABELS"
 )
-TEST_FRAC = click.option(
-    "--test-frac", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.15, help="Test share."
-)
-FOLD = click.option("--fold", metavar="I/K", help="Use fold I of K as the test subset, as in 1/5.")
-POSITIVE = click.option("--positive", metavar="LABELS", help="Positive labels, comma-separated.  [default: from names]")
 LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one label per line.")
 MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
 STD = click.option("--std", type=float, help="Standard deviation of that normalization, see --mean.")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..edge_runtime.errors import UsageError
+from ..train.config import TrainSettings
 from .options import (
-    AUGMENTS,
     CACHE_DIR,
     CELL_MODEL,
     EMBARGO,
@@ -24,85 +25,74 @@ from .options import (
     SIDES,
     SPLIT_BY,
     STD,
-    TASKS,
     TEST_FRAC,
     VAL_FRAC,
     command,
+    option,
 )
 from .output import note, note_research_use, note_synthetic, print_result
 
+_setting = partial(option, TrainSettings)
+
 
 @command("train")
-@click.option(
-    "--data", type=FILE, required=True, help="Folder of images (one folder per class, or C-NMC), or a CSV manifest."
-)
-@click.option(
-    "--out", type=FILE, required=True, help="Run folder to create. The same command resumes an interrupted run."
-)
-@click.option("--task", type=click.Choice(TASKS), default="classification", help="Classify images, or segment cells.")
-@click.option("--model", default="mobilenet_v2", help="Backbone, see `edgeall models`.")
-@click.option("--alpha", type=float, help="Width multiplier of the backbone.  [default: 1.0 if it has one]")
-@click.option("--weights", default="imagenet", help="imagenet (downloaded), none, or a file of no_top weights.")
-@click.option("--input-size", type=click.IntRange(1), help="Input size in pixels.  [default: the backbone's]")
-@click.option("--epochs-head", type=click.IntRange(0), default=30, help="Epochs of the head stage, on cached features.")
-@click.option(
-    "--epochs-finetune",
+@_setting("data", "Folder of images (one folder per class, or C-NMC), or a CSV manifest.")
+@_setting("out", "Run folder to create. The same command resumes an interrupted run.")
+@_setting("task", "Classify images, or segment cells.")
+@_setting("model", "Backbone, see `edgeall models`.")
+@_setting("alpha", "Width multiplier of the backbone.  [default: 1.0 if it has one]")
+@_setting("weights", "imagenet (downloaded), none, or a file of no_top weights.")
+@_setting("input_size", "Input size in pixels.  [default: the backbone's]", type=click.IntRange(1))
+@_setting("epochs_head", "Epochs of the head stage, on cached features.", type=click.IntRange(0))
+@_setting(
+    "epochs_finetune",
+    "Epochs of the fine-tuning stage.  [default: about 44,000 training images in all, 8 to 60 epochs]",
     type=click.IntRange(0),
-    help="Epochs of the fine-tuning stage.  [default: about 44,000 training images in all, 8 to 60 epochs]",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Images per training step.  [default: 32; 16 for segmentation]"
-)
-@click.option("--lr-head", type=float, default=3e-3, help="Peak learning rate of the head stage.")
-@click.option(
-    "--lr-finetune",
-    type=float,
-    help="Peak learning rate of the fine-tuning stage.  [default: 0.0005; 0.002 for segmentation]",
-)
-@click.option(
-    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Dropout before the last layer."
-)
-@click.option("--augment", type=click.Choice(AUGMENTS), default="microscope", help="Augmentation of training images.")
-@click.option(
-    "--unfreeze",
+@_setting("batch_size", "Images per training step.  [default: 32; 16 for segmentation]", type=click.IntRange(1))
+@_setting("lr_head", "Peak learning rate of the head stage.")
+@_setting("lr_finetune", "Peak learning rate of the fine-tuning stage.  [default: 0.0005; 0.002 for segmentation]")
+@_setting("dropout", "Dropout before the last layer.", type=click.FloatRange(0, 1, max_open=True))
+@_setting("augment", "Augmentation of training images.")
+@_setting(
+    "unfreeze",
+    "Number of backbone layers to fine-tune, from the last.  [default: see edgeall models]",
     type=click.IntRange(1),
-    help="Number of backbone layers to fine-tune, from the last.  [default: see edgeall models]",
 )
-@click.option("--class-weights/--no-class-weights", default=True, help="Weight classes by their inverse frequency.")
-@click.option(
-    "--patience",
+@_setting("class_weights", "Weight classes by their inverse frequency.", name="--class-weights/--no-class-weights")
+@_setting(
+    "patience",
+    "Stop a stage after this many epochs without a lower validation loss.  [default: 8; 12 for segmentation]",
     type=click.IntRange(1),
-    help="Stop a stage after this many epochs without a lower validation loss.  [default: 8; 12 for segmentation]",
 )
 @SPLIT_BY
 @EMBARGO
 @VAL_FRAC
 @TEST_FRAC
 @FOLD
-@click.option("--split", type=FILE, help="Use the split of this split.json or run folder.")
-@click.option("--per-class", metavar="TRAIN/VAL/TEST", help="Images per class in each subset, as in 700/150/150.")
+@_setting("split", "Use the split of this split.json or run folder.")
+@_setting("per_class", "Images per class in each subset, as in 700/150/150.", metavar="TRAIN/VAL/TEST")
 @POSITIVE
-@click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
-@click.option(
-    "--teacher",
+@_setting("seed", "Seed of every random draw.", type=SEED)
+@_setting(
+    "teacher",
+    "Distil from this run. Repeat for an ensemble of teachers.",
     type=FILE,
     multiple=True,
     metavar="RUN",
-    help="Distil from this run. Repeat for an ensemble of teachers.",
 )
-@click.option(
-    "--teacher-weight",
+@_setting(
+    "teacher_weight",
+    "Share of the teachers in the loss.  [default: 0.5]",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of the teachers in the loss.  [default: 0.5]",
 )
 @CACHE_DIR
-@click.option("--force", is_flag=True, help="Overwrite a complete run, or a run with other settings.")
+@_setting("force", "Overwrite a complete run, or a run with other settings.")
 @JSON
 def train(json: bool, **settings: Any) -> None:
     """Fine-tune a backbone on labelled images, and evaluate it on the test subset."""
     from ..console.progress import Progress
     from ..train.evaluation.text import metrics_text
-    from ..train.run import TrainSettings
     from ..train.run import train as train_run
 
     run = train_run(TrainSettings(**settings), Progress())
@@ -166,12 +156,12 @@ def evaluate(
     from ..train.evaluation.evaluate import evaluate as evaluate_target
     from ..train.runs import data_root, load_run
 
-    for option, out in (("--plot", plot), ("--html", html), ("--explain", settings["explain"])):
+    for flag, out in (("--plot", plot), ("--html", html), ("--explain", settings["explain"])):
         if out is not None:
             own = data_root(load_run(target)) if target.is_dir() and data is None else data
             for folder in (own, site):
                 if folder is not None:
-                    refuse_inside(folder, out, option)
+                    refuse_inside(folder, out, flag)
     robust = robustness or plot is not None
     if html is not None and task_of(target) == "segmentation":
         raise UsageError("--html does not take a segmentation model yet", hint="`train` and `quantize` write a report")

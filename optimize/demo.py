@@ -13,11 +13,11 @@ from ..console.progress import Progress
 from ..console.tables import percent, record, table
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.tools.bench import BenchConfig, bench
+from ..train.config import TrainSettings
 from ..train.data.levels import split_text
 from ..train.data.synth import MARKER, synthesize
 from ..train.run import train
 from ..train.runs import is_whole, load_run
-from ..train.settings import TrainSettings
 from .quantization.config import QuantizeConfig
 from .quantize import quantize_classifier
 

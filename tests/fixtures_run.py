@@ -56,7 +56,7 @@ def tiny_models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.Tem
     """What `quantize` says of `tiny_run` in every scheme; the packed file is at ``["out"]``."""
     from edgeall.console.progress import Progress
     from edgeall.optimize.quantization.config import QuantizeConfig
-    from edgeall.optimize.quantization.convert import SCHEMES
+    from edgeall.optimize.quantization.schemes import SCHEMES
     from edgeall.optimize.quantize import quantize
 
     folder, quiet = tmp_path_factory.mktemp("models"), Progress(quiet=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..console.progress import Progress
 from ..edge_runtime.errors import DataError, UsageError
+from .config import TrainSettings
 from .data.balance import parse_per_class, sample_subsets
 from .data.blocks import EMBARGO
 from .data.dataset import independent_notes, unit
@@ -21,7 +22,7 @@ from .data.subsets import LEFT_OUT
 from .data.synth import is_synthetic
 from .run_folder import check_out
 from .runs import input_spec, positive_of, read_json, start_over
-from .settings import TrainSettings, filled, parse_fold, resolve
+from .settings import filled, parse_fold, resolve
 from .tasks import registry as tasks
 from .teacher import Teacher, check_teachers
 from .workers import Workers

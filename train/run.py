@@ -23,6 +23,7 @@ from ..models.head import build_head
 from ..models.keras_compat import keras
 from ..models.macs import macs
 from .batches import plain
+from .config import TrainSettings
 from .data import balance, cache
 from .data.subsets import SUBSETS
 from .features import feature_batches
@@ -30,7 +31,7 @@ from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
 from .runs import build_args, complete_run, input_spec, source_revision, versions
-from .settings import TrainSettings, filled, resolve
+from .settings import filled, resolve
 from .stage import FitOptions, Row, Stage
 from .tasks import registry as tasks
 from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers

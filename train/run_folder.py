@@ -13,9 +13,10 @@ from ..edge_runtime.files import file_name, is_empty
 from ..edge_runtime.images import mark_output
 from ..edge_runtime.manifest import TASKS
 from ..edge_runtime.tools.atomic import sync
+from .config import TrainSettings
 from .data.split import Split, save_split
 from .runs import SCHEMA, is_damaged, is_whole, write_json
-from .settings import TrainSettings, resolve
+from .settings import resolve
 
 
 def check_out(out: Path, wanted: dict[str, Any], force: bool) -> bool:

@@ -1,14 +1,13 @@
-"""The settings of a training run, their defaults and their checks."""
+"""Fills in and checks the settings of a training run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import fields, replace
+from typing import TypeVar
 
 from ..edge_runtime.errors import UsageError
 from ..models import registry
-from .augment import AUGMENTS
+from .config import AUGMENTS, TrainSettings
 from .data.balance import parse_per_class
 from .data.split_settings import check_embargo
 from .runs import build_args
@@ -25,80 +24,6 @@ FINETUNE_EPOCHS = (8, 60)
 
 _SPLITTING = ("split_by", "embargo", "val_frac", "test_frac", "fold", "per_class")
 """Settings that conflict with `TrainSettings.split`."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The settings of a run, named as on the command line. None is the default of the task, the backbone or the data.
-
-    Attributes:
-        data: folder or CSV manifest.
-        out: the run folder.
-        task: one of `edgeall.edge_runtime.manifest.TASKS`.
-        model: name of the backbone.
-        alpha: width multiplier of the backbone.
-        weights: ``imagenet``, ``none`` or a file.
-        input_size: pixels; square.
-        epochs_head: epochs on the cached features of the frozen backbone.
-        epochs_finetune: epochs of the fine-tuning; 0 leaves the backbone unchanged; None: see `FINETUNE_IMAGES`.
-        batch_size: images.
-        lr_head: peak learning rate of the head stage.
-        lr_finetune: peak learning rate of the fine-tuning stage.
-        dropout: before the dense layer, in [0, 1).
-        augment: a key of `edgeall.train.augment.AUGMENTS`.
-        unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, or the last stage of the
-            largest pretrained backbones (`ModelSpec.unfreeze`).
-        class_weights: whether every class gets the same total weight in the loss.
-        patience: epochs without a lower validation loss before a stage ends.
-        split_by: see `edgeall.train.data.split_settings.SplitSettings`; also ``val_frac`` and ``test_frac``.
-        embargo: file numbers between the subsets of a split by block; default `edgeall.train.data.blocks.EMBARGO`.
-        fold: ``I/K``, fold I (from 1) of K as the test subset.
-        split: a ``split.json``, or a run that has one, to use instead of a new split.
-        per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.data.balance`.
-        positive: the positive classes, comma-separated.
-        seed: of the split, the initial weights, the order of the images and the augmentation.
-        teacher: complete runs that the fine-tuning learns from, see `edgeall.train.teacher`.
-        teacher_weight: their share in the loss.
-        cache_dir: of preprocessed images and features.
-        force: whether another run in ``out`` is overwritten.
-    """
-
-    data: Path
-    out: Path
-    task: str = "classification"
-    model: str = "mobilenet_v2"
-    alpha: float | None = None
-    weights: str = "imagenet"
-    input_size: int | None = None
-    epochs_head: int = 30
-    epochs_finetune: int | None = None
-    batch_size: int | None = None
-    lr_head: float = 3e-3
-    lr_finetune: float | None = None
-    dropout: float = 0.2
-    augment: str = "microscope"
-    unfreeze: int | None = None
-    class_weights: bool = True
-    patience: int | None = None
-    split_by: str = "auto"
-    embargo: int | None = None
-    val_frac: float = 0.1
-    test_frac: float = 0.15
-    fold: str | None = None
-    split: Path | None = None
-    per_class: str | None = None
-    positive: str | None = None
-    seed: int = 0
-    teacher: tuple[Path, ...] = ()
-    teacher_weight: float | None = None
-    cache_dir: Path | None = None
-    force: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings that determine the result, without folders."""
-        values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        values["teacher"] = [str(run) for run in self.teacher] or None  # as in runs of versions without teachers
-        return {key: value for key, value in values.items() if key not in ("out", "cache_dir", "force")}
 
 
 def resolve(settings: TrainSettings) -> TrainSettings:

@@ -14,9 +14,9 @@ from ...edge_runtime.files import output_lock
 from ...edge_runtime.images import mark_output
 from ...models import registry
 from ...models.keras_compat import keras
+from ...train.config import TrainSettings
 from ...train.run import train
 from ...train.run_folder import is_complete
-from ...train.settings import TrainSettings
 from ...train.workers import refuse_cluster
 from .compare import attempt, check_out, compare_groups, failure_of
 from .compare_config import CompareOptions

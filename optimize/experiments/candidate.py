@@ -19,9 +19,10 @@ from ...models.keras_compat import keras
 from ...models.narrow import with_channels
 from ...models.registry import BuildArgs
 from ..pruning.channels import Budget, round_up
-from ..quantization.convert import INTEGER_SCHEMES, convert
+from ..quantization.convert import convert
 from ..quantization.fold import fold_batch_normalization
 from ..quantization.placement import ptq
+from ..quantization.schemes import INTEGER_SCHEMES
 
 ROUNDS = 5
 """Rounds of timing; the fastest one counts."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
 from ...train.data import cache
-from ..quantization.convert import SCHEMES, check_scheme
+from ..quantization.schemes import SCHEMES, check_scheme
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...edge_runtime.errors import UsageError
 from ...models import registry
+from ...train.config import TrainSettings
 from ...train.run_folder import is_complete
-from ...train.settings import TrainSettings
 from .backbones import check_weights, model_name, weights_of
 from .protocols import protocol_named, split_settings
 

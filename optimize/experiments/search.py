@@ -28,7 +28,8 @@ from ...train.prepare import prepare
 from ...train.runs import is_damaged, read_json, start_over, write_json
 from ...train.workers import refuse_cluster
 from .search_choice import SCHEMA, conclude
-from .search_settings import SearchSettings, check, space_of, training_of
+from .search_config import SearchSettings
+from .search_settings import check, space_of, training_of
 from .search_trial import Search, run_trial
 from .storage import differences, open_storage
 from .trials import Space, Trials

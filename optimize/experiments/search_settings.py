@@ -1,106 +1,29 @@
-"""Settings of a search, and its candidates."""
+"""Checks the settings of a search, and derives its candidates."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ...edge_runtime.errors import UsageError
 from ...models import registry
 from ...models.registry import BuildArgs
+from ...train.config import TrainSettings
 from ...train.data.split_settings import check_embargo
-from ...train.settings import TrainSettings
-from ..quantization.config import check_golden
-from ..quantization.convert import check_scheme
+from ..quantization.schemes import check_golden, check_scheme
 from .backbones import check_weights, weights_of
 from .candidate import Candidate
+from .search_config import SearchSettings
 from .trials import Axes, Space
 
 SIZES = (96, 128, 160, 192, 224)
 """Default input sizes in pixels."""
-_ELSEWHERE = ("data", "out", "cache_dir", "trials", "min_accuracy", "storage", "study", "golden")
-"""Settings that do not affect the result of a trial."""
-
-
 _OF_TRAINING = (
     *("epochs_finetune", "batch_size", "lr_finetune", "augment", "split_by", "embargo", "val_frac", "test_frac"),
     *("fold", "positive", "seed", "cache_dir"),
 )
 """Settings that the training of every network takes over."""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """A search's settings, as the command line names them.
-
-    Attributes:
-        data: folder or CSV manifest.
-        out: folder of the search; the same command resumes it.
-        max_latency_ms: latency budget of one image, network only, one thread, on this machine.
-        max_bytes: size budget of the packed model.
-        min_accuracy: validation accuracy that the chosen model must reach, 0..1.
-        trials: number of candidates to train; stopped ones count, refused ones do not.
-        models: backbones.
-        alphas: width multipliers; None: all of the backbone for which there are weights.
-        sizes: input sizes in pixels; None: those of `SIZES` that the backbone takes.
-        macs: shares of the multiply-accumulates that channel pruning leaves; 1: no pruning.
-        schemes: conversion schemes.
-        weights: ``imagenet``, ``none``, or a folder of ``<model>_no_top.h5`` files (with an alpha:
-            ``mobilenet_v2_0.35_no_top.h5``). A backbone without published weights starts untrained.
-        epochs_head: epochs of the head on the features of the frozen backbone.
-        epochs_finetune: epochs of the whole network.
-        epochs_prune: epochs after pruning.
-        epochs_qat: epochs of quantization-aware training.
-        stop: stop candidates that are behind the others.
-        storage: Optuna URL or journal file; None: a journal file in ``out``.
-        study: name of the study in the storage.
-        golden: golden images of the chosen model, see `edgeall.optimize.quantization.config.QuantizeConfig`.
-        seconds: time for which each network is timed.
-
-    The other settings are those of `edgeall.train.run.TrainSettings`.
-    """
-
-    data: Path
-    out: Path
-    max_latency_ms: float | None = None
-    max_bytes: int | None = None
-    min_accuracy: float | None = None
-    trials: int = 20
-    models: tuple[str, ...] = ("mobilenet_v2",)
-    alphas: tuple[float, ...] | None = None
-    sizes: tuple[int, ...] | None = None
-    macs: tuple[float, ...] = (1.0, 0.75, 0.5)
-    schemes: tuple[str, ...] = ("ptq-int8", "qat-int8")
-    weights: str = "imagenet"
-    epochs_head: int = 10
-    epochs_finetune: int = 8
-    epochs_prune: int = 4
-    epochs_qat: int = 2
-    stop: bool = True
-    storage: str | None = None
-    study: str = "search"
-    batch_size: int = 32
-    lr_finetune: float = 5e-4
-    augment: str = "microscope"
-    split_by: str = "auto"
-    embargo: int | None = None
-    val_frac: float = 0.1
-    test_frac: float = 0.15
-    fold: str | None = None
-    positive: str | None = None
-    golden: str = "test"
-    seconds: float = 2.0
-    seed: int = 0
-    cache_dir: Path | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings that affect the result of a trial."""
-        values = json.loads(json.dumps(asdict(self), default=str))
-        return {key: value for key, value in values.items() if key not in _ELSEWHERE}
 
 
 def check(settings: SearchSettings) -> None:

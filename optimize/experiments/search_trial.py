@@ -24,7 +24,8 @@ from ..quantization.result import QuantizationResult
 from ..quantize import quantize_classifier
 from .candidate import Candidate, converted, file_bytes_at_most, latency_ms, spec_of, untrained
 from .liveness import sign_of_life
-from .search_settings import SearchSettings, training_of
+from .search_config import SearchSettings
+from .search_settings import training_of
 from .trials import Space, Trials
 
 SLACK_MS, SLACK_BYTES = 1.25, 1.6

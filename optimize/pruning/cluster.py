@@ -18,8 +18,6 @@ from ...models.keras_compat import tf
 
 LARGEST = 127
 """Largest integer of a weight; the largest weight of every channel is plus or minus this."""
-FEWEST, MOST = 8, 128
-"""Range of the number of clusters. More than half of the 255 integers gain nothing."""
 
 
 def codebook(kernel: NDArray[np.float32], channel_axis: int, clusters: int) -> NDArray[np.float32]:
@@ -28,8 +26,8 @@ def codebook(kernel: NDArray[np.float32], channel_axis: int, clusters: int) -> N
     Args:
         kernel: float32.
         channel_axis: axis of the output channels, which have one scale each.
-        clusters: largest number of clusters, `FEWEST` to `MOST`. They include 0, which keeps pruned weights pruned, and
-            plus and minus `LARGEST`, which keep the scales.
+        clusters: largest number of clusters, see `edgeall.optimize.quantization.schemes.CLUSTERS`. They include 0,
+            which keeps pruned weights pruned, and plus and minus `LARGEST`, which keep the scales.
 
     Returns:
         Rising integers as float32, at most ``clusters``.

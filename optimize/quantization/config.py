@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
-from ..pruning.cluster import FEWEST, MOST
-from .convert import INTEGER_SCHEMES, check_scheme
-
-GOLDEN_SOURCES = ("test", "synthetic")
-
-
-def check_golden(source: str) -> None:
-    """Raise UsageError for an unknown source of golden images."""
-    if source not in GOLDEN_SOURCES:
-        raise UsageError(f"no golden images called {source!r}", hint=f"there are: {', '.join(GOLDEN_SOURCES)}")
+from .schemes import CLUSTERS, GOLDEN_SOURCES, INTEGER_SCHEMES, SCHEMES, check_golden, check_scheme
 
 
 @dataclass(frozen=True)
@@ -25,7 +16,7 @@ class QuantizeConfig:
 
     Attributes:
         run: complete run folder.
-        scheme: one of `edgeall.optimize.quantization.convert.SCHEMES`.
+        scheme: one of `edgeall.optimize.quantization.schemes.SCHEMES`.
         out: file to write.
         max_drop: largest accepted loss of accuracy against Keras float32, in percentage points.
         epochs: fine-tuning epochs of ``qat-int8``.
@@ -51,14 +42,14 @@ class QuantizeConfig:
     """
 
     run: Path
-    scheme: str
+    scheme: str = field(metadata={"choices": SCHEMES})
     out: Path
     max_drop: float | None = None
     epochs: int = 4
     learning_rate: float = 3e-5
     representative: int = 256
     data: Path | None = None
-    golden: str = "test"
+    golden: str = field(default="test", metadata={"choices": GOLDEN_SOURCES})
     subset: str = "test"
     float_layers: tuple[str, ...] = ()
     clusters: int | None = None
@@ -84,10 +75,10 @@ class QuantizeConfig:
         if not self.integer and (self.float_layers or self.layer_report):
             option = "--float-layers" if self.float_layers else "--layer-report"
             raise UsageError(f"{option} requires an int8 scheme", hint=f"use {' or '.join(INTEGER_SCHEMES)}")
-        if self.clusters is not None and (self.scheme != "qat-int8" or not FEWEST <= self.clusters <= MOST):
+        if self.clusters is not None and (self.scheme != "qat-int8" or not CLUSTERS[0] <= self.clusters <= CLUSTERS[1]):
             raise UsageError(
                 f"--clusters {self.clusters} with {self.scheme}",
-                hint=f"give a number from {FEWEST} to {MOST} with --scheme qat-int8",
+                hint=f"give a number from {CLUSTERS[0]} to {CLUSTERS[1]} with --scheme qat-int8",
             )
         self._check_out()
 

@@ -14,20 +14,11 @@ from ...edge_runtime.preprocess import InputSpec
 from ...models.graph import sources
 from ...models.head import LOGITS
 from ...models.keras_compat import keras, quiet, tf
-
-SCHEMES = ("float32", "float16", "dynamic", "ptq-int8", "qat-int8")
-INTEGER_SCHEMES = ("ptq-int8", "qat-int8")
-"""Fully integer: uint8 input and output, and no float tensor except around layers that stay in float on request."""
+from .schemes import INTEGER_SCHEMES
 
 _WEIGHED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 _TYPES = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8}
-
-
-def check_scheme(scheme: str) -> None:
-    """Raise UsageError for an unknown scheme."""
-    if scheme not in SCHEMES:
-        raise UsageError(f"no scheme called {scheme!r}", hint=f"there are: {', '.join(SCHEMES)}")
 
 
 def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[str] = ()) -> bytes:
@@ -36,7 +27,7 @@ def convert(model: Any, scheme: str, spec: InputSpec, float_layers: Collection[s
     Args:
         model: takes normalized float images. For an integer scheme it comes from
             `edgeall.optimize.quantization.placement.rounded`, for a second output from `with_second_output`.
-        scheme: one of `SCHEMES`.
+        scheme: one of `edgeall.optimize.quantization.schemes.SCHEMES`.
         spec: input contract.
         float_layers: layers that may stay in float in an integer scheme.
 

@@ -32,7 +32,7 @@ from edgeall.edge_runtime.preprocess import normalize, preprocess
 from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.quantization.config import QuantizeConfig
-from edgeall.optimize.quantization.convert import SCHEMES
+from edgeall.optimize.quantization.schemes import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
 from edgeall.train.data.synth import synthesize

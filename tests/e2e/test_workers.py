@@ -26,7 +26,7 @@ from edgeall.optimize.experiments.compare_config import CompareOptions
 from edgeall.optimize.experiments.grid import run_grid
 from edgeall.optimize.experiments.grid_config import GridConfig
 from edgeall.optimize.experiments.search import search
-from edgeall.optimize.experiments.search_settings import SearchSettings
+from edgeall.optimize.experiments.search_config import SearchSettings
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.fit import fit
 from edgeall.train.prepare import check_shares

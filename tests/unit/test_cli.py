@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -17,6 +17,10 @@ from commandline import leaves
 from edgeall import __version__, cli
 from edgeall.commands import options
 from edgeall.edge_runtime.errors import DataError, GateError
+from edgeall.optimize.experiments.search_config import SearchSettings
+from edgeall.optimize.pruning.config import PruneConfig
+from edgeall.optimize.quantization.config import QuantizeConfig
+from edgeall.train.config import TrainSettings
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = ("train", "--data", "x", "--out", "y")
@@ -242,70 +246,31 @@ def test_every_command_explains_itself(edgeall: Run, command: str) -> None:
     assert out.startswith(f"Usage: edgeall {command}")
 
 
-def test_train_has_the_settings_and_defaults_of_the_training_room() -> None:
-    from edgeall.train.run import TrainSettings
-
-    settings = LEAVES["train",].make_context("train", ["--data", "x", "--out", "y"], obj={}).params
-    assert settings.pop("json") is False
-    assert set(settings) == set(inspect.signature(TrainSettings).parameters)
-    assert TrainSettings(**settings) == TrainSettings(data=Path("x"), out=Path("y"))
-
-
-def test_quantize_has_the_settings_and_defaults_of_the_optimizer() -> None:
-    from edgeall.optimize.quantization.config import QuantizeConfig
-
-    arguments = ["RUN", "--scheme", "qat-int8", "--out", "y"]
-    settings = LEAVES["quantize",].make_context("quantize", arguments, obj={}).params
-    assert settings.pop("json") is False
-    settings["robust"] = settings.pop("robustness")
-    parameters = inspect.signature(QuantizeConfig).parameters
-    assert set(settings) == set(parameters) - {"subset"}  # a search's own
-    assert settings.pop("float_layers") is None
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    assert {name: settings[name] for name in settings if name in defaults} == {
-        name: default for name, default in defaults.items() if name in settings
-    }
+@pytest.mark.parametrize(
+    ("command", "config", "own"),
+    [
+        ("train", TrainSettings, set()),
+        ("quantize", QuantizeConfig, {"subset", "robust"}),  # a search's own; --robustness
+        ("prune", PruneConfig, set()),
+        ("search", SearchSettings, {"batch_size", "lr_finetune", "augment", "seconds"}),
+    ],
+)
+def test_every_field_of_a_config_is_an_option(command: str, config: type, own: set[str]) -> None:
+    names = {parameter.name for parameter in LEAVES[command,].params}
+    assert {field.name for field in fields(config)} - own <= names
 
 
-def test_prune_has_the_settings_and_defaults_of_the_optimizer() -> None:
-    from edgeall.optimize.pruning.config import PruneConfig
-
-    settings = LEAVES["prune",].make_context("prune", ["RUN", "--out", "y"], obj={}).params
-    assert settings.pop("json") is False
-    parameters = inspect.signature(PruneConfig).parameters
-    assert set(settings) == set(parameters)
-    for name in set(settings) - {"run", "out"}:
-        assert settings[name] == parameters[name].default
-
-
-def test_search_has_defaults_of_the_optimizer() -> None:
-    from dataclasses import fields
-
-    from edgeall.optimize.experiments.search_settings import SearchSettings
-
-    settings = LEAVES["search",].make_context("search", ["--data", "x", "--out", "y"], obj={}).params
-    defaults = {field.name: field.default for field in fields(SearchSettings)}
-    assert set(settings) - {"json"} <= set(defaults)
-    listed = {"models", "schemes", "macs", "data", "out"}
-    assert {name: settings[name] for name in set(settings) - {"json"} - listed} == {
-        name: defaults[name] for name in set(settings) - {"json"} - listed
-    }
-    assert options.listed(settings["models"]) == defaults["models"]
-    assert options.listed(settings["schemes"]) == defaults["schemes"]
-    assert options.numbers("macs", settings["macs"], float) == defaults["macs"]
-
-
-def test_choices_are_those_of_the_rooms_behind() -> None:
+def test_choices_are_the_names_in_the_registries() -> None:
+    from edgeall.edge_runtime.manifest import TASKS
     from edgeall.optimize.experiments.grid_config import GRID_48
     from edgeall.optimize.experiments.protocols import PROTOCOLS
-    from edgeall.optimize.quantization.convert import SCHEMES
+    from edgeall.train import config
     from edgeall.train.augment import AUGMENTS
     from edgeall.train.data.subsets import SUBSETS
 
     assert tuple(SUBSETS) == options.SIDES
-    assert set(SCHEMES) == set(options.SCHEMES)
-    (augment,) = (p for p in LEAVES["train",].params if p.name == "augment")
-    assert set(augment.type.choices) == set(AUGMENTS)
+    assert set(config.AUGMENTS) == set(AUGMENTS)
+    assert config.TASKS == TASKS
     assert set(options.PROTOCOLS) == {*PROTOCOLS, GRID_48.name}
     assert GRID_48.name == options.GRID
 

@@ -30,8 +30,9 @@ from edgeall.optimize.experiments.candidate import (
     untrained,
 )
 from edgeall.optimize.experiments.search import search
+from edgeall.optimize.experiments.search_config import SearchSettings
 from edgeall.optimize.experiments.search_result import alike, choose, missed, search_text
-from edgeall.optimize.experiments.search_settings import SearchSettings, space_of
+from edgeall.optimize.experiments.search_settings import space_of
 from edgeall.optimize.experiments.storage import open_storage
 from edgeall.optimize.experiments.trials import MAX_ATTEMPTS, Axes, Space, Trials
 from edgeall.train import run as training

@@ -20,7 +20,7 @@ from .registry import Epochs, Task
 
 if TYPE_CHECKING:
     from ...console.progress import Progress
-    from ..settings import TrainSettings
+    from ..config import TrainSettings
     from ..stage import Objective, Stage
 
 BATCH_SIZE, LEARNING_RATE, PATIENCE = 32, 5e-4, 8

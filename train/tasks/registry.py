@@ -19,9 +19,9 @@ from ...edge_runtime.manifest import TASKS as NAMES
 if TYPE_CHECKING:
     from ...console.progress import Progress
     from ...edge_runtime.preprocess import InputSpec
+    from ..config import TrainSettings
     from ..data.samples import Dataset
     from ..data.split import Split
-    from ..settings import TrainSettings
     from ..stage import Objective, Stage
 
 

@@ -17,7 +17,7 @@ from .registry import Epochs, Task
 
 if TYPE_CHECKING:
     from ...console.progress import Progress
-    from ..settings import TrainSettings
+    from ..config import TrainSettings
     from ..stage import Objective, Stage
 
 INPUT_SIZE = 192
