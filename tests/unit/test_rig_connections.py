@@ -133,7 +133,12 @@ def test_a_client_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -
         assert len(get(place, "/big")) > 2000 * 10_000  # one that reads gets all of it
 
 
-def test_many_silent_connections_do_not_keep_others_out() -> None:
+@pytest.mark.parametrize(("of_address", "in_all"), [(8, 1000), (1000, 12)])
+def test_many_silent_connections_do_not_keep_others_out(
+    monkeypatch: pytest.MonkeyPatch, of_address: int, in_all: int
+) -> None:
+    monkeypatch.setattr(connections, "MAX_PER_ADDRESS", of_address)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", in_all)
     with served() as place, ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(place)) for _ in range(40)]
         for _ in range(5):
