@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fixtures_models import LABELS, SPEC
 
+from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.tools import golden
@@ -48,7 +49,7 @@ def test_golden_outputs_that_are_not_numbers(
 ) -> None:
     """Refused, instead of NaN in the JSON."""
     model = pack_tiny("float32", tmp_path / "model.tflite")
-    monkeypatch.setattr(golden.Classifier, "dequantize", lambda _, units: units * np.float32(np.nan))
+    monkeypatch.setattr(Classifier, "dequantize", lambda _, units: units * np.float32(np.nan))
     with pytest.raises(BundleError, match=r"outputs for 0\.png are not finite"):
         inspect_model(model)
 

@@ -456,7 +456,8 @@ def test_same_run_same_report(tmp_path: Path) -> None:
 
 
 def test_a_file_name_that_is_not_text_goes_all_the_way(tmp_path: Path) -> None:
-    from edgeall.train.runs import write_json, write_predictions
+    from edgeall.train.runs import write_json
+    from edgeall.train.tasks.classification import write_predictions
 
     strange = os.fsdecode(b"lymph\xe9.png")
     for number in range(12):

@@ -210,7 +210,8 @@ def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:
 def test_quantize_writes_mean_and_worst_into_the_file(
     tiny_run: Path, tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeall.optimize.quantize.robustness", partial(robustness, kinds=("jpeg", "underexposed")))
+    few = partial(robustness, kinds=("jpeg", "underexposed"))
+    monkeypatch.setattr("edgeall.optimize.tasks.classification.robustness", few)
     out = tmp_path / "model.tflite"
     folder = tiny_settings.cache_dir
     asked = {"robust": True, "review_budget": 0.2}

@@ -19,7 +19,7 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import DataError, GateError, UsageError
 from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.optimize import prune, quantize
+from edgeall.optimize import prune
 from edgeall.optimize.experiments import candidate, search_choice
 from edgeall.optimize.experiments.candidate import (
     Candidate,
@@ -35,7 +35,7 @@ from edgeall.optimize.experiments.search_result import alike, choose, missed, se
 from edgeall.optimize.experiments.search_settings import space_of
 from edgeall.optimize.experiments.storage import open_storage
 from edgeall.optimize.experiments.trials import MAX_ATTEMPTS, Axes, Space, Trials
-from edgeall.train import run as training
+from edgeall.train import runs
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 
 QUIET = Progress(quiet=True)
@@ -101,11 +101,11 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def found(settings: SearchSettings) -> tuple[dict[str, Any], Listening]:
     """What a search found that was interrupted after an epoch and begun again, with the test side sealed."""
-    opened = {module: module.load_subsets for module in (training, prune, quantize)}
+    opened = {module: module.load_subsets for module in (runs, prune)}
     hand_over = search_choice._hand_over
 
     def sealed(*arguments: Any) -> dict[str, Any]:
-        sides = opened[training](*arguments)
+        sides = opened[runs](*arguments)
         return {**sides, "test": Sealed(sides["test"])}
 
     def unsealed(*arguments: Any) -> None:

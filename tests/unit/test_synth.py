@@ -140,7 +140,7 @@ def test_everything_says_synthetic(fields: Path, cells: Path) -> None:
             assert json.loads(marker.read_text(encoding="utf-8"))["synthetic"] is True
     assert Counter(path.suffix for path in cells.rglob("UID_*")) == {".bmp": 120, ".png": 120}  # images, masks
     pngs = [*fields.rglob("*.png"), *cells.rglob("*.png")]
-    assert len(pngs) == 2 * IMAGES + 120
+    assert len(pngs) == 3 * IMAGES + 120  # of fields two kinds of masks
     for path in pngs:
         with Image.open(path) as image:
             assert image.info["Comment"] == COMMENT

@@ -61,7 +61,7 @@ give it to `edgeall train --data` for a split by subject.
 
 Truth, in {truth}/ beside the images:
   <image without suffix>.mask.png     8 bits: 0 background, 2n-1 cytoplasm of cell n, 2n nucleus of cell n
-  <image without suffix>.classes.png  8 bits: 0 background, 128 cytoplasm, 255 nucleus
+  <image without suffix>.classes.png  8 bits, of fields: 0 background, 128 cytoplasm, 255 nucleus; see masks.csv
   boxes.json                          for each image its nucleated cells: number, kind, box (left, top, right, bottom)
 """
 
@@ -140,8 +140,8 @@ def _check(out: Path, images: int, seed: int, layout: Layout, size: int) -> None
         raise DataError(f"{out}: not an empty folder", hint="give a new folder, or empty this one first")
 
 
-def _save(out: Path, plan: _Plan, picture: Picture) -> None:
-    """Write the image, and its mask below `TRUTH`."""
+def _save(out: Path, plan: _Plan, picture: Picture, fields: bool) -> None:
+    """Write the image, and its mask below `TRUTH`; of a field also the mask for segmentation."""
     path = out / plan.path
     mask = (out / TRUTH / plan.path).with_suffix(".mask.png")
     mask.parent.mkdir(parents=True, exist_ok=True)
@@ -153,8 +153,9 @@ def _save(out: Path, plan: _Plan, picture: Picture) -> None:
     else:
         Image.fromarray(picture.pixels).save(path)
     Image.fromarray(picture.mask).save(mask, compress_level=1, pnginfo=note)
-    classes = np.where(picture.mask == 0, 0, 2 - picture.mask % 2).astype(np.uint8)
-    mask_image(classes).save(mask.with_suffix("").with_suffix(CLASSES_SUFFIX), compress_level=1, pnginfo=note)
+    if fields:
+        classes = np.where(picture.mask == 0, 0, 2 - picture.mask % 2).astype(np.uint8)
+        mask_image(classes).save(mask.with_suffix("").with_suffix(CLASSES_SUFFIX), compress_level=1, pnginfo=note)
 
 
 def synthesize(
@@ -242,7 +243,7 @@ def _synthesize(
             picture = draw_field(FIELD_KINDS[plan.label], slides[plan.slide], size, texture, rng)
         else:
             picture = draw_cell(CELL_KINDS[plan.label], slides[plan.slide], size, texture, rng)
-        _save(out, plan, picture)
+        _save(out, plan, picture, fields)
         return [asdict(cell) for cell in picture.cells]
 
     boxes = _drawn(draw, [plan.path for plan in plans], on_progress)
