@@ -3,8 +3,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# A process for each core; a file's tests stay together, and with them what its fixtures have trained.
-PARALLEL := -n auto --dist loadfile
+# A process for each core; a file's tests stay together, and with them what its fixtures have trained. The files are
+# dealt in the order of tests/conftest.py.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 DEMO_MODEL := build/demo/run/qat-int8.tflite
 # A name that is there may still not run (pyenv's shims): each is asked for its version.
 FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
@@ -12,7 +13,7 @@ FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
 	&& { echo "$$name"; exit 0; }; done; \
 	echo "training needs Python 3.10, 3.11 or 3.12 on PATH (TensorFlow and tfmot have no wheels beyond)" >&2; exit 1
 
-.PHONY: demo test test-all soak fuzz test-device lint types docs bench clean
+.PHONY: demo test test-all soak fuzz test-device lint types mypy pyright docs bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgeall demo --out build/demo
@@ -41,9 +42,14 @@ lint: $(INSTALLED) types
 
 # .types/edgeall is a link to this folder: type checkers find the package there, whatever the folder is called.
 types: $(INSTALLED)
+	$(MAKE) --no-print-directory -j 2 mypy pyright
+
+mypy: $(INSTALLED)
 	MYPYPATH=.types $(BIN)/mypy -m edgeall -m edgeall.api -m edgeall.cli \
 		-p edgeall.commands -p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models \
 		-p edgeall.optimize -p edgeall.rig -p edgeall.train
+
+pyright: $(INSTALLED)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # The documentation, in build/site; nothing is fetched from the network.

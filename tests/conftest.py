@@ -11,6 +11,13 @@ import pytest
 pytest_plugins = ["fixtures_models", "fixtures_rig", "fixtures_run", "fixtures_ssh"]
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST = ("e2e", "integration", "parity")
+"""Folders whose files take longest. They come first, so that all processes of `make test` end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of `FIRST` before all others."""
+    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")
