@@ -260,7 +260,7 @@ def test_run_labels_images_as_evaluate_counts_them(
 def test_calibration_images_come_from_the_training_side_alone(
     tiny_run: Path, tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeall.optimize import quantize as module
+    from edgeall.optimize.quantization import job as module
 
     seen: list[bytes] = []
     measured = module.activation_extremes
