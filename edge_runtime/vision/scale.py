@@ -29,7 +29,7 @@ _SMALLEST, _LARGEST = 0.006, 0.45
 """Range of a red cell's diameter as a fraction of the field's longer side: 20x on a large sensor, one cell in view."""
 _TYPICAL = 0.16
 """The same, where nothing can be measured: 100x with a usual camera."""
-_STEP = 1.5
+_STEP = 1.6
 """Maximum distance of assumed diameters, octaves."""
 _REACH = 1.0
 """Octaves at which the network's answers saturate."""
@@ -174,6 +174,7 @@ class _Windows:
 
         It may lie just outside the assumed diameters; None if it does not even do that.
         """
+        below = np.arange(assumed[0], math.log2(_LEAST_SEEN), -_STEP).tolist()[1:]
         before: tuple[float, float] | None = None
         octave = answer = 0.0
         for octave in assumed:
@@ -181,6 +182,12 @@ class _Windows:
             if answer <= 0:
                 break
             before = octave, answer
+        while answer <= 0 and before is None and below:  # smaller than in any usual field
+            smaller = below.pop(0)
+            if (said := self._answer(2.0**smaller, self._places[0])) > 0:
+                before = smaller, said
+            else:
+                octave, answer = smaller, said
         if before is None or answer > 0:
             return (octave + answer, _ONE_SIDED) if abs(answer) <= _AGAIN else None
         steep = before[1] - answer

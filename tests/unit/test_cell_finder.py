@@ -51,6 +51,14 @@ def test_the_scale_is_measured_at_any_magnification(scale: float) -> None:
     assert found.um_per_px == pytest.approx(7.1 / found.red_cell_px)
 
 
+def test_the_scale_of_a_large_field_of_small_cells_is_measured() -> None:
+    """Smaller than the smallest diameter that is assumed at first."""
+    red = [(x, y) for x in range(20, 3980, 24) for y in range(20, 580, 24)]
+    field = Image.fromarray(draw(red=red, size=(4000, 600), scale=15 / UNIT))
+    found = measure_scale(field, DrawnSegmenter())
+    assert found.red_cell_px == pytest.approx(15, rel=0.1) and not found.problem()
+
+
 class Says:
     """A segmenter whose windows answer in turn what they are told to."""
 
