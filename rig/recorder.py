@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from ..edge_runtime.errors import EdgeallError
 from .capture.interface import SkippedFile
+from .record.found import News
 from .record.record import Record
 from .record.rows import FrameRow
 from .snapshot import Verdict, encode_jpeg
 
 BEAT_S = 0.5
 """Longest wait of the station's threads before they check whether to stop."""
-_SAVED_QUALITY = 95
+_SAVED_QUALITY, _PICTURE_QUALITY = 95, 88
 _WAITING_ROWS = 8
 """Capacity of the queue. When it is full, judging waits for the disk."""
 _RETRY_S = 5.0
@@ -29,18 +30,26 @@ _RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class Job:
-    """A frame to be recorded; ``pixels`` if its image is to be saved; ``done`` receives the row's id.
+    """A frame to be recorded, or a file that could not be used, also outside of a session.
 
-    Or a file that could not be used, also outside of a session.
+    Attributes:
+        session_id: of the open slide; None for a file outside of a session.
+        row: the frame's.
+        pixels: if its image is to be saved.
+        done: receives the frame's id.
+        news: what it changed in the count of the slide.
     """
 
     session_id: int | None
     row: FrameRow | SkippedFile
     pixels: NDArray[np.uint8] | None
     done: Future[int]
+    news: tuple[News, ...] = ()
 
 
-def make_job(session_id: int, verdict: Verdict, with_image: bool, captured_by: str | None = None) -> Job:
+def make_job(
+    session_id: int, verdict: Verdict, with_image: bool, captured_by: str | None = None, news: tuple[News, ...] = ()
+) -> Job:
     """The job for a frame; ``captured_by`` is None unless a user captured it."""
     frame, quality = verdict.picture.frame, dataclasses.asdict(verdict.quality)
     row = FrameRow(
@@ -60,8 +69,11 @@ def make_job(session_id: int, verdict: Verdict, with_image: bool, captured_by: s
         quality={name: value for name, value in quality.items() if name not in ("ok", "reasons")}
         | ({"used_bits": frame.used_bits} if frame.used_bits else {}),
         cells=[dataclasses.asdict(cell) | {"review": cell.review} for cell in verdict.cells],
+        field_id=verdict.field_id,
+        patch=verdict.position.patch if verdict.position else None,
+        position=(round(verdict.position.x), round(verdict.position.y)) if verdict.position else None,
     )
-    return Job(session_id, row, frame.pixels if with_image else None, Future())
+    return Job(session_id, row, frame.pixels if with_image else None, Future(), news)
 
 
 def skipped_job(session_id: int | None, skipped: SkippedFile) -> Job:
@@ -139,7 +151,11 @@ class Recorder:
             return self._record.add_skipped(job.session_id, row.source, row.digest, row.reason)
         assert job.session_id is not None
         image = encode_jpeg(job.pixels, _SAVED_QUALITY) if job.pixels is not None else None
-        return self._record.add_frame(job.session_id, job.row, image)
+        news = [
+            (each.found, None if each.pixels is None else encode_jpeg(each.pixels, _PICTURE_QUALITY))
+            for each in job.news
+        ]
+        return self._record.add_frame(job.session_id, job.row, image, news)
 
 
 def error_text(error: Exception) -> str:

@@ -17,10 +17,13 @@ from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Quality
 from ..edge_runtime.vision.scale import Scale
 from .capture.reconnecting import CameraState
+from .counting.slide_map import Position
+from .counting.tracker import Tally
 
 SAVE = ("every frame", "on review", "on capture")
-"""Which images are saved: of every judged frame; of frames for which the model asks for a review (at most two per
-second from a camera) and of captures; of captures only."""
+"""Which images are saved: of every judged frame; of frames for which the model asks for a review (the first of each
+field, and at most two per second from a camera) and of captures; of captures only. A picture of each counted cell and
+field is always kept."""
 _LIVE_QUALITY = 80
 
 
@@ -35,12 +38,19 @@ class Settings:
     Attributes:
         judge: run the model.
         save: one of `SAVE`.
+        target: number of cells, or fields for a model of fields, to count on a slide; 0 for no target.
+        paused: the open slide is shown, but nothing is counted or recorded.
+        labels: of the laboratory, for reviews, beside the model's.
     """
 
     judge: bool = True
     save: str = "on review"
+    target: int = 200
+    paused: bool = False
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))  # a list in the record
         if self.save not in SAVE:
             raise UsageError(f"save {self.save!r} is unknown", hint=f"choose one of: {', '.join(SAVE)}")
 
@@ -55,12 +65,16 @@ class JudgedCell:
         probability: of `label`, 0..1.
         review_reason: why the model asks for a review, see `edgeall.edge_runtime.pipeline.Prediction.reason`; None if
             it does not.
+        probabilities: of every label.
+        cell_id: the same in all frames of the open slide that show the cell; None between slides.
     """
 
     box: Box
     label: str
     probability: float
     review_reason: str | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    cell_id: int | None = None
 
     @property
     def review(self) -> bool:
@@ -119,6 +133,9 @@ class Verdict:
     cells: tuple[JudgedCell, ...] = ()
     scale: Scale | None = None
     doubts: tuple[str, ...] = ()
+    field_id: int | None = None
+    position: Position | None = None
+    tally: Tally | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +166,9 @@ class Live:
             slide was open or judging was off. None of them is recorded.
         health: of the machine.
         asked_session_id: of a slide from before a restart, until the operator continues or ends it.
+        field_id: the field of the slide that the frame shows; None unless it was judged on an open slide.
+        position: of the frame in the map of the slide, as `field_id`.
+        tally: what was found on the open slide so far; None between slides.
     """
 
     number: int
@@ -172,6 +192,9 @@ class Live:
     cells: tuple[JudgedCell, ...] = ()
     scale: Scale | None = None
     doubts: tuple[str, ...] = ()
+    field_id: int | None = None
+    position: Position | None = None
+    tally: Tally | None = None
 
     @property
     def review(self) -> bool:

@@ -63,7 +63,7 @@ class Station:
         seen: SeenImages | None = None,
         on_beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._judge = Judge(classifier, search or CellSearch(record), gate)
+        self._judge = Judge(classifier, search or CellSearch(record), gate, record)
         self.unit = self._judge.unit
         self._camera, self._record = camera, record
         self._seen = seen or SeenImages()
@@ -81,6 +81,7 @@ class Station:
         self._held: list[SkippedFile] = []
         self._changes: deque[CameraState] = deque()
         self._processed = 0
+        self._saved_fields: set[int] = set()
         space = record.space()
         self._health = Health(space.free_bytes, space.state)
         self._shown: tuple[Verdict, int | None] | None = None
@@ -139,7 +140,10 @@ class Station:
             StationError: another session is open.
             EdgeallError: as `Record.start_session`.
         """
-        return self._slide.start(notes, by)
+        session_id = self._slide.start(notes, by)
+        if self._settings.paused:
+            self.change_settings(dataclasses.replace(self._settings, paused=False), by)
+        return session_id
 
     def reopen_session(self, session_id: int, by: str = "") -> int:
         """Go on recording an ended slide, for the user ``by``; returns its id. Raises as `OpenSlide.reopen`."""
@@ -209,7 +213,7 @@ class Station:
                     continue
                 after, frame = taken
                 if frame.waits and self._slide.session_id is None:
-                    self._publish(self._verdict(frame))  # shown now, judged again when its slide is started
+                    self._publish(self._verdict(frame, None))  # shown now, judged again when its slide is started
                 while not self._process(after, frame) and frame.waits and not self._stop.is_set():
                     pass  # its slide was ended meanwhile: the frame waits for the next slide
                 self._processed = after
@@ -224,7 +228,7 @@ class Station:
         session_id = self._slide.session_id
         if number <= self._slide.after and not frame.waits:
             session_id = None  # older than the slide
-        verdict = self._verdict(frame)
+        verdict = self._verdict(frame, session_id)
         self._fault = ""
         self._times.append(time.monotonic())
         self._publish(verdict, session_id)
@@ -240,7 +244,8 @@ class Station:
         """
         while frame.source and not self._stop.is_set():
             self._waits = self._slide.session_id is None and frame.waits
-            if not self._waits and self._slide.asked is None and (self._slide.session_id is None or self._recordable()):
+            recordable = self._recordable() and not self._settings.paused
+            if not self._waits and self._slide.asked is None and (self._slide.session_id is None or recordable):
                 break
             self._on_beat()
             self._publish(None)
@@ -249,17 +254,23 @@ class Station:
     def _recordable(self) -> bool:
         return self._health.space != "full" and not self._recorder.problem
 
-    def _verdict(self, frame: Frame) -> Verdict:
+    def _verdict(self, frame: Frame, session_id: int | None) -> Verdict:
         if self._slide.take_new():
+            self._saved_fields.clear()
             self._judge.new_slide()
-        return self._judge.verdict(frame, self._settings.judge and self._recordable())
+        run_model = self._settings.judge and self._recordable()
+        return self._judge.verdict(frame, run_model, session_id, self._settings.paused)
 
     def _queue(self, verdict: Verdict, session_id: int | None) -> bool:
         """Queue the frame for the session in which it was judged. False if that has ended or recording fails."""
-        if session_id is None or self._recorder.problem or verdict.status == "unjudged":
+        news = self._judge.take_news()
+        paused = self._settings.paused and verdict.field_id is None
+        if session_id is None or paused or self._recorder.problem or verdict.status == "unjudged":
+            self._judge.lose_news(news)
             return False
         with_image = verdict.status == "judged" and self._saves_image(verdict)
-        job = make_job(session_id, verdict, with_image)
+        job = make_job(session_id, verdict, with_image, news=news)
+        job.done.add_done_callback(lambda done: self._judge.lose_news(news if done.exception() else ()))
         with self._slide.queueing:
             while session_id == self._slide.session_id:
                 try:
@@ -269,6 +280,7 @@ class Station:
                     self._on_beat()
                     self._fault = "judging waits for the record: the disk is slow"
                     self._publish(None)
+        self._judge.lose_news(news)
         return False
 
     def _saves_image(self, verdict: Verdict) -> bool:
@@ -277,8 +289,11 @@ class Station:
             return True
         if self._settings.save != "on review" or verdict.review_reason is None:
             return False
-        if not verdict.picture.frame.source and time.monotonic() < self._saved_at + _SAVE_INTERVAL_S:
+        known = verdict.field_id is None or verdict.field_id in self._saved_fields
+        if known and not verdict.picture.frame.source and time.monotonic() < self._saved_at + _SAVE_INTERVAL_S:
             return False
+        if verdict.field_id is not None:
+            self._saved_fields.add(verdict.field_id)
         self._saved_at = time.monotonic()
         return True
 

@@ -13,6 +13,9 @@ from ...console.tables import record
 from . import chain
 from .image_store import ImageStore
 
+WITH_IMAGES = ("frame", "field", "cell")
+"""The kinds of rows that may name an image."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -77,7 +80,7 @@ def check(folder: Path, head: str | None = None) -> Verification:
             problems += wrong
             if digest != chain.chained(last, text):
                 problems.append(Problem(number, "altered, or does not follow the row before it"))
-            if row.get("kind") == "frame" and isinstance(row.get("image"), str):
+            if row.get("kind") in WITH_IMAGES and isinstance(row.get("image"), str):
                 named[row["image"]] = (number, str(row.get("at")))  # the last frame that names it decides
             if row.get("kind") == "prune":
                 prunes.append((number, str(row.get("before"))))

@@ -18,8 +18,9 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.manifest import RESEARCH_USE
 from ...edge_runtime.vision.cells import cut_out
 from .chain import RecordError
+from .count import reviews_on
 from .record import Record
-from .rows import RecordedFrame, Session, SkippedRow
+from .rows import SET_ASIDE, UNCLEAR, RecordedFrame, Session, SkippedRow
 
 COLUMNS = (
     *("frame", "session", "sample", "recorded", "taken", "camera_frame", "source", "source_sha256"),
@@ -27,6 +28,7 @@ COLUMNS = (
     *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
     *("review_note", "cells", "model_cell_labels", "cell_labels", "image", "probabilities"),
     *("model", "model_sha256", "software", "use"),
+    *("field_id", "patch", "position"),
 )
 _OF_FRAME = (
     *("frame", "session", "sample", "taken", "source", "trigger", "image"),
@@ -34,15 +36,21 @@ _OF_FRAME = (
 )
 CELL_COLUMNS = (
     *("frame", "cell", "left", "top", "right", "bottom", "label", "model_label", "probability", "review_asked"),
-    *("review_reason", "reviewed_by", "review_note", *_OF_FRAME[1:]),
+    *("review_reason", "reviewed_by", "review_note", *_OF_FRAME[1:], "cell_id", "field_id"),
+)
+COUNTED_COLUMNS = (
+    *("kind", "id", "field_id", "patch", "x", "y", "width", "height", "label", "model_label", "probability"),
+    *("review_reason", "reviewed_by", "review_note", "frames", "image", "frame", "session", "sample"),
+    *("model", "model_sha256", "software", "use"),
 )
 
 
 def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]:
     """Write everything that a record has on a session into a new folder.
 
-    ``frames.csv``, ``cells.csv``, ``images/``, ``training/<label>/`` (the reviewed images) and ``session.json`` (notes,
-    summary, and the head of the chain at the time of the export).
+    ``counted.csv`` and ``pictures/`` (different fields and cells), ``frames.csv``, ``cells.csv``, ``images/``,
+    ``training/<label>/`` (the reviewed images) and ``session.json`` (notes, summary, and the head of the chain at the
+    time of the export).
 
     Raises:
         RecordError: no such session.
@@ -52,10 +60,16 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
     _create(out)
     rows = export_csv(record, session_id, out / "frames.csv")
     cells = export_cells(record, session_id, out / "cells.csv")
+    export_counted(record, session_id, out / "counted.csv")
     images = 0
     (out / "images").mkdir()
     for digest in {frame.image for frame in record.each_frame(session_id) if frame.image}:
         images += _copy(record, digest, out / "images" / f"{digest}.jpg")
+    found = record.found(session_id)
+    (out / "pictures").mkdir()
+    for each in (*found.fields.values(), *found.cells.values()):
+        if each.counts and each.image:
+            _copy(record, each.image, out / "pictures" / f"{each.kind}-{each.id}.jpg")
     training = export_training(record, out / "training", session_id)
     facts = {
         "use": RESEARCH_USE,
@@ -89,6 +103,11 @@ def export_cells(record: Record, session_id: int, out: Path) -> int:
     return _write(out, CELL_COLUMNS, (row for frame in frames for row in _values_of_cells(session, frame)))
 
 
+def export_counted(record: Record, session_id: int, out: Path) -> int:
+    """Write a CSV line for each different field and cell of a session; returns their number. Raises RecordError."""
+    return _write(out, COUNTED_COLUMNS, _values_of_counted(record, record.session(session_id)))
+
+
 def _write(out: Path, columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> int:
     count = 0
     try:
@@ -109,8 +128,6 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
     notes = [(cell, review.note) for cell, review in last.items() if review.note]
     return {
         "frame": frame.id,
-        "session": session.id,
-        "sample": session.notes.sample,
         "recorded": frame.at,
         "taken": row.taken.isoformat(),
         "camera_frame": row.number,
@@ -132,6 +149,18 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "cell_labels": json.dumps(Counter(frame.cell_labels), ensure_ascii=False),
         "image": frame.image,
         "probabilities": json.dumps(dict(row.probabilities)),
+        "field_id": row.field_id,
+        "patch": row.patch,
+        "position": json.dumps(row.position) if row.position else "",
+        **_about(session),
+    }
+
+
+def _about(session: Session) -> dict[str, object]:
+    """What every line says of its slide."""
+    return {
+        "session": session.id,
+        "sample": session.notes.sample,
         "model": session.model,
         "model_sha256": session.model_sha256,
         "software": session.software,
@@ -158,7 +187,7 @@ def _values_of_skipped(session: Session, skipped: SkippedRow) -> dict[str, objec
 def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[str, object]]:
     """The values of each cell's line, by the names of `CELL_COLUMNS`."""
     of_frame = _values(session, frame)
-    shared = {name: of_frame[name] for name in _OF_FRAME}
+    shared = {name: of_frame[name] for name in (*_OF_FRAME, "field_id")}
     last = {review.cell: review for review in frame.reviews}
     for index, (cell, label) in enumerate(zip(frame.row.cells, frame.cell_labels, strict=True)):
         review = last.get(index)
@@ -167,6 +196,7 @@ def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[st
             | dict(zip(("left", "top", "right", "bottom"), cell["box"], strict=True))
             | {
                 "cell": index + 1,
+                "cell_id": cell.get("cell_id"),
                 "label": label,
                 "model_label": cell["label"],
                 "probability": cell.get("probability"),
@@ -176,6 +206,25 @@ def _values_of_cells(session: Session, frame: RecordedFrame) -> Iterator[dict[st
                 "review_note": review.note if review else "",
             }
         )
+
+
+def _values_of_counted(record: Record, session: Session) -> Iterator[dict[str, object]]:
+    """The values of each different field's and cell's line, by the names of `COUNTED_COLUMNS`."""
+    found, reviews = record.found(session.id), reviews_on(record, session.id)
+    for each in (*found.fields.values(), *found.cells.values()):
+        review = reviews.get((each.kind, each.id))
+        if each.same_as is not None or not (each.counted or review):
+            continue
+        names = ("kind", "id", "field_id", "patch", "x", "y", "width", "height", "probability", "review_reason")
+        yield {
+            **{name: getattr(each, name) for name in (*names, "frames", "image")},
+            "frame": each.frame_id,
+            "label": review.label if review else each.label,
+            "model_label": each.label,
+            "reviewed_by": review.by if review else "",
+            "review_note": review.note if review else "",
+            **_about(session),
+        }
 
 
 def export_training(record: Record, folder: Path, session_id: int | None = None) -> dict[str, int]:
@@ -203,6 +252,8 @@ def export_training(record: Record, folder: Path, session_id: int | None = None)
     for number in sessions:
         for frame in record.frames(number, review="done", limit=None):
             for cell, label in {review.cell: review.label for review in frame.reviews}.items():
+                if label in (*SET_ASIDE, UNCLEAR):
+                    continue
                 written[label] += _write_example(record, frame, cell, folder / label)
     return dict(sorted((label, count) for label, count in written.items() if count))
 

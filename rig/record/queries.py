@@ -10,22 +10,26 @@ from typing import Any
 
 from . import chain
 from .chain import NoSuchRowError
-from .rows import FRAME_FIELDS, Amendment, FrameRow, RecordedFrame, Review, Session, SessionNotes, SkippedRow
+from .rows import FRAME_FIELDS, Amendment, FrameRow, RecordedFrame, Session, SessionNotes, SkippedRow, read_review
 
 CELL_LABEL_BY_MODEL = "json_extract(c.value, '$.label')"
+_VALID = (
+    "r.kind = 'review' AND NOT EXISTS (SELECT 1 FROM entries w WHERE w.kind = 'withdrawal' AND w.session = r.session"
+    " AND json_extract(w.row, '$.withdrawn') = r.number)"
+)
 _LAST_REVIEW = (
-    "(SELECT r.label FROM entries r WHERE r.frame = e.number AND r.kind = 'review' AND r.cell IS NULL"
+    f"(SELECT r.label FROM entries r WHERE r.frame = e.number AND {_VALID} AND r.cell IS NULL"
     " ORDER BY r.number DESC LIMIT 1)"
 )
 _CURRENT_LABEL = f"coalesce({_LAST_REVIEW}, e.label)"
 _ANY_CELL = "EXISTS (SELECT 1 FROM json_each(e.row, '$.cells') c WHERE {})"
 _CELL_ASKS = "json_extract(c.value, '$.review')"
 _LAST_CELL_REVIEW = (
-    "(SELECT r.label FROM entries r WHERE r.frame = e.number AND r.kind = 'review' AND r.cell = c.key"
+    f"(SELECT r.label FROM entries r WHERE r.frame = e.number AND {_VALID} AND r.cell = c.key"
     " ORDER BY r.number DESC LIMIT 1)"
 )
 _CURRENT_CELL_LABEL = f"coalesce({_LAST_CELL_REVIEW}, {CELL_LABEL_BY_MODEL})"
-_REVIEWED = "EXISTS (SELECT 1 FROM entries r WHERE r.frame = e.number AND r.kind = 'review')"
+_REVIEWED = f"EXISTS (SELECT 1 FROM entries r WHERE r.frame = e.number AND {_VALID})"
 _CELL_WAITS = _ANY_CELL.format(f"{_CELL_ASKS} AND {_LAST_CELL_REVIEW} IS NULL")
 _CELL_CHANGED = _ANY_CELL.format(f"{_CURRENT_CELL_LABEL} IS NOT {CELL_LABEL_BY_MODEL}")
 _REVIEW = {
@@ -155,7 +159,8 @@ def _rows(database: sqlite3.Connection, kind: str, session_id: int | None) -> li
 
 def read_frame(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedFrame:
     """A frame with its reviews, from the JSON of its row."""
-    about = database.execute("SELECT row FROM entries WHERE frame = ? ORDER BY number", (row["number"],)).fetchall()
+    valid = f"SELECT row FROM entries r WHERE r.frame = ? AND {_VALID} ORDER BY r.number"
+    about = database.execute(valid, (row["number"],)).fetchall()
     reviews = [json.loads(text) for (text,) in about]
     facts = {key: value for key, value in row.items() if key in FRAME_FIELDS}
     facts |= {"taken": chain.moment(row["taken"]), "number": row["camera_frame"]}
@@ -166,7 +171,5 @@ def read_frame(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedFra
         row=FrameRow(**facts),
         image=row["image"],
         image_lost=row.get("image_lost"),
-        reviews=tuple(
-            Review(r["number"], r["at"], r["frame"], r["cell"], r["label"], r["by"], r["note"]) for r in reviews
-        ),
+        reviews=tuple(map(read_review, reviews)),
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from . import chain
 from .chain import NoSuchRowError
+from .found import FoundOnSlide, read_found
 from .image_store import ImageStore
 from .queries import FrameFilter, files_of, find_frames, open_session_ids, read_frame, read_session, read_skipped
-from .rows import Event, RecordedFrame, Session, SkippedRow, Summary
+from .results import Summary
+from .rows import Event, RecordedFrame, Session, SkippedRow
 from .summary import summarize
 
 
@@ -132,6 +134,11 @@ class RecordReader:
         with chain.reading(self.folder) as database:
             read_session(database, session_id)
             return summarize(database, session_id)
+
+    def found(self, session_id: int) -> FoundOnSlide:
+        """The fields and cells found on a slide so far."""
+        with chain.reading(self.folder) as database:
+            return read_found(database, session_id)
 
     def head(self) -> str:
         """Digest of the last row. A copy kept elsewhere proves later that no row up to here was altered or cut off."""

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,13 @@ from ... import __version__
 from ...edge_runtime.errors import UsageError
 from . import chain
 from .chain import NoSuchRowError, RecordError, RecordFullError, RecordGoneError
+from .found import Found, to_row
 from .queries import last_end
 from .reader import RecordReader
 from .rows import MAX_TEXT, SPACES, STATUSES, FrameRow, Limits, Program, Pruned, SessionNotes, Space
 
+FoundWithJpeg = tuple[Found, bytes | None]
+"""A new state of a field or cell, and its new picture, if any."""
 MAX_LABEL_BYTES = 200
 """Of a label, which names a folder: file systems allow 255."""
 _INVALID_FOLDER_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^\.|^\s|\s$|^$')
@@ -131,11 +134,12 @@ class Record(RecordReader):
         facts = {"session": session_id, "source": source, "source_sha256": source_sha256, "reason": reason}
         return self._add("skipped", facts)
 
-    def add_frame(self, session_id: int, row: FrameRow, image_jpeg: bytes | None = None) -> int:
-        """Record a frame and return its id.
+    def add_frame(
+        self, session_id: int, row: FrameRow, image_jpeg: bytes | None = None, news: Sequence[FoundWithJpeg] = ()
+    ) -> int:
+        """Record a frame and, in the same step, its ``news`` of fields and cells; return the frame's id.
 
-        The image is written first. If there is no room for it, the frame is recorded without it, with
-        ``image_lost``.
+        The images are written first. If there is no room for them, the frame is recorded without, with ``image_lost``.
 
         Raises:
             RecordFullError: below `Limits.judging_bytes`, or the disk is full: nothing is recorded.
@@ -153,9 +157,12 @@ class Record(RecordReader):
                 self._note_space("no images")
             if facts["image"] is None:
                 facts["image_lost"] = "disk"
-        return self._add("frame", facts)
+        rows = [(found.kind, self._found_row(session_id, found, jpeg)) for found, jpeg in news]
+        return self._add("frame", facts, rows)
 
-    def add_review(self, frame_id: int, label: str, by: str, note: str = "", cell: int | None = None) -> int:
+    def add_review(
+        self, frame_id: int, label: str, by: str, note: str = "", cell: int | None = None, adjudicates: bool = False
+    ) -> int:
         """Record a reviewer's label for a frame or for one of its cells; returns the review's id.
 
         Args:
@@ -164,6 +171,7 @@ class Record(RecordReader):
             by: name of the reviewer.
             note: free text.
             cell: index into the frame's cells.
+            adjudicates: it decides between readers.
 
         Raises:
             UsageError: the label cannot name a folder, a text is too long, or there is no such cell.
@@ -171,14 +179,17 @@ class Record(RecordReader):
         """
         for name, text in (("label", label), ("by", by), ("note", note)):
             _check_text(name, text)
-        too_long = len(label) > 100 or len(label.encode("utf-8", "replace")) > MAX_LABEL_BYTES
-        if too_long or _INVALID_FOLDER_NAME.search(label):
-            raise UsageError(f"label {label[:100]!r}: cannot be the name of a folder of training images")
+        check_label(label)
         frame = self.frame(frame_id)
         if cell is not None and not 0 <= cell < len(frame.row.cells):
             raise UsageError(f"frame {frame_id} has {len(frame.row.cells)} cells: there is no cell {cell}")
         facts = {"session": frame.session, "frame": frame_id, "cell": cell, "label": label, "by": by, "note": note}
+        facts |= frame.row.found_ids(cell) | ({"adjudicates": True} if adjudicates else {})
         return self._add("review", facts)
+
+    def withdraw_review(self, session_id: int, review_id: int, by: str) -> int:
+        """Record that a review counts no more; its row stays. Returns the withdrawal's id."""
+        return self._add("withdrawal", {"session": session_id, "withdrawn": review_id, "by": by})
 
     def add_event(self, kind: str, detail: Mapping[str, Any]) -> int:
         """Record an event other than a frame (settings changed, a camera reopened); returns its id."""
@@ -192,7 +203,7 @@ class Record(RecordReader):
         """
         moment = chain.timestamp(before)
         old = (
-            "SELECT image FROM entries WHERE kind = 'frame' AND image IS NOT NULL GROUP BY image"
+            "SELECT image FROM entries WHERE kind IN ('frame', 'field', 'cell') AND image IS NOT NULL GROUP BY image"
             " HAVING max(number) < coalesce((SELECT min(number) FROM entries WHERE at >= ?), max(number) + 1)"
         )
         with chain.reading(self.folder) as database:
@@ -240,7 +251,16 @@ class Record(RecordReader):
             with suppress(RecordFullError):
                 self.add_event("space", {"state": state, "free_bytes": self.space().free_bytes})
 
-    def _add(self, kind: str, facts: Mapping[str, Any]) -> int:
+    def _found_row(self, session_id: int, found: Found, jpeg: bytes | None) -> dict[str, Any]:
+        """The facts of the row about a field or cell, after its picture was saved, if there is room."""
+        facts = to_row(found) | {"session": session_id}
+        if jpeg is not None and self._space == "ok":
+            with suppress(RecordFullError):
+                facts["image"] = self._images.save(jpeg)
+        return facts
+
+    def _add(self, kind: str, facts: Mapping[str, Any], more: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> int:
+        """Append a row, and in the same transaction ``more`` rows, which name it as their ``frame_id``."""
         path = self.folder / chain.DATABASE
         with self._lock:
             self.check_present()
@@ -251,6 +271,8 @@ class Record(RecordReader):
                 if opening is None:
                     opening = chain.append(self._database, "opening", self._writer())
                 number = chain.append(self._database, kind, {**facts, "opening": opening})
+                for kind_of_row, row in more:
+                    chain.append(self._database, kind_of_row, {**row, "frame_id": number, "opening": opening})
             self._opening = opening  # it has been committed
         return number
 
@@ -273,6 +295,13 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return state.st_dev, state.st_ino
+
+
+def check_label(label: str) -> None:
+    """Raises UsageError if a label cannot name a folder of training images."""
+    too_long = len(label) > 100 or len(label.encode("utf-8", "replace")) > MAX_LABEL_BYTES
+    if too_long or _INVALID_FOLDER_NAME.search(label):
+        raise UsageError(f"label {label[:100]!r}: cannot be the name of a folder of training images")
 
 
 def _free_bytes(folder: Path) -> int:

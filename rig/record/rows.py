@@ -1,4 +1,4 @@
-"""The typed rows of a record: sessions, frames, reviews, events, and what is computed from them."""
+"""The typed rows of a record: sessions, frames, reviews, events."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ STATUSES = ("judged", "refused", "unjudged")
 """Of a frame: the model judged it; the quality gate refused it; neither judged it (judging is off)."""
 REVIEWS = ("needed", "done", "corrected")
 """Filters of `Record.frames`: the model asks for a review that was not done; reviewed; the review changed a label."""
+SET_ASIDE = ("not a cell", "artefact", "taken back")
+"""Labels of a review that take a cell or field out of the count; ``taken back`` by the counter's undo."""
+UNCLEAR = "can't tell"
+"""Label of a review: it is a cell, but has no share."""
 SPACES = ("ok", "no images", "full")
 """What the free disk space allows: everything; rows without images; no judging."""
 MAX_TEXT = 2000
@@ -153,11 +157,14 @@ class FrameRow:
         review: the model asks for a review.
         review_reason: why, see `edgeall.edge_runtime.pipeline.Prediction.reason`.
         quality: the gate's measurements.
-        cells: for a cell model, each with ``box`` (left, top, right, bottom), ``label``, ``probability``, ``review``,
-            ``review_reason``.
+        cells: for a cell model, each with ``box`` (left, top, right, bottom), ``label``, ``probability``,
+            ``probabilities``, ``review``, ``review_reason``, ``cell_id``: the same in all frames that show the cell.
         by: name of the user who captured it.
         source: name of the file that it was read from; empty for a camera.
         source_sha256: see `edgeall.edge_runtime.vision.frame.Frame.digest`.
+        field_id: the field of the slide that it shows; None if unknown: it was not judged, or no slide was open.
+        patch: see `edgeall.rig.record.found.Found`.
+        position: left and top of its view in the patch, pixels.
     """
 
     taken: datetime
@@ -175,6 +182,15 @@ class FrameRow:
     by: str | None = None
     source: str = ""
     source_sha256: str = ""
+    field_id: int | None = None
+    patch: int | None = None
+    position: Sequence[int] | None = None
+
+    def found_ids(self, cell: int | None) -> dict[str, int]:
+        """The ``field_id`` of the frame, or the ``cell_id`` of one of its cells; empty if unknown."""
+        name = "field_id" if cell is None else "cell_id"
+        found = self.field_id if cell is None else self.cells[cell].get(name)
+        return {} if found is None else {name: found}
 
 
 FRAME_FIELDS = frozenset(each.name for each in dataclasses.fields(FrameRow))
@@ -182,7 +198,10 @@ FRAME_FIELDS = frozenset(each.name for each in dataclasses.fields(FrameRow))
 
 @dataclass(frozen=True)
 class Review:
-    """A reviewer's label for a frame, or for cell number ``cell`` of it. The last review counts."""
+    """A reviewer's label for a frame, or for cell number ``cell`` of it.
+
+    The last one that ``adjudicates`` between readers counts, otherwise the last one.
+    """
 
     id: int
     at: str
@@ -191,6 +210,21 @@ class Review:
     label: str
     by: str
     note: str
+    adjudicates: bool = False
+
+
+def read_review(row: Mapping[str, Any]) -> Review:
+    """A review, from the JSON of its row."""
+    return Review(
+        id=row["number"],
+        at=row["at"],
+        frame=row["frame"],
+        cell=row["cell"],
+        label=row["label"],
+        by=row["by"],
+        note=row["note"],
+        adjudicates=row.get("adjudicates", False),
+    )
 
 
 @dataclass(frozen=True)
@@ -249,47 +283,6 @@ class Event:
     at: str
     kind: str
     detail: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Share:
-    """The count of one label, current and by the model alone; the fraction and its 95 % interval (Wilson)."""
-
-    label: str
-    count: int
-    by_model: int
-    fraction: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The results of a session. The intervals assume independent frames: overlapping fields make them too narrow.
-
-    A frame that was recorded and then captured counts once.
-
-    Attributes:
-        frames: count of each of `STATUSES`.
-        reasons: count of each reason for refusal; one frame may have several.
-        labels: of judged frames, after review; most frequent first.
-        cells: the same for the cells of judged frames; empty for a field model.
-        review_needed: number of frames with `RecordedFrame.review_needed`.
-        reviewed: number of frames with a review.
-        corrected: number of reviewed frames with a changed label.
-        images: number of frames with an image.
-        images_lost: number of frames whose image could not be saved for lack of space.
-    """
-
-    frames: dict[str, int]
-    reasons: dict[str, int]
-    labels: tuple[Share, ...]
-    cells: tuple[Share, ...]
-    review_needed: int
-    reviewed: int
-    corrected: int
-    images: int
-    images_lost: int
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,103 @@
-"""The results of a session: counts of frames, labels, reasons and reviews."""
+"""The results of a session: counts of different fields and cells, of frames, reasons and reviews."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
+from .audit import audit
+from .found import CELL, FIELD, FoundOnSlide, read_found
 from .queries import CELL_LABEL_BY_MODEL, read_frame
-from .rows import STATUSES, RecordedFrame, Share, Summary
+from .readings import Readings, agreement, disagree, read_readings, standing
+from .results import Agreement, Audit, Counts, Differential, Share, Summary
+from .rows import SET_ASIDE, STATUSES, UNCLEAR, RecordedFrame
+from .wilson import wilson_interval
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The part of `Summary` that is counted by field and cell, or by frame."""
+
+    labels: tuple[Share, ...]
+    cells: tuple[Share, ...]
+    review_needed: int
+    reviewed: int
+    corrected: int
+    counts: Counts | None = None
+    audit: Audit | None = None
+    agreement: Agreement | None = None
+    disagreements: int = 0
 
 
 def summarize(database: sqlite3.Connection, session_id: int) -> Summary:
-    """Count all frames with the model's labels in SQL, then apply the reviews of the few frames that have any."""
+    """The results of a session: over different fields and cells; over frames if an older version recorded it."""
     repeats = _repeats(database, session_id)
     frames = _count_frames(database, session_id, repeats)
-    refused = _each_item(database, session_id, repeats, "refused", "c.value", "$.reasons")
+    found = read_found(database, session_id)
+    if found.fields:
+        readings = read_readings(database, session_id, found)
+        results = _count_found(session_id, found, readings, frames["untracked"][True])
+    else:
+        results = _count_by_frame(database, session_id, repeats, frames)
+    return Summary(
+        frames={status: frames["status"][status] for status in STATUSES},
+        reasons=_each_item(database, session_id, repeats, "refused", "c.value", "$.reasons"),
+        images=frames["image"][True],
+        images_lost=frames["lost"][True],
+        **vars(results),
+    )
+
+
+def differential_of(database: sqlite3.Connection, session_id: int) -> Differential:
+    """The running count of a slide, without its frames: fast enough to be repeated all the time."""
+    found = read_found(database, session_id)
+    results = _count_found(session_id, found, read_readings(database, session_id, found), 0)
+    counts = results.counts or Counts(0, 0, 0)
+    of_fields = any(each.label is not None for each in found.fields.values())
+    return Differential(
+        counts.fields if of_fields else counts.cells, results.labels if of_fields else results.cells, counts
+    )
+
+
+def _count_found(session_id: int, found: FoundOnSlide, readings: Readings, untracked: int) -> _Results:
+    """Count each different field and cell once. A review also counts what was found in too few frames."""
+    by_model: dict[str, Counter[Any]] = {FIELD: Counter(), CELL: Counter()}
+    current: dict[str, Counter[Any]] = {FIELD: Counter(), CELL: Counter()}
+    totals, aside = Counter[str](), Counter[str]()
+    reviewed = corrected = needed = 0
+    for each in (*found.fields.values(), *found.cells.values()):
+        reviews = readings.get((each.kind, each.id), ())
+        review = standing(reviews) if reviews else None
+        if each.same_as is not None or not (each.counted or review):
+            continue
+        label = review.label if review else each.label
+        totals[each.kind] += label not in SET_ASIDE
+        if label in (*SET_ASIDE, UNCLEAR):
+            aside[label] += 1
+        else:
+            by_model[each.kind][each.label] += 1
+            current[each.kind][label] += 1
+        reviewed += review is not None
+        corrected += review is not None and review.label != each.label
+        needed += review is None and each.review_reason is not None
+    counts = Counts(totals[FIELD], totals[CELL], found.patches, untracked, dict(aside))
+    labels, cells = (_shares(current[kind], by_model[kind]) for kind in (FIELD, CELL))
+    return _Results(
+        *(labels, cells, needed, reviewed, corrected, counts),
+        audit=audit(session_id, (*found.fields.values(), *found.cells.values()), readings),
+        agreement=agreement(readings),
+        disagreements=sum(map(disagree, readings.values())),
+    )
+
+
+def _count_by_frame(
+    database: sqlite3.Connection, session_id: int, repeats: dict[int, int], frames: dict[str, Counter[Any]]
+) -> _Results:
+    """Count all frames with the model's labels in SQL, then apply the reviews of the few frames that have any."""
     cells_by_model = Counter(_each_item(database, session_id, repeats, "judged", CELL_LABEL_BY_MODEL, "$.cells"))
     labels, cells = Counter(frames["label"]), Counter(cells_by_model)
     reviewed = _reviewed_frames(database, session_id, repeats)
@@ -27,32 +107,30 @@ def summarize(database: sqlite3.Connection, session_id: int) -> Summary:
             for cell, label in {review.cell: review.label for review in frame.reviews}.items():
                 if cell is not None:
                     _move(cells, frame.row.cells[cell]["label"], label)
-    return Summary(
-        frames={status: frames["status"][status] for status in STATUSES},
-        reasons=refused,
+    return _Results(
         labels=_shares(labels, frames["label"]),
         cells=_shares(cells, cells_by_model),
         review_needed=frames["asked"][True] - sum(each.row.review and not each.review_needed for each in reviewed),
         reviewed=len(reviewed),
         corrected=sum(frame.corrected for frame in reviewed),
-        images=frames["image"][True],
-        images_lost=frames["lost"][True],
     )
 
 
 def _count_frames(database: sqlite3.Connection, session_id: int, repeats: dict[int, int]) -> dict[str, Counter[Any]]:
-    """Counts by status, label, saved image, lost image and requested review."""
-    frames: dict[str, Counter[Any]] = {name: Counter() for name in ("status", "label", "image", "lost", "asked")}
+    """Counts by status, label, saved image, lost image, requested review, and judged frames without a field."""
+    names = ("status", "label", "image", "lost", "asked", "untracked")
+    frames: dict[str, Counter[Any]] = {name: Counter() for name in names}
     counted = database.execute(
-        "SELECT status, label, review, image IS NOT NULL, json_extract(row, '$.image_lost') IS NOT NULL, count(*)"
+        "SELECT status, label, review, image IS NOT NULL, json_extract(row, '$.image_lost') IS NOT NULL,"
+        " status = 'judged' AND json_extract(row, '$.field_id') IS NULL, count(*)"
         " FROM entries WHERE kind = 'frame' AND session = ? AND number NOT IN (SELECT value FROM json_each(?))"
-        " GROUP BY 1, 2, 3, 4, 5",
+        " GROUP BY 1, 2, 3, 4, 5, 6",
         (session_id, json.dumps(list(repeats))),
     )
-    for status, label, asked, image, lost, count in counted:
+    for status, label, asked, image, lost, untracked, count in counted:
         frames["status"][status] += count
         frames["label"][label if status == "judged" else None] += count
-        for name, holds in (("image", image), ("lost", lost), ("asked", asked)):
+        for name, holds in (("image", image), ("lost", lost), ("asked", asked), ("untracked", untracked)):
             frames[name][bool(holds)] += count
     return frames
 
@@ -113,12 +191,3 @@ def _shares(current: Counter[Any], by_model: Counter[Any]) -> tuple[Share, ...]:
         low, high = wilson_interval(current[label], total)
         shares.append(Share(label, current[label], by_model[label], current[label] / total, low, high))
     return tuple(shares)
-
-
-def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of the fraction ``count / total``; ``total`` at least 1. Source: Wilson 1927."""
-    z = 1.959963984540054
-    fraction, square = count / total, z * z
-    middle = (fraction + square / (2 * total)) / (1 + square / total)
-    half = z / (1 + square / total) * math.sqrt(fraction * (1 - fraction) / total + square / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -16,7 +16,7 @@ from ... import __version__
 from ...edge_runtime.tools.device import describe_device
 from ..snapshot import Live
 from ..station import Station
-from . import exports, frame_page, live_page, login_page, slides_page
+from . import exports, frame_page, live_page, login_page, map_page, review_page, slides_page
 from .access import Access
 from .broadcast import Broadcast
 from .context import Context
@@ -56,8 +56,9 @@ def create_app(
     # Without openapi_url FastAPI adds no documentation pages, which would load scripts from other servers.
     app = FastAPI(title="edgeall rig", version=__version__, lifespan=lifespan, openapi_url=None)
     app.state.context = Context(page, station, access, broadcast, describe_device())
-    for routes in (live_page.routes, slides_page.routes, frame_page.routes, exports.routes, login_page.routes, _static):
-        app.include_router(routes)
+    for pages in (live_page, slides_page, map_page, review_page, frame_page, exports, login_page):
+        app.include_router(pages.routes)
+    app.include_router(_static)
     add_error_pages(app)
     app.add_middleware(Guard, access=access, hosts=hosts, secure=secure)
     return app, broadcast

@@ -13,6 +13,8 @@ import markupsafe
 
 from ... import __version__
 from ...edge_runtime.manifest import RESEARCH_USE
+from ..counting.tracker import Tally
+from ..record.results import Counts
 
 REASONS = {
     "blurred": ("Out of focus", "turn the fine focus"),
@@ -58,6 +60,19 @@ def counted(labels: Iterable[str]) -> str:
     """Counts by label, most frequent first: ``2 Pre, 1 Benign``."""
     counts = Counter(labels)
     return ", ".join(f"{counts[label]} {label}" for label in sorted(counts, key=lambda label: (-counts[label], label)))
+
+
+def count_of(number: int, name: str) -> str:
+    """A number with its noun: ``1 field``, ``2 fields``; patches take ``es``."""
+    return f"{number} {name}{'' if number == 1 else 'es' if name.endswith('ch') else 's'}"
+
+
+def tally(counts: Tally | Counts, unit: str) -> str:
+    """What was found on a slide: ``12 fields, 37 different cells, 2 patches``."""
+    patches = "" if counts.patches < 2 else f", {count_of(counts.patches, 'patch')}"
+    if unit != "cell":
+        return f"{count_of(counts.fields, 'different field')}{patches}"
+    return f"{count_of(counts.fields, 'field')}, {count_of(counts.cells, 'different cell')}{patches}"
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -106,7 +121,7 @@ def renderer() -> Callable[..., str]:
     )
     environment.filters.update(named=named, isolated=isolated)
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
-    environment.filters.update(review_request=review_request, counted=counted, sentence=sentence)
+    environment.filters.update(review_request=review_request, counted=counted, sentence=sentence, tally=tally)
     environment.globals.update(
         research_use=RESEARCH_USE, version=__version__, STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE
     )

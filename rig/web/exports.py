@@ -14,7 +14,7 @@ from typing import BinaryIO
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from ..record.export import export_cells, export_csv, export_training
+from ..record.export import export_cells, export_counted, export_csv, export_training
 from ..record.record import Record
 from ..record.rows import Session
 from .context import Context, Rig
@@ -36,6 +36,12 @@ def table(rig: Rig, session: Id) -> StreamingResponse:
 def table_of_cells(rig: Rig, session: Id) -> StreamingResponse:
     """All cells of a slide, one line each."""
     return _table(rig, session, "-cells", export_cells)
+
+
+@routes.get("/slides/{session}/counted.csv")
+def table_of_counted(rig: Rig, session: Id) -> StreamingResponse:
+    """All different fields and cells of a slide, one line each."""
+    return _table(rig, session, f"slide-{session}-counted.csv", export_counted)
 
 
 @routes.get("/slides/{session}/training.zip")

@@ -13,6 +13,7 @@ from ...edge_runtime.errors import UsageError
 from ..record.rows import MAX_TEXT, RecordedFrame
 from .context import Rig
 from .errors import NotFoundError
+from .review_page import ASIDE_KEYS, labels_of
 from .slides_page import Id
 
 CellIndex = Annotated[int, InPath(ge=0, le=9999)]
@@ -44,7 +45,8 @@ def one(
         last_reviews=reviews,
         chosen=_form_cell(found, cell, set(reviews)),
         focus_cell=cell is not None,
-        labels=page.labels,
+        labels=labels_of(rig),
+        aside=ASIDE_KEYS,
         unit=page.unit,
         older=next((each.id for each in record.frames(found.session, before=frame, limit=1)), None),
         needed=next((each.id for frames in needing_review for each in frames if each.id != frame), None),
@@ -61,10 +63,11 @@ def review(
     note: Annotated[str, Form(max_length=MAX_TEXT)] = "",
     cell: Annotated[str, Form(pattern="^[0-9]{0,4}$")] = "",
 ) -> RedirectResponse:
-    """Record a reviewer's label, one of the model's, for a frame or for one of its cells."""
+    """Record a reviewer's label for a frame or for one of its cells."""
     page = rig.page
-    if label not in page.labels:
-        raise UsageError(f"{label!r} is not a label of this model", hint=f"labels: {', '.join(page.labels)}")
+    allowed = (*labels_of(rig), *ASIDE_KEYS)
+    if label not in allowed:
+        raise UsageError(f"{label!r} is not a label of this rig", hint=f"labels: {', '.join(allowed)}")
     found = page.record.frame(frame)
     index = int(cell) if cell else None
     if index is None and (found.row.cells or page.unit == "cell"):

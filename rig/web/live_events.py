@@ -9,7 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from ..counting.tracker import Tally
 from ..record.chain import RecordError
+from ..record.count import differential
 from ..snapshot import Live, Picture
 from . import display
 from .page import Page
@@ -26,6 +28,9 @@ class LiveEncoder:
         self._picture_number = 0
         self._session: dict[str, Any] | None = None
         self._counted = 0.0
+        self._count_key: tuple[int | None, Tally | None] | None = None
+        self._count_read = 0.0
+        self._counted_now: dict[str, Any] = {"total": 0, "shares": [], "text": ""}
 
     def __call__(self, live: Live) -> str:
         """One line of JSON."""
@@ -53,6 +58,7 @@ class LiveEncoder:
                 "files": _files(live),
                 "asks": live.asked_session_id is not None,
                 "session": self._session_facts(live.asked_session_id or live.session_id),
+                "count": self._count(live),
                 "problems": [*live.problems, *live.doubts],
                 "notes": list(live.notes),
             }
@@ -66,6 +72,22 @@ class LiveEncoder:
             return display.counted(labels) or "no cells", "", bars
         bars = {label: (round(share, 4), display.percent(share)) for label, share in live.probabilities.items()}
         return live.label, display.percent(live.probability), bars
+
+    def _count(self, live: Live) -> dict[str, Any] | None:
+        """The differential of the open slide; read again when something was found, and every `_COUNT_S` seconds."""
+        now, key = time.monotonic(), (live.session_id, live.tally)
+        if live.session_id is None:
+            return None
+        if key != self._count_key or now - self._count_read > _COUNT_S:
+            with suppress(RecordError):
+                found = differential(self._page.record, live.session_id)
+                self._count_key, self._count_read = key, now
+                self._counted_now = {
+                    "total": found.total,
+                    "shares": [(each.label, each.count, round(each.fraction, 4)) for each in found.shares],
+                    "text": display.tally(found.counts, self._page.unit),
+                }
+        return {**self._counted_now, "target": live.settings.target, "paused": live.settings.paused}
 
     def _session_facts(self, session_id: int | None) -> dict[str, Any] | None:
         """The slide and its number of frames, which is counted every `_COUNT_S` seconds."""
@@ -102,6 +124,8 @@ def quality_light(live: Live) -> tuple[str, str, str]:
     if live.status == "refused":
         title, advice = ", ".join(map(display.reason, live.quality.reasons)), map(_advice(live), live.quality.reasons)
         return "warn", title, "; ".join(filter(None, advice))
+    if live.settings.paused and live.session_id is not None:
+        return "warn", "Paused", "nothing is counted or recorded until you press Go on"
     if live.status == "unjudged":
         why = "judging is switched off in the settings"
         return "warn", "Not judged", live.problems[0] if live.settings.judge and live.problems else why

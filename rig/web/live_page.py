@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -13,8 +14,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 
 from ...edge_runtime.tools.throttle import throttle_reasons
 from ..record.chain import RecordError
+from ..record.count import take_back_last
+from ..record.record import check_label
 from ..record.rows import MAX_TEXT, Event, SessionNotes, SkippedRow
-from ..snapshot import SAVE, Settings, StationError
+from ..snapshot import SAVE, StationError
 from .context import Context, Rig
 from .errors import TooManyViewersError
 from .page import Page
@@ -46,6 +49,7 @@ def live(request: Request, rig: Rig) -> HTMLResponse:
         asks=now.asked_session_id is not None,
         last=last,
         trouble=trouble,
+        paused=rig.station.settings.paused,
     )
 
 
@@ -108,6 +112,24 @@ def go_on(request: Request, rig: Rig) -> RedirectResponse:
     return RedirectResponse("/", 303)
 
 
+@routes.post("/slides/pause")
+def pause(request: Request, rig: Rig) -> RedirectResponse:
+    """Pause the count of the open slide, or go on with it."""
+    settings = rig.station.settings
+    change = dataclasses.replace(settings, paused=not settings.paused)
+    rig.station.change_settings(change, rig.page.user(request).name)
+    return RedirectResponse("/", 303)
+
+
+@routes.post("/slides/take-back")
+def take_back(request: Request, rig: Rig) -> RedirectResponse:
+    """Take the last counted cell or field out of the count."""
+    if rig.station.session_id is None:
+        raise StationError("no session is open", hint="start one first")
+    take_back_last(rig.page.record, rig.station.session_id, rig.page.user(request).name)
+    return RedirectResponse("/", 303)
+
+
 @routes.get("/settings", response_class=HTMLResponse)
 def settings(request: Request, rig: Rig, saved: bool = False) -> HTMLResponse:
     """The settings."""
@@ -123,9 +145,18 @@ def change(
     rig: Rig,
     save: Annotated[Literal["every frame", "on review", "on capture"], Form()],
     judge: Annotated[bool, Form()] = False,
+    target: Annotated[int | None, Form(ge=0, le=100_000)] = None,
+    labels: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
 ) -> RedirectResponse:
     """Change the settings."""
-    rig.station.change_settings(Settings(judge=judge, save=save), rig.page.user(request).name)
+    now = rig.station.settings
+    chosen = dataclasses.replace(now, judge=judge, save=save, target=now.target if target is None else target)
+    if labels is not None:
+        own = tuple(dict.fromkeys(filter(None, map(str.strip, labels.splitlines()))))
+        for label in own:
+            check_label(label)
+        chosen = dataclasses.replace(chosen, labels=own)
+    rig.station.change_settings(chosen, rig.page.user(request).name)
     return RedirectResponse("/settings?saved=true", 303)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -25,6 +26,8 @@ from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.vision.quality import REASONS
 from edgeall.rig.capture.reconnecting import CameraState
 from edgeall.rig.record.chain import RecordError
+from edgeall.rig.record.found import Found
+from edgeall.rig.record.results import Counts
 from edgeall.rig.record.rows import REVIEWS, SPACES, STATUSES, FrameRow
 from edgeall.rig.web import display, exports, slides_page
 from edgeall.rig.web.broadcast import KEPT, Broadcast
@@ -682,3 +685,68 @@ def test_sizes(count: float | None, said: str) -> None:
 def test_numbers_that_are_not_there() -> None:
     assert (display.percent(None), display.moment(None)) == ("-", "-")
     assert display.moment("2026-11-21T10:00:00.123456Z") == "2026-11-21 10:00:00"
+
+
+# What is counted once
+
+
+def counted(rig: Rig) -> int:
+    """A slide with two fields in two patches and three cells, in ten frames."""
+    session, image = rig.session("S-map"), io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(image, "JPEG")
+    picture = image.getvalue()
+    said = {"label": "Pre", "probability": 0.9, "probabilities": {"Pre": 0.9, "Early": 0.1}}
+    cells = [Found("cell", n, 1, 1, 100 * n, 200, 50, 60, **{**said, "index": n - 1}) for n in (1, 2)]
+    cells.append(Found("cell", 3, 2, 2, 300, 200, 50, 60, **{**said, "label": "Early", "review_reason": "uncertain"}))
+    fields = [Found("field", n, n, n, 0, 0, 640, 480) for n in (1, 2)]
+    row = [{"box": [0, 0, 50, 60], "label": "Pre", "probability": 0.9, "review": False, "cell_id": n} for n in (1, 2)]
+    for number in range(10):
+        news = [(each, picture) for each in (*fields, *cells)] if number == 0 else []
+        frame = FrameRow(TAKEN, number, "judged", cells=row, field_id=1, patch=1, position=(0, 0))
+        rig.record.add_frame(session, frame, news=news)
+    return session
+
+
+def test_the_map_shows_fields_and_cells(make_rig: MakeRig) -> None:
+    rig = make_rig(unit="cell")
+    session, page = counted(rig), TestClient(rig.app, base_url="http://localhost")
+    answer = page.get(f"/slides/{session}/map")
+    said = texts(answer.text)
+    assert "Patch 1: 1 field, 2 cells" in said and "Patch 2: 1 field, 1 cell" in said and "2 Pre" in said
+    pictures = re.findall(r'href="(/images/[^"]+)"', answer.text)
+    assert len(pictures) == 2 and page.get(pictures[0]).status_code == 200
+    links = re.findall(r'href="(/frames/[^"]+)" aria-label="Cell', answer.text)
+    assert len(links) == 3 and links[0].endswith("?cell=0") and page.get(links[0]).status_code == 200
+    rig.record.prune_images(datetime.now(timezone.utc) + timedelta(days=1))
+    assert "/images/" not in page.get(f"/slides/{session}/map").text
+
+
+def test_the_summary_is_over_different_cells(make_rig: MakeRig) -> None:
+    rig = make_rig(unit="cell")
+    session, page = counted(rig), TestClient(rig.app, base_url="http://localhost")
+    for address in (f"/slides/{session}", f"/slides/{session}/report"):
+        said = texts(page.get(address).text)
+        assert "2 fields, 3 different cells, 2 patches" in said and "66.7 %" in said and "1 need review" not in said
+    assert "counts once" in said and "older version" not in said
+    assert f"/slides/{session}/map" in page.get(f"/slides/{session}").text
+    lines = page.get(f"/slides/{session}/counted.csv").text.splitlines()
+    assert len(lines) == 6
+
+
+def test_a_slide_of_an_older_version_says_how_it_was_counted(rig: Rig, page: TestClient) -> None:
+    session = rig.session()
+    rig.frame(session)
+    assert "shares of time" in texts(page.get(f"/slides/{session}").text)
+    assert "kept no map" in texts(page.get(f"/slides/{session}/map").text)
+
+
+@pytest.mark.parametrize(
+    ("counts", "unit", "said"),
+    [
+        (Counts(12, 37, 2), "cell", "12 fields, 37 different cells, 2 patches"),
+        (Counts(1, 1, 1), "cell", "1 field, 1 different cell"),
+        (Counts(3, 0, 1), "field", "3 different fields"),
+    ],
+)
+def test_words_of_a_tally(counts: Counts, unit: str, said: str) -> None:
+    assert display.tally(counts, unit) == said

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,9 +30,11 @@ from edgeall.rig.record import record as record_module
 from edgeall.rig.record.chain import RecordError, RecordFullError
 from edgeall.rig.record.check import check
 from edgeall.rig.record.export import CELL_COLUMNS, COLUMNS, export_csv, export_session, export_training
+from edgeall.rig.record.found import CELL, FIELD, Found
 from edgeall.rig.record.record import Record
+from edgeall.rig.record.results import Counts
 from edgeall.rig.record.rows import FrameRow, Limits, Program, SessionNotes
-from edgeall.rig.record.summary import wilson_interval
+from edgeall.rig.record.wilson import wilson_interval
 
 PROGRAM = Program("smears", "ab" * 32, ("Benign", "Early"), {"judge": True})
 TAKEN = datetime(2026, 11, 21, 10, 0, tzinfo=timezone.utc)
@@ -944,3 +947,104 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert edgeall("verify", tmp_path / "nothing")[0] == 1
     assert not (tmp_path / "nothing").exists()
     assert edgeall("prune", folder, "--before", "yesterday")[0] == 2
+
+
+# What is counted once
+
+
+def found_cell(number: int, **facts: Any) -> Found:
+    label = facts.pop("label", "Early")
+    said = {
+        "label": label,
+        "probability": 0.9,
+        "probabilities": {"Early": 0.9, "Benign": 0.1},
+        "frames": 1,
+        "chances": 1,
+    }
+    return Found(CELL, number, 1, 1, 10 * number, 20, 8, 8, **(said | {"sharpness": 0.3} | facts))
+
+
+SEEN = FrameRow(
+    *(TAKEN, 1, "judged"),
+    cells=[
+        {"box": [0, 0, 8, 8], "label": "Benign", "probability": 0.6, "review": False, "cell_id": number}
+        for number in (1, 2)
+    ],
+    field_id=1,
+    patch=1,
+    position=(0, 0),
+)
+
+
+def test_a_cell_counts_once_however_many_frames_show_it(record: Record, tmp_path: Path) -> None:
+    session = record.start_session(SessionNotes("S1"))
+    field = Found(FIELD, 1, 1, 1, 0, 0, 64, 48)
+    news = [(field, jpeg(tmp_path, "red")), (found_cell(1), jpeg(tmp_path, "blue")), (found_cell(2), None)]
+    first = record.add_frame(session, SEEN, news=news)
+    for number in range(2, 40):
+        record.add_frame(session, replace(SEEN, number=number))
+    last = record.add_frame(session, replace(SEEN, number=40), news=[(found_cell(1, label="Benign"), None)])
+    found = record.found(session)
+    assert (found.cells[1].label, found.cells[2].label, found.patches) == ("Benign", "Early", 1)
+    assert found.cells[1].image and found.cells[1].frame_id == first and found.cells[2].frame_id == first
+    summary = record.summary(session)
+    assert summary.counts == Counts(1, 2, 1) and summary.frames["judged"] == 40 and summary.labels == ()
+    assert [(share.label, share.count, share.by_model) for share in summary.cells] == [
+        ("Benign", 1, 1),
+        ("Early", 1, 1),
+    ]
+    assert (summary.cells[0].low, summary.cells[0].high) == wilson_interval(1, 2)
+    record.add_review(last, "Benign", "anna", cell=1)  # of another frame than the one of its picture
+    summary = record.summary(session)
+    assert [(share.label, share.count, share.by_model) for share in summary.cells] == [
+        ("Benign", 2, 1),
+        ("Early", 0, 1),
+    ]
+    assert (summary.reviewed, summary.corrected) == (1, 1)
+
+
+def test_what_turns_out_to_be_the_same_counts_once(record: Record) -> None:
+    session = record.start_session(SessionNotes("S1"))
+    field = Found(FIELD, 1, 1, 1, 0, 0, 64, 48)
+    asks = {"review_reason": "uncertain"}
+    rows = [(field, None), (found_cell(1), None), (found_cell(2, **asks), None), (found_cell(3, counted=False), None)]
+    frame = record.add_frame(session, SEEN, news=rows)
+    assert record.summary(session).counts == Counts(1, 2, 1) and record.summary(session).review_needed == 1
+    record.add_frame(session, SEEN, news=[(found_cell(2, same_as=1, **asks), None)])
+    assert record.summary(session).counts == Counts(1, 1, 1) and record.summary(session).review_needed == 0
+    record.add_review(frame, "Benign", "anna", cell=1)
+    assert [(share.label, share.count) for share in record.summary(session).cells] == [("Benign", 1), ("Early", 0)]
+
+
+def test_pictures_of_cells_are_verified_and_pruned(record: Record, tmp_path: Path) -> None:
+    session = record.start_session(SessionNotes("S1"))
+    record.add_frame(
+        session, SEEN, news=[(Found(FIELD, 1, 1, 1, 0, 0, 64, 48), None), (found_cell(1), jpeg(tmp_path, "blue"))]
+    )
+    assert check(record.folder).problems == [] and check(record.folder).images == 1
+    path = record.image_path(record.found(session).cells[1].image or "")
+    assert path is not None
+    content = path.read_bytes()
+    path.unlink()
+    assert "is missing" in str(check(record.folder).problems[0])
+    path.write_bytes(content)
+    assert record.prune_images(datetime.now(timezone.utc) + timedelta(days=1)).images == 1
+    assert check(record.folder).problems == [] and check(record.folder).pruned == 1
+
+
+def test_the_exports_name_the_cells(record: Record, tmp_path: Path) -> None:
+    session = record.start_session(SessionNotes("S1"))
+    news = [(Found(FIELD, 1, 1, 1, 0, 0, 64, 48), None), (found_cell(1), jpeg(tmp_path, "blue")), (found_cell(2), None)]
+    for number in range(3):
+        record.add_frame(session, replace(SEEN, number=number), news=() if number else news)
+    export_session(record, session, tmp_path / "out")
+
+    def lines(name: str) -> list[dict[str, str]]:
+        with open(tmp_path / "out" / name, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    assert [(line["cell_id"], line["field_id"]) for line in lines("cells.csv")] == [("1", "1"), ("2", "1")] * 3
+    assert [line["field_id"] for line in lines("frames.csv")] == ["1"] * 3
+    counted = [(line["kind"], line["id"], line["label"]) for line in lines("counted.csv")]
+    assert counted == [("field", "1", ""), ("cell", "1", "Early"), ("cell", "2", "Early")]
+    assert [file.name for file in (tmp_path / "out" / "pictures").iterdir()] == ["cell-1.jpg"]

@@ -95,7 +95,56 @@ function showEvent(now) {
     if (!typing) location.reload();
   } else if (now.session) {
     text("frames", String(now.session.frames));
+    showCount(now.count);
   }
+}
+
+let reached = null; // whether the target was reached at the last event
+
+function showCount(count) {
+  if (!count) return;
+  text("tally", count.text);
+  text("count", String(count.total));
+  text("target", count.target ? `/ ${count.target}` : "");
+  const list = $("shares");
+  while (list.children.length > count.shares.length) list.lastElementChild.remove();
+  count.shares.forEach(([label, number, fraction], index) => {
+    if (!list.children[index]) list.append(bars[0].cloneNode(true));
+    const row = list.children[index];
+    row.firstElementChild.textContent = label;
+    fill(row.querySelector("svg"), fraction);
+    row.querySelector("span").textContent = `${number} · ${(100 * fraction).toFixed(1)} %`;
+  });
+  const now = count.target > 0 && count.total >= count.target;
+  if (now && reached === false) {
+    text("reached", `${count.total} of ${count.target}: the count is complete.`);
+    // Before a click, a browser allows no sound.
+    if (toneOn() && navigator.userActivation && navigator.userActivation.hasBeenActive) playTone();
+  }
+  reached = now;
+}
+
+const tone = $("tone");
+function toneOn() {
+  return localStorage.getItem("edgeall-tone") !== "off"; // kept in this browser
+}
+function playTone() {
+  const audio = new AudioContext();
+  const sound = audio.createOscillator();
+  const volume = audio.createGain();
+  volume.gain.value = 0.15;
+  sound.connect(volume).connect(audio.destination);
+  sound.start();
+  sound.stop(audio.currentTime + 0.4);
+  sound.addEventListener("ended", () => audio.close());
+}
+if (tone) {
+  tone.setAttribute("aria-pressed", String(toneOn()));
+  tone.addEventListener("click", () => {
+    localStorage.setItem("edgeall-tone", toneOn() ? "off" : "on");
+    tone.setAttribute("aria-pressed", String(toneOn()));
+    if (toneOn()) playTone();
+  });
 }
 
 async function fetchPicture() {
