@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import cv2
 import numpy as np
 import pytest
@@ -23,26 +25,38 @@ def tile() -> tuple[np.ndarray, np.ndarray]:
     return pixels, classes
 
 
-def test_only_what_is_outside_the_cells_changes_its_colour(
+def test_red_cells_take_any_hue_but_that_of_the_nuclei(
     tile: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(light, "RECOLOURED", 1.0)
-    reds = []
-    for seed in range(30):
+    monkeypatch.setattr(light, "PALE_SHARE", 0.0)
+    own = colorsys.rgb_to_hsv(*NUCLEUS)[0] * 360
+    away = []
+    for seed in range(60):
         found = light.recoloured(*tile, np.random.default_rng(seed))
         assert found.shape == (64, 64, 3) and found.dtype == np.uint8
-        np.testing.assert_array_equal(found[28:37, 42:51], tile[0][28:37, 42:51], "the inside of the white cell")
+        assert np.abs(found[28:37, 42:51].astype(int) - NUCLEUS).max() <= 1, "the inside of the white cell"
         assert np.abs(found[5, 5].astype(int) - CLEAR).max() <= 5, "the clear background stays clear"
-        reds.append(found[32, 18].astype(int))
-    channels = {int(np.argmax(red)) for red in reds}
-    assert channels == {0, 1, 2}, "red cells of any hue"
-    assert min(np.abs(red - RED).max() for red in reds[:5]) > 5
+        hue, saturation, _ = colorsys.rgb_to_hsv(*found[32, 18].tolist())
+        if saturation > 0.1:
+            away.append((hue * 360 - own) % 360)
+    assert min(away) > light.OWN_HUE - 8 and max(away) < 360 - light.OWN_HUE + 8
+    assert np.histogram(away, 4, (0, 360))[0].min() > 0, "every other part of the circle"
+
+
+def test_white_cells_get_paler(tile: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(light, "RECOLOURED", 0.0)
+    monkeypatch.setattr(light, "PALE_SHARE", 1.0)
+    found = [light.recoloured(*tile, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(np.abs(each[32, 18].astype(int) - RED).max() <= 1 for each in found), "red cells keep their colour"
+    assert max(int(each[32, 46].mean()) for each in found) > np.mean(NUCLEUS) + 50
 
 
 def test_a_share_of_the_tiles_is_recoloured(tile: tuple[np.ndarray, np.ndarray]) -> None:
     random = np.random.default_rng(0)
     changed = [bool((light.recoloured(*tile, random) != tile[0]).any()) for _ in range(200)]
-    assert np.mean(changed) == pytest.approx(light.RECOLOURED, abs=0.15)
+    share = 1 - (1 - light.RECOLOURED) * (1 - light.PALE_SHARE)
+    assert np.mean(changed) == pytest.approx(share, abs=0.15)
 
 
 def test_tiles_without_a_counted_mask_keep_their_colours(

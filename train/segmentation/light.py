@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.errors import UsageError
+from ...edge_runtime.masks import CLASSES
 
 Tile = NDArray[np.float32]
 """One tile, ``(size, size, 3)``, 0..1."""
@@ -37,8 +38,16 @@ HUE, SATURATION = 35.0, (-0.9, 0.6)
 """Largest change of the hue in degrees, and natural logarithms of the factor of the saturation."""
 RECOLOURED = 0.5
 """Share of the tiles whose red cells have another colour."""
+OWN_HUE = 50.0
+"""Least distance of the red cells' hue from that of the nuclei then, degrees."""
 RED_SATURATION, RED_DENSITY = (-1.0, 0.7), (-0.3, 0.4)
 """Natural logarithms of the factors of the saturation and of the optical density of the red cells then."""
+PALE_SHARE, PALE = 0.4, (-1.0, 0.1)
+"""Share of the tiles whose white cells have another optical density, and natural logarithms of its factor."""
+CLEAR_PERCENTILE = 95
+"""Of each channel: the clear background."""
+PURPLE = 270.0
+"""Hue of a nucleus in degrees, for a tile without one."""
 SEAM = 0.8
 """Standard deviation of the border between recoloured and kept pixels, pixels."""
 LAMP, EXPOSURE, GAMMA = 0.12, (-0.5, 0.35), 0.35
@@ -77,26 +86,54 @@ def changed(pixels: NDArray[np.uint8], augment: str, random: np.random.Generator
 
 
 def recoloured(pixels: NDArray[np.uint8], classes: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """A tile whose red cells have another colour, beside white cells that keep theirs; `RECOLOURED` of the tiles.
+    """A tile whose red and white cells have been stained independently; see `RECOLOURED` and `PALE_SHARE`.
 
-    Red cells are pink in one laboratory and blue-grey in another, whatever the colour of the nuclei. A network that has
-    seen a few laboratories would take the colour for the class. Everything outside the drawn cells changes its hue,
-    saturation and density; the clear background has next to none of them and stays clear.
+    Red cells are pink in one laboratory and blue-grey in another, whatever the colour of the nuclei, and nuclei may be
+    as pale as red cells. A network that has seen a few laboratories takes their colours for the class. So the red cells
+    are turned to any hue but that of the nuclei, and the white cells are made paler. The clear background, which has
+    hardly any hue or density, stays as it is.
 
     Args:
         pixels: uint8 RGB ``(size, size, 3)``.
-        classes: index into the classes, ``(size, size)``; 0 outside cells.
+        classes: index into `edgeall.edge_runtime.masks.CLASSES`, ``(size, size)``.
         random: of all draws.
     """
-    if random.random() >= RECOLOURED:
+    recolour, pale = random.random() < RECOLOURED, random.random() < PALE_SHARE
+    if not (recolour or pale):
         return pixels
     tile: Tile = pixels.astype(np.float32) / np.float32(255)
-    colour = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
-    colour[..., 0] = (colour[..., 0] + random.uniform(0, 360)) % 360
-    colour[..., 1] = np.clip(colour[..., 1] * math.exp(random.uniform(*RED_SATURATION)), 0, 1)
-    other = _cv(cv2.cvtColor(colour, cv2.COLOR_HSV2RGB)) ** np.float32(math.exp(random.uniform(*RED_DENSITY)))
+    clear = np.maximum(np.percentile(tile.reshape(-1, 3)[::7], CLEAR_PERCENTILE, axis=0), 0.05).astype(np.float32)
+    inner = outer = tile
+    if recolour:
+        outer = _denser(_turned(tile, classes, random), clear, math.exp(random.uniform(*RED_DENSITY)))
+    if pale:
+        inner = _denser(tile, clear, math.exp(random.uniform(*PALE)))
     outside = _cv(cv2.GaussianBlur((classes == 0).astype(np.float32), (0, 0), SEAM))[..., np.newaxis]
-    return np.rint((tile + (other - tile) * outside) * 255).astype(np.uint8)
+    return np.rint(np.clip(inner + (outer - inner) * outside, 0, 1) * 255).astype(np.uint8)
+
+
+def _turned(tile: Tile, classes: NDArray[np.uint8], random: np.random.Generator) -> Tile:
+    """The tile with another hue of what is outside the cells, at least `OWN_HUE` from that of the nuclei."""
+    colour = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
+    weight = colour[..., 1] * (classes == 0)
+    own = _mean_hue(colour[..., 0], colour[..., 1] * (classes == CLASSES.index("nucleus")))
+    wanted = own + random.uniform(OWN_HUE, 360 - OWN_HUE)
+    colour[..., 0] = (colour[..., 0] + np.float32(wanted - _mean_hue(colour[..., 0], weight))) % 360
+    colour[..., 1] = np.clip(colour[..., 1] * math.exp(random.uniform(*RED_SATURATION)), 0, 1)
+    return _cv(cv2.cvtColor(colour, cv2.COLOR_HSV2RGB))
+
+
+def _mean_hue(hue: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
+    """Weighted circular mean in degrees; that of a purple nucleus without any weight."""
+    angle = np.deg2rad(hue)
+    across, along = float((np.sin(angle) * weight).sum()), float((np.cos(angle) * weight).sum())
+    return math.degrees(math.atan2(across, along)) if across or along else PURPLE
+
+
+def _denser(tile: Tile, clear: NDArray[np.float32], factor: float) -> Tile:
+    """Optical density relative to the clear background times ``factor``."""
+    result: Tile = clear * np.minimum(tile / clear, 1) ** np.float32(factor) + np.maximum(tile - clear, 0)
+    return result
 
 
 def _dimmed(tile: Tile, random: np.random.Generator) -> Tile:
