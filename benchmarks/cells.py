@@ -1,4 +1,4 @@
-"""How well `edgeall cells` finds, outlines and measures cells, how fast, beside its limits and the colour rule.
+"""How well `edgeall cells` finds, outlines and measures cells, how fast, beside its limits.
 
 python benchmarks/cells.py DATA [--model FILE] [--float FILE] [--points FILE...] [--case loo|held-out|unseen]
                            [--labs NAME,...] [--only FILE] [--scales FILE] [--out PAGE.md] [--json FILE]
@@ -39,7 +39,7 @@ from edgeall.benchmarks.cells_truth import (
     read_points,
     true_cells,
 )
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, CellFinder, Finder, open_finder
+from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, Finder, open_finder
 from edgeall.edge_runtime.vision.scale import given_scale
 
 FIELD = (1280, 960)
@@ -150,7 +150,7 @@ def outline(finder: Finder, fields: Iterable[Field]) -> tuple[np.ndarray, np.nda
             there = [one for one in found.cells if where[int(one.centre[1]), int(one.centre[0])]]
             if len(there) != 1:
                 missed += 1
-            elif there[0].nc_ratio is not None:
+            else:
                 errors.append(abs(there[0].nc_ratio - ratio))
     judged = len(errors) + missed
     error = float(np.median(errors)) if errors else float("nan")
@@ -241,15 +241,6 @@ def lost(integer: Sequence[Measure], floating: Sequence[Measure]) -> list[Measur
     ]
 
 
-def rule() -> Finder | None:
-    """The colour rule that the network replaces, where it still exists."""
-    try:
-        from edgeall.edge_runtime.vision.colour_rule import ColourRule
-    except ImportError:
-        return None
-    return ColourRule()
-
-
 def main() -> int:
     arguments = _arguments()
     listed = arguments.only.read_text(encoding="utf-8").split("\n") if arguments.only else None
@@ -270,14 +261,12 @@ def main() -> int:
         measures += times(finder, data.root)
     if model.exists():
         measures.append(Measure("size of the file, bytes", model.stat().st_size, MOST_BYTES, True))
-    old = rule() if isinstance(finder, CellFinder) else None
-    before = {each.name: each.value for each in judge(old, data)} if old else {}
-    page = report(measures, before)
+    page = report(measures)
     print(page)
     if arguments.out:
         arguments.out.write_text(page, encoding="utf-8")
     if arguments.json:
-        values = [vars(each) | {"met": each.met, "colour_rule": before.get(each.name)} for each in measures]
+        values = [vars(each) | {"met": each.met} for each in measures]
         arguments.json.write_text(json.dumps(values, indent=1).replace("NaN", "null"), encoding="utf-8")
     return 0 if all(each.met for each in measures) else 1
 
@@ -297,7 +286,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(measures: Sequence[Measure], before: Mapping[str, float]) -> str:
+def report(measures: Sequence[Measure]) -> str:
     """A Markdown page."""
     from edgeall.edge_runtime.tools.device import describe_device
 
@@ -307,7 +296,7 @@ def report(measures: Sequence[Measure], before: Mapping[str, float]) -> str:
     rows = [
         f"| {each.name} | {shown(each.value)} | "
         f"{'' if each.limit is None else ('at most ' if each.at_most else 'at least ') + shown(each.limit)} | "
-        f"{'' if each.limit is None else 'met' if each.met else '**missed**'} | {shown(before.get(each.name))} |"
+        f"{'' if each.limit is None else 'met' if each.met else '**missed**'} |"
         for each in measures
     ]
     return "\n".join(
@@ -318,8 +307,8 @@ def report(measures: Sequence[Measure], before: Mapping[str, float]) -> str:
             "settings: the scale is measured in each image. Dice is the mean over images; N:C is the area of the",
             "nucleus over that of the whole cell.",
             "",
-            "| | measured | limit | | colour rule |",
-            "| --- | ---: | ---: | --- | ---: |",
+            "| | measured | limit | |",
+            "| --- | ---: | ---: | --- |",
             *rows,
             "",
             "Some white cells that the border cuts have no box in BCCD: found, they count as wrong among all, and not",

@@ -22,7 +22,7 @@ from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.manifest import Manifest
 from ..edge_runtime.preprocess import InputSpec, normalize
 from ..edge_runtime.vision.cells import crop
-from ..edge_runtime.vision.colour_rule import find_cells
+from ..edge_runtime.vision.finder import open_finder
 from ..models import registry
 from ..models.head import add_head
 from ..models.keras_compat import keras
@@ -68,6 +68,7 @@ def draw_cells(progress: Progress) -> list[DrawnCell]:
     learns to be uncertain about it.
     """
     cells: list[DrawnCell] = []
+    finder = open_finder()
     with progress.task("drawing slides", len(KINDS) * SLIDES) as advance:
         for index, (kind, number) in enumerate((kind, number) for kind in KINDS for number in range(SLIDES)):
             camera = SimulatedCamera(draw_slide(FIRST_SEED + index, kind, (2560, 2560)), seed=index, rate=None)
@@ -78,7 +79,8 @@ def draw_cells(progress: Progress) -> list[DrawnCell]:
                 if view.zone != "smear" or view.moving or view.blur_px > LARGEST_BLUR_PX:
                     continue
                 field = Image.fromarray(camera.pixels(frame))
-                whole = [cell for cell in find_cells(np.asarray(field)) if not cell.touches_border][: CELLS - found]
+                all_cells = finder.find(np.asarray(field)).cells
+                whole = [cell for cell in all_cells if not cell.touches_border][: CELLS - found]
                 cells += [DrawnCell(crop(field, cell.box, SPEC), kind, number) for cell in whole]
                 found += len(whole)
             advance(index + 1, "")

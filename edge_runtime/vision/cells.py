@@ -23,21 +23,21 @@ class Cell:
         centre: x, y of the nucleus's centre of mass.
         area_px: of the nucleus.
         touches_border: whether the border of the field cuts the cell. Such a cell is not classified.
-        cell_area_px: of nucleus and cytoplasm; None where only nuclei are found.
-        roundness: of the nucleus, 0..1: its area over that of a disc with its major axis; None where it is unknown.
+        cell_area_px: of nucleus and cytoplasm.
+        roundness: of the nucleus, 0..1: its area over that of a disc with its major axis.
     """
 
     box: Box
     centre: tuple[float, float]
     area_px: int
     touches_border: bool
-    cell_area_px: int | None = None
-    roundness: float | None = None
+    cell_area_px: int
+    roundness: float
 
     @property
-    def nc_ratio(self) -> float | None:
-        """Area of the nucleus over that of the whole cell, 0..1; None where only nuclei are found."""
-        return None if self.cell_area_px is None else self.area_px / self.cell_area_px
+    def nc_ratio(self) -> float:
+        """Area of the nucleus over that of the whole cell, 0..1."""
+        return self.area_px / self.cell_area_px
 
 
 def crop(field: Image.Image, box: Box, spec: InputSpec) -> NDArray[np.uint8]:

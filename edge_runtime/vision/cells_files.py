@@ -149,9 +149,7 @@ class _Writer:
                 cut = cut_out(image, cell.box) if spec is None else Image.fromarray(crop(image, cell.box, spec))
                 cut.save(self._out / file)
             values: tuple[Any, ...] = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px)
-            ratio = None if cell.nc_ratio is None else round(cell.nc_ratio, 3)
-            roundness = None if cell.roundness is None else round(cell.roundness, 3)
-            values += (cell.touches_border, file, cell.cell_area_px, ratio, roundness)
+            values += (cell.touches_border, file, cell.cell_area_px, round(cell.nc_ratio, 3), round(cell.roundness, 3))
             rows.append(dict(zip(COLUMNS[1:], (*values, scale["red_cell_px"], scale["um_per_px"]), strict=True)))
         return rows
 

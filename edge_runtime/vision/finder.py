@@ -100,10 +100,6 @@ def open_finder(model: Path | None = None, threads: int | None = None) -> Finder
         EdgeallError: OpenCV is not installed.
     """
     path = model or DEFAULT_MODEL
-    if model is None and not path.exists():
-        from .colour_rule import ColourRule
-
-        return ColourRule()
     segmenter = Segmenter.open(path, threads=threads)
     if segmenter.labels != CLASSES or segmenter.input.width != segmenter.input.height:
         raise BundleError(

@@ -136,7 +136,7 @@ def _scale(live: Live) -> str:
     """The scale of the shown frame, for the line of status; empty for a model of fields."""
     if live.scale is None:
         return ""
-    sources = {"image": "measured", "given": "given", "remembered": "as before", "assumed": "assumed"}
+    sources = {"image": "measured", "given": "given", "remembered": "as before"}
     return f" · red cell {live.scale.red_cell_px:.0f} px ({sources[live.scale.source]})"
 
 

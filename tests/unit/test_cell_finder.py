@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeall import cli
-from edgeall.edge_runtime.errors import ImageError, UsageError
+from edgeall.edge_runtime.errors import BundleError, ImageError, UsageError
 from edgeall.edge_runtime.vision import finder as finding
 from edgeall.edge_runtime.vision.cells import Cell
-from edgeall.edge_runtime.vision.finder import CellFinder, Found
+from edgeall.edge_runtime.vision.finder import CellFinder
 from edgeall.edge_runtime.vision.instances import find_instances
 from edgeall.edge_runtime.vision.scale import Scale, contradiction, given_scale, measure_scale, red_cell_from
 from edgeall.edge_runtime.vision.tiles import OVERLAP, ClassMap, padded, segment_field, starts
@@ -322,9 +322,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["cells", str(smears), "--out", str(tmp_path / "c"), "--red-cell-px", "9", "--um-per-px", "1"]) == 2
 
 
-def test_the_colour_rule_serves_until_there_is_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_without_its_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(finding, "DEFAULT_MODEL", tmp_path / "none.tflite")
-    found = finding.open_finder().find(draw([((300, 120), 0.8)], SOME_RED))
-    assert isinstance(found, Found) and found.scale.source == "assumed"
-    assert len(found.cells) == 1 and found.cells[0].nc_ratio is None
-    assert set(np.unique(found.mask())) == {0, 255}
+    with pytest.raises(BundleError):
+        finding.open_finder()

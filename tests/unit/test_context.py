@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeall.console.progress import Progress
-from edgeall.edge_runtime.errors import DataError
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.edge_runtime.vision.colour_rule import ColourRule
 from edgeall.edge_runtime.vision.finder import CellFinder
 from edgeall.train.data.split import SplitEntry
 from edgeall.train.evaluation.context import context, context_text
@@ -79,18 +77,3 @@ def test_what_a_classifier_rests_on_is_found(
         assert found[name] <= 0.5 if name in fails else found[name] == 1.0, name
     assert found["follows_background"] == (1.0 if follows else 0.0)
     assert "background of another class" in context_text(found)
-
-
-def test_without_a_segmentation_model_it_is_refused(fields: tuple[Path, list[SplitEntry]]) -> None:
-    folder, entries = fields
-    with pytest.raises(DataError, match="segmentation model") as error:
-        context(
-            lambda images: np.zeros((len(images), 2), np.float32),
-            SPEC,
-            folder,
-            entries,
-            ("A", "B"),
-            ColourRule(),
-            Progress(quiet=True),
-        )
-    assert "--cell-model" in error.value.hint

@@ -26,7 +26,7 @@ from edgeall.edge_runtime.pipeline import prediction
 from edgeall.edge_runtime.preprocess import preprocess
 from edgeall.edge_runtime.tools.device import rss_bytes
 from edgeall.edge_runtime.vision.cells import crop
-from edgeall.edge_runtime.vision.colour_rule import find_cells
+from edgeall.edge_runtime.vision.finder import open_finder
 from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.rig import recorder, snapshot
 from edgeall.rig.capture.camera import open_camera
@@ -90,7 +90,7 @@ def test_a_model_of_cells_judges_each_whole_cell(
     live = until(make(bundle=bundle), lambda live: len(live.cells) > 1)
     assert live.picture is not None
     pixels, classifier = live.picture.frame.pixels, Classifier.open(bundle, threads=1)
-    whole = [cell for cell in find_cells(pixels) if not cell.touches_border]
+    whole = [cell for cell in open_finder().find(pixels).cells if not cell.touches_border]
     by_hand = [
         prediction(classifier, "", classifier.infer(crop(Image.fromarray(pixels), cell.box, classifier.input)))
         for cell in whole

@@ -20,7 +20,7 @@ from ...console.tables import percent, table
 from ...edge_runtime.errors import DataError
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.preprocess import InputSpec, preprocess
-from ...edge_runtime.vision.finder import CellFinder, Finder
+from ...edge_runtime.vision.finder import Finder
 from ..data.probes import CORNER
 from ..data.split import SplitEntry
 
@@ -89,7 +89,7 @@ def context(
         folder: the paths of the entries are relative to it.
         entries: labelled images that it was not trained on.
         labels: its classes.
-        finder: finds the cells; it must know whole cells.
+        finder: finds the cells.
         progress: receives the progress bar.
         seed: of the choice of backgrounds.
 
@@ -100,11 +100,9 @@ def context(
         given the class of their background.
 
     Raises:
-        DataError: the finder knows nuclei alone, or there is one class only.
+        DataError: there is one class only.
         ImageError: an image cannot be read.
     """
-    if not isinstance(finder, CellFinder):
-        raise DataError("--context needs a segmentation model of cells", hint="give one with --cell-model")
     truth = np.array([labels.index(entry.label) for entry in entries])
     donors = _of_other_classes(truth, seed)
     fields = []
