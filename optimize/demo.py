@@ -24,6 +24,9 @@ from .quantize import quantize_classifier
 IMAGES = 960
 EPOCHS = 24
 SEED = 7
+NETWORK: dict[str, Any] = {"model": "mobilenet_v2", "alpha": 0.35, "input_size": 96}
+BENCH_S = 2.0
+"""Duration of each timed loop, seconds: hundreds of queries."""
 SCHEMES = ("float32", "ptq-int8", "qat-int8")
 
 
@@ -53,15 +56,14 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
     settings = TrainSettings(
         data=drawn / "manifest.csv",
         out=run,
-        alpha=0.35,
         weights="none",
-        input_size=96,
         epochs_head=0,
         epochs_finetune=epochs,
         patience=epochs,
         lr_finetune=3e-3,
         augment="light",  # in minutes a network cannot learn the changes of every microscope
         cache_dir=out / "cache",
+        **NETWORK,
     )
     facts = _finished(settings) or train(replace(settings, force=True), progress)
     rows = []
@@ -69,7 +71,7 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
         model = run / f"{scheme}.tflite"
         config = QuantizeConfig(run, scheme, model, force=True, cache_dir=out / "cache")
         quantized = quantize_classifier(config, progress)
-        figures = bench(model, BenchConfig(images=drawn))
+        figures = bench(model, BenchConfig(images=drawn, seconds=BENCH_S))
         rows.append(
             {
                 "scheme": scheme,

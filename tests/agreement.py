@@ -50,6 +50,18 @@ def least_agreement(probabilities: ArrayLike, rounding: float) -> float:
     return float(1 - undecided(probabilities, rounding).mean())
 
 
+def calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """The expected calibration error by its definition: 15 bins (low, high] of equal width, each weighed by its images.
+
+    Args:
+        confidence: the highest probability of each image, ``(images,)``.
+        correct: whether its label is right, ``(images,)``.
+    """
+    sure, right = np.asarray(confidence, float), np.asarray(correct, float)
+    bins = [(number / 15 < sure) & (sure <= (number + 1) / 15) for number in range(15)]
+    return float(sum(one.mean() * abs(right[one].mean() - sure[one].mean()) for one in bins if one.any()))
+
+
 def with_builtin_kernels(model: Path) -> Classifier:
     """A packed model on LiteRT's own kernels instead of XNNPACK's.
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A process for each core: two threads of TensorFlow in each would spend their time waiting for each other.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
 pytest_plugins = ["fixtures_models", "fixtures_rig", "fixtures_run", "fixtures_ssh"]
 
 ROOT = Path(__file__).resolve().parent.parent

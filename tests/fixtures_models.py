@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fixture_seed import SEED
 from PIL import Image
+from shared import once
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import decode_rgb
@@ -23,6 +24,8 @@ from edgeall.edge_runtime.segmenter import Segmenter
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 SPEC = InputSpec(32, 48)
+PER_CLASS = 60
+"""Images of a class that `smear_bundle` sees."""
 
 
 def grainy_image(seed: int, size: tuple[int, int] = (75, 60)) -> Image.Image:
@@ -93,8 +96,18 @@ def convert(model: Any, scheme: str, representative: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny_flatbuffers() -> dict[str, bytes]:
+def tiny_flatbuffers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Converted models by kind: uint8, int8, float32, dynamic; logits and sigmoid (float32) end in those."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for kind, flatbuffer in _converted().items():
+            (folder / kind).write_bytes(flatbuffer)
+
+    return {path.name: path.read_bytes() for path in once(tmp_path_factory, "flatbuffers", make).iterdir()}
+
+
+def _converted() -> dict[str, bytes]:
     from edgeall.models.keras_compat import keras
 
     layers = keras.layers
@@ -192,11 +205,15 @@ def tiny_segmenter(pack_masks: Callable[..., Path], tmp_path_factory: pytest.Tem
 def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed int8 MobileNetV2 0.35 at 224 that knows the four classes tolerably.
 
-    A linear head on the pretrained backbone's features of 160 images a class, then post-training quantization; or
-    the packed model that EDGEALL_TEST_MODEL names, such as one that `benchmarks/all4.py` has made.
+    A linear head on the pretrained backbone's features of `PER_CLASS` images a class, then post-training quantization;
+    or the packed model that EDGEALL_TEST_MODEL names, such as one that `benchmarks/all4.py` has made.
     """
     if given := os.environ.get("EDGEALL_TEST_MODEL"):
         return Path(given)
+    return once(tmp_path_factory, "smear", lambda folder: _smear_model(test_data, folder)) / "model.tflite"
+
+
+def _smear_model(data: Path, folder: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     from edgeall.edge_runtime.preprocess import load_input, normalize
@@ -208,23 +225,23 @@ def smear_bundle(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from edgeall.optimize.packaging.pack import pack
 
     spec = InputSpec(224, 224)
-    files = [(file, index) for index, label in enumerate(LABELS) for file in _every(test_data / "all4" / label, 160)]
+    files = [(file, index) for index, label in enumerate(LABELS) for file in _every(data / "all4" / label, PER_CLASS)]
     pixels = np.stack([load_input(file, spec) for file, _ in files])
-    weights = str(test_data / "weights" / "mobilenet_v2_0.35_no_top.h5")
+    weights = str(data / "weights" / "mobilenet_v2_0.35_no_top.h5")
     backbone = registry.get("mobilenet_v2").build(registry.BuildArgs(224, 224, 0.35, weights))
     images = normalize(pixels, spec)
     features = backbone.predict(images, batch_size=32, verbose=0)
     probe = LogisticRegression(C=0.1, max_iter=2000).fit(features, [index for _, index in files])
     model = add_head(backbone, len(LABELS), 0.0)
     model.get_layer("logits").set_weights([probe.coef_.T, probe.intercept_])
-    flatbuffer = convert(model, "uint8", images[::6])
+    flatbuffer = convert(model, "uint8", images[::4])
     keras.backend.clear_session()
 
     classifier = Classifier.from_flatbuffer(flatbuffer, LABELS, spec)
     golden = choose_golden(classifier, (Image.fromarray(image) for image in pixels[::5]))
     filled = manifest(name="smear", input=spec, golden={"source": "train side of all4"})
-    out = tmp_path_factory.mktemp("smear") / "model.tflite"
-    return pack(flatbuffer, filled, golden, model_card(filled), out)
+    folder.mkdir()
+    pack(flatbuffer, filled, golden, model_card(filled), folder / "model.tflite")
 
 
 def _every(folder: Path, count: int) -> list[Path]:

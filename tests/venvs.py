@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -44,7 +45,22 @@ def unavailable(reason: str) -> NoReturn:
 
 def run(command: Sequence[str | Path], cwd: Path | None = None, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a program away from this environment's settings; fail with all its output on another exit status."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
     assert result.returncode == status, f"{command}: status {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
+
+
+def environment() -> dict[str, str]:
+    """The environment variables without those of this virtual environment."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    """The next line that a process prints; empty when it ends, or hangs and is killed."""
+    assert process.stdout is not None
+    patience = threading.Timer(HANG_S, process.kill)
+    patience.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        patience.cancel()

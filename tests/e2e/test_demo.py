@@ -8,11 +8,14 @@ import pytest
 from scipy.stats import binomtest
 
 from edgeall.console.progress import Progress
+from edgeall.optimize import demo as module
 from edgeall.optimize.demo import SCHEMES, demo
 
 
-def test_the_demo_goes_through(tmp_path: Path) -> None:
-    """Every step, with too few images and epochs to learn anything."""
+def test_the_demo_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step, with too few images and epochs to learn anything, and a network that is made in seconds."""
+    monkeypatch.setattr(module, "NETWORK", {"model": "basic_cnn", "input_size": 32})
+    monkeypatch.setattr(module, "BENCH_S", 0.1)
     result = demo(tmp_path, Progress(quiet=True), images=128, epochs=1)
     assert [row["scheme"] for row in result["rows"]] == list(SCHEMES)
     assert result["split_level"] == "subject"

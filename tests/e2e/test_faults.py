@@ -142,7 +142,8 @@ def test_two_trainings_with_one_out_end_with_one_run(synthetic_fields: Path, tmp
         "--model",
         "basic_cnn",
     ]
-    command += ["--weights", "none", "--input-size", "32", "--epochs-finetune", "2", "--cache-dir", str(tmp_path / "c")]
+    command += ["--weights", "none", "--input-size", "32", "--augment", "none", "--epochs-finetune", "1"]
+    command += ["--cache-dir", str(tmp_path / "c")]
     rates = ("0.002", "0.003")
     both = [
         subprocess.Popen(

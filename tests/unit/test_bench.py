@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_measures_what_the_design_lists(tiny_bundle: Path, labelled: tuple[Path,
     assert result["threads"] == 2
     assert result["model_sha256"] == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
     assert result["problems"] == []
-    assert result["device"]["machine"] == describe_device()["machine"]
+    assert result["device"]["machine"] == platform.machine()
     assert list(result["stages"]) == list(STAGES)
     for times in result["stages"].values():
         assert 0 < times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
@@ -184,7 +185,7 @@ def test_device_is_described() -> None:
     assert device["cores"] >= 1
     assert device["memory_bytes"] > 100e6
     assert device["runtime"].startswith("ai-edge-litert ")
-    assert json.dumps(device)
+    assert json.loads(json.dumps(device)) == device
 
 
 def test_float_models_are_measured_too(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:

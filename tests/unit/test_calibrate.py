@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fixtures_models import manifest
 
-from edgeall import cli
 from edgeall.console.progress import Progress
-from edgeall.edge_runtime.bundle import open_bundle
-from edgeall.edge_runtime.calibration import FLOOR, apply_temperature, temperature_of
-from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.calibration import FLOOR, apply_temperature
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.manifest import parse_manifest
-from edgeall.edge_runtime.pipeline import classify
 from edgeall.optimize.quantization.calibrate import (
     REVIEW_BUDGET,
     TEMPERATURES,
@@ -26,15 +20,9 @@ from edgeall.optimize.quantization.calibrate import (
     fit_temperature,
     review_rule,
 )
-from edgeall.optimize.quantization.config import QuantizeConfig
-from edgeall.optimize.quantization.mild import STRENGTH
-from edgeall.optimize.quantize import quantize
-from edgeall.train.data.split import load_split
-from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.metrics import expected_calibration_error
 
 QUIET = Progress(quiet=True)
-WRONG = ("wrong", "wrong_reviewed", "wrong_not_reviewed")
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -191,70 +179,9 @@ def test_rules_that_cannot_be_meant(positive: Any, sensitivity: Any, budget: Any
         review_rule(np.eye(4, dtype=np.float32), np.arange(4), positive, sensitivity, budget)
 
 
-def test_run_and_evaluate_speak_of_calibrated_probabilities(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
-    out = tmp_path / "model.tflite"
-    config = QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir)
-    summary = quantize(config, QUIET).to_json()
-    bundle = open_bundle(out)
-    assert bundle.manifest is not None
-    temperature = temperature_of(bundle.manifest)
-    assert temperature == summary["calibration"]["temperature"] != 1.0
-    classifier = Classifier.open(out)
-    found = list(classify(classifier, [str(tiny_settings.data)]))
-    below = bundle.manifest.decision["review_below"]
-    strange = [item.novelty is not None and item.novelty > 1 for item in found]
-    assert [item.review for item in found] == [
-        item.probability < below or new for item, new in zip(found, strange, strict=True)
-    ]
-    split = load_split(tiny_run / "split.json")
-    kept = {str(tiny_settings.data / entry.path) for entry in split.subset("validation")}
-    sent = [item.review for item in found if item.image in kept]
-    assert bundle.manifest.decision["reviewed_unchanged"] == pytest.approx(np.mean(sent))
-    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET)
-    assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
-    of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.subset("test")}
-    said = [(item.probability, item.label == of_test[item.image]) for item in found if item.image in of_test]
-    ece = expected_calibration_error(np.array([row[0] for row in said]), np.array([row[1] for row in said]))
-    assert metrics["ece"] == pytest.approx(ece, abs=1e-6)
-
-
 @pytest.mark.parametrize("temperature", [0, -1, "warm", 1e9])
 def test_a_temperature_that_cannot_be_is_refused(temperature: Any) -> None:
     document = json.loads(manifest(flatbuffer_sha256="0" * 64, flatbuffer_bytes=1).to_json())
     document["calibration"] = {"temperature": temperature}
     with pytest.raises(BundleError, match="temperature"):
         parse_manifest(json.dumps(document).encode(), "model.tflite")
-
-
-def test_quantize_without_an_option_packs_a_rule_fitted_on_changed_images_too(tiny_models: dict[str, Any]) -> None:
-    summary = tiny_models["ptq-int8"]
-    manifest = open_bundle(summary["out"]).manifest
-    assert manifest is not None
-    assert manifest.decision == summary["decision"] and manifest.calibration == summary["calibration"]
-    decision, fitted = manifest.decision, manifest.calibration
-    assert (decision["rule"], decision["target"]) == ("review_budget", REVIEW_BUDGET)
-    assert 0 < decision["review_below"] < 1
-    assert 0 <= decision["reviewed_unchanged"] <= 1
-    assert (fitted["changed_strength"], fitted["changed_images"] % fitted["images"]) == (STRENGTH, 0)
-    review = summary["review"]
-    assert {key: manifest.metrics[key] for key in WRONG} == {key: review[key] for key in WRONG}
-    card = zipfile.ZipFile(summary["out"]).read("MODEL_CARD.md").decode()
-    assert f"Of its {review['wrong']} wrong predictions {review['wrong_reviewed']} are sent to review" in card
-    page = Path(summary["report"]).read_text(encoding="utf-8")
-    assert f"{review['wrong_reviewed']} of {review['wrong']} sent to review" in page
-
-
-def test_the_program_sets_the_rule_too_and_0_leaves_what_is_unfamiliar(
-    tiny_run: Path, tiny_settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def packed(*options: str) -> Any:
-        words = ["quantize", str(tiny_run), "--scheme", "ptq-int8", "--out", str(tmp_path / "m.tflite"), "--force"]
-        assert cli.main([*words, "--cache-dir", str(tiny_settings.cache_dir), "--json", *options]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    default, off = packed(), packed("--review-budget", "0")
-    assert default["decision"]["target"] == REVIEW_BUDGET
-    assert default["review"]["below"] == default["decision"]["review_below"]
-    assert off["decision"] == {} and off["review"]["below"] is None
-    assert off["review"]["reviewed"] == off["review"]["unfamiliar"] <= default["review"]["reviewed"]
-    assert off["calibration"] == default["calibration"], "drawn from the run's seed"

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,9 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import review_reason
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.images import find_images
 from edgeall.edge_runtime.ood import distance, ood_score, read_ood_detector, roots
-from edgeall.edge_runtime.pipeline import classify, classify_one
-from edgeall.edge_runtime.preprocess import load_input
+from edgeall.edge_runtime.pipeline import classify
 from edgeall.optimize.quantization.novelty import CLEAN_SHARE, fit_novelty
-from edgeall.train.data.split import load_split
 
 FEATURES = 96
 
@@ -106,42 +101,3 @@ def test_a_model_of_one_output_is_silent_about_it(tiny_bundle: Path, tmp_path: P
     image.write_bytes(png(grainy_image(1)))
     (found,) = classify(Classifier.open(tiny_bundle), [image])
     assert (found.novelty, found.reason, found.units) == (None, None, None)
-
-
-SCHEMES = ["float32", "float16", "dynamic", "ptq-int8", "qat-int8"]
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_quantize_fits_it(scheme: str, tiny_run: Path, tiny_models: dict[str, Any], synthetic_fields: Path) -> None:
-    """With the features of the file, on the validation subset; images above the threshold are sent to review.
-
-    These images depend on the training, so the test moves the threshold to the middle of the test images.
-    """
-    model = Path(tiny_models[scheme]["out"])
-    classifier = Classifier.open(model, threads=1)
-    manifest = open_bundle(model).manifest
-    assert manifest is not None and manifest.novelty == tiny_models[scheme]["novelty"]
-    assert classifier.ood_detector is not None
-    sides = load_split(tiny_run / "split.json")
-    threshold, rounding = classifier.ood_detector.threshold, 1e-5  # the threshold is the distance of one of them
-    kept = [classify_one(classifier, str(synthetic_fields / entry.path)) for entry in sides.subset("validation")]
-    strange = [one.novelty is not None and one.novelty > 1 + rounding / threshold for one in kept]
-    assert manifest.novelty["reviewed"] == pytest.approx(np.mean(strange))
-    assert manifest.novelty["reviewed"] <= CLEAN_SHARE
-    own = [*map(str, find_images(synthetic_fields))][::4]
-    features = []
-    for path in own:
-        answer = classifier.infer(load_input(path, classifier.input))
-        assert answer.units is not None
-        features.append(classifier.pooled(answer.units))
-    apart = distance(np.stack(features), classifier.ood_detector)
-    middle = float(np.median(apart))
-    classifier.ood_detector = replace(classifier.ood_detector, threshold=middle)
-    found = [classify_one(classifier, path) for path in own]
-    np.testing.assert_allclose([one.novelty for one in found], apart / middle, rtol=1e-3, atol=rounding / middle)
-    assert [one.reason == "unfamiliar" for one in found] == [
-        one.novelty is not None and one.novelty > 1 for one in found
-    ]
-    assert 0 < sum(one.reason == "unfamiliar" for one in found) < len(found)
-    line = json.loads(json.dumps(next(one for one in found if one.review).as_json()))
-    assert line["reason"] == "unfamiliar" and line["novelty"] > 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +11,6 @@ from sklearn.calibration import calibration_curve
 
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.calibration import apply_temperature
-from edgeall.optimize.quantization.config import QuantizeConfig
-from edgeall.optimize.quantize import quantize
-from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.evaluation.metrics import ECE_BINS, compute_metrics
 from edgeall.train.evaluation.reliability import POINTS, reliability, reliability_report, review, risk_coverage
 from edgeall.train.evaluation.text import metrics_text
@@ -122,32 +117,3 @@ def test_the_page_shows_both_diagrams_and_where_the_threshold_lies(
     assert html.count('src="data:image/png;base64,') == 2
     assert "http://" not in html and "https://" not in html and "<script" not in html
     assert ("after calibration error" in html) == (temperature is not None)
-
-
-def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
-    tiny_run: Path, tiny_settings: Any, tmp_path: Path
-) -> None:
-    out = tmp_path / "model.tflite"
-    config = QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.3, cache_dir=tiny_settings.cache_dir)
-    summary = quantize(config, QUIET).to_json()
-    page = Path(summary["report"])
-    assert page == tmp_path / "model.report.html"
-    html = page.read_text(encoding="utf-8")
-    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET)
-    for key in ("reliability", "risk_coverage", "review"):
-        assert metrics[key] == summary[key], "measured twice, through two code paths"
-    assert metrics["reliability"]["before"]["bins"] != metrics["reliability"]["after"]["bins"]
-    assert metrics["ece"] == pytest.approx(metrics["reliability"]["after"]["ece"])
-    assert f"Sent to review: {metrics['review']['reviewed']:.4f}" in html
-    manifest = json.loads(zipfile.ZipFile(out).read("edgeall.json"))
-    assert manifest["metrics"]["aurc"] == metrics["risk_coverage"]["aurc"]
-    assert manifest["metrics"]["reviewed"] == metrics["review"]["reviewed"]
-    assert manifest["metrics"]["ece_uncalibrated"] == metrics["reliability"]["before"]["ece"]
-    assert "per_subject" not in json.dumps(manifest), "names of people don't travel"
-
-
-def test_a_run_is_shown_as_it_is_not_calibrated(tiny_run: Path, tiny_settings: Any) -> None:
-    found = evaluate(tiny_run, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)
-    assert found["reliability"]["after"] is None and found["review"] is None
-    assert found["reliability"]["before"]["ece"] == pytest.approx(found["ece"])
-    assert "calibration" in metrics_text(found)

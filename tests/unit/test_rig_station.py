@@ -167,7 +167,7 @@ def test_a_replay_waits_for_a_slide_and_gives_it_every_frame(
     live = until(station, lambda live: quality_light(live)[1] == "Replay waiting")
     assert live.status == "judged" and live.picture is not None  # its first frame is shown
     assert live.notes == (f"replay of {folder} waits for the start of a slide",)
-    time.sleep(0.5)
+    until(station, lambda later: later.number > live.number + 5)  # none of its other frames is used up meanwhile
     first = station.start_session(NOTES)
     until(station, lambda live: record.session(first).frames >= 2)
     station.end_session()
@@ -188,9 +188,11 @@ def test_a_folders_images_wait_while_nothing_can_be_recorded(
 ) -> None:
     folder, add_frame, failing = tmp_path / "in", Record.add_frame, threading.Event()
     folder.mkdir()
+    refused: list[Any] = []
 
     def add(self: Record, *given: Any) -> int:
         if failing.is_set():
+            refused.append(given)
             raise RecordError("the disk is away")
         return add_frame(self, *given)
 
@@ -208,7 +210,8 @@ def test_a_folders_images_wait_while_nothing_can_be_recorded(
     for number in range(1, 15):  # more than the queue holds
         put(number)
     until(station, lambda live: "nothing is recorded: the disk is away" in live.problems)
-    time.sleep(0.5)
+    tries = len(refused)
+    until(station, lambda live: len(refused) > tries + 3)
     failing.clear()
     until(station, lambda live: len(record.frames(session, limit=None)) == 14)
     found = [frame.row for frame in reversed(record.frames(session, limit=None))]
@@ -531,11 +534,12 @@ def test_outputs_that_are_not_numbers_are_a_fault_not_a_label(
 def test_a_camera_that_fails_leaves_no_picture_to_capture_and_is_recorded(
     make: Callable[..., Station], slide: Slide, record: Record
 ) -> None:
-    broken = threading.Event()
+    broken, tries = threading.Event(), []
 
     class Breaking(Stills):
         def read(self, timeout_s: float) -> Frame:
             if broken.is_set():
+                tries.append(self)
                 raise CameraError("camera: unplugged")
             return super().read(timeout_s)
 
@@ -548,14 +552,17 @@ def test_a_camera_that_fails_leaves_no_picture_to_capture_and_is_recorded(
     with pytest.raises(StationError, match="no picture of this slide"):
         station.capture()
     until(station, lambda later: later.number > live.number + 2)  # viewers still get snapshots
-    time.sleep(0.2)
+    until(station, lambda later: len(tries) > 6)
     broken.clear()
     until(station, lambda live: live.camera.state == "live" and live.problems == ())
-    time.sleep(0.2)
-    events = [event.detail for event in record.events() if event.kind == "camera"]
-    assert {event["state"] for event in events} == {"live", "reopening"}
-    assert all(event["fault"] == "camera: unplugged" for event in events[:-2])
-    assert len(events) < 6  # not one for each attempt
+
+    def events() -> list[Any]:
+        return [event.detail for event in reversed(record.events()) if event.kind == "camera"]
+
+    until(station, lambda live: [event["state"] for event in events()][-1:] == ["live"])
+    assert {event["state"] for event in events()} == {"live", "reopening"}
+    assert all(event["fault"] == "camera: unplugged" for event in events()[2:])
+    assert len(events()) < 6  # not one for each attempt
 
 
 def test_a_slow_disk_makes_judging_wait_but_not_the_watchdog(

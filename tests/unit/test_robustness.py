@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from agreement import calibration_error
 from fixture_seed import SEED
 from fixtures_models import LABELS, golden_for, manifest
 from PIL import Image
 
 from edgeall.console.progress import Progress
-from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import apply_temperature
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import ImageError, UsageError
+from edgeall.edge_runtime.errors import ImageError
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.ood import distance, read_ood_detector
 from edgeall.edge_runtime.parallel import Layout
@@ -27,15 +25,11 @@ from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.packaging.card import model_card
 from edgeall.optimize.packaging.pack import pack
-from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantization.convert import convert, with_second_output
 from edgeall.optimize.quantization.novelty import fit_novelty
-from edgeall.optimize.quantize import quantize
-from edgeall.train.data.split import SplitEntry, load_split
+from edgeall.train.data.split import SplitEntry
 from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
-from edgeall.train.evaluation.reliability import reliability
 from edgeall.train.evaluation.robustness import robustness, robustness_text
 from edgeall.train.reports.plots import plot_robustness
 
@@ -190,7 +184,9 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(
     rules = {"temperature": 1.7, "review_below": below}
     found = robustness(classifier, Layout(1, 1), synthetic_fields, entries, QUIET, ("underexposed",), **rules)
     cells = found["by_corruption"]["underexposed"]
-    assert cells["ece_by_severity"][3] == pytest.approx(reliability(rows, truth)["ece"])
+    assert cells["ece_by_severity"][3] == pytest.approx(
+        calibration_error(rows.max(axis=1), rows.argmax(axis=1) == truth), abs=1e-6
+    )
     assert cells["reviewed_by_severity"][3] == pytest.approx(((rows.max(axis=1) < below) | strange).mean())
     assert cells["reviewed_by_severity"][3] > 0
     assert found["reviewed_mean"] == pytest.approx(np.mean(cells["reviewed_by_severity"]))
@@ -205,35 +201,3 @@ def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:
     _, classifier, entries = measured
     with pytest.raises(ImageError, match=entries[0].path):
         robustness(classifier, Layout(1, 1), tmp_path, entries[:1], QUIET, ("jpeg",))
-
-
-def test_quantize_writes_mean_and_worst_into_the_file(
-    tiny_run: Path, tiny_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = partial(robustness, kinds=("jpeg", "underexposed"))
-    monkeypatch.setattr("edgeall.optimize.tasks.classification.robustness", few)
-    out = tmp_path / "model.tflite"
-    folder = tiny_settings.cache_dir
-    asked = {"robust": True, "review_budget": 0.2}
-    found = quantize(QuantizeConfig(tiny_run, "ptq-int8", out, **asked, cache_dir=folder), QUIET).robustness
-    assert found is not None
-    bundle = open_bundle(out)
-    assert bundle.manifest is not None
-    metrics = bundle.manifest.metrics
-    assert (metrics["robust_accuracy_mean"], metrics["robust_accuracy_worst"]) == (found["mean"], found["worst"])
-    assert (metrics["robust_ece_mean"], metrics["robust_ece_worst"]) == (found["ece_mean"], found["ece_worst"])
-    assert metrics["robust_reviewed_mean"] == found["reviewed_mean"]
-    assert metrics["robust_wrong_not_reviewed_mean"] == found["wrong_not_reviewed_mean"]
-    card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
-    assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
-    assert f"calibration error is then {found['ece_mean']:.4f} on average" in card
-    assert f"sent to review: {100 * found['reviewed_mean']:.1f} % of the images" in card
-    assert 'alt="Accuracy under corruption' in out.with_suffix(".report.html").read_text(encoding="utf-8")
-    split = load_split(tiny_run / "split.json")
-    again = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json", robust=False), QUIET)
-    assert "robustness" not in again and again["images"] == len(split.subset("test")) == found["images"]
-
-
-def test_a_run_is_not_what_a_device_runs(tiny_run: Path) -> None:
-    with pytest.raises(UsageError, match="--robustness requires a model file"):
-        evaluate(tiny_run, EvaluateSettings(robust=True), QUIET)

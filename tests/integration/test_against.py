@@ -12,8 +12,6 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.preprocess import load_input
-from edgeall.optimize.quantization.config import QuantizeConfig
-from edgeall.optimize.quantize import quantize
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import scan
@@ -27,14 +25,9 @@ from edgeall.train.evaluation.metrics import mcnemar
 QUIET = Progress(quiet=True)
 
 
-@pytest.fixture(scope="module")
-def models(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("two")
-    found = {}
-    for scheme, rule in (("float32", {}), ("ptq-int8", {"review_budget": 0.2})):
-        found[scheme] = folder / f"{scheme}.tflite"
-        quantize(QuantizeConfig(tiny_run, scheme, found[scheme], **rule, cache_dir=tiny_settings.cache_dir), QUIET)
-    return found
+@pytest.fixture
+def models(tiny_models: dict[str, Any]) -> dict[str, Path]:
+    return {scheme: Path(tiny_models[scheme]["out"]) for scheme in ("float32", "ptq-int8")}
 
 
 def test_two_files_are_compared_on_the_same_images(models: dict[str, Path], tiny_run: Path, tiny_settings: Any) -> None:

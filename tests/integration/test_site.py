@@ -14,8 +14,6 @@ from PIL import Image
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, UsageError
 from edgeall.edge_runtime.images import open_rgb
-from edgeall.optimize.quantization.config import QuantizeConfig
-from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
 from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
@@ -47,14 +45,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tiny_run: Path, tiny_models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed model with its split.json and run.json in the same folder."""
     folder = tmp_path_factory.mktemp("packed")
-    out = folder / "model.tflite"
-    quantize(QuantizeConfig(tiny_run, "ptq-int8", out, review_budget=0.2, cache_dir=tiny_settings.cache_dir), QUIET)
     for name in ("split.json", "run.json"):
         shutil.copy(tiny_run / name, folder)
-    return out
+    return Path(shutil.copy(tiny_models["ptq-int8"]["out"], folder / "model.tflite"))
 
 
 def test_a_site_is_compared_with_the_own_test_subset(

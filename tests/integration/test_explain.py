@@ -1,3 +1,5 @@
+"""Feature maps: they add up to the logits, change no answer, and are drawn over the image."""
+
 from __future__ import annotations
 
 import io
@@ -9,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import UsageError
@@ -19,24 +20,7 @@ from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.explain import Explainer, dense_head, evidence, overlay, overlay_renderer
 from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.edge_runtime.tools.inspect import inspect_model
-
-SCHEMES = ["float32", "float16", "dynamic", "ptq-int8", "qat-int8"]
-
-
-@pytest.fixture(scope="session")
-def explained(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`tiny_run` with a feature map, in every scheme."""
-    from edgeall.optimize.quantization.config import QuantizeConfig
-    from edgeall.optimize.quantize import quantize
-
-    folder = tmp_path_factory.mktemp("explained")
-    made = {}
-    for scheme in SCHEMES:
-        made[scheme] = folder / f"{scheme}.tflite"
-        cached = tiny_settings.cache_dir
-        config = QuantizeConfig(tiny_run, scheme, made[scheme], epochs=1, explain=True, cache_dir=cached)
-        quantize(config, Progress(quiet=True))
-    return made
+from edgeall.optimize.quantization.convert import SCHEMES
 
 
 def some_of(folder: Path) -> list[Path]:
