@@ -179,14 +179,14 @@ def record_backup(folder: Path, out: Path, json: bool) -> None:
 
 @command("restore", record)
 @click.argument("backup", type=FILE)
-@click.option("--record", "folder", type=FILE, required=True, metavar="DIR", help="New or empty folder of the record.")
+@click.option("--record", type=FILE, required=True, metavar="DIR", help="New or empty folder of the record.")
 @JSON
-def record_restore(backup: Path, folder: Path, json: bool) -> None:
+def record_restore(backup: Path, record: Path, json: bool) -> None:
     """Make a record from a backup, and verify both. `edgeall rig` then continues it."""
     from ..console.tables import record as facts
     from ..rig.record.backup import restore
 
-    found = restore(backup, folder)
+    found = restore(backup, record)
     print_result(found.to_json(), json, lambda: facts(found.to_json()))
 
 

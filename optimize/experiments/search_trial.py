@@ -17,6 +17,7 @@ from ...train.data.split import Split
 from ...train.run import train
 from ...train.run_folder import claim
 from ...train.runs import is_whole, load_run, read_history
+from ...train.settings import resolve
 from ..prune import prune
 from ..pruning.config import PruneConfig
 from ..quantization.config import QuantizeConfig
@@ -175,7 +176,7 @@ def _trained_run(search: Search, candidate: Candidate, on_epoch: OnEpoch) -> Pat
         return run
     settings = training_of(search.settings, candidate)
     if not run.exists():
-        claim(run, settings.as_json(), search.split, search.facts)
+        claim(run, resolve(settings).as_json(), search.split, search.facts)
     train(settings, search.progress, on_epoch=on_epoch, evaluated=EVALUATED)
     return run
 

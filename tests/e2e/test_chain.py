@@ -40,6 +40,7 @@ from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
 from edgeall.train.prepare import prepare
 from edgeall.train.run import train
+from edgeall.train.settings import resolve
 
 QUIET = Progress(quiet=True)
 
@@ -510,8 +511,9 @@ def test_an_unfinished_run_is_not_continued_with_other_settings(tiny_settings: A
     out = tmp_path / "run"
     out.mkdir()
     settings = replace(tiny_settings, out=out)
-    (out / "settings.json").write_text(json.dumps({"edgeall_run": 1, "settings": settings.as_json()}))
-    with pytest.raises(UsageError, match="batch_size was 32, is 8"):
+    begun = {"edgeall_run": 1, "settings": resolve(settings).as_json()}
+    (out / "settings.json").write_text(json.dumps(begun))
+    with pytest.raises(UsageError, match=r"other settings \(batch_size was 32, is 8\)"):
         train(replace(settings, batch_size=8), QUIET)
 
 

@@ -189,7 +189,7 @@ def test_an_invalid_cluster_is_refused(config: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"batch_size": 33}, "shared equally by 2"), ({"epochs_finetune": 0}, "have nothing to share")],
+    [({"batch_size": 33}, "shared equally by 2"), ({"batch_size": 32, "epochs_finetune": 0}, "have nothing to share")],
 )
 def test_what_two_workers_cannot_share(changes: dict[str, int], message: str, tmp_path: Path) -> None:
     settings = TrainSettings(data=tmp_path, out=tmp_path, **changes)  # type: ignore[arg-type]

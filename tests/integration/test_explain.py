@@ -20,7 +20,7 @@ from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.explain import Explainer, dense_head, evidence, overlay, overlay_renderer
 from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.edge_runtime.tools.inspect import inspect_model
-from edgeall.optimize.quantization.convert import SCHEMES
+from edgeall.optimize.quantization.schemes import SCHEMES
 
 
 def some_of(folder: Path) -> list[Path]:

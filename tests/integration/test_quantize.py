@@ -28,9 +28,9 @@ from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.edge_runtime.vision.quality import Gate, thresholds_of, to_values
 from edgeall.optimize.quantization.calibrate import REVIEW_BUDGET
 from edgeall.optimize.quantization.config import QuantizeConfig
-from edgeall.optimize.quantization.convert import SCHEMES
 from edgeall.optimize.quantization.mild import STRENGTH
 from edgeall.optimize.quantization.novelty import CLEAN_SHARE
+from edgeall.optimize.quantization.schemes import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate

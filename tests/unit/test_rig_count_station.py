@@ -1,18 +1,23 @@
-"""The count of a real station: simulated stages, the real finder of cells, the model of the demo."""
+"""The count of a real station: simulated stages, the cells as drawn, the model of the demo."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures_rig import demo_classifier
 from stage import Point, Stage, StageCamera, stand, tour
 from venvs import HANG_S
 
+from edgeall.edge_runtime.vision.cells import Cell
+from edgeall.edge_runtime.vision.finder import Found
+from edgeall.edge_runtime.vision.scale import Scale, given_scale
 from edgeall.rig import recorder
 from edgeall.rig.capture.reconnecting import ReconnectingCamera
 from edgeall.rig.capture.slide import Slide, draw_slide
@@ -20,11 +25,33 @@ from edgeall.rig.record.chain import RecordError
 from edgeall.rig.record.check import check
 from edgeall.rig.record.record import Record
 from edgeall.rig.record.rows import Limits, SessionNotes
+from edgeall.rig.scales import CellSearch
 from edgeall.rig.station import Station
 
 NOTES = SessionNotes("S-1")
 VIEW = (1280, 960)
 STOPS: list[Point] = [(900, 0), (1500, 100), (1700, 700), (900, 600), (910, 20)]
+
+
+class DrawnCells:
+    """Finds the cells that were drawn: what is tested is the count, not how well a network was trained."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._numbers = {_digest(stage.pixels(number)): number for number in range(len(stage.path))}
+
+    def find(self, pixels: np.ndarray, scale: Scale | None = None, /) -> Found:
+        """See `edgeall.edge_runtime.vision.finder.Finder`."""
+        boxes = self._stage.boxes(self._numbers[_digest(pixels)])
+        cells = tuple(
+            Cell((a, b, c, d), ((a + c) / 2, (b + d) / 2), (c - a) * (d - b) // 2, False, (c - a) * (d - b), 0.9)
+            for a, b, c, d in boxes
+        )
+        return Found(cells, scale or given_scale(200.0), (), lambda: np.zeros(pixels.shape[:2], np.uint8))
+
+
+def _digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +72,8 @@ def station_on(record: Record, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     stations: list[Station] = []
 
     def start(stage: Stage, unit: str = "cell") -> Station:
-        station = Station(ReconnectingCamera(lambda: StageCamera(stage), stall_s=60.0), demo_classifier(), record)
+        camera = ReconnectingCamera(lambda: StageCamera(stage), stall_s=60.0)
+        station = Station(camera, demo_classifier(), record, search=CellSearch(record, DrawnCells(stage)))
         station._judge.unit = unit
         stations.append(station)
         station.start()

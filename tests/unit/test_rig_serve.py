@@ -6,12 +6,11 @@ import hashlib
 import io
 import json
 import os
-import signal
 import socket
 import ssl
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -211,47 +210,30 @@ def test_the_certificate_names_the_addresses_of_the_network(tmp_path: Path, monk
     assert "does not name 192.0.2.77" in tls.notes(8000)[2]
 
 
-def test_a_replay_for_a_script_begins_a_slide_and_ends_the_rig(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_replay_for_a_script_begins_a_slide_and_ends_the_rig(tmp_path: Path) -> None:
     images = tmp_path / "in"
     images.mkdir()
     for number in range(2):
         Image.fromarray(draw_slide(seed=number, size=(1400, 1000)).pixels[:960, :1280]).save(images / f"{number}.png")
-    given = [
-        "rig",
-        "--demo",
-        "--camera",
-        f"replay:{images}",
-        "--record",
-        str(tmp_path / "r"),
-        "--listen",
-        "127.0.0.1:0",
-    ]
-    with monkeypatched_sigterm():
-        assert cli.main([*given, "--slide", "S-1", "--exit-at-end"]) == 0
-    assert "S-1: ended with 2 frames; 0 files were skipped" in capsys.readouterr().err
+
+    def replay(sample: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgeall", "rig", "--demo", "--camera", f"replay:{images}", "--exit-at-end"]
+        command += ["--record", str(tmp_path / "r"), "--listen", "127.0.0.1:0", "--slide", sample]
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
+
+    done = replay("S-1")
+    assert done.returncode == 0, done.stderr
+    assert "S-1: ended with 2 frames; 0 files were skipped" in done.stderr
     with Record(tmp_path / "r", create=False) as record:
         (session,) = record.sessions()
         assert (session.notes.sample, session.frames, session.started_by) == ("S-1", 2, "command line")
         assert session.ended is not None
         record.reopen_session(session.id)
-    with monkeypatched_sigterm():
-        assert cli.main([*given, "--slide", "S-2", "--exit-at-end"]) == 2  # S-1 is open
-        assert "the slide S-1 is open" in capsys.readouterr().err
-        assert cli.main([*given, "--slide", "S-1", "--exit-at-end"]) == 0  # continues, and has all images already
+    refused = replay("S-2")
+    assert refused.returncode == 2 and "the slide S-1 is open" in refused.stderr
+    assert replay("S-1").returncode == 0  # continues, and has all images already
     with Record(tmp_path / "r", create=False) as record:
         assert record.session(session.id).frames == 2 and record.session(session.id).ended is not None
-
-
-@contextmanager
-def monkeypatched_sigterm() -> Iterator[None]:
-    """The rig's handler of SIGTERM must not stay in the test's process."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_only_a_replay_ends(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_bad_images_are_named_with_a_reason_and_left_out(root: Path) -> None:
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "A").mkdir()
     (tmp_path / "A" / "1.png").write_text("no image")
-    with pytest.raises(DataError, match="none of its 1 images can be read"):
+    with pytest.raises(DataError, match="none of its 1 images can be used"):
         look(tmp_path)
 
 

@@ -270,7 +270,7 @@ def test_a_split_is_saved_and_loaded(root: Path, tmp_path: Path) -> None:
         (lambda text: text.replace('"seed": 0', '"seed": "0"'), "not a split"),
         (lambda text: text.replace('"side":', '"page":', 1), "not a split"),
         (lambda text: text.replace('"side": "test"', '"side": "train"', 1), "changed since it was written"),
-        (lambda text: text.replace('"schema": 1', '"schema": 3'), "schema 3"),
+        (lambda text: text.replace('"schema": 1', '"schema": 4'), "schema 4"),
     ],
 )
 def test_a_malformed_split(root: Path, tmp_path: Path, change: object, message: str) -> None:

@@ -215,6 +215,7 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
         "packed": True,
         "golden": [],
         "manifest": {
+            "task": "classification",
             "name": EVIL,
             "created": EVIL,
             "intended_use": EVIL,
