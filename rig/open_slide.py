@@ -94,7 +94,7 @@ class OpenSlide:
                 session_id, asked = self.session_id, self.asked
                 ended = asked if session_id is None else session_id
                 if ended is None:
-                    raise StationError("no session is open", hint="start one first")
+                    raise StationError("no slide is open", hint="start one first")
                 self.session_id = self.asked = None
             flush()
             try:
@@ -108,7 +108,7 @@ class OpenSlide:
         """Start or reopen a slide by a row. What was seen or waited before does not belong to it."""
         with self._changing, self.queueing:
             if self.session_id is not None or self.asked is not None:
-                raise StationError("a session is open", hint="end it first")
+                raise StationError("a slide is open", hint="end it first")
             try:
                 self._seen.begin_slide()
             except OSError as error:

@@ -157,7 +157,7 @@ class Station:
         """End the slide after everything judged is recorded; returns the session's id.
 
         Raises:
-            StationError: no session is open.
+            StationError: no slide is open.
             RecordError: the end cannot be recorded; the slide stays open.
         """
         self._record_skipped()
@@ -167,7 +167,7 @@ class Station:
         """Record the frame that is shown now, with its image, whatever the gate decides; returns the frame's id.
 
         Raises:
-            StationError: no session is open, or no frame of it is shown: none came yet, the camera is lost, a replay
+            StationError: no slide is open, or no frame of it is shown: none came yet, the camera is lost, a replay
                 has ended.
             EdgeallError: as `Record.add_frame`.
         """

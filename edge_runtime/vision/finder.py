@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BundleError
+from ..masks import CLASSES, GREYS
 from ..segmenter import Segmenter
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
 from .scale import Scale, contradiction, measure_scale
 from .tiles import ClassMap, TileSegmenter, segment_field
 
-CLASSES = ("background", "cytoplasm", "nucleus")
-CYTOPLASM, NUCLEUS = 128, 255
-"""Values of a mask; the background is 0."""
+_, CYTOPLASM, NUCLEUS = GREYS
 MARGIN = 0.1
 """Margin of a cell's box, in red cell diameters."""
 DEFAULT_MODEL = Path(__file__).with_name("cells.tflite")

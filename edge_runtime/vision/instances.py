@@ -69,8 +69,8 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise EdgeallError(
-            "OpenCV is not installed: it finds the cells in a mask",
-            hint='pip install ".[cells]" in a checkout of edgeall',
+            "OpenCV is not installed: it finds and counts cells",
+            hint='pip install ".[cells]", or ".[rig]", in a checkout of edgeall',
         ) from error
     return cv2
 

@@ -70,5 +70,5 @@ class QuantizationTask(ABC):
 def of_run(facts: Mapping[str, Any]) -> QuantizationTask:
     """The task of a run, from the content of its ``run.json``."""
     name = training.of_run(facts).name
-    task: QuantizationTask = importlib.import_module(f"edgeall.optimize.tasks.{name}").TASK
+    task: QuantizationTask = importlib.import_module(f".{name}", __package__).TASK
     return task

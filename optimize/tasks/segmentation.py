@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ...models.keras_compat import keras
 from ...train.batches import Images, plain
 from ...train.evaluation.robustness import robustness_text
 from ...train.evaluation.text import metrics_text
-from ...train.segmentation.assess import KerasSegmenter, assess_images, figures
+from ...train.segmentation.assess import KerasSegmenter, Score, assess_images, figures
 from ...train.segmentation.batches import training_tiles, validation_tiles
 from ...train.segmentation.images import RED_CELL_PX, MaskedImages
 from ...train.segmentation.objective import OBJECTIVE
@@ -48,7 +48,7 @@ _UNUSED = ("target_sensitivity", "review_budget", "explain", "layer_report")
 """Settings that only classification has."""
 
 
-class SegmentationTask(QuantizationTask):
+class SegmentationQuantization(QuantizationTask):
     """See `QuantizationTask`."""
 
     name = "segmentation"
@@ -91,16 +91,18 @@ class SegmentationTask(QuantizationTask):
 
     def finish(self, job: Job, network: Folded, converted: Converted) -> SegmentationResult:
         segmenter = _open(job, converted.flatbuffer, f"{job.config.scheme} model")
-        measured = _verify(job, network, converted, segmenter)
+        job.progress.note(f"verifying {job.config.scheme} on {len(job.verified_images)} images")
+        scores = assess_images(segmenter, job.verified_images)
+        measured = _verify(job, network, converted, segmenter, scores)
         _check_drop(job, measured)
         measured["robustness"] = None
         if job.config.robust:
             measured["robustness"] = robustness_of_masks(segmenter, job.verified_images, job.progress)
         manifest = _pack(job, converted, segmenter, measured)
-        return _report(job, segmenter, measured, manifest)
+        return _report(job, segmenter, measured, manifest, [score.dice for score in scores])
 
 
-TASK = SegmentationTask()
+TASK = SegmentationQuantization()
 
 
 def _tiles(images: MaskedImages) -> Images:
@@ -118,18 +120,17 @@ def _open(job: Job, flatbuffer: bytes, name: str) -> Segmenter:
     return Segmenter.from_flatbuffer(flatbuffer, job.facts["labels"], job.spec, red_cell_px=RED_CELL_PX, name=name)
 
 
-def _verify(job: Job, network: Folded, converted: Converted, segmenter: Segmenter) -> dict[str, Any]:
+def _verify(
+    job: Job, network: Folded, converted: Converted, segmenter: Segmenter, scores: Sequence[Score]
+) -> dict[str, Any]:
     """The fields of the result: Dice of whole images by the device's code, and the agreement of the tiles."""
     images, subset, level = job.verified_images, job.config.subset, job.split.level
     pixels = _tiles(images).pixels
-    job.progress.note(f"verifying {job.config.scheme} on {len(images)} images")
     exact = segmenter
     if job.config.scheme != "float32":
         exact = _open(job, converted.float32, "float32 model")
-    found, reference = (
-        figures(assess_images(one, images), subset, level, job.seed)
-        for one in (segmenter, KerasSegmenter(network.folded, job.spec))
-    )
+    exact_scores = assess_images(KerasSegmenter(network.folded, job.spec), images)
+    found, reference = (figures(each, subset, level, job.seed) for each in (scores, exact_scores))
     return conversion_facts(job, network, converted) | {
         "test_images": len(images),
         "float_dice": reference["dice"],
@@ -188,7 +189,9 @@ def _pack(job: Job, converted: Converted, segmenter: Segmenter, measured: dict[s
     return manifest
 
 
-def _report(job: Job, segmenter: Segmenter, measured: dict[str, Any], manifest: Manifest) -> SegmentationResult:
+def _report(
+    job: Job, segmenter: Segmenter, measured: dict[str, Any], manifest: Manifest, dice: Sequence[float]
+) -> SegmentationResult:
     """The result, and the HTML report of a model that was verified on the test subset."""
     out = job.config.out
     report = out.with_suffix(".report.html") if job.config.subset == "test" else None
@@ -202,7 +205,7 @@ def _report(job: Job, segmenter: Segmenter, measured: dict[str, Any], manifest: 
         if result.robustness is not None:
             texts.append(("Under changes of the microscope", robustness_text(result.robustness)))
         images = job.verified_images
-        overlays = draw_overlays(segmenter, images, assess_images(segmenter, images))
+        overlays = draw_overlays(segmenter, images, dice)
         write_masks_report(report, f"{manifest.name}, {result.scheme}", texts, overlays, result.synthetic)
     return result
 

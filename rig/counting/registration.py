@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edge_runtime.errors import UsageError
+from ...edge_runtime.vision import instances
 
 WIDTH = 160
 """Longer side of the reduced image, pixels."""
@@ -62,12 +62,9 @@ class Shift:
 
 @cache
 def opencv() -> Any:
-    """The module ``cv2``. Raises UsageError if it is not installed."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise UsageError(f"counting cells requires OpenCV ({error})", hint='pip install "edgeall[rig]"') from error
-    cv2.setNumThreads(1)  # the threads of the interpreter need the cores
+    """OpenCV with one thread: the threads of the interpreter need the cores. Raises EdgeallError without it."""
+    cv2 = instances.opencv()
+    cv2.setNumThreads(1)
     return cv2
 
 

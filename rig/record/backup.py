@@ -56,7 +56,7 @@ def back_up(folder: Path, out: Path) -> Copied:
     database is replaced in one step, after the new one was copied whole.
 
     Raises:
-        RecordError: ``folder`` is no record, ``out`` is another record, or the copy is not intact.
+        RecordError: ``folder`` is not a record, ``out`` is another record, or the copy is not intact.
         UsageError: ``out`` has other files, or is inside the record.
         RecordFullError: the disk of ``out`` is full.
     """
@@ -73,7 +73,7 @@ def restore(backup: Path, folder: Path) -> Copied:
     """Make a record from a backup, verified before and after.
 
     Raises:
-        RecordError: the backup is no record or was altered, or the copy is not intact.
+        RecordError: the backup is not a record, or was altered, or the copy is not intact.
         UsageError: ``folder`` is not empty.
         RecordFullError: its disk is full.
     """

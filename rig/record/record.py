@@ -139,7 +139,7 @@ class Record(RecordReader):
     ) -> int:
         """Record a frame and, in the same step, its ``news`` of fields and cells; return the frame's id.
 
-        The images are written first. If there is no room for them, the frame is recorded without, with ``image_lost``.
+        The images are written first. Without room for them, only the frame is recorded, with ``image_lost``.
 
         Raises:
             RecordFullError: below `Limits.judging_bytes`, or the disk is full: nothing is recorded.

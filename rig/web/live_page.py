@@ -125,7 +125,7 @@ def pause(request: Request, rig: Rig) -> RedirectResponse:
 def take_back(request: Request, rig: Rig) -> RedirectResponse:
     """Take the last counted cell or field out of the count."""
     if rig.station.session_id is None:
-        raise StationError("no session is open", hint="start one first")
+        raise StationError("no slide is open", hint="start one first")
     take_back_last(rig.page.record, rig.station.session_id, rig.page.user(request).name)
     return RedirectResponse("/", 303)
 

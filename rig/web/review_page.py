@@ -202,7 +202,7 @@ def undo(
     reader = rig.page.user(request).name
     last = _last_by(reviewed_on(rig, session), reader)
     if last is None:
-        raise NotFoundError("there is no review of yours on this slide to undo")
+        raise NotFoundError("you have no review on this slide to undo")
     unit, said = last
     rig.page.record.withdraw_review(session, said.id, reader)
     return _to(session, queue, blind, unit[1])

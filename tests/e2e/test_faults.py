@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,9 @@ def test_two_trainings_with_one_out_end_with_one_run(synthetic_fields: Path, tmp
 def test_a_signal_ends_the_program_in_order(tmp_path: Path, number: signal.Signals) -> None:
     """`data synth` draws for longer than anybody waits; then the status of an interruption."""
     command = [*PROGRAM, "data", "synth", "--out", str(tmp_path / "drawn"), "--images", "100000", "--size", "64"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Under nohup the test inherits an ignored SIGHUP, which the program leaves alone.
+    usual = partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=usual) as process:
         while not list(tmp_path.glob("drawn/*/*.png")):
             assert process.poll() is None
             time.sleep(0.05)

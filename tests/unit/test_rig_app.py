@@ -85,7 +85,7 @@ def test_a_slide_begins_and_ends(rig: Rig, page: TestClient) -> None:
     assert (session.notes.sample, session.notes.notes, session.ended) == ("S-17", "a\nb", None)
     assert "S-17" in texts(page.get("/").text)
     again = page.post("/slides", data={"sample": "S-18"})
-    assert (again.status_code, "a session is open" in again.text) == (409, True)
+    assert (again.status_code, "a slide is open" in again.text) == (409, True)
     assert page.post("/slides/end").headers["location"] == f"/slides/{session.id}"
     assert rig.record.session(session.id).ended is not None
     assert page.post("/slides/end").status_code == 409

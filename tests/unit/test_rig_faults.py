@@ -150,7 +150,7 @@ def test_after_a_long_time_it_asks_before_it_goes_on(
     put(folder, "a.png", slide)
     live = until(station, lambda live: live.camera.frames == 1)
     assert (live.session_id, live.asked_session_id, quality_light(live)[1]) == (None, first, "Continue or new slide?")
-    with pytest.raises(StationError, match="a session is open"):
+    with pytest.raises(StationError, match="a slide is open"):
         station.start_session(NOTES)
     assert record.session(first).frames == 0
     assert station.continue_session("olga") == first

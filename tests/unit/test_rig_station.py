@@ -392,10 +392,10 @@ def test_without_judging_a_capture_is_kept_all_the_same(make: Callable[..., Stat
 
 def test_one_slide_at_a_time(make: Callable[..., Station]) -> None:
     station = make()
-    with pytest.raises(StationError, match="no session is open"):
+    with pytest.raises(StationError, match="no slide is open"):
         station.end_session()
     station.start_session(NOTES)
-    with pytest.raises(StationError, match="a session is open"):
+    with pytest.raises(StationError, match="a slide is open"):
         station.start_session(NOTES)
     with pytest.raises(UsageError, match="sometimes"):
         station.change_settings(Settings(save="sometimes"))

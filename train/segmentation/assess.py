@@ -244,6 +244,13 @@ def _of_laboratory(scores: Sequence[Score]) -> dict[str, Any]:
     return {"images": len(scores), **means, "nc_error": _median([one.nc_error for one in scores])}
 
 
+def read_dice(path: Path, subset: str) -> list[float]:
+    """`Score.dice` of every image of a subset, in order, from the file of `write_figures`."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["side"] == subset]
+    return [(float(row["dice_nucleus"]) + float(row["dice_cell"])) / 2 for row in rows]
+
+
 def write_figures(path: Path, scores: Mapping[str, Sequence[Score]]) -> None:
     """One row per image of every evaluated subset: path, side, and the fields of `Score` but the counts of pixels."""
     names = [field.name for field in fields(Score) if field.name not in ("path", "pixels")]

@@ -18,7 +18,7 @@ from ...edge_runtime.vision.tiles import TileSegmenter
 from ..evaluation.text import metrics_text
 from ..reports import plots
 from ..reports.page import jpeg_uri, png_uri, template
-from .assess import Score, answer_of
+from .assess import answer_of
 from .images import MaskedImages
 
 WORST, BEST = 8, 4
@@ -35,9 +35,9 @@ class Overlays:
     best: tuple[tuple[Image.Image, str], ...]
 
 
-def draw_overlays(segmenter: TileSegmenter, images: MaskedImages, scores: Sequence[Score]) -> Overlays:
-    """Draw the worst and the best images of a subset; ``scores`` are in the order of its entries."""
-    order = np.argsort([one.dice for one in scores], kind="stable").tolist()
+def draw_overlays(segmenter: TileSegmenter, images: MaskedImages, dice: Sequence[float]) -> Overlays:
+    """Draw the worst and the best images of a subset; ``dice`` is that of each, in order."""
+    order = np.argsort(dice, kind="stable").tolist()
     worst = order[: min(WORST, len(order))]
     best = order[len(worst) :][-BEST:][::-1]
 
@@ -49,7 +49,7 @@ def draw_overlays(segmenter: TileSegmenter, images: MaskedImages, scores: Sequen
         pair = np.hstack([np.asarray(outlined(image, classes)) for classes in (truth, found)])
         picture = Image.fromarray(pair)
         picture.thumbnail((2 * SIDE, SIDE))
-        return picture, f"{plain(entry.path)}: Dice {scores[index].dice:.4f}"
+        return picture, f"{plain(entry.path)}: Dice {dice[index]:.4f}"
 
     return Overlays(tuple(map(drawn, worst)), tuple(map(drawn, best)))
 

@@ -96,7 +96,7 @@ def get(name: str) -> Task:
     """A task by its name. Raises UsageError for an unknown one."""
     if name not in NAMES:
         raise UsageError(f"no task called {name!r}", hint=f"choose one of {', '.join(NAMES)}")
-    task: Task = importlib.import_module(f"edgeall.train.tasks.{name}").TASK
+    task: Task = importlib.import_module(f".{name}", __package__).TASK
     return task
 
 

@@ -114,12 +114,12 @@ class Segmentation(Task):
 
     def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
         from ..runs import read_history
-        from ..segmentation.assess import KerasSegmenter, assess_images
+        from ..segmentation.assess import KerasSegmenter, read_dice
         from ..segmentation.report import draw_overlays, write_run_report
 
         test = images["test"]
         segmenter = KerasSegmenter(model, test.spec)
-        overlays = draw_overlays(segmenter, test, assess_images(segmenter, test))
+        overlays = draw_overlays(segmenter, test, read_dice(out / "predictions.csv", "test"))
         write_run_report(out, run, overlays, read_history(out))
 
 
