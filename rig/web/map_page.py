@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -25,8 +25,8 @@ class Patch:
     """One patch: its fields and counted cells, and the view box (left, top, width, height), in pixels of a frame."""
 
     number: int
-    fields: tuple[Found, ...]
-    cells: tuple[Found, ...]
+    fields: Sequence[Found]
+    cells: Sequence[Found]
 
     @property
     def view(self) -> tuple[int, int, int, int]:
@@ -66,9 +66,9 @@ def patches_of(found: FoundOnSlide) -> list[Patch]:
     return [Patch(number, fields[number], cells.get(number, ())) for number in sorted(fields)]
 
 
-def _by_patch(found: Iterable[Found]) -> dict[int, tuple[Found, ...]]:
-    chosen: dict[int, tuple[Found, ...]] = {}
+def _by_patch(found: Iterable[Found]) -> dict[int, list[Found]]:
+    chosen: dict[int, list[Found]] = {}
     for each in found:
         if each.counts:
-            chosen[each.patch] = (*chosen.get(each.patch, ()), each)
+            chosen.setdefault(each.patch, []).append(each)
     return chosen

@@ -185,8 +185,8 @@ def say(
     review_found(rig.page.record, found, label, reader, note.strip(), adjudicates=queue == "disagreements")
     after = reviewed_on(rig, session)
     following = [each.id for each in after.queue(queue, reader) if not after.done(queue, each, reader)]
-    place = ids.index(at) if at in ids else -1
-    later = [each for each in following if each in ids[place + 1 :]]
+    ahead = set(ids[ids.index(at) + 1 :] if at in ids else ids)
+    later = [each for each in following if each in ahead]
     return _to(session, queue, blind, next(iter(later or following), None))
 
 
