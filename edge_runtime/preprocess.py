@@ -67,8 +67,10 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
         # Not with the `box` of `resize`: its filter also reads pixels outside the box.
         box = _center_box(image.size, size)
         image = image if box == (0, 0, *image.size) else image.crop(box)
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
+    # In two steps: since Pillow 13 the order of the passes, and so the rounding, depends on the sizes.
+    for step in ((spec.width, image.height), size):
+        if image.size != step:
+            image = image.resize(step, Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)
 
 

@@ -34,7 +34,7 @@ from ...edge_runtime.tools import atomic
 from ...edge_runtime.tools.atomic import atomic_write
 from .split import SplitEntry
 
-FORMAT = 1
+FORMAT = 2
 """Version of the cached values. It is raised whenever the result of `edge_runtime.preprocess` changes."""
 ELSEWHERE = "free some space, or name another folder with --cache-dir"
 _CHUNK = 1 << 22
