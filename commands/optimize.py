@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..edge_runtime.errors import UsageError
 from ..optimize.experiments.search_config import SearchSettings
 from ..optimize.pruning.config import PruneConfig
 from ..optimize.quantization.config import QuantizeConfig
-from ..train.config import LEVELS
+from ..train.config import LEVELS, TrainSettings
 from .options import (
     CACHE_DIR,
     EMBARGO,
@@ -23,6 +24,7 @@ from .options import (
     POSITIVE,
     PROTOCOLS,
     SEED,
+    SHARE,
     SPLIT_BY,
     TEST_FRAC,
     VAL_FRAC,
@@ -125,6 +127,33 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
     note_research_use(json)
 
 
+_TRAINING = (
+    *("batch_size", "lr_head", "lr_finetune", "dropout", "dense", "augment", "optimizer", "schedule"),
+    *("weight_decay", "warmup", "patience"),
+)
+"""Settings of `train` that `compare` passes on where they are given."""
+
+
+def _as_in_train(field: str, **words: Any) -> Callable[[Any], Any]:
+    named = field.replace("_", "-")
+    return option(
+        TrainSettings,
+        field,
+        f"As `train --{named}`.  [default: that of the protocol, else of train]",
+        default=None,
+        **words,
+    )
+
+
+def _given_training(settings: dict[str, Any], runs: tuple[Path, ...], protocol: str | None) -> dict[str, Any]:
+    """The training settings that were given. Raises UsageError where none can be chosen."""
+    given = {name: settings[name] for name in _TRAINING if settings[name] is not None}
+    if given and (runs or protocol == GRID):
+        why = "RUNs are trained already" if runs else f"{GRID} has its own settings"
+        raise UsageError(why, hint=f"remove --{next(iter(given)).replace('_', '-')}")
+    return given
+
+
 @command("compare")
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=FILE)
 @click.option(
@@ -145,6 +174,17 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
 @EMBARGO
 @click.option("--epochs-head", type=click.IntRange(0), help="Epochs of the head stage, as in train.")
 @click.option("--epochs-finetune", type=click.IntRange(0), help="Epochs of the fine-tuning stage, as in train.")
+@_as_in_train("batch_size", type=click.IntRange(1))
+@_as_in_train("lr_head")
+@_as_in_train("lr_finetune")
+@_as_in_train("dropout", type=SHARE)
+@_as_in_train("dense", type=click.IntRange(1))
+@_as_in_train("augment")
+@_as_in_train("optimizer")
+@_as_in_train("schedule")
+@_as_in_train("weight_decay", type=SHARE)
+@_as_in_train("warmup", type=SHARE)
+@_as_in_train("patience", type=click.IntRange(1))
 @click.option("--input-size", type=click.IntRange(1), help="Input size in pixels.  [default: each backbone's]")
 @click.option("--qat-epochs", type=click.IntRange(1), default=4, help="Epochs of quantization-aware training.")
 @click.option("--seed", type=SEED, default=0, help="Seed of every random draw.")
@@ -177,6 +217,7 @@ def compare(
 
     data, out, cache_dir, progress = settings["data"], settings["out"], settings["cache_dir"], Progress()
     training = {name: settings[name] for name in ("epochs_head", "epochs_finetune", "input_size", "seed")}
+    given = _given_training(settings, runs, protocol)
     if runs and (models or protocol):
         raise UsageError("RUNs are trained already", hint="give either RUNs, or --models and --protocol")
     if not runs and (data is None or protocol is None):
@@ -207,7 +248,7 @@ def compare(
     else:
         assert protocol is not None
         chosen = {name: settings[name] for name in ("weights", "split_by", "embargo")}
-        backbones = BackbonesConfig(data, listed(models), protocol, out, training=training, **chosen)
+        backbones = BackbonesConfig(data, listed(models), protocol, out, training=training | given, **chosen)
         result = compare_backbones(backbones, options, progress)
     print_result(result, json, lambda: compare_text(result))
     note_synthetic(result["synthetic"])

@@ -18,6 +18,7 @@ SIDES = ("train", "validation", "test")
 GRID = "grid-48"
 PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
 FILE = click.Path(path_type=Path)
+SHARE = click.FloatRange(0, 1, max_open=True)
 SEED = click.IntRange(0, 2**32 - 1)  # what numpy, scikit-learn and Keras take
 
 JSON = click.option("--json", is_flag=True, help="Print one JSON object.")

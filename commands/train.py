@@ -22,6 +22,7 @@ from .options import (
     MEAN,
     POSITIVE,
     SEED,
+    SHARE,
     SIDES,
     SPLIT_BY,
     STD,
@@ -52,8 +53,21 @@ _setting = partial(option, TrainSettings)
 @_setting("batch_size", "Images per training step.  [default: 32; 16 for segmentation]", type=click.IntRange(1))
 @_setting("lr_head", "Peak learning rate of the head stage.")
 @_setting("lr_finetune", "Peak learning rate of the fine-tuning stage.  [default: 0.0005; 0.002 for segmentation]")
-@_setting("dropout", "Dropout before the last layer.", type=click.FloatRange(0, 1, max_open=True))
-@_setting("augment", "Augmentation of training images.")
+@_setting("dropout", "Dropout before the last layer.", type=SHARE)
+@_setting("dense", "Units of a hidden dense layer before the last.  [default: none]", type=click.IntRange(1))
+@_setting(
+    "augment",
+    "Augmentation of training images: none, light, microscope, studies, or a list of brightness, contrast, rotation, "
+    "flip, shift, shear, zoom, crop and jpeg. crop:0.7 changes a share of 0.7 of the images.",
+)
+@_setting("optimizer", "Optimizer of both stages.")
+@_setting("schedule", "Learning rate after the warm-up. step: a tenth after 50 % of the steps, a hundredth after 75 %.")
+@_setting(
+    "weight_decay",
+    "Decoupled weight decay of the kernels.  [default: 0; 0.004 for adamw]",
+    type=SHARE,
+)
+@_setting("warmup", "Share of the steps in which the learning rate rises.", type=SHARE)
 @_setting(
     "unfreeze",
     "Number of backbone layers to fine-tune, from the last.  [default: see edgeall models]",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..models.keras_compat import tf
+from .augment_names import augment_steps
+from .config import AUGMENT_STEPS
 from .microscope import COMPRESSED, QUALITY, on_some, optics
 
 Augment = Callable[[Any, Any], Any]
@@ -37,20 +39,50 @@ def light(images: Any, seed: Any) -> Any:
     return _brightness_contrast(images, draw(4, -25.5, 25.5), draw(3, 0.9, 1.1))
 
 
-def studies(images: Any, seed: Any) -> Any:
+STUDIES = {**dict.fromkeys(AUGMENT_STEPS, 1.0), "crop": 0.5}
+"""The steps of the comparison studies, each with the share of the images that it changes."""
+_GEOMETRY = {"rotation", "flip", "shift", "shear", "zoom", "crop"}
+
+
+def studies(images: Any, seed: Any, steps: Mapping[str, float] = STUDIES) -> Any:
     """What the comparison studies did to their images, drawn anew for each image of each batch.
 
     Brightness and contrast of +-10 %, rotation of +-20 degrees, JPEG quality 50 to 100, both mirror images, shifts of
     +-10 %, shear of +-10 degrees, zoom of +-10 %, and for every second image a central crop of 80 to 100 % of the
     sides, enlarged to the whole. How far they shifted, sheared, zoomed and cropped isn't known: those four ranges are
     ours. All geometry is one resampling; what lies outside is mirrored.
+
+    Args:
+        images: see `Augment`.
+        seed: see `Augment`.
+        steps: the steps to do, of `STUDIES`, each with the share of the images that it changes.
     """
     seeds = tf.random.split(seed, 4)
-    images = _study_geometry(images, seeds[0])
-    shape = (tf.shape(images)[0], 1, 1, 1)
-    brightness = tf.random.stateless_uniform(shape, seeds[1], -25.5, 25.5)
-    contrast = tf.random.stateless_uniform(shape, seeds[2], 0.9, 1.1)
-    return _jpeg(_brightness_contrast(images, brightness, contrast), seeds[3], 50, 100)
+    count = tf.shape(images)[0]
+    on = {name: _drawn(count, seed, number, steps.get(name, 0.0)) for number, name in enumerate(STUDIES)}
+    if _GEOMETRY & set(steps):
+        images = _study_geometry(images, seeds[0], on, steps.get("crop", 0.0))
+    if {"brightness", "contrast"} & set(steps):
+        shape = (count, 1, 1, 1)
+        brightness = tf.random.stateless_uniform(shape, seeds[1], -25.5, 25.5)
+        contrast = tf.random.stateless_uniform(shape, seeds[2], 0.9, 1.1)
+        images = _brightness_contrast(
+            images,
+            brightness * tf.reshape(on["brightness"], shape),
+            1.0 + (contrast - 1.0) * tf.reshape(on["contrast"], shape),
+        )
+    share = steps.get("jpeg", 0.0)
+    if share == 1.0:
+        return _jpeg(images, seeds[3], 50, 100)
+    return on_some(images, share, seeds[3], lambda some, seed: _jpeg(some, seed, 50, 100)) if share else images
+
+
+def _drawn(count: Any, seed: Any, number: int, share: float) -> Any:
+    """float32 ``(count,)``: 1 for the images that step ``number`` changes, else 0."""
+    if share in (0.0, 1.0):
+        return tf.fill((count,), tf.constant(share))
+    draw = tf.random.stateless_uniform((count,), tf.random.experimental.stateless_fold_in(seed, number))
+    return tf.cast(draw < share, tf.float32)
 
 
 def microscope(images: Any, seed: Any, strength: float = 1.0) -> Any:
@@ -79,6 +111,15 @@ def half_microscope(images: Any, seed: Any) -> Any:
 
 
 AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies, "microscope": half_microscope}
+
+
+def augment_named(text: str) -> Augment:
+    """One of `AUGMENTS`, or the steps of a list, see `edgeall.train.augment_names.augment_steps`."""
+    given = augment_steps(text)
+    if given is None:
+        return AUGMENTS[text]
+    steps = {name: STUDIES[name] if share is None else share for name, share in given.items()}
+    return lambda images, seed: studies(images, seed, steps)
 
 
 def _brightness_contrast(images: Any, brightness: Any, contrast: Any) -> Any:
@@ -110,17 +151,18 @@ def _rotate_zoom_shift(images: Any, seed: Any, zoom: float = 1.1) -> Any:
     return _resample(images, (cos * mirror, -sin, sin * mirror, cos), draws[3] * 0.05, draws[4] * 0.05)
 
 
-def _study_geometry(images: Any, seed: Any) -> Any:
+def _study_geometry(images: Any, seed: Any, on: Mapping[str, Any], crop_share: float) -> Any:
     """The geometry of `studies`. The matrix takes a place in the result to one in the image: it is their inverse."""
     draws = tf.random.stateless_uniform((9, tf.shape(images)[0]), seed, -1.0, 1.0)
-    angle = draws[0] * math.radians(20.0)
-    shear = tf.tan(draws[1] * math.radians(10.0))
-    crop = tf.where(draws[3] > 0, 0.9 + 0.1 * draws[2], 1.0)
-    scale = tf.exp(draws[4] * math.log(1.1)) * crop
-    across, down = tf.sign(draws[5]) * scale, tf.sign(draws[6]) * scale
+    angle = draws[0] * math.radians(20.0) * on["rotation"]
+    shear = tf.tan(draws[1] * math.radians(10.0) * on["shear"])
+    crop = tf.where(draws[3] > 1.0 - 2.0 * crop_share, 0.9 + 0.1 * draws[2], 1.0)
+    scale = tf.exp(draws[4] * math.log(1.1) * on["zoom"]) * crop
+    flipped = on["flip"] > 0
+    across, down = (tf.where(flipped, tf.sign(draws[number]), 1.0) * scale for number in (5, 6))
     cos, sin = tf.cos(angle), tf.sin(angle)
     matrix = (cos * across, (cos * shear - sin) * down, sin * across, (sin * shear + cos) * down)
-    return _resample(images, matrix, draws[7] * 0.1, draws[8] * 0.1)
+    return _resample(images, matrix, draws[7] * 0.1 * on["shift"], draws[8] * 0.1 * on["shift"])
 
 
 def _resample(images: Any, matrix: tuple[Any, Any, Any, Any], shift_x: Any, shift_y: Any) -> Any:

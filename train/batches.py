@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..edge_runtime.preprocess import InputSpec
 from ..models.keras_compat import tf
-from .augment import AUGMENTS
+from .augment import augment_named
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def shuffled(
     order = np.random.default_rng((seed, epoch)).permutation(len(images))
     labels = images.labels[order]
     weights = np.ones(len(order), np.float32) if class_weights is None else class_weights[labels]
-    change = AUGMENTS[augment]
+    change = augment_named(augment)
     stream = np.random.default_rng((seed, epoch, 1)).integers(0, 2**31 - 1)
 
     def load(step: Any, batch: Any) -> Any:

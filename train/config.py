@@ -13,6 +13,11 @@ TASKS = ("classification", "segmentation")
 """As in `edgeall.edge_runtime.manifest.TASKS`."""
 AUGMENTS = ("none", "light", "microscope", "studies")
 """The keys of `edgeall.train.augment.AUGMENTS`."""
+AUGMENT_STEPS = ("brightness", "contrast", "rotation", "flip", "shift", "shear", "zoom", "crop", "jpeg")
+"""The steps of ``studies``, which ``augment`` takes one by one too, see `edgeall.train.augment.augment_named`."""
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+SCHEDULES = ("cosine", "constant", "step")
+"""See `edgeall.train.stage.Optimizer`, also for `OPTIMIZERS`."""
 LEVELS = ("auto", "laboratory", "subject", "block", "image")
 """The values of ``split_by``, see `edgeall.train.data.split_settings.SplitSettings`."""
 
@@ -64,7 +69,10 @@ class TrainSettings(SplitOptions):
         lr_head: peak learning rate of the head stage.
         lr_finetune: peak learning rate of the fine-tuning stage.
         dropout: before the dense layer, in [0, 1).
-        augment: a key of `edgeall.train.augment.AUGMENTS`.
+        dense: units of a hidden dense layer with ReLU before the dropout; None: no such layer.
+        augment: a key of `edgeall.train.augment.AUGMENTS`, or steps, see `edgeall.train.augment.augment_named`.
+        optimizer: of both stages, see `edgeall.train.stage.Optimizer`; also ``schedule``, ``weight_decay`` and
+            ``warmup``.
         unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, or the last stage of the
             largest pretrained backbones (`ModelSpec.unfreeze`).
         class_weights: whether every class gets the same total weight in the loss.
@@ -89,7 +97,12 @@ class TrainSettings(SplitOptions):
     lr_head: float = 3e-3
     lr_finetune: float | None = None
     dropout: float = 0.2
-    augment: str = field(default="microscope", metadata={"choices": AUGMENTS})
+    dense: int | None = None
+    augment: str = "microscope"
+    optimizer: str = field(default="adam", metadata={"choices": OPTIMIZERS})
+    schedule: str = field(default="cosine", metadata={"choices": SCHEDULES})
+    weight_decay: float | None = None
+    warmup: float = 0.1
     unfreeze: int | None = None
     class_weights: bool = True
     patience: int | None = None

@@ -13,6 +13,7 @@ import numpy as np
 from ..console.progress import Progress
 from ..models.keras_compat import keras, tf
 from .checkpoint import TrainingState
+from .optimizer import make_optimizer
 from .stage import FitOptions, Objective, Row, Stage
 from .workers import Workers
 
@@ -67,7 +68,7 @@ def fit(
     and Juditsky 1992; Morales-Brotons et al. 2024, "Exponential moving average of weights in deep learning".
 
     Args:
-        model: outputs class probabilities; compiled here with Adam.
+        model: outputs class probabilities; compiled here.
         stage: see `Stage`.
         batches: called with the epoch (from 0), returns tf.data of (images, labels, weights).
         validation: tf.data of (images, labels).
@@ -108,7 +109,7 @@ class _Fit:
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
         with self.workers.scope():
             self.model.compile(
-                optimizer=keras.optimizers.Adam(_schedule(self.stage)),
+                optimizer=make_optimizer(self.stage),
                 jit_compile=self.stage.xla and on_gpu,
                 **self.objective.compiled(self.stage.soft),
             )
@@ -240,17 +241,6 @@ def _average(average: list[Any], weights: list[Any], step: int, steps: int) -> N
             average[index] += (1.0 - decay) * (value - average[index])
         else:
             average[index] = value
-
-
-def _schedule(stage: Stage) -> Any:
-    total = stage.epochs * stage.steps
-    warmup = max(int(total * stage.warmup_frac), 1)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=stage.learning_rate * 0.01,
-        decay_steps=max(total - warmup, 1),
-        warmup_target=stage.learning_rate,
-        warmup_steps=warmup,
-    )
 
 
 def _line(stage: Stage, metric: str, history: list[Row]) -> str:

@@ -19,7 +19,7 @@ from ..edge_runtime.files import output_lock
 from ..edge_runtime.images import refuse_inside
 from ..edge_runtime.tools.device import describe_device
 from ..models import registry
-from ..models.head import build_head
+from ..models.head import build_head, copy_head
 from ..models.keras_compat import keras
 from ..models.macs import macs
 from .batches import plain
@@ -31,7 +31,7 @@ from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
 from .runs import build_args, complete_run, input_spec, source_revision, versions
-from .settings import filled, resolve
+from .settings import filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
 from .tasks import registry as tasks
 from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers
@@ -174,7 +174,7 @@ class _Session:
         return features
 
     def _train_head(self) -> list[Row]:
-        """Train the dense layer on cached features and copy it into the network."""
+        """Train the head on cached features and copy it into the network."""
         settings = self.settings
         features = self._features() if settings.epochs_head else None
         self.featured_at = time.perf_counter()
@@ -183,10 +183,18 @@ class _Session:
         images, validation = self.training["train"], self.training["validation"]
         classes = self.model.output_shape[-1]
         keras.utils.set_random_seed(settings.seed)
-        head = build_head(features.shape[1], classes, settings.dropout)
+        head = build_head(features.shape[1], classes, settings.dropout, settings.dense)
         weights = images.class_weights(classes) if settings.class_weights else None
         patience, batch_size = filled(settings.patience), filled(settings.batch_size)
-        stage = Stage("head", settings.epochs_head, settings.lr_head, patience, len(images), batch_size)
+        stage = Stage(
+            "head",
+            settings.epochs_head,
+            settings.lr_head,
+            patience,
+            len(images),
+            batch_size,
+            optimizer=optimizer_of(settings),
+        )
         history = fit(
             head,
             stage,
@@ -196,7 +204,7 @@ class _Session:
             self.progress,
             FitOptions(tensorboard=settings.out / "tensorboard" / "head", on_epoch=self.on_epoch),
         )
-        self.model.get_layer("logits").set_weights(head.get_layer("logits").get_weights())
+        copy_head(head, self.model)
         return history
 
     def _share_head(self) -> None:
@@ -225,6 +233,7 @@ class _Session:
             filled(settings.batch_size),
             # An untrained network is not a candidate: with its statistics activations vanish, and int8 has no range.
             settle=1 if settings.weights == "none" else 0,
+            optimizer=optimizer_of(settings),
         )
         self._freeze()
         keep_statistics_current(self.model, stage.steps)

@@ -18,6 +18,16 @@ from .data.split import Split, save_split
 from .runs import SCHEMA, is_damaged, is_whole, write_json
 from .settings import resolve
 
+_DEFAULTS = {
+    "task": TASKS[0],
+    "dense": None,
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "weight_decay": 0.0,
+    "warmup": 0.1,
+}
+"""Settings that runs of older versions do not record, with the values that they had."""
+
 
 def check_out(out: Path, wanted: dict[str, Any], force: bool) -> bool:
     """Whether ``out`` holds an unfinished run of the same command, which can be resumed. Changes nothing.
@@ -102,6 +112,6 @@ def _settings_in(out: Path) -> dict[str, Any] | None:
     """The settings that a run folder was created with; None for another folder."""
     try:
         begun = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-        return {"task": TASKS[0], **begun["settings"]} if begun["edgeall_run"] == SCHEMA else None
+        return {**_DEFAULTS, **begun["settings"]} if begun["edgeall_run"] == SCHEMA else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from ..edge_runtime.errors import UsageError
 from ..models import registry
-from .config import AUGMENTS, TrainSettings
+from .augment_names import augment_steps
+from .config import OPTIMIZERS, SCHEDULES, TrainSettings
 from .data.balance import parse_per_class
 from .data.split_settings import check_embargo
 from .runs import build_args
+from .stage import Optimizer
 from .tasks import registry as tasks
 from .teacher import WEIGHT
 
@@ -21,6 +23,8 @@ FINETUNE_IMAGES = 44_000
 training. Source: docs/decisions/0016-the-default-recipe.md."""
 FINETUNE_EPOCHS = (8, 60)
 """Minimum and maximum of the epochs computed from `FINETUNE_IMAGES`."""
+ADAMW_DECAY = 0.004
+"""Default weight decay of ``adamw``, Keras' own."""
 
 _SPLITTING = ("split_by", "embargo", "val_frac", "test_frac", "fold", "per_class")
 """Settings that conflict with `TrainSettings.split`."""
@@ -39,8 +43,8 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     if settings.per_class is not None:
         parse_per_class(settings.per_class)
     _check_split_options(settings)
-    if settings.augment not in AUGMENTS:
-        raise UsageError(f"no augmentation called {settings.augment!r}", hint=f"choose one of {', '.join(AUGMENTS)}")
+    augment_steps(settings.augment)
+    settings = _resolve_optimizer(settings)
     finetune = 1 if settings.epochs_finetune is None else settings.epochs_finetune
     if settings.epochs_head < 0 or finetune < 0 or settings.epochs_head + finetune < 1:
         raise UsageError(
@@ -52,6 +56,28 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     if filled(settings.batch_size) < 1 or filled(settings.patience) < 1 or not 0 <= settings.dropout < 1:
         raise UsageError("--batch-size and --patience must be at least 1, --dropout must be in [0, 1)")
     return _resolve_teacher(settings)
+
+
+def optimizer_of(settings: TrainSettings) -> Optimizer:
+    """The optimizer of resolved settings."""
+    return Optimizer(settings.optimizer, settings.schedule, filled(settings.weight_decay), settings.warmup)
+
+
+def _resolve_optimizer(settings: TrainSettings) -> TrainSettings:
+    for name, value, known in (
+        ("optimizer", settings.optimizer, OPTIMIZERS),
+        ("schedule", settings.schedule, SCHEDULES),
+    ):
+        if value not in known:
+            raise UsageError(f"no {name} called {value!r}", hint=f"choose one of {', '.join(known)}")
+    decay = settings.weight_decay
+    if decay is None:
+        decay = ADAMW_DECAY if settings.optimizer == "adamw" else 0.0
+    if not 0 <= decay < 1 or not 0 <= settings.warmup < 1:
+        raise UsageError("--weight-decay and --warmup must be in [0, 1)")
+    if settings.dense is not None and settings.dense < 1:
+        raise UsageError(f"--dense must be at least 1, got {settings.dense}", hint="omit it for no hidden layer")
+    return replace(settings, weight_decay=decay)
 
 
 def filled(value: T | None) -> T:

@@ -22,22 +22,45 @@ weights the model has."""
 
 
 @dataclass(frozen=True)
+class Optimizer:
+    """How a stage follows the gradient.
+
+    Attributes:
+        name: ``adam``; ``adamw``, the same with weight decay; ``sgd`` with Nesterov momentum 0.9; ``rmsprop`` with
+            momentum 0.9.
+        schedule: of the learning rate after the warm-up: ``cosine`` down to zero (Loshchilov and Hutter 2017),
+            ``constant``, or ``step``: a tenth after half of all steps, a hundredth after three quarters (He et al.
+            2016).
+        weight_decay: decoupled from the gradient (Loshchilov and Hutter 2019): every step subtracts this share times
+            the learning rate from each kernel. Biases and the scales of BatchNormalization do not decay.
+        warmup: share of all steps in which the rate rises to its peak, in [0, 1).
+    """
+
+    name: str = "adam"
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+
+
+ADAM = Optimizer()
+
+
+@dataclass(frozen=True)
 class Stage:
     """The settings of one training stage.
 
     Attributes:
         name: ``head``, ``finetune`` or ``qat``; names the rows of the history.
         epochs: at most this many.
-        learning_rate: the peak, reached after the warm-up; cosine down to zero from there
-            (Loshchilov and Hutter 2017).
+        learning_rate: the peak, reached after the warm-up.
         patience: stop after this many epochs in a row without a lower validation loss than the kept epoch's.
         images: training images per epoch.
         batch_size: images per step.
-        warmup_frac: share of all steps in which the rate rises to the peak.
         soft: labels are probabilities ``(batch, classes)``, in training and validation, not class indices.
         xla: compile the step where a GPU is present (on a CPU XLA makes MobileNetV2 thirteen times slower).
         settle: number of first epochs that are never kept, except the last of them: later epochs are compared with
             that one. The weights at the start are then not kept either.
+        optimizer: see `Optimizer`.
     """
 
     name: str
@@ -46,10 +69,10 @@ class Stage:
     patience: int
     images: int
     batch_size: int
-    warmup_frac: float = 0.1
     xla: bool = True
     soft: bool = False
     settle: int = 0
+    optimizer: Optimizer = ADAM
 
     @property
     def steps(self) -> int:

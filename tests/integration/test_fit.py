@@ -19,7 +19,7 @@ from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.checkpoint import TrainingState
-from edgeall.train.fit import _average, _schedule, fit, keep_statistics_current
+from edgeall.train.fit import _average, fit, keep_statistics_current
 from edgeall.train.stage import Stage
 from edgeall.train.workers import ALONE
 
@@ -247,16 +247,6 @@ def test_a_checkpoint_of_the_older_rule_is_refused_in_one_line(tmp_path: Path) -
     with pytest.raises(DataError, match="written by an older edgeall") as caught:
         _fit(_model(0.9), images, _stage(images, epochs=2), path)
     assert "\n" not in caught.value.message and "--force" in (caught.value.hint or "")
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
-    stage = Stage("finetune", 10, 3e-3, patience=99, images=160, batch_size=16)  # 100 steps, 10 of them warm-up
-    rates = np.array([float(_schedule(stage)(step)) for step in range(101)])
-    assert rates[0] == pytest.approx(3e-5)
-    assert rates.argmax() == 10
-    assert rates.max() == pytest.approx(3e-3)
-    assert (np.diff(rates[10:]) < 0).all()
-    assert rates[100] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_stage_that_only_harms_leaves_the_weights_as_they_were(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from edgeall.edge_runtime import preprocess
 from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize
 from edgeall.models.keras_compat import tf
 from edgeall.train import augment
+from edgeall.train.augment import STUDIES
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.data import cache
 from edgeall.train.data.split import SplitEntry
@@ -115,6 +116,29 @@ def test_studies_keeps_what_is_up_up_and_most_of_the_picture() -> None:
     assert turned.max() < 32, "20 degrees of rotation and 10 of shear"
     assert turned.max() > 5
     assert 2 <= (across < 0).sum() <= 14, "half of them are mirrored"
+
+
+@pytest.mark.parametrize("step", STUDIES)
+def test_each_step_of_the_studies_can_be_done_alone(step: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype(np.float32)
+    changed = augment.augment_named(step)(tf.constant(pixels), tf.constant([3, 4], tf.int64)).numpy()
+    by_image = np.abs(changed - pixels).max(axis=(1, 2, 3)) > 0
+    assert 0 < by_image.sum() <= 16
+    moved = np.abs(changed.mean(axis=(1, 2, 3)) - pixels.mean(axis=(1, 2, 3))).max() > 5
+    assert moved == (step == "brightness"), "only brightness moves the mean of noise"
+
+
+def test_all_steps_together_are_the_augmentation_studies() -> None:
+    pixels, seed = tf.constant(_ramps(4)), tf.constant([3, 4], tf.int64)
+    listed = augment.augment_named(", ".join(STUDIES))(pixels, seed)
+    np.testing.assert_array_equal(listed, augment.studies(pixels, seed))
+
+
+@pytest.mark.parametrize("step", ["rotation:0.25", "jpeg:0.25", "crop:0.25"])
+def test_a_share_says_how_many_images_a_step_changes(step: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3)).astype(np.float32)
+    changed = augment.augment_named(step)(tf.constant(pixels), tf.constant([3, 4], tf.int64)).numpy()
+    assert 30 <= (np.abs(changed - pixels).max(axis=(1, 2, 3)) > 0).sum() <= 70
 
 
 def test_studies_puts_every_image_through_a_jpeg_of_its_own_quality() -> None:

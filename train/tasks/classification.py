@@ -48,7 +48,7 @@ class Classification(Task):
     def add_head(self, backbone: Any, settings: Mapping[str, Any], classes: int) -> Any:
         from ...models.head import add_head
 
-        return add_head(backbone, classes, settings["dropout"])
+        return add_head(backbone, classes, settings["dropout"], settings.get("dense"))
 
     def load(self, split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Any]:
         from ..runs import load_subsets
