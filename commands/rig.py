@@ -196,14 +196,43 @@ def record_restore(backup: Path, record: Path, json: bool) -> None:
     "--session", type=click.IntRange(1, 2**62), required=True, help="Number of the slide, as in its page /slides/2."
 )
 @click.option("--out", type=FILE, required=True, help="New or empty folder.")
+@click.option("--ome-tiff", is_flag=True, help="Also the fields whose images were saved, as OME-TIFF with pixel size.")
 @JSON
-def record_export(folder: Path, session: int, out: Path, json: bool) -> None:
+def record_export(folder: Path, session: int, out: Path, ome_tiff: bool, json: bool) -> None:
     """Export a slide: a table of frames, the images, and the reviewed images as a folder for `edgeall train`."""
     from ..console.tables import record as facts
     from ..rig.record.export import export_session
     from ..rig.record.record import Record
 
     with Record(folder, create=False) as opened:
-        result = export_session(opened, session, out)
+        result = export_session(opened, session, out, ome_tiff=ome_tiff)
+    print_result(result, json, lambda: facts(result))
+    note_research_use(json)
+
+
+@command("report", record)
+@click.argument("folder", type=FILE)
+@click.option("--session", type=click.IntRange(1, 2**62), required=True, help="Number of the slide.")
+@click.option("--out", type=FILE, required=True, metavar="PDF", help="New file.")
+@JSON
+def record_report(folder: Path, session: int, out: Path, json: bool) -> None:
+    """Write the report of a slide as a PDF: results with intervals, pictures by label, lines to sign.
+
+    The header of the laboratory is a setting on the page of the rig.
+    """
+    from ..console.tables import record as facts
+    from ..rig.record.record import Record
+    from ..rig.report.facts import report_facts
+    from ..rig.report.pdf import report_pdf
+
+    if out.exists():
+        raise UsageError(f"--out {out}: already exists", hint="choose another name")
+    with Record(folder, create=False) as opened:
+        content = report_pdf(report_facts(opened, session))
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}", hint="choose another name") from error
+    result = {"out": str(out), "bytes": len(content)}
     print_result(result, json, lambda: facts(result))
     note_research_use(json)

@@ -18,7 +18,7 @@ from .capture.interface import SkippedFile
 from .record.found import News
 from .record.record import Record
 from .record.rows import FrameRow
-from .snapshot import Verdict, encode_jpeg
+from .snapshot import Verdict, encode_jpeg, encode_png
 
 BEAT_S = 0.5
 """Longest wait of the station's threads before they check whether to stop."""
@@ -38,6 +38,7 @@ class Job:
         pixels: if its image is to be saved.
         done: receives the frame's id.
         news: what it changed in the count of the slide.
+        lossless: the image is saved as PNG.
     """
 
     session_id: int | None
@@ -45,10 +46,16 @@ class Job:
     pixels: NDArray[np.uint8] | None
     done: Future[int]
     news: tuple[News, ...] = ()
+    lossless: bool = False
 
 
 def make_job(
-    session_id: int, verdict: Verdict, with_image: bool, captured_by: str | None = None, news: tuple[News, ...] = ()
+    session_id: int,
+    verdict: Verdict,
+    with_image: bool,
+    captured_by: str | None = None,
+    news: tuple[News, ...] = (),
+    lossless: bool = False,
 ) -> Job:
     """The job for a frame; ``captured_by`` is None unless a user captured it."""
     frame, quality = verdict.picture.frame, dataclasses.asdict(verdict.quality)
@@ -73,7 +80,7 @@ def make_job(
         patch=verdict.position.patch if verdict.position else None,
         position=(round(verdict.position.x), round(verdict.position.y)) if verdict.position else None,
     )
-    return Job(session_id, row, frame.pixels if with_image else None, Future(), news)
+    return Job(session_id, row, frame.pixels if with_image else None, Future(), news, lossless)
 
 
 def skipped_job(session_id: int | None, skipped: SkippedFile) -> Job:
@@ -150,7 +157,9 @@ class Recorder:
             row = job.row
             return self._record.add_skipped(job.session_id, row.source, row.digest, row.reason)
         assert job.session_id is not None
-        image = encode_jpeg(job.pixels, _SAVED_QUALITY) if job.pixels is not None else None
+        image = None
+        if job.pixels is not None:
+            image = encode_png(job.pixels) if job.lossless else encode_jpeg(job.pixels, _SAVED_QUALITY)
         news = [
             (each.found, None if each.pixels is None else encode_jpeg(each.pixels, _PICTURE_QUALITY))
             for each in job.news

@@ -41,6 +41,8 @@ class Settings:
         target: number of cells, or fields for a model of fields, to count on a slide; 0 for no target.
         paused: the open slide is shown, but nothing is counted or recorded.
         labels: of the laboratory, for reviews, beside the model's.
+        laboratory: header of reports: name and address, in lines.
+        lossless: images are saved as PNG, not as JPEG.
     """
 
     judge: bool = True
@@ -48,6 +50,8 @@ class Settings:
     target: int = 200
     paused: bool = False
     labels: tuple[str, ...] = ()
+    laboratory: str = ""
+    lossless: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # a list in the record
@@ -211,4 +215,11 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     """A JPEG file of uint8 (height, width, 3) RGB; ``quality`` 1..95."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of uint8 (height, width, 3) RGB, compressed little: speed matters more."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -193,7 +193,7 @@ class Station:
         try:
             if self._slide.session_id != session_id:
                 raise StationError("the session has just ended", hint="start another one first")
-            job = make_job(session_id, verdict, True, by)
+            job = make_job(session_id, verdict, True, by, lossless=self._settings.lossless)
             self._recorder.put(job, max(until - time.monotonic(), 0.0))
             return job
         finally:
@@ -269,7 +269,7 @@ class Station:
             self._judge.lose_news(news)
             return False
         with_image = verdict.status == "judged" and self._saves_image(verdict)
-        job = make_job(session_id, verdict, with_image, news=news)
+        job = make_job(session_id, verdict, with_image, news=news, lossless=self._settings.lossless)
         job.done.add_done_callback(lambda done: self._judge.lose_news(news if done.exception() else ()))
         with self._slide.queueing:
             while session_id == self._slide.session_id:

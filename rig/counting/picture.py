@@ -23,14 +23,21 @@ _CONTEXT = 1.3
 
 def picture_of_cell(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     """A square around a cell's box, shifted to stay inside the frame, at most `PICTURE_PX` wide. A copy."""
-    left, top, right, bottom = box
     height, width = pixels.shape[:2]
-    side = min(round(_CONTEXT * max(right - left, bottom - top)), width, height)
-    x = min(max((left + right - side) // 2, 0), width - side)
-    y = min(max((top + bottom - side) // 2, 0), height - side)
+    x, y, side = square_of_cell(box, (width, height))
     part = pixels[y : y + side, x : x + side]
     small = min(side, PICTURE_PX)
     return _reduced(part, (small, small))
+
+
+def square_of_cell(box: Box, size: tuple[int, int]) -> tuple[int, int, int]:
+    """Left, top and side of the square that `picture_of_cell` shows of a frame of ``size`` (width, height)."""
+    left, top, right, bottom = box
+    width, height = size
+    side = min(round(_CONTEXT * max(right - left, bottom - top)), width, height)
+    x = min(max((left + right - side) // 2, 0), width - side)
+    y = min(max((top + bottom - side) // 2, 0), height - side)
+    return x, y, side
 
 
 def picture_of_field(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

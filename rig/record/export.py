@@ -19,6 +19,7 @@ from ...edge_runtime.manifest import RESEARCH_USE
 from ...edge_runtime.vision.cells import cut_out
 from .chain import RecordError
 from .count import reviews_on
+from .ome import export_fields
 from .record import Record
 from .rows import SET_ASIDE, UNCLEAR, RecordedFrame, Session, SkippedRow
 
@@ -45,12 +46,12 @@ COUNTED_COLUMNS = (
 )
 
 
-def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]:
+def export_session(record: Record, session_id: int, out: Path, *, ome_tiff: bool = False) -> dict[str, Any]:
     """Write everything that a record has on a session into a new folder.
 
     ``counted.csv`` and ``pictures/`` (different fields and cells), ``frames.csv``, ``cells.csv``, ``images/``,
     ``training/<label>/`` (the reviewed images) and ``session.json`` (notes, summary, and the head of the chain at the
-    time of the export).
+    time of the export). With ``ome_tiff`` also ``fields/``, see `edgeall.rig.record.ome`.
 
     Raises:
         RecordError: no such session.
@@ -64,12 +65,12 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
     images = 0
     (out / "images").mkdir()
     for digest in {frame.image for frame in record.each_frame(session_id) if frame.image}:
-        images += _copy(record, digest, out / "images" / f"{digest}.jpg")
+        images += _copy(record, digest, out / "images" / digest)
     found = record.found(session_id)
     (out / "pictures").mkdir()
     for each in (*found.fields.values(), *found.cells.values()):
         if each.counts and each.image:
-            _copy(record, each.image, out / "pictures" / f"{each.kind}-{each.id}.jpg")
+            _copy(record, each.image, out / "pictures" / f"{each.kind}-{each.id}")
     training = export_training(record, out / "training", session_id)
     facts = {
         "use": RESEARCH_USE,
@@ -78,7 +79,11 @@ def export_session(record: Record, session_id: int, out: Path) -> dict[str, Any]
         "head": record.head(),
     }
     (out / "session.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {"frames": rows, "cells": cells, "images": images, "training": training, "out": str(out)}
+    result = {"frames": rows, "cells": cells, "images": images, "training": training, "out": str(out)}
+    if ome_tiff:
+        (out / "fields").mkdir()
+        result["fields"] = export_fields(record, session_id, out / "fields")
+    return result
 
 
 def export_csv(record: Record, session_id: int, out: Path) -> int:
@@ -264,7 +269,7 @@ def _write_example(record: Record, frame: RecordedFrame, cell: int | None, folde
         return 0
     folder.mkdir(exist_ok=True)
     if cell is None:
-        return _copy(record, frame.image, folder / f"{frame.image}.jpg")
+        return _copy(record, frame.image, folder / frame.image)
     try:
         with open_rgb(path) as image:
             cut_out(image, frame.row.cells[cell]["box"]).save(folder / f"{frame.image}-{cell}.png")
@@ -273,8 +278,10 @@ def _write_example(record: Record, frame: RecordedFrame, cell: int | None, folde
     return 1
 
 
-def _copy(record: Record, digest: str, to: Path) -> int:
+def _copy(record: Record, digest: str, stem: Path) -> int:
+    """Copy an image to ``stem`` with its own suffix. Returns the number of copies: 1, or 0 if it is there or gone."""
     path = record.image_path(digest)
+    to = stem.with_name(stem.name + path.suffix) if path else stem
     if path is None or to.exists():
         return 0
     shutil.copyfile(path, to)

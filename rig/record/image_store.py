@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .chain import RecordError, full, sync_folder
 
+_PNG = b"\x89PNG\r\n"
 _DIGEST = re.compile("[0-9a-f]{64}")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """Values of ``errno`` for a full disk."""
@@ -29,7 +30,7 @@ def file_digest(path: Path) -> str:
 
 
 class ImageStore:
-    """``images/ab/ab12....jpg``; ``incoming/`` holds files that are being written.
+    """``images/ab/ab12....jpg``, or ``.png``; ``incoming/`` holds files that are being written.
 
     Args:
         folder: of the record; nothing is created in it before the first image.
@@ -46,8 +47,13 @@ class ImageStore:
         path = self._place(digest)
         return path if path.is_file() else None
 
-    def save(self, jpeg: bytes) -> str:
-        """Write an image and flush it and its name to the disk. An existing image is left unchanged.
+    @staticmethod
+    def suffix(image: bytes) -> str:
+        """``.jpg`` or ``.png``, by the content of a file."""
+        return ".png" if image.startswith(_PNG) else ".jpg"
+
+    def save(self, image: bytes) -> str:
+        """Write a JPEG or PNG file and flush it and its name to the disk. An existing image is left unchanged.
 
         Returns:
             Its digest.
@@ -56,17 +62,17 @@ class ImageStore:
             RecordFullError: the disk is full; no part of the image is left.
             RecordError: it cannot be written, or its file exists with other content.
         """
-        digest = hashlib.sha256(jpeg).hexdigest()
-        path = self._place(digest)
+        digest = hashlib.sha256(image).hexdigest()
+        path = self._images / digest[:2] / f"{digest}{self.suffix(image)}"
         try:
             if path.exists():
-                if path.read_bytes() != jpeg:
+                if path.read_bytes() != image:
                     raise RecordError(
                         f"{path}: altered since it was recorded", hint="check it with `edgeall record verify`"
                     )
                 sync_folder(path.parent)  # its writer may have been killed before this
                 return digest
-            self._write(jpeg, path)
+            self._write(image, path)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise full(path) from error
@@ -96,9 +102,11 @@ class ImageStore:
             sync_folder(self._images.parent)
 
     def _place(self, digest: str) -> Path:
-        return self._images / digest[:2] / f"{digest}.jpg"
+        folder = self._images / digest[:2]
+        lossless = folder / f"{digest}.png"
+        return lossless if lossless.is_file() else folder / f"{digest}.jpg"
 
-    def _write(self, jpeg: bytes, path: Path) -> None:
+    def _write(self, image: bytes, path: Path) -> None:
         for folder in (self._incoming, self._images, path.parent):
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
@@ -107,7 +115,7 @@ class ImageStore:
         try:
             with open(part, "wb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # until it is in place, so that `tidy` leaves it alone
-                file.write(jpeg)
+                file.write(image)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(part, path)

@@ -135,7 +135,7 @@ class Record(RecordReader):
         return self._add("skipped", facts)
 
     def add_frame(
-        self, session_id: int, row: FrameRow, image_jpeg: bytes | None = None, news: Sequence[FoundWithJpeg] = ()
+        self, session_id: int, row: FrameRow, image: bytes | None = None, news: Sequence[FoundWithJpeg] = ()
     ) -> int:
         """Record a frame and, in the same step, its ``news`` of fields and cells; return the frame's id.
 
@@ -150,9 +150,9 @@ class Record(RecordReader):
         facts = dataclasses.asdict(row) | {"taken": chain.timestamp(row.taken), "camera_frame": row.number}
         facts |= {"session": session_id, "image": None}
         state = self._refuse_when_full()
-        if image_jpeg is not None:
+        if image is not None:
             try:
-                facts["image"] = self._images.save(image_jpeg) if state == "ok" else None
+                facts["image"] = self._images.save(image) if state == "ok" else None
             except RecordFullError:  # less room than reported, for example a quota: the row may still fit
                 self._note_space("no images")
             if facts["image"] is None:

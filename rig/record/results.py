@@ -24,6 +24,7 @@ class Counts:
 
     ``untracked`` is the number of judged frames that are not in the count: an older version recorded them.
     ``set_aside`` counts what a reviewer took out, by `SET_ASIDE`, and what is `UNCLEAR`, which counts but has no share.
+    ``unreviewed`` is the number of cells, or of fields of a model of fields, that no person has labelled.
     """
 
     fields: int
@@ -31,6 +32,7 @@ class Counts:
     patches: int
     untracked: int = 0
     set_aside: Mapping[str, int] = field(default_factory=dict)
+    unreviewed: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,12 @@ class Summary:
     audit: Audit | None = None
     agreement: Agreement | None = None
     disagreements: int = 0
+
+    @property
+    def unreviewed(self) -> tuple[int, int] | None:
+        """How many of how many cells, fields or frames no person has labelled; None if nothing was counted."""
+        if self.counts is None:
+            judged = self.frames["judged"]
+            return (judged - self.reviewed, judged) if judged else None
+        total = self.counts.cells if self.cells or not self.labels else self.counts.fields
+        return (self.counts.unreviewed, total) if total else None

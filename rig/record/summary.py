@@ -68,7 +68,7 @@ def _count_found(session_id: int, found: FoundOnSlide, readings: Readings, untra
     by_model: dict[str, Counter[Any]] = {FIELD: Counter(), CELL: Counter()}
     current: dict[str, Counter[Any]] = {FIELD: Counter(), CELL: Counter()}
     totals, aside = Counter[str](), Counter[str]()
-    reviewed = corrected = needed = 0
+    reviewed = corrected = needed = unreviewed = 0
     for each in (*found.fields.values(), *found.cells.values()):
         reviews = readings.get((each.kind, each.id), ())
         review = standing(reviews) if reviews else None
@@ -84,7 +84,8 @@ def _count_found(session_id: int, found: FoundOnSlide, readings: Readings, untra
         reviewed += review is not None
         corrected += review is not None and review.label != each.label
         needed += review is None and each.review_reason is not None
-    counts = Counts(totals[FIELD], totals[CELL], found.patches, untracked, dict(aside))
+        unreviewed += review is None and each.label is not None
+    counts = Counts(totals[FIELD], totals[CELL], found.patches, untracked, dict(aside), unreviewed)
     labels, cells = (_shares(current[kind], by_model[kind]) for kind in (FIELD, CELL))
     return _Results(
         *(labels, cells, needed, reviewed, corrected, counts),

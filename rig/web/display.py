@@ -14,70 +14,91 @@ import markupsafe
 from ... import __version__
 from ...edge_runtime.manifest import RESEARCH_USE
 from ..counting.tracker import Tally
+from ..language import N_, localized, ngettext
+from ..language import gettext as _
 from ..record.results import Counts
 
 REASONS = {
-    "blurred": ("Out of focus", "turn the fine focus"),
-    "dark": ("Too dark", "turn the lamp up"),
-    "bright": ("Too bright", "turn the lamp down"),
-    "moving": ("Moving", "let the stage rest"),
-    "empty": ("Empty field", "move to where there are cells"),
-    "thick": ("Too thick", "move to where the cells do not overlap; if the lamp was turned down, wait a moment"),
-    "not a smear": ("Not a smear", "check slide, stain and objective"),
+    "blurred": (N_("Out of focus"), N_("turn the fine focus")),
+    "dark": (N_("Too dark"), N_("turn the lamp up")),
+    "bright": (N_("Too bright"), N_("turn the lamp down")),
+    "moving": (N_("Moving"), N_("let the stage rest")),
+    "empty": (N_("Empty field"), N_("move to where there are cells")),
+    "thick": (
+        N_("Too thick"),
+        N_("move to where the cells do not overlap; if the lamp was turned down, wait a moment"),
+    ),
+    "not a smear": (N_("Not a smear"), N_("check slide, stain and objective")),
 }
 """For each reason of the quality gate: its name, and advice for the operator."""
 SPACE = {
-    "ok": "Enough space for images and records",
-    "no images": "The disk is nearly full: frames are judged and recorded, images are not saved",
-    "full": "The disk is full: nothing is judged or recorded",
+    "ok": N_("Enough space for images and records"),
+    "no images": N_("The disk is nearly full: frames are judged and recorded, images are not saved"),
+    "full": N_("The disk is full: nothing is judged or recorded"),
 }
+USE = N_("research use only, not a diagnosis")
+"""`RESEARCH_USE`, marked for translation."""
+LABELS = frozenset({N_("not a cell"), N_("artefact"), N_("taken back"), N_("can't tell")})
+"""The labels of a review that are the rig's own, not the model's or the laboratory's."""
 NOTHING = "-"
 """Shown for a missing value."""
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that change the writing direction."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-STATUSES = {"judged": "judged", "refused": "refused", "unjudged": "not judged"}
-REVIEW_REQUESTS = {"unfamiliar": "needs review: out of distribution", "uncertain": "needs review: uncertain"}
-REVIEWS = {"needed": "needs review", "done": "reviewed", "corrected": "corrected"}
+STATUSES = {"judged": N_("judged"), "refused": N_("refused"), "unjudged": N_("not judged")}
+REVIEW_REQUESTS = {
+    "unfamiliar": N_("needs review: out of distribution"),
+    "uncertain": N_("needs review: uncertain"),
+}
+REVIEWS = {"needed": N_("needs review"), "done": N_("reviewed"), "corrected": N_("corrected")}
 
 
 def reason(name: str) -> str:
     """The display name of one of the gate's reasons: ``Out of focus``."""
-    return REASONS[name][0] if name in REASONS else name.capitalize()
+    return _(REASONS[name][0]) if name in REASONS else name.capitalize()
 
 
 def advice(name: str) -> str:
     """Advice for one of the gate's reasons; may be empty."""
-    return REASONS[name][1] if name in REASONS else ""
+    return _(REASONS[name][1]) if name in REASONS else ""
 
 
 def review_request(review_reason: str | None) -> str:
     """The model's request for a review with its reason, which rows from older versions do not have."""
-    return REVIEW_REQUESTS.get(review_reason or "", "needs review")
+    return _(REVIEW_REQUESTS.get(review_reason or "", REVIEWS["needed"]))
+
+
+def label_name(label: str) -> str:
+    """A label as it is shown: the rig's own are translated, the model's and the laboratory's are not."""
+    return _(label) if label in LABELS else label
 
 
 def counted(labels: Iterable[str]) -> str:
     """Counts by label, most frequent first: ``2 Pre, 1 Benign``."""
     counts = Counter(labels)
-    return ", ".join(f"{counts[label]} {label}" for label in sorted(counts, key=lambda label: (-counts[label], label)))
-
-
-def count_of(number: int, name: str) -> str:
-    """A number with its noun: ``1 field``, ``2 fields``; patches take ``es``."""
-    return f"{number} {name}{'' if number == 1 else 'es' if name.endswith('ch') else 's'}"
+    return ", ".join(
+        f"{counts[label]} {label_name(label)}" for label in sorted(counts, key=lambda label: (-counts[label], label))
+    )
 
 
 def tally(counts: Tally | Counts, unit: str) -> str:
     """What was found on a slide: ``12 fields, 37 different cells, 2 patches``."""
-    patches = "" if counts.patches < 2 else f", {count_of(counts.patches, 'patch')}"
-    if unit != "cell":
-        return f"{count_of(counts.fields, 'different field')}{patches}"
-    return f"{count_of(counts.fields, 'field')}, {count_of(counts.cells, 'different cell')}{patches}"
+    fields, cells, patches = counts.fields, counts.cells, counts.patches
+    if unit == "cell":
+        found = [
+            ngettext("{count} field", "{count} fields", fields).format(count=fields),
+            ngettext("{count} different cell", "{count} different cells", cells).format(count=cells),
+        ]
+    else:
+        found = [ngettext("{count} different field", "{count} different fields", fields).format(count=fields)]
+    if patches > 1:
+        found.append(ngettext("{count} patch", "{count} patches", patches).format(count=patches))
+    return ", ".join(found)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """``0.123`` as ``12.3 %``."""
-    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f} %"
+    return NOTHING if fraction is None else localized(f"{100 * fraction:.{digits}f} %")
 
 
 def named(text: str) -> markupsafe.Markup:
@@ -107,7 +128,7 @@ def size(count: float | None) -> str:
     if count is None:
         return NOTHING
     power = min(max(len(str(int(abs(count)))) - 1, 0) // 3, len(_UNITS) - 1)
-    return f"{count / 1000**power:.{1 if power > 2 else 0}f} {_UNITS[power]}"
+    return localized(f"{count / 1000**power:.{1 if power > 2 else 0}f} {_UNITS[power]}")
 
 
 def renderer() -> Callable[..., str]:

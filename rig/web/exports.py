@@ -1,4 +1,4 @@
-"""Downloads: tables of a slide's frames and cells (CSV), and reviewed images as a training folder (ZIP)."""
+"""Downloads of a slide: tables (CSV), its report (PDF), its fields (OME-TIFF), and a training folder (ZIP)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from typing import BinaryIO
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
+from ..language import message
 from ..record.export import export_cells, export_counted, export_csv, export_training
+from ..record.ome import export_fields
 from ..record.record import Record
 from ..record.rows import Session
+from ..report.facts import report_facts
+from ..report.pdf import report_pdf
 from .context import Context, Rig
 from .errors import ExportBusyError, NotFoundError
 from .slides_page import Id
@@ -48,6 +52,27 @@ def table_of_counted(rig: Rig, session: Id) -> StreamingResponse:
 def training(rig: Rig, session: Id) -> StreamingResponse:
     """The reviewed images of a slide, one folder per label."""
     return _training(rig, session, f"{slide_name(rig.page.record.session(session))}-training.zip")
+
+
+@routes.get("/slides/{session}/report.pdf")
+def report(rig: Rig, session: Id) -> StreamingResponse:
+    """The report of a slide."""
+    name = f"{slide_name(rig.page.record.session(session))}-report.pdf"
+    with _scratch(rig) as folder:
+        file = folder / name
+        file.write_bytes(report_pdf(report_facts(rig.page.record, session)))
+    return _send(file, name, "application/pdf")
+
+
+@routes.get("/slides/{session}/fields.zip")
+def fields(rig: Rig, session: Id) -> StreamingResponse:
+    """The fields of a slide whose images were saved, as OME-TIFF."""
+    with _scratch(rig) as folder:
+        (folder / "fields").mkdir()
+        if not export_fields(rig.page.record, session, folder / "fields"):
+            raise NotFoundError(message("no image of a counted field was saved"), hint=message("see the settings"))
+        file = Path(shutil.make_archive(str(folder / "packed"), "zip", folder / "fields"))
+    return _send(file, f"{slide_name(rig.page.record.session(session))}-fields.zip", "application/zip")
 
 
 @routes.get("/training.zip")

@@ -10,6 +10,7 @@ from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from ...edge_runtime.errors import UsageError
+from ..record.image_store import ImageStore
 from ..record.rows import MAX_TEXT, RecordedFrame
 from .context import Rig
 from .errors import NotFoundError
@@ -98,7 +99,9 @@ def map_of_cell(rig: Rig, frame: Id, cell: CellIndex) -> Response:
 @routes.get("/images/{digest}.jpg")
 def image(rig: Rig, digest: Digest) -> Response:
     """A recorded image."""
-    return _picture(rig.page.pictures.original(digest), headers=LONG)
+    content = rig.page.pictures.original(digest)
+    kind = "image/png" if content and ImageStore.suffix(content) == ".png" else "image/jpeg"
+    return _picture(content, kind, LONG)
 
 
 @routes.get("/images/{digest}/thumbnail.jpg")

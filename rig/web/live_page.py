@@ -147,10 +147,19 @@ def change(
     judge: Annotated[bool, Form()] = False,
     target: Annotated[int | None, Form(ge=0, le=100_000)] = None,
     labels: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
+    lossless: Annotated[bool, Form()] = False,
+    laboratory: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
 ) -> RedirectResponse:
     """Change the settings."""
     now = rig.station.settings
-    chosen = dataclasses.replace(now, judge=judge, save=save, target=now.target if target is None else target)
+    chosen = dataclasses.replace(
+        now,
+        judge=judge,
+        save=save,
+        lossless=lossless,
+        target=now.target if target is None else target,
+        laboratory=now.laboratory if laboratory is None else laboratory.replace("\r\n", "\n").strip(),
+    )
     if labels is not None:
         own = tuple(dict.fromkeys(filter(None, map(str.strip, labels.splitlines()))))
         for label in own:

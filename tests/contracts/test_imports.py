@@ -136,6 +136,9 @@ RIG = DEVICE | {
     "cv2",
     "skimage",
     "picamera2",
+    "fpdf",
+    "tifffile",
+    "uharfbuzz",
 }
 """What rig/ may import besides: its extra, and what drives a camera. "." is the package itself, for its version."""
 HARMLESS = ("importlib.metadata", "import importlib.util", "importlib.util.find_spec")

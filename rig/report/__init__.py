@@ -1,0 +1,1 @@
+"""The report of a slide as a PDF file, made on this machine alone."""
