@@ -47,7 +47,7 @@ types: $(INSTALLED)
 mypy: $(INSTALLED)
 	MYPYPATH=.types $(BIN)/mypy -m edgeall -m edgeall.api -m edgeall.cli \
 		-p edgeall.commands -p edgeall.console -p edgeall.deploy -p edgeall.edge_runtime -p edgeall.models \
-		-p edgeall.optimize -p edgeall.rig -p edgeall.train
+		-p edgeall.optimize -p edgeall.rig -p edgeall.train -p edgeall.browser
 
 pyright: $(INSTALLED)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

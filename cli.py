@@ -22,6 +22,7 @@ COMMANDS = {
     "optimize": ("compare", "demo", "models", "prune", "quantize", "search", "sign"),
     "rig": ("record", "rig", "rig-user"),
     "train": ("evaluate", "train"),
+    "web": ("web",),
 }
 """The files of `commands/` and the commands that each holds."""
 _TRAIN = {

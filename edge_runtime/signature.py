@@ -65,6 +65,11 @@ def check_signature(content: bytes, text: bytes, public_key: str | os.PathLike[s
         raise BundleError(f"{name}: changed after it was signed", hint="copy the file again from its signer") from error
 
 
+def public_key_text(path: str | os.PathLike[str]) -> str:
+    """The raw bytes of a public key in base64, as in `MEMBER`. Raises EdgeallError as `load_public_key` does."""
+    return _raw(load_public_key(path))
+
+
 def load_public_key(path: str | os.PathLike[str]) -> Ed25519PublicKey:
     """Read an Ed25519 public key in PEM, written by ``edgeall sign --new-key`` or ``openssl pkey -pubout``.
 

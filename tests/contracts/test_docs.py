@@ -75,7 +75,7 @@ def test_links_inside_the_repository_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("benchmarks/results/")])
 def test_files_named_in_the_text_exist(page: str) -> None:
     """Inline code such as `train/data/split.py`, from the top folder of the repository."""
-    folders = "benchmarks|commands|console|deploy|docs|edge_runtime|models|optimize|rig|tests|train"
+    folders = "benchmarks|browser|commands|console|deploy|docs|edge_runtime|models|optimize|rig|tests|train"
     names = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", read(page))
     assert [name for name in names if not (ROOT / name).exists()] == []
 

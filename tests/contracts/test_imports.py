@@ -57,6 +57,8 @@ SPOILT = [
     ("edge_runtime", "import fastapi", "the device needs"),
     ("console", "import numpy", "the console needs"),
     ("rig", "import sklearn", "the rig needs no training"),
+    ("browser", "import edgeall.rig.serve", "imports run down"),
+    ("browser", "import cv2", "the app in the browser needs"),
     ("train", "import tf_keras", "only door to"),
     ("benchmarks", "import edgeall.train", "benchmarks import edge_runtime alone"),
     ("edge_runtime", "import edgeall.benchmarks", "doesn't import its benchmarks"),

@@ -1,0 +1,114 @@
+/** The page: the model is checked first; then files and the camera give results. */
+
+import { connectCamera } from "./camera.js";
+import { ask } from "./client.js";
+import { addResult, connectResults, element } from "./results.js";
+
+/**
+ * @typedef {object} Facts what the worker says of the model
+ * @property {string} name
+ * @property {string} created
+ * @property {string} unit
+ * @property {string[]} labels
+ * @property {number} golden
+ * @property {boolean} signed
+ * @property {string} digest
+ * @property {number} threads
+ * @property {boolean} explains
+ */
+
+const files = /** @type {HTMLInputElement} */ (element("files"));
+
+async function main() {
+  try {
+    const app = await (await fetch("app.json")).json();
+    ready(await ask("start", { model: new URL(app.model, location.href).href, publicKey: app.public_key }));
+  } catch (error) {
+    refuse(error);
+  }
+  await keepOffline();
+}
+
+/** @param {Facts} facts */
+function ready(facts) {
+  document.title = `edgeall ${facts.name}`;
+  element("name").textContent = facts.name;
+  element("unit").textContent = facts.unit === "cell" ? "One cell in each image." : "One smear field in each image.";
+  const rows = {
+    labels: facts.labels.join(", "),
+    created: facts.created,
+    digest: `${facts.digest} matches`,
+    "golden images": `${facts.golden} as packed`,
+    signature: facts.signed ? "valid, by the key of this page" : "not required",
+    threads: String(facts.threads),
+  };
+  for (const [name, value] of Object.entries(rows)) {
+    const [term, text] = [document.createElement("dt"), document.createElement("dd")];
+    [term.textContent, text.textContent] = [name, value];
+    element("facts").append(term, text);
+  }
+  connectResults(facts.labels);
+  connectCamera(facts.explains, trouble);
+  files.onchange = () => take(Array.from(files.files ?? []), facts.explains);
+  document.ondragover = (event) => event.preventDefault();
+  document.ondrop = (event) => {
+    event.preventDefault();
+    take(Array.from(event.dataTransfer?.files ?? []), facts.explains);
+  };
+  element("status").hidden = true;
+  element("ready").hidden = false;
+  document.body.dataset.state = "ready";
+}
+
+/** @param {unknown} error */
+function refuse(error) {
+  const status = element("status");
+  status.textContent = textOf(error);
+  status.classList.add("bad");
+  status.role = "alert";
+  document.body.dataset.state = "refused";
+}
+
+/** @param {any} error */
+function textOf(error) {
+  return error.hint ? `${error.message}: ${error.hint}.` : `${error.message}.`;
+}
+
+/** @param {unknown} error */
+function trouble(error) {
+  element("trouble").textContent = textOf(error);
+  element("trouble").hidden = false;
+}
+
+/**
+ * Classify files one after the other.
+ * @param {File[]} chosen
+ * @param {boolean} explain
+ */
+async function take(chosen, explain) {
+  element("trouble").hidden = true;
+  files.value = "";
+  for (const file of chosen) {
+    try {
+      const { prediction, map } = await ask("classifyFile", { name: file.name, file, explain });
+      addResult(prediction, map || prediction.error ? null : await createImageBitmap(file), map);
+    } catch (error) {
+      trouble(error);
+      return;
+    }
+  }
+}
+
+/** Keep the page's files for use without a network. */
+async function keepOffline() {
+  if (!("serviceWorker" in navigator)) return;
+  try {
+    await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+    await navigator.serviceWorker.ready;
+    element("offline").textContent = "works offline";
+  } catch {
+    element("offline").textContent = navigator.onLine ? "needs the network" : "";
+  }
+}
+
+main();

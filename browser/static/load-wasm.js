@@ -1,0 +1,30 @@
+/** Loads the runtime's WebAssembly, which is stored compressed. Stands in for the npm package `@litertjs/wasm-utils`. */
+
+/**
+ * Called by LiteRT.js with the script that belongs to the WebAssembly.
+ * @template T
+ * @param {new (module: unknown) => T} Library
+ * @param {string | URL} script
+ * @returns {Promise<T>}
+ */
+export async function createWasmLib(Library, script) {
+  const url = String(script);
+  importScripts(url);
+  const response = await fetch(url.replace(/\.js$/, ".wasmz"));
+  if (!response.ok || !response.body) throw new Error(`${response.url}: ${response.status}`);
+  const plain = response.body.pipeThrough(new DecompressionStream("gzip"));
+  const wasm = new Response(plain, { headers: { "content-type": "application/wasm" } });
+  const module = await /** @type {any} */ (self).ModuleFactory({
+    mainScriptUrlOrBlob: url, // its threads run the same script
+    printErr: (/** @type {string} */ line) => /^(INFO|WARNING)/.test(line) || console.error(line),
+    /**
+     * @param {WebAssembly.Imports} imports
+     * @param {(instance: WebAssembly.Instance, module: WebAssembly.Module) => void} done
+     */
+    instantiateWasm(imports, done) {
+      WebAssembly.instantiateStreaming(wasm, imports).then(({ instance, module }) => done(instance, module));
+      return {};
+    },
+  });
+  return new Library(module);
+}

@@ -1,0 +1,299 @@
+"""The app of `edgeall web` in a real browser: the outputs of `edgeall run`, without a network, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures_models import grainy_image
+from fixtures_packed import other_units, repack
+from PIL import Image
+
+from edgeall.browser import runtime
+from edgeall.browser.build import write_app
+from edgeall.browser.serve import server
+from edgeall.edge_runtime.bundle import open_bundle
+from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.errors import EdgeallError
+from edgeall.edge_runtime.manifest import RESEARCH_USE
+from edgeall.edge_runtime.pipeline import classify_one
+from edgeall.edge_runtime.preprocess import load_input
+from edgeall.optimize.packaging.sign import make_key, sign
+from edgeall.rig.serve import DEMO_MODEL
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
+PHONE = {"width": 380, "height": 760}
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+WAIT_MS = 60_000
+"""Timeout, for a busy machine."""
+ASK = """async ([name, base64]) => {
+  const { ask } = await import("./client.js");
+  const file = new Blob([Uint8Array.from(atob(base64), (unit) => unit.charCodeAt(0))]);
+  return await ask("classifyFile", { name, file });
+}"""
+"""Asks the page's own worker."""
+
+
+@pytest.fixture(scope="module")
+def litertjs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runtime's package; EDGEALL_TEST_LITERTJS names one that is there already."""
+    if given := os.environ.get("EDGEALL_TEST_LITERTJS"):
+        return Path(given)
+    path = tmp_path_factory.mktemp("npm") / "core.tgz"
+    try:
+        path.write_bytes(runtime._fetched())
+    except EdgeallError as error:
+        pytest.skip(f"no LiteRT.js: {error.message}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rig's model of simulated cells with a temperature and an out-of-distribution detector, signed."""
+    folder = tmp_path_factory.mktemp("model")
+    path, rng = folder / "model.tflite", np.random.default_rng(0)
+    path.write_bytes(open_bundle(DEMO_MODEL).flatbuffer)
+    with zipfile.ZipFile(DEMO_MODEL) as old, zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "edgeall.json":
+                facts = json.loads(content)
+                facts["calibration"]["temperature"] = 1.3
+                facts["novelty"] = {"features": 128, "scales": [0.001] * 9, "threshold": 0.55}
+                content = json.dumps(facts).encode()
+            new.writestr(name, content)
+        new.writestr("novelty.bin", rng.integers(-99, 100, (9, 128), np.int8).tobytes())
+    make_key(folder / "key.pem")
+    sign(path, folder / "key.pem")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(model: Path, litertjs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the app in ``good/``, which requires the signature."""
+    folder = tmp_path_factory.mktemp("site")
+    write_app(model, folder / "good", public_key=model.with_name("key.pem.pub"), litertjs=litertjs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    with server(site) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser with a profile: a private window is not asked to install an app."""
+    with playwright_api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", *FAKE_CAMERA],
+            permissions=["camera"],
+            viewport=PHONE,
+        )
+        context.set_default_timeout(WAIT_MS)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens an address; nothing may be asked of another host, and no script may fail."""
+    pages, complaints = [], []
+
+    def make(address: str) -> Any:
+        page = browser.new_page()
+        pages.append(page)
+        host = "/".join(address.split("/")[:3])
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if host not in request.url else None)
+        page.goto(address)
+        page.locator("body:not([data-state=checking])").wait_for()
+        assert RESEARCH_USE in page.locator("header").inner_text().lower()
+        return page
+
+    yield make
+    for page in pages:
+        page.close()
+    assert [text for text in complaints if not text.startswith("blob:")] == []
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """PNG files of many kinds, and one that is empty."""
+    folder = tmp_path_factory.mktemp("images")
+    alpha = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 4), np.uint8))
+    deep = Image.fromarray(np.random.default_rng(2).integers(0, 65536, (60, 60), np.uint16))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "cell": (grainy_image(3, (48, 48)), {}),
+        "landscape": (grainy_image(4, (640, 480)), {}),
+        "portrait": (grainy_image(5, (300, 401)), {}),
+        "small": (grainy_image(6, (20, 31)), {}),
+        "grey": (grainy_image(7).convert("L"), {}),
+        "palette": (grainy_image(8).convert("P"), {}),
+        "alpha": (alpha, {}),
+        "16 bits": (deep, {}),
+        "turned": (grainy_image(9), {"exif": exif}),
+    }
+    for name, (image, settings) in kinds.items():
+        image.save(folder / f"{name}.png", **settings)
+    (folder / "empty.png").touch()
+    return sorted(folder.iterdir())
+
+
+def results(page: Any) -> list[dict[str, Any]]:
+    """The saved predictions."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON lines").click()
+    return [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
+
+
+def test_outputs_are_those_of_edgeall_run(
+    address: str, open_page: Callable[..., Any], images: list[Path], model: Path
+) -> None:
+    page, classifier = open_page(f"{address}/good/"), Classifier.open(model)
+    page.locator("#files").set_input_files(images)
+    page.locator(f"#list li:nth-child({len(images)})").wait_for()
+    for path, found in zip(images, results(page), strict=True):
+        expected = classify_one(classifier, str(path)).as_json()
+        if expected.get("error"):
+            assert found == {"image": path.name, "error": expected["error"].replace(str(path), path.name)}
+            continue
+        numbers = ("probability", "probabilities", "novelty")
+        for key in numbers:
+            assert found.pop(key) == pytest.approx(expected.pop(key), abs=2e-6), (path, key)
+        assert found == expected | {"image": path.name}
+        answer = page.evaluate(ASK, [path.name, base64.b64encode(path.read_bytes()).decode()])
+        assert answer["scores"] == classifier.predict_units(load_input(path, classifier.input)).tolist(), path
+    reasons = {classify_one(classifier, str(path)).reason for path in images}
+    assert "unfamiliar" in reasons and len(reasons) > 1  # the images ask for both
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    assert RESEARCH_USE in download.value.suggested_filename
+    assert len(Path(download.value.path()).read_text().splitlines()) == len(images) + 1
+    assert page.locator("#list canvas[aria-label^='Evidence for']").count() == len(images) - 1
+
+
+def test_the_page_installs_and_works_without_a_network(
+    site: Path, browser: Any, open_page: Callable[..., Any], images: list[Path]
+) -> None:
+    with server(site / "good") as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        page = open_page(f"http://127.0.0.1:{running.server_port}/")
+        page.get_by_text("works offline").wait_for()
+        faults = browser.new_cdp_session(page).send("Page.getInstallabilityErrors")
+        assert faults["installabilityErrors"] == []
+        running.shutdown()
+    page.reload()
+    page.locator("body[data-state=ready]").wait_for()
+    assert page.evaluate("crossOriginIsolated")
+    page.locator("#files").set_input_files(images[0])
+    page.locator("#list .label").wait_for()
+
+
+def test_the_camera(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{address}/good/")
+    page.get_by_role("button", name="Camera").click()
+    page.locator("#live-result .label").wait_for()
+    page.get_by_role("button", name="Keep this picture").click()
+    page.locator("#list li").wait_for()
+    page.get_by_role("button", name="Camera").click()
+    page.locator("#live").wait_for(state="hidden")
+    (kept,) = results(page)
+    assert kept["image"].startswith("camera 20") and kept["label"]
+
+
+def damaged(model: Path, out: Path) -> None:
+    content = bytearray(model.read_bytes())
+    content[50_000] ^= 1
+    out.write_bytes(content)
+
+
+def cut(model: Path, out: Path) -> None:
+    out.write_bytes(model.read_bytes()[:-3000])
+
+
+def by_another_key(model: Path, out: Path) -> None:
+    out.write_bytes(model.read_bytes())
+    make_key(out.with_name("other.pem"))
+    sign(out, out.with_name("other.pem"))
+
+
+def changed_after_it_was_signed(model: Path, out: Path) -> None:
+    repack(model, out, other_units)
+
+
+def not_signed(model: Path, out: Path) -> None:
+    out.write_bytes(DEMO_MODEL.read_bytes())
+
+
+def golden_image_comes_out_otherwise(model: Path, out: Path) -> None:
+    repack(DEMO_MODEL, out, other_units)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "signed", "text"),
+    [
+        (damaged, False, "flatbuffer does not match its digest"),
+        (cut, False, "its archive (edgeall.json, labels) is missing"),
+        (damaged, True, "changed after it was signed"),
+        (by_another_key, True, "signed with another key than the one required"),
+        (changed_after_it_was_signed, True, "changed after it was signed"),
+        (not_signed, True, "not signed"),
+        (golden_image_comes_out_otherwise, False, "NOT as packed, differs by"),
+    ],
+)
+def test_a_model_is_refused(
+    spoil: Callable[[Path, Path], None],
+    signed: bool,
+    text: str,
+    site: Path,
+    address: str,
+    model: Path,
+    open_page: Callable[..., Any],
+) -> None:
+    folder = site / f"{spoil.__name__}-{signed}"
+    shutil.copytree(site / "good", folder, copy_function=os.link)
+    (folder / "model.tflite").unlink()
+    spoil(model, folder / "model.tflite")
+    if not signed:
+        facts = json.loads((folder / "app.json").read_bytes())
+        (folder / "app.json").unlink()
+        (folder / "app.json").write_text(json.dumps(facts | {"public_key": None}))
+    page = open_page(f"{address}/{folder.name}/")
+    assert page.locator("body").get_attribute("data-state") == "refused"
+    alert = page.get_by_role("alert").inner_text()
+    assert alert.startswith("model.tflite: ") and text in alert
+    assert page.locator("#ready").is_hidden()
+
+
+def test_accessible(address: str, open_page: Callable[..., Any], images: list[Path]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = open_page(f"{address}/good/")
+    page.locator("#files").set_input_files(images[:2])
+    page.locator("#list li:nth-child(2)").wait_for()
+    page.locator("details summary").click()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        # Its script is run as the test's, not as the page's, whose policy allows none from elsewhere.
+        found = axe.Axe().run(page, options=RULES).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], scheme
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
