@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .console.progress import Progress
+    from .edge_runtime.tools.inspect import Inspection
     from .optimize.quantization.result import QuantizationResult, SegmentationResult
+    from .train.evaluation.evaluate import Evaluation
+    from .train.run_info import RunInfo
+    from .train.segmentation.results import MaskEvaluation
 
     PathLike = str | os.PathLike[str]
 
@@ -150,17 +154,14 @@ def load(
     )
 
 
-def inspect_model(path: PathLike) -> dict[str, Any]:
+def inspect_model(path: PathLike) -> Inspection:
     """Read everything that a model file says about itself, and check its digest and golden images.
-
-    Returns:
-        What `edgeall inspect --json` prints.
 
     Raises:
         BundleError: the file is damaged.
 
     Example:
-        >>> edgeall.inspect_model("model.tflite")["golden_ok"]
+        >>> edgeall.inspect_model("model.tflite").golden_ok
         True
     """
     from .edge_runtime.tools.inspect import inspect_model as inspect_file
@@ -168,7 +169,7 @@ def inspect_model(path: PathLike) -> dict[str, Any]:
     return inspect_file(Path(path))
 
 
-def train_model(data: PathLike, out: PathLike, *, progress: bool = False, **settings: Any) -> dict[str, Any]:
+def train_model(data: PathLike, out: PathLike, *, progress: bool = False, **settings: Any) -> RunInfo:
     """Fine-tune a backbone on labelled images. The same call resumes an interrupted run.
 
     Args:
@@ -178,7 +179,7 @@ def train_model(data: PathLike, out: PathLike, *, progress: bool = False, **sett
         settings: fields of `edgeall.train.run.TrainSettings`.
 
     Returns:
-        The content of ``run.json``.
+        What ``run.json`` holds.
 
     Raises:
         UsageError: invalid arguments, or ``out`` holds another run.
@@ -186,7 +187,7 @@ def train_model(data: PathLike, out: PathLike, *, progress: bool = False, **sett
 
     Example:
         >>> run = edgeall.train_model("smears", "runs/a035", alpha=0.35)
-        >>> run["metrics"]["test"]["accuracy"]
+        >>> run.metrics["test"].accuracy
         0.99
     """
     from .train.run import TrainSettings, train
@@ -221,7 +222,9 @@ def quantize_run(
     return quantize(config, _progress(progress))
 
 
-def evaluate_model(target: PathLike, data: PathLike | None = None, *, progress: bool = False) -> dict[str, Any]:
+def evaluate_model(
+    target: PathLike, data: PathLike | None = None, *, progress: bool = False
+) -> Evaluation | MaskEvaluation:
     """Compute the metrics of a run folder or of a model file.
 
     Args:
@@ -229,15 +232,12 @@ def evaluate_model(target: PathLike, data: PathLike | None = None, *, progress: 
         data: labelled images; None takes the test subset of the run.
         progress: show progress on stderr.
 
-    Returns:
-        What `edgeall evaluate --json` prints.
-
     Raises:
         UsageError: a model file without ``data``.
         DataError: the images cannot be evaluated on.
 
     Example:
-        >>> edgeall.evaluate_model("runs/a035")["accuracy"]
+        >>> edgeall.evaluate_model("runs/a035").metrics.accuracy
         0.99
     """
     from .train.evaluation.evaluate import EvaluateSettings, evaluate

@@ -35,9 +35,9 @@ def data_ls(path: Path, json: bool) -> None:
     from ..console.progress import Progress
     from ..train.data.listing import data_text, list_data
 
-    facts = list_data(path, Progress())
-    print_result(facts, json, lambda: data_text(facts))
-    note_synthetic(facts["synthetic"])
+    found = list_data(path, Progress())
+    print_result(found, json, lambda: data_text(found))
+    note_synthetic(found.synthetic)
 
 
 @command("synth", data)
@@ -78,13 +78,13 @@ def data_audit(path: Path, html: Path | None, seed: int, json: bool) -> None:
     if html is not None:
         refuse_inside(path, html, "--html")
     found = audit(path, Progress(), seed)
-    print_result(found.facts, json, lambda: audit_text(found.facts))
+    print_result(found.report, json, lambda: audit_text(found.report))
     if html is not None:
         from ..train.data.audit_report import write_audit
 
         write_audit(found, html)
         note(f"{html}: written")
-    note_synthetic(found.facts["synthetic"])
+    note_synthetic(found.report.listing.synthetic)
     note_research_use(json)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -371,12 +372,12 @@ def inspect(ctx: click.Context, model: Path, require_signature: Path | None, jso
 
     if require_signature is not None:
         open_bundle(model, require_signature)
-    facts = inspect_model(model) | {"signature_ok": None if require_signature is None else True}
+    found = replace(inspect_model(model), signature_ok=None if require_signature is None else True)
     if require_signature is not None:
         note(f"{model}: signed with the key of {require_signature}")
-    print_result(facts, json, lambda: inspect_text(facts))
+    print_result(found, json, lambda: inspect_text(found))
     note_research_use(json)
-    ctx.exit(1 if facts["golden_ok"] is False else 0)
+    ctx.exit(1 if found.golden_ok is False else 0)
 
 
 @command("doctor")
@@ -389,4 +390,4 @@ def doctor(ctx: click.Context, json: bool) -> None:
 
     result = diagnose(this_machine())
     print_result(result, json, lambda: doctor_text(result))
-    ctx.exit(0 if result["ok"] else 1)
+    ctx.exit(0 if result.ok else 1)

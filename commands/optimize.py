@@ -86,7 +86,7 @@ def quantize(run: Path, json: bool, float_layers: str | None, robustness: bool, 
 
     config = QuantizeConfig(run, **settings, robust=robustness, float_layers=listed(float_layers))
     result = quantize_run(config, Progress())
-    print_result(result.to_json(), json, lambda: quantize_text(result))
+    print_result(result, json, lambda: quantize_text(result))
     if result.layers is not None and not json:
         print("\n" + layer_error_text(result.layers))
     if result.robustness is not None and not json:
@@ -123,7 +123,7 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
 
     pruned = prune_run(PruneConfig(run, **settings), Progress())
     print_result(pruned, json, lambda: prune_text(pruned))
-    note_synthetic(pruned["data"]["synthetic"])
+    note_synthetic(pruned.data.synthetic)
     note_research_use(json)
 
 

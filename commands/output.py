@@ -9,11 +9,14 @@ from typing import Any
 
 import click
 
+from ..edge_runtime.results import plain
+
 SYNTHETIC = "SYNTHETIC images: for trying and testing the chain; no evidence about blood"
 
 
 def print_result(value: Any, json: bool, tables: Callable[[], str]) -> None:
-    print(dumps(value) if json else tables())
+    """Print a result as JSON, or as the text of ``tables``."""
+    print(dumps(plain(value)) if json else tables())
 
 
 class Skipped:

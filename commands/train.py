@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,10 @@ from .options import (
     option,
 )
 from .output import note, note_research_use, note_synthetic, print_result
+
+if TYPE_CHECKING:
+    from ..train.evaluation.evaluate import Evaluation
+    from ..train.segmentation.results import MaskEvaluation
 
 _setting = partial(option, TrainSettings)
 
@@ -110,10 +114,10 @@ def train(json: bool, **settings: Any) -> None:
     from ..train.run import train as train_run
 
     run = train_run(TrainSettings(**settings), Progress())
-    print_result(run, json, lambda: metrics_text(run["metrics"]["test"]))
+    print_result(run, json, lambda: metrics_text(run.metrics["test"]))
     if (settings["out"] / "run.json").exists():  # of several workers only the first one writes
         note(f"{settings['out']}: report.html, model.keras, predictions.csv, run.json")
-    note_synthetic(run["data"]["synthetic"])
+    note_synthetic(run.data.synthetic)
     note_research_use(json)
 
 
@@ -166,7 +170,7 @@ def evaluate(
     from ..train.data.dataset import load_dataset
     from ..train.data.masked import load_masked
     from ..train.data.synth import is_synthetic
-    from ..train.evaluation.evaluate import EvaluateSettings, task_of
+    from ..train.evaluation.evaluate import EvaluateSettings, Evaluation, task_of
     from ..train.evaluation.evaluate import evaluate as evaluate_target
     from ..train.runs import data_root, load_run
 
@@ -180,39 +184,43 @@ def evaluate(
     if html is not None and task_of(target) == "segmentation":
         raise UsageError("--html does not take a segmentation model yet", hint="`train` and `quantize` write a report")
     settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
-    metrics = evaluate_target(target, EvaluateSettings(**settings), Progress())
-    texts = _texts(metrics) if html is not None or not json else []
-    print_result(metrics, json, lambda: "\n\n".join(text for _, text in texts))
-    if plot is not None:
+    found = evaluate_target(target, EvaluateSettings(**settings), Progress())
+    texts = _texts(found) if html is not None or not json else []
+    print_result(found, json, lambda: "\n\n".join(text for _, text in texts))
+    if plot is not None and found.robustness is not None:
         from ..train.reports.plots import plot_robustness
 
-        plot_robustness(metrics["robustness"], plot)
+        plot_robustness(found.robustness, plot)
         note(f"{plot}: written")
-    drawn = target.is_dir() and load_run(target)["data"]["synthetic"]
-    list_data = load_masked if "dice" in metrics else load_dataset
+    drawn = target.is_dir() and load_run(target).data.synthetic
+    list_data = load_dataset if isinstance(found, Evaluation) else load_masked
     drawn = drawn or any(is_synthetic(list_data(folder)) for folder in (data, site) if folder is not None)
-    if html is not None:
+    if html is not None and isinstance(found, Evaluation):
         from ..train.reports.model_report import write_model_report
 
-        write_model_report(html, f"{target} on {site or data or 'its own data'}", texts, metrics, drawn)
+        title = f"{target} on {site or data or 'its own data'}"
+        write_model_report(html, title, texts, found.report, found.robustness, drawn)
         note(f"{html}: written")
     note_synthetic(drawn)
     note_research_use(json)
 
 
-def _texts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """Titles and texts of the metrics of `edgeall.train.evaluation.evaluate.evaluate`."""
+def _texts(found: Evaluation | MaskEvaluation) -> list[tuple[str, str]]:
+    """Titles and texts of an evaluation."""
     from ..train.evaluation.against import against_text
     from ..train.evaluation.context import context_text
+    from ..train.evaluation.evaluate import Evaluation
     from ..train.evaluation.robustness import robustness_text
     from ..train.evaluation.site import site_text
     from ..train.evaluation.text import metrics_text
 
-    further = (
-        ("site", "External validation", site_text),
-        ("against", "Paired comparison", against_text),
-        ("robustness", "When the microscope changes", robustness_text),
-        ("context", "What the classifier looks at", context_text),
-    )
-    texts = [(title, text(metrics[name])) for name, title, text in further if name in metrics]
-    return [("Figures", metrics_text(metrics)), *texts]
+    texts = [("Figures", metrics_text(found.metrics, found.report if isinstance(found, Evaluation) else None))]
+    if isinstance(found, Evaluation) and found.site is not None:
+        texts.append(("External validation", site_text(found.site)))
+    if isinstance(found, Evaluation) and found.against is not None:
+        texts.append(("Paired comparison", against_text(found.against)))
+    if found.robustness is not None:
+        texts.append(("When the microscope changes", robustness_text(found.robustness)))
+    if isinstance(found, Evaluation) and found.context is not None:
+        texts.append(("What the classifier looks at", context_text(found.context)))
+    return texts

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def as_text(value: object) -> object:
@@ -43,12 +42,6 @@ def percent(fraction: float | None) -> str | None:
 def four(value: float | None) -> str:
     """With four decimals; a dash for None."""
     return "-" if value is None else f"{value:.4f}"
-
-
-def interval(found: Mapping[str, Any], name: str, said: Callable[[float], str | None]) -> str:
-    """``98.25 % to 99.61 %``."""
-    low, high = found[f"{name}_ci95"]
-    return f"{said(low)} to {said(high)}"
 
 
 def listed(title: str, lines: Sequence[str], most: int) -> str:

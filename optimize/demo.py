@@ -17,6 +17,7 @@ from ..train.config import TrainSettings
 from ..train.data.levels import split_text
 from ..train.data.synth import MARKER, synthesize
 from ..train.run import train
+from ..train.run_info import RunInfo
 from ..train.runs import is_whole, load_run
 from .quantization.config import QuantizeConfig
 from .quantize import quantize_classifier
@@ -84,20 +85,20 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
         )
     return {
         "rows": rows,
-        "float_accuracy": facts["metrics"]["test"]["accuracy"],
-        "test_images": facts["split"]["test"],
-        "split_level": facts["split"]["level"],
+        "float_accuracy": facts.classified["test"].accuracy,
+        "test_images": facts.split.test,
+        "split_level": facts.split.level,
         "report": str(run / "report.html"),
         "model": str(run / f"{SCHEMES[-1]}.tflite"),
     }
 
 
-def _finished(settings: TrainSettings) -> dict[str, Any] | None:
+def _finished(settings: TrainSettings) -> RunInfo | None:
     """The run of an earlier call, if it is complete and was made by this version with these settings."""
     if not is_whole(settings.out):
         return None
     facts = load_run(settings.out)
-    same = facts["settings"] == settings.as_json() and facts["edgeall_version"] == __version__
+    same = facts.settings == settings.as_json() and facts.edgeall_version == __version__
     return facts if same else None
 
 

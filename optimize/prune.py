@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..train.data import cache
 from ..train.data.split import Split, check_split
 from ..train.data.subsets import SUBSETS
 from ..train.run_folder import check_out, claim
+from ..train.run_info import Facts, PrunedInfo, RunInfo
 from ..train.runs import (
     complete_run,
     data_root,
@@ -61,7 +62,7 @@ def prune(
     on_model: Callable[[Any], None] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
     evaluated: Sequence[str] = SUBSETS,
-) -> dict[str, Any]:
+) -> RunInfo:
     """Prune a run by magnitude (``sparsity``) or by structure (``macs``), and train the rest.
 
     Args:
@@ -71,14 +72,7 @@ def prune(
         evaluated: see `edgeall.train.runs.complete_run`.
 
     Returns:
-        The content of ``run.json``: that of a training, and ``pruned``:
-
-        - kind: ``sparsity`` or ``macs``; asked: the target; found: measured on the result, 0..1;
-        - from, run_sha256: the parent run's folder and `run_digest`; parent_accuracy of each subset;
-        - parameters, macs, and the same with the prefix ``parent_``;
-        - channels, of kind ``macs``: ``[before, after]`` by the name of the layer that computes them;
-        - size: bytes of the float32 flatbuffer, plain and compressed; latency: milliseconds of one image on one
-          thread, measured in turn with the parent; verdict: the gain in sentences.
+        The run, with ``pruned``.
 
     Raises:
         UsageError: invalid settings, an unreachable target, or a folder that holds something else, lies in the data,
@@ -105,7 +99,7 @@ def prune(
         trained = time.perf_counter()
         pruned = _pruned(job, model, progress)
         timing = {"prepare_s": prepared - started, "rank_s": ranked - prepared}
-        run = _run_facts(job, pruned, timing | _training_time(job, history, trained))
+        run = _run_info(job, pruned, timing | _training_time(job, history, trained))
         history = [*read_history(config.run), *history]
         run = complete_run(config.out, run, model, job.split, job.subsets, history, started, evaluated)
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
@@ -119,21 +113,21 @@ class _Job:
     """
 
     config: PruneConfig
-    parent: dict[str, Any]
+    parent: RunInfo
     teacher: Any
     split: Split
     spec: InputSpec
     subsets: dict[str, Images]
     settings: dict[str, Any]
-    facts: dict[str, Any]
+    facts: Facts
     provenance: dict[str, Any]
     resumed: bool
 
 
-def _open(config: PruneConfig, parent: dict[str, Any], root: Path, cache_dir: Path, progress: Progress) -> _Job:
+def _open(config: PruneConfig, parent: RunInfo, root: Path, cache_dir: Path, progress: Progress) -> _Job:
     """Open the parent run and its data, check the target, and begin or resume the new run's folder."""
     settings = {
-        **parent["settings"],
+        **parent.settings,
         "sparsity": config.sparsity,
         "macs": config.macs,
         "epochs_prune": config.training_epochs,
@@ -143,11 +137,11 @@ def _open(config: PruneConfig, parent: dict[str, Any], root: Path, cache_dir: Pa
     resumed = check_out(config.out, settings, config.force)
     teacher = load_model(config.run, parent)
     _check_target(config, teacher)
-    if config.kind == "macs" and parent.get("pruned", {}).get("kind") == "sparsity":
+    if config.kind == "macs" and parent.pruned and parent.pruned.kind == "sparsity":
         progress.note(f"{config.run}: its zeros are filled in again; prune by --macs first, then by --sparsity")
     split = load_own_split(config.run, parent)
     check_split(split, root)
-    facts = {"unit": parent["unit"], "data": {**parent["data"], "root": str(root.resolve())}}
+    facts = Facts(parent.unit, replace(parent.data, root=str(root.resolve())))
     provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
     spec = input_spec(settings)
     subsets = load_subsets(split, root, spec, cache_dir, progress)
@@ -176,37 +170,32 @@ def _narrowed(job: _Job, progress: Progress) -> Any:
     return narrow(job.teacher, kept_channels(job.config, job.teacher, job.subsets["train"], job.settings, progress))
 
 
-def _pruned(job: _Job, model: Any, progress: Progress) -> dict[str, Any]:
-    """``pruned`` of ``run.json``."""
+def _pruned(job: _Job, model: Any, progress: Progress) -> PrunedInfo:
     kind, teacher = job.config.kind, job.teacher
-    pruned = {
-        "kind": kind,
-        "asked": job.config.target,
-        "found": sparsity_of(model) if kind == "sparsity" else macs_of(model) / macs_of(teacher),
-        "from": str(job.config.run.resolve()),
-        "run_sha256": job.settings["pruned_run_sha256"],
-        "parent_accuracy": {name: metrics["accuracy"] for name, metrics in job.parent["metrics"].items()},
-        **_compared(teacher, model, kind),
-        **_measured(job, model, progress),
-    }
-    return pruned | {"verdict": verdict(pruned)}
-
-
-def _compared(teacher: Any, model: Any, kind: str) -> dict[str, Any]:
-    """Parameters, MACs and channels of both networks."""
-    facts: dict[str, Any] = {
-        "parameters": int(model.count_params()),
-        "parent_parameters": int(teacher.count_params()),
-        "macs": macs_of(model),
-        "parent_macs": macs_of(teacher),
-    }
+    channels = None
     if kind == "macs":
         after = {group.name: group.channels for group in groups(model)}
-        facts["channels"] = {group.name: [group.channels, after[group.name]] for group in groups(teacher)}
-    return facts
+        channels = {group.name: [group.channels, after[group.name]] for group in groups(teacher)}
+    size, latency = _measured(job, model, progress)
+    return PrunedInfo(
+        kind=kind,
+        asked=job.config.target,
+        found=sparsity_of(model) if kind == "sparsity" else macs_of(model) / macs_of(teacher),
+        parent=str(job.config.run.resolve()),
+        run_sha256=job.settings["pruned_run_sha256"],
+        parent_accuracy={name: metrics.accuracy for name, metrics in job.parent.classified.items()},
+        parameters=int(model.count_params()),
+        parent_parameters=int(teacher.count_params()),
+        macs=macs_of(model),
+        parent_macs=macs_of(teacher),
+        channels=channels,
+        size=size,
+        latency=latency,
+        verdict=verdict(kind, size, latency),
+    )
 
 
-def _measured(job: _Job, model: Any, progress: Progress) -> dict[str, Any]:
+def _measured(job: _Job, model: Any, progress: Progress) -> tuple[dict[str, int], dict[str, float]]:
     """Size and latency of both networks as float32 flatbuffers."""
     progress.note("measuring size and latency")
     made = {
@@ -218,13 +207,9 @@ def _measured(job: _Job, model: Any, progress: Progress) -> dict[str, Any]:
     labels = job.split.labels
     opened = {name: (Classifier.from_flatbuffer(made[name], labels, job.spec, name=name), image) for name in made}
     times = interleaved(opened, TIMED_S, progress)["models"]
-    return {
-        "size": {
-            **{f"{name}_bytes": len(flatbuffer) for name, flatbuffer in made.items()},
-            **{f"{name}_gzip_bytes": compressed_bytes(flatbuffer) for name, flatbuffer in made.items()},
-        },
-        "latency": {f"{name}_p50_ms": times[name]["p50_ms"] for name in made},
-    }
+    sizes = {f"{name}_bytes": len(flatbuffer) for name, flatbuffer in made.items()}
+    sizes |= {f"{name}_gzip_bytes": compressed_bytes(flatbuffer) for name, flatbuffer in made.items()}
+    return sizes, {f"{name}_p50_ms": times[name]["p50_ms"] for name in made}
 
 
 def _training_time(job: _Job, history: list[Row], trained: float) -> dict[str, Any]:
@@ -238,18 +223,17 @@ def _training_time(job: _Job, history: list[Row], trained: float) -> dict[str, A
     }
 
 
-def _run_facts(job: _Job, pruned: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
-    """``run.json`` without what `complete_run` adds."""
-    model = {**job.parent["model"], **{key: pruned[key] for key in ("parameters", "macs")}}
-    channels = {name: after for name, (_, after) in pruned.get("channels", {}).items()}
-    if channels:  # otherwise the parent's, if it has any
-        model["channels"] = channels
-    return {
-        "settings": job.settings,
-        **job.facts,
-        "model": model,
-        "pruned": pruned,
-        "timing": timing,
-        "replicas": 1,
+def _run_info(job: _Job, pruned: PrunedInfo, timing: dict[str, Any]) -> RunInfo:
+    """The run without what `complete_run` adds."""
+    model = replace(job.parent.model, parameters=pruned.parameters, macs=pruned.macs)
+    if pruned.channels:  # otherwise the parent's, if it has any
+        model = replace(model, channels={name: after for name, (_, after) in pruned.channels.items()})
+    return RunInfo(
+        settings=job.settings,
+        **vars(job.facts),
+        model=model,
+        pruned=pruned,
+        timing=timing,
+        replicas=1,
         **job.provenance,
-    }
+    )

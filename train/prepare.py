@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..console.progress import Progress
 from ..edge_runtime.errors import DataError, UsageError
+from ..edge_runtime.results import from_json
 from .config import TrainSettings
 from .data.balance import parse_per_class, sample_subsets
 from .data.blocks import EMBARGO
@@ -21,6 +22,7 @@ from .data.split_settings import SplitSettings
 from .data.subsets import LEFT_OUT
 from .data.synth import is_synthetic
 from .run_folder import check_out
+from .run_info import DataInfo, Facts
 from .runs import input_spec, positive_of, read_json, start_over
 from .settings import filled, parse_fold, resolve
 from .tasks import registry as tasks
@@ -38,15 +40,15 @@ class Prepared:
     Attributes:
         resuming: whether an unfinished run is resumed.
         split: of the run.
-        facts: ``unit`` and ``data`` for ``run.json``; also ``teachers`` in a run of `train`.
+        facts: for ``run.json``; with ``teachers`` in a run of `train`.
     """
 
     resuming: bool
     split: Split
-    facts: dict[str, Any]
+    facts: Facts
 
 
-def prepare(settings: TrainSettings, progress: Progress) -> tuple[Split, dict[str, Any]]:
+def prepare(settings: TrainSettings, progress: Progress) -> tuple[Split, Facts]:
     """The split that `train` would make and the facts of the data, for several runs that are begun with `claim`."""
     found = prepare_data(resolve(settings), False, progress)
     return found.split, found.facts
@@ -76,9 +78,10 @@ def prepare_run(
                     hint="several workers share whole batches: give a smaller one",
                 )
             save_split(found.split, path)
-            return settings.as_json(), found.resuming, found.facts, path.read_text(encoding="utf-8")
+            return settings.as_json(), found.resuming, found.facts.to_json(), path.read_text(encoding="utf-8")
 
-        wanted, resuming, facts, text = workers.from_chief(begin)
+        wanted, resuming, found, text = workers.from_chief(begin)
+        facts = from_json(Facts, found)
         path.write_text(text, encoding="utf-8")
         split = load_split(path)
     own = settings.as_json()
@@ -89,7 +92,7 @@ def prepare_run(
         )
     if not workers.chief:
         check_split(split, settings.data)
-        if facts["teachers"] != [teacher.record() for teacher in teachers]:
+        if facts.teachers != [teacher.record() for teacher in teachers]:
             raise DataError("--teacher: not the same run as on the first worker", hint="copy it from there")
     return Prepared(resuming, split, facts)
 
@@ -110,7 +113,8 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
     if resuming:
         split = _own_split(settings.out)
         check_split(split, settings.data)
-        return Prepared(True, split, read_json(settings.out / "data.json", start_over(settings.out)))
+        facts = read_json(settings.out / "data.json", start_over(settings.out))
+        return Prepared(True, split, from_json(Facts, facts))
     scanned = _scan(settings, progress)
     dataset = scanned.dataset
     if settings.split is not None:
@@ -131,7 +135,7 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
     if settings.per_class is not None:
         split = sample_subsets(split, parse_per_class(settings.per_class), settings.seed)
     positive_of(settings.positive, tasks.get(settings.task).labels(split))
-    return Prepared(False, split, {"unit": unit(dataset), "data": _data_facts(settings.data, dataset, split)})
+    return Prepared(False, split, Facts(unit(dataset), _data_info(settings.data, dataset, split)))
 
 
 def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progress: Progress) -> Prepared:
@@ -140,12 +144,12 @@ def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progr
     found = prepare_data(settings, resuming, progress)
     check_teachers(teachers, found.split, input_spec(settings.as_json()))
     record = [teacher.record() for teacher in teachers]
-    if found.facts.get("teachers", record) != record:
+    if found.facts.teachers not in (None, record):
         raise UsageError(
             f"{settings.out}: was begun with another run at {', '.join(map(str, settings.teacher))}",
             hint="restore that, or --force to start over",
         )
-    return Prepared(resuming, found.split, {**found.facts, "teachers": record})
+    return Prepared(resuming, found.split, replace(found.facts, teachers=record))
 
 
 def _scan(settings: TrainSettings, progress: Progress) -> Scan:
@@ -167,18 +171,18 @@ def _scan(settings: TrainSettings, progress: Progress) -> Scan:
     return scanned
 
 
-def _data_facts(root: Path, dataset: Dataset, split: Split) -> dict[str, Any]:
-    return {
-        "root": str(root.resolve()),
-        "layout": dataset.layout,
-        "synthetic": is_synthetic(dataset),
-        "dataset_sha256": split.dataset_sha256,
-        "images": len(split.entries),
-        "left_out": sum(entry.side == LEFT_OUT for entry in split.entries),
-        "problems": [asdict(problem) for problem in dataset.problems],
-        "exact_duplicates": split.exact_duplicates,
-        "near_duplicates": split.near_duplicates,
-    }
+def _data_info(root: Path, dataset: Dataset, split: Split) -> DataInfo:
+    return DataInfo(
+        root=str(root.resolve()),
+        layout=dataset.layout,
+        synthetic=is_synthetic(dataset),
+        dataset_sha256=split.dataset_sha256,
+        images=len(split.entries),
+        left_out=sum(entry.side == LEFT_OUT for entry in split.entries),
+        problems=list(dataset.problems),
+        exact_duplicates=split.exact_duplicates,
+        near_duplicates=split.near_duplicates,
+    )
 
 
 def _own_split(out: Path) -> Split:

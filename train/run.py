@@ -30,6 +30,7 @@ from .features import feature_batches
 from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
+from .run_info import ModelInfo, RunInfo, read_run
 from .runs import build_args, complete_run, input_spec, source_revision, versions
 from .settings import filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
@@ -47,7 +48,7 @@ def train(
     *,
     on_epoch: Callable[[Row], None] | None = None,
     evaluated: Sequence[str] = SUBSETS,
-) -> dict[str, Any]:
+) -> RunInfo:
     """Fine-tune a backbone on a folder of images, evaluate it on the test subset and write a report.
 
     Args:
@@ -56,9 +57,6 @@ def train(
         devices: TensorFlow device names to mirror over; by default all GPUs.
         on_epoch: see `edgeall.train.fit.fit`.
         evaluated: see `complete_run`.
-
-    Returns:
-        The content of ``run.json``.
 
     Raises:
         UsageError: invalid settings; a run folder that holds another run, lies in the data folder, or is in use.
@@ -97,10 +95,10 @@ class _Session:
         self.backbone: Any = None
         self.model: Any = None
 
-    def run(self, evaluated: Sequence[str], started: float) -> dict[str, Any]:
+    def run(self, evaluated: Sequence[str], started: float) -> RunInfo:
         """Train, evaluate and complete the run folder. ``started`` is of `time.perf_counter`."""
         settings, workers = self.settings, self.workers
-        provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
+        provenance: dict[str, Any] = {"source_revision": source_revision(), "device": describe_device()}
         prepared = prepare_run(settings, self.teachers, workers, self.progress)
         self.split = prepared.split
         self.labels = self.task.labels(self.split)
@@ -117,19 +115,19 @@ class _Session:
         self._share_head()
         history += self._finetune()
         self._convert_to_float32(accelerated)
-        run = {
-            "settings": {
-                **settings.as_json(),
-                "epochs_finetune": self.task.epochs(settings, self.training["train"]).epochs,
-            },
-            **prepared.facts,
-            "model": self._model_facts(),
-            "timing": self._timing(history, prepared.resuming, started),
-            "workers": workers.count,
-            "replicas": workers.replicas,
+        epochs = self.task.epochs(settings, self.training["train"]).epochs
+        run = RunInfo(
+            settings=settings.as_json() | {"epochs_finetune": epochs},
+            **vars(prepared.facts),
+            model=self._model_info(),
+            timing=self._timing(history, prepared.resuming, started),
+            workers=workers.count,
+            replicas=workers.replicas,
+            versions=versions(),
             **provenance,
-        }
-        return workers.from_chief(lambda: self._complete(run, history, started, evaluated))
+        )
+        complete = workers.from_chief(lambda: self._complete(run, history, started, evaluated).to_json())
+        return read_run(complete)
 
     def _build(self, weights: str) -> None:
         self.backbone = registry.get(self.settings.model).build(replace(self.args, weights=weights))
@@ -275,14 +273,9 @@ class _Session:
             self._build("none")
             self.model.set_weights(weights)
 
-    def _model_facts(self) -> dict[str, Any]:
-        return {
-            "name": self.settings.model,
-            "alpha": self.settings.alpha,
-            "parameters": int(self.model.count_params()),
-            "macs": macs(self.model),
-            "input": asdict(self.spec),
-        }
+    def _model_info(self) -> ModelInfo:
+        parameters = int(self.model.count_params())
+        return ModelInfo(self.settings.model, self.settings.alpha, parameters, macs(self.model), self.spec)
 
     def _timing(self, history: list[Row], resuming: bool, started: float) -> dict[str, Any]:
         return {
@@ -295,9 +288,7 @@ class _Session:
             "finetune_images_per_s": _rate(history, "finetune"),
         }
 
-    def _complete(
-        self, run: dict[str, Any], history: list[Row], started: float, evaluated: Sequence[str]
-    ) -> dict[str, Any]:
+    def _complete(self, run: RunInfo, history: list[Row], started: float, evaluated: Sequence[str]) -> RunInfo:
         out = self.settings.out
         complete = complete_run(out, run, self.model, self.split, self.images, history, started, evaluated)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -15,7 +15,8 @@ from ..edge_runtime.manifest import TASKS
 from ..edge_runtime.tools.atomic import sync
 from .config import TrainSettings
 from .data.split import Split, save_split
-from .runs import SCHEMA, is_damaged, is_whole, write_json
+from .run_info import SCHEMA, Facts
+from .runs import is_damaged, is_whole, write_json
 from .settings import resolve
 
 _DEFAULTS = {
@@ -84,7 +85,7 @@ def is_complete(settings: TrainSettings) -> bool:
     return not changes
 
 
-def claim(out: Path, settings: dict[str, Any], split: Split, facts: dict[str, Any]) -> None:
+def claim(out: Path, settings: dict[str, Any], split: Split, facts: Facts) -> None:
     """Create a run folder atomically. Whatever `check_out` allowed to overwrite is removed.
 
     This process must hold the lock of the folder.
@@ -94,7 +95,7 @@ def claim(out: Path, settings: dict[str, Any], split: Split, facts: dict[str, An
     begun.mkdir(parents=True)
     mark_output(begun)
     save_split(split, begun / "split.json")
-    write_json(begun / "data.json", facts)
+    write_json(begun / "data.json", facts.to_json())
     write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings})
     if out.exists():
         shutil.rmtree(out)

@@ -11,6 +11,7 @@ import subprocess
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -33,12 +34,11 @@ from .data import cache
 from .data.dataset import positive_labels
 from .data.split import Split, load_split
 from .data.subsets import SUBSETS
+from .run_info import SCHEMA, RunInfo, SplitInfo, read_run
 from .tasks import registry as tasks
 
-SCHEMA = 1
 
-
-def load_run(run: Path) -> dict[str, Any]:
+def load_run(run: Path) -> RunInfo:
     """The ``run.json`` of a complete run.
 
     Raises:
@@ -53,7 +53,7 @@ def load_run(run: Path) -> dict[str, Any]:
     facts = read_json(run / "run.json", "repeat the command that made the run")
     if facts.get("schema") != SCHEMA:
         raise DataError(f"{run}/run.json: schema {facts.get('schema')} is not {SCHEMA}", hint="train again")
-    return facts
+    return read_run(facts)
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
@@ -130,13 +130,13 @@ def run_digest(run: Path) -> str:
     return hashlib.sha256((run / "run.json").read_bytes()).hexdigest()
 
 
-def load_model(run: Path, facts: dict[str, Any]) -> Any:
+def load_model(run: Path, facts: RunInfo) -> Any:
     """The float32 Keras model of a run, rebuilt flat from its settings. Raises DataError if it is damaged."""
-    settings = {**facts["settings"], "weights": "none"}
+    settings = {**facts.settings, "weights": "none"}
     backbone = registry.get(settings["model"]).build(build_args(settings))
-    model = tasks.of_run(facts).add_head(backbone, settings, len(facts["labels"]))
-    if facts["model"].get("channels"):  # a run made by `edgeall prune --macs`
-        model = with_channels(model, facts["model"]["channels"])
+    model = tasks.of_run(facts).add_head(backbone, settings, len(facts.labels))
+    if facts.model.channels:  # a run made by `edgeall prune --macs`
+        model = with_channels(model, facts.model.channels)
     path = run / "model.keras"
     # Keras's load_model seeks inside the archive, and every seek backwards reads it again from the start.
     try:
@@ -161,10 +161,10 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: missing or damaged ({reason})", hint="train again")
 
 
-def load_own_split(run: Path, facts: dict[str, Any]) -> Split:
+def load_own_split(run: Path, facts: RunInfo) -> Split:
     """The split of a run. Raises DataError if ``split.json`` is not the split that the run was trained on."""
     split = load_split(run / "split.json")
-    if split.sha256 != facts["split"]["sha256"]:
+    if split.sha256 != facts.split.sha256:
         raise DataError(f"{run}/split.json: not the split this run was trained on", hint="restore it, or train again")
     return split
 
@@ -226,65 +226,60 @@ def image_folder(data: Path) -> Path:
     return data if data.is_dir() else data.parent
 
 
-def data_root(facts: dict[str, Any]) -> Path:
+def data_root(facts: RunInfo) -> Path:
     """The data folder or manifest of the run."""
-    return Path(facts["data"]["root"])
+    return Path(facts.data.root)
 
 
 def complete_run(
     out: Path,
-    run: dict[str, Any],
+    run: RunInfo,
     model: Any,
     split: Split,
     images: Mapping[str, Any],
     history: list[dict[str, Any]],
     started: float,
     evaluated: Sequence[str] = SUBSETS,
-) -> dict[str, Any]:
+) -> RunInfo:
     """Evaluate a trained model on its subsets and write the files of a complete run, ``run.json`` last.
 
     Args:
         out: the run folder, with ``split.json``.
-        run: settings, unit, data, model, timing, replicas, versions, source_revision and device.
+        run: everything but what this function fills in.
         model: float32; it is saved.
         split: of the run.
         images: of every subset, from `tasks.Task.load`.
         history: every epoch of every stage, see `edgeall.train.stage.Row`.
         started: ``time.perf_counter()`` at the start, for the total time.
         evaluated: the subsets to evaluate. Without test there is no report (`edgeall search`).
-
-    Returns:
-        The content of ``run.json``.
     """
-    settings, task = run["settings"], tasks.of_run(run)
+    settings, task = run.settings, tasks.of_run(run)
     labels = task.labels(split)
-    metrics = task.assess(out, model, split, images, settings, evaluated)
-    run = {
-        "schema": SCHEMA,
-        "edgeall_version": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "task": task.name,
-        "labels": list(labels),
-        "positive_labels": list(positive_of(settings["positive"], labels)),
-        "split": {
-            "sha256": split.sha256,
-            "level": split.level,
-            "fold": settings["fold"],
-            "embargo": split.embargo,
-            "left_out": split.left_out,
+    run = replace(
+        run,
+        edgeall_version=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=task.name,
+        labels=list(labels),
+        positive_labels=list(positive_of(settings["positive"], labels)),
+        split=SplitInfo(
+            sha256=split.sha256,
+            level=split.level,
+            fold=settings["fold"],
+            embargo=split.embargo,
+            left_out=split.left_out,
             **{name: len(images[name]) for name in SUBSETS},
-        },
-        "metrics": metrics,
-        **run,
-        "timing": {**run["timing"], "total_s": time.perf_counter() - started},
-    }
+        ),
+        metrics=task.assess(out, model, split, images, settings, evaluated),
+        timing={**run.timing, "total_s": time.perf_counter() - started},
+    )
     write_history(out / "history.csv", history)
     with atomic.atomic_write(out / "model.keras") as temporary:
         model.save(temporary)
     if "test" in evaluated:
         task.report(out, run, model, images)
     atomic.sync_tree(out)  # before run.json, which means that all files are complete
-    write_json(out / "run.json", run)
+    write_json(out / "run.json", run.to_json())
     return run
 
 

@@ -20,6 +20,7 @@ from ..edge_runtime.errors import UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..models.keras_compat import keras, tf
 from .data.split import Split
+from .run_info import RunInfo, TeacherInfo
 from .runs import input_spec, load_model, load_run, run_digest
 
 TEMPERATURE = 4.0
@@ -45,17 +46,13 @@ class Teacher:
 
     run: Path
     sha256: str
-    facts: dict[str, Any]
+    facts: RunInfo
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> TeacherInfo:
         """The entry in the student's ``run.json``."""
-        settings = self.facts["settings"]
-        return {
-            "run": str(self.run),
-            "run_sha256": self.sha256,
-            **{key: settings[key] for key in ("model", "alpha", "input_size")},
-            "accuracy": {side: metrics["accuracy"] for side, metrics in self.facts["metrics"].items()},
-        }
+        kept = {key: self.facts.settings[key] for key in ("model", "alpha", "input_size")}
+        accuracy = {side: metrics.accuracy for side, metrics in self.facts.classified.items()}
+        return TeacherInfo(str(self.run), self.sha256, **kept, accuracy=accuracy)
 
 
 def open_teachers(runs: Sequence[Path], out: Path) -> tuple[Teacher, ...]:
@@ -86,18 +83,18 @@ def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -
         UsageError: a teacher with other labels, another split or another normalization.
     """
     for teacher in teachers:
-        labels = teacher.facts["labels"]
+        labels = teacher.facts.labels
         if labels != list(split.labels):
             raise UsageError(
                 f"--teacher {teacher.run}: has the classes {', '.join(labels)}, the data has {', '.join(split.labels)}",
                 hint="give a run with the same classes",
             )
-        if teacher.facts["split"]["sha256"] != split.sha256:
+        if teacher.facts.split.sha256 != split.sha256:
             raise UsageError(
                 f"--teacher {teacher.run}: was trained on another split, which may contain images of this test subset",
                 hint=f"train the student on its split: --split {teacher.run}",
             )
-        own = input_spec(teacher.facts["settings"])
+        own = input_spec(teacher.facts.settings)
         if (own.mean, own.std) != (spec.mean, spec.std):
             raise UsageError(
                 f"--teacher {teacher.run}: normalizes with mean {own.mean:g} and std {own.std:g}, "

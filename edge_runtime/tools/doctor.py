@@ -11,11 +11,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import EdgeallError
+from ..results import Result
 from .atomic import leftovers
 from .machine import WHEELS, Machine, dotted, fitting_wheel, version_numbers, why_unfit
 from .throttle import throttle_reasons, throttled_bits
@@ -29,7 +29,7 @@ LITTLE_BYTES, NO_BYTES = 500_000_000, 100_000_000
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Result):
     """One check: its name, ``ok``, ``warn`` or ``fail``, the finding, and the repair (empty if ok)."""
 
     name: str
@@ -38,23 +38,27 @@ class Check:
     fix: str = ""
 
 
-def diagnose(machine: Machine) -> dict[str, Any]:
-    """Run all checks.
+@dataclass(frozen=True)
+class Diagnosis(Result):
+    """All checks; ``ok`` is False if one fails."""
 
-    Returns:
-        ok: False if a check fails; checks: name, state, found and fix of each.
-    """
+    ok: bool
+    checks: list[Check]
+
+
+def diagnose(machine: Machine) -> Diagnosis:
+    """Run all checks."""
     checks = [check for run_check in _CHECKS if (check := run_check(machine)) is not None]
-    return {"ok": all(check.state != "fail" for check in checks), "checks": [asdict(check) for check in checks]}
+    return Diagnosis(all(check.state != "fail" for check in checks), checks)
 
 
-def doctor_text(result: Mapping[str, Any]) -> str:
+def doctor_text(result: Diagnosis) -> str:
     """One line for each check, with its repair below."""
     lines = []
-    for check in result["checks"]:
-        lines.append(f"{check['state']:4}  {check['name']:11}  {check['found']}")
-        if check["fix"]:
-            lines.append(f"{'':19}> {check['fix']}")
+    for check in result.checks:
+        lines.append(f"{check.state:4}  {check.name:11}  {check.found}")
+        if check.fix:
+            lines.append(f"{'':19}> {check.fix}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from ..bundle import Golden
 from ..images import decode_rgb
 from ..network import Network
 from ..preprocess import preprocess
+from ..results import Result
 from ..tasks import compare_golden
 
 UNITS_TOLERANCE = {"ai_edge_litert": 0, "tflite_runtime": 3}
@@ -21,7 +22,7 @@ tflite-runtime round differently by up to three units."""
 
 
 @dataclass(frozen=True)
-class GoldenResult:
+class GoldenResult(Result):
     """The result for one golden image on this device.
 
     Attributes:
@@ -42,6 +43,10 @@ class GoldenResult:
     def ok(self) -> bool:
         """Whether preprocessing and outputs are as expected."""
         return self.pixels_ok and self.difference <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, with ``ok`` behind the name."""
+        return {"name": self.name, "ok": self.ok} | super().to_json()
 
     def describe(self) -> str:
         """The result as one line of text."""

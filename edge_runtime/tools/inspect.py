@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ...console.tables import record
@@ -13,73 +14,96 @@ from ..bundle import Bundle, open_bundle
 from ..errors import BundleError
 from ..flatbuffer import METADATA, Tensor
 from ..foreign import scores_of, sizes_of
+from ..results import Result
 from ..tasks import open_model
-from .golden import check_golden
+from .golden import GoldenResult, check_golden
 
 
-def inspect_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TensorInfo(Result):
+    """An input or output. ``shape`` has None for each variable size of the input, except the batch."""
+
+    name: str
+    type: str
+    shape: list[int | None]
+    scale: float | None
+    zero_point: int | None
+
+
+@dataclass(frozen=True)
+class Inspection(Result):
+    """Description of a model file.
+
+    Attributes:
+        weights_bytes: constant data of all tensors.
+        packed: whether edgeall packed it.
+        manifest: content of ``edgeall.json``; None for a foreign model.
+        labels: None if unknown, like ``normalization`` (``[mean, std]``).
+        digest_ok: True (a wrong digest raises); None for a foreign model, which has no digest.
+        golden_ok: whether every golden image gives the expected output; None without golden images.
+        scores: kind of a foreign model's output, see `edgeall.edge_runtime.foreign.scores_of`; None for a multi-label
+            model; ``probabilities`` for a packed classifier, ``mask`` for a segmentation model.
+        operators: counts by name, like ``tensor_types``.
+        model_card: Markdown.
+        signature_ok: whether the file is signed with a given key; None without a key.
+    """
+
+    path: str
+    file_bytes: int
+    flatbuffer_bytes: int
+    weights_bytes: int
+    packed: bool
+    manifest: dict[str, Any] | None
+    labels: list[str] | None
+    normalization: list[float] | None
+    digest_ok: bool | None
+    golden_ok: bool | None
+    golden: list[GoldenResult]
+    input: list[TensorInfo]
+    output: list[TensorInfo]
+    scores: str | None
+    operators: dict[str, int]
+    tensor_types: dict[str, int]
+    float_tensors: int
+    tflite_metadata: bool
+    model_card: str | None
+    runtime: str
+    signature_ok: bool | None = None
+
+
+def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     """Open, verify and describe a packed or foreign model.
 
-    Returns:
-        path, file_bytes, flatbuffer_bytes, weights_bytes (constant data of all tensors);
-        packed: whether edgeall packed it;
-        manifest: content of ``edgeall.json``; None for a foreign model;
-        labels, normalization (``[mean, std]``): None if unknown;
-        digest_ok: True (a wrong digest raises); None for a foreign model, which has no digest;
-        golden_ok: whether every golden image gives the expected output; None without golden images;
-        golden: name, pixels_ok, ok, difference, tolerance, unit of each;
-        input, output: name, type, shape (None for each variable size of the input, except the batch), scale,
-            zero_point;
-        scores: kind of a foreign model's output, see `edgeall.edge_runtime.foreign.scores_of`; None for a multi-label
-            model; ``probabilities`` for a packed classifier, ``mask`` for a segmentation model;
-        operators, tensor_types: counts by name; float_tensors: number of float tensors;
-        tflite_metadata: whether it has TFLite metadata; model_card: Markdown or None; runtime.
 
     Raises:
         BundleError: as `open_bundle`, `Classifier.open` and `check_golden` do.
     """
     bundle = open_bundle(path)
-    graph = bundle.graph
+    graph, packed = bundle.graph, bundle.manifest is not None
     types = graph.tensor_types()
-    golden = _golden(bundle)
-    return {
-        "path": bundle.path,
-        "file_bytes": bundle.file_bytes,
-        "flatbuffer_bytes": len(bundle.flatbuffer),
-        "weights_bytes": sum(tensor.constant_bytes for subgraph in graph.subgraphs for tensor in subgraph.tensors),
-        "packed": bundle.manifest is not None,
-        "manifest": json.loads(bundle.manifest.to_json()) if bundle.manifest else None,
-        "labels": list(bundle.labels) if bundle.labels is not None else None,
-        "normalization": list(bundle.normalization) if bundle.normalization is not None else None,
-        "digest_ok": True if bundle.manifest else None,
-        "golden_ok": all(result["ok"] for result in golden) if golden else None,
-        "golden": golden,
-        "input": [_input(graph.main.tensors[index]) for index in graph.main.inputs],
-        "output": [_tensor(graph.main.tensors[index]) for index in graph.main.outputs],
-        "scores": _SCORES_OF_TASK[bundle.task] if bundle.manifest else _scores(bundle),
-        "operators": graph.op_counts(),
-        "tensor_types": types,
-        "float_tensors": sum(count for name, count in types.items() if "FLOAT" in name),
-        "tflite_metadata": METADATA in graph.metadata,
-        "model_card": bundle.model_card,
-        "runtime": interpreter.runtime_version(),
-    }
-
-
-def _golden(bundle: Bundle) -> list[dict[str, Any]]:
-    if bundle.manifest is None:
-        return []
-    return [
-        {
-            "name": result.name,
-            "ok": result.ok,
-            "pixels_ok": result.pixels_ok,
-            "difference": result.difference,
-            "tolerance": result.tolerance,
-            "unit": result.unit,
-        }
-        for result in check_golden(open_model(bundle, 1))
-    ]
+    golden = check_golden(open_model(bundle, 1)) if packed else []
+    return Inspection(
+        path=bundle.path,
+        file_bytes=bundle.file_bytes,
+        flatbuffer_bytes=len(bundle.flatbuffer),
+        weights_bytes=sum(tensor.constant_bytes for subgraph in graph.subgraphs for tensor in subgraph.tensors),
+        packed=packed,
+        manifest=json.loads(bundle.manifest.to_json()) if bundle.manifest else None,
+        labels=list(bundle.labels) if bundle.labels is not None else None,
+        normalization=list(bundle.normalization) if bundle.normalization is not None else None,
+        digest_ok=True if packed else None,
+        golden_ok=all(result.ok for result in golden) if golden else None,
+        golden=golden,
+        input=[_input(graph.main.tensors[index]) for index in graph.main.inputs],
+        output=[_tensor(tensor, tensor.shape) for tensor in (graph.main.tensors[i] for i in graph.main.outputs)],
+        scores=_SCORES_OF_TASK[bundle.task] if packed else _scores(bundle),
+        operators=graph.op_counts(),
+        tensor_types=types,
+        float_tensors=sum(count for name, count in types.items() if "FLOAT" in name),
+        tflite_metadata=METADATA in graph.metadata,
+        model_card=bundle.model_card,
+        runtime=interpreter.runtime_version(),
+    )
 
 
 def _scores(bundle: Bundle) -> str | None:
@@ -89,19 +113,14 @@ def _scores(bundle: Bundle) -> str | None:
         return None
 
 
-def _input(tensor: Tensor) -> dict[str, Any]:
+def _input(tensor: Tensor) -> TensorInfo:
     sizes = [None if size < 0 else size for size in sizes_of(tensor)]
-    return _tensor(tensor) | {"shape": [*tensor.shape[:1], *sizes[1:]]}
+    return _tensor(tensor, [*tensor.shape[:1], *sizes[1:]])
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "type": tensor.type,
-        "shape": list(tensor.shape),
-        "scale": tensor.scale[0] if tensor.scale else None,
-        "zero_point": tensor.zero_point[0] if tensor.zero_point else None,
-    }
+def _tensor(tensor: Tensor, shape: Iterable[int | None]) -> TensorInfo:
+    scale = tensor.scale[0] if tensor.scale else None
+    return TensorInfo(tensor.name, tensor.type, list(shape), scale, tensor.zero_point[0] if tensor.zero_point else None)
 
 
 _SCORES_OF_TASK = {"classification": "probabilities", "segmentation": "mask"}
@@ -114,14 +133,14 @@ _SCORES = {
 }
 
 
-def inspect_text(facts: Mapping[str, Any]) -> str:
-    """The result of `inspect_model` as text."""
-    manifest = facts["manifest"] or {}
-    labels = facts["labels"]
+def inspect_text(facts: Inspection) -> str:
+    """An inspection as text."""
+    manifest = facts.manifest or {}
+    labels = facts.labels
     rows: dict[str, object] = {
-        "file": f"{facts['path']}, {facts['file_bytes']:,} bytes",
-        "flatbuffer": f"{facts['flatbuffer_bytes']:,} bytes, {facts['weights_bytes']:,} of them weights",
-        "packed by edgeall": "yes" if facts["packed"] else "no: a foreign model has no digest and no golden images",
+        "file": f"{facts.path}, {facts.file_bytes:,} bytes",
+        "flatbuffer": f"{facts.flatbuffer_bytes:,} bytes, {facts.weights_bytes:,} of them weights",
+        "packed by edgeall": "yes" if facts.packed else "no: a foreign model has no digest and no golden images",
     }
     if manifest:
         rows |= {
@@ -137,14 +156,14 @@ def inspect_text(facts: Mapping[str, Any]) -> str:
         }
     rows |= {
         "labels": "not in the file" if labels is None else labels if len(labels) <= 20 else f"{len(labels):,}",
-        "normalization": "not in the file" if facts["normalization"] is None else _normalization(facts),
-        "input": "; ".join(map(_tensor_text, facts["input"])),
-        "output": "; ".join(map(_tensor_text, facts["output"])),
-        "scores": _SCORES[facts["scores"]],
-        "TFLite metadata": "yes" if facts["tflite_metadata"] else "no",
-        "tensors": facts["tensor_types"],
-        "operators": facts["operators"],
-        "runtime": facts["runtime"],
+        "normalization": "not in the file" if facts.normalization is None else _normalization(*facts.normalization),
+        "input": "; ".join(map(_tensor_text, facts.input)),
+        "output": "; ".join(map(_tensor_text, facts.output)),
+        "scores": _SCORES[facts.scores],
+        "TFLite metadata": "yes" if facts.tflite_metadata else "no",
+        "tensors": facts.tensor_types,
+        "operators": facts.operators,
+        "runtime": facts.runtime,
         "intended use": manifest.get("intended_use"),
     }
     return record(rows)
@@ -165,30 +184,29 @@ def _decision_rows(manifest: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _golden_verdict(facts: Mapping[str, Any]) -> str:
-    results = facts["golden"]
+def _golden_verdict(facts: Inspection) -> str:
+    results = facts.golden
     if not results:
         return "none"
-    worst = max(results, key=lambda result: result["difference"])
-    source = facts["manifest"]["golden"].get("source", "unknown")
-    pixels = "" if all(result["pixels_ok"] for result in results) else ", PREPROCESSING DIFFERS"
-    verdict = "as packed" if facts["golden_ok"] else "NOT as packed"
+    worst = max(results, key=lambda result: result.difference)
+    source = (facts.manifest or {})["golden"].get("source", "unknown")
+    pixels = "" if all(result.pixels_ok for result in results) else ", PREPROCESSING DIFFERS"
+    verdict = "as packed" if facts.golden_ok else "NOT as packed"
     return (
-        f"{len(results)} {verdict}, largest difference {worst['difference']:g} {worst['unit']} "
-        f"(allowed {worst['tolerance']:g}){pixels}; from: {source}"
+        f"{len(results)} {verdict}, largest difference {worst.difference:g} {worst.unit} "
+        f"(allowed {worst.tolerance:g}){pixels}; from: {source}"
     )
 
 
-def _normalization(facts: Mapping[str, Any]) -> str:
-    mean, std = facts["normalization"]
+def _normalization(mean: float, std: float) -> str:
     return f"(pixel - {mean:g}) / {std:g}"
 
 
-def _tensor_text(tensor: Mapping[str, Any]) -> str:
-    shape = "x".join("any" if size is None else str(size) for size in tensor["shape"])
-    if tensor["scale"] is None:
-        return f"{tensor['type']} {shape}"
-    return f"{tensor['type']} {shape}, (unit - {tensor['zero_point']}) * {tensor['scale']:.8g}"
+def _tensor_text(tensor: TensorInfo) -> str:
+    shape = "x".join("any" if size is None else str(size) for size in tensor.shape)
+    if tensor.scale is None:
+        return f"{tensor.type} {shape}"
+    return f"{tensor.type} {shape}, (unit - {tensor.zero_point}) * {tensor.scale:.8g}"
 
 
 def _is_short(value: object) -> bool:

@@ -23,6 +23,7 @@ from ...edge_runtime.images import mark_output, refuse_inside
 from ...edge_runtime.tools.device import describe_device
 from ...models.keras_compat import keras
 from ...train.data.split import SplitEntry
+from ...train.run_info import RunInfo
 from ...train.runs import data_root, load_run, source_revision, versions, write_json
 from ...train.tasks.registry import only_classification
 from .compare_config import CompareOptions
@@ -63,7 +64,7 @@ def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progr
         only_classification(run, "compare")
     _same_labels(facts)
     for folder, run in facts.items():
-        if "test" not in run["metrics"]:
+        if "test" not in run.metrics:
             raise DataError(
                 f"{folder}: was never evaluated on its test subset", hint="compare the run that a search has chosen"
             )
@@ -222,12 +223,12 @@ def failure_of(model: str, scheme: str | None, error: Exception) -> dict[str, An
     return {"model": model, "scheme": scheme, "error": message, "hint": "", "traceback": details}
 
 
-def _same_labels(facts: Mapping[Path, Mapping[str, Any]]) -> None:
+def _same_labels(facts: Mapping[Path, RunInfo]) -> None:
     (first, wanted), *others = facts.items()
     for folder, run in others:
-        if run["labels"] != wanted["labels"]:
+        if run.labels != wanted.labels:
             raise DataError(
-                f"{folder} has the classes {', '.join(run['labels'])}, {first} has {', '.join(wanted['labels'])}",
+                f"{folder} has the classes {', '.join(run.labels)}, {first} has {', '.join(wanted.labels)}",
                 hint="compare runs of the same classes",
             )
 

@@ -17,12 +17,14 @@ from ...edge_runtime.bundle import Bundle, open_bundle
 from ...edge_runtime.calibration import apply_temperature, temperature_of
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import BundleError, DataError
+from ...edge_runtime.results import plain as plain_json
 from ...models.macs import macs
 from ...train.batches import Images
 from ...train.data import cache
 from ...train.data.split import Split, SplitEntry, check_split
 from ...train.data.subsets import SUBSETS
 from ...train.evaluation.metrics import metrics_of
+from ...train.run_info import RunInfo
 from ...train.runs import (
     data_root,
     input_spec,
@@ -54,7 +56,7 @@ class OpenRun:
 
     model: str
     folder: Path
-    facts: dict[str, Any]
+    facts: RunInfo
     split: Split
     subsets: dict[str, Images]
     keras: NDArray[np.float32]
@@ -70,7 +72,7 @@ def open_run(name: str, folder: Path, options: CompareOptions, progress: Progres
     root = options.data or data_root(facts)
     split = load_own_split(folder, facts)
     check_split(split, root)
-    subsets = load_subsets(split, root, input_spec(facts["settings"]), cache.ready(options.cache_dir), progress)
+    subsets = load_subsets(split, root, input_spec(facts.settings), cache.ready(options.cache_dir), progress)
     return OpenRun(name, folder, facts, split, subsets, _keras_probabilities(folder, split))
 
 
@@ -94,24 +96,24 @@ def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float
         "name": name,
         "runs": [str(run.folder) for run in runs],
         "labels": list(runs[0].split.labels),
-        "backbone": first["model"]["name"],
-        "alpha": first["model"]["alpha"],
-        "weights": first["settings"]["weights"],
-        "augment": first["settings"]["augment"],
-        "seed": first["settings"]["seed"],
-        "input": first["model"]["input"],
-        "parameters": first["model"]["parameters"],
+        "backbone": first.model.name,
+        "alpha": first.model.alpha,
+        **{key: first.settings[key] for key in ("weights", "augment", "seed")},
+        "input": plain_json(first.model.input),
+        "parameters": first.model.parameters,
         "macs": macs(load_model(runs[0].folder, first)),
-        "pruned": first.get("pruned"),
+        "pruned": plain_json(first.pruned),
         "split_level": runs[0].split.level,
         "optimistic": runs[0].split.level == "image",
         "run_sha256": [run_digest(run.folder) for run in runs],
         "split_sha256": [run.split.sha256 for run in runs],
         "test_sha256": _test_digest(runs),
-        "data": {key: first["data"].get(key) for key in ("root", "images", "left_out", "synthetic", "dataset_sha256")},
+        "data": {
+            key: getattr(first.data, key) for key in ("root", "images", "left_out", "synthetic", "dataset_sha256")
+        },
         "sides": {name: [len(run.subsets[name]) for run in runs] for name in SUBSETS},
-        "training_s": sum(run.facts["timing"]["total_s"] for run in runs),
-        "resumed": any(run.facts["timing"].get("resumed") for run in runs),
+        "training_s": sum(run.facts.timing["total_s"] for run in runs),
+        "resumed": any(run.facts.timing.get("resumed") for run in runs),
         "by_side": {name: _over_runs(runs, name) for name in SUBSETS},
         "float": _metrics(runs, probabilities),
         "schemes": {},
@@ -120,24 +122,25 @@ def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float
 
 def _over_runs(runs: Sequence[OpenRun], subset: str) -> dict[str, Any]:
     """Mean accuracy and loss of a subset over the folds, and each fold's accuracy."""
-    found = [run.facts["metrics"][subset] for run in runs]
-    means = {key: float(np.mean([metrics[key] for metrics in found])) for key in ("accuracy", "log_loss", "macro_f1")}
-    return {**means, "accuracies": [metrics["accuracy"] for metrics in found]}
+    found = [run.facts.classified[subset] for run in runs]
+    names = ("accuracy", "log_loss", "macro_f1")
+    means = {name: float(np.mean([getattr(metrics, name) for metrics in found])) for name in names}
+    return {**means, "accuracies": [metrics.accuracy for metrics in found]}
 
 
 def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """Metrics of all test subsets together, which do not overlap; and the accuracy of each."""
     first = runs[0]
     test = [entry for run in runs for entry in run.test]
-    positive, seed, labels = first.facts["positive_labels"], first.facts["settings"]["seed"], first.split.labels
+    positive, seed, labels = first.facts.positive_labels, first.facts.settings["seed"], first.split.labels
     pooled = metrics_of(test, labels, probabilities, positive, "test", first.split.level, seed)
     ends = np.cumsum([len(run.test) for run in runs])[:-1]
     accuracies = [
         float((part.argmax(axis=1) == run.subsets["test"].labels).mean())
         for run, part in zip(runs, np.split(probabilities, ends), strict=True)
     ]
-    recalls = [row["recall"] for row in pooled["per_class"].values() if row["support"]]
-    return {**pooled, "accuracies": accuracies, "balanced_accuracy": float(np.mean(recalls))}
+    recalls = [row.recall for row in pooled.per_class.values() if row.support]
+    return {**pooled.to_json(), "accuracies": accuracies, "balanced_accuracy": float(np.mean(recalls))}
 
 
 def _test_digest(runs: Sequence[OpenRun]) -> str:
@@ -172,7 +175,7 @@ def measure(
         "compressed_bytes": round(np.mean([compressed_bytes(bundle.flatbuffer) for bundle in bundles])),
         "sparsity_frac": quantization.get("sparsity_frac"),
         "float_layers": quantization.get("float_layers"),
-        **{key: cost[key] for key in ("drop_points", "agreement", "max_abs_difference")},
+        **{key: getattr(cost, key) for key in ("drop_points", "agreement", "max_abs_difference")},
         "metrics": _metrics(runs, probabilities),
     }
     order = np.argsort([entry.sha256 for run in runs for entry in run.test], kind="stable")
@@ -197,13 +200,13 @@ def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
     hint = "move it away, or replace it with `edgeall quantize --force`"
     if bundle.manifest is None:
         raise BundleError(f"{bundle.path}: not made by edgeall", hint=hint)
-    found, model = bundle.manifest.training, run.facts["model"]
+    found, model = bundle.manifest.training, run.facts.model
     wanted = {
         "run_sha256": run_digest(run.folder),
         "split_sha256": run.split.sha256,
-        "backbone": model["name"],
-        "alpha": model["alpha"],
-        "seed": run.facts["settings"]["seed"],
+        "backbone": model.name,
+        "alpha": model.alpha,
+        "seed": run.facts.settings["seed"],
     }
     # Files of older versions do not name their run; the facts that they hold must match.
     differing = [key for key, value in wanted.items() if key in found and found[key] != value]

@@ -95,11 +95,12 @@ def against_best(
     found = []
     for row in rows:
         leader = best[tested_on[row["model"]]]
-        test: dict[str, Any] = dict.fromkeys(("only_first", "only_second", "p_value"))
+        counts: tuple[float | None, ...] = (None, None, None)
         if row is not leader:
             test = mcnemar(right[row["model"], row["scheme"]], right[leader["model"], leader["scheme"]])
-        counts = {"only_this_right": test["only_first"], "only_best_right": test["only_second"]}
-        found.append({**row, **counts, "mcnemar_p": test["p_value"]})
+            counts = (test.only_first, test.only_second, test.p_value)
+        names = ("only_this_right", "only_best_right", "mcnemar_p")
+        found.append({**row, **dict(zip(names, counts, strict=True))})
     return found
 
 

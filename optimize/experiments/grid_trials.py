@@ -119,18 +119,18 @@ def run_trial(trial: Any, study: Any, config: GridConfig, progress: Progress) ->
             trial.set_user_attr("error", message.splitlines()[0] if message else type(error).__name__)
             progress.note(f"trial {trial.number}: failed: {message}")
             raise
-        validation, test = run["metrics"]["validation"], run["metrics"]["test"]
+        validation, test = run.classified["validation"], run.classified["test"]
         facts = {
-            "validation_accuracy": validation["accuracy"],
-            "validation_loss": validation["log_loss"],
-            "test_accuracy": test["accuracy"],
-            "test_loss": test["log_loss"],
-            "test_macro_f1": test["macro_f1"],
-            "split_level": run["split"]["level"],
-            "minutes": run["timing"]["total_s"] / 60,
+            "validation_accuracy": validation.accuracy,
+            "validation_loss": validation.log_loss,
+            "test_accuracy": test.accuracy,
+            "test_loss": test.log_loss,
+            "test_macro_f1": test.macro_f1,
+            "split_level": run.split.level,
+            "minutes": run.timing["total_s"] / 60,
             "run": str(settings.out),
-            "dataset_sha256": run["data"]["dataset_sha256"],
-            "synthetic": run["data"]["synthetic"],
+            "dataset_sha256": run.data.dataset_sha256,
+            "synthetic": run.data.synthetic,
         }
         trial.set_user_attr("facts", facts)
-        return float(validation["accuracy"])
+        return validation.accuracy

@@ -20,11 +20,13 @@ from ...console.progress import Progress
 from ...edge_runtime.errors import DataError, EdgeallError, UsageError
 from ...edge_runtime.files import file_name, is_empty, output_lock
 from ...edge_runtime.images import mark_output, refuse_inside
+from ...edge_runtime.results import from_json
 from ...edge_runtime.tools.atomic import sync
 from ...edge_runtime.tools.device import describe_device
 from ...train.data import cache
 from ...train.data.split import Split, check_split, load_split, save_split
 from ...train.prepare import prepare
+from ...train.run_info import Facts
 from ...train.runs import is_damaged, read_json, start_over, write_json
 from ...train.workers import refuse_cluster
 from .search_choice import SCHEMA, conclude
@@ -94,7 +96,7 @@ def _search(
 
 def _begin(
     settings: SearchSettings, identity: dict[str, Any], progress: Progress
-) -> tuple[dict[str, str], Split, dict[str, Any]]:
+) -> tuple[dict[str, str], Split, Facts]:
     """Begin or resume the folder of a search; returns its worker, the split and the facts of the data."""
     out = settings.out
     if out.exists() and (not out.is_dir() or not is_empty(out)):
@@ -115,7 +117,7 @@ def _begin(
             )
         split = load_split(out / "split.json")
         check_split(split, settings.data)
-        return begun["worker"], split, read_json(out / "data.json", start_over(out))
+        return begun["worker"], split, from_json(Facts, read_json(out / "data.json", start_over(out)))
     first = training_of(settings, space_of(settings)[0].candidates()[0])
     split, facts = prepare(first, progress)
     worker = {"worker": uuid.uuid4().hex, "host": platform.node(), "folder": str(out.resolve())}
@@ -124,7 +126,7 @@ def _begin(
     temporary.mkdir(parents=True)
     mark_output(temporary)
     save_split(split, temporary / "split.json")
-    write_json(temporary / "data.json", facts)
+    write_json(temporary / "data.json", facts.to_json())
     write_json(temporary / "settings.json", {"edgeall_search": SCHEMA, "worker": worker, "identity": identity})
     os.replace(temporary, out)
     sync(out.parent)

@@ -39,8 +39,6 @@ from .search_result import COSTS, alike, candidate_of, choose, judged, missed, p
 from .search_trial import Search, quantized
 
 SCHEMA = 1
-COMPUTED = ("schema", "edgeall_version", "created", "labels", "positive_labels", "split", "metrics")
-"""Keys of ``run.json`` that `edgeall.train.runs.complete_run` computes."""
 
 
 def conclude(search: Search, worker: Mapping[str, str], notes: list[str]) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def _provenance(search: Search) -> dict[str, Any]:
         "device": describe_device(),
         "versions": versions(),
         "source_revision": source_revision(),
-        "synthetic": search.facts["data"]["synthetic"],
+        "synthetic": search.facts.data.synthetic,
         "split": {
             "level": split.level,
             "embargo": split.embargo,
@@ -149,8 +147,7 @@ def _hand_over(search: Search, chosen: Mapping[str, Any]) -> None:
     with _in_place_of(best) as begun:
         # The checkpoint of quantization-aware training in the run makes the same model again.
         shutil.copytree(run, begun, ignore=shutil.ignore_patterns("run.json", "*.tflite"))
-        kept = {key: value for key, value in facts.items() if key not in COMPUTED}
-        complete_run(begun, kept, load_model(run, facts), split, subsets, read_history(run), started)
+        complete_run(begun, facts, load_model(run, facts), split, subsets, read_history(run), started)
     model = out / "model.tflite"
     quantized(search, best, candidate, model, subset="test", golden=settings.golden)
     validation = subsets["validation"]

@@ -16,6 +16,7 @@ from ...models.keras_compat import keras
 from ...train.data.split import Split
 from ...train.run import train
 from ...train.run_folder import claim
+from ...train.run_info import Facts
 from ...train.runs import is_whole, load_run, read_history
 from ...train.settings import resolve
 from ..prune import prune
@@ -44,7 +45,7 @@ class Search:
     settings: SearchSettings
     space: Space
     split: Split
-    facts: dict[str, Any]
+    facts: Facts
     trials: Trials
     progress: Progress
     cache_dir: Path
@@ -163,7 +164,7 @@ def _measure(search: Search, trial: Any, candidate: Candidate) -> dict[str, Any]
         "float_accuracy": result.float_accuracy,
         "images": result.test_images,
         "file_bytes": result.file_bytes,
-        "parameters": load_run(run)["model"]["parameters"],
+        "parameters": load_run(run).model.parameters,
         "run": run.name,
     }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ...console.tables import percent, record, table
+from ...train.run_info import RunInfo
 
 FASTER = 1.05
 """A smaller ratio does not count as a gain: repeated measurements differ by as much."""
@@ -14,16 +14,11 @@ SHOWN = 40
 _TITLES = {"sparsity": "unstructured sparsity", "macs": "fewer channels"}
 
 
-def verdict(pruned: Mapping[str, Any]) -> list[str]:
-    """Gain in latency and size, in sentences.
-
-    Args:
-        pruned: ``kind``, ``latency`` and ``size`` of ``run.json``'s ``pruned``.
-    """
-    before, after = pruned["latency"]["parent_float32_p50_ms"], pruned["latency"]["float32_p50_ms"]
+def verdict(kind: str, size: Mapping[str, int], latency: Mapping[str, float]) -> list[str]:
+    """Gain in latency and size, in sentences; for the arguments see `edgeall.train.run_info.PrunedInfo`."""
+    before, after = latency["parent_float32_p50_ms"], latency["float32_p50_ms"]
     speed = f"{before / after:.2f} times as fast" if before / after >= FASTER else "no faster"
-    lines = [f"{_TITLES[pruned['kind']]}: {speed} ({before:.2f} ms before, {after:.2f} ms after, float32, one thread)"]
-    size = pruned["size"]
+    lines = [f"{_TITLES[kind]}: {speed} ({before:.2f} ms before, {after:.2f} ms after, float32, one thread)"]
     for name, key in (("file", "float32_bytes"), ("compressed file", "float32_gzip_bytes")):
         whole, left = size[f"parent_{key}"], size[key]
         if whole / left >= FASTER:
@@ -33,21 +28,22 @@ def verdict(pruned: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def prune_text(run: Mapping[str, Any]) -> str:
-    """What ``edgeall prune`` prints, from the pruned run's ``run.json``."""
-    pruned = run["pruned"]
+def prune_text(run: RunInfo) -> str:
+    """What ``edgeall prune`` prints of the pruned run."""
+    pruned = run.pruned
+    assert pruned is not None
     facts = {
-        "run": pruned["from"],
-        pruned["kind"]: f"{percent(pruned['found'])} found, {percent(pruned['asked'])} asked for",
-        "parameters": f"{pruned['parameters']:,} of {pruned['parent_parameters']:,}",
-        "MACs": f"{pruned['macs']:,} of {pruned['parent_macs']:,}",
+        "run": pruned.parent,
+        pruned.kind: f"{percent(pruned.found)} found, {percent(pruned.asked)} asked for",
+        "parameters": f"{pruned.parameters:,} of {pruned.parent_parameters:,}",
+        "MACs": f"{pruned.macs:,} of {pruned.parent_macs:,}",
         **{
-            f"{name} accuracy": f"{percent(metrics['accuracy'])}, before {percent(pruned['parent_accuracy'].get(name))}"
-            for name, metrics in run["metrics"].items()
+            f"{name} accuracy": f"{percent(metrics.accuracy)}, before {percent(pruned.parent_accuracy.get(name))}"
+            for name, metrics in run.classified.items()
         },
     }
-    parts = [record(facts), "\n".join(pruned["verdict"])]
-    changed = [[name, *counts] for name, counts in pruned.get("channels", {}).items()]
+    parts = [record(facts), "\n".join(pruned.verdict)]
+    changed = [[name, *counts] for name, counts in (pruned.channels or {}).items()]
     if changed:
         more = [f"and {len(changed) - SHOWN} more (--json has all)"] if len(changed) > SHOWN else []
         parts.append("\n".join([table(["channels of", "before", "after"], changed[:SHOWN]), *more]))

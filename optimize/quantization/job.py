@@ -16,6 +16,7 @@ from ...edge_runtime.preprocess import InputSpec
 from ...models.keras_compat import exact_float32
 from ...train.data import cache
 from ...train.data.split import Split, check_split
+from ...train.run_info import RunInfo
 from ...train.runs import data_root, input_spec, load_model, load_own_split, load_run
 from ...train.tasks import registry as training
 from ..tasks import registry as tasks
@@ -38,7 +39,7 @@ class Job:
 
     config: QuantizeConfig
     progress: Progress
-    facts: dict[str, Any]
+    facts: RunInfo
     root: Path
     split: Split
     spec: InputSpec
@@ -54,7 +55,7 @@ class Job:
 
     @property
     def seed(self) -> int:
-        return int(self.facts["settings"]["seed"])
+        return int(self.facts.settings["seed"])
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def open_job(config: QuantizeConfig, progress: Progress) -> Job:
     root = config.data or data_root(facts)
     split = load_own_split(config.run, facts)
     check_split(split, root)
-    spec = input_spec(facts["settings"])
+    spec = input_spec(facts.settings)
     subsets = training.of_run(facts).load(split, root, spec, cache_dir, progress)
     return Job(config, progress, facts, root, split, spec, subsets)
 
@@ -153,7 +154,7 @@ def convert_network(job: Job, network: Folded) -> Converted:
 
 def _integer_network(job: Job, folded: Any, placement: Placement) -> tuple[Any, dict[str, Any]]:
     """The float network whose weights are quantized, and its activation ranges; ``qat-int8`` trains both."""
-    config, settings = job.config, job.facts["settings"]
+    config, settings = job.config, job.facts.settings
     images = job.task.sample(job.subsets["train"], config.representative, job.seed)
     measured = activation_extremes(folded, placement, images, settings, job.progress)
     if config.scheme != "qat-int8":

@@ -13,6 +13,7 @@ from ...console.progress import Progress
 from ...edge_runtime.files import output_lock
 from ...train.data import cache
 from ...train.fit import fit
+from ...train.run_info import RunInfo
 from ...train.stage import FitOptions, Stage
 from .placement import WITH_WEIGHTS
 from .qat import PLACEMENT, QuantizationAware
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from .job import Job
 
 
-def sparsity_masks(folded: Any, facts: dict[str, Any], progress: Progress) -> dict[str, NDArray[np.float32]]:
+def sparsity_masks(folded: Any, facts: RunInfo, progress: Progress) -> dict[str, NDArray[np.float32]]:
     """The zeros that quantization-aware training keeps, by layer; empty unless the run was pruned to sparsity."""
-    if facts.get("pruned", {}).get("kind") != "sparsity":
+    if facts.pruned is None or facts.pruned.kind != "sparsity":
         return {}
     kernels = {layer.name: layer.get_weights()[0] for layer in folded.layers if type(layer) in WITH_WEIGHTS}
     masks = {name: (kernel != 0).astype(np.float32) for name, kernel in kernels.items() if (kernel == 0).any()}
@@ -45,7 +46,7 @@ def train_quantized(job: Job, network: QuantizationAware, calibration_images: in
         network: it is trained.
         calibration_images: number of images behind the initial ranges.
     """
-    config, settings, folded = job.config, job.facts["settings"], network.folded
+    config, settings, folded = job.config, job.facts.settings, network.folded
     images = job.task.epoch_images(job.subsets["train"])
     epochs, batch_size = config.epochs, settings["batch_size"]
     stage = Stage("qat", epochs, config.learning_rate, epochs, images, batch_size, xla=False, soft=True)

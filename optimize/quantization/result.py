@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...edge_runtime.results import OPTIONAL, SPREAD, Result
+from ...train.evaluation.reliability import ReliabilityReport
+from ...train.evaluation.robustness import Robustness
+from ...train.segmentation.results import MaskMetrics, MaskRobustness
 from .convert import compressed_bytes, layers_in_float, sparsity
+from .layer_error import LayerError
+from .verify import ClassRecall
 
 if TYPE_CHECKING:
     from .job import Converted, Folded, Job
-
-OPTIONAL = ("layers", "robustness", "report")
-"""Fields that the JSON leaves out when they were not measured or written."""
 
 
 def conversion_facts(job: Job, network: Folded, converted: Converted) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def conversion_facts(job: Job, network: Folded, converted: Converted) -> dict[st
         in_float = layers_in_float(flatbuffer, [layer.name for layer in network.folded.layers], converted.output)
     return {
         "scheme": job.config.scheme,
-        "synthetic": job.facts["data"]["synthetic"],
+        "synthetic": job.facts.data.synthetic,
         "split_level": job.split.level,
         "flatbuffer_bytes": len(flatbuffer),
         "compressed_bytes": compressed_bytes(flatbuffer),
@@ -35,7 +38,15 @@ def conversion_facts(job: Job, network: Folded, converted: Converted) -> dict[st
 
 
 @dataclass(frozen=True)
-class QuantizationResult:
+class Agreement(Result):
+    """Share of images (of a mask: of pixels) with the label of Keras; largest difference of a probability."""
+
+    agreement: float
+    max_abs_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationResult(Result):
     """What `edgeall.optimize.quantize.quantize` measured and wrote of a classifier.
 
     Accuracies and shares are 0..1. Differences are from Keras float32.
@@ -47,15 +58,15 @@ class QuantizationResult:
         drop_points: lost accuracy, percentage points.
         agreement: share of images with the same label.
         max_abs_difference: largest difference of a probability.
-        tflite_float: ``agreement`` and ``max_abs_difference`` of the float32 TFLite model.
+        tflite_float: of the float32 TFLite model.
         per_class: support and recall of both models by class.
         compressed_bytes: size of the flatbuffer after zlib.
         float_layers: layers that compute in float; None: the scheme is not integer.
         sparsity_frac: share of zeros among the weights in the file.
-        layers: see `edgeall.optimize.quantization.layer_error.LayerError`.
+        layers: rounding error of each layer, if it was measured.
         calibration: as in the manifest, like ``decision`` and ``novelty``.
-        reliability: see `edgeall.train.evaluation.reliability`, like ``risk_coverage`` and ``review``.
-        robustness: see `edgeall.train.evaluation.robustness.robustness`.
+        assessed: calibration and review of the verified images.
+        robustness: under corruptions, if it was measured.
         out: path of the packed model, with ``file_bytes`` its size and ``report`` the HTML report beside it.
     """
 
@@ -68,34 +79,37 @@ class QuantizationResult:
     drop_points: float
     agreement: float
     max_abs_difference: float
-    tflite_float: dict[str, Any]
-    per_class: dict[str, Any]
+    tflite_float: Agreement
+    per_class: dict[str, ClassRecall]
     flatbuffer_bytes: int
     compressed_bytes: int
     float_flatbuffer_bytes: int
     float_layers: list[str] | None
     sparsity_frac: float
     clusters: int | None
-    layers: list[dict[str, Any]] | None
+    layers: list[LayerError] | None = field(default=None, metadata=OPTIONAL)
     calibration: dict[str, Any]
     decision: dict[str, Any]
     novelty: dict[str, Any]
-    reliability: dict[str, Any]
-    risk_coverage: dict[str, Any]
-    review: dict[str, Any] | None
-    robustness: dict[str, Any] | None
+    assessed: ReliabilityReport = field(metadata=SPREAD)
+    robustness: Robustness | None = field(default=None, metadata=OPTIONAL)
     out: str
     file_bytes: int
-    report: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON of ``edgeall quantize --json``."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: value for key, value in values.items() if value is not None or key not in OPTIONAL}
+    report: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
-class SegmentationResult:
+class ClassDice(Result):
+    """Dice of one class with Keras float32, and its figures with the converted model, see `MaskClass`."""
+
+    reference_dice: float | None
+    dice: float | None
+    iou: float | None
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationResult(Result):
     """What `edgeall.optimize.quantize.quantize` measured and wrote of a segmentation network.
 
     Figures of Dice are 0..1 and means over the images of nucleus and whole cell; further fields are as in
@@ -106,9 +120,10 @@ class SegmentationResult:
         drop_points: lost Dice, hundredths.
         agreement: share of pixels with the same class, over all tiles.
         max_abs_difference: largest difference of a probability.
-        tflite_float: ``agreement`` and ``max_abs_difference`` of the float32 TFLite model.
-        per_class: Dice of both models by class, over all pixels.
-        metrics: of the converted model, see `edgeall.train.segmentation.assess.figures`.
+        tflite_float: of the float32 TFLite model.
+        per_class: by class, over all pixels.
+        metrics: of the converted model.
+        robustness: under corruptions, if it was measured.
     """
 
     scheme: str
@@ -120,23 +135,18 @@ class SegmentationResult:
     drop_points: float
     agreement: float
     max_abs_difference: float
-    tflite_float: dict[str, Any]
-    per_class: dict[str, Any]
-    metrics: dict[str, Any]
+    tflite_float: Agreement
+    per_class: dict[str, ClassDice]
+    metrics: MaskMetrics
     flatbuffer_bytes: int
     compressed_bytes: int
     float_flatbuffer_bytes: int
     float_layers: list[str] | None
     sparsity_frac: float
     clusters: int | None
-    layers: list[dict[str, Any]] | None
-    robustness: dict[str, Any] | None
+    layers: list[LayerError] | None = field(default=None, metadata=OPTIONAL)
+    robustness: MaskRobustness | None = field(default=None, metadata=OPTIONAL)
     out: str
     file_bytes: int
-    report: str | None = None
+    report: str | None = field(default=None, metadata=OPTIONAL)
     task: str = "segmentation"
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON of ``edgeall quantize --json``."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: value for key, value in values.items() if value is not None or key not in OPTIONAL}

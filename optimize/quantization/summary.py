@@ -13,7 +13,7 @@ def quantize_text(result: QuantizationResult | SegmentationResult) -> str:
     if isinstance(result, SegmentationResult):
         return _masks_text(result)
     classes = [
-        [label, percent(row["reference_recall"]), percent(row["recall"]), row["support"]]
+        [label, percent(row.reference_recall), percent(row.recall), row.support]
         for label, row in result.per_class.items()
     ]
     facts = {**_conversion(result), **_decisions(result), **_optional(result)}
@@ -29,11 +29,11 @@ def _masks_text(result: SegmentationResult) -> str:
         "Dice": f"{result.dice:.4f}, Keras float32 {result.float_dice:.4f}, drop {result.drop_points:.2f} hundredths",
         "agreement with Keras": f"{percent(result.agreement)} of the pixels, largest difference of a probability "
         f"{result.max_abs_difference:.2g}",
-        "float32 TFLite with Keras": f"{percent(exact['agreement'])}, {exact['max_abs_difference']:.2g}",
+        "float32 TFLite with Keras": f"{percent(exact.agreement)}, {exact.max_abs_difference:.2g}",
         **_optional(result),
     }
     classes = [
-        [label, four(row["reference_dice"]), four(row["dice"]), four(row["iou"]), row["images"]]
+        [label, four(row.reference_dice), four(row.dice), four(row.iou), row.images]
         for label, row in result.per_class.items()
     ]
     return f"{record(facts)}\n\n{table(['class', 'float32 Dice', 'Dice', 'IoU', 'images'], classes)}"
@@ -56,7 +56,7 @@ def _conversion(result: QuantizationResult) -> dict[str, object]:
         f"drop {result.drop_points:.2f} points",
         "agreement with Keras": f"{percent(result.agreement)}, largest difference of a probability "
         f"{result.max_abs_difference:.2g}",
-        "float32 TFLite with Keras": f"{percent(exact['agreement'])}, {exact['max_abs_difference']:.2g}",
+        "float32 TFLite with Keras": f"{percent(exact.agreement)}, {exact.max_abs_difference:.2g}",
         "compressed": f"{result.compressed_bytes:,} bytes of flatbuffer in a zip; "
         f"{percent(result.sparsity_frac)} of the weights are zero",
     }
@@ -78,8 +78,8 @@ def _decisions(result: QuantizationResult) -> dict[str, object]:
     facts["out of distribution"] = (
         f"{percent(novelty['reviewed'])} of {novelty['images']['validation']:,} validation images, by their features"
     )
-    if result.review is not None:
-        facts["wrong test predictions"] = wrong_text(result.review)
+    if result.assessed.review is not None:
+        facts["wrong test predictions"] = wrong_text(result.assessed.review)
     return facts
 
 

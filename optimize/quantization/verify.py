@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.results import Result
 from ...train.batches import Images
+
+
+@dataclass(frozen=True)
+class ClassRecall(Result):
+    """Recall of one class by both models, None without images of it."""
+
+    support: int
+    reference_recall: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class ConversionCost(Result):
+    """A model compared with its reference on the same images.
+
+    Attributes:
+        reference_accuracy: of the reference; ``accuracy`` is that of the model.
+        drop_points: percentage points lost; negative when gained.
+        agreement: share of images with the same most probable class.
+        max_abs_difference: largest absolute difference of a probability.
+        per_class: by label.
+    """
+
+    reference_accuracy: float
+    accuracy: float
+    drop_points: float
+    agreement: float
+    max_abs_difference: float
+    per_class: dict[str, ClassRecall]
 
 
 def predict(classifier: Classifier, images: Images, title: str, progress: Progress) -> NDArray[np.float32]:
@@ -52,7 +82,7 @@ def compare(
     truth: NDArray[np.int64],
     reference: NDArray[np.float32],
     candidate: NDArray[np.float32],
-) -> dict[str, Any]:
+) -> ConversionCost:
     """Two models on the same images.
 
     Args:
@@ -60,28 +90,20 @@ def compare(
         truth: class indices ``(n,)``.
         reference: probabilities ``(n, classes)``, usually Keras float32.
         candidate: the same of the model under test.
-
-    Returns:
-        accuracy of both, ``drop_points`` (percentage points lost; negative when gained), top-1
-        ``agreement``, the largest absolute difference of a probability, and the recall of both per class.
     """
     one, other = reference.argmax(axis=1), candidate.argmax(axis=1)
     before, after = float((one == truth).mean()), float((other == truth).mean())
-    return {
-        "reference_accuracy": before,
-        "accuracy": after,
-        "drop_points": 100.0 * (before - after),
-        "agreement": float((one == other).mean()),
-        "max_abs_difference": float(np.abs(reference - candidate).max()),
-        "per_class": {
-            label: {
-                "support": int((truth == index).sum()),
-                "reference_recall": _recall(one, truth, index),
-                "recall": _recall(other, truth, index),
-            }
+    return ConversionCost(
+        reference_accuracy=before,
+        accuracy=after,
+        drop_points=100.0 * (before - after),
+        agreement=float((one == other).mean()),
+        max_abs_difference=float(np.abs(reference - candidate).max()),
+        per_class={
+            label: ClassRecall(int((truth == index).sum()), _recall(one, truth, index), _recall(other, truth, index))
             for index, label in enumerate(labels)
         },
-    }
+    )
 
 
 def _recall(predicted: NDArray[np.int64], truth: NDArray[np.int64], index: int) -> float | None:

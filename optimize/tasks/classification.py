@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +16,17 @@ from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
 from ...models.keras_compat import tf
 from ...train.batches import Images, plain, shuffled
-from ...train.evaluation.metrics import metrics_of
-from ...train.evaluation.reliability import reliability_report, sent_to_review
-from ...train.evaluation.robustness import robustness, robustness_text
+from ...train.evaluation.metrics import Metrics, metrics_of
+from ...train.evaluation.reliability import ReliabilityReport, reliability_report, sent_to_review
+from ...train.evaluation.robustness import Robustness, robustness, robustness_text
 from ...train.evaluation.text import metrics_text
 from ...train.fit import CLASSIFICATION
 from ...train.reports.model_report import write_model_report
+from ...train.run_info import RunInfo
 from ...train.runs import image_folder
 from ...train.stage import Stage
 from ..packaging.card import model_card
-from ..packaging.contents import REVIEW_FACTS, golden_candidates, kept_metrics, manifest_of, quality_gate
+from ..packaging.contents import golden_candidates, manifest_metrics, manifest_of, quality_gate
 from ..packaging.golden import choose_golden
 from ..packaging.pack import pack
 from ..quantization.activations import stratified
@@ -38,9 +38,9 @@ from ..quantization.mild import validation_predictions
 from ..quantization.novelty import IMAGES as NOVELTY_IMAGES
 from ..quantization.novelty import fit_novelty
 from ..quantization.placement import images_at_once
-from ..quantization.result import QuantizationResult, conversion_facts
+from ..quantization.result import Agreement, QuantizationResult, conversion_facts
 from ..quantization.summary import quantize_text
-from ..quantization.verify import compare, pixels_of, predict, predictions_and_features
+from ..quantization.verify import ConversionCost, compare, pixels_of, predict, predictions_and_features
 from .registry import Distillation, QuantizationTask
 
 GOLDEN_IMAGES = 2
@@ -51,7 +51,7 @@ class Classification(QuantizationTask):
 
     name = "classification"
 
-    def check(self, config: QuantizeConfig, facts: Mapping[str, Any]) -> None:
+    def check(self, config: QuantizeConfig, facts: RunInfo) -> None:
         wanted_rule(_positive(facts), config.target_sensitivity, config.review_budget)
 
     def predictions(self, model: Any, images: Images) -> NDArray[Any]:
@@ -68,7 +68,7 @@ class Classification(QuantizationTask):
         return len(images)
 
     def distillation(self, job: Job, stage: Stage, folded: Any) -> Distillation:
-        settings, training, classes = job.facts["settings"], job.subsets["train"], folded.output_shape[-1]
+        settings, training, classes = job.facts.settings, job.subsets["train"], folded.output_shape[-1]
         weights = training.class_weights(classes) if settings["class_weights"] else None
 
         def batches(epoch: int) -> Any:
@@ -91,17 +91,17 @@ class Classification(QuantizationTask):
         verified = _verify(job, network, converted)
         _check_drop(job, verified)
         decisions = _fit_decisions(job, verified)
-        metrics, assessed = _assess(job, verified, decisions)
-        measured = _measured(job, network, converted, verified) | decisions.facts | assessed
-        manifest = _pack(job, converted, verified, decisions, measured, metrics)
-        return _report(job, measured, metrics, manifest)
+        assessed = _assess(job, verified, decisions)
+        measured = _measured(job, network, converted, verified) | decisions.facts
+        manifest = _pack(job, converted, verified, decisions, measured, assessed)
+        return _report(job, measured, assessed, manifest)
 
 
 TASK = Classification()
 
 
-def _positive(facts: Mapping[str, Any]) -> list[int]:
-    return [facts["labels"].index(label) for label in facts["positive_labels"]]
+def _positive(facts: RunInfo) -> list[int]:
+    return [facts.labels.index(label) for label in facts.positive_labels]
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class _Verified:
     classifier: Classifier
     probabilities: NDArray[np.float32]
     features: NDArray[np.float32]
-    cost: dict[str, Any]
-    float_cost: dict[str, Any]
+    cost: ConversionCost
+    float_cost: ConversionCost
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,10 @@ def _verify(job: Job, network: Folded, converted: Converted) -> _Verified:
 def _check_drop(job: Job, verified: _Verified) -> None:
     """Raise GateError where the accuracy drops by more than ``max_drop``."""
     config, cost = job.config, verified.cost
-    if config.max_drop is not None and cost["drop_points"] > config.max_drop:
+    if config.max_drop is not None and cost.drop_points > config.max_drop:
         raise GateError(
-            f"{config.scheme} loses {cost['drop_points']:.2f} points of {config.subset} accuracy "
-            f"({100 * cost['reference_accuracy']:.2f} % to {100 * cost['accuracy']:.2f} %), "
+            f"{config.scheme} loses {cost.drop_points:.2f} points of {config.subset} accuracy "
+            f"({100 * cost.reference_accuracy:.2f} % to {100 * cost.accuracy:.2f} %), "
             f"more than --max-drop {config.max_drop:g}; {config.out} was not written",
             hint="try --scheme qat-int8, more --epochs, or a larger --max-drop",
         )
@@ -186,24 +186,30 @@ def _fit_decisions(job: Job, verified: _Verified) -> _Decisions:
     return _Decisions({"calibration": calibration, "decision": decision, "novelty": novelty}, detector)
 
 
-def _assess(job: Job, verified: _Verified, decisions: _Decisions) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics of the verified images for the manifest; reliability, review and robustness for the result."""
+@dataclass(frozen=True)
+class _Assessed:
+    """Metrics, calibration and review of the verified images, and robustness where it was asked for."""
+
+    metrics: Metrics
+    report: ReliabilityReport
+    robust: Robustness | None
+
+
+def _assess(job: Job, verified: _Verified, decisions: _Decisions) -> _Assessed:
+    """Measure the model with its decisions on the verified images."""
     config, classifier, split = job.config, verified.classifier, job.split
     truth, temperature = job.verified_images.labels, decisions.temperature
     assert classifier.ood_detector is not None
     unfamiliar = is_out_of_distribution(verified.features, classifier.ood_detector)
-    assessed = reliability_report(
+    report = reliability_report(
         verified.probabilities, truth, _positive(job.facts), temperature, decisions.review_below, unfamiliar
     )
     probabilities = apply_temperature(verified.probabilities, temperature)
-    entries, positive = split.subset(config.subset), job.facts["positive_labels"]
+    entries, positive = split.subset(config.subset), job.facts.positive_labels
     metrics = metrics_of(entries, split.labels, probabilities, positive, config.subset, split.level, job.seed)
-    metrics |= {"ece_uncalibrated": assessed["reliability"]["before"]["ece"], "aurc": assessed["risk_coverage"]["aurc"]}
-    if assessed["review"] is not None:
-        metrics |= {key: assessed["review"][key] for key in REVIEW_FACTS}
-    assessed["robustness"] = None
+    robust = None
     if config.robust:
-        assessed["robustness"] = robustness(
+        robust = robustness(
             classifier,
             parallel.Layout(1, classifier.threads),
             image_folder(job.root),
@@ -212,20 +218,7 @@ def _assess(job: Job, verified: _Verified, decisions: _Decisions) -> tuple[dict[
             temperature=temperature,
             review_below=decisions.review_below,
         )
-        metrics |= _robust_metrics(assessed["robustness"])
-    return metrics, assessed
-
-
-def _robust_metrics(found: dict[str, Any]) -> dict[str, Any]:
-    """Mean and worst case of a robustness measurement, for the manifest."""
-    worst = found["worst_at"]
-    return {
-        "robust_suite": found["suite"],
-        "robust_worst_at": f"{worst['corruption']} at severity {worst['severity']}",
-        **{f"robust_accuracy_{key}": found[key] for key in ("mean", "worst")},
-        **{f"robust_ece_{key}": found[f"ece_{key}"] for key in ("mean", "worst")},
-        **{f"robust_{key}": found[key] for key in ("reviewed_mean", "wrong_not_reviewed_mean")},
-    }
+    return _Assessed(metrics, report, robust)
 
 
 def _measured(job: Job, network: Folded, converted: Converted, verified: _Verified) -> dict[str, Any]:
@@ -233,9 +226,13 @@ def _measured(job: Job, network: Folded, converted: Converted, verified: _Verifi
     cost = verified.cost
     return conversion_facts(job, network, converted) | {
         "test_images": len(job.verified_images),
-        "float_accuracy": cost["reference_accuracy"],
-        **{key: cost[key] for key in ("accuracy", "drop_points", "agreement", "max_abs_difference", "per_class")},
-        "tflite_float": {key: verified.float_cost[key] for key in ("agreement", "max_abs_difference")},
+        "float_accuracy": cost.reference_accuracy,
+        "accuracy": cost.accuracy,
+        "drop_points": cost.drop_points,
+        "agreement": cost.agreement,
+        "max_abs_difference": cost.max_abs_difference,
+        "per_class": cost.per_class,
+        "tflite_float": Agreement(verified.float_cost.agreement, verified.float_cost.max_abs_difference),
     }
 
 
@@ -245,32 +242,39 @@ def _pack(
     verified: _Verified,
     decisions: _Decisions,
     measured: dict[str, Any],
-    metrics: dict[str, Any],
+    assessed: _Assessed,
 ) -> Manifest:
     """Write the packed model to ``config.out``."""
     config, facts, split, root = job.config, job.facts, job.split, job.root
     source, images = golden_candidates(config.golden, facts, split, root)
     sections = {key: measured[key] for key in ("calibration", "decision", "novelty")}
     sections["quality"] = quality_gate(facts, split, root)
-    kept = kept_metrics(metrics, measured)
-    manifest = manifest_of(config.run, facts, split, job.spec, measured, kept, source, sections)
+    metrics = manifest_metrics(assessed.metrics, assessed.report, assessed.robust, measured["float_accuracy"])
+    manifest = manifest_of(config.run, facts, split, job.spec, measured, metrics, source, sections)
     golden = choose_golden(verified.classifier, images, GOLDEN_IMAGES)
     pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out, decisions.detector)
     return manifest
 
 
-def _report(job: Job, measured: dict[str, Any], metrics: dict[str, Any], manifest: Manifest) -> QuantizationResult:
+def _report(job: Job, measured: dict[str, Any], assessed: _Assessed, manifest: Manifest) -> QuantizationResult:
     """The result, and the HTML report of a model that was verified on the test subset."""
     out = job.config.out
     report = out.with_suffix(".report.html") if job.config.subset == "test" else None
-    file_bytes = out.stat().st_size
-    result = QuantizationResult(**measured, out=str(out), file_bytes=file_bytes, report=str(report) if report else None)
+    result = QuantizationResult(
+        **measured,
+        assessed=assessed.report,
+        robustness=assessed.robust,
+        out=str(out),
+        file_bytes=out.stat().st_size,
+        report=str(report) if report else None,
+    )
     if report:
-        sections = ("reliability", "risk_coverage", "review")
-        shown = metrics | {key: measured[key] for key in sections}
-        texts = [("What the conversion cost", quantize_text(result)), ("On the test subset", metrics_text(shown))]
-        if result.robustness is not None:
-            shown["robustness"] = result.robustness
-            texts.append(("Under changes of the microscope", robustness_text(result.robustness)))
-        write_model_report(report, f"{manifest.name}, {result.scheme}", texts, shown, result.synthetic)
+        texts = [
+            ("What the conversion cost", quantize_text(result)),
+            ("On the test subset", metrics_text(assessed.metrics, assessed.report)),
+        ]
+        if assessed.robust is not None:
+            texts.append(("Under changes of the microscope", robustness_text(assessed.robust)))
+        title = f"{manifest.name}, {result.scheme}"
+        write_model_report(report, title, texts, assessed.report, assessed.robust, result.synthetic)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...train.batches import Images
+    from ...train.run_info import RunInfo
     from ...train.stage import Objective, Stage
     from ..quantization.config import QuantizeConfig
     from ..quantization.job import Converted, Folded, Job
@@ -35,7 +36,7 @@ class QuantizationTask(ABC):
     name: str
 
     @abstractmethod
-    def check(self, config: QuantizeConfig, facts: Mapping[str, Any]) -> None:
+    def check(self, config: QuantizeConfig, facts: RunInfo) -> None:
         """Raise UsageError for settings that the task or the run does not take."""
 
     @abstractmethod
@@ -67,8 +68,8 @@ class QuantizationTask(ABC):
         """
 
 
-def of_run(facts: Mapping[str, Any]) -> QuantizationTask:
-    """The task of a run, from the content of its ``run.json``."""
+def of_run(facts: RunInfo) -> QuantizationTask:
+    """The task of a run."""
     name = training.of_run(facts).name
     task: QuantizationTask = importlib.import_module(f".{name}", __package__).TASK
     return task

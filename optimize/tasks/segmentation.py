@@ -18,11 +18,13 @@ from ...models.keras_compat import keras
 from ...train.batches import Images, plain
 from ...train.evaluation.robustness import robustness_text
 from ...train.evaluation.text import metrics_text
+from ...train.run_info import RunInfo
 from ...train.segmentation.assess import KerasSegmenter, Score, assess_images, figures
 from ...train.segmentation.batches import training_tiles, validation_tiles
 from ...train.segmentation.images import RED_CELL_PX, MaskedImages
 from ...train.segmentation.objective import OBJECTIVE
 from ...train.segmentation.report import draw_overlays, write_masks_report
+from ...train.segmentation.results import MaskRobustness
 from ...train.segmentation.robustness import robustness_of_masks
 from ...train.segmentation.tiles import plain_tiles
 from ...train.stage import Stage
@@ -34,7 +36,7 @@ from ..quantization.activations import stratified
 from ..quantization.config import QuantizeConfig
 from ..quantization.job import Converted, Folded, Job
 from ..quantization.placement import images_at_once
-from ..quantization.result import SegmentationResult, conversion_facts
+from ..quantization.result import Agreement, ClassDice, SegmentationResult, conversion_facts
 from ..quantization.summary import quantize_text
 from .registry import Distillation, QuantizationTask
 
@@ -53,7 +55,7 @@ class SegmentationQuantization(QuantizationTask):
 
     name = "segmentation"
 
-    def check(self, config: QuantizeConfig, facts: Mapping[str, Any]) -> None:
+    def check(self, config: QuantizeConfig, facts: RunInfo) -> None:
         given = [name for name in _UNUSED if getattr(config, name) not in (None, False)]
         if given:
             option = given[0].replace("_", "-")
@@ -74,7 +76,7 @@ class SegmentationQuantization(QuantizationTask):
         return keras.Model(network.input, [red_cell, mask])
 
     def distillation(self, job: Job, stage: Stage, folded: Any) -> Distillation:
-        settings, training = job.facts["settings"], job.subsets["train"]
+        settings, training = job.facts.settings, job.subsets["train"]
 
         def batches(epoch: int) -> Any:
             tiles = training_tiles(
@@ -95,9 +97,8 @@ class SegmentationQuantization(QuantizationTask):
         scores = assess_images(segmenter, job.verified_images)
         measured = _verify(job, network, converted, segmenter, scores)
         _check_drop(job, measured)
-        measured["robustness"] = None
-        if job.config.robust:
-            measured["robustness"] = robustness_of_masks(segmenter, job.verified_images, job.progress)
+        robust = robustness_of_masks(segmenter, job.verified_images, job.progress) if job.config.robust else None
+        measured["robustness"] = robust
         manifest = _pack(job, converted, segmenter, measured)
         return _report(job, segmenter, measured, manifest, [score.dice for score in scores])
 
@@ -117,7 +118,7 @@ def _tiles(images: MaskedImages) -> Images:
 
 
 def _open(job: Job, flatbuffer: bytes, name: str) -> Segmenter:
-    return Segmenter.from_flatbuffer(flatbuffer, job.facts["labels"], job.spec, red_cell_px=RED_CELL_PX, name=name)
+    return Segmenter.from_flatbuffer(flatbuffer, job.facts.labels, job.spec, red_cell_px=RED_CELL_PX, name=name)
 
 
 def _verify(
@@ -133,27 +134,27 @@ def _verify(
     found, reference = (figures(each, subset, level, job.seed) for each in (scores, exact_scores))
     return conversion_facts(job, network, converted) | {
         "test_images": len(images),
-        "float_dice": reference["dice"],
-        "dice": found["dice"],
-        "drop_points": 100.0 * (reference["dice"] - found["dice"]),
-        **_compared(segmenter, pixels, network.probabilities),
+        "float_dice": reference.dice,
+        "dice": found.dice,
+        "drop_points": 100.0 * (reference.dice - found.dice),
+        **vars(_compared(segmenter, pixels, network.probabilities)),
         "tflite_float": _compared(exact, pixels, network.probabilities),
         "per_class": {
-            label: {"reference_dice": reference["per_class"][label]["dice"], **row}
-            for label, row in found["per_class"].items()
+            label: ClassDice(reference.per_class[label].dice, row.dice, row.iou, row.images)
+            for label, row in found.per_class.items()
         },
         "metrics": found,
     }
 
 
-def _compared(segmenter: Segmenter, pixels: NDArray[np.uint8], reference: NDArray[np.float32]) -> dict[str, float]:
+def _compared(segmenter: Segmenter, pixels: NDArray[np.uint8], reference: NDArray[np.float32]) -> Agreement:
     """Share of pixels with the class that Keras gives, and the largest difference of a probability."""
     same, largest = [], 0.0
     for tile, wanted in zip(pixels, reference, strict=True):
         found = segmenter.infer(tile)
         same.append((found.classes == wanted.argmax(axis=2)).mean())
         largest = max(largest, float(np.abs(found.probabilities / np.float32(STEPS) - wanted).max()))
-    return {"agreement": float(np.mean(same)), "max_abs_difference": largest}
+    return Agreement(float(np.mean(same)), largest)
 
 
 def _check_drop(job: Job, measured: Mapping[str, Any]) -> None:
@@ -173,14 +174,15 @@ def _pack(job: Job, converted: Converted, segmenter: Segmenter, measured: dict[s
     config, facts, split = job.config, job.facts, job.split
     source, drawn = golden_candidates(config.golden, facts, split, job.root)
     candidates = drawn if config.golden == "synthetic" else _test_tiles(job)
-    metrics = {key: measured["metrics"][key] for key in METRICS} | {"float_dice": measured["float_dice"]}
-    if measured["robustness"] is not None:
-        found = measured["robustness"]
-        worst = found["worst_at"]
+    values = measured["metrics"].to_json()
+    metrics = {key: values[key] for key in METRICS} | {"float_dice": measured["float_dice"]}
+    robust: MaskRobustness | None = measured["robustness"]
+    if robust is not None:
         metrics |= {
-            "robust_suite": found["suite"],
-            "robust_worst_at": f"{worst['corruption']} at severity {worst['severity']}",
-            **{f"robust_dice_{key}": found[key] for key in ("mean", "worst")},
+            "robust_suite": robust.suite,
+            "robust_worst_at": f"{robust.worst_at.corruption} at severity {robust.worst_at.severity}",
+            "robust_dice_mean": robust.mean,
+            "robust_dice_worst": robust.worst,
         }
     sections = {"task": "segmentation", "segmentation": {"red_cell_px": RED_CELL_PX}}
     manifest = manifest_of(config.run, facts, split, job.spec, measured, metrics, source, sections)

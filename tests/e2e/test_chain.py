@@ -164,12 +164,12 @@ def test_quantization_aware_training_survives_a_kill(
 def test_evaluate_gives_the_same_figures_for_the_run_and_the_float_model(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]]
 ) -> None:
-    of_run = evaluate(tiny_run, EvaluateSettings(), QUIET)
+    of_run = evaluate(tiny_run, EvaluateSettings(), QUIET).to_json()
     of_model = evaluate(
         Path(tiny_models["float32"]["out"]),
         EvaluateSettings(data=synthetic_fields, split=tiny_run / "split.json"),
         QUIET,
-    )
+    ).to_json()
     for key in ("images", "accuracy", "accuracy_ci95", "confusion", "macro_f1", "split", "split_level", "labels"):
         assert of_run[key] == of_model[key], key
     temperature = temperature_of(open_bundle(Path(tiny_models["float32"]["out"])).manifest)
@@ -191,7 +191,7 @@ def test_evaluate_gives_the_figures_that_quantize_promised(
             Path(tiny_models[scheme]["out"]),
             EvaluateSettings(data=synthetic_fields, split=tiny_run / "split.json"),
             QUIET,
-        )
+        ).to_json()
         assert found["accuracy"] == tiny_models[scheme]["accuracy"]
 
 
@@ -199,10 +199,11 @@ def test_a_model_beside_its_split_is_evaluated_on_the_test_subset(
     tiny_run: Path, synthetic_fields: Path, tiny_models: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copy(tiny_models["ptq-int8"]["out"], tmp_path / "model.tflite")
-    everything = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=synthetic_fields), QUIET)
+    everything = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=synthetic_fields), QUIET).to_json()
     assert (everything["split"], everything["images"]) == ("all", 128)
     shutil.copy(tiny_run / "split.json", tmp_path)
-    assert evaluate(tmp_path / "model.tflite", EvaluateSettings(data=synthetic_fields), QUIET)["split"] == "test"
+    again = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=synthetic_fields), QUIET)
+    assert again.metrics.split == "test"
 
 
 def test_another_split_than_the_models_own_is_refused(
@@ -240,8 +241,8 @@ def test_run_and_model_are_evaluated_on_other_data_as_a_whole(
     shutil.rmtree(tmp_path / "other" / "Pro")  # a laboratory may lack a class
     shutil.copy(tiny_models["float32"]["out"], tmp_path / "model.tflite")
     shutil.copy(tiny_run / "split.json", tmp_path)
-    of_run = evaluate(tiny_run, EvaluateSettings(data=tmp_path / "other"), QUIET)
-    of_model = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=tmp_path / "other"), QUIET)
+    of_run = evaluate(tiny_run, EvaluateSettings(data=tmp_path / "other"), QUIET).to_json()
+    of_model = evaluate(tmp_path / "model.tflite", EvaluateSettings(data=tmp_path / "other"), QUIET).to_json()
     assert (of_run["split"], of_run["split_level"], of_run["images"]) == ("all", "none", 18)
     assert of_run["confusion"] == of_model["confusion"]
     with pytest.raises(UsageError, match="no split says"):
@@ -280,7 +281,7 @@ def test_calibration_images_come_from_the_training_side_alone(
 
     facts = load_run(tiny_run)
     split = load_split(tiny_run / "split.json")
-    sides = load_subsets(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
+    sides = load_subsets(split, tiny_settings.data, input_spec(facts.settings), tiny_settings.cache_dir, QUIET)
     train_side = sides["train"]
     label_of = {
         train_side.pixels[row].tobytes(): label for row, label in zip(train_side.rows, train_side.labels, strict=True)
@@ -472,7 +473,7 @@ def test_mixed_precision_trains_both_stages_and_saves_float32(
         keras.mixed_precision.set_global_policy("float32")
     model = keras.models.load_model(out / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
-    assert evaluate(out, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)["images"] > 0
+    assert evaluate(out, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET).to_json()["images"] > 0
 
 
 def test_a_fold_is_the_test_subset(tiny_settings: Any, tmp_path: Path) -> None:
@@ -487,7 +488,7 @@ def test_a_fold_is_the_test_subset(tiny_settings: Any, tmp_path: Path) -> None:
 def test_a_run_can_take_the_split_of_another(tiny_run: Path, tiny_settings: Any, tmp_path: Path) -> None:
     settings, own = replace(tiny_settings, seed=7, epochs_finetune=1), load_split(tiny_run / "split.json")
     run = train(replace(settings, out=tmp_path / "run", split=tiny_run / "split.json"), QUIET)
-    assert run["split"]["sha256"] == own.sha256
+    assert run.split.sha256 == own.sha256
     assert load_split(tmp_path / "run" / "split.json").entries == own.entries
     by_run, _ = prepare(replace(settings, out=tmp_path / "other", split=tiny_run), QUIET)
     assert by_run.entries == own.entries
@@ -552,7 +553,7 @@ from edgeall.train.run import TrainSettings, train
 settings = TrainSettings(data=Path({str(synthetic_fields)!r}), out=Path({str(tmp_path / "run")!r}), model="basic_cnn",
     weights="none", input_size=48, epochs_finetune=3, cache_dir=Path({str(tmp_path / "cache")!r}))
 run = train(settings, Progress(quiet=True), devices=["CPU:0", "CPU:1"])
-print("replicas", run["replicas"])
+print("replicas", run.replicas)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError, NoSpaceError, UsageError
 from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.images import is_output
+from edgeall.edge_runtime.results import from_json
 from edgeall.edge_runtime.vision.cells_files import Wanted, cells_of_files
 from edgeall.edge_runtime.vision.finder import open_finder
 from edgeall.optimize.prune import prune
@@ -32,6 +33,7 @@ from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantize import quantize
 from edgeall.train.run import train
 from edgeall.train.run_folder import check_out, claim
+from edgeall.train.run_info import Facts
 from edgeall.train.runs import load_model, load_own_split, load_run
 
 QUIET = Progress(quiet=True)
@@ -40,7 +42,7 @@ PROGRAM = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.
 
 def begun(tiny_run: Path, out: Path) -> Path:
     """The run as it was when its training began."""
-    facts = json.loads((tiny_run / "data.json").read_text())
+    facts = from_json(Facts, json.loads((tiny_run / "data.json").read_text()))
     settings = json.loads((tiny_run / "settings.json").read_text())["settings"]
     claim(out, settings, load_own_split(tiny_run, load_run(tiny_run)), facts)
     return out

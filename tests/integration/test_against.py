@@ -33,7 +33,7 @@ def models(tiny_models: dict[str, Any]) -> dict[str, Path]:
 def test_two_files_are_compared_on_the_same_images(models: dict[str, Path], tiny_run: Path, tiny_settings: Any) -> None:
     first, second = models["ptq-int8"], models["float32"]
     split = tiny_run / "split.json"
-    found = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=second), QUIET)
+    found = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=second), QUIET).to_json()
     entries = load_split(split).subset("test")
     right = []
     for model in (first, second):
@@ -41,11 +41,12 @@ def test_two_files_are_compared_on_the_same_images(models: dict[str, Path], tiny
         files = [tiny_settings.data / entry.path for entry in entries]
         said = [classifier.labels[classifier.predict(load_input(file, classifier.input)).argmax()] for file in files]
         right.append(np.array([label == entry.label for label, entry in zip(said, entries, strict=True)]))
-    assert found["against"] | mcnemar(*right) == found["against"]
+    assert found["against"] | mcnemar(*right).to_json() == found["against"]
     assert found["against"]["accuracy"] == pytest.approx(right[1].mean())
     assert found["against"]["gain_points"] == pytest.approx(100 * (found["accuracy"] - right[1].mean()))
-    same = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=first), QUIET)["against"]
-    assert (same["gain_points"], same["gain_points_ci95"], same["p_value"]) == (0.0, [0.0, 0.0], 1.0)
+    same = evaluate(first, EvaluateSettings(data=tiny_settings.data, split=split, against=first), QUIET).against
+    assert same is not None
+    assert (same.gain_points, same.gain_points_ci95, same.test.p_value) == (0.0, [0.0, 0.0], 1.0)
 
 
 def test_a_model_of_another_split_or_of_other_classes_is_refused(
@@ -72,11 +73,11 @@ def test_a_gain_by_hand_and_its_interval_by_subject() -> None:
     second = first.copy()
     second[:20] = [0.9, 0.1]
     found = paired_comparison(Path("other.tflite"), entries, ("well", "ill"), first, second, 0)
-    assert (found["only_first"], found["only_second"], found["ci_unit"]) == (20, 0, "subject")
-    assert found["gain_points"] == pytest.approx(10.0)
-    assert found["p_value"] == pytest.approx(2 / 2**20)
+    assert (found.test.only_first, found.test.only_second, found.ci_unit) == (20, 0, "subject")
+    assert found.gain_points == pytest.approx(10.0)
+    assert found.test.p_value == pytest.approx(2 / 2**20)
     # Of twenty draws with a chance of 0.1 each, 0 to 5 are such people.
-    assert found["gain_points_ci95"] == pytest.approx([0.0, 25.0], abs=2.6)
+    assert found.gain_points_ci95 == pytest.approx([0.0, 25.0], abs=2.6)
     text = against_text(found)
     assert "+10.00 points" in text and "by subject" in text and "images of a subject as independent" in text
     right, other = np.ones(200, bool), second.argmax(axis=1) == 1

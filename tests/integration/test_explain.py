@@ -89,8 +89,8 @@ def test_golden_images_and_inspect(explained: dict[str, Path]) -> None:
     checked = check_golden(classifier)
     assert checked and all(result.ok for result in checked)
     found = inspect_model(explained["ptq-int8"])
-    assert [len(output["shape"]) for output in found["output"]] == [2, 4]
-    assert found["float_tensors"] == 0
+    assert [len(output.shape) for output in found.output] == [2, 4]
+    assert found.float_tensors == 0
 
 
 def test_overlays(explained: dict[str, Path], synthetic_fields: Path, tmp_path: Path) -> None:

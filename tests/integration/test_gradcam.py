@@ -22,7 +22,7 @@ from edgeall.train.runs import input_spec, load_model, load_run
 
 def test_of_averaged_features_it_is_the_class_activation_map(tiny_run: Path) -> None:
     facts = load_run(tiny_run)
-    model, spec = load_model(tiny_run, facts), input_spec(facts["settings"])
+    model, spec = load_model(tiny_run, facts), input_spec(facts.settings)
     random = np.random.default_rng(0)
     images = normalize(random.integers(0, 256, (4, spec.height, spec.width, 3), np.uint8), spec)
     last = [layer for layer in model.layers if len(layer.output_shape) == 4][-1]
@@ -41,7 +41,7 @@ def test_evaluate_writes_overlays(tiny_run: Path, tiny_settings: Any, synthetic_
     folder = tmp_path / "why"
     metrics = evaluate(
         tiny_run, EvaluateSettings(explain=folder, cache_dir=tiny_settings.cache_dir), Progress(quiet=True)
-    )
+    ).to_json()
     cells = metrics["on_cells"]
     masks = [(synthetic_fields / TRUTH / entry.path).with_suffix(".mask.png") for entry in entries]
     size = (tiny_settings.input_size,) * 2

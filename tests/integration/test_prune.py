@@ -92,12 +92,12 @@ def test_the_sparsity_asked_for_is_the_sparsity_found(sparse: _Made) -> None:
     zeros = _zeros(load_model(sparse.out, run))
     assert set(zeros) == {"conv2", "conv3"}, "neither the first convolution nor the logits"
     assert all(share == pytest.approx(0.75, abs=0.005) for share in zeros.values())
-    assert run["pruned"]["found"] == pytest.approx(0.75, abs=0.005)
-    assert run["pruned"]["kind"] == "sparsity" and run["pruned"]["asked"] == 0.75
-    assert run["pruned"]["macs"] == run["pruned"]["parent_macs"]
-    size = run["pruned"]["size"]
+    assert run.pruned.found == pytest.approx(0.75, abs=0.005)
+    assert run.pruned.kind == "sparsity" and run.pruned.asked == 0.75
+    assert run.pruned.macs == run.pruned.parent_macs
+    size = run.pruned.size
     assert size["float32_gzip_bytes"] < 0.5 * size["parent_float32_gzip_bytes"]
-    assert "channels" not in run["model"]
+    assert run.model.channels is None
 
 
 def test_only_epochs_with_the_final_masks_are_kept(sparse: _Made) -> None:
@@ -111,18 +111,18 @@ def test_only_epochs_with_the_final_masks_are_kept(sparse: _Made) -> None:
 def test_the_network_has_the_channels_and_macs_that_its_run_says(smaller: _Made, tiny_run: Path) -> None:
     run, parent = load_run(smaller.out), load_run(tiny_run)
     model, whole = load_model(smaller.out, run), load_model(tiny_run, parent)
-    pruned = run["pruned"]
-    assert macs(model) == pruned["macs"] == run["model"]["macs"]
-    assert macs(whole) == pruned["parent_macs"]
-    assert pruned["found"] == macs(model) / macs(whole) <= 0.5
-    assert pruned["found"] > 0.3, "no more than asked for, but for whole tiles of channels"
-    assert model.count_params() == pruned["parameters"] == run["model"]["parameters"]
-    assert whole.count_params() == pruned["parent_parameters"]
+    pruned = run.pruned
+    assert macs(model) == pruned.macs == run.model.macs
+    assert macs(whole) == pruned.parent_macs
+    assert pruned.found == macs(model) / macs(whole) <= 0.5
+    assert pruned.found > 0.3, "no more than asked for, but for whole tiles of channels"
+    assert model.count_params() == pruned.parameters == run.model.parameters
+    assert whole.count_params() == pruned.parent_parameters
     found = {group.name: group.channels for group in groups(model)}
-    assert found == run["model"]["channels"]
+    assert found == run.model.channels
     before = {group.name: group.channels for group in groups(whole)}
-    assert pruned["channels"] == {name: [before[name], found[name]] for name in before}
-    assert pruned["size"]["float32_bytes"] < pruned["size"]["parent_float32_bytes"]
+    assert pruned.channels == {name: [before[name], found[name]] for name in before}
+    assert pruned.size["float32_bytes"] < pruned.size["parent_float32_bytes"]
 
 
 @pytest.mark.parametrize("which", ["sparse", "smaller"])
@@ -132,15 +132,15 @@ def test_a_pruned_run_is_a_run_like_any_other(
     run = request.getfixturevalue(which).out
     facts, parent = load_run(run), load_run(tiny_run)
     split = load_own_split(run, facts)
-    assert facts["split"] == parent["split"]
-    sides = load_subsets(split, tiny_settings.data, input_spec(facts["settings"]), tiny_settings.cache_dir, QUIET)
+    assert facts.split == parent.split
+    sides = load_subsets(split, tiny_settings.data, input_spec(facts.settings), tiny_settings.cache_dir, QUIET)
     probabilities = load_model(run, facts).predict(plain(sides["test"], 64), verbose=0)
     with (run / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["side"] == "test"]
     written = np.array([[float(row[f"p_{label}"]) for label in split.labels] for row in rows])
     assert_same_answers(probabilities, written, FLOAT_ROUNDING)
     metrics = evaluate(run, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)
-    assert metrics["accuracy"] == facts["metrics"]["test"]["accuracy"]
+    assert metrics.to_json()["accuracy"] == facts.classified["test"].accuracy
     assert (run / "report.html").exists()
     out = tmp_path / "model.tflite"
     quantized = quantize(QuantizeConfig(run, "float32", out, cache_dir=tiny_settings.cache_dir), QUIET)
@@ -148,16 +148,16 @@ def test_a_pruned_run_is_a_run_like_any_other(
     assert quantized.agreement >= least_agreement(written, FLOAT_ROUNDING)
     assert not (run / "checkpoints").exists()
     text = prune_text(facts)
-    assert all(sentence in text for sentence in facts["pruned"]["verdict"])
+    assert all(sentence in text for sentence in facts.pruned.verdict)
 
 
 def test_a_pruned_run_can_be_pruned_again(smaller: _Made, tiny_settings: Any, tmp_path: Path) -> None:
     cache_dir = tiny_settings.cache_dir
     both = prune(PruneConfig(smaller.out, tmp_path / "both", sparsity=0.5, epochs=1, cache_dir=cache_dir), QUIET)
     model = load_model(tmp_path / "both", both)
-    before = load_run(smaller.out)["model"]
-    assert both["model"]["channels"] == before["channels"]
-    assert macs(model) == before["macs"]
+    before = load_run(smaller.out).model
+    assert both.model.channels == before.channels
+    assert macs(model) == before.macs
     assert sparsity_of(model) == pytest.approx(0.5, abs=0.005)
     with pytest.raises(UsageError, match=r"50.00 % of its weights are zero"):
         prune(PruneConfig(tmp_path / "both", tmp_path / "less", sparsity=0.4), QUIET)
@@ -167,7 +167,7 @@ def test_a_pruned_run_can_be_pruned_again(smaller: _Made, tiny_settings: Any, tm
 def test_the_same_command_continues_after_a_kill(which: str, tiny_run: Path, request: pytest.FixtureRequest) -> None:
     made: _Made = request.getfixturevalue(which)
     run = load_run(made.out)
-    assert run["timing"]["resumed"]
+    assert run.timing["resumed"]
     assert [row["epoch"] for row in made.seen] == list(range(1, made.words["epochs"] + 1))
     model = load_model(made.out, run)
     kernels = {id(layer.kernel) for layer in prunable(model)}

@@ -33,7 +33,7 @@ from edgeall.optimize.quantization.novelty import CLEAN_SHARE
 from edgeall.optimize.quantization.schemes import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split
-from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
+from edgeall.train.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
 from edgeall.train.evaluation.robustness import robustness
 from edgeall.train.evaluation.text import metrics_text
 
@@ -62,7 +62,7 @@ def test_run_and_evaluate_speak_of_calibrated_probabilities(
     kept = {str(tiny_settings.data / entry.path) for entry in split.subset("validation")}
     sent = [item.review for item in found if item.image in kept]
     assert bundle.manifest.decision["reviewed_unchanged"] == pytest.approx(np.mean(sent))
-    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET)
+    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET).to_json()
     assert metrics["ece"] == pytest.approx(bundle.manifest.metrics["ece"])
     of_test = {str(tiny_settings.data / entry.path): entry.label for entry in split.subset("test")}
     said = [(item.probability, item.label == of_test[item.image]) for item in found if item.image in of_test]
@@ -112,7 +112,7 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
     page = Path(summary["report"])
     assert page == out.with_name("ptq-int8.report.html")
     html = page.read_text(encoding="utf-8")
-    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET)
+    metrics = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json"), QUIET).to_json()
     for key in ("reliability", "risk_coverage", "review"):
         assert metrics[key] == summary[key], "measured twice, through two code paths"
     assert metrics["reliability"]["before"]["bins"] != metrics["reliability"]["after"]["bins"]
@@ -127,9 +127,10 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
 
 def test_a_run_is_shown_as_it_is_not_calibrated(tiny_run: Path, tiny_settings: Any) -> None:
     found = evaluate(tiny_run, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)
-    assert found["reliability"]["after"] is None and found["review"] is None
-    assert found["reliability"]["before"]["ece"] == pytest.approx(found["ece"])
-    assert "calibration" in metrics_text(found)
+    assert isinstance(found, Evaluation)
+    assert found.report.reliability.after is None and found.report.review is None
+    assert found.report.reliability.before.ece == pytest.approx(found.metrics.ece)
+    assert "calibration" in metrics_text(found.metrics, found.report)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -182,18 +183,18 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     bundle = open_bundle(out)
     assert bundle.manifest is not None
     metrics = bundle.manifest.metrics
-    assert (metrics["robust_accuracy_mean"], metrics["robust_accuracy_worst"]) == (found["mean"], found["worst"])
-    assert (metrics["robust_ece_mean"], metrics["robust_ece_worst"]) == (found["ece_mean"], found["ece_worst"])
-    assert metrics["robust_reviewed_mean"] == found["reviewed_mean"]
-    assert metrics["robust_wrong_not_reviewed_mean"] == found["wrong_not_reviewed_mean"]
+    assert (metrics["robust_accuracy_mean"], metrics["robust_accuracy_worst"]) == (found.mean, found.worst)
+    assert (metrics["robust_ece_mean"], metrics["robust_ece_worst"]) == (found.ece_mean, found.ece_worst)
+    assert metrics["robust_reviewed_mean"] == found.reviewed_mean
+    assert metrics["robust_wrong_not_reviewed_mean"] == found.wrong_not_reviewed_mean
     card = zipfile.ZipFile(out).read("MODEL_CARD.md").decode()
-    assert f"{found['worst']:.4f} at worst ({metrics['robust_worst_at']})" in card
-    assert f"calibration error is then {found['ece_mean']:.4f} on average" in card
-    assert f"sent to review: {100 * found['reviewed_mean']:.1f} % of the images" in card
+    assert f"{found.worst:.4f} at worst ({metrics['robust_worst_at']})" in card
+    assert f"calibration error is then {found.ece_mean:.4f} on average" in card
+    assert f"sent to review: {100 * found.reviewed_mean:.1f} % of the images" in card
     assert 'alt="Accuracy under corruption' in out.with_suffix(".report.html").read_text(encoding="utf-8")
     split = load_split(tiny_run / "split.json")
     again = evaluate(out, EvaluateSettings(data=tiny_settings.data, split=tiny_run / "split.json", robust=False), QUIET)
-    assert "robustness" not in again and again["images"] == len(split.subset("test")) == found["images"]
+    assert again.robustness is None and again.metrics.images == len(split.subset("test")) == found.images
 
 
 def test_a_run_is_not_what_a_device_runs(tiny_run: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic
     assert chosen["accuracy"] == max(row["accuracy"] for row in measured)
     split, model = settings.out / "split.json", settings.out / "model.tflite"
     for side, figure in (("validation", chosen["accuracy"]), ("test", result["test"]["accuracy"])):
-        told = evaluate(model, EvaluateSettings(data=synthetic_fields, split=split, side=side), QUIET)
+        told = evaluate(model, EvaluateSettings(data=synthetic_fields, split=split, side=side), QUIET).to_json()
         assert told["accuracy"] == figure, side
     best = json.loads((settings.out / "best" / "run.json").read_text())
     assert set(best["metrics"]) == {"train", "validation", "test"}

@@ -36,10 +36,10 @@ facts = inspect_model(sys.argv[1])
 predictions = list(classify(classifier, images))
 print(json.dumps({
     "results": [dataclasses.asdict(result) | {"ok": result.ok} for result in check_golden(classifier)],
-    "golden_ok": facts["golden_ok"],
+    "golden_ok": facts.golden_ok,
     "labels": [prediction.label for prediction in predictions],
     "probabilities": [list(prediction.probabilities.values()) for prediction in predictions],
-    "runtime": facts["runtime"],
+    "runtime": facts.runtime,
     "heavy": sorted({name.split(".")[0] for name in sys.modules} & {"tensorflow", "ai_edge_litert", "keras"}),
 }))
 """

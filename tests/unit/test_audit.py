@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.errors import DataError
 from edgeall.train.data import probes
-from edgeall.train.data.audit import Audit, audit, audit_text
+from edgeall.train.data.audit import Audit, Finding, audit, audit_text
 from edgeall.train.data.audit_report import SWATCHES, write_audit
 from edgeall.train.data.probes import background_of, score
 from edgeall.train.data.synth import synthesize
@@ -53,14 +52,14 @@ def _classes(folder: Path) -> list[str]:
     return sorted({path.parent.name for path in _images(folder)})
 
 
-def _about(found: Audit, about: str) -> list[dict[str, Any]]:
-    return [finding for finding in found.facts["findings"] if finding["about"] == about]
+def _about(found: Audit, about: str) -> list[Finding]:
+    return [finding for finding in found.report.findings if finding.about == about]
 
 
 def test_it_reports_nothing_for_clean_data(clean: Audit) -> None:
-    assert clean.facts["probes"]["shape"]["accuracy"] > 0.6, "there is something to be learnt"
+    assert clean.report.probes["shape"].accuracy > 0.6, "there is something to be learnt"
     assert _about(clean, "shortcut") == []
-    assert [finding["level"] for finding in clean.facts["findings"] if finding["level"] == "problem"] == []
+    assert [finding.level for finding in clean.report.findings if finding.level == "problem"] == []
 
 
 def test_a_tint_of_the_border_by_class_is_named(drawn: Path, tmp_path: Path) -> None:
@@ -73,10 +72,10 @@ def test_a_tint_of_the_border_by_class_is_named(drawn: Path, tmp_path: Path) -> 
             strip[..., 1] = np.clip(strip[..., 1].astype(int) // 2 + tint, 0, 255)
         Image.fromarray(pixels).save(path)
     found = audit(tmp_path / "tinted", QUIET)
-    named = [finding["text"] for finding in _about(found, "shortcut")]
+    named = [finding.text for finding in _about(found, "shortcut")]
     assert any("outermost pixels" in text for text in named)
     assert not any("background" in text for text in named)
-    assert "PROBLEM" in audit_text(found.facts)
+    assert "PROBLEM" in audit_text(found.report)
 
 
 def test_scale_bars_that_differ_by_class_are_named(drawn: Path, tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_a_class_that_was_stored_by_another_program_is_named(drawn: Path, tmp_pa
             image.convert("RGB").save(path.with_suffix(".tmp"), "JPEG", quality=quality)
         path.unlink()
         path.with_suffix(".tmp").rename(path.with_suffix(".jpg"))
-    named = [finding["text"] for finding in _about(audit(tmp_path / "mixed", QUIET), "shortcut")]
+    named = [finding.text for finding in _about(audit(tmp_path / "mixed", QUIET), "shortcut")]
     assert any("compression tables" in text for text in named)
 
 
@@ -113,13 +112,13 @@ def test_faults_of_files_and_labels_are_named(drawn: Path, tmp_path: Path) -> No
     shutil.copy(of_first[0], of_last[0].with_name(f"copy{of_first[0].suffix}"))
     (of_first[0].parent / "broken.png").write_bytes(b"nothing")
     found = audit(tmp_path / "faulty", QUIET)
-    assert found.facts["findings"][0]["level"] == "problem", "the gravest first"
+    assert found.report.findings[0].level == "problem", "the gravest first"
     assert any(
-        "different labels" in finding["text"] and of_first[0].name in finding["text"]
+        "different labels" in finding.text and of_first[0].name in finding.text
         for finding in _about(found, "duplicates")
     )
-    assert "broken.png" in _about(found, "unreadable")[0]["text"]
-    assert last in _about(found, "imbalance")[0]["text"]
+    assert "broken.png" in _about(found, "unreadable")[0].text
+    assert last in _about(found, "imbalance")[0].text
     write_audit(found, tmp_path / "page.html")
     assert "The same image, different labels" in (tmp_path / "page.html").read_text()
 
@@ -127,9 +126,9 @@ def test_faults_of_files_and_labels_are_named(drawn: Path, tmp_path: Path) -> No
 def test_subjects_are_kept_together_and_counted(tmp_path: Path) -> None:
     synthesize(tmp_path / "cells", 120, seed=2, layout="cnmc", size=96)
     found = audit(tmp_path / "cells", QUIET)
-    assert found.facts["kept_together"] == "subject"
-    assert found.facts["subjects"] is not None
-    assert not any("isn't known" in finding["text"] for finding in _about(found, "subjects"))
+    assert found.report.kept_together == "subject"
+    assert found.report.listing.subjects is not None
+    assert not any("isn't known" in finding.text for finding in _about(found, "subjects"))
 
 
 def test_too_few_images_are_not_probed_and_one_class_is_refused(drawn: Path, tmp_path: Path) -> None:
@@ -138,8 +137,8 @@ def test_too_few_images_are_not_probed_and_one_class_is_refused(drawn: Path, tmp
             (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / "few" / name)
     found = audit(tmp_path / "few", QUIET)
-    assert found.facts["probes"] == {}
-    assert "Too few" in _about(found, "probes")[0]["text"]
+    assert found.report.probes == {}
+    assert "Too few" in _about(found, "probes")[0].text
     write_audit(found, tmp_path / "page.html")
     shutil.rmtree(tmp_path / "few" / _classes(drawn)[0])
     with pytest.raises(DataError, match="only one class"):
@@ -179,8 +178,8 @@ def test_the_page_shows_everything_and_loads_nothing(clean: Audit, tmp_path: Pat
     write_audit(clean, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "not a diagnosis" in page
-    assert all(label in page for label in clean.facts["labels"])
-    assert all(probe["looks_at"] in html.unescape(page) for probe in clean.facts["probes"].values())
+    assert all(label in page for label in clean.report.listing.labels)
+    assert all(probe.looks_at in html.unescape(page) for probe in clean.report.probes.values())
     assert page.count('class="swatch"') == 4 * SWATCHES
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "<script" not in page
@@ -189,7 +188,7 @@ def test_the_page_shows_everything_and_loads_nothing(clean: Audit, tmp_path: Pat
 @pytest.mark.slow
 def test_the_shortcut_of_the_four_class_set_is_found(test_data: Path) -> None:
     found = audit(test_data / "all4", QUIET)
-    named = " ".join(finding["text"] for finding in _about(found, "shortcut"))
+    named = " ".join(finding.text for finding in _about(found, "shortcut"))
     assert "colour of the background" in named and "nine colour statistics" in named
-    assert found.facts["exact_duplicates"] > 0
+    assert found.report.exact_duplicates > 0
     assert "width and height" not in named

@@ -16,7 +16,14 @@ from edgeall.edge_runtime.tools.inspect import inspect_model
 
 
 def test_a_packed_integer_model(tiny_bundle: Path) -> None:
-    facts = json.loads(json.dumps(inspect_model(tiny_bundle)))
+    facts = json.loads(json.dumps(inspect_model(tiny_bundle).to_json()))
+    assert list(facts) == [
+        *("path", "file_bytes", "flatbuffer_bytes", "weights_bytes", "packed", "manifest", "labels", "normalization"),
+        *("digest_ok", "golden_ok", "golden", "input", "output", "scores", "operators", "tensor_types"),
+        *("float_tensors", "tflite_metadata", "model_card", "runtime", "signature_ok"),
+    ]
+    assert list(facts["golden"][0]) == ["name", "ok", "pixels_ok", "difference", "tolerance", "unit"]
+    assert list(facts["input"][0]) == ["name", "type", "shape", "scale", "zero_point"]
     assert facts["packed"] is True
     assert facts["digest_ok"] is True
     assert facts["golden_ok"] is True
@@ -41,7 +48,7 @@ def test_the_file_is_opened_and_checked_once(tiny_bundle: Path, monkeypatch: pyt
         raise AssertionError("opened again")
 
     monkeypatch.setattr("edgeall.edge_runtime.classifier.open_bundle", again)
-    assert inspect_model(tiny_bundle)["golden_ok"] is True
+    assert inspect_model(tiny_bundle).golden_ok is True
 
 
 def test_golden_outputs_that_are_not_numbers(
@@ -55,7 +62,7 @@ def test_golden_outputs_that_are_not_numbers(
 
 
 def test_a_packed_float_model(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
-    facts = inspect_model(pack_tiny("float32", tmp_path / "model.tflite"))
+    facts = inspect_model(pack_tiny("float32", tmp_path / "model.tflite")).to_json()
     assert facts["float_tensors"] > 0
     assert facts["golden_ok"] is True
     assert facts["input"][0]["scale"] is None
@@ -67,7 +74,7 @@ def test_a_failing_golden_check_is_shown(tiny_bundle: Path, monkeypatch: pytest.
 
     golden_preprocess = golden.preprocess
     monkeypatch.setattr(golden, "preprocess", upside_down)
-    facts = inspect_model(tiny_bundle)
+    facts = inspect_model(tiny_bundle).to_json()
     assert facts["golden_ok"] is False
     assert not any(result["pixels_ok"] for result in facts["golden"])
 
@@ -75,7 +82,7 @@ def test_a_failing_golden_check_is_shown(tiny_bundle: Path, monkeypatch: pytest.
 def test_a_foreign_model(tiny_flatbuffers: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "foreign.tflite"
     path.write_bytes(tiny_flatbuffers["float32"])
-    facts = inspect_model(path)
+    facts = inspect_model(path).to_json()
     assert facts["packed"] is False
     for unknown in ("manifest", "labels", "normalization", "digest_ok", "golden_ok", "model_card"):
         assert facts[unknown] is None, unknown

@@ -108,7 +108,7 @@ def pi(tmp_path: Path) -> Callable[..., Machine]:
 
 
 def found(machine: Machine) -> dict[str, dict[str, str]]:
-    result = diagnose(machine)
+    result = diagnose(machine).to_json()
     checks = {check["name"]: check for check in result["checks"]}
     assert len(checks) == len(result["checks"])
     assert result["ok"] == all(check["state"] != "fail" for check in result["checks"])

@@ -295,12 +295,12 @@ def test_the_command_line_takes_both(write: Write, tmp_path: Path, capsys: pytes
 
 def test_inspect_says_what_is_open_and_what_the_output_is(write: Write, tiny_bundle: Path) -> None:
     facts = inspect_model(write("any-size"))
-    assert facts["input"][0]["shape"] == [1, None, None, 3] and facts["scores"] == "probabilities"
+    assert facts.input[0].shape == [1, None, None, 3] and facts.scores == "probabilities"
     assert "FLOAT32 1xanyxanyx3" in inspect_text(facts)
-    assert inspect_model(write("sigmoid-int8"))["scores"] == "sigmoid"
-    assert inspect_model(write("logit"))["scores"] == "logits"
-    assert inspect_model(write("sigmoid"))["scores"] is None and inspect_text(inspect_model(write("sigmoid")))
-    assert inspect_model(tiny_bundle)["input"][0]["shape"] == [1, SPEC.height, SPEC.width, 3]
+    assert inspect_model(write("sigmoid-int8")).scores == "sigmoid"
+    assert inspect_model(write("logit")).scores == "logits"
+    assert inspect_model(write("sigmoid")).scores is None and inspect_text(inspect_model(write("sigmoid")))
+    assert inspect_model(tiny_bundle).input[0].shape == [1, SPEC.height, SPEC.width, 3]
 
 
 def test_no_phone_times_one_pixel(write: Write, tmp_path: Path) -> None:

@@ -78,9 +78,10 @@ def test_a_manifest_s_column_side_is_the_same_split(root: Path) -> None:
 
 
 def test_data_ls_shows_the_subsets_and_the_duplicates(root: Path) -> None:
-    facts = list_data(root, QUIET)
-    assert (facts["split"]["train"], facts["split"]["validation"], facts["split"]["test"]) == (16, 8, 8)
-    text = data_text(facts)
+    found = list_data(root, QUIET)
+    counts = found.split.counts
+    assert counts is not None and (counts.train, counts.validation, counts.test) == (16, 8, 8)
+    text = data_text(found)
     assert "split as given; 2 groups of duplicates in several subsets (16 train, 8 validation, 8 test)" in text
     assert "train/a/7.png" in text.partition("duplicates in several subsets:")[2]
 

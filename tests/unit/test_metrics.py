@@ -24,7 +24,7 @@ ILL = ("Early", "Pre")
 
 def metrics(y_true: Any, probabilities: Any, **changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"labels": LABELS, "positive_labels": ILL, "split": "test", "split_level": "image"}
-    return compute_metrics(y_true=y_true, probabilities=probabilities, **{**given, **changes})
+    return compute_metrics(y_true=y_true, probabilities=probabilities, **{**given, **changes}).to_json()
 
 
 def one_hot(predicted: list[int], top: float = 0.8, classes: int = 3) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_brier_is_the_squared_distance_from_the_truth() -> None:
 def test_mcnemar_counts_what_one_alone_gets_right(only_first: int, only_second: int, p_value: float) -> None:
     first = np.array([True] * (only_first + 7) + [False] * (only_second + 4))
     second = np.array([False] * only_first + [True] * (7 + only_second) + [False] * 4)
-    found = mcnemar(first, second)
+    found = mcnemar(first, second).to_json()
     assert (found["only_first"], found["only_second"]) == (only_first, only_second)
     assert found["p_value"] == pytest.approx(p_value)
 
@@ -276,7 +276,7 @@ def test_a_subject_of_several_classes_has_no_class_of_its_own() -> None:
 def test_subjects_of_real_cells_are_known(test_data: Path) -> None:
     cells = load_dataset(test_data / "cnmc")
     rows = [[0.4, 0.6] if sample.subject in ("H7", "16") else [0.7, 0.3] for sample in cells.samples]
-    result = metrics_of(cells.samples, cells.labels, rows, ("all",), "test", "subject", 0)
+    result = metrics_of(cells.samples, cells.labels, rows, ("all",), "test", "subject", 0).to_json()
     healthy = {sample.subject for sample in cells.samples if sample.label == "hem"}
     ill = {sample.subject for sample in cells.samples if sample.label == "all"}
     assert (result["ci_unit"], result["subjects"]["subjects"]) == ("subject", len(healthy) + len(ill))

@@ -90,7 +90,7 @@ def test_every_protocol_deals_what_its_name_says(name: str, tmp_path: Path) -> N
         of = {side: {entry.subject for entry in split.subset(side)} for side in SUBSETS}
         assert not of["test"] & (of["train"] | of["validation"])
         tests.append({entry.path for entry in split.subset("test")})
-        assert facts["data"]["left_out"] == 0
+        assert facts.data.left_out == 0
     every = {sample.path for sample in load_dataset(tmp_path / "cells").samples}
     if name == "subject-3-fold":
         assert len(tests) == 3

@@ -148,22 +148,15 @@ def test_a_depthwise_mac_and_a_value_moved_take_longer_than_a_dense_mac() -> Non
     assert budget.time_saved["made"] == dense + SLOW * (64 * 9 + moved)
 
 
-def _figures(latency_ms: float, size: int, packed: int) -> dict[str, Any]:
-    return {
-        "kind": "sparsity",
-        "latency": {"parent_float32_p50_ms": 10.0, "float32_p50_ms": latency_ms},
-        "size": {
-            "parent_float32_bytes": 8_000_000,
-            "float32_bytes": size,
-            "parent_float32_gzip_bytes": 7_000_000,
-            "float32_gzip_bytes": packed,
-        },
-    }
+def _verdict(latency_ms: float, size: int, packed: int) -> list[str]:
+    sizes = {"parent_float32_bytes": 8_000_000, "float32_bytes": size}
+    sizes |= {"parent_float32_gzip_bytes": 7_000_000, "float32_gzip_bytes": packed}
+    return verdict("sparsity", sizes, {"parent_float32_p50_ms": 10.0, "float32_p50_ms": latency_ms})
 
 
 def test_the_verdict_says_so_when_nothing_was_gained() -> None:
-    speed, size, packed = verdict(_figures(9.8, 8_000_000, 2_000_000))
+    speed, size, packed = _verdict(9.8, 8_000_000, 2_000_000)
     assert "no faster (10.00 ms before, 9.80 ms after" in speed
     assert size == "file: no smaller (8.00 MB before, 8.00 MB after)"
     assert packed == "compressed file: 2.00 of 7.00 MB"
-    assert "2.00 times as fast" in verdict(_figures(5.0, 4_000_000, 3_000_000))[0]
+    assert "2.00 times as fast" in _verdict(5.0, 4_000_000, 3_000_000)[0]

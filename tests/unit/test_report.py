@@ -29,6 +29,7 @@ from edgeall.train.data.subsets import LEFT_OUT
 from edgeall.train.evaluation.metrics import compute_metrics
 from edgeall.train.reports import plots
 from edgeall.train.reports.report import ERRORS_SHOWN, write_report
+from edgeall.train.run_info import RunInfo, read_run
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 ILL = ("Early", "Pre", "Pro")
@@ -81,7 +82,7 @@ def make_run(
     subjects: Mapping[str, str] | None = None,
     stages: Sequence[str] = ("head", "head", "finetune", "finetune", "finetune"),
     **data: Any,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, RunInfo]:
     """A complete run without its report. ``rows``: (path, subset, true class, predicted class, its probability)."""
     run_dir = folder / "run"
     run_dir.mkdir()
@@ -109,7 +110,7 @@ def make_run(
             split=side,
             split_level=level,
             subjects=[(subjects or {}).get(path) for path, s, *_ in rows if s == side],
-        )
+        ).to_json()
         for side in SIDES
     }
     run: dict[str, Any] = {
@@ -144,7 +145,7 @@ def make_run(
         "versions": {"tensorflow": "2.21.0"},
         "device": {"machine": "x86_64"},
     }
-    return run_dir, run
+    return run_dir, read_run(run)
 
 
 def report(folder: Path, *args: Any, **kwargs: Any) -> Page:
@@ -206,7 +207,7 @@ def test_headline_and_purpose(page: Page) -> None:
         ILL,
         split="test",
         split_level="image",
-    )["accuracy_ci95"]
+    ).accuracy_ci95
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
     assert "83.33 % accuracy on 24 test images (20 right)" in text
     assert f"95 % interval {100 * low:.2f} % to {100 * high:.2f} %, bootstrap over images" in text
@@ -415,7 +416,7 @@ def test_without_any_error_the_exact_bound_is_given(tmp_path: Path) -> None:
 
 def test_without_any_error_subjects_get_no_bound_of_independent_images(tmp_path: Path) -> None:
     run_dir, run = make_run(tmp_path, [*right("train"), *right("validation"), *right("test")], level="subject")
-    run["metrics"]["test"]["ci_unit"] = "subject"
+    run = replace(run, metrics={**run.metrics, "test": replace(run.classified["test"], ci_unit="subject")})
     text = Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
     assert "No test image is classified wrongly" in text
     assert "Exact bound" not in text
@@ -483,7 +484,7 @@ def test_a_file_name_that_is_not_text_goes_all_the_way(tmp_path: Path) -> None:
     page = Page(write_report(run_dir, run).read_text(encoding="utf-8"))
     assert "lymph?.png" in page.text
     assert any((attributes["alt"] or "").startswith("a/lymph?.png") for attributes in page.images())
-    write_json(run_dir / "run.json", run | {"problems": [strange]})
+    write_json(run_dir / "run.json", run.to_json() | {"problems": [strange]})
     assert json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["problems"] == [strange]
 
 

@@ -30,7 +30,7 @@ from edgeall.optimize.quantization.novelty import fit_novelty
 from edgeall.train.data.split import SplitEntry
 from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from edgeall.train.evaluation.robustness import robustness, robustness_text
+from edgeall.train.evaluation.robustness import Robustness, robustness, robustness_text
 from edgeall.train.reports.plots import plot_robustness
 
 QUIET = Progress(quiet=True)
@@ -124,7 +124,7 @@ def by_brightness(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def measured(by_brightness: Any, synthetic_fields: Path) -> tuple[dict[str, Any], Any, list[Any]]:
+def measured(by_brightness: Any, synthetic_fields: Path) -> tuple[Robustness, Any, list[Any]]:
     classifier, entries = by_brightness
     found = robustness(classifier, Layout(2, 1), synthetic_fields, entries, QUIET, ("jpeg", "underexposed"))
     return found, classifier, entries
@@ -140,33 +140,33 @@ def test_a_cell_is_what_the_device_says_of_corrupted_files(measured: Any, synthe
                 answer = classifier.infer(preprocess(image, classifier.input))
                 right += classifier.labels[answer.probabilities.argmax()] == entry.label
                 strange += answer.novelty > 1
-            cells = found["by_corruption"][kind]
-            assert cells["by_severity"][severity - 1] == pytest.approx(right / len(entries))
-            assert cells["reviewed_by_severity"][severity - 1] == pytest.approx(strange / len(entries))
+            cells = found.by_corruption[kind]
+            assert cells.by_severity[severity - 1] == pytest.approx(right / len(entries))
+            assert cells.reviewed_by_severity[severity - 1] == pytest.approx(strange / len(entries))
 
 
 def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) -> None:
     found, _, entries = measured
-    cells = np.array([kind["by_severity"] for kind in found["by_corruption"].values()])
-    assert found["images"] == len(entries)
-    assert found["mean"] == pytest.approx(cells.mean())
-    assert found["worst"] == cells.min()
-    at = found["worst_at"]
-    assert found["by_corruption"][at["corruption"]]["by_severity"][at["severity"] - 1] == found["worst"]
+    cells = np.array([kind.by_severity for kind in found.by_corruption.values()])
+    assert found.images == len(entries)
+    assert found.mean == pytest.approx(cells.mean())
+    assert found.worst == cells.min()
+    at = found.worst_at
+    assert found.by_corruption[at.corruption].by_severity[at.severity - 1] == found.worst
     assert cells.min() < cells.max(), "else the test above would see nothing"
-    ece = np.array([kind["ece_by_severity"] for kind in found["by_corruption"].values()])
-    assert (found["ece_mean"], found["ece_worst"]) == pytest.approx((ece.mean(), ece.max()))
+    ece = np.array([kind.ece_by_severity for kind in found.by_corruption.values()])
+    assert (found.ece_mean, found.ece_worst) == pytest.approx((ece.mean(), ece.max()))
     assert 0 <= ece.min() < ece.max() <= 1
-    recalls = np.array([kind["worst_recall_by_severity"] for kind in found["by_corruption"].values()])
+    recalls = np.array([kind.worst_recall_by_severity for kind in found.by_corruption.values()])
     assert (recalls <= cells + 1e-9).all()
-    reviewed = np.array([kind["reviewed_by_severity"] for kind in found["by_corruption"].values()])
-    assert found["reviewed_mean"] == pytest.approx(reviewed.mean())
-    missed = (1 - reviewed.mean()) * (1 - found["accuracy_of_the_rest"])
-    assert found["wrong_not_reviewed_mean"] == pytest.approx(missed)
+    reviewed = np.array([kind.reviewed_by_severity for kind in found.by_corruption.values()])
+    assert found.reviewed_mean == pytest.approx(reviewed.mean())
+    missed = (1 - reviewed.mean()) * (1 - found.accuracy_of_the_rest)
+    assert found.wrong_not_reviewed_mean == pytest.approx(missed)
     assert f"wrong and not sent: {100 * missed:.2f} % of the images" in robustness_text(found)
     assert reviewed.max() > 0
     text = robustness_text(found)
-    assert f"{100 * found['worst']:.2f} %" in text and "underexposed" in text
+    assert f"{100 * found.worst:.2f} %" in text and "underexposed" in text
     plot_robustness(found, tmp_path / "plot.png")
     assert open_rgb(tmp_path / "plot.png").width > 300
 
@@ -183,18 +183,19 @@ def test_calibration_and_review_of_a_cell_are_what_the_device_says(
     below = float(np.median(rows.max(axis=1)))
     rules = {"temperature": 1.7, "review_below": below}
     found = robustness(classifier, Layout(1, 1), synthetic_fields, entries, QUIET, ("underexposed",), **rules)
-    cells = found["by_corruption"]["underexposed"]
-    assert cells["ece_by_severity"][3] == pytest.approx(
+    cells = found.by_corruption["underexposed"]
+    assert cells.ece_by_severity[3] == pytest.approx(
         calibration_error(rows.max(axis=1), rows.argmax(axis=1) == truth), abs=1e-6
     )
-    assert cells["reviewed_by_severity"][3] == pytest.approx(((rows.max(axis=1) < below) | strange).mean())
-    assert cells["reviewed_by_severity"][3] > 0
-    assert found["reviewed_mean"] == pytest.approx(np.mean(cells["reviewed_by_severity"]))
+    assert cells.reviewed_by_severity is not None
+    assert cells.reviewed_by_severity[3] == pytest.approx(((rows.max(axis=1) < below) | strange).mean())
+    assert cells.reviewed_by_severity[3] > 0
+    assert found.reviewed_mean == pytest.approx(np.mean(cells.reviewed_by_severity))
     assert "review 5" in robustness_text(found) and "sent to review" in robustness_text(found)
     monkeypatch.setattr(classifier, "ood_detector", None)  # as of a file without a novelty score
     del rules["review_below"]
     found = robustness(classifier, Layout(1, 1), synthetic_fields, entries[:2], QUIET, ("underexposed",), **rules)
-    assert found["reviewed_mean"] is found["wrong_not_reviewed_mean"] is None and "review" not in robustness_text(found)
+    assert found.reviewed_mean is found.wrong_not_reviewed_mean is None and "review" not in robustness_text(found)
 
 
 def test_an_image_that_is_gone_is_named(measured: Any, tmp_path: Path) -> None:

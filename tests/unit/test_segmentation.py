@@ -28,6 +28,7 @@ from edgeall.train.data.scan import scan
 from edgeall.train.data.split import check_split, load_split
 from edgeall.train.data.split_settings import SplitSettings
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
+from edgeall.train.segmentation.results import MaskEvaluation
 from edgeall.train.settings import TrainSettings
 
 QUIET = Progress(quiet=True)
@@ -212,9 +213,9 @@ def test_figures_of_a_perfect_and_of_an_empty_answer(tmp_path: Path) -> None:
     nothing = score(entry, truth, Answer(np.zeros_like(truth), np.zeros(truth.shape, np.int32), 0.0))
     assert nothing.dice == 0.0 and nothing.found == 0
     found = figures([right, nothing], "test", "image", 0)
-    assert found["dice"] == 0.5 and found["panoptic"]["quality"] == pytest.approx(2 / 3)
-    assert found["red_cell_error"] == pytest.approx(0.125) and found["per_laboratory"]["A"]["images"] == 2
-    assert found["per_class"]["nucleus"]["dice"] == pytest.approx(2 / 3)
+    assert found.dice == 0.5 and found.panoptic.quality == pytest.approx(2 / 3)
+    assert found.red_cell_error == pytest.approx(0.125) and found.per_laboratory["A"].images == 2
+    assert found.per_class["nucleus"].dice == pytest.approx(2 / 3)
 
 
 # --- the chain -------------------------------------------------------------------------------------------------------
@@ -266,6 +267,7 @@ class _Stop(Exception):
 def masked_run(masked_settings: TrainSettings) -> Path:
     """A complete run, stopped after its first epoch and resumed. Not to be changed: copy it."""
     from edgeall.train.run import train
+    from edgeall.train.runs import load_run
 
     def stop(row: Any) -> None:
         raise _Stop
@@ -273,7 +275,8 @@ def masked_run(masked_settings: TrainSettings) -> Path:
     with pytest.raises(_Stop):
         train(masked_settings, QUIET, on_epoch=stop)
     run = train(masked_settings, QUIET)
-    assert run["timing"]["resumed"] is True
+    assert run.timing["resumed"] is True
+    assert load_run(masked_settings.out) == run
     return masked_settings.out
 
 
@@ -317,7 +320,7 @@ def test_the_packed_model_is_what_the_device_runs(masked_int8: Any, masked_run: 
     assert manifest.segmentation == {"red_cell_px": 28} and manifest.metrics["dice"] == masked_int8.dice
     assert all(result.ok for result in check_golden(segmenter))
     assert masked_int8.float_layers == [] and masked_int8.agreement > 0.5
-    assert masked_int8.tflite_float["max_abs_difference"] < 0.01
+    assert masked_int8.tflite_float.max_abs_difference < 0.01
     assert Path(masked_int8.out).stat().st_size < 400_000 and Path(masked_int8.report).exists()
 
 
@@ -348,10 +351,12 @@ def test_run_and_model_are_evaluated_on_the_same_images(
     settings = EvaluateSettings(cache_dir=masked_settings.cache_dir)
     own = evaluate(masked_run, settings, QUIET)
     run = json.loads((masked_run / "run.json").read_text())
-    assert own["dice"] == pytest.approx(run["metrics"]["test"]["dice"], abs=1e-6)
+    assert isinstance(own, MaskEvaluation)
+    assert own.metrics.dice == pytest.approx(run["metrics"]["test"]["dice"], abs=1e-6)
     given = replace(settings, data=masked_settings.data, split=masked_run / "split.json")
     found = evaluate(Path(masked_int8.out), given, QUIET)
-    assert found["dice"] == pytest.approx(masked_int8.dice) and found["images"] == own["images"]
+    assert isinstance(found, MaskEvaluation)
+    assert found.metrics.dice == pytest.approx(masked_int8.dice) and found.metrics.images == own.metrics.images
     for wrong in ({"site": masked_settings.data}, {"against": masked_run}, {"explain": masked_run}):
         with pytest.raises(UsageError, match="does not take a segmentation model yet"):
             evaluate(Path(masked_int8.out), replace(given, **wrong), QUIET)
@@ -366,7 +371,7 @@ def test_robustness_of_masks(masked_int8: Any, masked_settings: TrainSettings) -
     segmenter, own, root, _ = _open_model(Path(masked_int8.out), settings)
     images, _, _ = _select(segmenter, own, root, settings, QUIET)
     found = robustness_of_masks(segmenter, replace(images, entries=images.entries[:2]), QUIET, ("jpeg", "underexposed"))
-    assert found["images"] == 2 and 0 <= found["worst"] <= found["mean"] <= 1
+    assert found.images == 2 and 0 <= found.worst <= found.mean <= 1
     assert "jpeg" in robustness_text(found)
 
 

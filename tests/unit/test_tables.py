@@ -9,13 +9,14 @@ import numpy as np
 
 from edgeall.console import tables
 from edgeall.edge_runtime.pipeline import Prediction
+from edgeall.edge_runtime.results import from_json
 from edgeall.edge_runtime.tools.bench_card import single_stream_text
-from edgeall.edge_runtime.tools.inspect import inspect_text
+from edgeall.edge_runtime.tools.inspect import Inspection, inspect_text
 from edgeall.edge_runtime.tools.predictions import prediction_lines
 from edgeall.optimize.demo import demo_text
 from edgeall.optimize.quantization.result import QuantizationResult
 from edgeall.optimize.quantization.summary import quantize_text
-from edgeall.train.data.listing import data_text
+from edgeall.train.data.listing import DataListing, data_text
 from edgeall.train.evaluation.metrics import compute_metrics
 from edgeall.train.evaluation.text import metrics_text
 
@@ -59,7 +60,7 @@ def test_subjects_come_with_their_figures_the_worst_first() -> None:
     names = [f"s{number // 2:02d}" for number in range(40)]
     found = compute_metrics(labels, true, scores, ("all",), split="test", split_level="subject", subjects=names)
     text = metrics_text(found)
-    low, high = found["subjects"]["sensitivity_ci95"]
+    low, high = found.subjects.figures.sensitivity_ci95
     assert f"sensitivity by subject  90.00 % ({100 * low:.2f} % to {100 * high:.2f} %)" in text
     assert "by subject, as those below" in text
     rows = [line.split() for line in text.splitlines()]
@@ -116,7 +117,7 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         "out": "m.tflite",
         "file_bytes": 700_000,
     }
-    result = QuantizationResult(**values)
+    result = from_json(QuantizationResult, values)
     text = quantize_text(result)
     for figure in (
         "99.25 %",
@@ -138,9 +139,11 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
     assert ["left", "in", "float", "logits"] in [line.split() for line in text.splitlines()]
     assert "left in float" not in quantize_text(replace(result, float_layers=None))
     assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
-    assert result.to_json() == {key: value for key, value in values.items() if key not in ("layers", "robustness")}
-    complete = replace(result, layers=[], robustness={"mean": 0.9}, report="m.report.html").to_json()
-    assert {"layers", "robustness", "report"} <= set(complete)
+    written = result.to_json()
+    assert set(written) == set(values) - {"layers", "robustness"}
+    assessed = ("reliability", "risk_coverage", "review")
+    assert all(written[key] == values[key] for key in written if key not in assessed)
+    assert {"layers", "report"} <= set(replace(result, layers=[], report="m.report.html").to_json())
 
 
 def test_the_demo_ends_with_a_row_for_each_scheme() -> None:
@@ -174,7 +177,7 @@ def test_long_lists_of_problems_are_cut_in_the_table_alone() -> None:
         "problems": [{"path": f"{n}.png", "reason": "empty"} for n in range(25)],
         "split": {"text": "not possible: only one class (a)"},
     }
-    text = data_text(facts)
+    text = data_text(from_json(DataListing, facts))
     assert "a/1 = b/1" in text
     assert "19.png: empty" in text
     assert "20.png" not in text
@@ -247,12 +250,12 @@ def test_control_characters_from_files_never_reach_the_terminal() -> None:
         "near_duplicates": 0,
         "conflicts": [[EVIL, EVIL]],
         "problems": [{"path": EVIL, "reason": EVIL}],
-        "split": {"text": EVIL, "train": 1, "validation": 1, "test": 1, "across": [[EVIL, EVIL]]},
+        "split": {"text": EVIL, "level": "image", "train": 1, "validation": 1, "test": 1, "across": [[EVIL, EVIL]]},
     }
     texts = [
         metrics_text(found),
-        inspect_text(model),
-        data_text(data),
+        inspect_text(from_json(Inspection, model)),
+        data_text(from_json(DataListing, data)),
         *prediction_lines([Prediction(EVIL, EVIL, 0.5), Prediction(EVIL, error=EVIL)], labels, "table"),
         tables.table([EVIL], [[EVIL]]),
         tables.record({EVIL: EVIL}),

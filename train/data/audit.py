@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 from ...console.progress import Progress
 from ...console.tables import percent, table
 from ...edge_runtime.errors import DataError
+from ...edge_runtime.results import SPREAD, Result
 from .dataset import load_dataset
 from .duplicates import Duplicates, groups
-from .listing import describe
+from .listing import DataListing, describe
 from .probes import FOLDS, PROBES, Probe, Score, measure, score
 from .scan import Facts, Scan, scan
 
@@ -33,7 +33,7 @@ LEVELS = ("problem", "warning", "note")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Result):
     """One finding and the advice for it.
 
     Attributes:
@@ -50,18 +50,51 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class ProbeRow(Result):
+    """Balanced, cross-validated accuracy of a probe, with its interval.
+
+    ``of_possible`` is its share of the way from chance to certainty.
+    """
+
+    looks_at: str
+    sees_cells: bool
+    accuracy: float
+    low: float
+    high: float
+    of_possible: float
+
+
+@dataclass(frozen=True)
+class AuditReport(Result):
+    """The findings of an audit, by severity, and the measurements behind them.
+
+    Attributes:
+        listing: see `edgeall.train.data.listing.describe`.
+        chance: accuracy of guessing.
+        kept_together: in the cross-validation: ``subject`` or ``duplicates``.
+        probes: by name; empty if there are too few images.
+    """
+
+    listing: DataListing = field(metadata=SPREAD)
+    chance: float
+    kept_together: str
+    probes: dict[str, ProbeRow]
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
 class Audit:
     """The result of an audit.
 
     Attributes:
-        facts: the JSON output of the command.
+        report: what the command prints.
         scan: of the data.
         duplicates: of the scan.
         features: of each probe, by name; empty if there are too few images.
         scores: of each probe.
     """
 
-    facts: dict[str, Any]
+    report: AuditReport
     scan: Scan
     duplicates: Duplicates
     features: dict[str, NDArray[np.float64]]
@@ -76,11 +109,6 @@ def audit(path: Path, progress: Progress, seed: int = 0) -> Audit:
         progress: receives the progress bars.
         seed: of the cross-validation.
 
-    Returns:
-        `Audit.facts` is the result of `edgeall.train.data.listing.describe` with ``probes`` (for each ``accuracy``,
-        balanced and cross-validated; its interval; ``of_possible``, its share of the way from chance to certainty;
-        ``looks_at``), ``chance``, ``kept_together`` (``subject`` or ``duplicates``) and ``findings``, by severity.
-
     Raises:
         DataError: see `load_dataset` and `scan`; or only one class.
     """
@@ -91,7 +119,7 @@ def audit(path: Path, progress: Progress, seed: int = 0) -> Audit:
     if len(labels) < 2:
         raise DataError(f"{path}: only one class ({labels[0]}), an audit needs at least two")
     duplicates = groups(found)
-    facts = describe(found, duplicates)
+    listing = describe(found, duplicates)
     classes = np.array([labels.index(item.sample.label) for item in found.facts])
     together = _together(found.facts, duplicates)
     features: dict[str, NDArray[np.float64]] = {}
@@ -105,31 +133,27 @@ def audit(path: Path, progress: Progress, seed: int = 0) -> Audit:
                 scores[probe.name] = score(features[probe.name], classes, together, seed)
             advance(len(PROBES), "")
     chance = 1 / len(labels)
-    facts |= {
-        "chance": chance,
-        "kept_together": "duplicates" if facts["subjects"] is None else "subject",
-        "probes": {probe.name: _row(probe, scores[probe.name], chance) for probe in PROBES} if scores else {},
-    }
-    facts["findings"] = [asdict(finding) for finding in _findings(facts, found.facts, duplicates)]
-    return Audit(facts, found, duplicates, features, scores)
+    probes = {probe.name: _row(probe, scores[probe.name], chance) for probe in PROBES} if scores else {}
+    report = AuditReport(listing, chance, "duplicates" if listing.subjects is None else "subject", probes, [])
+    report = replace(report, findings=_findings(report, found.facts, duplicates))
+    return Audit(report, found, duplicates, features, scores)
 
 
-def audit_text(facts: dict[str, Any]) -> str:
-    """The facts of an audit as text."""
+def audit_text(report: AuditReport) -> str:
+    """The report of an audit as text."""
     parts = []
-    if facts["probes"]:
+    if report.probes:
         rows = [
-            [name, percent(row["accuracy"]), f"{percent(row['low'])} to {percent(row['high'])}", row["looks_at"]]
-            for name, row in facts["probes"].items()
+            [name, percent(row.accuracy), f"{percent(row.low)} to {percent(row.high)}", row.looks_at]
+            for name, row in report.probes.items()
         ]
         parts.append(
-            f"Accuracy of classifiers that do not see the cells (chance {percent(facts['chance'])}; {FOLDS}-fold, "
-            f"{facts['kept_together']} kept together):\n\n"
-            + table(["probe", "accuracy", "95 % interval", "from"], rows)
+            f"Accuracy of classifiers that do not see the cells (chance {percent(report.chance)}; {FOLDS}-fold, "
+            f"{report.kept_together} kept together):\n\n" + table(["probe", "accuracy", "95 % interval", "from"], rows)
         )
-    parts += [
-        f"{finding['level'].upper()}: {finding['text']}\n  {finding['advice']}" for finding in facts["findings"]
-    ] or ["Nothing found. The audit only checks for known problems."]
+    parts += [f"{finding.level.upper()}: {finding.text}\n  {finding.advice}" for finding in report.findings] or [
+        "Nothing found. The audit only checks for known problems."
+    ]
     return "\n\n".join(parts)
 
 
@@ -148,65 +172,60 @@ def _enough(classes: NDArray[np.int64], together: NDArray[np.int64]) -> bool:
     return min(len(np.unique(together[classes == kind])) for kind in np.unique(classes)) >= FEWEST
 
 
-def _row(probe: Probe, found: Score, chance: float) -> dict[str, Any]:
-    return {
-        "looks_at": probe.looks_at,
-        "sees_cells": probe.sees_cells,
-        "accuracy": found.accuracy,
-        "low": found.low,
-        "high": found.high,
-        "of_possible": (found.accuracy - chance) / (1 - chance),
-    }
+def _row(probe: Probe, found: Score, chance: float) -> ProbeRow:
+    of_possible = (found.accuracy - chance) / (1 - chance)
+    return ProbeRow(probe.looks_at, probe.sees_cells, found.accuracy, found.low, found.high, of_possible)
 
 
-def _findings(facts: dict[str, Any], images: Sequence[Facts], duplicates: Duplicates) -> list[Finding]:
-    found = [*_unreadable(facts), *_narrow_range(facts), *_duplicate_images(facts, images, duplicates)]
-    found += [*_subjects(facts, images), *_imbalance(facts), *_shortcuts(facts)]
+def _findings(report: AuditReport, images: Sequence[Facts], duplicates: Duplicates) -> list[Finding]:
+    listing = report.listing
+    found = [*_unreadable(listing), *_narrow_range(listing), *_duplicate_images(listing, images, duplicates)]
+    found += [*_subjects(listing, images), *_imbalance(listing), *_shortcuts(report)]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-def _unreadable(facts: dict[str, Any]) -> list[Finding]:
-    count = len(facts["problems"])
+def _unreadable(listing: DataListing) -> list[Finding]:
+    count = len(listing.problems)
     if not count:
         return []
-    text = f"{count:,} files cannot be used, first {facts['problems'][0]['path']}: {facts['problems'][0]['reason']}."
+    text = f"{count:,} files cannot be used, first {listing.problems[0].path}: {listing.problems[0].reason}."
     return [Finding("warning", "unreadable", text, "Training skips them. Copy them again, or remove them.")]
 
 
-def _narrow_range(facts: dict[str, Any]) -> list[Finding]:
-    if facts["narrow_range"] is None:
+def _narrow_range(listing: DataListing) -> list[Finding]:
+    if listing.narrow_range is None:
         return []
     advice = "Scale them to 16 bits in the camera software, or save 8-bit images. Do the same for images to classify."
-    return [Finding("warning", "range", f"{facts['narrow_range']}.", advice)]
+    return [Finding("warning", "range", f"{listing.narrow_range}.", advice)]
 
 
-def _duplicate_images(facts: dict[str, Any], images: Sequence[Facts], duplicates: Duplicates) -> list[Finding]:
+def _duplicate_images(listing: DataListing, images: Sequence[Facts], duplicates: Duplicates) -> list[Finding]:
     found = []
     if duplicates.conflicts:
         named = " = ".join(images[index].sample.path for index in duplicates.conflicts[0][:3])
         text = f"{len(duplicates.conflicts):,} groups of duplicates have different labels ({named})."
         found.append(Finding("problem", "duplicates", text, "One of the labels is wrong: check them."))
-    repeated = facts["exact_duplicates"] + facts["near_duplicates"]
+    repeated = listing.exact_duplicates + listing.near_duplicates
     if repeated:
         text = (
-            f"{repeated:,} of {facts['images']:,} images are duplicates: {facts['exact_duplicates']:,} exact, "
-            f"{facts['near_duplicates']:,} near duplicates or overlapping fields."
+            f"{repeated:,} of {listing.images:,} images are duplicates: {listing.exact_duplicates:,} exact, "
+            f"{listing.near_duplicates:,} near duplicates or overlapping fields."
         )
         advice = "edgeall never puts them into two subsets. Figures from a random split made elsewhere are too good."
         found.append(Finding("warning", "duplicates", text, advice))
-    if across := facts["split"].get("across"):
+    if listing.split.counts and (across := listing.split.counts.across):
         text = f"{len(across):,} groups of duplicates lie in several subsets of the given split ({across[0][0]})."
         advice = "Remove them from train, or split again: the figures of the test subset are too good."
         found.append(Finding("problem", "duplicates", text, advice))
-    across = [group for group in duplicates.near if len({images[index].sample.subject for index in group} - {None}) > 1]
-    if across:
-        text = f"{len(across):,} groups of duplicates lie in different subjects ({images[across[0][0]].sample.path})."
+    others = [group for group in duplicates.near if len({images[index].sample.subject for index in group} - {None}) > 1]
+    if others:
+        text = f"{len(others):,} groups of duplicates lie in different subjects ({images[others[0][0]].sample.path})."
         found.append(Finding("problem", "subjects", text, "Either the subjects or the images are wrong: check them."))
     return found
 
 
-def _subjects(facts: dict[str, Any], images: Sequence[Facts]) -> list[Finding]:
-    if facts["subjects"] is None:
+def _subjects(listing: DataListing, images: Sequence[Facts]) -> list[Finding]:
+    if listing.subjects is None:
         advice = (
             "Split by block if files are numbered in the order of taking; that is the default then. Figures of a split "
             "by image are optimistic."
@@ -214,7 +233,7 @@ def _subjects(facts: dict[str, Any], images: Sequence[Facts]) -> list[Finding]:
         text = "The subject or slide of each image is not known: no split can keep them together."
         return [Finding("note", "subjects", text, advice)]
     found = []
-    for label in facts["labels"]:
+    for label in listing.labels:
         counts = Counter(item.sample.subject for item in images if item.sample.label == label)
         subject, most = counts.most_common(1)[0]
         total = sum(counts.values())
@@ -229,8 +248,8 @@ def _subjects(facts: dict[str, Any], images: Sequence[Facts]) -> list[Finding]:
     return found
 
 
-def _imbalance(facts: dict[str, Any]) -> list[Finding]:
-    counts = {label: row["images"] for label, row in facts["labels"].items()}
+def _imbalance(listing: DataListing) -> list[Finding]:
+    counts = {label: row.images for label, row in listing.labels.items()}
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if counts[most] < IMBALANCE * counts[least]:
         return []
@@ -239,23 +258,23 @@ def _imbalance(facts: dict[str, Any]) -> list[Finding]:
     return [Finding("warning", "imbalance", text, advice)]
 
 
-def _shortcuts(facts: dict[str, Any]) -> list[Finding]:
-    if not facts["probes"]:
+def _shortcuts(report: AuditReport) -> list[Finding]:
+    if not report.probes:
         text = f"Too few images for the probes: every class needs {FEWEST} from different subjects, without duplicates."
         return [Finding("note", "probes", text, "Shortcuts were not searched for.")]
     found = []
-    real = facts["probes"]["shape"]["of_possible"]
-    for name, row in facts["probes"].items():
+    real = report.probes["shape"].of_possible
+    for name, row in report.probes.items():
         if name == "shape":
             continue
-        limit = max(SHORTCUT, COLOUR_SHORTCUT * real) if row["sees_cells"] else SHORTCUT
-        certain = (row["low"] - facts["chance"]) / (1 - facts["chance"])
-        if min(row["of_possible"], certain + 0.05) < limit:
+        limit = max(SHORTCUT, COLOUR_SHORTCUT * real) if row.sees_cells else SHORTCUT
+        certain = (row.low - report.chance) / (1 - report.chance)
+        if min(row.of_possible, certain + 0.05) < limit:
             continue
-        seen = percent(facts["probes"]["shape"]["accuracy"])
+        seen = percent(report.probes["shape"].accuracy)
         text = (
-            f"{percent(row['accuracy'])} of the images can be classified from {row['looks_at']} (chance "
-            f"{percent(facts['chance'])}; shape and texture without colour: {seen})."
+            f"{percent(row.accuracy)} of the images can be classified from {row.looks_at} (chance "
+            f"{percent(report.chance)}; shape and texture without colour: {seen})."
         )
         found.append(Finding("problem", "shortcut", text, _ADVICE[name]))
     return found

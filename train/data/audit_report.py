@@ -30,12 +30,13 @@ def write_audit(audit: Audit, path: Path) -> None:
     images, root = audit.scan.facts, audit.scan.dataset.root
     by_label = {
         label: [index for index, item in enumerate(images) if item.sample.label == label]
-        for label in audit.facts["labels"]
+        for label in audit.report.listing.labels
     }
     page = template("edgeall.train.reports", "audit.html", percent=percent).render(
         shortcut=SHORTCUT,
         swatches=SWATCHES,
-        facts=audit.facts,
+        report=audit.report,
+        facts=audit.report.listing,
         backgrounds={label: _backgrounds(audit, chosen) for label, chosen in by_label.items()} if audit.scores else {},
         examples={
             label: [_shown(root, images[index].sample.path) for index in _spread(chosen, EXAMPLES)]

@@ -3,40 +3,101 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ...console.progress import Progress
 from ...console.tables import listed, record, table
 from ...edge_runtime.errors import DataError
+from ...edge_runtime.results import SPREAD, Result
 from .dataset import independent_notes, load_dataset, positive_labels, unit
 from .duplicates import Duplicates, groups
 from .make_split import make_split
-from .samples import Sample
+from .samples import Problem, Sample
 from .scan import Scan, narrow_range, scan
 from .subsets import LEFT_OUT, SUBSETS
 from .synth import is_synthetic
 
 
-def list_data(path: Path, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ClassCount(Result):
+    """Images of a class, and its subjects, None where unknown."""
+
+    images: int
+    subjects: int | None
+
+
+@dataclass(frozen=True)
+class Independent(Result):
+    """A folder with a labelled test set that is kept out of any split, and its images."""
+
+    folder: str
+    images: int
+
+
+@dataclass(frozen=True)
+class SplitCounts(Result):
+    """Images of a split by subset; those left out by reason and by path.
+
+    ``across``: for a data set that comes split, groups of duplicates in several subsets, by path.
+    """
+
+    level: str
+    embargo: int | None
+    train: int
+    validation: int
+    test: int
+    left_out: dict[str, int]
+    left_out_paths: list[str]
+    across: list[list[str]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class DefaultSplit(Result):
+    """The split that ``edgeall train`` makes without options, in words and in numbers, None if none is possible."""
+
+    text: str
+    counts: SplitCounts | None = field(metadata=SPREAD)
+
+
+@dataclass(frozen=True)
+class DataListing(Result):
+    """The contents of a data folder or manifest.
+
+    Attributes:
+        unit: content of one image, ``field`` or ``cell``.
+        images: the readable ones.
+        subjects: None where unknown.
+        sizes: images by ``WxH``, the commonest first.
+        exact_duplicates: images that repeat an earlier one; ``near_duplicates`` resemble one.
+        conflicts: groups of duplicates whose labels differ, by path.
+        narrow_range: a sentence or None, see `edgeall.train.data.scan.narrow_range`.
+        problems: what was skipped.
+        synthetic: see `is_synthetic`.
+    """
+
+    root: str
+    layout: str
+    unit: str
+    images: int
+    labels: dict[str, ClassCount]
+    positive_labels: list[str]
+    subjects: int | None
+    sizes: dict[str, int]
+    exact_duplicates: int
+    near_duplicates: int
+    conflicts: list[list[str]]
+    dataset_sha256: str
+    narrow_range: str | None
+    problems: list[Problem]
+    independent: list[Independent]
+    synthetic: bool
+    split: DefaultSplit
+
+
+def list_data(path: Path, progress: Progress) -> DataListing:
     """Read every image of a data folder or manifest, and summarize them.
-
-    Args:
-        path: see `load_dataset`.
-        progress: receives notes and the progress bar.
-
-    Returns:
-        ``root``, ``layout``, ``unit`` (field or cell), ``images`` (readable ones), ``labels`` (for each its
-        ``images`` and, where known, ``subjects``), ``positive_labels``, ``subjects`` (None where unknown),
-        ``independent`` (labelled test sets that are kept out of any split: ``folder`` and ``images``),
-        ``sizes`` (images by ``WxH``, the commonest first), ``exact_duplicates`` and ``near_duplicates`` (images
-        that repeat or resemble an earlier one), ``conflicts`` (groups of duplicates whose labels differ, by path),
-        ``dataset_sha256``, ``narrow_range`` (a sentence or None, see `edgeall.train.data.scan.narrow_range`),
-        ``problems``
-        (``path`` and ``reason`` of what was skipped), ``synthetic`` (see `is_synthetic`), ``split`` (what the default
-        split of ``edgeall train`` makes of it, see `default_split`).
 
     Raises:
         DataError: see `load_dataset` and `scan`.
@@ -44,70 +105,61 @@ def list_data(path: Path, progress: Progress) -> dict[str, Any]:
     listed = load_dataset(path)
     with progress.task("reading images", len(listed.samples)) as advance:
         found = scan(listed, lambda done, _: advance(done, ""))
-    facts = describe(found, groups(found))
-    for note in (*independent_notes(found.dataset), *facts["split"].get("notes", ())):
+    listing = describe(found, groups(found))
+    split_notes = listing.split.counts.notes if listing.split.counts else ()
+    for note in (*independent_notes(found.dataset), *split_notes):
         progress.note(note)
-    return facts
+    return listing
 
 
-def describe(found: Scan, duplicates: Duplicates) -> dict[str, Any]:
+def describe(found: Scan, duplicates: Duplicates) -> DataListing:
     """The result of `list_data` for a scan and its duplicates."""
     data = found.dataset
     sizes = Counter(f"{facts.width}x{facts.height}" for facts in found.facts)
-    return {
-        "root": str(data.root),
-        "layout": data.layout,
-        "unit": unit(data),
-        "images": len(data.samples),
-        "labels": {label: _class(label, data.samples) for label in data.labels},
-        "positive_labels": list(positive_labels(data.labels)),
-        "subjects": _subjects(data.samples),
-        "sizes": dict(sizes.most_common()),
-        "exact_duplicates": duplicates.exact_count,
-        "near_duplicates": duplicates.near_count,
-        "conflicts": [[found.facts[index].sample.path for index in group] for group in duplicates.conflicts],
-        "dataset_sha256": found.digest,
-        "narrow_range": narrow_range(found.facts),
-        "problems": [asdict(problem) for problem in data.problems],
-        "independent": [
-            {"folder": folder, "images": count}
-            for folder, count in sorted(
-                Counter(PurePosixPath(sample.path).parent.as_posix() for sample in data.independent).items()
-            )
-        ],
-        "synthetic": is_synthetic(data),
-        "split": default_split(found, duplicates),
-    }
+    kept_out = Counter(PurePosixPath(sample.path).parent.as_posix() for sample in data.independent)
+    return DataListing(
+        root=str(data.root),
+        layout=data.layout,
+        unit=unit(data),
+        images=len(data.samples),
+        labels={label: _class(label, data.samples) for label in data.labels},
+        positive_labels=list(positive_labels(data.labels)),
+        subjects=_subjects(data.samples),
+        sizes=dict(sizes.most_common()),
+        exact_duplicates=duplicates.exact_count,
+        near_duplicates=duplicates.near_count,
+        conflicts=[[found.facts[index].sample.path for index in group] for group in duplicates.conflicts],
+        dataset_sha256=found.digest,
+        narrow_range=narrow_range(found.facts),
+        problems=list(data.problems),
+        independent=[Independent(folder, images) for folder, images in sorted(kept_out.items())],
+        synthetic=is_synthetic(data),
+        split=default_split(found, duplicates),
+    )
 
 
-def default_split(found: Scan, duplicates: Duplicates) -> dict[str, Any]:
-    """The split that ``edgeall train`` makes without options.
-
-    Returns:
-        ``text`` (in words), ``level``, ``embargo``, ``train``, ``validation`` and ``test`` (images), ``left_out``
-        (images by reason), ``left_out_paths``, ``across`` (for a data set that comes split: groups of
-        duplicates in several subsets, by path), ``notes``. Only ``text`` if no split is possible.
-    """
+def default_split(found: Scan, duplicates: Duplicates) -> DefaultSplit:
+    """The split that ``edgeall train`` makes without options."""
     notes: list[str] = []
     try:
         split = make_split(found, duplicates=duplicates, note=notes.append)
     except DataError as error:
-        return {"text": f"not possible: {error.message}"}
-    return {
-        "text": split.level_text,
-        "level": split.level,
-        "embargo": split.embargo,
+        return DefaultSplit(f"not possible: {error.message}", None)
+    counts = SplitCounts(
+        level=split.level,
+        embargo=split.embargo,
         **{name: len(split.subset(name)) for name in SUBSETS},
-        "left_out": split.left_out,
-        "left_out_paths": [entry.path for entry in split.entries if entry.side == LEFT_OUT],
-        "across": [list(group) for group in split.across],
-        "notes": notes,
-    }
+        left_out=split.left_out,
+        left_out_paths=[entry.path for entry in split.entries if entry.side == LEFT_OUT],
+        across=[list(group) for group in split.across],
+        notes=notes,
+    )
+    return DefaultSplit(split.level_text, counts)
 
 
-def _class(label: str, samples: tuple[Sample, ...]) -> dict[str, int | None]:
+def _class(label: str, samples: tuple[Sample, ...]) -> ClassCount:
     own = tuple(sample for sample in samples if sample.label == label)
-    return {"images": len(own), "subjects": _subjects(own)}
+    return ClassCount(len(own), _subjects(own))
 
 
 def _subjects(samples: tuple[Sample, ...]) -> int | None:
@@ -116,45 +168,44 @@ def _subjects(samples: tuple[Sample, ...]) -> int | None:
     return None if None in subjects else len(subjects)
 
 
-def data_text(facts: Mapping[str, Any], most: int = 20) -> str:
-    """The result of `list_data` as text, with the first ``most`` problems and conflicts."""
-    sizes = list(facts["sizes"].items())
+def data_text(found: DataListing, most: int = 20) -> str:
+    """A listing as text, with the first ``most`` problems and conflicts."""
+    sizes = list(found.sizes.items())
     shown = ", ".join(f"{size} ({count:,})" for size, count in sizes[:5])
-    counts = {
-        "root": facts["root"],
-        "layout": f"{facts['layout']}, one image is a {facts['unit']}",
-        "images": facts["images"],
-        "subjects": "unknown" if facts["subjects"] is None else facts["subjects"],
+    counts: dict[str, object] = {
+        "root": found.root,
+        "layout": f"{found.layout}, one image is a {found.unit}",
+        "images": found.images,
+        "subjects": "unknown" if found.subjects is None else found.subjects,
         "sizes": shown + (f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""),
-        "positive classes": facts["positive_labels"] or "none known",
-        "exact duplicates": facts["exact_duplicates"],
-        "near duplicates": facts["near_duplicates"],
-        "skipped": len(facts["problems"]),
-        "default split": _default_split(facts["split"]),
+        "positive classes": found.positive_labels or "none known",
+        "exact duplicates": found.exact_duplicates,
+        "near duplicates": found.near_duplicates,
+        "skipped": len(found.problems),
+        "default split": _split_text(found.split),
     }
-    kept_out = [f"{one['folder']} ({one['images']:,})" for one in facts.get("independent", ())]
-    if kept_out:
-        counts["independent test set"] = ", ".join(kept_out)
+    if found.independent:
+        counts["independent test set"] = ", ".join(f"{one.folder} ({one.images:,})" for one in found.independent)
     parts = [
         record(counts),
         table(
-            ["class", "images", "subjects"],
-            [[label, row["images"], row["subjects"]] for label, row in facts["labels"].items()],
+            ["class", "images", "subjects"], [[name, row.images, row.subjects] for name, row in found.labels.items()]
         ),
     ]
-    if facts["conflicts"]:
-        parts.append(listed("duplicates with different labels:", [" = ".join(g) for g in facts["conflicts"]], most))
-    if facts.get("narrow_range"):
-        parts.append(f"{facts['narrow_range']}\nscale them to 16 bits in the camera software, or save 8-bit images")
-    if facts["split"].get("across"):
-        parts.append(listed("duplicates in several subsets:", [" = ".join(g) for g in facts["split"]["across"]], most))
-    if facts["problems"]:
-        parts.append(listed("skipped:", [f"{p['path']}: {p['reason']}" for p in facts["problems"]], most))
+    if found.conflicts:
+        parts.append(listed("duplicates with different labels:", [" = ".join(g) for g in found.conflicts], most))
+    if found.narrow_range:
+        parts.append(f"{found.narrow_range}\nscale them to 16 bits in the camera software, or save 8-bit images")
+    across = found.split.counts.across if found.split.counts else []
+    if across:
+        parts.append(listed("duplicates in several subsets:", [" = ".join(group) for group in across], most))
+    if found.problems:
+        parts.append(listed("skipped:", [f"{p.path}: {p.reason}" for p in found.problems], most))
     return "\n\n".join(parts)
 
 
-def _default_split(split: Mapping[str, Any]) -> str:
-    if "train" not in split:
-        return str(split["text"])
-    counts = ", ".join(f"{split[name]:,} {name}" for name in SUBSETS)
-    return f"{split['text']} ({counts})"
+def _split_text(split: DefaultSplit) -> str:
+    if split.counts is None:
+        return split.text
+    counts = ", ".join(f"{getattr(split.counts, name):,} {name}" for name in SUBSETS)
+    return f"{split.text} ({counts})"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,29 @@ from numpy.typing import NDArray
 from ...console.tables import percent, record
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import DataError
+from ...edge_runtime.results import SPREAD, Result
 from ..data.split import SplitEntry
 from .bootstrap import difference_interval
-from .metrics import mcnemar
+from .metrics import McNemar, mcnemar
+
+
+@dataclass(frozen=True)
+class PairedComparison(Result):
+    """Comparison with another model on the same images.
+
+    Attributes:
+        model: path of the other model; ``accuracy`` is its accuracy.
+        gain_points: percentage points by which the first model is better, with the paired 95 % interval
+            ``gain_points_ci95`` by ``ci_unit``.
+        test: see `McNemar`.
+    """
+
+    model: str
+    accuracy: float
+    gain_points: float
+    gain_points_ci95: list[float]
+    ci_unit: str
+    test: McNemar = field(metadata=SPREAD)
 
 
 def open_other(path: Path, model: Path, labels: Sequence[str], split_sha256: str | None) -> Classifier:
@@ -53,7 +73,7 @@ def paired_comparison(
     probabilities: NDArray[np.float32],
     others: NDArray[np.float32],
     seed: int,
-) -> dict[str, Any]:
+) -> PairedComparison:
     """Compare the predictions of two models.
 
     Args:
@@ -63,37 +83,32 @@ def paired_comparison(
         probabilities: of the first model, ``(images, labels)``.
         others: of the other model, ``(images, labels)``.
         seed: of the bootstrap.
-
-    Returns:
-        ``model``, the path; its ``accuracy``; ``gain_points``, percentage points by which the first model is better,
-        with the paired 95 % interval ``gain_points_ci95`` and ``ci_unit``; and the keys of
-        `edgeall.train.evaluation.metrics.mcnemar`.
     """
     truth = np.array([labels.index(entry.label) for entry in entries])
     right, other = probabilities.argmax(axis=1) == truth, others.argmax(axis=1) == truth
     ends, unit = difference_interval(right, other, [entry.subject for entry in entries], seed)
-    return {
-        "model": str(path),
-        "accuracy": float(other.mean()),
-        "gain_points": 100 * float(right.mean() - other.mean()),
-        "gain_points_ci95": [100 * end for end in ends],
-        "ci_unit": unit,
-        **mcnemar(right, other),
-    }
+    return PairedComparison(
+        model=str(path),
+        accuracy=float(other.mean()),
+        gain_points=100 * float(right.mean() - other.mean()),
+        gain_points_ci95=[100 * end for end in ends],
+        ci_unit=unit,
+        test=mcnemar(right, other),
+    )
 
 
-def against_text(found: Mapping[str, Any]) -> str:
+def against_text(found: PairedComparison) -> str:
     """`paired_comparison` as a table."""
-    low, high = found["gain_points_ci95"]
+    low, high = found.gain_points_ci95
     test = "McNemar's exact test"
-    if found["ci_unit"] != "image":
+    if found.ci_unit != "image":
         test += ", which treats the images of a subject as independent"
     return record(
         {
-            "against": f"{found['model']}: {percent(found['accuracy'])}",
-            "gain": f"{found['gain_points']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, paired, "
-            f"by {found['ci_unit']})",
-            "right alone": f"{found['only_first']:,} images, the other model {found['only_second']:,}",
-            "p": f"{found['p_value']:.4f} ({test})",
+            "against": f"{found.model}: {percent(found.accuracy)}",
+            "gain": f"{found.gain_points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, paired, "
+            f"by {found.ci_unit})",
+            "right alone": f"{found.test.only_first:,} images, the other model {found.test.only_second:,}",
+            "p": f"{found.test.p_value:.4f} ({test})",
         }
     )

@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import convolve, gaussian_filter
+
+from ...edge_runtime.results import Result
 
 SUITE = 1
 """Version of the suite. It is raised when earlier figures are no longer comparable."""
@@ -28,6 +31,14 @@ Corruption = Callable[[Pixels, int, np.random.Generator], Pixels]
 GIEMSA = np.array([[0.834, 0.513, 0.196], [0.092, 0.954, 0.283], [0.5, 0.5, 0.707]])
 """Optical densities in red, green and blue. Rows: azure and methylene blue, eosin, the rest. Source: ImageJ's colour
 deconvolution vectors for Giemsa (Landini)."""
+
+
+@dataclass(frozen=True)
+class WorstCell(Result):
+    """A corruption and its severity."""
+
+    corruption: str
+    severity: int
 
 
 def corrupted(image: Image.Image, kind: str, severity: int, seed: str) -> Image.Image:

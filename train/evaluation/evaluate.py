@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from ...edge_runtime.classifier import Classifier, Inference
 from ...edge_runtime.errors import DataError, ImageError, UsageError
 from ...edge_runtime.parallel import WORTH_MEASURING, Layout, Pool
 from ...edge_runtime.preprocess import InputSpec, load_input
+from ...edge_runtime.results import OPTIONAL, SPREAD, Result
 from ...edge_runtime.tools.layout import choose_layout
 from ...edge_runtime.vision.finder import open_finder
 from ..data import cache
 from ..data.dataset import positive_labels
 from ..data.split import SplitEntry
-from .against import open_other, paired_comparison
+from ..segmentation.results import MaskEvaluation
+from .against import PairedComparison, open_other, paired_comparison
 from .context import Predict, context
-from .metrics import metrics_of
-from .reliability import reliability_report
-from .robustness import robustness
+from .metrics import Metrics, metrics_of
+from .reliability import ReliabilityReport, reliability_report
+from .robustness import Robustness, robustness
 from .selection import Known, Selection, model_images, model_split, select
-from .site import Site, external_validation, find_own_images, read_site
+from .site import ExternalValidation, Site, external_validation, find_own_images, read_site
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,35 @@ class EvaluateSettings:
     cell_model: Path | None = None
 
 
-def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
-    """Classify labelled images and compute metrics.
+@dataclass(frozen=True)
+class Evaluation(Result):
+    """What `evaluate` measured. What was not requested is None.
+
+    Attributes:
+        model: path of the run or model file.
+        on_cells: of Grad-CAM on a synthetic data set, see `edgeall.train.evaluation.gradcam.on_cells`.
+        context: see `edgeall.train.evaluation.context.context`.
+        seconds: duration.
+    """
+
+    model: str
+    metrics: Metrics = field(metadata=SPREAD)
+    report: ReliabilityReport = field(metadata=SPREAD)
+    on_cells: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
+    against: PairedComparison | None = field(default=None, metadata=OPTIONAL)
+    robustness: Robustness | None = field(default=None, metadata=OPTIONAL)
+    context: dict[str, Any] | None = field(default=None, metadata=OPTIONAL)
+    site: ExternalValidation | None = field(default=None, metadata=OPTIONAL)
+    seconds: float = 0.0
+
+
+def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> Evaluation | MaskEvaluation:
+    """Classify labelled images, or segment images with masks, and compute metrics.
 
     Args:
         target: a run folder (its Keras model is evaluated), or a model file (evaluated with the device's code).
         settings: see `EvaluateSettings`.
         progress: receives notes and progress bars.
-
-    Returns:
-        The dictionary of `compute_metrics` with ``model``, ``seconds``, and the keys of
-        `edgeall.train.evaluation.reliability.reliability_report`. If requested, also ``robustness``; ``site``, see
-        `edgeall.train.evaluation.site.external_validation`; ``against``, see
-        `edgeall.train.evaluation.against.paired_comparison`; and with ``explain`` of a synthetic data set
-        ``on_cells``, see `edgeall.train.evaluation.gradcam.on_cells`.
 
     Raises:
         UsageError: settings that conflict with each other or with the target.
@@ -102,10 +119,10 @@ def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> di
     if task_of(target) == "segmentation":
         from ..segmentation.evaluate import evaluate_masks
 
-        metrics = evaluate_masks(target, settings, progress)
-    else:
-        metrics = (_evaluate_run if target.is_dir() else _evaluate_model)(target, settings, progress)
-    return {"model": str(target), **metrics, "seconds": time.perf_counter() - started}
+        masks = evaluate_masks(target, settings, progress)
+        return replace(masks, seconds=time.perf_counter() - started)
+    evaluate_one = _evaluate_run if target.is_dir() else _evaluate_model
+    return replace(evaluate_one(target, settings, progress), seconds=time.perf_counter() - started)
 
 
 def task_of(target: Path) -> str:
@@ -118,7 +135,7 @@ def task_of(target: Path) -> str:
     return registry.of_run(runs.load_run(target)).name
 
 
-def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
+def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """The metrics of a run's Keras model."""
     from .. import runs  # loads TensorFlow, which a model file does not need
     from ..batches import Images, plain
@@ -126,10 +143,10 @@ def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> 
     _check_run_settings(run, settings)
     cache_dir = cache.ready(settings.cache_dir)
     facts = runs.load_run(run)
-    root, labels = settings.data or runs.data_root(facts), tuple(facts["labels"])
+    root, labels = settings.data or runs.data_root(facts), tuple(facts.labels)
     own = runs.load_own_split(run, facts)
     site, selected = _select(Known(run, labels, own, settings.data is None), root, settings, progress)
-    spec = runs.input_spec(facts["settings"])
+    spec = runs.input_spec(facts.settings)
     pixels = cache.pixels(selected.folder, selected.entries, spec, cache_dir, progress)
     rows = np.arange(len(selected.entries))
     model = runs.load_model(run, facts)
@@ -141,22 +158,23 @@ def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> 
         truth, names = _truth(selected.entries, labels), [entry.path for entry in selected.entries]
         explained = Explained(model, spec, pixels, probabilities, names)
         cells = explain(settings.explain, explained, truth, labels, runs.image_folder(root), progress)
-    positive, seed = facts["positive_labels"], facts["settings"]["seed"]
+    positive, seed = facts.positive_labels, facts.settings["seed"]
     metrics = metrics_of(selected.entries, labels, probabilities, positive, selected.subset, selected.level, seed)
-    metrics |= reliability_report(probabilities, _truth(selected.entries, labels), _indices(labels, positive))
-    if cells is not None:
-        metrics["on_cells"] = cells
+    report = reliability_report(probabilities, _truth(selected.entries, labels), _indices(labels, positive))
+    seen = None
     if settings.context:
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             every = np.arange(len(images))
             return np.asarray(model.predict(plain(Images(images, every, every, spec), 64), verbose=0))
 
-        metrics["context"] = _context(predict, spec, selected, labels, settings, progress)
+        seen = _context(predict, spec, selected, labels, settings, progress)
+    external = None
     if settings.site is not None and site is not None:
         repeated = find_own_images(site, own, runs.image_folder(root), progress)
-        metrics["site"] = external_validation(settings.site, site, metrics, facts["metrics"]["test"], repeated)
-    return metrics
+        own_metrics = facts.classified["test"].to_json()
+        external = external_validation(settings.site, site, metrics, None, own_metrics, repeated)
+    return Evaluation(str(run), metrics, report, on_cells=cells, context=seen, site=external)
 
 
 def _check_run_settings(run: Path, settings: EvaluateSettings) -> None:
@@ -170,7 +188,7 @@ def _check_run_settings(run: Path, settings: EvaluateSettings) -> None:
         )
 
 
-def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
+def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """The metrics of a model file."""
     if settings.explain is not None:
         raise UsageError(
@@ -207,24 +225,28 @@ def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) 
     probabilities = apply_temperature(raw, temperature)
     metrics = metrics_of(entries, labels, probabilities, positive, selected.subset, selected.level, seed)
     fitted = temperature if manifest and manifest.calibration else None
-    metrics |= reliability_report(raw, _truth(entries, labels), _indices(labels, positive), fitted, below, unfamiliar)
+    report = reliability_report(raw, _truth(entries, labels), _indices(labels, positive), fitted, below, unfamiliar)
+    found = Evaluation(str(path), metrics, report)
     if settings.against is not None and other is not None:
         others, _ = _predict(other, layout, files, f"evaluating {settings.against}", progress)
-        metrics["against"] = paired_comparison(settings.against, entries, labels, raw, others, seed)
+        found = replace(found, against=paired_comparison(settings.against, entries, labels, raw, others, seed))
     if settings.robust:
-        metrics["robustness"] = robustness(
+        robust = robustness(
             classifier, layout, selected.folder, entries, progress, temperature=temperature, review_below=below
         )
+        found = replace(found, robustness=robust)
     if settings.context:
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             return np.stack([classifier.predict(image) for image in images])
 
-        metrics["context"] = _context(predict, classifier.input, selected, labels, settings, progress)
+        found = replace(found, context=_context(predict, classifier.input, selected, labels, settings, progress))
     if settings.site is not None and site is not None and manifest is not None:
         repeated = find_own_images(site, own, model_images(path, settings.data, own), progress)
-        metrics["site"] = external_validation(settings.site, site, metrics, manifest.metrics, repeated)
-    return metrics
+        reviewed = None if report.review is None else report.review.reviewed
+        external = external_validation(settings.site, site, metrics, reviewed, manifest.metrics, repeated)
+        found = replace(found, site=external)
+    return found
 
 
 def _context(

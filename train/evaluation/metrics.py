@@ -3,28 +3,13 @@
 The predicted class is the most probable one; on a tie, the first of them. Probabilities are used as the model returns
 them (an 8-bit output may sum to 0.99); only `log_loss` divides each row by its sum.
 
-- ``macro_f1`` averages over the classes that occur among the true or the predicted ones, so that a folder without some
-  class does not lower it.
-- ``ece`` is the expected calibration error over `ECE_BINS` equal-width bins of the top probability: the mean of
-  |accuracy - confidence| of the bins, weighted by their images.
-- ``brier`` is the mean over images of the squared distance between probabilities and truth, 0 to 2.
-- ``confusion[i][j]`` counts images of class i predicted as class j.
-- ``per_class[label]["auroc"]`` is one class against the rest; None if one of the two is absent.
-- ``sensitivity`` and ``specificity`` are for *any* positive class against the others: a prediction is positive if its
-  class is one of ``positive_labels``. ``auroc_positive`` and ``auprc_positive`` (average precision) rank by the summed
-  probability of those classes. ``sensitivity_at_specificity_95`` is the highest sensitivity of a threshold on that sum
-  with a specificity of at least 95 %.
-- ``accuracy_ci95``, and the same for macro F1, sensitivity, specificity and ``auroc_positive``, is a percentile
-  bootstrap interval, see `edgeall.train.evaluation.bootstrap.intervals`: by subject if every image has one and there
-  are at least two. ``ci_unit`` is ``subject`` or ``image``. If every image is right the interval collapses to [1, 1].
-- ``subjects``: the same figures for subjects instead of images, see `_by_subject`; None unless all are known.
-
 Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (ECE).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,14 +25,128 @@ from sklearn.metrics import (
 )
 
 from ...edge_runtime.errors import DataError
+from ...edge_runtime.results import SPREAD, Result
 from .bootstrap import intervals
 
 ECE_BINS = 15
 POSITIVE_INTERVALS = ("sensitivity", "specificity", "auroc_positive")
-SUBJECT_FIGURES = ("accuracy", "macro_f1", *POSITIVE_INTERVALS)
 LOG_FLOOR = 1e-7
 """Lowest probability in `log_loss`. Keras clips at the same value, so both agree. An 8-bit output contains exact zeros:
 without a floor one wrong image would make the loss infinite."""
+
+
+@dataclass(frozen=True)
+class ClassMetrics(Result):
+    """One class against the rest. ``auroc`` is None if one of the two is absent."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class SubjectRow(Result):
+    """One subject: ``label`` is None if its images have several; ``accuracy`` is that of its images."""
+
+    subject: str
+    label: str | None
+    predicted: str
+    images: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class SubjectFigures(Result):
+    """Figures over subjects, each by the mean probability of its images; see `Metrics`."""
+
+    accuracy: float
+    accuracy_ci95: list[float] | None
+    macro_f1: float
+    macro_f1_ci95: list[float] | None
+    sensitivity: float | None
+    sensitivity_ci95: list[float] | None
+    specificity: float | None
+    specificity_ci95: list[float] | None
+    auroc_positive: float | None
+    auroc_positive_ci95: list[float] | None
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True)
+class SubjectMetrics(Result):
+    """Figures by subject. Each subject counts once.
+
+    Attributes:
+        subjects: number of subjects in the figures.
+        several_classes: subjects with images of several labels, excluded from all figures.
+        figures: None if all subjects have several labels.
+        per_subject: every subject, lowest accuracy first.
+    """
+
+    subjects: int
+    several_classes: int
+    figures: SubjectFigures | None = field(metadata=SPREAD)
+    per_subject: list[SubjectRow]
+
+
+@dataclass(frozen=True)
+class Metrics(Result):
+    """All metrics of one model on one set of images, never NaN. An undefined figure is None.
+
+    Attributes:
+        split: the subset, for instance ``test``.
+        split_level: ``subject``, ``block`` or ``image``.
+        images: their number.
+        accuracy: share of images whose predicted class is true.
+        accuracy_ci95: percentile bootstrap interval, see `edgeall.train.evaluation.bootstrap.intervals`; also of macro
+            F1, sensitivity, specificity and ``auroc_positive``. If every image is right it collapses to [1, 1].
+        ci_unit: what the intervals resample: ``subject`` if every image has one and there are at least two, else
+            ``image``.
+        macro_f1: mean over the classes that occur among the true or the predicted ones, so that a folder without some
+            class does not lower it.
+        log_loss: with every row of probabilities divided by its sum.
+        ece: expected calibration error over `ECE_BINS` equal-width bins of the top probability: the mean of
+            |accuracy - confidence| of the bins, weighted by their images.
+        brier: mean over images of the squared distance between probabilities and truth, 0 to 2.
+        labels: the class names, in the model's output order.
+        confusion: ``confusion[i][j]`` counts images of class i predicted as class j.
+        per_class: by label. Undefined precision, recall and F1 are 0.0; ``support`` explains them.
+        positive_labels: the positive classes.
+        sensitivity: like specificity for *any* positive class against the others: a prediction is positive if its class
+            is one of ``positive_labels``.
+        auroc_positive: ranks by the summed probability of the positive classes, like ``auprc_positive`` (average
+            precision).
+        sensitivity_at_specificity_95: highest sensitivity of a threshold on that sum with a specificity of at least
+            95 %.
+        subjects: the figures for subjects instead of images; None if a subject is unknown or there is only one.
+    """
+
+    split: str
+    split_level: str
+    images: int
+    accuracy: float
+    accuracy_ci95: list[float] | None
+    ci_unit: str
+    macro_f1: float
+    macro_f1_ci95: list[float] | None
+    log_loss: float
+    ece: float
+    brier: float
+    labels: list[str]
+    confusion: list[list[int]]
+    per_class: dict[str, ClassMetrics]
+    positive_labels: list[str]
+    sensitivity: float | None
+    specificity: float | None
+    auroc_positive: float | None
+    auprc_positive: float | None
+    sensitivity_at_specificity_95: float | None
+    sensitivity_ci95: list[float] | None
+    specificity_ci95: list[float] | None
+    auroc_positive_ci95: list[float] | None
+    subjects: SubjectMetrics | None
 
 
 def compute_metrics(
@@ -60,8 +159,8 @@ def compute_metrics(
     split_level: str,
     seed: int = 0,
     subjects: Sequence[str | None] | None = None,
-) -> dict[str, Any]:
-    """All metrics of one model on one set of images. The module's docstring defines them.
+) -> Metrics:
+    """All metrics of one model on one set of images.
 
     Args:
         labels: the k class names, in the model's output order.
@@ -72,10 +171,6 @@ def compute_metrics(
         split_level: ``subject``, ``block`` or ``image``.
         seed: of the bootstrap.
         subjects: one per image, None if unknown.
-
-    Returns:
-        Plain Python values, ready for JSON, never NaN. An undefined figure is None. Undefined precision, recall and F1
-        are 0.0; ``support`` explains them.
 
     Raises:
         DataError: no images; shapes that do not match; a probability that is not finite; an unknown positive label.
@@ -88,27 +183,28 @@ def compute_metrics(
     correct = predicted == true
     positive = [labels.index(name) for name in positive_labels]
     summed = scores[:, positive].sum(axis=1)
-    spread, unit = intervals(true, predicted, len(labels), positive, summed, subjects, seed)
-    return {
-        "split": split,
-        "split_level": split_level,
-        "images": len(true),
-        "accuracy": float(correct.mean()),
-        "accuracy_ci95": spread["accuracy"],
-        "ci_unit": unit,
-        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0.0)),
-        "macro_f1_ci95": spread["macro_f1"],
-        "log_loss": _log_loss(true, scores),
-        "ece": expected_calibration_error(scores.max(axis=1), correct),
-        "brier": brier_score(scores, true),
-        "labels": list(labels),
-        "confusion": confusion_matrix(true, predicted, labels=classes).tolist(),
-        "per_class": _per_class(labels, true, predicted, scores),
-        "positive_labels": list(positive_labels),
-        **_positive_against_rest(positive, true, predicted, summed),
-        **{f"{name}_ci95": spread[name] if positive else None for name in POSITIVE_INTERVALS},
-        "subjects": _by_subject(labels, true, scores, positive_labels, subjects, seed),
-    }
+    ends, unit = intervals(true, predicted, len(labels), positive, summed, subjects, seed)
+    against_rest = _positive_against_rest(positive, true, predicted, summed)
+    against_rest |= {f"{name}_ci95": ends[name] if positive else None for name in POSITIVE_INTERVALS}
+    return Metrics(
+        split=split,
+        split_level=split_level,
+        images=len(true),
+        accuracy=float(correct.mean()),
+        ci_unit=unit,
+        macro_f1=float(f1_score(true, predicted, average="macro", zero_division=0.0)),
+        log_loss=_log_loss(true, scores),
+        ece=expected_calibration_error(scores.max(axis=1), correct),
+        brier=brier_score(scores, true),
+        labels=list(labels),
+        confusion=confusion_matrix(true, predicted, labels=classes).tolist(),
+        per_class=_per_class(labels, true, predicted, scores),
+        positive_labels=list(positive_labels),
+        accuracy_ci95=ends["accuracy"],
+        macro_f1_ci95=ends["macro_f1"],
+        **against_rest,
+        subjects=_by_subject(labels, true, scores, positive_labels, subjects, seed),
+    )
 
 
 def _by_subject(
@@ -118,16 +214,8 @@ def _by_subject(
     positive_labels: Sequence[str],
     subjects: Sequence[str | None] | None,
     seed: int,
-) -> dict[str, Any] | None:
-    """Figures by subject. The prediction is the mean probability over a subject's images. Each subject counts once.
-
-    Returns:
-        - subjects: how many; several_classes: subjects with images of several labels, excluded from all figures;
-        - accuracy, macro_f1, sensitivity, specificity, auroc_positive, their intervals, and confusion, by subject;
-        - per_subject: label, prediction, number of images and image accuracy of each subject, lowest accuracy first.
-
-        None if a subject is unknown or there is only one. No figures if all subjects have several labels.
-    """
+) -> SubjectMetrics | None:
+    """The figures by subject. The prediction is the mean probability over a subject's images."""
     known = [name for name in subjects or () if name is not None]
     if len(known) != len(true) or len(set(known)) < 2:
         return None
@@ -139,36 +227,40 @@ def _by_subject(
     right = np.bincount(owner, weights=scores.argmax(axis=1) == true)
     whole = (of_label > 0).sum(axis=1) == 1
     per_subject = [
-        {
-            "subject": str(names[i]),
-            "label": labels[int(of_label[i].argmax())] if whole[i] else None,
-            "predicted": labels[int(means[i].argmax())],
-            "images": int(images[i]),
-            "accuracy": float(right[i] / images[i]),
-        }
+        SubjectRow(
+            subject=str(names[i]),
+            label=labels[int(of_label[i].argmax())] if whole[i] else None,
+            predicted=labels[int(means[i].argmax())],
+            images=int(images[i]),
+            accuracy=float(right[i] / images[i]),
+        )
         for i in range(len(names))
     ]
-    found: dict[str, Any] = {"subjects": int(whole.sum()), "several_classes": int((~whole).sum())}
+    figures = None
     if whole.any():
-        figures = compute_metrics(
+        every = compute_metrics(
             labels, of_label[whole].argmax(axis=1), means[whole], positive_labels, split="", split_level="", seed=seed
         )
-        found |= {key: figures[key] for name in SUBJECT_FIGURES for key in (name, f"{name}_ci95")}
-        found["confusion"] = figures["confusion"]
-    found["per_subject"] = sorted(per_subject, key=lambda row: (row["accuracy"], row["subject"]))
-    return found
+        figures = SubjectFigures(**{item.name: getattr(every, item.name) for item in fields(SubjectFigures)})
+    per_subject.sort(key=lambda row: (row.accuracy, row.subject))
+    return SubjectMetrics(int(whole.sum()), int((~whole).sum()), figures, per_subject)
 
 
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class McNemar(Result):
+    """Images that only one of two models gets right, and the two-sided p value, 1 if the models never differ."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     """McNemar's exact test of the difference between two models on the same images.
 
     Args:
         first: whether the first model is right, for each image, ``(n,)``.
         second: the same for the second model.
-
-    Returns:
-        only_first, only_second: images that only one of the two models gets right; p_value: two-sided, 1 if the models
-        never differ.
 
     Source: Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
     percentages"; the exact form is a binomial test.
@@ -176,7 +268,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, An
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     differing = only_first + only_second
     p_value = float(binomtest(only_first, differing).pvalue) if differing else 1.0
-    return {"only_first": only_first, "only_second": only_second, "p_value": p_value}
+    return McNemar(only_first, only_second, p_value)
 
 
 class Labelled(Protocol):
@@ -196,7 +288,7 @@ def metrics_of(
     split: str,
     split_level: str,
     seed: int,
-) -> dict[str, Any]:
+) -> Metrics:
     """`compute_metrics` of labelled images. Intervals are by subject if every image has one."""
     index = {label: number for number, label in enumerate(labels)}
     return compute_metrics(
@@ -238,25 +330,22 @@ def _check(
 
 def _per_class(
     labels: Sequence[str], true: NDArray[np.int64], predicted: NDArray[np.int64], scores: NDArray[np.float64]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ClassMetrics]:
     precision, recall, f1, support = precision_recall_fscore_support(
         true, predicted, labels=np.arange(len(labels)), zero_division=0.0
     )
     return {
-        label: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "support": int(support[i]),
-            "auroc": _auroc(true == i, scores[:, i]),
-        }
+        label: ClassMetrics(
+            float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]), _auroc(true == i, scores[:, i])
+        )
         for i, label in enumerate(labels)
     }
 
 
 def _positive_against_rest(
     positive: list[int], true: NDArray[np.int64], predicted: NDArray[np.int64], summed: NDArray[np.float64]
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
+    """The figures of the positive classes together, None without any."""
     names = ("sensitivity", "specificity", "auroc_positive", "auprc_positive", "sensitivity_at_specificity_95")
     if not positive:
         return dict.fromkeys(names)

@@ -13,14 +13,81 @@ from scipy.stats import binomtest
 from ...console.progress import Progress
 from ...console.tables import percent, record, table
 from ...edge_runtime.errors import DataError
+from ...edge_runtime.results import Result
 from ..data import duplicates
 from ..data.dataset import load_dataset
 from ..data.samples import Dataset, Sample
 from ..data.scan import Facts, Scan, scan
 from ..data.split import Split, SplitEntry
 from ..data.subsets import SUBSETS
+from .metrics import Metrics
 
 FIGURES = ("macro_f1", "ece", "sensitivity", "specificity")
+
+
+@dataclass(frozen=True)
+class OwnImages(Result):
+    """The images of a site that the model was made with.
+
+    Attributes:
+        looked_for: ``files`` (equal bytes), or ``pictures`` (also near duplicates, see
+            `edgeall.train.data.duplicates`); None without a split.
+        images: how many are the model's own, including images that overlap one.
+        by_side: in which subset, the first of train, validation and test.
+        first: the path of an example.
+    """
+
+    looked_for: str | None
+    images: int
+    by_side: dict[str, int]
+    first: str | None
+
+
+@dataclass(frozen=True)
+class SiteFigures(Result):
+    """Figures of a site, or of the model's own test subset.
+
+    Attributes:
+        accuracy_ci95: bootstrap by subject, else Wilson by image; see ``ci_unit``.
+        balanced_accuracy: mean of the classes' recalls.
+        recall: by class.
+        reviewed: share of images sent to review; None if unknown.
+    """
+
+    images: int
+    accuracy: float
+    accuracy_ci95: list[float]
+    ci_unit: str
+    balanced_accuracy: float
+    recall: dict[str, float | None]
+    macro_f1: float | None
+    ece: float | None
+    sensitivity: float | None
+    specificity: float | None
+    reviewed: float | None
+
+
+@dataclass(frozen=True)
+class ExternalValidation(Result):
+    """A site compared with the model's own test subset.
+
+    Attributes:
+        folder: of the site.
+        missing: classes without images at the site. ``own`` then only counts images of the other classes; figures
+            that cannot be computed for them alone are None.
+        repeated: the model's own images at the site.
+        here: figures of the site.
+        own: figures of the model's own test subset.
+        drop_points: percentage points of accuracy lost, and their 95 % interval ``drop_points_ci95``.
+    """
+
+    folder: str
+    missing: list[str]
+    repeated: OwnImages
+    here: SiteFigures
+    own: SiteFigures
+    drop_points: float
+    drop_points_ci95: list[float]
 
 
 @dataclass(frozen=True)
@@ -74,7 +141,7 @@ def read_site(path: Path, labels: Sequence[str], model: Path, progress: Progress
     return Site(found.dataset.root, found.facts, entries, missing)
 
 
-def find_own_images(site: Site, split: Split | None, own: Path | None, progress: Progress) -> dict[str, Any]:
+def find_own_images(site: Site, split: Split | None, own: Path | None, progress: Progress) -> OwnImages:
     """Count the images of the site that the model was made with. They make the site easier than it is.
 
     Args:
@@ -82,16 +149,10 @@ def find_own_images(site: Site, split: Split | None, own: Path | None, progress:
         split: that the model was made with, if known.
         own: the folder of the model's images, if known.
         progress: receives a warning if there are any, and the progress bars.
-
-    Returns:
-        ``looked_for``: ``files`` (equal bytes), or ``pictures`` (also near duplicates, see
-        `edgeall.train.data.duplicates`); None without a split. ``images``: how many are the model's own, including
-        images that overlap one; ``by_side``: in which subset, the first of train, validation and test; ``first``: the
-        path of an example.
     """
     if split is None:
         progress.note("the images that the model was trained on are not known here: give --split RUN/split.json")
-        return {"looked_for": None, "images": 0, "by_side": {}, "first": None}
+        return OwnImages(None, 0, {}, None)
     used = [entry for name in reversed(SUBSETS) for entry in split.subset(name)]  # the first subset counts
     of_file = {entry.sha256: entry.side for entry in used}
     subsets = {index: of_file[item.sha256] for index, item in enumerate(site.facts) if item.sha256 in of_file}
@@ -108,73 +169,52 @@ def find_own_images(site: Site, split: Split | None, own: Path | None, progress:
             f"warning: {len(subsets):,} of the site's {len(site.entries):,} images are the model's own or nearly so "
             f"(first: {first}): the figures are too good"
         )
-    return {
-        "looked_for": "pictures" if here else "files",
-        "images": len(subsets),
-        "by_side": {name: sum(found == name for found in subsets.values()) for name in SUBSETS},
-        "first": first,
-    }
+    by_subset = {name: sum(found == name for found in subsets.values()) for name in SUBSETS}
+    return OwnImages("pictures" if here else "files", len(subsets), by_subset, first)
 
 
 def external_validation(
-    path: Path, site: Site, metrics: Mapping[str, Any], own: Mapping[str, Any], repeated: dict[str, Any]
-) -> dict[str, Any]:
+    path: Path, site: Site, metrics: Metrics, reviewed: float | None, own: Mapping[str, Any], repeated: OwnImages
+) -> ExternalValidation:
     """Compare the figures of a site with those of the model's own test subset.
 
     Args:
         path: the site's folder or manifest.
         site: its images.
-        metrics: of the model on the site, with the keys of
-            `edgeall.train.evaluation.reliability.reliability_report`.
-        own: of the model on its own test subset, from its manifest or ``run.json``.
+        metrics: of the model on the site.
+        reviewed: share of the site's images that the model sends to review; None if it sends none.
+        own: JSON of the metrics of the model on its own test subset, from its manifest or ``run.json``.
         repeated: from `find_own_images`.
-
-    Returns:
-        - folder, missing (classes), repeated;
-        - here and own: images; accuracy, its interval ``accuracy_ci95`` and ``ci_unit`` (bootstrap by subject, else
-          Wilson by image); balanced_accuracy, the mean of the classes' recalls; recall by class; reviewed, the share
-          sent to review, None if unknown; `FIGURES`. If the site misses classes, ``own`` only counts images of the
-          other classes; figures that cannot be computed for them alone are None;
-        - drop_points: percentage points of accuracy lost, and their 95 % interval ``drop_points_ci95``.
     """
-    labels = [label for label in metrics["labels"] if label not in site.missing]
-    here, there = _figures(metrics, labels, False), _figures(own, labels, bool(site.missing))
-    here["reviewed"] = metrics["review"] and metrics["review"]["reviewed"]
-    there["reviewed"] = None if site.missing else own.get("reviewed")
+    labels = [label for label in metrics.labels if label not in site.missing]
+    here = _figures(metrics.to_json() | {"reviewed": reviewed}, labels, False)
+    there = _figures(own, labels, bool(site.missing))
     low, high = _difference(there, here)
-    return {
-        "folder": str(path),
-        "missing": list(site.missing),
-        "repeated": repeated,
-        "here": here,
-        "own": there,
-        "drop_points": 100 * (there["accuracy"] - here["accuracy"]),
-        "drop_points_ci95": [100 * low, 100 * high],
-    }
+    drop = 100 * (there.accuracy - here.accuracy)
+    return ExternalValidation(str(path), list(site.missing), repeated, here, there, drop, [100 * low, 100 * high])
 
 
-def site_text(found: Mapping[str, Any]) -> str:
+def site_text(found: ExternalValidation) -> str:
     """`external_validation` as tables."""
-    here, own, repeated = found["here"], found["own"], found["repeated"]
-    rows: list[list[object]] = [["images", own["images"], here["images"]]]
-    rows += [["accuracy", percent(own["accuracy"]), percent(here["accuracy"])]]
-    rows += [["  95 % interval", *(" to ".join(map(str, map(percent, part["accuracy_ci95"]))) for part in (own, here))]]
-    rows += [["  by", own["ci_unit"], here["ci_unit"]]]
-    names = ["balanced_accuracy", "sensitivity", "specificity", "reviewed"]
-    rows += [[_HEADS.get(name, name), percent(own[name]), percent(here[name])] for name in names]
-    rows += [[_HEADS[name], *(_four(part[name]) for part in (own, here))] for name in ("macro_f1", "ece")]
-    rows += [
-        [f"recall of {label}", percent(own["recall"][label]), percent(value)] for label, value in here["recall"].items()
-    ]
-    low, high = found["drop_points_ci95"]
+    here, own, repeated = found.here, found.own, found.repeated
+    both = (own, here)
+    rows: list[list[object]] = [["images", own.images, here.images]]
+    rows += [["accuracy", *(percent(part.accuracy) for part in both)]]
+    rows += [["  95 % interval", *(" to ".join(map(str, map(percent, part.accuracy_ci95))) for part in both)]]
+    rows += [["  by", own.ci_unit, here.ci_unit]]
+    for name in ("balanced_accuracy", "sensitivity", "specificity", "reviewed"):
+        rows += [[_HEADS.get(name, name), *(percent(getattr(part, name)) for part in both)]]
+    rows += [[_HEADS[name], *(_four(getattr(part, name)) for part in both)] for name in ("macro_f1", "ece")]
+    rows += [[f"recall of {label}", percent(own.recall[label]), percent(value)] for label, value in here.recall.items()]
+    low, high = found.drop_points_ci95
     facts = {
-        "accuracy lost": f"{found['drop_points']:.2f} points (95 % interval {low:.2f} to {high:.2f})",
-        "classes missing here": ", ".join(found["missing"]) or "none",
-        "the model's own images": _REPEATED[repeated["looked_for"]].format(repeated["images"]),
+        "accuracy lost": f"{found.drop_points:.2f} points (95 % interval {low:.2f} to {high:.2f})",
+        "classes missing here": ", ".join(found.missing) or "none",
+        "the model's own images": _REPEATED[repeated.looked_for].format(repeated.images),
     }
-    if repeated["images"]:
+    if repeated.images:
         facts["of these"] = ", ".join(
-            f"{count:,} in its {name} subset" for name, count in repeated["by_side"].items() if count
+            f"{count:,} in its {name} subset" for name, count in repeated.by_side.items() if count
         )
     return f"{table(['', 'own test subset', 'this site'], rows)}\n\n{record(facts)}"
 
@@ -212,36 +252,34 @@ def _below(folder: str, facts: Sequence[Facts]) -> list[Facts]:
     return [replace(item, sample=replace(item.sample, path=f"{folder}/{item.sample.path}")) for item in facts]
 
 
-def _figures(metrics: Mapping[str, Any], labels: Sequence[str], only_labels: bool) -> dict[str, Any]:
+def _figures(metrics: Mapping[str, Any], labels: Sequence[str], only_labels: bool) -> SiteFigures:
     """Figures of one of the two; with ``only_labels`` of the images of ``labels`` only, None if impossible."""
     rows = {label: metrics["per_class"][label] for label in labels}
     images = sum(row["support"] for row in rows.values())
     right = round(sum(row["recall"] * row["support"] for row in rows.values()))
     interval, unit = metrics.get("accuracy_ci95"), metrics.get("ci_unit")
     is_point = interval is None or interval[0] == interval[1]  # a bootstrap without errors
-    if unit != "subject" or only_labels or is_point:
+    if interval is None or unit != "subject" or only_labels or is_point:
         wilson, unit = binomtest(right, images).proportion_ci(method="wilson"), "image"
         interval = [float(wilson.low), float(wilson.high)]
-    return {
-        "images": images,
-        "accuracy": right / images,
-        "accuracy_ci95": interval,
-        "ci_unit": unit,
-        "balanced_accuracy": float(np.mean([row["recall"] for row in rows.values() if row["support"]])),
-        "recall": {label: row["recall"] if row["support"] else None for label, row in rows.items()},
-        **{name: None if only_labels else metrics.get(name) for name in FIGURES},
-    }
+    return SiteFigures(
+        images=images,
+        accuracy=right / images,
+        accuracy_ci95=interval,
+        ci_unit=unit,
+        balanced_accuracy=float(np.mean([row["recall"] for row in rows.values() if row["support"]])),
+        recall={label: row["recall"] if row["support"] else None for label, row in rows.items()},
+        **{name: None if only_labels else metrics.get(name) for name in (*FIGURES, "reviewed")},
+    )
 
 
-def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[float, float]:
+def _difference(first: SiteFigures, second: SiteFigures) -> tuple[float, float]:
     """Interval of the difference of two independent proportions, from their own intervals.
 
     Source: R. G. Newcombe, Interval estimation for the difference between independent proportions: comparison of
     eleven methods, 1998, method 10; G. Y. Zou and A. Donner 2008 for intervals other than Wilson's.
     """
-    (one, (low, high)), (other, (below, above)) = (
-        (part["accuracy"], part["accuracy_ci95"]) for part in (first, second)
-    )
+    (one, (low, high)), (other, (below, above)) = ((part.accuracy, part.accuracy_ci95) for part in (first, second))
     middle = one - other
     return middle - float(np.hypot(one - low, above - other)), middle + float(np.hypot(high - one, other - below))
 

@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_curve
 
+from ..evaluation.reliability import Calibrated, Review, RiskCoverage
+from ..evaluation.robustness import Robustness
+from ..segmentation.results import MaskRobustness
+
 DPI = 160
 INK, GRID, QUIET = "#1b1f24", "#d8dee4", "#57606a"
 TRAIN, VALIDATION = "#0072b2", "#d55e00"
@@ -181,10 +185,10 @@ def plot_confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]], pa
     _save(figure, path)
 
 
-def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
+def plot_robustness(found: Robustness | MaskRobustness, path: Path) -> None:
     """Accuracy of every corruption at every severity, from `evaluation.robustness.robustness`; the worst is framed."""
-    kinds = list(found["by_corruption"])
-    accuracy = np.array([found["by_corruption"][kind]["by_severity"] for kind in kinds])
+    kinds = list(found.by_corruption)
+    accuracy = np.array([cells.by_severity for cells in found.by_corruption.values()])
     figure = _figure(5.4, 0.32 * len(kinds) + 1.3)
     axes = figure.subplots()
     axes.imshow(accuracy, cmap="RdYlGn", vmin=0.5, vmax=1.0, aspect="auto")
@@ -196,8 +200,8 @@ def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(range(accuracy.shape[1]), [str(number + 1) for number in range(accuracy.shape[1])])
     axes.set_xlabel("severity")
     axes.set_title(
-        f"{found.get('metric', 'accuracy')} under corruption, %: mean {100 * found['mean']:.1f}, "
-        f"worst {100 * found['worst']:.1f}\n"
+        f"{found.metric if isinstance(found, MaskRobustness) else 'accuracy'} under corruption, %: "
+        f"mean {100 * found.mean:.1f}, worst {100 * found.worst:.1f}\n"
         "research use only, not a diagnosis",
         fontsize=9,
         color=INK,
@@ -208,22 +212,23 @@ def plot_robustness(found: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_reliability(found: Mapping[str, Any], path: Path) -> None:
+def plot_reliability(found: Calibrated, path: Path) -> None:
     """Reliability diagrams before and after calibration, from `evaluation.reliability.reliability_report`."""
-    panels = [(name, found[name]) for name in ("before", "after") if found[name] is not None]
+    panels = found.panels()
     figure = _figure(4.0 * len(panels) + 0.4, 4.8)
     grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, gridspec_kw={"height_ratios": (3.2, 1)})
-    most = max(row["images"] for _, panel in panels for row in panel["bins"])
+    most = max(row.images for _, panel in panels for row in panel.bins)
     for (upper, lower), (name, panel) in zip(grid.T, panels, strict=True):
         low, high, images, sure, right = (
-            np.array([row[key] for row in panel["bins"]]) for key in ("low", "high", "images", "confidence", "accuracy")
+            np.array([getattr(row, key) for row in panel.bins])
+            for key in ("low", "high", "images", "confidence", "accuracy")
         )
         upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
         upper.bar(low, right, high - low, align="edge", color=TRAIN, alpha=0.35, edgecolor=TRAIN, linewidth=0.8)
         upper.plot(sure, right, "o", color=INK, markersize=4)
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
         when = f"{name} calibration" if len(panels) > 1 else "not calibrated"
-        figures = f"ECE {panel['ece']:.4f}, Brier {panel['brier']:.4f}"
+        figures = f"ECE {panel.ece:.4f}, Brier {panel.brier:.4f}"
         upper.set_title(f"{when}\n{figures}", fontsize=10, color=INK)
         lower.bar(low, images, high - low, align="edge", color=QUIET)
         lower.set(yscale="log", ylim=(0.7, 1.5 * most), xlabel="top probability", ylabel="images")
@@ -232,16 +237,16 @@ def plot_reliability(found: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_risk_coverage(found: Mapping[str, Any], review: Mapping[str, Any] | None, path: Path) -> None:
+def plot_risk_coverage(found: RiskCoverage, review: Review | None, path: Path) -> None:
     """Risk-coverage curve, with the review threshold."""
     figure = _figure(6.2, 4.0)
     axes = figure.subplots()
-    coverage, risk = np.array([0.0, *found["coverage"]]), np.array([found["risk"][0], *found["risk"]])
-    axes.step(100 * coverage, 100 * risk, where="pre", color=TRAIN, linewidth=1.8, label=f"AURC {found['aurc']:.5f}")
+    coverage, risk = np.array([0.0, *found.coverage]), np.array([found.risk[0], *found.risk])
+    axes.step(100 * coverage, 100 * risk, where="pre", color=TRAIN, linewidth=1.8, label=f"AURC {found.aurc:.5f}")
     if review is not None:
-        kept, rest = 1 - review["reviewed"], review["accuracy_of_the_rest"]
+        kept, rest = 1 - review.reviewed, review.accuracy_of_the_rest
         axes.axvline(100 * kept, color=VALIDATION, linewidth=1, linestyle="--")
-        label = f"sent to review: {100 * review['reviewed']:.1f} % of images"
+        label = f"sent to review: {100 * review.reviewed:.1f} % of images"
         axes.plot([100 * kept], [0 if rest is None else 100 * (1 - rest)], "o", color=VALIDATION, label=label)
     axes.set(xlim=(0, 101), xlabel="coverage: images by descending top probability, %", ylabel="error, %")
     axes.set_ylim(bottom=0, top=max(1.0, 108 * risk.max()))

@@ -16,6 +16,8 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.tools.atomic import write_text
 from ..data.split import Split, load_split
 from ..data.subsets import SUBSETS
+from ..evaluation.metrics import Metrics
+from ..run_info import RunInfo
 from . import plots
 from .page import jpeg_uri, png_uri, template
 
@@ -24,13 +26,13 @@ THUMBNAIL = 224
 ABSENT = "\N{EN DASH}"
 
 
-def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
+def write_report(run_dir: Path, run: RunInfo) -> Path:
     """Draw the plots of a run and write its report. The same folder and ``run`` give the same report.
 
     Args:
         run_dir: holds ``history.csv``, ``predictions.csv`` and ``split.json``; receives
             ``plots/{curves,confusion,roc,errors}.png`` and ``report.html``.
-        run: the content of ``run.json``. Images below ``run["data"]["root"]`` are shown if they still exist.
+        run: its ``run.json``. Images below ``run.data.root`` are shown if they still exist.
 
     Returns:
         The path of ``report.html``, without scripts or external resources.
@@ -40,15 +42,15 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
     """
     history = _read_table(run_dir / "history.csv")
     predictions = [row for row in _read_table(run_dir / "predictions.csv") if row["side"] == "test"]
-    test = run["metrics"]["test"]
-    data = Path(run["data"]["root"])
+    test = run.classified["test"]
+    data = Path(run.data.root)
     errors = _worst_errors(predictions, data.parent if data.is_file() else data)  # a file is a manifest
     curves = _roc_curves(predictions, test)
 
     folder = run_dir / "plots"
     folder.mkdir(exist_ok=True)
     plots.plot_curves(history, folder / "curves.png")
-    plots.plot_confusion(test["labels"], test["confusion"], folder / "confusion.png")
+    plots.plot_confusion(test.labels, test.confusion, folder / "confusion.png")
     plots.plot_roc(curves, folder / "roc.png")
     plots.plot_errors(errors, folder / "errors.png")
 
@@ -63,7 +65,7 @@ def write_report(run_dir: Path, run: Mapping[str, Any]) -> Path:
         title=_title(run),
         level=split.level_text,
         level_means=_level_means(split),
-        right=sum(test["confusion"][i][i] for i in range(len(test["labels"]))),
+        right=sum(test.confusion[i][i] for i in range(len(test.labels))),
         lower_bound=_lower_bound_without_errors(test),
         subsets=SUBSETS,
         class_counts=_class_counts(run),
@@ -161,25 +163,23 @@ def _thumbnail(path: Path) -> Image.Image | None:
     return image
 
 
-def _roc_curves(predictions: Sequence[Mapping[str, str]], test: Mapping[str, Any]) -> list[plots.RocCurve]:
+def _roc_curves(predictions: Sequence[Mapping[str, str]], test: Metrics) -> list[plots.RocCurve]:
     """One class against the rest for each class, then the positive classes together if there are several."""
-    labels, positive = test["labels"], test["positive_labels"]
+    labels, positive = test.labels, test.positive_labels
     true = np.array([row["label"] for row in predictions])
     scores = {label: np.array([float(row[f"p_{label}"]) for row in predictions]) for label in labels}
-    curves = [
-        plots.RocCurve(label, true == label, scores[label], test["per_class"][label]["auroc"]) for label in labels
-    ]
+    curves = [plots.RocCurve(label, true == label, scores[label], test.per_class[label].auroc) for label in labels]
     if len(positive) > 1:
         summed = np.sum([scores[label] for label in positive], axis=0)
         name = f"any of {', '.join(positive)}"
-        curves.append(plots.RocCurve(name, np.isin(true, positive), summed, test["auroc_positive"]))
+        curves.append(plots.RocCurve(name, np.isin(true, positive), summed, test.auroc_positive))
     return curves
 
 
-def _positive_counts(test: Mapping[str, Any]) -> dict[str, int]:
+def _positive_counts(test: Metrics) -> dict[str, int]:
     """Positive and negative images, and how many of each were predicted as such."""
-    is_positive = np.isin(test["labels"], test["positive_labels"])
-    counts = np.array(test["confusion"])
+    is_positive = np.isin(test.labels, test.positive_labels)
+    counts = np.array(test.confusion)
     positive, negative = counts[is_positive], counts[~is_positive]
     return {
         "positive": int(positive.sum()),
@@ -189,30 +189,27 @@ def _positive_counts(test: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _class_counts(run: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+def _class_counts(run: RunInfo) -> list[tuple[str, list[int]]]:
     """Images of each class in each of `SUBSETS` and in total, then a row of sums named ``all``."""
-    counts = np.array(
-        [[run["metrics"][name]["per_class"][label]["support"] for name in SUBSETS] for label in run["labels"]]
-    )
+    counts = np.array([[run.classified[name].per_class[label].support for name in SUBSETS] for label in run.labels])
     table = np.vstack([counts, counts.sum(axis=0)])
     table = np.hstack([table, table.sum(axis=1, keepdims=True)])
-    return list(zip([*run["labels"], "all"], table.tolist(), strict=True))
+    return list(zip([*run.labels, "all"], table.tolist(), strict=True))
 
 
-def _lower_bound_without_errors(test: Mapping[str, Any]) -> float | None:
+def _lower_bound_without_errors(test: Metrics) -> float | None:
     """The exact one-sided 95 % bound of Clopper and Pearson, for a test subset without errors.
 
     None if there are errors, or if subjects were resampled: their images are not independent.
     """
-    if test["accuracy"] < 1 or test["ci_unit"] != "image":
+    if test.accuracy < 1 or test.ci_unit != "image":
         return None
-    return float(0.05 ** (1 / test["images"]))
+    return float(0.05 ** (1 / test.images))
 
 
-def _title(run: Mapping[str, Any]) -> str:
-    model = run["model"]
-    alpha = f" {model['alpha']}" if model.get("alpha") is not None else ""
-    return f"{model['name']}{alpha} on {Path(run['data']['root']).name}"
+def _title(run: RunInfo) -> str:
+    alpha = f" {run.model.alpha}" if run.model.alpha is not None else ""
+    return f"{run.model.name}{alpha} on {Path(run.data.root).name}"
 
 
 def _describe_curves(history: Sequence[Mapping[str, str]]) -> str:
@@ -227,10 +224,10 @@ def _describe_curves(history: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def _describe_confusion(test: Mapping[str, Any]) -> str:
-    rows = zip(test["labels"], test["confusion"], strict=True)
+def _describe_confusion(test: Metrics) -> str:
+    rows = zip(test.labels, test.confusion, strict=True)
     parts = [
-        f"{label} as " + ", ".join(f"{other} {n}" for other, n in zip(test["labels"], row, strict=True) if n)
+        f"{label} as " + ", ".join(f"{other} {n}" for other, n in zip(test.labels, row, strict=True) if n)
         for label, row in rows
         if any(row)
     ]
@@ -262,7 +259,7 @@ def _value(value: Any) -> str:
 
 
 def _timing(name: str, value: float | None) -> tuple[str, str]:
-    """A row of ``run["timing"]`` as name and text. The suffix of the key is its unit."""
+    """A row of ``run.timing`` as name and text. The suffix of the key is its unit."""
     if name.endswith("_images_per_s"):
         return f"{name.removesuffix('_images_per_s')} speed", ABSENT if value is None else f"{value:.1f} images/s"
     return name.removesuffix("_s"), ABSENT if value is None else _duration(value)

@@ -21,8 +21,8 @@ from ...edge_runtime.vision.finder import field_mask
 from ...edge_runtime.vision.instances import find_instances
 from ...edge_runtime.vision.tiles import ClassMap, TileSegmenter, segment_field
 from ..data.split import SplitEntry
-from .images import RED_CELL_PX, MaskedImages, red_cell_of, resized_classes
-from .objective import NUCLEUS, dice_of
+from .images import NUCLEUS, RED_CELL_PX, MaskedImages, red_cell_of, resized_classes
+from .results import Laboratory, MaskClass, MaskMetrics, Panoptic
 
 RESAMPLES = 1000
 """Resamples of the images for a 95 % interval."""
@@ -159,6 +159,12 @@ def score(entry: SplitEntry, truth: NDArray[np.uint8], answer: Answer) -> Score:
     )
 
 
+def dice_of(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
+    """Dice of two sets of pixels; 1 if both are empty."""
+    total = int(wanted.sum()) + int(found.sum())
+    return 2.0 * int((wanted & found).sum()) / total if total else 1.0
+
+
 def _nucleus_share(classes: NDArray[np.uint8]) -> float | None:
     cell = int((classes > 0).sum())
     return int((classes == NUCLEUS).sum()) / cell if cell else None
@@ -175,39 +181,38 @@ def _matches(drawn: NDArray[np.int32], found: NDArray[np.int32]) -> list[float]:
     return [float(value) for value in overlap[overlap > _MATCH]]
 
 
-def figures(scores: Sequence[Score], subset: str, level: str, seed: int) -> dict[str, Any]:
+def figures(scores: Sequence[Score], subset: str, level: str, seed: int) -> MaskMetrics:
     """The figures of a subset.
 
-    Returns:
-        ``split``, ``split_level``, ``images``; ``dice``, the mean over the images of nucleus and whole cell, with its
-        95 % interval by image; ``dice_nucleus``, ``dice_cell`` and their intervals; ``nc_error`` (median) and
-        ``red_cell_error`` (median, octaves); ``panoptic``: ``quality``, ``segmentation`` (mean overlap of matched
-        cells), ``recognition`` (their F1) and the counts ``cells``, ``found``, ``matched``; ``per_class``: Dice and IoU
-        over all pixels, and ``images`` with the class; ``per_laboratory``: images and mean Dice; ``confusion``, pixels
-        by drawn and found class.
+    Args:
+        scores: of its images.
+        subset: its name.
+        level: of the split.
+        seed: of the bootstrap.
     """
     random = np.random.default_rng(seed)
     draws = random.integers(len(scores), size=(RESAMPLES, len(scores)))
-    found: dict[str, Any] = {"split": subset, "split_level": level, "images": len(scores), "ci_unit": "image"}
+    means: dict[str, Any] = {}
     for name in ("dice", "dice_nucleus", "dice_cell"):
         values = np.array([getattr(one, name) for one in scores])
-        found[name] = float(values.mean())
-        found[f"{name}_ci95"] = [float(end) for end in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
-    found["nc_error"] = _median([one.nc_error for one in scores])
-    found["red_cell_error"] = _median([None if (o := one.red_cell_octaves) is None else abs(o) for one in scores])
-    found["panoptic"] = _panoptic(scores)
+        means[name] = float(values.mean())
+        means[f"{name}_ci95"] = [float(end) for end in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
     confusion = np.sum([one.pixels for one in scores], axis=0).reshape(len(CLASSES), len(CLASSES))
-    found["labels"] = list(CLASSES)
-    found["per_class"] = {
-        label: _of_class(confusion, index) | {"images": _with_class(scores, index)}
-        for index, label in enumerate(CLASSES)
-    }
     names = sorted({one.laboratory for one in scores})
-    found["per_laboratory"] = {
-        name: _of_laboratory([one for one in scores if one.laboratory == name]) for name in names
-    }
-    found["confusion"] = confusion.tolist()
-    return found
+    return MaskMetrics(
+        split=subset,
+        split_level=level,
+        images=len(scores),
+        ci_unit="image",
+        **means,
+        nc_error=_median([one.nc_error for one in scores]),
+        red_cell_error=_median([None if (o := one.red_cell_octaves) is None else abs(o) for one in scores]),
+        panoptic=_panoptic(scores),
+        labels=list(CLASSES),
+        per_class={label: _of_class(confusion, index, scores) for index, label in enumerate(CLASSES)},
+        per_laboratory={name: _of_laboratory([one for one in scores if one.laboratory == name]) for name in names},
+        confusion=confusion.tolist(),
+    )
 
 
 def _median(values: Sequence[float | None]) -> float | None:
@@ -215,33 +220,33 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _panoptic(scores: Sequence[Score]) -> dict[str, Any]:
+def _panoptic(scores: Sequence[Score]) -> Panoptic:
     cells, found, matched = (sum(getattr(one, name) for one in scores) for name in ("cells", "found", "matched"))
     overlap, half = sum(one.overlap for one in scores), (cells + found) / 2
-    return {
-        "quality": overlap / half if half else None,
-        "segmentation": overlap / matched if matched else None,
-        "recognition": matched / half if half else None,
-        "cells": cells,
-        "found": found,
-        "matched": matched,
-    }
+    return Panoptic(
+        quality=overlap / half if half else None,
+        segmentation=overlap / matched if matched else None,
+        recognition=matched / half if half else None,
+        cells=cells,
+        found=found,
+        matched=matched,
+    )
 
 
-def _of_class(confusion: NDArray[np.int64], index: int) -> dict[str, Any]:
+def _of_class(confusion: NDArray[np.int64], index: int, scores: Sequence[Score]) -> MaskClass:
     both = int(confusion[index, index])
     total = int(confusion[index].sum() + confusion[:, index].sum())
-    return {"dice": 2 * both / total if total else None, "iou": both / (total - both) if total else None}
-
-
-def _with_class(scores: Sequence[Score], index: int) -> int:
     rows = slice(index * len(CLASSES), (index + 1) * len(CLASSES))
-    return sum(sum(one.pixels[rows]) > 0 for one in scores)
+    return MaskClass(
+        dice=2 * both / total if total else None,
+        iou=both / (total - both) if total else None,
+        images=sum(sum(one.pixels[rows]) > 0 for one in scores),
+    )
 
 
-def _of_laboratory(scores: Sequence[Score]) -> dict[str, Any]:
-    means = {name: float(np.mean([getattr(one, name) for one in scores])) for name in ("dice_nucleus", "dice_cell")}
-    return {"images": len(scores), **means, "nc_error": _median([one.nc_error for one in scores])}
+def _of_laboratory(scores: Sequence[Score]) -> Laboratory:
+    nucleus, cell = (float(np.mean([getattr(one, name) for one in scores])) for name in ("dice_nucleus", "dice_cell"))
+    return Laboratory(len(scores), nucleus, cell, _median([one.nc_error for one in scores]))
 
 
 def read_dice(path: Path, subset: str) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...console.progress import Progress
 from ...edge_runtime.errors import UsageError
@@ -19,13 +18,14 @@ from ..evaluation.evaluate import EvaluateSettings
 from ..evaluation.selection import model_split
 from .assess import KerasSegmenter, assess_images, figures
 from .images import MaskedImages
+from .results import MaskEvaluation
 from .robustness import robustness_of_masks
 
 _UNUSED = ("site", "against", "explain", "labels_file", "mean", "std", "input_size")
 """Settings that a segmentation model does not take."""
 
 
-def evaluate_masks(target: Path, settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
+def evaluate_masks(target: Path, settings: EvaluateSettings, progress: Progress) -> MaskEvaluation:
     """Segment images with masks by the device's code, and compute the figures.
 
     Args:
@@ -34,7 +34,7 @@ def evaluate_masks(target: Path, settings: EvaluateSettings, progress: Progress)
         progress: receives notes and progress bars.
 
     Returns:
-        See `edgeall.train.segmentation.assess.figures`; with ``robust`` of a model file also ``robustness``.
+        The figures without the duration; with ``robust`` of a model file also its robustness.
     """
     given = [name for name in _UNUSED if getattr(settings, name) is not None]
     if given:
@@ -44,10 +44,8 @@ def evaluate_masks(target: Path, settings: EvaluateSettings, progress: Progress)
     images, subset, level = _select(segmenter, own, root, settings, progress)
     with progress.task("evaluating", len(images)) as advance:
         scores = assess_images(segmenter, images, lambda done: advance(done, ""))
-    found = figures(scores, subset, level, seed)
-    if settings.robust:
-        found["robustness"] = robustness_of_masks(segmenter, images, progress)
-    return found
+    robust = robustness_of_masks(segmenter, images, progress) if settings.robust else None
+    return MaskEvaluation(str(target), figures(scores, subset, level, seed), robust)
 
 
 Opened = tuple[TileSegmenter, Split | None, Path, int]
@@ -61,9 +59,9 @@ def _open_run(run: Path, settings: EvaluateSettings) -> Opened:
         option = "--robustness" if settings.robust else "--split"
         raise UsageError(f"{run}: {option} requires a model file", hint="quantize the run, then give the model file")
     facts = runs.load_run(run)
-    spec = runs.input_spec(facts["settings"])
+    spec = runs.input_spec(facts.settings)
     segmenter = KerasSegmenter(runs.load_model(run, facts), spec)
-    return segmenter, runs.load_own_split(run, facts), settings.data or runs.data_root(facts), facts["settings"]["seed"]
+    return segmenter, runs.load_own_split(run, facts), settings.data or runs.data_root(facts), facts.settings["seed"]
 
 
 def _open_model(path: Path, settings: EvaluateSettings) -> Opened:

@@ -20,6 +20,7 @@ from ..data import cache
 from ..data.split import Split, SplitEntry
 from ..data.subsets import SUBSETS
 
+NUCLEUS = CLASSES.index("nucleus")
 RED_CELL_PX = 28
 """Diameter in pixels of a red cell in the input of a segmentation network: the whole of a large white cell and its
 surroundings fit into 192 pixels, and a lobe of a nucleus has some pixels."""

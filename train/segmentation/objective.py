@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...edge_runtime.masks import CLASSES
 from ...models.decoder import MASK
 from ...models.keras_compat import keras, tf
 from ..stage import Objective
+from .images import NUCLEUS
 from .tiles import IGNORED
 
-NUCLEUS = CLASSES.index("nucleus")
 DICE = 0.5
 """Weight of the Dice losses of nucleus and whole cell beside the cross-entropy. Source: Milletari et al. 2016."""
 RED_CELL_WEIGHT = 0.1
@@ -54,7 +53,7 @@ def red_cell_loss(truth: Any, found: Any) -> Any:
 
 
 def dice(truth: Any, probabilities: Any) -> Any:
-    """Mean Dice of nucleus and whole cell over a batch, as `dice_of` computes it."""
+    """Mean Dice of nucleus and whole cell over a batch, as `edgeall.train.segmentation.assess.dice_of` computes it."""
     truth = tf.cast(truth, tf.int32)
     found = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
     counted = truth != IGNORED
@@ -96,9 +95,3 @@ def _validate(batches: list[tuple[Any, Any]]) -> tuple[float, float]:
 
 
 OBJECTIVE = Objective("dice", f"{MASK}_dice", _compiled, _validate)
-
-
-def dice_of(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
-    """Dice of two sets of pixels; 1 if both are empty."""
-    total = int(wanted.sum()) + int(found.sum())
-    return 2.0 * int((wanted & found).sum()) / total if total else 1.0

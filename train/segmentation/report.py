@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +17,7 @@ from ...edge_runtime.vision.tiles import TileSegmenter
 from ..evaluation.text import metrics_text
 from ..reports import plots
 from ..reports.page import jpeg_uri, png_uri, template
+from ..run_info import RunInfo
 from .assess import answer_of
 from .images import MaskedImages
 
@@ -87,14 +87,12 @@ def write_masks_report(
     write_text(path, page, errors="replace")  # a file name may be invalid Unicode
 
 
-def write_run_report(
-    out: Path, run: Mapping[str, Any], overlays: Overlays, history: Sequence[Mapping[str, str]]
-) -> None:
+def write_run_report(out: Path, run: RunInfo, overlays: Overlays, history: Sequence[Mapping[str, str]]) -> None:
     """``report.html`` of a run."""
-    metrics = run["metrics"]
+    metrics = run.metrics
     texts = [
         (f"On the {name} subset", metrics_text(metrics[name])) for name in ("test", "validation") if name in metrics
     ]
     write_masks_report(
-        out / "report.html", f"{out.resolve().name}, segmentation", texts, overlays, run["data"]["synthetic"], history
+        out / "report.html", f"{out.resolve().name}, segmentation", texts, overlays, run.data.synthetic, history
     )

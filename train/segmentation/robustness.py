@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.masks import open_mask
 from ...edge_runtime.vision.tiles import TileSegmenter
-from ..evaluation.corruptions import CORRUPTIONS, SEVERITIES, SUITE, corrupted
+from ..evaluation.corruptions import CORRUPTIONS, SEVERITIES, SUITE, WorstCell, corrupted
 from .assess import answer_of, score
 from .images import MaskedImages
+from .results import DiceUnderCorruption, MaskRobustness
 
 
 def robustness_of_masks(
     segmenter: TileSegmenter, images: MaskedImages, progress: Progress, kinds: Sequence[str] = tuple(CORRUPTIONS)
-) -> dict[str, Any]:
+) -> MaskRobustness:
     """Mean Dice of nucleus and whole cell under every corruption at every severity.
-
-    Returns:
-        suite, images; mean and worst over all cells (one corruption at one severity), 0..1, worst_at; by_corruption:
-        for each its mean and ``by_severity``; metric: ``dice``.
 
     Raises:
         ImageError: an image cannot be read.
@@ -41,17 +38,22 @@ def robustness_of_masks(
                     dice[row, column, number] = score(entry, truth, answer).dice
                     done += 1
                     advance(done, f"{kind} {severity}")
+    return summary(kinds, dice)
+
+
+def summary(kinds: Sequence[str], dice: NDArray[np.float64]) -> MaskRobustness:
+    """The result from the Dice of every image: ``(kinds, severities, images)``."""
     cells = dice.mean(axis=2)
     row, column = (int(place) for place in np.unravel_index(int(cells.argmin()), cells.shape))
-    return {
-        "suite": SUITE,
-        "metric": "dice",
-        "images": len(images.entries),
-        "mean": float(cells.mean()),
-        "worst": float(cells.min()),
-        "worst_at": {"corruption": kinds[row], "severity": SEVERITIES[column]},
-        "by_corruption": {
-            kind: {"mean": float(cells[number].mean()), "by_severity": cells[number].tolist()}
+    return MaskRobustness(
+        suite=SUITE,
+        metric="dice",
+        images=dice.shape[2],
+        mean=float(cells.mean()),
+        worst=float(cells.min()),
+        worst_at=WorstCell(kinds[row], SEVERITIES[column]),
+        by_corruption={
+            kind: DiceUnderCorruption(float(cells[number].mean()), cells[number].tolist())
             for number, kind in enumerate(kinds)
         },
-    }
+    )

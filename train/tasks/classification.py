@@ -21,6 +21,8 @@ from .registry import Epochs, Task
 if TYPE_CHECKING:
     from ...console.progress import Progress
     from ..config import TrainSettings
+    from ..evaluation.metrics import Metrics
+    from ..run_info import RunInfo
     from ..stage import Objective, Stage
 
 BATCH_SIZE, LEARNING_RATE, PATIENCE = 32, 5e-4, 8
@@ -92,7 +94,7 @@ class Classification(Task):
         images: Mapping[str, Any],
         settings: Mapping[str, Any],
         evaluated: Sequence[str],
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, Metrics]:
         from ..evaluation.metrics import metrics_of
         from ..runs import positive_of
 
@@ -106,7 +108,7 @@ class Classification(Task):
             for name in evaluated
         }
 
-    def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
         from ..reports.report import write_report
 
         write_report(out, run)

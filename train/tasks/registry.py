@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..config import TrainSettings
     from ..data.samples import Dataset
     from ..data.split import Split
+    from ..evaluation.metrics import Metrics
+    from ..run_info import RunInfo
+    from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
 
 
@@ -84,11 +87,11 @@ class Task(ABC):
         images: Mapping[str, Any],
         settings: Mapping[str, Any],
         evaluated: Sequence[str],
-    ) -> dict[str, dict[str, Any]]:
+    ) -> Mapping[str, Metrics | MaskMetrics]:
         """The metrics of a trained model by subset. Writes ``predictions.csv`` into ``out``."""
 
     @abstractmethod
-    def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
         """Write ``report.html`` of a run whose test subset was evaluated; ``run`` will be its ``run.json``."""
 
 
@@ -100,12 +103,12 @@ def get(name: str) -> Task:
     return task
 
 
-def of_run(facts: Mapping[str, Any]) -> Task:
-    """The task of a run, from the content of its ``run.json``. Runs of older versions are classifiers."""
-    return get(facts["settings"].get("task") or NAMES[0])
+def of_run(facts: RunInfo) -> Task:
+    """The task of a run. Runs of older versions are classifiers."""
+    return get(facts.settings.get("task") or NAMES[0])
 
 
-def only_classification(facts: Mapping[str, Any], command: str) -> None:
+def only_classification(facts: RunInfo, command: str) -> None:
     """Raise UsageError for a run of another task. ``command`` is its name, as in ``edgeall prune``."""
     name = of_run(facts).name
     if name != NAMES[0]:

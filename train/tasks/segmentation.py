@@ -18,6 +18,8 @@ from .registry import Epochs, Task
 if TYPE_CHECKING:
     from ...console.progress import Progress
     from ..config import TrainSettings
+    from ..run_info import RunInfo
+    from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
 
 INPUT_SIZE = 192
@@ -104,7 +106,7 @@ class Segmentation(Task):
         images: Mapping[str, Any],
         settings: Mapping[str, Any],
         evaluated: Sequence[str],
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, MaskMetrics]:
         from ..segmentation.assess import KerasSegmenter, assess_images, figures, write_figures
 
         segmenter = KerasSegmenter(model, images["test"].spec)
@@ -112,7 +114,7 @@ class Segmentation(Task):
         write_figures(out / "predictions.csv", found)
         return {name: figures(scores, name, split.level, settings["seed"]) for name, scores in found.items()}
 
-    def report(self, out: Path, run: Mapping[str, Any], model: Any, images: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
         from ..runs import read_history
         from ..segmentation.assess import KerasSegmenter, read_dice
         from ..segmentation.report import draw_overlays, write_run_report

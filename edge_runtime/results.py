@@ -1,0 +1,75 @@
+"""Results as frozen dataclasses: the fields are the keys of their JSON, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+R = TypeVar("R")
+
+
+OPTIONAL = {"optional": True}
+"""Metadata of a field that the JSON leaves out while it is None."""
+SPREAD = {"spread": True}
+"""Metadata of a field whose own keys stand among those of the object around it; none if it is None."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result that is printed or written as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`: dataclasses become objects, tuples lists."""
+        found: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = plain(getattr(self, item.name))
+            if item.metadata.get("spread"):
+                found |= value or {}
+            elif value is not None or "optional" not in item.metadata:
+                found[item.metadata.get("key", item.name)] = value
+        return found
+
+
+def plain(value: Any) -> Any:
+    """``value`` with dataclasses as dictionaries and tuples as lists."""
+    if isinstance(value, Result):
+        return value.to_json()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_json(kind: type[R], found: Mapping[str, Any]) -> R:
+    """Read what `Result.to_json` wrote. Unknown keys are ignored.
+
+    A key that an older version did not write gives the default of the field, or None.
+    """
+    hints: dict[str, Any] = get_type_hints(kind)
+    values = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        key = item.metadata.get("key", item.name)
+        if item.metadata.get("spread"):
+            inner = next(part for part in (*get_args(hints[item.name]), hints[item.name]) if part)
+            has_any = any(own.name in found for own in dataclasses.fields(inner))
+            values[item.name] = from_json(inner, found) if has_any else None
+        elif key in found:
+            values[item.name] = _typed(hints[item.name], found[key])
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            values[item.name] = None
+    return kind(**values)
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A plain value as the dataclass, list, tuple or dictionary of dataclasses that ``kind`` names."""
+    if dataclasses.is_dataclass(kind):
+        return from_json(kind, value) if isinstance(value, Mapping) else value  # type: ignore[arg-type]
+    inner = [part for part in get_args(kind) if part not in (type(None), ...)]
+    if isinstance(value, Mapping) and get_origin(kind) is dict:
+        return {key: _typed(inner[-1], item) for key, item in value.items()}
+    if isinstance(value, list) and get_origin(kind) in (list, tuple):
+        return get_origin(kind)(_typed(inner[0], item) for item in value)
+    return _typed(inner[0], value) if len(inner) == 1 and get_origin(kind) not in (dict, list, tuple) else value
