@@ -19,7 +19,7 @@ COMMANDS = {
     "data": ("data",),
     "deploy": ("deploy", "devices"),
     "device": ("bench", "cells", "compare-bench", "doctor", "inspect", "run"),
-    "optimize": ("compare", "demo", "models", "prune", "quantize", "search", "sign"),
+    "optimize": ("compare", "demo", "ensemble", "models", "prune", "quantize", "search", "sign"),
     "rig": ("record", "rig", "rig-user"),
     "train": ("evaluate", "train"),
     "web": ("web",),

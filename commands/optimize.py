@@ -127,6 +127,25 @@ def prune(run: Path, json: bool, **settings: Any) -> None:
     note_research_use(json)
 
 
+@command("ensemble")
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=FILE)
+@click.option("--out", type=FILE, required=True, help="Run folder to create.")
+@click.option("--data", type=FILE, help="Current location of the images.  [default: where the first run read them]")
+@CACHE_DIR
+@click.option("--force", is_flag=True, help="Overwrite a complete run, or a run with other settings.")
+@JSON
+def ensemble(runs: tuple[Path, ...], json: bool, **settings: Any) -> None:
+    """Join runs into one network whose logits are the mean of theirs. The result is a run folder."""
+    from ..console.progress import Progress
+    from ..optimize.ensemble import EnsembleConfig, ensemble_text
+    from ..optimize.ensemble import ensemble as join_runs
+
+    result = join_runs(EnsembleConfig(runs, **settings), Progress())
+    print_result(result, json, lambda: ensemble_text(result))
+    note_synthetic(result.run.data.synthetic)
+    note_research_use(json)
+
+
 _TRAINING = (
     *("batch_size", "lr_head", "lr_finetune", "dropout", "dense", "augment", "optimizer", "schedule"),
     *("weight_decay", "warmup", "patience"),

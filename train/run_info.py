@@ -68,7 +68,9 @@ class SplitInfo(Result):
 
 @dataclass(frozen=True)
 class ModelInfo(Result):
-    """The network. ``channels`` are those of a pruned network, by the name of the layer that computes them."""
+    """The network. ``channels`` are those of a pruned network, by the name of the layer that computes them; ``members``
+    are the networks of an ensemble.
+    """
 
     name: str
     alpha: float | None
@@ -76,6 +78,30 @@ class ModelInfo(Result):
     macs: int
     input: InputSpec
     channels: dict[str, int] | None = field(default=None, metadata=OPTIONAL)
+    members: list[MemberNetwork] | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class MemberNetwork(Result):
+    """What the network of an ensemble's member is rebuilt from: ``settings`` and ``model`` of its run."""
+
+    settings: dict[str, Any]
+    model: ModelInfo
+
+
+@dataclass(frozen=True)
+class MemberInfo(TeacherInfo):
+    """A run in an ensemble. ``latency_ms``: median of one image in float32 on one thread."""
+
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class EnsembleInfo(Result):
+    """The runs of an ensemble. ``latency_ms`` is measured in turn with theirs."""
+
+    members: list[MemberInfo]
+    latency_ms: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +163,7 @@ class RunInfo(Result):
     teachers: list[TeacherInfo] | None = field(default=None, metadata=OPTIONAL)
     model: ModelInfo
     pruned: PrunedInfo | None = field(default=None, metadata=OPTIONAL)
+    ensemble: EnsembleInfo | None = field(default=None, metadata=OPTIONAL)
     timing: dict[str, Any]
     workers: int | None = field(default=None, metadata=OPTIONAL)
     replicas: int

@@ -19,6 +19,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..console.progress import Progress
@@ -27,6 +28,7 @@ from ..edge_runtime.errors import DISK_FULL, DataError, UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.tools import atomic
 from ..models import registry
+from ..models.joined import join
 from ..models.narrow import with_channels
 from ..models.registry import BuildArgs
 from .batches import Images
@@ -34,7 +36,7 @@ from .data import cache
 from .data.dataset import positive_labels
 from .data.split import Split, load_split
 from .data.subsets import SUBSETS
-from .run_info import SCHEMA, RunInfo, SplitInfo, read_run
+from .run_info import SCHEMA, MemberNetwork, RunInfo, SplitInfo, read_run
 from .tasks import registry as tasks
 
 
@@ -107,6 +109,22 @@ def read_history(run: Path) -> list[dict[str, str]]:
     raise DataError(f"{path}: missing or damaged", hint="train again")
 
 
+def test_probabilities(run: Path, split: Split) -> NDArray[np.float32]:
+    """Probabilities of the run's Keras model on its test subset, ``(images, labels)``, from ``predictions.csv``.
+
+    Raises DataError if the file is missing or damaged.
+    """
+    path = run / "predictions.csv"
+    wanted = [entry.path for entry in split.subset("test")]
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = {row["path"]: row for row in csv.DictReader(file) if row["side"] == "test"}
+        values = [[float(rows[image][f"p_{label}"]) for label in split.labels] for image in wanted]
+    except (FileNotFoundError, KeyError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: missing or damaged ({error!r})", hint="train again") from error
+    return np.array(values, np.float32)
+
+
 def check_is_run(run: Path) -> None:
     """Raise DataError for a file or a Keras SavedModel. Other folders are not checked."""
     keras = is_keras(run)
@@ -132,11 +150,7 @@ def run_digest(run: Path) -> str:
 
 def load_model(run: Path, facts: RunInfo) -> Any:
     """The float32 Keras model of a run, rebuilt flat from its settings. Raises DataError if it is damaged."""
-    settings = {**facts.settings, "weights": "none"}
-    backbone = registry.get(settings["model"]).build(build_args(settings))
-    model = tasks.of_run(facts).add_head(backbone, settings, len(facts.labels))
-    if facts.model.channels:  # a run made by `edgeall prune --macs`
-        model = with_channels(model, facts.model.channels)
+    model = _untrained(facts, len(facts.labels))
     path = run / "model.keras"
     # Keras's load_model seeks inside the archive, and every seek backwards reads it again from the start.
     try:
@@ -153,6 +167,19 @@ def load_model(run: Path, facts: RunInfo) -> Any:
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, *DISK_FULL):
                 raise  # not a fault of the file
             raise _damaged(path, error) from error
+    return model
+
+
+def _untrained(network: RunInfo | MemberNetwork, classes: int) -> Any:
+    """The network of a run without its weights."""
+    if network.model.members:  # a run made by `edgeall ensemble`
+        model = join([_untrained(member, classes) for member in network.model.members], classes)
+    else:
+        settings = {**network.settings, "weights": "none"}
+        backbone = registry.get(settings["model"]).build(build_args(settings))
+        model = tasks.of_run(network).add_head(backbone, settings, classes)
+    if network.model.channels:  # a run made by `edgeall prune --macs`
+        model = with_channels(model, network.model.channels)
     return model
 
 

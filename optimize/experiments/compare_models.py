@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ...console.progress import Progress
 from ...edge_runtime.bundle import Bundle, open_bundle
 from ...edge_runtime.calibration import apply_temperature, temperature_of
 from ...edge_runtime.classifier import Classifier
-from ...edge_runtime.errors import BundleError, DataError
+from ...edge_runtime.errors import BundleError
 from ...edge_runtime.results import plain as plain_json
 from ...models.macs import macs
 from ...train.batches import Images
@@ -33,6 +32,7 @@ from ...train.runs import (
     load_run,
     load_subsets,
     run_digest,
+    test_probabilities,
 )
 from ..quantization.config import QuantizeConfig
 from ..quantization.convert import compressed_bytes
@@ -73,20 +73,7 @@ def open_run(name: str, folder: Path, options: CompareOptions, progress: Progres
     split = load_own_split(folder, facts)
     check_split(split, root)
     subsets = load_subsets(split, root, input_spec(facts.settings), cache.ready(options.cache_dir), progress)
-    return OpenRun(name, folder, facts, split, subsets, _keras_probabilities(folder, split))
-
-
-def _keras_probabilities(folder: Path, split: Split) -> NDArray[np.float32]:
-    """Probabilities of the float32 Keras model on the test subset, from the run's ``predictions.csv``."""
-    path = folder / "predictions.csv"
-    wanted = [entry.path for entry in split.subset("test")]
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = {row["path"]: row for row in csv.DictReader(file) if row["side"] == "test"}
-        values = [[float(rows[image][f"p_{label}"]) for label in split.labels] for image in wanted]
-    except (FileNotFoundError, KeyError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: missing or damaged ({error!r})", hint="train again") from error
-    return np.array(values, np.float32)
+    return OpenRun(name, folder, facts, split, subsets, test_probabilities(folder, split))
 
 
 def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:

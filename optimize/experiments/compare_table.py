@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...console.tables import percent, table
 from ...edge_runtime.tools.atomic import atomic_write
-from ...train.evaluation.metrics import mcnemar
+from ...train.evaluation.mcnemar import mcnemar
 from .latency import BUSY
 from .pareto import front
 
@@ -85,7 +85,7 @@ def against_best(
 
     Returns:
         The rows with ``only_this_right``, ``only_best_right`` and ``mcnemar_p``, see
-        `edgeall.train.evaluation.metrics.mcnemar`; None in the best row itself.
+        `edgeall.train.evaluation.mcnemar.mcnemar`; None in the best row itself.
     """
     best: dict[str, Mapping[str, Any]] = {}
     for row in rows:

@@ -52,6 +52,7 @@ NOT_RUN = {
     r"--exit-at-end": "run with images of cells by tests/unit/test_rig_serve.py",
     r"edgeall data fetch": "downloads from Kaggle; tests/unit/test_fetch.py has a server of its own",
     r"--task segmentation|runs/cells|cells\.tflite": "takes minutes; tests/unit/test_segmentation.py runs the chain",
+    r"--protocol grid-48": "48 runs of two large networks; tests/integration/test_protocols.py runs a small grid",
     r"edgeall demo": "takes minutes; tests/e2e/test_demo.py goes through it",
 }
 """Patterns of lines that cannot be run here, and why."""
@@ -218,6 +219,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     run(folder, "data", "synth", "--out", "smears", "--images", IMAGES, "--size", 64)
     run(folder, "data", "synth", "--out", "other-lab", "--images", 16, "--size", 64, "--seed", 9)
+    run(folder, "data", "synth", "--out", "cnmc", "--layout", "cnmc", "--images", IMAGES, "--size", 64)
     how = ("--weights", "none", "--epochs-finetune", 1, "--split-by", "image", *SMALL_CNN)
     here(folder, "train", "--data", "smears", "--out", "runs/a035", *how)
     packed = ("--scheme", "ptq-int8", "--representative", 8, "--explain", "--out", "explained.tflite")
@@ -246,7 +248,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
     """The same command line with further options, which take precedence and make it quick on few images."""
     name = " ".join(named(words))
-    image_level = () if {"--split", "--fold", "--split-by"} & set(words) else ("--split-by", "image")
+    own_split = {"--split", "--fold", "--split-by", "subject-3-fold"} & set(words)
+    image_level = () if own_split else ("--split-by", "image")
     more: tuple[str, ...] = ()
     if name == "train":
         chosen = words[words.index("--model") + 1] if "--model" in words else "mobilenet_v2"
@@ -260,6 +263,7 @@ def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
         more = ("--schemes", "ptq-int8")
         if "--data" in words:
             more += ("--models", "basic_cnn", "--weights", "none", "--epochs-finetune", "1", "--input-size", "32")
+            more += ("--batch-size", "8")
             more += image_level
     elif name == "search":
         sizes = ("--sizes", "96") if "--alphas" in words else ("--models", "basic_cnn", "--sizes", "32")

@@ -20,7 +20,7 @@ from edgeall.train.data.split_settings import SplitSettings
 from edgeall.train.evaluation.against import against_text, paired_comparison
 from edgeall.train.evaluation.bootstrap import difference_interval
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
-from edgeall.train.evaluation.metrics import mcnemar
+from edgeall.train.evaluation.mcnemar import mcnemar
 
 QUIET = Progress(quiet=True)
 

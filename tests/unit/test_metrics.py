@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from edgeall.edge_runtime.errors import DataError
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.evaluation import bootstrap
-from edgeall.train.evaluation.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, mcnemar, metrics_of
+from edgeall.train.evaluation.mcnemar import mcnemar
+from edgeall.train.evaluation.metrics import ECE_BINS, LOG_FLOOR, compute_metrics, metrics_of
 
 LABELS = ("Benign", "Early", "Pre")
 ILL = ("Early", "Pre")
@@ -45,6 +46,18 @@ def test_confusion_and_per_class_by_hand() -> None:
     assert (pre["precision"], pre["recall"], pre["support"]) == (0.5, 1.0, 1)
     assert [benign["f1"], early["f1"], pre["f1"]] == pytest.approx([0.8, 0.5, 2 / 3])
     assert result["macro_f1"] == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
+
+
+def test_averages_by_hand() -> None:
+    found = metrics([0, 0, 0, 1, 1, 2], one_hot([0, 0, 1, 1, 2, 2]))["averages"]
+    precisions, recalls, images = [1, 1 / 2, 1 / 2], [2 / 3, 1 / 2, 1], [3, 2, 1]
+    assert found["macro"]["precision"] == pytest.approx(np.mean(precisions))
+    assert found["macro"]["recall"] == pytest.approx(np.mean(recalls))
+    assert found["weighted"]["precision"] == pytest.approx(np.average(precisions, weights=images))
+    assert found["weighted"]["recall"] == pytest.approx(4 / 6), "the accuracy"
+    f1 = [4 / 5, 1 / 2, 2 / 3]
+    assert found["weighted"]["f1"] == pytest.approx(np.average(f1, weights=images))
+    assert found["macro"]["f1"] == pytest.approx(np.mean(f1))
 
 
 def test_sensitivity_counts_any_positive_class_as_found() -> None:
@@ -146,7 +159,7 @@ def test_values_as_the_contract_names_them() -> None:
     )
     against = "sensitivity specificity auroc_positive auprc_positive sensitivity_at_specificity_95"
     spread = "sensitivity_ci95 specificity_ci95 auroc_positive_ci95"
-    assert " ".join(result) == f"{names} positive_labels {against} {spread} subjects"
+    assert " ".join(result) == f"{names} positive_labels {against} {spread} subjects averages"
 
 
 def test_interval_contains_the_point_and_narrows_with_images() -> None:

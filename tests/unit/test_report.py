@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError
+from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.data.make_split import make_split
 from edgeall.train.data.scan import scan
@@ -285,6 +286,20 @@ def test_plots_are_pictures(run_dir: Path) -> None:
             assert image.format == "PNG"
             assert min(image.size) >= 400
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20
+
+
+def test_augmented_images_are_shown_where_they_were_drawn(tmp_path: Path) -> None:
+    from edgeall.train.batches import Images
+    from edgeall.train.reports.augmented import DRAWN, draw_augmented
+
+    run_dir, run = make_run(tmp_path, [*right("train"), *right("validation"), *right("test")])
+    assert "What the training sees" not in Page(write_report(run_dir, run).read_text(encoding="utf-8")).text
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
+    images = Images(pixels, np.arange(5), np.array([0, 0, 1, 1, 1]), InputSpec(32, 32))
+    with Image.open(draw_augmented(run_dir / "plots", images, "rotation,jpeg", 3)) as sheet:
+        assert sheet.width // sheet.height == (DRAWN + 1) // 2, "a row for each of the two classes"
+    page = Page(write_report(run_dir, run).read_text(encoding="utf-8"))
+    assert "What the training sees" in page.text and len(page.images()) > 3
 
 
 def test_image_level_split_is_called_optimistic(page: Page) -> None:

@@ -1,7 +1,7 @@
 """The JSON of every result is what it was when results were dictionaries, key for key and in order.
 
 The files in ``golden/`` were written by the code before that change. `make_figures` made ``figures.json``, and
-`make_masks` those entries of ``masks.json`` that it returns.
+`make_masks` those entries of ``masks.json`` that it returns. ``averages`` was added since.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from edgeall.train.data.listing import list_data
 from edgeall.train.data.split import SplitEntry
 from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.against import paired_comparison
-from edgeall.train.evaluation.metrics import compute_metrics, mcnemar
+from edgeall.train.evaluation.mcnemar import mcnemar
+from edgeall.train.evaluation.metrics import compute_metrics
 from edgeall.train.evaluation.reliability import reliability_report
 from edgeall.train.evaluation.robustness import _summary
 from edgeall.train.run_info import read_run

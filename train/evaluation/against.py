@@ -15,7 +15,7 @@ from ...edge_runtime.errors import DataError
 from ...edge_runtime.results import SPREAD, Result
 from ..data.split import SplitEntry
 from .bootstrap import difference_interval
-from .metrics import McNemar, mcnemar
+from .mcnemar import McNemar, mcnemar
 
 
 @dataclass(frozen=True)

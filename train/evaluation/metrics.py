@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import (
     average_precision_score,
     confusion_matrix,
@@ -25,9 +24,10 @@ from sklearn.metrics import (
 )
 
 from ...edge_runtime.errors import DataError
-from ...edge_runtime.results import SPREAD, Result
+from ...edge_runtime.results import OPTIONAL, SPREAD, Result
 from .bootstrap import intervals
 
+AVERAGES = ("macro", "weighted")
 ECE_BINS = 15
 POSITIVE_INTERVALS = ("sensitivity", "specificity", "auroc_positive")
 LOG_FLOOR = 1e-7
@@ -44,6 +44,15 @@ class ClassMetrics(Result):
     f1: float
     support: int
     auroc: float | None
+
+
+@dataclass(frozen=True)
+class AverageMetrics(Result):
+    """Precision, recall and F1 averaged over the classes that occur among the true or the predicted ones."""
+
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,8 @@ class Metrics(Result):
         sensitivity_at_specificity_95: highest sensitivity of a threshold on that sum with a specificity of at least
             95 %.
         subjects: the figures for subjects instead of images; None if a subject is unknown or there is only one.
+        averages: ``macro``: every class counts the same; ``weighted``: by its number of true images. None in runs of
+            older versions.
     """
 
     split: str
@@ -147,6 +158,7 @@ class Metrics(Result):
     specificity_ci95: list[float] | None
     auroc_positive_ci95: list[float] | None
     subjects: SubjectMetrics | None
+    averages: dict[str, AverageMetrics] | None = field(default=None, metadata=OPTIONAL)
 
 
 def compute_metrics(
@@ -204,7 +216,13 @@ def compute_metrics(
         macro_f1_ci95=ends["macro_f1"],
         **against_rest,
         subjects=_by_subject(labels, true, scores, positive_labels, subjects, seed),
+        averages={name: _average(name, true, predicted) for name in AVERAGES},
     )
+
+
+def _average(name: str, true: NDArray[np.int64], predicted: NDArray[np.int64]) -> AverageMetrics:
+    found = precision_recall_fscore_support(true, predicted, average=name, zero_division=0.0)
+    return AverageMetrics(*map(float, found[:3]))
 
 
 def _by_subject(
@@ -244,31 +262,6 @@ def _by_subject(
         figures = SubjectFigures(**{item.name: getattr(every, item.name) for item in fields(SubjectFigures)})
     per_subject.sort(key=lambda row: (row.accuracy, row.subject))
     return SubjectMetrics(int(whole.sum()), int((~whole).sum()), figures, per_subject)
-
-
-@dataclass(frozen=True)
-class McNemar(Result):
-    """Images that only one of two models gets right, and the two-sided p value, 1 if the models never differ."""
-
-    only_first: int
-    only_second: int
-    p_value: float
-
-
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
-    """McNemar's exact test of the difference between two models on the same images.
-
-    Args:
-        first: whether the first model is right, for each image, ``(n,)``.
-        second: the same for the second model.
-
-    Source: Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
-    percentages"; the exact form is a binomial test.
-    """
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    differing = only_first + only_second
-    p_value = float(binomtest(only_first, differing).pvalue) if differing else 1.0
-    return McNemar(only_first, only_second, p_value)
 
 
 class Labelled(Protocol):

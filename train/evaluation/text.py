@@ -37,6 +37,10 @@ def metrics_text(metrics: Metrics | MaskMetrics, report: ReliabilityReport | Non
         [label, percent(row.precision), percent(row.recall), f"{row.f1:.4f}", row.support]
         for label, row in metrics.per_class.items()
     ]
+    classes += [
+        [f"{name} average", percent(row.precision), percent(row.recall), f"{row.f1:.4f}", metrics.images]
+        for name, row in (metrics.averages or {}).items()
+    ]
     confusion = [[label, *row] for label, row in zip(metrics.labels, metrics.confusion, strict=True)]
     parts = [
         record(facts),

@@ -36,6 +36,11 @@ def png_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
+def jpeg_file_uri(path: Path) -> str:
+    """A JPEG file as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
 def jpeg_uri(image: Image.Image) -> str:
     """An RGB image as a data URI."""
     file = io.BytesIO()

@@ -19,7 +19,8 @@ from ..data.subsets import SUBSETS
 from ..evaluation.metrics import Metrics
 from ..run_info import RunInfo
 from . import plots
-from .page import jpeg_uri, png_uri, template
+from .augmented import FILE as AUGMENTED
+from .page import jpeg_file_uri, jpeg_uri, png_uri, template
 
 ERRORS_SHOWN = 12
 THUMBNAIL = 224
@@ -30,8 +31,9 @@ def write_report(run_dir: Path, run: RunInfo) -> Path:
     """Draw the plots of a run and write its report. The same folder and ``run`` give the same report.
 
     Args:
-        run_dir: holds ``history.csv``, ``predictions.csv`` and ``split.json``; receives
-            ``plots/{curves,confusion,roc,errors}.png`` and ``report.html``.
+        run_dir: holds ``history.csv``, ``predictions.csv`` and ``split.json``, and may hold ``plots/augmented.jpg``
+            of `edgeall.train.reports.augmented`; receives ``plots/{curves,confusion,roc,errors}.png`` and
+            ``report.html``.
         run: its ``run.json``. Images below ``run.data.root`` are shown if they still exist.
 
     Returns:
@@ -71,6 +73,7 @@ def write_report(run_dir: Path, run: RunInfo) -> Path:
         class_counts=_class_counts(run),
         counts=_positive_counts(test),
         errors=[{**error, "source": error["thumbnail"] and jpeg_uri(error["thumbnail"])} for error in errors],
+        augmented=jpeg_file_uri(folder / AUGMENTED) if (folder / AUGMENTED).exists() else None,
         images={
             "curves": (png_uri(folder / "curves.png"), _describe_curves(history)),
             "confusion": (png_uri(folder / "confusion.png"), _describe_confusion(test)),

@@ -109,8 +109,12 @@ class Classification(Task):
         }
 
     def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
+        from ..reports.augmented import draw_augmented
         from ..reports.report import write_report
 
+        folder = out / "plots"
+        folder.mkdir(exist_ok=True)
+        draw_augmented(folder, images["train"], run.settings["augment"], run.settings["seed"])
         write_report(out, run)
 
 

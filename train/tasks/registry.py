@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..data.samples import Dataset
     from ..data.split import Split
     from ..evaluation.metrics import Metrics
-    from ..run_info import RunInfo
+    from ..run_info import MemberNetwork, RunInfo
     from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
 
@@ -103,7 +103,7 @@ def get(name: str) -> Task:
     return task
 
 
-def of_run(facts: RunInfo) -> Task:
+def of_run(facts: RunInfo | MemberNetwork) -> Task:
     """The task of a run. Runs of older versions are classifiers."""
     return get(facts.settings.get("task") or NAMES[0])
 
