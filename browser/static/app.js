@@ -103,9 +103,9 @@ async function take(chosen, explain) {
 async function keepOffline() {
   if (!("serviceWorker" in navigator)) return;
   try {
-    await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+    const kept = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
     await navigator.serviceWorker.ready;
-    element("offline").textContent = "works offline";
+    element("offline").textContent = kept.waiting ? "new version: close all windows of this page" : "works offline";
   } catch {
     element("offline").textContent = navigator.onLine ? "needs the network" : "";
   }

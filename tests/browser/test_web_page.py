@@ -27,6 +27,7 @@ from edgeall.edge_runtime.errors import EdgeallError
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import load_input
+from edgeall.edge_runtime.tools.explain import dense_head, evidence, overlay
 from edgeall.optimize.packaging.sign import make_key, sign
 from edgeall.rig.serve import DEMO_MODEL
 
@@ -41,9 +42,12 @@ WAIT_MS = 60_000
 ASK = """async ([name, base64]) => {
   const { ask } = await import("./client.js");
   const file = new Blob([Uint8Array.from(atob(base64), (unit) => unit.charCodeAt(0))]);
-  return await ask("classifyFile", { name, file });
+  const { map, ...answer } = await ask("classifyFile", { name, file, explain: true });
+  const context = new OffscreenCanvas(map.width, map.height).getContext("2d");
+  context.drawImage(map, 0, 0);
+  return { ...answer, overlay: Array.from(context.getImageData(0, 0, map.width, map.height).data) };
 }"""
-"""Asks the page's own worker."""
+"""Asks the page's own worker; with the pixels of the overlay."""
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +163,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def overlays(classifier: Classifier, path: Path) -> Iterator[np.ndarray]:
+    """The class-activation map of each label over the model's input, in its size."""
+    assert classifier.bundle is not None
+    pixels = load_input(path, classifier.input)
+    units = classifier.infer(pixels).units
+    assert units is not None
+    weights = dense_head(classifier.bundle.graph, classifier.bundle.flatbuffer, path.name)[0]
+    for activation in np.moveaxis(evidence(classifier.features(units), weights), 2, 0):
+        yield np.asarray(overlay(pixels, activation).resize((48, 48), Image.Resampling.BOX)).astype(int)
+
+
 def results(page: Any) -> list[dict[str, Any]]:
     """The saved predictions."""
     with page.expect_download() as download:
@@ -183,6 +198,10 @@ def test_outputs_are_those_of_edgeall_run(
         assert found == expected | {"image": path.name}
         answer = page.evaluate(ASK, [path.name, base64.b64encode(path.read_bytes()).decode()])
         assert answer["scores"] == classifier.predict_units(load_input(path, classifier.input)).tolist(), path
+        shown = np.array(answer["overlay"]).reshape(48, 48, 4)[..., :3]
+        apart = [np.abs(shown - wanted).mean() for wanted in overlays(classifier, path)]
+        own = apart.pop(classifier.labels.index(expected["label"]))
+        assert 2 * own < min(apart), path  # not equal: smoothed otherwise
     reasons = {classify_one(classifier, str(path)).reason for path in images}
     assert "unfamiliar" in reasons and len(reasons) > 1  # the images ask for both
     with page.expect_download() as download:
