@@ -108,7 +108,7 @@ def data_leak(path: Path, json: bool, **settings: Any) -> None:
 
     result = measure_leak(LeakConfig(path, **settings), Progress())
     print_result(result, json, lambda: leak_text(result))
-    note_synthetic(result["synthetic"])
+    note_synthetic(result.synthetic)
 
 
 @command("fetch", data)

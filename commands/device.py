@@ -300,7 +300,8 @@ def bench(
     **settings: Any,
 ) -> None:
     """Measure accuracy, latency, throughput and memory, on this device or on another one."""
-    from ..edge_runtime.tools.bench import BenchConfig
+    from ..edge_runtime.results import from_json
+    from ..edge_runtime.tools.bench import BenchConfig, BenchResult
     from ..edge_runtime.tools.bench import bench as bench_model
     from ..edge_runtime.tools.bench_card import bench_text, write_card
 
@@ -319,14 +320,16 @@ def bench(
 
         forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
         chosen = {"images": settings["images"], "wheel": wheel, "python": python}
-        result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
+        printed = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
+        result = from_json(BenchResult, printed)
     else:
-        result = bench_model(model, BenchConfig(labels_file=labels, **settings), note=note).to_json()
-    print_result(result, json, lambda: bench_text(result))
+        result = bench_model(model, BenchConfig(labels_file=labels, **settings), note=note)
+        printed = result.to_json()
+    print_result(printed, json, lambda: bench_text(result))
     if html is not None:
         write_card(result, html)
         note(f"{html}: written")
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         note(f"warning: {warning}")
     note_research_use(json)
 

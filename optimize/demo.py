@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from .. import __version__
 from ..console.progress import Progress
 from ..console.tables import percent, record, table
 from ..edge_runtime.files import output_lock
+from ..edge_runtime.results import Result
 from ..edge_runtime.tools.bench import BenchConfig, bench
 from ..train.config import TrainSettings
 from ..train.data.levels import split_text
@@ -31,23 +31,43 @@ BENCH_S = 2.0
 SCHEMES = ("float32", "ptq-int8", "qat-int8")
 
 
-def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOCHS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DemoRow(Result):
+    """One scheme: size, accuracy on the test subset, lost percentage points, and median latencies in ms."""
+
+    scheme: str
+    file_bytes: int
+    accuracy: float
+    drop_points: float
+    p50_ms: float
+    end_to_end_p50_ms: float
+
+
+@dataclass(frozen=True)
+class Demo(Result):
+    """What `demo` measured: one row for each scheme, and the paths of the report and the last model."""
+
+    rows: list[DemoRow]
+    float_accuracy: float
+    test_images: int
+    split_level: str
+    report: str
+    model: str
+
+
+def demo(out: Path, progress: Progress, images: int = IMAGES, epochs: int = EPOCHS) -> Demo:
     """Run everything once; results of an earlier, interrupted call are kept.
 
     Args:
         out: folder for the images, the run and the models.
         images: number of images to draw.
         epochs: training epochs; with fewer than the default the network learns little.
-
-    Returns:
-        ``rows`` (one per scheme: file_bytes, accuracy, drop_points, p50_ms), ``report`` and ``model`` paths,
-        the split's level and the number of test images.
     """
     with output_lock(out, "demo"):
         return _demo(out, progress, images, epochs)
 
 
-def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, Any]:
+def _demo(out: Path, progress: Progress, images: int, epochs: int) -> Demo:
     drawn, run = out / "images", out / "run"
     if not (drawn / "manifest.csv").exists():  # written last
         if (drawn / MARKER).exists():
@@ -74,23 +94,23 @@ def _demo(out: Path, progress: Progress, images: int, epochs: int) -> dict[str, 
         quantized = quantize_classifier(config, progress)
         figures = bench(model, BenchConfig(images=drawn, seconds=BENCH_S))
         rows.append(
-            {
-                "scheme": scheme,
-                "file_bytes": quantized.file_bytes,
-                "accuracy": quantized.accuracy,
-                "drop_points": quantized.drop_points,
-                "p50_ms": figures.stages["invoke"]["p50_ms"],
-                "end_to_end_p50_ms": figures.stages["end_to_end"]["p50_ms"],
-            }
+            DemoRow(
+                scheme,
+                quantized.file_bytes,
+                quantized.accuracy,
+                quantized.drop_points,
+                figures.stages["invoke"].p50_ms,
+                figures.stages["end_to_end"].p50_ms,
+            )
         )
-    return {
-        "rows": rows,
-        "float_accuracy": facts.classified["test"].accuracy,
-        "test_images": facts.split.test,
-        "split_level": facts.split.level,
-        "report": str(run / "report.html"),
-        "model": str(run / f"{SCHEMES[-1]}.tflite"),
-    }
+    return Demo(
+        rows=rows,
+        float_accuracy=facts.classified["test"].accuracy,
+        test_images=facts.split.test,
+        split_level=facts.split.level,
+        report=str(run / "report.html"),
+        model=str(run / f"{SCHEMES[-1]}.tflite"),
+    )
 
 
 def _finished(settings: TrainSettings) -> RunInfo | None:
@@ -102,23 +122,23 @@ def _finished(settings: TrainSettings) -> RunInfo | None:
     return facts if same else None
 
 
-def demo_text(result: Mapping[str, Any]) -> str:
+def demo_text(result: Demo) -> str:
     """Table of the result of `demo`, and the paths of its files."""
     rows = [
         [
-            row["scheme"],
-            f"{row['file_bytes'] / 1e6:.2f} MB",
-            percent(row["accuracy"]),
-            f"{row['drop_points']:.2f} points",
-            f"{row['p50_ms']:.2f} ms",
-            f"{row['end_to_end_p50_ms']:.2f} ms",
+            row.scheme,
+            f"{row.file_bytes / 1e6:.2f} MB",
+            percent(row.accuracy),
+            f"{row.drop_points:.2f} points",
+            f"{row.p50_ms:.2f} ms",
+            f"{row.end_to_end_p50_ms:.2f} ms",
         ]
-        for row in result["rows"]
+        for row in result.rows
     ]
     facts = {
-        "images": f"SYNTHETIC; {result['test_images']:,} test images, {split_text(result['split_level'])}",
-        "Keras float32": percent(result["float_accuracy"]),
-        "model": result["model"],
-        "report": result["report"],
+        "images": f"SYNTHETIC; {result.test_images:,} test images, {split_text(result.split_level)}",
+        "Keras float32": percent(result.float_accuracy),
+        "model": result.model,
+        "report": result.report,
     }
     return f"{table(['scheme', 'size', 'accuracy', 'drop', 'p50 model', 'p50 image'], rows)}\n\n{record(facts)}"

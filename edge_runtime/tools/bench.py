@@ -6,13 +6,12 @@ images at hand and counts images per second.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ from ..parallel import Pool
 from ..preprocess import preprocess
 from ..tasks import ForeignFacts, open_given
 from .bench_images import Decode, accuracy, decoders, images_digest, list_files, true_labels
+from .bench_result import BenchResult, Conditions, OfflineRow, Repetition, StageTimes, ThreadRow, Unreadable
 from .device import condition_warnings, conditions, describe_device, peak_rss_bytes, rss_bytes
 from .layout import layouts_in_memory, measure_throughput, possible_layouts
-from .profile import profile_model
+from .profile import OperatorProfile, profile_model
 
 STAGES = ("decode", "preprocess", "invoke", "end_to_end")
 WARM_UP_QUERIES = 10
@@ -72,72 +72,6 @@ class BenchConfig:
     input_size: int | None = None
 
 
-@dataclass(frozen=True)
-class BenchResult:
-    """What `bench` measured.
-
-    Attributes:
-        device: see `describe_device`.
-        conditions: ``before`` and ``after``, see `conditions`.
-        model: name of the file.
-        model_sha256: digest of the whole file.
-        images_sha256: digest of the contents of all images given, in order.
-        runtime: interpreter package and version.
-        threads: of the interpreter in the single stream.
-        images: number of different images timed.
-        queries: number of timed queries.
-        load_ms: time to open, check and allocate the model, without the import of the interpreter.
-        first_ms: latency of the first image after that, from file to probabilities. It includes the packing of the
-            weights and the start of the decoder.
-        stages: of the single stream, for each of decode (file to RGB), preprocess (fit, resize), invoke (normalization
-            if needed, model, dequantization) and end_to_end (all three): p50_ms, p90_ms, p99_ms.
-        images_per_s: of the single stream, queries per wall time of the loops.
-        repetitions: queries, images_per_s, invoke_p50_ms and end_to_end_p50_ms of each repetition.
-        spread_percent: largest minus smallest end_to_end_p50_ms of the repetitions, divided by their median; None for
-            one repetition.
-        thread_sweep: threads, invoke_p50_ms, end_to_end_p50_ms, images_per_s of each single stream; None without sweep.
-        offline: interpreters, threads, images_per_s of each layout; None without sweep.
-        peak_rss_bytes: of the whole process with Python and interpreter, up to the end of the single stream.
-        steady_rss_bytes: at the end of the single stream.
-        accuracy: 0..1, over the images in folders with the name of a label; None if there are none.
-        accuracy_images: number of those images.
-        profile: see `edgeall.edge_runtime.tools.profile`; None if not requested.
-        warnings: reasons to doubt the figures: throttling, other programs, a spread over `MAX_SPREAD_PERCENT`.
-        problems: path and reason of each image that could not be read or classified.
-        schema: 1.
-    """
-
-    device: dict[str, Any]
-    conditions: dict[str, Any]
-    model: str
-    model_sha256: str
-    images_sha256: str
-    runtime: str
-    threads: int
-    images: int
-    queries: int
-    load_ms: float
-    first_ms: float
-    stages: dict[str, dict[str, float]]
-    images_per_s: float
-    repetitions: list[dict[str, Any]]
-    spread_percent: float | None
-    thread_sweep: list[dict[str, Any]] | None
-    offline: list[dict[str, Any]] | None
-    peak_rss_bytes: int
-    steady_rss_bytes: int | None
-    accuracy: float | None
-    accuracy_images: int
-    profile: dict[str, Any] | None
-    warnings: list[str]
-    problems: list[dict[str, str]]
-    schema: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `edgeall bench --json` prints."""
-        return {"schema": self.schema} | {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-
 def bench(
     path: str | os.PathLike[str],
     config: BenchConfig | None = None,
@@ -169,18 +103,17 @@ def bench(
     first_ms = _warm_up(network, sources, problems) / 1e6
     loop = _Loop(network, list(sources.values()), config, note)
     streams = []
-    for number in range(config.repetitions):
-        note(f"single stream, {number + 1} of {config.repetitions}")
+    for _ in loop.repetitions():
         streams.append(loop.single_stream(network))
         samples.append(conditions(root))
-    memory: dict[str, Any] = {"peak_rss_bytes": peak_rss_bytes(), "steady_rss_bytes": rss_bytes()}
-    sweep = {"thread_sweep": loop.thread_sweep(streams[-1]), "offline": loop.offline()} if config.sweep else {}
+    peak, steady = peak_rss_bytes(), rss_bytes()
+    sweep = (loop.thread_sweep(streams[-1]), loop.offline()) if config.sweep else (None, None)
     operators = loop.operators(path)
     samples.append(conditions(root))
     rate, counted = _accuracy(network, config, files, problems)
     return BenchResult(
         device=describe_device(),
-        conditions={"before": samples[0], "after": samples[-1]},
+        conditions=Conditions(samples[0], samples[-1]),
         model=os.path.basename(path),
         model_sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         images_sha256=images_digest(network, files),
@@ -190,13 +123,14 @@ def bench(
         load_ms=load_ms,
         first_ms=first_ms,
         **_summary(streams, samples),
-        thread_sweep=sweep.get("thread_sweep"),
-        offline=sweep.get("offline"),
-        **memory,
+        thread_sweep=sweep[0],
+        offline=sweep[1],
+        peak_rss_bytes=peak,
+        steady_rss_bytes=steady,
         accuracy=rate,
         accuracy_images=counted,
         profile=operators,
-        problems=[{"path": image, "reason": reason} for image, reason in problems.items()],
+        problems=[Unreadable(image, reason) for image, reason in problems.items()],
     )
 
 
@@ -235,6 +169,9 @@ class _Stream:
         column = STAGES.index(stage)
         return statistics.median(query[column] for query in self.times) / 1e6
 
+    def repetition(self) -> Repetition:
+        return Repetition(len(self.times), self.images_per_s, self.p50_ms("invoke"), self.p50_ms("end_to_end"))
+
 
 @dataclass(frozen=True)
 class _Loop:
@@ -245,6 +182,12 @@ class _Loop:
     config: BenchConfig
     note: Callable[[str], None]
 
+    def repetitions(self) -> Iterator[int]:
+        """The number of each repetition of the single stream, from 1."""
+        for number in range(1, self.config.repetitions + 1):
+            self.note(f"single stream, {number} of {self.config.repetitions}")
+            yield number
+
     def single_stream(self, network: Network[Any]) -> _Stream:
         times: list[tuple[int, int, int, int]] = []
         begin = time.perf_counter_ns()
@@ -254,7 +197,7 @@ class _Loop:
             elapsed_ns = time.perf_counter_ns() - begin
         return _Stream(times, elapsed_ns / 1e9)
 
-    def thread_sweep(self, measured: _Stream) -> list[dict[str, Any]]:
+    def thread_sweep(self, measured: _Stream) -> list[ThreadRow]:
         """The single stream with 1, 2 and 4 threads; ``measured`` is the one with the configured number."""
         rows = []
         own = self.network.threads
@@ -266,17 +209,10 @@ class _Loop:
                 for decode in self.decoders[:WARM_UP_QUERIES]:
                     _query(other, decode)
                 stream = self.single_stream(other)
-            rows.append(
-                {
-                    "threads": threads,
-                    "invoke_p50_ms": stream.p50_ms("invoke"),
-                    "end_to_end_p50_ms": stream.p50_ms("end_to_end"),
-                    "images_per_s": stream.images_per_s,
-                }
-            )
+            rows.append(ThreadRow(threads, stream.p50_ms("invoke"), stream.p50_ms("end_to_end"), stream.images_per_s))
         return rows
 
-    def offline(self) -> list[dict[str, Any]]:
+    def offline(self) -> list[OfflineRow]:
         """Throughput of every layout that fits the memory."""
 
         def load(decode: Decode) -> NDArray[np.uint8]:
@@ -290,11 +226,10 @@ class _Loop:
                 done, elapsed = measure_throughput(
                     pool, load, self.decoders, self.config.seconds, self.config.min_queries
                 )
-            rate = done / elapsed
-            rows.append({"interpreters": layout.interpreters, "threads": layout.threads, "images_per_s": rate})
+            rows.append(OfflineRow(layout.interpreters, layout.threads, done / elapsed))
         return rows
 
-    def operators(self, path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    def operators(self, path: str | os.PathLike[str]) -> OperatorProfile | None:
         """The time of each operator; None if not requested."""
         if not self.config.profile:
             return None
@@ -310,15 +245,7 @@ def _summary(streams: Sequence[_Stream], samples: Sequence[dict[str, Any]]) -> d
         "queries": len(times),
         "stages": _percentiles(times),
         "images_per_s": len(times) / sum(stream.seconds for stream in streams),
-        "repetitions": [
-            {
-                "queries": len(stream.times),
-                "images_per_s": stream.images_per_s,
-                "invoke_p50_ms": stream.p50_ms("invoke"),
-                "end_to_end_p50_ms": stream.p50_ms("end_to_end"),
-            }
-            for stream in streams
-        ],
+        "repetitions": [stream.repetition() for stream in streams],
         "spread_percent": spread,
         "warnings": [*condition_warnings(samples), *_spread_warnings(spread, samples)],
     }
@@ -372,9 +299,6 @@ def _warm_up(network: Network[Any], sources: dict[str, Decode], problems: dict[s
     return first_ns
 
 
-def _percentiles(times: Sequence[tuple[int, ...]]) -> dict[str, dict[str, float]]:
+def _percentiles(times: Sequence[tuple[int, ...]]) -> dict[str, StageTimes]:
     values = np.percentile(np.array(times) / 1e6, (50, 90, 99), axis=0)
-    return {
-        stage: dict(zip(("p50_ms", "p90_ms", "p99_ms"), map(float, values[:, column]), strict=True))
-        for column, stage in enumerate(STAGES)
-    }
+    return {stage: StageTimes(*map(float, values[:, column])) for column, stage in enumerate(STAGES)}

@@ -16,11 +16,13 @@ import statistics
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EdgeallError
 from ..interpreter import runtime_package, runtime_version
+from ..results import Result
 
 RUNS = 50
 _WARM_UP_RUNS = 5
@@ -34,13 +36,45 @@ _MOST_EVENT_BYTES = 256
 _UNWRITTEN = 0xAB
 
 
-def profile_model(path: str | os.PathLike[str], threads: int) -> dict[str, Any]:
-    """Time the operators of a model on an input of zeros. The interpreter must be known to accept the model.
+@dataclass(frozen=True)
+class OperatorTime(Result):
+    """An operator: its name in XNNPACK or the interpreter, calls in one run, and the time of all of them."""
 
-    Returns:
-        runs; threads; ms: sum over all operators of the medians over the runs;
-        operators: operator (name in XNNPACK or the interpreter), calls in one run, ms, percent; slowest first;
-        nodes: operator and ms of each, in execution order.
+    operator: str
+    calls: int
+    ms: float
+    percent: float
+
+
+@dataclass(frozen=True)
+class NodeTime(Result):
+    """One call of an operator."""
+
+    operator: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class OperatorProfile(Result):
+    """The time of a model's operators.
+
+    Attributes:
+        runs: number of runs.
+        threads: of the interpreter.
+        ms: sum over all operators of the medians over the runs.
+        operators: slowest first.
+        nodes: in execution order.
+    """
+
+    runs: int
+    threads: int
+    ms: float
+    operators: list[OperatorTime]
+    nodes: list[NodeTime]
+
+
+def profile_model(path: str | os.PathLike[str], threads: int) -> OperatorProfile:
+    """Time the operators of a model on an input of zeros. The interpreter must be known to accept the model.
 
     Raises:
         EdgeallError: this interpreter has no such profiler, or the profiler failed.
@@ -56,15 +90,14 @@ def profile_model(path: str | os.PathLike[str], threads: int) -> dict[str, Any]:
         raise _failed(path, f"it died of {signal.Signals(-child.returncode).name}")
     if child.returncode:
         raise _failed(path, (child.stderr.strip().splitlines() or ["no reason given"])[-1])
-    nodes = [{"operator": name, "ms": microseconds / 1000} for name, microseconds in json.loads(child.stdout)]
-    whole = sum(node["ms"] for node in nodes)
-    names = {node["operator"]: [n["ms"] for n in nodes if n["operator"] == node["operator"]] for node in nodes}
+    nodes = [NodeTime(name, microseconds / 1000) for name, microseconds in json.loads(child.stdout)]
+    whole = sum(node.ms for node in nodes)
+    names = {node.operator: [each.ms for each in nodes if each.operator == node.operator] for node in nodes}
     operators = [
-        {"operator": name, "calls": len(times), "ms": sum(times), "percent": 100 * sum(times) / whole if whole else 0.0}
+        OperatorTime(name, len(times), sum(times), 100 * sum(times) / whole if whole else 0.0)
         for name, times in names.items()
     ]
-    operators.sort(key=lambda row: -row["ms"])
-    return {"runs": RUNS, "threads": threads, "ms": whole, "operators": operators, "nodes": nodes}
+    return OperatorProfile(RUNS, threads, whole, sorted(operators, key=lambda row: -row.ms), nodes)
 
 
 def _failed(path: str | os.PathLike[str], reason: str) -> EdgeallError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...console.progress import Progress
 from ...edge_runtime.errors import DataError, UsageError
 from ...edge_runtime.preprocess import InputSpec, normalize
+from ...edge_runtime.results import Result
 from ...models import registry
 from ...models.keras_compat import tf
 from ...models.registry import BuildArgs
@@ -85,6 +86,72 @@ class LeakConfig:
 
 
 @dataclass(frozen=True)
+class SplitWay(Result):
+    """The probes of one way of splitting: means over the seeds.
+
+    Attributes:
+        accuracy: on the test subset, 0..1.
+        originals_accuracy: on its originals alone.
+        seen: share of test images whose original or duplicate is in training.
+        train_images: images in the training subset; ``test_images``: in the test subset.
+        accuracies: test accuracy of each seed.
+    """
+
+    accuracy: float
+    originals_accuracy: float
+    seen: float
+    train_images: float
+    test_images: float
+    accuracies: list[float]
+
+
+@dataclass(frozen=True)
+class Leak(Result):
+    """What `measure_leak` found.
+
+    Attributes:
+        data: folder or manifest.
+        synthetic: whether the images are drawn.
+        split_level: of ``by-group``, with ``embargo`` its embargo.
+        model: backbone of the probe, with ``alpha`` and ``input_size``.
+        augment: augmentation of the copies.
+        per_class: images of each class in the subsets, as `LeakConfig` takes them.
+        seeds: number of splits.
+        originals: number of images of each class that are originals; ``copies``: of those that are augmented.
+        ways: by `WAYS`.
+        leak_points: test accuracy of ``before`` minus that of ``by-group`` in percentage points.
+        leak_points_se: its standard error over the seeds.
+    """
+
+    data: str
+    synthetic: bool
+    split_level: str
+    embargo: int | None
+    model: str
+    alpha: float | None
+    input_size: int
+    augment: str
+    per_class: str
+    seeds: int
+    originals: dict[str, int]
+    copies: dict[str, int]
+    ways: dict[str, SplitWay]
+    leak_points: float
+    leak_points_se: float
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """One probe, see `SplitWay`."""
+
+    accuracy: float
+    originals_accuracy: float
+    seen: float
+    train_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
 class _Pool:
     """Every class augmented to the same number of images, before the split.
 
@@ -99,18 +166,12 @@ class _Pool:
     label: NDArray[np.int64]
 
 
-def measure_leak(config: LeakConfig, progress: Progress) -> dict[str, Any]:
+def measure_leak(config: LeakConfig, progress: Progress) -> Leak:
     """Augment every class to the same number, split in three ways, train a probe on each, and compare.
 
     The probe is a logistic regression on the features of a frozen backbone. All three ways split the same originals
     and the same copies into subsets of the same sizes (those of ``by-group``, which may be smaller than asked for). The
     difference in accuracy is therefore caused by the way of splitting alone.
-
-    Returns:
-        ``ways``: for each of `WAYS` the mean test accuracy, the accuracy of each seed, the accuracy on the test
-        originals alone and the share of test images whose original or duplicate is in training; ``leak_points``: test
-        accuracy of ``before`` minus that of ``by-group`` in percentage points; ``leak_points_se``: its standard error
-        over the seeds.
 
     Raises:
         UsageError: invalid settings, or data with given subsets.
@@ -133,26 +194,30 @@ def measure_leak(config: LeakConfig, progress: Progress) -> dict[str, Any]:
     pixels = cache.pixels(image_folder(config.data), splits[0].entries, contract, cache_dir, progress)
     features = _features(spec.build(args), pixels, pool, contract, config.augment, progress)
     group = _groups(len(scanned.facts), duplicates)
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[_Probed]] = {way: [] for way in WAYS}
     with progress.task("probing", config.seeds * len(WAYS)) as advance:
         for seed, split in enumerate(splits):
             for way in WAYS:
                 found[way].append(_probe(features, pool, _assign(way, pool, split, wanted, seed), group))
                 advance(sum(map(len, found.values())), way)
-    return {
-        "data": str(config.data),
-        "synthetic": is_synthetic(scanned.dataset),
-        "split_level": splits[0].level,
-        "embargo": splits[0].embargo,
-        "model": config.model,
-        "alpha": args.alpha,
-        "input_size": config.size,
-        **{key: getattr(config, key) for key in ("augment", "per_class", "seeds")},
-        "originals": {label: _count(pool, number, False) for number, label in enumerate(splits[0].labels)},
-        "copies": {label: _count(pool, number, True) for number, label in enumerate(splits[0].labels)},
-        "ways": {way: _summary(rows) for way, rows in found.items()},
-        **_difference(found),
-    }
+    points, error = _difference(found)
+    return Leak(
+        data=str(config.data),
+        synthetic=is_synthetic(scanned.dataset),
+        split_level=splits[0].level,
+        embargo=splits[0].embargo,
+        model=config.model,
+        alpha=args.alpha,
+        input_size=config.size,
+        augment=config.augment,
+        per_class=config.per_class,
+        seeds=config.seeds,
+        originals={label: _count(pool, number, False) for number, label in enumerate(splits[0].labels)},
+        copies={label: _count(pool, number, True) for number, label in enumerate(splits[0].labels)},
+        ways={way: _summary(rows) for way, rows in found.items()},
+        leak_points=points,
+        leak_points_se=error,
+    )
 
 
 def _splits(
@@ -174,33 +239,30 @@ def _splits(
     return splits
 
 
-def _difference(found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
+def _difference(found: Mapping[str, Sequence[_Probed]]) -> tuple[float, float]:
     """Mean difference of ``before`` and ``by-group`` over the seeds, and its standard error, in percentage points."""
-    before, by_group = (np.array([row["accuracy"] for row in found[way]]) for way in ("before", "by-group"))
+    before, by_group = (np.array([row.accuracy for row in found[way]]) for way in ("before", "by-group"))
     difference = before - by_group
-    return {
-        "leak_points": 100 * float(difference.mean()),
-        "leak_points_se": 100 * float(difference.std(ddof=1) / math.sqrt(len(difference))),
-    }
+    return 100 * float(difference.mean()), 100 * float(difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
-def leak_text(result: Mapping[str, Any]) -> str:
+def leak_text(result: Leak) -> str:
     """Table of the result of `measure_leak`."""
     from ...console.tables import percent, table
 
     means = {
         "before": "images and copies split alike (augmented before the split)",
         "by-origin": "originals stay with their copies",
-        "by-group": f"also with their duplicates, by {result['split_level']} (after the split, as edgeall does)",
+        "by-group": f"also with their duplicates, by {result.split_level} (after the split, as edgeall does)",
     }
     rows = [
-        [means[way], percent(row["accuracy"]), percent(row["originals_accuracy"]), percent(row["seen"])]
-        for way, row in result["ways"].items()
+        [means[way], percent(row.accuracy), percent(row.originals_accuracy), percent(row.seen)]
+        for way, row in result.ways.items()
     ]
     lines = table(["split", "test accuracy", "on originals alone", "test images also trained on"], rows)
     return (
-        f"{lines}\n\nAugmenting before the split reads {result['leak_points']:.2f} points too high "
-        f"(standard error {result['leak_points_se']:.2f}, {result['seeds']} seeds)."
+        f"{lines}\n\nAugmenting before the split reads {result.leak_points:.2f} points too high "
+        f"(standard error {result.leak_points_se:.2f}, {result.seeds} seeds)."
     )
 
 
@@ -279,9 +341,7 @@ def _random_subsets(originals: NDArray[np.int64], total: int, wanted: PerClass) 
     return subsets
 
 
-def _probe(
-    features: NDArray[np.float32], pool: _Pool, subset: NDArray[np.int64], group: NDArray[np.int64]
-) -> dict[str, float]:
+def _probe(features: NDArray[np.float32], pool: _Pool, subset: NDArray[np.int64], group: NDArray[np.int64]) -> _Probed:
     """Fit on the training subset, evaluate on the test subset. Nothing is chosen, so validation is not used."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -291,18 +351,18 @@ def _probe(
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     probe.fit(features[train], pool.label[train])
     right = probe.predict(features[test]) == pool.label[test]
-    return {
-        "accuracy": float(right.mean()),
-        "originals_accuracy": float(right[~pool.copy[test]].mean()),
-        "seen": float(np.isin(group[pool.origin[test]], group[pool.origin[train]]).mean()),
-        "train_images": int(train.sum()),
-        "test_images": int(test.sum()),
-    }
+    return _Probed(
+        accuracy=float(right.mean()),
+        originals_accuracy=float(right[~pool.copy[test]].mean()),
+        seen=float(np.isin(group[pool.origin[test]], group[pool.origin[train]]).mean()),
+        train_images=int(train.sum()),
+        test_images=int(test.sum()),
+    )
 
 
-def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-    return {**means, "accuracies": [row["accuracy"] for row in rows]}
+def _summary(rows: list[_Probed]) -> SplitWay:
+    means = {item.name: float(np.mean([getattr(row, item.name) for row in rows])) for item in fields(_Probed)}
+    return SplitWay(**means, accuracies=[row.accuracy for row in rows])
 
 
 def _count(pool: _Pool, label: int, copy: bool) -> int:

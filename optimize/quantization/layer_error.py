@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ...edge_runtime.results import Result
 from ...models.graph import call, copy_of, sources
 from ...models.keras_compat import keras, tf
 from .placement import (
@@ -29,18 +31,38 @@ from .placement import (
     rounded_output,
 )
 
-LayerError = dict[str, Any]
-"""One rounded output.
 
-- layer: name of the layer; kind: Keras class that computes the output; scale: its rounding step;
-- sqnr_db: signal to quantization noise with this layer alone in int8 (None: no noise); channel_sqnr_db: the same for a
-  mean channel, in which a lost channel counts as all noise (in sqnr_db a few large channels hide it); network_sqnr_db:
-  as sqnr_db, with all layers before it in int8 too; weights_sqnr_db: of its kernel (None: no kernel);
-- rmse_scale: root mean square error of the layer alone, in steps (0.29 is rounding alone); clipped_frac: share of
-  values outside its range;
-- kl: Kullback-Leibler divergence in nats of the network's predictions from the float ones, mean over the images, and
-  max_change: largest change of a probability, both with this layer alone in int8 (None: not among the worst).
-"""
+@dataclass(frozen=True)
+class LayerError(Result):
+    """The error of one rounded output.
+
+    Attributes:
+        layer: name of the layer.
+        kind: Keras class that computes the output.
+        scale: its rounding step.
+        sqnr_db: signal to quantization noise with this layer alone in int8; None without noise.
+        channel_sqnr_db: the same for a mean channel, in which a lost channel counts as all noise. In ``sqnr_db`` a few
+            large channels hide it.
+        network_sqnr_db: as ``sqnr_db``, with all layers before it in int8 too.
+        rmse_scale: root mean square error of the layer alone, in steps; 0.29 is rounding alone.
+        clipped_frac: share of values outside its range.
+        weights_sqnr_db: of its kernel; None without a kernel.
+        kl: Kullback-Leibler divergence in nats of the network's predictions from the float ones with this layer alone
+            in int8, mean over the images. None if it is not among the worst.
+        max_change: largest change of a probability in the same network.
+    """
+
+    layer: str
+    kind: str
+    scale: float
+    sqnr_db: float | None
+    channel_sqnr_db: float | None
+    network_sqnr_db: float | None
+    rmse_scale: float
+    clipped_frac: float
+    weights_sqnr_db: float | None
+    kl: float | None = None
+    max_change: float | None = None
 
 
 def layer_errors(
@@ -63,9 +85,8 @@ def layer_errors(
     step = images_at_once(folded) // 3 or 1  # three values of every activation are in memory
     parts = [batch[at : at + step] for batch in images for at in range(0, len(batch), step)]
     rows = network.errors(parts)
-    rows.sort(key=lambda row: math.inf if row["channel_sqnr_db"] is None else row["channel_sqnr_db"])
-    network.measure_effects(rows[:worst], parts)
-    return sorted(rows[:worst], key=lambda row: -row["kl"]) + rows[worst:]
+    rows.sort(key=lambda row: math.inf if row.channel_sqnr_db is None else row.channel_sqnr_db)
+    return network.with_effects(rows[:worst], parts) + rows[worst:]
 
 
 def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
@@ -76,16 +97,16 @@ def layer_error_text(errors: list[LayerError], most: int = 20) -> str:
     columns += ["KL", "max change"]
     rows = [
         [
-            row["layer"],
-            row["kind"],
-            _text(row["channel_sqnr_db"], ".1f"),
-            _text(row["sqnr_db"], ".1f"),
-            _text(row["network_sqnr_db"], ".1f"),
-            f"{row['rmse_scale']:.2f}",
-            f"{100 * row['clipped_frac']:.2f} %",
-            _text(row["weights_sqnr_db"], ".1f"),
-            _text(row["kl"], ".1e"),
-            _text(row["max_change"], ".3f"),
+            row.layer,
+            row.kind,
+            _text(row.channel_sqnr_db, ".1f"),
+            _text(row.sqnr_db, ".1f"),
+            _text(row.network_sqnr_db, ".1f"),
+            f"{row.rmse_scale:.2f}",
+            f"{100 * row.clipped_frac:.2f} %",
+            _text(row.weights_sqnr_db, ".1f"),
+            _text(row.kl, ".1e"),
+            _text(row.max_change, ".3f"),
         ]
         for row in errors[:most]
     ]
@@ -148,9 +169,9 @@ class _Network(Int8Layers):
         found = [[sums.numpy().astype(np.float64) for sums in compare(part)] for part in parts]
         return [self._row(name, np.sum(sums, axis=0)) for name, *sums in zip(self.names, *found, strict=True)]
 
-    def measure_effects(self, rows: list[LayerError], parts: list[Any]) -> None:
-        """Set ``kl`` and ``max_change``."""
-        chosen = [row["layer"] for row in rows]
+    def with_effects(self, rows: list[LayerError], parts: list[Any]) -> list[LayerError]:
+        """The rows with ``kl`` and ``max_change``, by falling ``kl``."""
+        chosen = [row.layer for row in rows]
         predict = tf.function(lambda images, which: self._predict(images, which, chosen), reduce_retracing=True)
 
         def predictions(which: int) -> Any:
@@ -158,10 +179,12 @@ class _Network(Int8Layers):
             return np.maximum(np.concatenate(found), keras.backend.epsilon())
 
         float32 = predictions(-1)
+        measured: list[tuple[float, LayerError]] = []
         for which, row in enumerate(rows):
             int8 = predictions(which)
-            row["kl"] = max(0.0, float((float32 * np.log(float32 / int8)).sum(axis=1).mean()))
-            row["max_change"] = float(np.abs(float32 - int8).max())
+            kl = max(0.0, float((float32 * np.log(float32 / int8)).sum(axis=1).mean()))
+            measured.append((kl, replace(row, kl=kl, max_change=float(np.abs(float32 - int8).max()))))
+        return [row for _, row in sorted(measured, key=lambda pair: -pair[0])]
 
     def _compare(self, images: Any) -> Any:
         """For every rounded output ``(5, channels)``: sums over all positions and images of the squares of signal, own
@@ -200,19 +223,17 @@ class _Network(Int8Layers):
         low, high = self.range_of(layer) or UNIT
         scale = (high - low) / 255
         first = parts_of(layer)[0]
-        return {
-            "layer": name,
-            "kind": type(first).__name__,
-            "scale": scale,
-            "sqnr_db": _db(signal, alone),
-            "channel_sqnr_db": _db(1.0, lost),
-            "network_sqnr_db": _db(signal, whole),
-            "rmse_scale": math.sqrt(alone / count) / scale,
-            "clipped_frac": clipped / count,
-            "weights_sqnr_db": self._weights_db(first),
-            "kl": None,
-            "max_change": None,
-        }
+        return LayerError(
+            layer=name,
+            kind=type(first).__name__,
+            scale=scale,
+            sqnr_db=_db(signal, alone),
+            channel_sqnr_db=_db(1.0, lost),
+            network_sqnr_db=_db(signal, whole),
+            rmse_scale=math.sqrt(alone / count) / scale,
+            clipped_frac=clipped / count,
+            weights_sqnr_db=self._weights_db(first),
+        )
 
     def _weights_db(self, layer: Any) -> float | None:
         kernels = self.kernels_of(layer)

@@ -36,16 +36,18 @@ def test_leak_is_measured_on_the_same_images_dealt_three_ways(synthetic_fields: 
         cache_dir=tmp_path / "cache",
     )
     result = measure_leak(config, QUIET)
-    assert result["originals"] == dict.fromkeys(("Benign", "Early", "Pre", "Pro"), 32)
-    assert result["copies"] == dict.fromkeys(("Benign", "Early", "Pre", "Pro"), 8)
-    ways = result["ways"]
-    assert ways["by-group"]["seen"] == 0, "no test image's original, nor its duplicates, was trained on"
-    assert ways["before"]["seen"] > 0.2, "a fifth of the images are copies, of which most lie on the train side"
+    assert result.originals == dict.fromkeys(("Benign", "Early", "Pre", "Pro"), 32)
+    assert result.copies == dict.fromkeys(("Benign", "Early", "Pre", "Pro"), 8)
+    ways = result.ways
+    assert ways["by-group"].seen == 0, "no test image's original, nor its duplicates, was trained on"
+    assert ways["before"].seen > 0.2, "a fifth of the images are copies, of which most lie on the train side"
     for side, most in (("train_images", 4 * 28), ("test_images", 4 * 6)):
-        assert ways["before"][side] == ways["by-group"][side] <= most, "the same numbers, or their difference is more"
-    difference = np.mean(ways["before"]["accuracies"]) - np.mean(ways["by-group"]["accuracies"])
-    assert result["leak_points"] == pytest.approx(100 * difference)
-    assert f"{result['leak_points']:.2f} points" in leak_text(result)
+        assert getattr(ways["before"], side) == getattr(ways["by-group"], side) <= most, (
+            "the same numbers, or their difference is more"
+        )
+    difference = np.mean(ways["before"].accuracies) - np.mean(ways["by-group"].accuracies)
+    assert result.leak_points == pytest.approx(100 * difference)
+    assert f"{result.leak_points:.2f} points" in leak_text(result)
 
 
 WORKER = """

@@ -17,9 +17,11 @@ from fixtures_models import LABELS, grainy_image, png
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
 from edgeall.edge_runtime.pipeline import classify
+from edgeall.edge_runtime.results import from_json
 from edgeall.edge_runtime.tools.bench import STAGES, BenchConfig
 from edgeall.edge_runtime.tools.bench import bench as measure
 from edgeall.edge_runtime.tools.bench_card import bench_text, card
+from edgeall.edge_runtime.tools.bench_result import BenchResult
 from edgeall.edge_runtime.tools.device import condition_warnings, conditions, describe_device, peak_rss_bytes
 from edgeall.edge_runtime.tools.layout import possible_layouts
 from edgeall.edge_runtime.tools.profile import profile_model
@@ -376,7 +378,7 @@ def test_operators_are_timed(tiny_bundle: Path) -> None:
     assert sum(row["percent"] for row in profile["operators"]) == pytest.approx(100)
     assert [row["ms"] for row in profile["operators"]] == sorted((r["ms"] for r in profile["operators"]), reverse=True)
     assert 0 < profile["ms"] < 20 * result["stages"]["invoke"]["p50_ms"]
-    text = bench_text(result)
+    text = bench_text(from_json(BenchResult, result))
     assert all(row["operator"] in text for row in profile["operators"])
 
 
@@ -423,7 +425,7 @@ class Page(HTMLParser):
 def test_the_card_holds_everything(tiny_bundle: Path, labelled: tuple[Path, float]) -> None:
     result = bench(tiny_bundle, labelled[0], seconds=0.02, repetitions=2, sweep=True, profile=True)
     result |= {"warnings": ["too <hot>"], "model": "<script>.tflite"}
-    page = Page(card(result))
+    page = Page(card(from_json(BenchResult, result)))
     assert page.fetched == []
     for text in ("too <hot>", "<script>.tflite", "research use only, not a diagnosis"):
         assert text in page.texts
@@ -434,4 +436,4 @@ def test_the_card_holds_everything(tiny_bundle: Path, labelled: tuple[Path, floa
     assert f"{result['stages']['invoke']['p99_ms']:.3f}" in page.texts
     assert result["device"]["cpu"] in page.texts
     bare = bench(tiny_bundle, seconds=0, min_queries=1)
-    assert "Operators" not in Page(card(bare)).texts
+    assert "Operators" not in Page(card(from_json(BenchResult, bare))).texts

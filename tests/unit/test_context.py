@@ -72,8 +72,9 @@ def test_what_a_classifier_rests_on_is_found(
 
     finder = CellFinder(DrawnSegmenter())
     found = context(predict, SPEC, folder, entries, ("A", "B"), finder, Progress(quiet=True))
-    assert (found["images"], found["without_cells"], found["whole"]) == (12, 0, 1.0)
+    assert (found.images, found.without_cells, found.whole) == (12, 0, 1.0)
     for name in ("cells", "background", "without_corners", "swapped"):
-        assert found[name] <= 0.5 if name in fails else found[name] == 1.0, name
-    assert found["follows_background"] == (1.0 if follows else 0.0)
+        accuracy = getattr(found, name)
+        assert accuracy <= 0.5 if name in fails else accuracy == 1.0, name
+    assert found.follows_background == (1.0 if follows else 0.0)
     assert "background of another class" in context_text(found)

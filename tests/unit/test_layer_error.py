@@ -50,10 +50,10 @@ def _answers(folded: Any, float_layers: tuple[str, ...] = ()) -> Any:
 
 def test_the_worst_layer_comes_first_and_in_float_the_answers_return(spoilt: Any) -> None:
     errors = _errors(spoilt)
-    assert errors[0]["layer"] == CULPRIT
-    assert errors[0]["kl"] > 10 * errors[1]["kl"] >= 0
-    assert errors[0]["sqnr_db"] > 30, "taken together, the large channel hides it"
-    assert errors[0]["channel_sqnr_db"] < 10
+    assert errors[0].layer == CULPRIT
+    assert errors[0].kl > 10 * errors[1].kl >= 0
+    assert errors[0].sqnr_db > 30, "taken together, the large channel hides it"
+    assert errors[0].channel_sqnr_db < 10
     exact = spoilt(IMAGES, training=False).numpy()
     assert np.abs(_answers(spoilt, (CULPRIT,)) - exact).mean() < 0.2 * np.abs(_answers(spoilt) - exact).mean()
 
@@ -63,28 +63,28 @@ def test_every_rounded_output_has_its_figures(spoilt: Any) -> None:
     measured = extremes(spoilt, placement, [IMAGES])
     measured["conv2"] = (0.0, 0.5 * measured["conv2"][1])
     errors = {
-        row["layer"]: row
+        row.layer: row
         for row in layer_errors(spoilt, placement, ranges(placement, measured), [IMAGES[:5], IMAGES[5:]], worst=2)
     }
     assert set(errors) == set(placement.outputs) - {spoilt.layers[0].name}
     halved, high = errors["conv2"], measured["conv2"][1]
     values = _output(spoilt, "conv2")
-    assert halved["scale"] == pytest.approx(high / 255)
-    assert halved["clipped_frac"] == pytest.approx((values > high * (1 + 1 / 510)).mean()) != 0
-    assert halved["rmse_scale"] > 1
-    assert 0.2 < errors["features" if "features" in errors else "fc1"]["rmse_scale"] < 1
-    assert halved["kind"] == "Conv2D"
-    assert all(row["network_sqnr_db"] < row["sqnr_db"] + 3 for row in errors.values())
-    assert all(30 < row["weights_sqnr_db"] < 60 for row in errors.values() if row["weights_sqnr_db"])
-    assert sum(row["kl"] is not None for row in errors.values()) == 2
+    assert halved.scale == pytest.approx(high / 255)
+    assert halved.clipped_frac == pytest.approx((values > high * (1 + 1 / 510)).mean()) != 0
+    assert halved.rmse_scale > 1
+    assert 0.2 < errors["features" if "features" in errors else "fc1"].rmse_scale < 1
+    assert halved.kind == "Conv2D"
+    assert all(row.network_sqnr_db < row.sqnr_db + 3 for row in errors.values())
+    assert all(30 < row.weights_sqnr_db < 60 for row in errors.values() if row.weights_sqnr_db)
+    assert sum(row.kl is not None for row in errors.values()) == 2
 
 
 def test_the_effect_is_that_of_the_layer_alone(spoilt: Any) -> None:
-    errors = {row["layer"]: row for row in _errors(spoilt, worst=99)}
+    errors = {row.layer: row for row in _errors(spoilt, worst=99)}
     logits = _output(spoilt, "logits")
-    step = errors["logits"]["scale"]
+    step = errors["logits"].scale
     # its kernel is rounded too, so only the size of the effect is known: about a step of a logit
-    assert 0.05 * step < errors["logits"]["max_change"] < 2 * step
+    assert 0.05 * step < errors["logits"].max_change < 2 * step
     assert np.abs(logits).max() / 255 < step < np.ptp(logits) / 200
 
 

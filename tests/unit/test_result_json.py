@@ -17,6 +17,7 @@ import pytest
 
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.results import Result, from_json
+from edgeall.edge_runtime.tools.bench_result import BenchResult
 from edgeall.optimize.quantization.result import SegmentationResult
 from edgeall.train.data.audit import AuditReport, audit
 from edgeall.train.data.listing import list_data
@@ -165,16 +166,18 @@ def test_figures_of_masks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("file", "name", "kind"),
     [
-        ("quantization", SegmentationResult),
-        ("quantization_float", SegmentationResult),
-        ("evaluation", MaskEvaluation),
-        ("evaluation_of_run", MaskEvaluation),
+        ("masks.json", "quantization", SegmentationResult),
+        ("masks.json", "quantization_float", SegmentationResult),
+        ("masks.json", "evaluation", MaskEvaluation),
+        ("masks.json", "evaluation_of_run", MaskEvaluation),
+        ("bench.json", "bench", BenchResult),
+        ("bench.json", "bench_bare", BenchResult),
     ],
 )
-def test_a_result_of_masks_that_is_read_and_written_again_is_the_same(name: str, kind: type[Result]) -> None:
-    golden = json.loads((GOLDEN / "masks.json").read_text())[name]
+def test_a_result_that_is_read_and_written_again_is_the_same(file: str, name: str, kind: type[Result]) -> None:
+    golden = json.loads((GOLDEN / file).read_text())[name]
     same(from_json(kind, golden).to_json(), golden, name)
 
 

@@ -11,9 +11,10 @@ from edgeall.console import tables
 from edgeall.edge_runtime.pipeline import Prediction
 from edgeall.edge_runtime.results import from_json
 from edgeall.edge_runtime.tools.bench_card import single_stream_text
+from edgeall.edge_runtime.tools.bench_result import BenchResult
 from edgeall.edge_runtime.tools.inspect import Inspection, inspect_text
 from edgeall.edge_runtime.tools.predictions import prediction_lines
-from edgeall.optimize.demo import demo_text
+from edgeall.optimize.demo import Demo, demo_text
 from edgeall.optimize.quantization.result import QuantizationResult
 from edgeall.optimize.quantization.summary import quantize_text
 from edgeall.train.data.listing import DataListing, data_text
@@ -156,7 +157,7 @@ def test_the_demo_ends_with_a_row_for_each_scheme() -> None:
         "report": "build/demo/run/report.html",
         "model": "build/demo/run/qat-int8.tflite",
     }
-    text = demo_text(result)
+    text = demo_text(from_json(Demo, result))
     for figure in ("ptq-int8", "0.65 MB", "90.00 %", "1.00 points", "1.50 ms", "SYNTHETIC", "report.html"):
         assert figure in text
 
@@ -198,9 +199,10 @@ def test_bench_says_what_its_accuracy_is_worth() -> None:
         "accuracy": 0.5,
         "accuracy_images": 1234,
     }
-    lines = dict(line.split("  ", 1) for line in single_stream_text(result).splitlines() if "  " in line)
+    measured = from_json(BenchResult, result)
+    lines = dict(line.split("  ", 1) for line in single_stream_text(measured).splitlines() if "  " in line)
     assert lines["accuracy"].strip() == "50.00 % on the 1,234 given images (may include training images)"
-    assert "unknown (no labelled images)" in single_stream_text(result | {"accuracy": None, "accuracy_images": 0})
+    assert "unknown (no labelled images)" in single_stream_text(replace(measured, accuracy=None, accuracy_images=0))
 
 
 EVIL = "a\x1b[31m\n\udcffz"

@@ -20,6 +20,7 @@ from ...console.tables import percent, table
 from ...edge_runtime.errors import DataError
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.preprocess import InputSpec, preprocess
+from ...edge_runtime.results import Result
 from ...edge_runtime.vision.finder import Finder
 from ..data.probes import CORNER
 from ..data.split import SplitEntry
@@ -53,6 +54,33 @@ class Field:
         return _mixed(self.pixels, np.broadcast_to(self.glass, self.pixels.shape), 1 - self.cells)
 
 
+@dataclass(frozen=True)
+class Context(Result):
+    """What a classifier looks at.
+
+    Attributes:
+        images: their number.
+        without_cells: images in which no cell was found.
+        chance: 1 over the number of classes.
+        whole: accuracy, like the next four.
+        cells: with the background of one colour for all images.
+        background: with the cells blanked.
+        without_corners: with the corners blanked.
+        swapped: with the background of a random image of another class.
+        follows_background: share of the swapped images that are given the class of their background.
+    """
+
+    images: int
+    without_cells: int
+    chance: float
+    whole: float
+    cells: float
+    background: float
+    without_corners: float
+    swapped: float
+    follows_background: float
+
+
 def read_field(path: Path, finder: Finder, spec: InputSpec) -> Field:
     """Read an image and find its cells. Raises ImageError as `open_rgb` and the finder do."""
     image = open_rgb(path)
@@ -80,7 +108,7 @@ def context(
     finder: Finder,
     progress: Progress,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Context:
     """Measure what a classifier looks at.
 
     Args:
@@ -92,12 +120,6 @@ def context(
         finder: finds the cells.
         progress: receives the progress bar.
         seed: of the choice of backgrounds.
-
-    Returns:
-        ``images``; ``without_cells``: images in which none was found; ``chance``; accuracies: ``whole``, ``cells``
-        (background of one colour for all images), ``background`` (cells blanked), ``without_corners``, ``swapped``
-        (background of a random image of another class); ``follows_background``: share of the swapped images that are
-        given the class of their background.
 
     Raises:
         DataError: there is one class only.
@@ -121,21 +143,21 @@ def context(
     said = {}
     for name, images in views.items():
         said[name] = predict(np.stack(images)).argmax(axis=1)
-    return {
-        "images": len(entries),
-        "without_cells": sum(not (field.cells > 0.5).any() for field in fields),
-        "chance": 1 / len(labels),
+    return Context(
+        images=len(entries),
+        without_cells=sum(not (field.cells > 0.5).any() for field in fields),
+        chance=1 / len(labels),
         **{name: float((answers == truth).mean()) for name, answers in said.items()},
-        "follows_background": float((said["swapped"] == truth[donors]).mean()),
-    }
+        follows_background=float((said["swapped"] == truth[donors]).mean()),
+    )
 
 
-def context_text(found: dict[str, Any]) -> str:
+def context_text(found: Context) -> str:
     """The result as a table."""
-    rows = [(text, percent(found[name])) for name, text in _NAMES.items()]
-    said = f"What the classifier looks at ({found['images']:,} images, chance {percent(found['chance'])}"
-    if found["without_cells"]:
-        said += f"; no cell found in {found['without_cells']:,}"
+    rows = [(text, percent(getattr(found, name))) for name, text in _NAMES.items()]
+    said = f"What the classifier looks at ({found.images:,} images, chance {percent(found.chance)}"
+    if found.without_cells:
+        said += f"; no cell found in {found.without_cells:,}"
     return f"{said}):\n\n" + table(("image", "accuracy"), rows)
 
 

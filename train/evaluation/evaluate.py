@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from ..data.dataset import positive_labels
 from ..data.split import SplitEntry
 from ..segmentation.results import MaskEvaluation
 from .against import PairedComparison, open_other, paired_comparison
-from .context import Predict, context
+from .context import Context, Predict, context
 from .metrics import Metrics, metrics_of
 from .reliability import ReliabilityReport, reliability_report
 from .robustness import Robustness, robustness
@@ -78,7 +77,7 @@ class Evaluation(Result):
     Attributes:
         model: path of the run or model file.
         on_cells: of Grad-CAM on a synthetic data set, see `edgeall.train.evaluation.gradcam.on_cells`.
-        context: see `edgeall.train.evaluation.context.context`.
+        context: what the classifier looks at.
         seconds: duration.
     """
 
@@ -88,7 +87,7 @@ class Evaluation(Result):
     on_cells: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
     against: PairedComparison | None = field(default=None, metadata=OPTIONAL)
     robustness: Robustness | None = field(default=None, metadata=OPTIONAL)
-    context: dict[str, Any] | None = field(default=None, metadata=OPTIONAL)
+    context: Context | None = field(default=None, metadata=OPTIONAL)
     site: ExternalValidation | None = field(default=None, metadata=OPTIONAL)
     seconds: float = 0.0
 
@@ -256,7 +255,7 @@ def _context(
     labels: Sequence[str],
     settings: EvaluateSettings,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Context:
     finder = open_finder(settings.cell_model)
     return context(predict, spec, selected.folder, selected.entries, labels, finder, progress)
 
