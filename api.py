@@ -240,7 +240,8 @@ def evaluate_model(
         >>> edgeall.evaluate_model("runs/a035").metrics.accuracy
         0.99
     """
-    from .train.evaluation.evaluate import EvaluateSettings, evaluate
+    from .train.evaluation.config import EvaluateSettings
+    from .train.evaluation.evaluate import evaluate
 
     settings = EvaluateSettings(data=None if data is None else Path(data))
     return evaluate(Path(target), settings, _progress(progress))

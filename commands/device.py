@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import click
 
 from ..edge_runtime.errors import GateError, UsageError
+from ..edge_runtime.tools.bench_config import BenchConfig
 from .options import (
     CELL_MODEL,
     DEVICE_PYTHON,
@@ -30,6 +31,7 @@ from .options import (
     WORKERS,
     command,
     one_of,
+    option,
 )
 from .output import Skipped, note, note_research_use, print_result
 
@@ -47,6 +49,7 @@ class _Result(Protocol):
 
 
 T = TypeVar("T", bound=_Result)
+_benched = partial(option, BenchConfig)
 
 
 @command("run")
@@ -247,29 +250,21 @@ def cells(
 
 @command("bench")
 @click.argument("model", type=FILE)
-@click.option(
-    "--images",
-    type=FILE,
-    help="Folder of images; with one folder per class, accuracy is measured too.  [default: the golden images]",
+@_benched(
+    "images",
+    "Folder of images; with one folder per class, accuracy is measured too.  [default: the golden images]",
 )
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, help="Threads of the interpreter in the single-stream measurement."
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=5.0,
-    help="Minimum duration of each measurement in seconds.",
-)
-@click.option("--min-queries", type=click.IntRange(1), default=50, help="Minimum number of images in each measurement.")
-@click.option(
-    "--repetitions",
+@_benched("threads", "Threads of the interpreter in the single-stream measurement.", type=click.IntRange(1))
+@_benched("seconds", "Minimum duration of each measurement in seconds.", type=click.FloatRange(0, min_open=True))
+@_benched("min_queries", "Minimum number of images in each measurement.", type=click.IntRange(1))
+@_benched(
+    "repetitions",
+    "Repetitions of the measurement. A spread over 5 % gives a warning.",
     type=click.IntRange(1),
     default=3,
-    help="Repetitions of the measurement. A spread over 5 % gives a warning.",
 )
-@click.option("--sweep/--no-sweep", default=True, help="Also measure other numbers of threads and interpreters.")
-@click.option("--profile", is_flag=True, help="Also measure the time of each operator.")
+@_benched("sweep", "Also measure other numbers of threads and interpreters.", name="--sweep/--no-sweep", default=True)
+@_benched("profile", "Also measure the time of each operator.")
 @click.option("--html", type=FILE, help="Write a self-contained page.")
 @click.option(
     "--on",
@@ -301,9 +296,9 @@ def bench(
 ) -> None:
     """Measure accuracy, latency, throughput and memory, on this device or on another one."""
     from ..edge_runtime.results import from_json
-    from ..edge_runtime.tools.bench import BenchConfig, BenchResult
     from ..edge_runtime.tools.bench import bench as bench_model
     from ..edge_runtime.tools.bench_card import bench_text, write_card
+    from ..edge_runtime.tools.bench_result import BenchResult
 
     wheel, python, labels = settings.pop("wheel"), settings.pop("device_python"), settings.pop("labels")
     if benchmark_model is not None:

@@ -14,7 +14,6 @@ from ..edge_runtime.errors import UsageError
 from ..train.config import SplitOptions
 from .config import load_config
 
-SIDES = ("train", "validation", "test")
 GRID = "grid-48"
 PROTOCOLS = ("global-70-15-15", "balanced-700-150-150", "60-20-20", "subject-3-fold", GRID)
 FILE = click.Path(path_type=Path)

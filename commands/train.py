@@ -10,6 +10,7 @@ import click
 
 from ..edge_runtime.errors import UsageError
 from ..train.config import TrainSettings
+from ..train.evaluation.config import EvaluateSettings
 from .options import (
     CACHE_DIR,
     CELL_MODEL,
@@ -23,7 +24,6 @@ from .options import (
     POSITIVE,
     SEED,
     SHARE,
-    SIDES,
     SPLIT_BY,
     STD,
     TEST_FRAC,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..train.segmentation.results import MaskEvaluation
 
 _setting = partial(option, TrainSettings)
+_evaluated = partial(option, EvaluateSettings)
 
 
 @command("train")
@@ -123,33 +124,26 @@ def train(json: bool, **settings: Any) -> None:
 
 @command("evaluate")
 @click.argument("target", metavar="RUN|MODEL", type=FILE)
-@click.option("--data", type=FILE, help="Folder or manifest.  [default: the run's own data]")
-@click.option(
-    "--site",
-    type=FILE,
-    help="External validation: images of another laboratory, compared with the model's own test subset.",
-)
-@click.option(
-    "--side", type=click.Choice([*SIDES, "all"]), help="Subset to evaluate.  [default: test; all for other data]"
-)
-@click.option("--split", type=FILE, help="split.json of the model.  [default: the run's own, or the one beside MODEL]")
+@_evaluated("data", "Folder or manifest.  [default: the run's own data]")
+@_evaluated("site", "External validation: images of another laboratory, compared with the model's own test subset.")
+@_evaluated("side", "Subset to evaluate.  [default: test; all for other data]")
+@_evaluated("split", "split.json of the model.  [default: the run's own, or the one beside MODEL]")
 @LABELS
 @MEAN
 @STD
 @INPUT_SIZE
 @CACHE_DIR
-@click.option(
-    "--robustness", is_flag=True, help="Also measure accuracy under changes of lamp, stain, focus, sensor and file."
+@_evaluated(
+    "robust", "Also measure accuracy under changes of lamp, stain, focus, sensor and file.", name="--robustness"
 )
 @click.option("--plot", type=FILE, help="Write the accuracy under these changes as a PNG.")
-@click.option("--against", type=FILE, metavar="OTHER", help="Paired comparison with another model on the same images.")
+@_evaluated("against", "Paired comparison with another model on the same images.", metavar="OTHER")
 @click.option("--html", type=FILE, help="Write a self-contained page with reliability and risk-coverage plots.")
-@click.option("--explain", type=FILE, metavar="DIR", help="Write Grad-CAM overlays of the worst predictions of a run.")
-@click.option(
-    "--context",
-    is_flag=True,
-    help="Also measure accuracy on cells alone, on the background alone, without corners and with the background of"
-    " another class.",
+@_evaluated("explain", "Write Grad-CAM overlays of the worst predictions of a run.", metavar="DIR")
+@_evaluated(
+    "context",
+    "Also measure accuracy on cells alone, on the background alone, without corners and with the background of another"
+    " class.",
 )
 @CELL_MODEL
 @JSON
@@ -170,7 +164,7 @@ def evaluate(
     from ..train.data.dataset import load_dataset
     from ..train.data.masked import load_masked
     from ..train.data.synth import is_synthetic
-    from ..train.evaluation.evaluate import EvaluateSettings, Evaluation, task_of
+    from ..train.evaluation.evaluate import Evaluation, task_of
     from ..train.evaluation.evaluate import evaluate as evaluate_target
     from ..train.runs import data_root, load_run
 

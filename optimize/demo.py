@@ -12,7 +12,8 @@ from ..console.progress import Progress
 from ..console.tables import percent, record, table
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.results import Result
-from ..edge_runtime.tools.bench import BenchConfig, bench
+from ..edge_runtime.tools.bench import bench
+from ..edge_runtime.tools.bench_config import BenchConfig
 from ..train.config import TrainSettings
 from ..train.data.levels import split_text
 from ..train.data.synth import MARKER, synthesize

@@ -27,49 +27,19 @@ from ..network import Network, cores
 from ..parallel import Pool
 from ..preprocess import preprocess
 from ..tasks import ForeignFacts, open_given
+from .bench_config import BenchConfig
 from .bench_images import Decode, accuracy, decoders, images_digest, list_files, true_labels
 from .bench_result import BenchResult, Conditions, OfflineRow, Repetition, StageTimes, ThreadRow, Unreadable
 from .device import condition_warnings, conditions, describe_device, peak_rss_bytes, rss_bytes
 from .layout import layouts_in_memory, measure_throughput, possible_layouts
 from .profile import OperatorProfile, profile_model
 
+__all__ = ["MAX_SPREAD_PERCENT", "STAGES", "BenchConfig", "BenchResult", "bench"]
+
 STAGES = ("decode", "preprocess", "invoke", "end_to_end")
 WARM_UP_QUERIES = 10
 MAX_SPREAD_PERCENT = 5.0
 """Largest spread of the repetitions without a warning: above it, other activity on the device disturbs the figures."""
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """What `bench` measures.
-
-    Attributes:
-        images: a folder, or one image. Images below folders with the name of a label also give the accuracy, in a
-            separate untimed pass over all of them. None times the model's golden images.
-        threads: of the interpreter in the single stream.
-        seconds: minimum duration of each timed loop.
-        min_queries: minimum number of images in each timed loop.
-        repetitions: of the single stream.
-        sweep: also measure the single stream with other numbers of threads, and the offline scenario with every
-            layout of interpreters and threads on the cores.
-        profile: also time each operator, see `edgeall.edge_runtime.tools.profile`.
-        labels_file: foreign models only, like the three below; see `Classifier.open`.
-        mean: see `Classifier.open`.
-        std: see `Classifier.open`.
-        input_size: see `Classifier.open`.
-    """
-
-    images: Path | None = None
-    threads: int = 1
-    seconds: float = 5.0
-    min_queries: int = 50
-    repetitions: int = 1
-    sweep: bool = False
-    profile: bool = False
-    labels_file: str | os.PathLike[str] | None = None
-    mean: float | None = None
-    std: float | None = None
-    input_size: int | None = None
 
 
 def bench(

@@ -265,9 +265,7 @@ def test_choices_are_the_names_in_the_registries() -> None:
     from edgeall.optimize.experiments.protocols import PROTOCOLS
     from edgeall.train import config
     from edgeall.train.augment import AUGMENTS, STUDIES
-    from edgeall.train.data.subsets import SUBSETS
 
-    assert tuple(SUBSETS) == options.SIDES
     assert set(config.AUGMENTS) == set(AUGMENTS)
     assert tuple(STUDIES) == config.AUGMENT_STEPS
     assert config.TASKS == TASKS

@@ -14,7 +14,7 @@ from ..data.masked import load_masked
 from ..data.scan import hash_files, scan
 from ..data.split import Split, check_split, make_entries
 from ..data.subsets import TEST
-from ..evaluation.evaluate import EvaluateSettings
+from ..evaluation.config import EvaluateSettings
 from ..evaluation.selection import model_split
 from .assess import KerasSegmenter, assess_images, figures
 from .images import MaskedImages
