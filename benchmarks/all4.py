@@ -133,7 +133,7 @@ def report(
         f"{timing['finetune_images_per_s']:.0f} images/s. "
         f"Scheme {default['scheme']}.",
         "",
-        "| figure, test side | measured | limit | met |",
+        "| figure, test subset | measured | limit | met |",
         "| --- | ---: | ---: | --- |",
         *(
             f"| {name} | {figure:.3g} {unit} | {sign} {limit:g} {unit} | {'yes' if ok else 'NO'} |"
@@ -144,7 +144,7 @@ def report(
         "",
         f"Accuracy {100 * measured['accuracy']:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f} %, by "
         f"{measured['ci_unit']}). Worst change: {worst['corruption']} at severity {worst['severity']}. "
-        f"{review['wrong']} wrong answers, {review['wrong_reviewed']} of them sent to review. The float network: "
+        f"{review['wrong']} wrong predictions, {review['wrong_reviewed']} of them sent to review. The float network: "
         f"{100 * default['float_accuracy']:.2f} %; same label {100 * default['agreement']:.2f} %.",
         "",
         *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),

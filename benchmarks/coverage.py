@@ -100,7 +100,7 @@ def report(rows: list[dict[str, Any]], size: str) -> tuple[str, bool]:
         f"`python benchmarks/coverage.py --size {size}`, {datetime.now(timezone.utc):%Y-%m-%d}. Untrained networks, "
         f"one epoch on {IMAGES} synthetic images; pruned to {SPARSITY:.0%} sparsity, then PTQ and QAT of the pruned "
         "run. Times are of whole commands (TensorFlow's start included). *Agreement*: top-1, int8 against Keras float "
-        "on the test side.",
+        "on the test subset.",
         "",
         f"Slowest quantization: {slowest:.1f} min (limit {MAX_MINUTES:.0f}); largest resident memory: "
         f"{largest / 2**30:.1f} GiB (limit {MAX_BYTES / 2**30:.0f}).",

@@ -77,7 +77,7 @@ def _fold(arguments: argparse.Namespace, number: int) -> dict[str, Any]:
 
 
 def _answers(run: Path, model: Path, data: Path) -> list[Row]:
-    """The int8 file's answer to every image of the run's test side, by `edgeall run`."""
+    """The int8 file's prediction for every image of the run's test subset, by `edgeall run`."""
     entries = json.loads((run / "split.json").read_text(encoding="utf-8"))["entries"]
     labels = {str(data / entry["path"]): entry for entry in entries if entry["side"] == "test"}
     printed = subprocess.run(
@@ -130,7 +130,7 @@ def _number(path: str) -> int:
 
 
 def report(arguments: argparse.Namespace, rows: Sequence[Row], folds: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown page of the pooled answers."""
+    """A Markdown page of the pooled predictions."""
     right = [row["label"] == row["predicted"] for row in rows]
     accuracy = balanced_accuracy([row["label"] for row in rows], right)
     low, high = block_interval(rows)
@@ -142,7 +142,7 @@ def report(arguments: argparse.Namespace, rows: Sequence[Row], folds: Sequence[M
         f"# Four-class set, MobileNetV2 {arguments.alpha:g}/224, {arguments.folds} contiguous folds",
         "",
         f"`{typed}`, {datetime.now(timezone.utc):%Y-%m-%d}. Default settings of `edgeall train` and `edgeall quantize` "
-        f"({folds[0]['scheme']}); every image is answered once, by the int8 file that saw none within "
+        f"({folds[0]['scheme']}); every image is classified once, by the int8 file that saw none within "
         f"{folds[0]['split']['embargo']} file numbers of it.",
         "",
         "| | balanced accuracy | 95 % interval |",

@@ -73,8 +73,8 @@ def report(arguments: argparse.Namespace, mine: float, peer: float, whole_s: flo
             f"| plain Keras `fit`, same frozen network, per epoch | {peer:,.0f} |",
             f"| ratio (limit at least {LIMIT:g}: {'met' if mine / peer >= LIMIT else 'NOT met'}) | {mine / peer:.0f} |",
             "",
-            f"The whole measured command (start, split check, 30 epochs, evaluation of all sides, report) took "
-            f"{whole_s:.0f} s and reached {100 * run['metrics']['test']['accuracy']:.2f} % on the test side.",
+            f"The whole measured command (start, split check, 30 epochs, evaluation of all subsets, report) took "
+            f"{whole_s:.0f} s and reached {100 * run['metrics']['test']['accuracy']:.2f} % on the test subset.",
             "",
             *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
             "",

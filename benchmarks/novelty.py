@@ -32,7 +32,7 @@ from edgeall.edge_runtime.preprocess import preprocess
 
 FITTED_ON, CLEAN_SHARE = 512, 0.01
 REVIEWED, CLEAN = 90.0, 5.0
-"""Limits, %: of all foreign images together at least, of the clean test side at most."""
+"""Limits, %: of all foreign images together at least, of the clean test subset at most."""
 Features = NDArray[np.float32]
 Score = Callable[[Features, NDArray[np.float32]], NDArray[np.floating[Any]]]
 """Of features ``(n, features)`` and probabilities ``(n, labels)``: ``(n,)``, higher where newer."""
@@ -249,8 +249,8 @@ def report(sections: list[str]) -> str:
         "# How unfamiliar images are told",
         "",
         f"`python benchmarks/novelty.py`, {datetime.now(timezone.utc):%Y-%m-%d}. Every score is fitted on up to "
-        f"{FITTED_ON} training images; its threshold is what {100 * CLEAN_SHARE:g} % of the validation side exceed. "
-        "Columns after AUROC (all foreign images against the clean test side) are shares sent to review, in %; the "
+        f"{FITTED_ON} training images; its threshold is what {100 * CLEAN_SHARE:g} % of the validation subset exceed. "
+        "Columns after AUROC (all foreign images against the clean test subset) are shares sent to review, in %; the "
         f"last {len(MILD)} are mild changes of test images, where less is better. Brackets: images. The decision: "
         "[0010](../../docs/decisions/0010-novelty.md).",
         "",

@@ -122,7 +122,7 @@ def report(rows: list[Row]) -> str:
         "# The default recipe, one setting changed at a time",
         "",
         f"`python benchmarks/recipe.py`, {datetime.now(timezone.utc):%Y-%m-%d}. Four-class set, contiguous folds "
-        "of file numbers. Figures are of the **validation sides** through the int8 file: they choose, "
+        "of file numbers. Figures are of the **validation subsets** through the int8 file: they choose, "
         "and prove nothing about unseen slides. Mean over folds and seeds, with the lowest and the highest.",
         "",
         "| alpha | revision | variant | scheme | runs | epochs | accuracy % | log loss | robust mean % | "

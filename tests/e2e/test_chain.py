@@ -95,7 +95,7 @@ def test_every_scheme_is_verified_packed_and_small(
 
 
 def _answers(run: Path) -> np.ndarray:
-    """What a run's network says of the images of its test side, ``(images, labels)``."""
+    """The predictions of a network for the images of its test subset, ``(images, labels)``."""
     labels = json.loads((run / "run.json").read_text())["labels"]
     with open(run / "predictions.csv", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["side"] == "test"]

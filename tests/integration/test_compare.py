@@ -131,7 +131,7 @@ def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkey
         ({"training": {"epochs_finetune": 2, "input_size": 32}}, "holds another run"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_any_work(
+def test_invalid_arguments_are_refused_before_any_work(
     folds: Any, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, config, options = folds
@@ -235,7 +235,7 @@ def test_runs_that_cannot_be_compared(two: Any, folds: Any, tmp_path: Path) -> N
         compare_runs([first], first, CompareOptions(SCHEMES), QUIET)
 
 
-def test_a_pruned_model_is_held_against_the_one_it_was_made_from() -> None:
+def test_a_pruned_model_is_compared_with_its_parent() -> None:
     def model(name: str, parameters: int, p50: float, accuracy: float, pruned: Any) -> dict[str, Any]:
         facts = {"compressed_bytes": 10 * parameters, "latency": {"p50_ms": p50}, "sparsity_frac": 0.0}
         return {
@@ -259,7 +259,7 @@ def test_a_pruned_model_is_held_against_the_one_it_was_made_from() -> None:
     assert pruned_pairs([whole, same])[0]["gained"] == "nothing: no faster, no smaller"
 
 
-def test_every_model_is_held_against_the_best_on_the_same_images() -> None:
+def test_every_model_is_compared_with_the_best_on_the_same_images() -> None:
     right = {
         ("one", "float32"): np.array([True] * 9 + [False]),
         ("two", "float32"): np.array([True] * 3 + [False] * 6 + [True]),

@@ -103,7 +103,7 @@ def test_overlays(explained: dict[str, Path], synthetic_fields: Path, tmp_path: 
         assert min(image.size) >= 448
 
 
-def test_overlay_marks_what_speaks_for_it() -> None:
+def test_the_overlay_marks_the_evidence_for_the_label() -> None:
     grey = np.full((48, 48, 3), 128, np.uint8)
     found = np.full((3, 3), -1.0, np.float32)
     assert np.unique(np.asarray(overlay(grey, found))) == [128]

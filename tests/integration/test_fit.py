@@ -192,7 +192,7 @@ def test_the_kept_weights_have_the_validation_loss_of_their_row(tmp_path: Path) 
 
 
 def _answers(model: Any) -> tuple[Any, Any]:
-    """The validation side's labels, and what the model says of its images."""
+    """The labels of the validation subset, and the predictions for its images."""
     batch, labels = next(iter(plain(_images(64, 9), 64)))
     return labels, model(batch, training=False)
 

@@ -180,7 +180,7 @@ def test_the_same_command_continues_after_a_kill(which: str, tiny_run: Path, req
         prune(PruneConfig(tiny_run, made.out, **made.words), QUIET)
 
 
-def test_what_can_not_be_meant_is_refused_before_any_work(tiny_run: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_before_any_work(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused: list[tuple[dict[str, Any], str]] = [
         ({}, "how much"),

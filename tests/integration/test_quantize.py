@@ -42,7 +42,7 @@ START = datetime(2026, 11, 21, 10, tzinfo=timezone.utc)
 WRONG = ("wrong", "wrong_reviewed", "wrong_not_reviewed")
 
 
-def test_run_and_evaluate_speak_of_calibrated_probabilities(
+def test_run_and_evaluate_report_calibrated_probabilities(
     tiny_run: Path, tiny_settings: Any, tiny_models: dict[str, Any]
 ) -> None:
     summary = tiny_models["ptq-int8"]
@@ -88,7 +88,7 @@ def test_quantize_without_an_option_packs_a_rule_fitted_on_changed_images_too(ti
     assert f"{review['wrong_reviewed']} of {review['wrong']} sent to review" in page
 
 
-def test_the_program_sets_the_rule_too_and_0_leaves_what_is_unfamiliar(
+def test_a_budget_of_0_sends_only_out_of_distribution_images_to_review(
     tiny_run: Path, tiny_settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def packed(*options: str) -> Any:
@@ -125,7 +125,7 @@ def test_quantize_leaves_the_page_beside_the_model_and_the_figures_in_it(
     assert "per_subject" not in json.dumps(manifest), "names of people don't travel"
 
 
-def test_a_run_is_shown_as_it_is_not_calibrated(tiny_run: Path, tiny_settings: Any) -> None:
+def test_a_run_is_reported_without_calibration(tiny_run: Path, tiny_settings: Any) -> None:
     found = evaluate(tiny_run, EvaluateSettings(cache_dir=tiny_settings.cache_dir), QUIET)
     assert isinstance(found, Evaluation)
     assert found.report.reliability.after is None and found.report.review is None
@@ -197,7 +197,7 @@ def test_quantize_writes_mean_and_worst_into_the_file(
     assert again.robustness is None and again.metrics.images == len(split.subset("test")) == found.images
 
 
-def test_a_run_is_not_what_a_device_runs(tiny_run: Path) -> None:
+def test_robustness_requires_a_model_file(tiny_run: Path) -> None:
     with pytest.raises(UsageError, match="--robustness requires a model file"):
         evaluate(tiny_run, EvaluateSettings(robust=True), QUIET)
 

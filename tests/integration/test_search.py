@@ -57,7 +57,7 @@ class Listening(Progress):
 
 
 class Sealed:
-    """Stands in for the images of the test side: how many there are is all that it tells."""
+    """Stands in for the images of the test subset: how many there are is all that it tells."""
 
     def __init__(self, images: Any) -> None:
         self._count = len(images)
@@ -66,7 +66,7 @@ class Sealed:
         return self._count
 
     def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"the test side was looked at: {name}")
+        raise AssertionError(f"the test subset was looked at: {name}")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def found(settings: SearchSettings) -> tuple[dict[str, Any], Listening]:
-    """What a search found that was interrupted after an epoch and begun again, with the test side sealed."""
+    """What a search found that was interrupted after an epoch and begun again, with the test subset sealed."""
     opened = {module: module.load_subsets for module in (runs, prune)}
     hand_over = search_choice._hand_over
 
@@ -141,7 +141,7 @@ def test_an_interrupted_search_continues(found: Any) -> None:
 
 
 def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic_fields: Path) -> None:
-    """Its figures come out again by other code; only its run knows the test side."""
+    """Its figures come out again by other code; only its run knows the test subset."""
     result, _ = found
     measured = [row for row in result["trials"] if row["outcome"] == "measured"]
     chosen = result["chosen"]
@@ -265,7 +265,7 @@ def test_backbones_without_weights_are_left_out(settings: SearchSettings, tmp_pa
         ({"trials": 0}, "--trials"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(
+def test_invalid_arguments_are_refused(
     settings: SearchSettings, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):

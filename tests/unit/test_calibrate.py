@@ -132,7 +132,7 @@ def test_a_handful_of_images_gives_a_rule_within_the_budget(count: int) -> None:
     assert rule["review_below"] == pytest.approx(top[int(0.05 * count)]), "what is less sure than these is sent"
 
 
-def test_copies_of_an_image_do_not_make_a_temperature_surer_of_itself() -> None:
+def test_copies_of_an_image_do_not_change_the_temperature() -> None:
     truth = np.arange(40) % 4
     probabilities = np.full((40, 4), 0.02, np.float32)
     probabilities[np.arange(40), truth] = 0.94
@@ -174,7 +174,7 @@ def test_a_sensitivity_that_is_reached_already_sends_nothing_to_review() -> None
         ([], 0.9, None, "requires a positive class"),
     ],
 )
-def test_rules_that_cannot_be_meant(positive: Any, sensitivity: Any, budget: Any, message: str) -> None:
+def test_invalid_review_rules_are_refused(positive: Any, sensitivity: Any, budget: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         review_rule(np.eye(4, dtype=np.float32), np.arange(4), positive, sensitivity, budget)
 

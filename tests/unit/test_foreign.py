@@ -244,7 +244,9 @@ def quantized(scale: list[float], zero_point: list[int], of: Callable[[Any], Any
         ([0.1, 0.2], "per channel"),
     ],
 )
-def test_a_quantization_that_is_none(write: Write, of: Callable[[Any], Any], scale: list[float], said: str) -> None:
+def test_an_invalid_quantization_is_refused(
+    write: Write, of: Callable[[Any], Any], scale: list[float], said: str
+) -> None:
     with pytest.raises(BundleError, match=said):
         labelled(write("uint8", quantized(scale, [0] * len(scale), of)))
 

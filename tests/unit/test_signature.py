@@ -221,7 +221,7 @@ def test_claiming_the_trusted_key_is_not_enough(signed: Path, keys: tuple[Path, 
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"signature": 1, "public_key": ""}', b'{"signature": "?", "public_key": ""}']
 )
-def test_a_signature_that_is_none(signed: Path, keys: tuple[Path, Path], content: bytes) -> None:
+def test_an_invalid_signature_is_refused(signed: Path, keys: tuple[Path, Path], content: bytes) -> None:
     flatbuffer, members = parts(signed)
     rebuild(signed, flatbuffer, members | {"signature.json": content})
     open_bundle(signed)  # not required

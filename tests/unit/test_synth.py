@@ -185,7 +185,7 @@ def test_the_real_images_are_not_synthetic(test_data: Path) -> None:
         ({"layout": "bccd"}, "bccd"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_written(tmp_path: Path, kwargs: dict, word: str) -> None:
+def test_invalid_settings_are_refused_before_anything_is_written(tmp_path: Path, kwargs: dict, word: str) -> None:
     with pytest.raises(UsageError, match=word) as error:
         synthesize(**{"out": tmp_path / "out", "images": 40, "seed": 0, **kwargs})
     assert error.value.hint
