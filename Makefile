@@ -1,4 +1,4 @@
-# make demo | test | soak | fuzz | lint | docs | bench | clean. The first call makes .venv; later ones find it there.
+# make demo | test | test-long | soak | fuzz | lint | docs | bench | clean. The first call makes .venv; later ones find it there.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,13 +13,17 @@ FIND_PYTHON = for name in python3.11 python3.12 python3.10 python3 python; do \
 	&& { echo "$$name"; exit 0; }; done; \
 	echo "training needs Python 3.10, 3.11 or 3.12 on PATH (TensorFlow and tfmot have no wheels beyond)" >&2; exit 1
 
-.PHONY: demo test test-all soak fuzz test-device lint types mypy pyright docs bench clean
+.PHONY: demo test test-long test-all soak fuzz test-device lint types mypy pyright docs bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgeall demo --out build/demo
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow and not device" $(PARALLEL) --durations=15
+	$(BIN)/python -m pytest -q -m "not slow and not long and not device" $(PARALLEL) --durations=15
+
+# What `make test` leaves out to end within 15 minutes; continuous integration runs both.
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "long and not slow and not device" $(PARALLEL) --durations=15
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m "not device" $(PARALLEL) --durations=15

@@ -9,19 +9,26 @@ from pathlib import Path
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # A process for each core: two threads of TensorFlow in each would spend their time waiting for each other.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    # A process for each core: two threads of TensorFlow or of a numeric library in each would wait for each other.
+    for _name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
 
-pytest_plugins = ["fixtures_models", "fixtures_rig", "fixtures_run", "fixtures_ssh"]
+pytest_plugins = ["fixtures_models", "fixtures_plots", "fixtures_rig", "fixtures_run", "fixtures_ssh"]
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = ("e2e", "integration", "parity")
-"""Folders whose files take longest. They come first, so that all processes of `make test` end together."""
+FIRST = ("e2e", "integration", "parity", "browser", "contracts", "test_segmentation.py", "test_families.py")
+"""Folders and files that take longest. They come first, so that all processes of `make test` end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of `FIRST` before all others."""
-    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
+
+    def place(item: pytest.Item) -> int:
+        return min(
+            FIRST.index(name) if name in FIRST else len(FIRST) for name in (item.path.parent.name, item.path.name)
+        )
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from edgeall.edge_runtime.segmenter import Segmenter
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 SPEC = InputSpec(32, 48)
-PER_CLASS = 60
+PER_CLASS = 30
 """Images of a class that `smear_bundle` sees."""
 
 

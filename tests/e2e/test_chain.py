@@ -455,6 +455,7 @@ def test_unfreeze_trains_the_last_layers_alone(tiny_settings: Any, pretrained: P
     assert np.array_equal(*last) != better, "unless validation finds every epoch worse than the start"
 
 
+@pytest.mark.long
 def test_mixed_precision_trains_both_stages_and_saves_float32(
     tiny_settings: Any, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -541,6 +542,7 @@ def test_training_killed_half_way_goes_on_with_the_same_command(
     assert json.loads((out / "run.json").read_text())["metrics"]["test"]["images"] > 0
 
 
+@pytest.mark.long
 def test_training_mirrors_over_several_devices(synthetic_fields: Path, tmp_path: Path) -> None:
     """Two logical CPUs stand for two GPUs; in a process of its own, since TensorFlow fixes its devices early."""
     script = f"""

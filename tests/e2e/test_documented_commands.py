@@ -1,13 +1,16 @@
-"""Runs every `edgeall` line and every Python example of the documentation, with the installed program and few images.
+"""Runs every `edgeall` line and every Python example of the documentation on few images.
 
 A line is run as written, in a separate folder with the files that the documentation names: ``smears/``, ``runs/a035``,
 ``model.tflite``, ``photo.jpg`` ... (see `world`). There are two changes: `PLACES` replaces placeholders, and `smaller`
-adds options that make a command quick. Lines that need a device, a camera or a network are in `NOT_RUN`, with the
-reason; only their options are parsed. Every other line is run, except a line that is part of a longer one (`is_part`).
+adds options that make a command quick. The installed program runs it. Only most lines of the commands that load
+TensorFlow, which takes longer to load than they take to work, are run in this process (see `fresh`).
+Lines that need a device, a camera or a network are in `NOT_RUN`, with the reason; only their options are parsed. Every
+other line is run, except a line that is part of a longer one (`is_part`).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,6 +20,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +185,11 @@ def is_part(line: Line) -> bool:
 
 
 RUN = [line for line in LINES if line.reason is None and not is_part(line)]
+LONG = r"--alphas|--teacher|--target-sensitivity"
+"""Lines that train or quantize a large network, or do once more what another line does: for `make test-long`."""
+RUN_MARKED = [
+    pytest.param(line, id=line.text, marks=pytest.mark.long if re.search(LONG, line.text) else ()) for line in RUN
+]
 
 
 # --- the world --------------------------------------------------------------------------------------------------------
@@ -199,13 +208,22 @@ def run(folder: Path, *words: object, status: tuple[int, ...] = (0,)) -> subproc
     return done
 
 
-def here(folder: Path, *words: object) -> None:
+def here(folder: Path, *words: object, status: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
     """Run a command in this process, with a folder as working and home folder."""
-    with pytest.MonkeyPatch.context() as patch:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setenv("HOME", str(folder))
+        patch.setenv("COLUMNS", "120")
         patch.delenv("XDG_CONFIG_HOME", raising=False)
-        assert main([*map(str, words)]) == 0
+        returned = main([*map(str, words)])
+    assert returned in status, f"status {returned}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(words, returned, out.getvalue(), err.getvalue())
+
+
+def fresh(line: Line) -> bool:
+    """Whether a process of its own runs the line: of the commands that load TensorFlow, the first line of each."""
+    return line.name not in SLOW or line == next(other for other in RUN if other.name == line.name)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +325,7 @@ def prepare(line: Line, folder: Path) -> None:
         network.save_weights(folder / "basic_cnn_no_top.h5")
 
 
-@pytest.mark.parametrize("line", RUN, ids=lambda line: line.text)
+@pytest.mark.parametrize("line", RUN_MARKED)
 def test_a_documented_line_does_what_it_says(line: Line, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if line.name == "rig":
         _serve(line, tmp_path)
@@ -319,7 +337,8 @@ def test_a_documented_line_does_what_it_says(line: Line, request: pytest.Fixture
     if "slides" in line.words:
         head = json.loads(run(folder, "record", "verify", "slides", "--json").stdout)["head"]
     words = [PLACES.get(word, word).replace("HEAD", head) for word in line.words]
-    done = run(folder, *smaller(tuple(words)), status=STATUS.get(line.name, (0,)))
+    start = run if fresh(line) else here
+    done = start(folder, *smaller(tuple(words)), status=STATUS.get(line.name, (0,)))
     if "--json" in words:
         for row in done.stdout.splitlines():
             json.loads(row, parse_constant=_no_json)

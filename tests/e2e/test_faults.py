@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from venvs import HANG_S
 
 from edgeall.cli import main
 from edgeall.console.progress import Progress
@@ -133,6 +134,7 @@ def test_a_folder_in_use_is_refused_by_every_command_that_writes_it(
     assert not out.exists()
 
 
+@pytest.mark.long
 def test_two_trainings_with_one_out_end_with_one_run(synthetic_fields: Path, tmp_path: Path) -> None:
     """Whichever comes second is told so, at once, and the other's run is whole."""
     command = [
@@ -179,7 +181,7 @@ def test_a_signal_ends_the_program_in_order(tmp_path: Path, number: signal.Signa
             time.sleep(0.05)
         process.send_signal(number)
         try:
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=HANG_S)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -114,6 +114,7 @@ class Pair:
         ]
 
 
+@pytest.mark.long
 def test_two_workers_train_as_one_with_the_same_batches(tmp_path: Path) -> None:
     _, expected, expected_weights = one_stage(ALONE, tmp_path / "alone.npz")
     paths = [tmp_path / "chief.npz", tmp_path / "other.npz"]
@@ -131,6 +132,7 @@ def test_two_workers_train_as_one_with_the_same_batches(tmp_path: Path) -> None:
     assert not paths[1].exists(), "the chief alone writes"
 
 
+@pytest.mark.long
 def test_a_killed_worker_ends_the_others_and_the_same_commands_continue(synthetic_fields: Path, tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("chief", "other")]
     command = [sys.executable, "-c", CLI, "train", "--data", str(synthetic_fields), "--cache-dir", str(tmp_path / "c")]

@@ -83,7 +83,9 @@ def _trials(storage: str) -> list[Any]:
     return optuna.load_study(study_name="tiny", storage=open_storage(storage)).get_trials()
 
 
-@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("journal", marks=pytest.mark.long), pytest.param("sqlite", marks=pytest.mark.slow)]
+)
 def test_a_killed_grid_is_resumed_and_two_workers_share_the_rest(
     kind: str, synthetic_fields: Path, tmp_path: Path
 ) -> None:

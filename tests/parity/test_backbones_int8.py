@@ -33,10 +33,15 @@ from edgeall.optimize.quantization.placement import input_range as bounds_of
 from edgeall.optimize.quantization.qat import quantization_aware
 
 layers = keras.layers
+NAMES = registry.names()
 LARGE = ("densenet121", "efficientnet_b0", "inception_resnet_v2", "nasnet_large", "resnet101v2")
 """Those that take more than 20 s of one core here."""
-TRAINED = ("alexnet", "basic_cnn", "mobilenet_v2")
-"""Those whose quantization-aware training and other schemes are tried in `make test` as well."""
+QUICK = ("basic_cnn", "mobilenet_v2", "resnet50")
+"""Those that `make test` converts; tests/integration/test_fold_qat.py has a small network of every pattern."""
+TRAINED = ("basic_cnn", "mobilenet_v2")
+"""Those whose quantization-aware training and other schemes are tried in `make test`."""
+TRAINED_TOO = ("alexnet",)
+"""The one of which they are tried in `make test-long`."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Backbone:
         return normalize(self.pixels, self.spec)
 
 
-def _named(*quick: str, slow: tuple[str, ...] = ()) -> list[Any]:
-    chosen = [name for name in registry.names() if not quick or name in quick]
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in chosen]
+def _named(quick: tuple[str, ...], slow: tuple[str, ...]) -> list[Any]:
+    """Every backbone: the quick ones in `make test`, the slow ones not even in `make test-long`."""
+    marks = {name: [] if name in quick else [pytest.mark.slow if name in slow else pytest.mark.long] for name in NAMES}
+    return [pytest.param(name, marks=marks[name]) for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return Backbone(model, folded, spec, pixels, placement, measured)
 
 
-@pytest.mark.parametrize("backbone", _named(slow=LARGE), indirect=True)
+@pytest.mark.parametrize("backbone", _named(QUICK, slow=LARGE), indirect=True)
 def test_ptq_makes_every_layer_an_integer_one_that_computes_what_was_faked(backbone: Backbone, tmp_path: Path) -> None:
     images, folded = backbone.images, backbone.folded
     before, after = (model(images, training=False).numpy() for model in (backbone.model, folded))
@@ -86,7 +92,9 @@ def test_ptq_makes_every_layer_an_integer_one_that_computes_what_was_faked(backb
 
 
 @pytest.mark.parametrize(
-    "backbone", _named(slow=tuple(name for name in registry.names() if name not in TRAINED)), indirect=True
+    "backbone",
+    _named(TRAINED, slow=tuple(name for name in NAMES if name not in (*TRAINED, *TRAINED_TOO))),
+    indirect=True,
 )
 def test_every_other_scheme_converts_and_qat_stays_integer(backbone: Backbone, tmp_path: Path) -> None:
     images = backbone.images

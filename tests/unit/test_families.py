@@ -41,7 +41,15 @@ FIRST_TRAINED = {
     "nasnet_large": "reduction_concat_reduce_12",
 }
 LARGE = ("densenet121", "inception_v3", "inception_resnet_v2", "nasnet_large", "resnet101v2")
-EVERY = [pytest.param(name, marks=pytest.mark.slow if name == "nasnet_large" else ()) for name in registry.names()]
+LIKE_OTHERS = ("vgg19", "resnet50")
+"""Those whose facts take seconds, with no layer that others lack."""
+
+
+def _marks(name: str, long: tuple[str, ...], slow: tuple[str, ...]) -> Any:
+    return pytest.mark.slow if name in slow else pytest.mark.long if name in long else ()
+
+
+EVERY = [pytest.param(name, marks=_marks(name, (*LARGE, "vgg19"), ("nasnet_large",))) for name in registry.names()]
 
 
 @dataclass(frozen=True)
@@ -268,7 +276,7 @@ def test_macs_are_those_of_the_kernels_at_every_position() -> None:
     "name",
     [
         # These take minutes to build and to place, the others a few seconds each.
-        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
+        pytest.param(name, marks=_marks(name, LIKE_OTHERS, LARGE))
         for name in registry.names()
     ],
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_plots import drawing
 from PIL import Image
 
 from edgeall.edge_runtime.errors import DataError
@@ -176,7 +177,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [*right("train", 3), *right("validation"), *right("test", 5), *WRONG]
     problems = [{"path": "Pro/broken.jpg", "reason": "truncated or damaged"}]
     run_dir, run = make_run(folder, rows, problems=problems)
-    assert write_report(run_dir, run) == run_dir / "report.html"
+    with drawing():
+        assert write_report(run_dir, run) == run_dir / "report.html"
     return run_dir
 
 
@@ -398,6 +400,7 @@ def test_what_the_split_means_follows_from_the_known_subjects(
     assert [part for part in unsaid if part in text] == []
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     labels = ("<script>alert(3)</script>", "_x $\\frac{1}$", "白血病" * 20, "a,b\nc")
     rows = [*right("train"), *right("validation"), *right("test"), (EVIL, "test", 0, 1, 0.9)]
@@ -420,6 +423,7 @@ def test_shows_no_more_than_the_surest(tmp_path: Path) -> None:
     assert "w02.png" not in page.html
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_without_any_error_the_exact_bound_is_given(tmp_path: Path) -> None:
     rows = [*right("train"), *right("validation"), *right("test", 25)]
     text = report(tmp_path, rows, stages=("head",)).text.replace("\N{NO-BREAK SPACE}", " ")
@@ -437,6 +441,7 @@ def test_without_any_error_subjects_get_no_bound_of_independent_images(tmp_path:
     assert "Exact bound" not in text
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_no_positive_class(tmp_path: Path) -> None:
     page = report(tmp_path, [*right("train"), *right("validation"), *right("test")], positive=())
     assert "sensitivity and specificity are undefined" in page.text
@@ -444,6 +449,7 @@ def test_no_positive_class(tmp_path: Path) -> None:
     assert "any of" not in page.html
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_a_class_without_test_images(tmp_path: Path) -> None:
     page = report(tmp_path, [*right("train"), *right("validation"), *right("test", classes=3)])
     assert "Pro none" in next(a["alt"] or "" for a in page.images() if (a["alt"] or "").startswith("ROC"))
@@ -465,6 +471,7 @@ def test_synthetic_images_are_called_so(tmp_path: Path, page: Page) -> None:
     assert "SYNTHETIC" not in page.text
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_same_run_same_report(tmp_path: Path) -> None:
     run_dir, run = make_run(tmp_path, [*right("train"), *right("validation"), *right("test"), *WRONG])
     first = write_report(run_dir, run).read_bytes()
@@ -517,6 +524,7 @@ def test_stage_boundaries() -> None:
     assert plots.stage_boundaries(history[:2]) == plots.stage_boundaries([]) == []
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_boundary_is_drawn(tmp_path: Path) -> None:
     row = {"loss": "1", "accuracy": "0.5", "val_loss": "1", "val_accuracy": "0.5", "kept": "0"}
     drawn = []

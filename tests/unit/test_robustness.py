@@ -11,6 +11,7 @@ import pytest
 from agreement import calibration_error
 from fixture_seed import SEED
 from fixtures_models import LABELS, golden_for, manifest
+from fixtures_plots import drawing
 from PIL import Image
 
 from edgeall.console.progress import Progress
@@ -167,7 +168,8 @@ def test_mean_and_worst_are_those_of_the_cells(measured: Any, tmp_path: Path) ->
     assert reviewed.max() > 0
     text = robustness_text(found)
     assert f"{100 * found.worst:.2f} %" in text and "underexposed" in text
-    plot_robustness(found, tmp_path / "plot.png")
+    with drawing():
+        plot_robustness(found, tmp_path / "plot.png")
     assert open_rgb(tmp_path / "plot.png").width > 300
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from edgeall.edge_runtime.errors import DataError, GateError, UsageError
 from edgeall.edge_runtime.masks import CLASSES, mask_image, open_mask
 from edgeall.edge_runtime.segmenter import Segmenter
 from edgeall.edge_runtime.tools.golden import check_golden
+from edgeall.models import registry
+from edgeall.models.registry import BuildArgs
 from edgeall.train.data.make_split import make_split
 from edgeall.train.data.masked import load_masked
 from edgeall.train.data.scan import scan
@@ -32,6 +34,8 @@ from edgeall.train.segmentation.results import MaskEvaluation
 from edgeall.train.settings import TrainSettings
 
 QUIET = Progress(quiet=True)
+PART = 54
+"""Pixels of a side of a part of a field: 95 at the network's scale."""
 
 
 def draw(folder: Path, name: str, size: tuple[int, int] = (60, 40), seed: int = 0) -> None:
@@ -223,21 +227,52 @@ def test_figures_of_a_perfect_and_of_an_empty_answer(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def masked_fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest of synthetic fields with masks. Not to be changed."""
+    """The manifest of parts of synthetic fields with masks, each as large as one tile. Not to be changed."""
     from edgeall.train.data.synth import MASKS_MANIFEST, synthesize
 
     folder = tmp_path_factory.mktemp("masked") / "fields"
     synthesize(folder, 24, seed=5 + SEED, size=96)
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            part = image.crop((0, 0, PART, PART))
+        part.save(path)
     return folder / MASKS_MANIFEST
 
 
-@pytest.fixture(scope="session")
-def masked_settings(masked_fields: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+@pytest.fixture(scope="module", params=["few_layers", pytest.param("mobilenet_v2", marks=pytest.mark.long)])
+def backbone(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backbone with layers for a decoder: one of four convolutions, and the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "few_layers":
+            spec = registry.get("mobilenet_v2")
+            skips = tuple(f"stride{stride}_relu" for stride in (2, 4, 8, 16))
+            own = replace(spec, name=request.param, build=few_layers, sizes=(32, 512), alphas=(), skips=skips)
+            patch.setitem(registry._REGISTRY, request.param, own)
+        yield request.param
+
+
+def few_layers(args: BuildArgs) -> Any:
+    """A backbone of four convolutions with strides."""
+    from edgeall.models.keras_compat import keras
+    from edgeall.models.rewrite import image_input
+
+    layers = keras.layers
+    inputs = x = image_input(args.height, args.width)
+    for stride in (2, 4, 8, 16):
+        x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name=f"stride{stride}")(x)
+        x = layers.BatchNormalization(name=f"stride{stride}_bn")(x)
+        x = layers.ReLU(6.0, name=f"stride{stride}_relu")(x)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D(name="features")(x), name="few_layers")
+
+
+@pytest.fixture(scope="module")
+def masked_settings(backbone: str, masked_fields: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     return TrainSettings(
         data=masked_fields,
         out=tmp_path_factory.mktemp("runs") / "masks",
         task="segmentation",
-        alpha=0.35,
+        model=backbone,
+        alpha=0.35 if backbone == "mobilenet_v2" else None,
         weights="none",
         input_size=96,
         epochs_finetune=2,
@@ -248,7 +283,7 @@ def masked_settings(masked_fields: Path, tmp_path_factory: pytest.TempPathFactor
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _few_tiles() -> Any:
     from edgeall.optimize.tasks import segmentation as quantization
     from edgeall.train.tasks import segmentation as training
@@ -263,7 +298,7 @@ class _Stop(Exception):
     pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def masked_run(masked_settings: TrainSettings) -> Path:
     """A complete run, stopped after its first epoch and resumed. Not to be changed: copy it."""
     from edgeall.train.run import train
@@ -280,7 +315,7 @@ def masked_run(masked_settings: TrainSettings) -> Path:
     return masked_settings.out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def masked_model(masked_run: Path, masked_settings: TrainSettings) -> Callable[..., Any]:
     """``masked_model(scheme, out, **settings)`` quantizes the run."""
     from edgeall.optimize.quantization.config import QuantizeConfig
@@ -293,7 +328,7 @@ def masked_model(masked_run: Path, masked_settings: TrainSettings) -> Callable[.
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def masked_int8(masked_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of full-integer quantization; its file is not to be changed."""
     return masked_model("ptq-int8", tmp_path_factory.mktemp("int8") / "cells.tflite", golden="synthetic")
@@ -415,8 +450,8 @@ def test_run_writes_masks_and_overlays(masked_int8: Any, masked_fields: Path, tm
     result = CliRunner().invoke(cli, ["run", *words, "--json"], obj={})
     assert result.exit_code == 0, result.output
     first, second = (json.loads(line) for line in result.stdout.splitlines())
-    assert sum(first["pixels"].values()) == 96 * 96 and first["scale"]["red_cell_px"] == 16
-    assert open_mask(tmp_path / "out" / first["mask"], (96, 96)).shape == (96, 96)
+    assert sum(first["pixels"].values()) == PART**2 and first["scale"]["red_cell_px"] == 16
+    assert open_mask(tmp_path / "out" / first["mask"], (PART, PART)).shape == (PART, PART)
     assert (tmp_path / "out" / first["overlay"]).exists() and "not an image" in second["error"]
     result = CliRunner().invoke(cli, ["run", str(masked_int8.out), str(image), "--explain", "x"], obj={})
     assert (

@@ -95,8 +95,19 @@ def fewest_groups(scanned: Scan, by: str) -> int:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["auto", "image"]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_subject_and_no_duplicate_is_in_two_subsets(seed: int, by: str, folded: bool) -> None:
+    _in_one_subset(seed, by, folded)
+
+
+@pytest.mark.long
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["auto", "image"]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_subject_and_no_duplicate_is_in_two_subsets_of_many(seed: int, by: str, folded: bool) -> None:
+    _in_one_subset(seed, by, folded)
+
+
+def _in_one_subset(seed: int, by: str, folded: bool) -> None:
     scanned = any_scan(seed)
     fold = (1 + seed % 3, 3) if folded else None
     if fewest_groups(scanned, by) < 3:
@@ -122,7 +133,7 @@ def test_no_subject_and_no_duplicate_is_in_two_subsets(seed: int, by: str, folde
     st.sampled_from([(0.1, 0.2), (0.15, 0.15), (0.2, 0.3), (0.07, 0.13), (0.25, 0.25)]),
     st.integers(0, 1000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_fractions_are_matched(images: int, fractions: tuple[float, float], seed: int) -> None:
     split = make_split(plain(images, "abc"), SplitSettings(val_frac=fractions[0], test_frac=fractions[1], seed=seed))
     for label in split.labels:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -195,21 +196,48 @@ def synthesize(
 def _drawn(
     draw: Callable[[int], list[dict[str, Any]]], paths: Sequence[str], on_progress: Callable[[int, int], None] | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """``draw(index)`` of every path, on all cores: the boxes of its cells, by path."""
+    """``draw(index)`` of every path, on all cores: the boxes of its cells, by path.
+
+    A signal may interrupt the main thread anywhere. Inside the locks of `concurrent.futures`, which are written in
+    Python, it can leave one locked, and the program never ends. `SimpleQueue` has no such place.
+    """
     threads = min(cores(), 4)
-    pool, waiting = ThreadPoolExecutor(threads), deque[Future[list[dict[str, Any]]]]()
-    boxes: dict[str, list[dict[str, Any]]] = {}
+    asked: SimpleQueue[int | None] = SimpleQueue()
+    drawn: SimpleQueue[tuple[int, list[dict[str, Any]] | BaseException]] = SimpleQueue()
+    boxes: dict[int, list[dict[str, Any]]] = {}
+
+    def work() -> None:
+        for index in iter(asked.get, None):
+            try:
+                drawn.put((index, draw(index)))
+            except BaseException as error:
+                drawn.put((index, error))
+
+    workers = [Thread(target=work, daemon=True) for _ in range(threads)]
+    given = 0
     try:
-        for done, path in enumerate(paths):
-            # Few at a time: an interrupt while thousands are submitted can leave a lock of the pool behind.
-            while len(waiting) < 4 * threads and done + len(waiting) < len(paths):
-                waiting.append(pool.submit(draw, done + len(waiting)))
-            boxes[path] = waiting.popleft().result()
+        for worker in workers:
+            worker.start()
+        while len(boxes) < len(paths):
+            while given < min(len(boxes) + 4 * threads, len(paths)):
+                asked.put(given)
+                given += 1
+            index, result = drawn.get()
+            if isinstance(result, BaseException):
+                raise result
+            boxes[index] = result
             if on_progress is not None:
                 on_progress(len(boxes), len(paths))
     finally:
-        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt
-    return boxes
+        with suppress(Empty):  # after an interrupt nobody waits for the rest
+            while True:
+                asked.get_nowait()
+        for _ in workers:
+            asked.put(None)
+        for worker in workers:
+            if worker.is_alive():
+                worker.join()
+    return {path: boxes[index] for index, path in enumerate(paths)}
 
 
 def _synthesize(
