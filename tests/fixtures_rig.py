@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from edgeall.edge_runtime.classifier import Classifier
+    from edgeall.rig.capture.slide import Slide
     from edgeall.rig.record.record import Record
     from edgeall.rig.snapshot import Live
     from edgeall.rig.station import Station
@@ -96,6 +97,14 @@ def demo_classifier() -> Classifier:
     return Classifier.open(DEMO_MODEL, threads=1)
 
 
+@cache
+def demo_slide() -> Slide:
+    """The slide of the demo, which takes two seconds to draw."""
+    from edgeall.rig.capture.slide import draw_slide
+
+    return draw_slide(seed=0)
+
+
 def build_rig(
     folder: Path,
     users: Path | None = None,
@@ -106,8 +115,8 @@ def build_rig(
     explain: Explain | None = None,
 ) -> Rig:
     """A rig over the simulated slide, not started. Without ``users`` everyone has access. Close its record."""
-    from edgeall.rig.capture.camera import open_camera
     from edgeall.rig.capture.reconnecting import ReconnectingCamera
+    from edgeall.rig.capture.slide import SimulatedCamera
     from edgeall.rig.record.record import Record
     from edgeall.rig.record.rows import Program
     from edgeall.rig.station import Station
@@ -119,7 +128,7 @@ def build_rig(
     classifier = demo_classifier()
     program = Program("demo", "0" * 64, classifier.labels)
     record = Record(folder, program=program)
-    station = Station(ReconnectingCamera(lambda: open_camera("simulated")), classifier, record)
+    station = Station(ReconnectingCamera(lambda: SimulatedCamera(demo_slide())), classifier, record)
     page = Page(record, replace(program, model_sha256=model_sha256), unit, synthetic=True, explain=explain)
     with quick_hashes():
         access = Access(users)

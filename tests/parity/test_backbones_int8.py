@@ -36,12 +36,10 @@ layers = keras.layers
 NAMES = registry.names()
 LARGE = ("densenet121", "efficientnet_b0", "inception_resnet_v2", "nasnet_large", "resnet101v2")
 """Those that take more than 20 s of one core here."""
-QUICK = ("basic_cnn", "mobilenet_v2", "resnet50")
+QUICK = ("basic_cnn", "mobilenet_v2")
 """Those that `make test` converts; tests/integration/test_fold_qat.py has a small network of every pattern."""
-TRAINED = ("basic_cnn", "mobilenet_v2")
-"""Those whose quantization-aware training and other schemes are tried in `make test`."""
-TRAINED_TOO = ("alexnet",)
-"""The one of which they are tried in `make test-long`."""
+TRAINED = (*QUICK, "alexnet")
+"""Those whose quantization-aware training and other schemes are not slow."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def test_ptq_makes_every_layer_an_integer_one_that_computes_what_was_faked(backb
 
 @pytest.mark.parametrize(
     "backbone",
-    _named(TRAINED, slow=tuple(name for name in NAMES if name not in (*TRAINED, *TRAINED_TOO))),
+    _named(QUICK, slow=tuple(name for name in NAMES if name not in TRAINED)),
     indirect=True,
 )
 def test_every_other_scheme_converts_and_qat_stays_integer(backbone: Backbone, tmp_path: Path) -> None:
