@@ -214,20 +214,22 @@ def record_export(folder: Path, session: int, out: Path, ome_tiff: bool, json: b
 @click.argument("folder", type=FILE)
 @click.option("--session", type=click.IntRange(1, 2**62), required=True, help="Number of the slide.")
 @click.option("--out", type=FILE, required=True, metavar="PDF", help="New file.")
+@click.option("--language", type=click.Choice(["en", "de", "fr", "es"]), default="en", help="Language of the report.")
 @JSON
-def record_report(folder: Path, session: int, out: Path, json: bool) -> None:
+def record_report(folder: Path, session: int, out: Path, language: str, json: bool) -> None:
     """Write the report of a slide as a PDF: results with intervals, pictures by label, lines to sign.
 
     The header of the laboratory is a setting on the page of the rig.
     """
     from ..console.tables import record as facts
+    from ..rig.language import speaking
     from ..rig.record.record import Record
     from ..rig.report.facts import report_facts
     from ..rig.report.pdf import report_pdf
 
     if out.exists():
         raise UsageError(f"--out {out}: already exists", hint="choose another name")
-    with Record(folder, create=False) as opened:
+    with Record(folder, create=False) as opened, speaking(language):
         content = report_pdf(report_facts(opened, session))
     try:
         out.write_bytes(content)

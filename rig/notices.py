@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .capture.reconnecting import CameraState
 from .capture.seen import SeenImages
+from .language import message, plural
 
 
 def notes(camera: CameraState, seen: SeenImages, waits: bool, asks: bool) -> tuple[str, ...]:
@@ -15,23 +16,33 @@ def notes(camera: CameraState, seen: SeenImages, waits: bool, asks: bool) -> tup
         waits: the camera is a replay that waits for the start of a slide.
         asks: the operator has to say whether a slide from before a restart is continued.
     """
-    found = []
+    found: list[str] = []
     if asks:
-        found.append("nothing is recorded until you choose: continue the slide from before the restart, or end it")
+        found.append(
+            message("nothing is recorded until you choose: continue the slide from before the restart, or end it")
+        )
     elif waits:
-        found.append(f"{camera.name} waits for the start of a slide")
+        found.append(message("{camera} waits for the start of a slide", camera=camera.name))
     elif camera.state == "ended":
         found.append(camera.detail)
     if seen.unknown:
         found.append(
-            f"{seen.unknown} images in the folder are left out: it is unknown whether they were there before"
-            " the slide was started; to have them judged, copy them in under other names"
+            plural(
+                "{count} image in the folder is left out: it is unknown whether it was there before"
+                " the slide was started; to have it judged, copy it in under another name",
+                "{count} images in the folder are left out: it is unknown whether they were there before"
+                " the slide was started; to have them judged, copy them in under other names",
+                seen.unknown,
+            )
         )
     if camera.skipped:
-        files = "1 file" if camera.skipped == 1 else f"{camera.skipped} files"
         found.append(
-            f"{files} could not be used and {'was' if camera.skipped == 1 else 'were'} skipped; the last one: "
-            f"{camera.fault.removeprefix('skipped: ')}"
+            plural(
+                "{count} file could not be used and was skipped; the last one: {reason}",
+                "{count} files could not be used and were skipped; the last one: {reason}",
+                camera.skipped,
+                reason=camera.fault.removeprefix("skipped: "),
+            )
         )
     return tuple(found)
 
@@ -48,7 +59,7 @@ def problems(camera: CameraState, space: str, *others: str) -> tuple[str, ...]:
     if not camera.works:
         found.append(camera.detail)
     if space == "full":
-        found.append("the disk is full: nothing is judged or recorded")
+        found.append(message("the disk is full: nothing is judged or recorded"))
     elif space == "no images":
-        found.append("the disk is nearly full: images are not saved")
+        found.append(message("the disk is nearly full: images are not saved"))
     return tuple(problem for problem in found if problem)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from .capture.seen import SeenImages
+from .language import message
 from .record.chain import moment
 from .record.record import Record
 from .record.rows import SessionNotes
@@ -65,7 +66,10 @@ class OpenSlide:
         session = self._record.session(session_id)
         if session.model_sha256 != self._record.model_sha256:
             raise StationError(
-                f"{session.notes.sample} was judged by another model ({session.model})", hint="start a new slide"
+                message(
+                    "{sample} was judged by another model ({model})", sample=session.notes.sample, model=session.model
+                ),
+                hint="start a new slide",
             )
 
         def add_row() -> int:
@@ -113,7 +117,9 @@ class OpenSlide:
                 self._seen.begin_slide()
             except OSError as error:
                 reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-                raise StationError(f"the slide cannot be started ({reason})", hint="check the disk") from error
+                raise StationError(
+                    message("the slide cannot be started ({reason})", reason=reason), hint="check the disk"
+                ) from error
             return self._begin(add_row(), self._frames())
 
     def _begin(self, session_id: int, after: int) -> int:

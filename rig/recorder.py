@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..edge_runtime.errors import EdgeallError
 from .capture.interface import SkippedFile
+from .language import message
 from .record.found import News
 from .record.record import Record
 from .record.rows import FrameRow
@@ -128,7 +129,7 @@ class Recorder:
 
     def report(self, error: Exception) -> None:
         """Stop recording for `_RETRY_S` seconds because of an error."""
-        self.problem = f"nothing is recorded: {error_text(error)}"
+        self.problem = message("nothing is recorded: {error}", error=error_text(error))
         self._retry_at = time.monotonic() + _RETRY_S
 
     def retry_when_due(self) -> None:

@@ -38,7 +38,7 @@ from .scales import CellSearch
 from .service import Watchdog
 from .station import Station
 from .web.access import Access, form_key, read_users
-from .web.address import BACKLOG, Address, Tls, listening, page_address, parse_address, prepare_tls
+from .web.address import BACKLOG, Address, Reach, Tls, listening, page_address, parse_address, prepare_tls
 from .web.app import create_app
 from .web.connections import LimitedProtocol
 from .web.page import Page
@@ -104,8 +104,7 @@ def serve(
         EdgeallError: model, camera, record or users cannot be opened, or the port is in use.
     """
     address, camera, record = parse_address(options.listen), options.camera, options.record
-    _check_users(address, options.users)
-    _check_exit(options)
+    _check_options(address, options)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     classifier = Classifier.open(options.model)
     program = _program(options.model, classifier, {"camera": camera, "listen": options.listen})
@@ -124,7 +123,8 @@ def serve(
         explain = _explain(options.model, classifier.input) if explains(classifier) else None
         page = Page(opened_record, program, station.unit, synthetic=camera == SIMULATED, explain=explain)
         access = Access(options.users, key=form_key(record / FORM_KEY))
-        app, broadcast = create_app(station, page, access, tls.names, secure=tls.fingerprint is not None)
+        reach = Reach(address.host, tls.fingerprint) if tls.fingerprint else None
+        app, broadcast = create_app(station, page, access, tls.names, secure=reach is not None, reach=reach)
         with listening(address) as listener:
             place = page_address(address, listener, tls)
             watchdog = Watchdog(heartbeat.recent)
@@ -151,7 +151,9 @@ def serve(
                 station.stop()
 
 
-def _check_exit(options: RigOptions) -> None:
+def _check_options(address: Address, options: RigOptions) -> None:
+    """Raise UsageError if the page would be open to everybody, or if the camera never ends."""
+    _check_users(address, options.users)
     if options.exit_at_end and not options.camera.startswith("replay:"):
         raise UsageError("--exit-at-end requires --camera replay:PATH", hint="other cameras do not end")
 

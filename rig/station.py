@@ -23,6 +23,7 @@ from .capture.interface import SkippedFile
 from .capture.reconnecting import CameraState, ReconnectingCamera
 from .capture.seen import SeenImages
 from .judge import Judge
+from .language import message
 from .open_slide import OpenSlide
 from .record.record import Record
 from .record.rows import SessionNotes
@@ -218,7 +219,7 @@ class Station:
                     pass  # its slide was ended meanwhile: the frame waits for the next slide
                 self._processed = after
             except Exception as error:  # a fault in one frame or driver must not end the loop
-                self._fault = f"judging fails: {error_text(error)}"
+                self._fault = message("judging fails: {error}", error=error_text(error))
                 self._publish(None)
                 self._stop.wait(BEAT_S)
 
@@ -278,7 +279,7 @@ class Station:
                     return True
                 except queue.Full:
                     self._on_beat()
-                    self._fault = "judging waits for the record: the disk is slow"
+                    self._fault = message("judging waits for the record: the disk is slow")
                     self._publish(None)
         self._judge.lose_news(news)
         return False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...edge_runtime.vision.frame import Frame
+from ..language import N_, Message, message
 from .interface import SIZE, CameraError
 from .replay import Replay, ReplayedImage
 from .seen import SeenImages
@@ -68,7 +69,7 @@ class Video(Replay):
         self._own_rate = video.property("CAP_PROP_FPS") or 30.0
         self._expected = int(video.property("CAP_PROP_FRAME_COUNT"))
         self._file = path.name
-        super().__init__(path, rate or self._own_rate, "frames", seen)
+        super().__init__(path, rate or self._own_rate, N_("frames"), seen)
 
     @property
     def waiting(self) -> int:
@@ -92,10 +93,11 @@ class Video(Replay):
         assert isinstance(image.content, Frame)
         return dataclasses.replace(image.content, clock_s=image.content.number / self._own_rate)
 
-    def _end_message(self) -> str:
+    def _end_message(self) -> Message:
         ended, missing = super()._end_message(), self._expected - self._video.number
         if missing > max(0.05 * self._expected, 1):  # some containers only estimate the count
-            ended += f"; {missing} more frames were expected and cannot be decoded: is the file complete?"
+            text = N_("{end}; {count} more frames were expected and cannot be decoded: is the file complete?")
+            return message(text, end=ended, count=missing)
         return ended
 
 

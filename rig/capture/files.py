@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...edge_runtime.errors import ImageError
 from ...edge_runtime.images import SUFFIXES, USED_BITS, find_images, open_rgb
 from ...edge_runtime.vision.frame import Frame
+from ..language import N_
 from .interface import CameraError, NoFrameError, SkippedFileError, check_file_frame
 from .replay import Replay, ReplayedImage
 from .seen import ListedFile, SeenImages, printable_name
@@ -161,7 +162,7 @@ class ImageSequence(Replay):
     """
 
     def __init__(self, folder: Path, rate: float, seen: SeenImages) -> None:
-        super().__init__(folder, rate, "images", seen)
+        super().__init__(folder, rate, N_("images"), seen)
         self._folder = folder
         self._paths = deque(find_images(folder))
 

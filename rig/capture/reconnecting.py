@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.vision.frame import Frame
+from ..language import N_, message
 from .interface import Camera, NoFrameError, ReplayEndedError, SkippedFile, SkippedFileError, check_frame
 
 _POLL_S = 0.1
@@ -158,8 +159,16 @@ class ReconnectingCamera:
                 limit = self._stall_s if reader.open else self.OPEN_S
                 if time.monotonic() - reader.last_sign > limit:
                     reader.abandoned = True
-                    problem = "no frame" if reader.open else "not open"
-                    self._set_state("stalled", f"{self._name}: hangs, {problem} after {limit:g} s; trying again")
+                    problem = N_("no frame") if reader.open else N_("not open")
+                    self._set_state(
+                        "stalled",
+                        message(
+                            "{camera}: hangs, {problem} after {limit} s; trying again",
+                            camera=self._name,
+                            problem=message(problem),
+                            limit=f"{limit:g}",
+                        ),
+                    )
                     break
             if not reader.abandoned and not self._stop.is_set():
                 self._set_state("reopening", reader.failure)
@@ -168,7 +177,12 @@ class ReconnectingCamera:
             self._stop.wait(min(self.FIRST_WAIT_S * 2 ** (failures - 1), self.LONGEST_WAIT_S))
             while self.state().hung >= self.MAX_HUNG and not self._stop.wait(_POLL_S):
                 self._set_state(
-                    "stalled", f"{self._name}: hangs after {self.MAX_HUNG} attempts: unplug it and plug it in again"
+                    "stalled",
+                    message(
+                        "{camera}: hangs after {count} attempts: unplug it and plug it in again",
+                        camera=self._name,
+                        count=self.MAX_HUNG,
+                    ),
                 )
 
     def _set_state(self, state: str, detail: str) -> None:

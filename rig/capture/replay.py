@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...edge_runtime.errors import ImageError
 from ...edge_runtime.vision.frame import Frame
+from ..language import N_, Message, message
 from .interface import NoFrameError, ReplayEndedError, SkippedFileError, check_file_frame
 from .seen import ListedFile, SeenImages, printable_name
 
@@ -60,7 +61,7 @@ class Replay(ABC):
             image = self._next_image()
             if image is None:
                 time.sleep(max(until - time.monotonic(), 0.0))
-                raise ReplayEndedError(f"{self.name}: {self._end_message()}")
+                raise ReplayEndedError(message("{replay}: {end}", replay=self.name, end=self._end_message()))
             if not self._seen.has_content(image.name, image.digest):
                 return self._hand_out(image)
             self._known += 1
@@ -102,10 +103,18 @@ class Replay(ABC):
         self._unreadable += 1
         return SkippedFileError(error.message, error.hint, source=printable_name(name), digest=digest, waits=True)
 
-    def _end_message(self) -> str:
-        before = f", and {self._known} that were seen before" if self._known else ""
-        unreadable = f"; {self._unreadable} could not be read" if self._unreadable else ""
-        return f"ended after {self._number} {self._unit}{before}{unreadable}"
+    def _end_message(self) -> Message:
+        texts = {
+            (False, False): N_("ended after {count} {unit}"),
+            (True, False): N_("ended after {count} {unit}, and {known} that were seen before"),
+            (False, True): N_("ended after {count} {unit}; {unreadable} could not be read"),
+            (True, True): N_(
+                "ended after {count} {unit}, and {known} that were seen before; {unreadable} could not be read"
+            ),
+        }
+        text = texts[self._known > 0, self._unreadable > 0]
+        values = {"known": self._known, "unreadable": self._unreadable}
+        return message(text, count=self._number, unit=message(self._unit), **values)
 
 
 class Pace:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ...edge_runtime.errors import EdgeallError
+from ..language import message
 
 DATABASE = "record.sqlite"
 FIRST = "0" * 64
@@ -150,7 +151,9 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})", hint="check its disk") from error
     if not there:
-        raise RecordGoneError(f"{folder}: no record here ({DATABASE} is missing)", hint="check the path")
+        raise RecordGoneError(
+            message("{folder}: no record here ({file} is missing)", folder=folder, file=DATABASE), hint="check the path"
+        )
     # With a write-ahead log, even a reader needs write access to the file beside it. Without a log it does not.
     read_only = not os.access(folder, os.W_OK)
     with_log = path.with_name(f"{DATABASE}-wal").exists()
@@ -214,7 +217,7 @@ def translate_errors(path: Path) -> Iterator[None]:
 def full(path: Path) -> RecordFullError:
     """The error for a full disk."""
     return RecordFullError(
-        f"{path}: the disk is full; judging has stopped, recorded data is kept",
+        message("{path}: the disk is full; judging has stopped, recorded data is kept", path=path),
         hint="free some space, then remove old images with `edgeall record prune`, which has to write a row itself",
     )
 

@@ -8,6 +8,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+from ..language import message
 from . import chain
 from .chain import NoSuchRowError
 from .rows import FRAME_FIELDS, Amendment, FrameRow, RecordedFrame, Session, SessionNotes, SkippedRow, read_review
@@ -78,7 +79,10 @@ def read_session(database: sqlite3.Connection, number: int) -> Session:
     found = database.execute("SELECT row FROM entries WHERE number = ? AND kind = 'session'", (number,)).fetchone()
     if found is None:
         ids = [str(i) for (i,) in database.execute("SELECT number FROM entries WHERE kind = 'session' ORDER BY number")]
-        raise NoSuchRowError(f"no session {number} in this record", hint=f"sessions: {', '.join(ids) or 'none yet'}")
+        raise NoSuchRowError(
+            message("no session {number} in this record", number=number),
+            hint=message("sessions: {numbers}", numbers=", ".join(ids)) if ids else message("sessions: none yet"),
+        )
     row = json.loads(found[0])
     opening = json.loads(database.execute("SELECT row FROM entries WHERE number = ?", (row["opening"],)).fetchone()[0])
     counts = dict(

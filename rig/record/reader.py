@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..language import message
 from . import chain
 from .chain import NoSuchRowError
 from .found import FoundOnSlide, read_found
@@ -115,7 +116,7 @@ class RecordReader:
             found = database.execute("SELECT row FROM entries WHERE number = ? AND kind = 'frame'", (frame_id,))
             row = found.fetchone()
             if row is None:
-                raise NoSuchRowError(f"{self.folder}: no frame {frame_id}")
+                raise NoSuchRowError(message("{folder}: no frame {number}", folder=self.folder, number=frame_id))
             return read_frame(database, json.loads(row[0]))
 
     def events(self, limit: int = 50, kind: str | None = None) -> list[Event]:

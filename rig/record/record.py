@@ -20,6 +20,7 @@ from typing import Any
 
 from ... import __version__
 from ...edge_runtime.errors import UsageError
+from ..language import message
 from . import chain
 from .chain import NoSuchRowError, RecordError, RecordFullError, RecordGoneError
 from .found import Found, to_row
@@ -112,7 +113,7 @@ class Record(RecordReader):
     def reopen_session(self, session_id: int, by: str = "") -> None:
         """Open an ended slide again. Raises RecordError if there is no such session or it is open."""
         if self.session(session_id).ended is None:
-            raise RecordError(f"{self.folder}: session {session_id} is open")
+            raise RecordError(message("{folder}: session {number} is open", folder=self.folder, number=session_id))
         self._add("reopen", {"session": session_id, "by": by})
 
     def amend_session(self, session_id: int, sample: str, by: str = "", why: str = "") -> None:
@@ -126,7 +127,9 @@ class Record(RecordReader):
             _check_text(name, text)
         before = self.session(session_id).notes.sample
         if not sample.strip() or sample == before:
-            raise UsageError(f"the sample id must be another one than {before!r}, and not empty")
+            raise UsageError(
+                message("the sample id must be another one than {before}, and not empty", before=repr(before))
+            )
         self._add("amend", {"session": session_id, "before": before, "sample": sample, "by": by, "why": why})
 
     def add_skipped(self, session_id: int | None, source: str, source_sha256: str, reason: str) -> int:
@@ -225,7 +228,10 @@ class Record(RecordReader):
         """
         if _identity(self.folder) != self._identity:
             raise RecordGoneError(
-                f"{self.folder}: the record was removed or replaced while it is open; nothing is recorded",
+                message(
+                    "{folder}: the record was removed or replaced while it is open; nothing is recorded",
+                    folder=self.folder,
+                ),
                 hint="bring it back, or restore a backup with `edgeall record restore`; then restart the rig",
             )
 
@@ -285,7 +291,10 @@ class Record(RecordReader):
         if found != ("session",):
             raise NoSuchRowError(f"{self.folder}: no session {session_id}")
         if last_end(self._database, session_id) is not None:
-            raise RecordError(f"{self.folder}: session {session_id} has ended", hint="start a new one")
+            raise RecordError(
+                message("{folder}: session {number} has ended", folder=self.folder, number=session_id),
+                hint="start a new one",
+            )
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -301,7 +310,9 @@ def check_label(label: str) -> None:
     """Raises UsageError if a label cannot name a folder of training images."""
     too_long = len(label) > 100 or len(label.encode("utf-8", "replace")) > MAX_LABEL_BYTES
     if too_long or _INVALID_FOLDER_NAME.search(label):
-        raise UsageError(f"label {label[:100]!r}: cannot be the name of a folder of training images")
+        raise UsageError(
+            message("label {label}: cannot be the name of a folder of training images", label=repr(label[:100]))
+        )
 
 
 def _free_bytes(folder: Path) -> int:
@@ -311,4 +322,6 @@ def _free_bytes(folder: Path) -> int:
 
 def _check_text(name: str, text: str) -> None:
     if len(text) > MAX_TEXT:
-        raise UsageError(f"{name}: has {len(text)} characters, the maximum is {MAX_TEXT}")
+        raise UsageError(
+            message("{name}: has {count} characters, the maximum is {most}", name=name, count=len(text), most=MAX_TEXT)
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...edge_runtime.errors import EdgeallError
-from ...edge_runtime.manifest import RESEARCH_USE
 from ..language import gettext as _
+from ..web.guard import USE
 
 if TYPE_CHECKING:
     from fpdf import FPDF
@@ -178,14 +178,14 @@ class Paper:
         pdf.set_text_color(60)
         pdf.set_font(FONT, "", 8)
         pdf.cell(WIDTH_MM * 0.42, 6, self.fitting(self._about, WIDTH_MM * 0.42), border="T")
-        pdf.cell(WIDTH_MM * 0.40, 6, self.printable(_(RESEARCH_USE)), border="T")
+        pdf.cell(WIDTH_MM * 0.40, 6, self.printable(_(USE)), border="T")
         number = _("Page {number} of {total}").format(number=pdf.page_no(), total="{nb}")
         pdf.cell(0, 6, number, border="T", align="R")
 
     def _use(self, pdf: FPDF, align: str) -> None:
         pdf.set_font(FONT, "B", 9)
         pdf.set_draw_color(0)
-        text = self.printable(_(RESEARCH_USE))
+        text = self.printable(_(USE))
         width = pdf.get_string_width(text) + 6
         pdf.set_x(MARGIN_MM + WIDTH_MM - width)
         pdf.cell(width, 6, text[:1].upper() + text[1:], border=1, align="C")

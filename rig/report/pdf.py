@@ -104,7 +104,7 @@ def _results(paper: Paper, facts: ReportFacts) -> None:
         paper.notice(
             _("An older version recorded this slide: shares are over frames, and the intervals are too narrow.")
         )
-    widths = [58.0, 24.0, 24.0, 44.0, 28.0]
+    widths = [48.0, 24.0, 26.0, 46.0, 34.0]
     paper.row([_("Label"), name, _("Share"), _("95 % interval"), _("By the model")], widths, bold=True)
     for share in shares:
         paper.row(_share(share), widths)

@@ -21,6 +21,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from ...edge_runtime.errors import EdgeallError, UsageError
+from ..language import message
 
 ROLES = ("view", "operate")
 """In ascending order: ``operate`` includes ``view``."""
@@ -172,7 +173,7 @@ class TooManyFailures(EdgeallError):
     """Too many log-ins of an address or for a name have failed; the next is allowed after ``wait_s`` seconds."""
 
     def __init__(self, wait_s: float) -> None:
-        super().__init__(f"too many failed attempts; try again in {wait_s:.0f} s")
+        super().__init__(message("too many failed attempts; try again in {seconds} s", seconds=f"{wait_s:.0f}"))
         self.wait_s = wait_s
 
 
@@ -314,7 +315,7 @@ class Access:
             if user is None or not correct:
                 self._failures.add(*keys)
                 self._refuse(address, user, "wrong password" if user else "unknown name")
-                raise UsageError("wrong name or password")
+                raise UsageError(message("wrong name or password"))
             self._failures.forget(keys[1])  # the address's failures stay: it may be trying other names
         return user
 

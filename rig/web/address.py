@@ -81,6 +81,14 @@ class Tls:
         return lines
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Where the page listens beyond this machine, and the fingerprint of its certificate."""
+
+    host: str
+    fingerprint: str
+
+
 def prepare_tls(address: Address, record: Path) -> Tls:
     """The certificate of an address beyond loopback, which is made in the record's folder if it is missing."""
     names = local_names() | {address.host.lower()}

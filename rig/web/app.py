@@ -16,8 +16,9 @@ from ... import __version__
 from ...edge_runtime.tools.device import describe_device
 from ..snapshot import Live
 from ..station import Station
-from . import exports, frame_page, live_page, login_page, map_page, review_page, slides_page
+from . import exports, frame_page, language_page, live_page, login_page, map_page, phone_page, review_page, slides_page
 from .access import Access
+from .address import Reach
 from .broadcast import Broadcast
 from .context import Context
 from .errors import NotFoundError, add_error_pages
@@ -30,7 +31,13 @@ _static = APIRouter()
 
 
 def create_app(
-    station: Station, page: Page, access: Access, hosts: frozenset[str], *, secure: bool
+    station: Station,
+    page: Page,
+    access: Access,
+    hosts: frozenset[str],
+    *,
+    secure: bool,
+    reach: Reach | None = None,
 ) -> tuple[FastAPI, Broadcast[Live]]:
     """Build the app with all pages behind `Guard`.
 
@@ -40,6 +47,7 @@ def create_app(
         access: users and their roles.
         hosts: host names of this machine.
         secure: served over TLS.
+        reach: where other computers reach it; None if it listens on this machine alone.
 
     Returns:
         The app, and the broadcast of the live view. Close the broadcast before the server waits for open streams.
@@ -55,8 +63,18 @@ def create_app(
 
     # Without openapi_url FastAPI adds no documentation pages, which would load scripts from other servers.
     app = FastAPI(title="edgeall rig", version=__version__, lifespan=lifespan, openapi_url=None)
-    app.state.context = Context(page, station, access, broadcast, describe_device())
-    for pages in (live_page, slides_page, map_page, review_page, frame_page, exports, login_page):
+    app.state.context = Context(page, station, access, broadcast, describe_device(), reach)
+    for pages in (
+        live_page,
+        slides_page,
+        map_page,
+        review_page,
+        frame_page,
+        exports,
+        login_page,
+        language_page,
+        phone_page,
+    ):
         app.include_router(pages.routes)
     app.include_router(_static)
     add_error_pages(app)

@@ -6,10 +6,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
+
+from ..language import SOURCE
 
 
 class _Numbered(Protocol):
@@ -27,20 +29,21 @@ KEPT = 4
 
 
 class Broadcast(Generic[T]):
-    """Encodes each new snapshot of the station once and sends it to every viewer.
+    """Encodes each new snapshot of the station once for each language of the viewers, and sends it to them.
 
     Args:
         wait: ``wait(after, timeout_s)`` returns the newest snapshot once its number is above ``after``, or after the
             timeout.
-        text: encodes a snapshot for the page.
+        text: ``text(snapshot, language)`` encodes a snapshot for the page.
     """
 
-    def __init__(self, wait: Callable[[int, float], T], text: Callable[[T], str]) -> None:
+    def __init__(self, wait: Callable[[int, float], T], text: Callable[[T, str], str]) -> None:
         self._wait, self._text = wait, text
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakeup = asyncio.Event()
         self._round = 0
-        self._message = ""
+        self._messages: dict[str, str] = {}
+        self._languages: Counter[str] = Counter()
         self._kept: OrderedDict[int, T] = OrderedDict()
         self._watched = threading.Event()
         self._thread: threading.Thread | None = None
@@ -71,24 +74,31 @@ class Broadcast(Generic[T]):
         if self._thread is not None:
             self._thread.join()
 
-    def enter(self) -> int:
+    def enter(self, language: str = SOURCE) -> int:
         """Add a viewer. Call on the event loop. Returns the last round, which may be long ago."""
         self.viewers += 1
+        self._languages[language] += 1
         self._watched.set()
         return self._round
 
-    def leave(self) -> None:
+    def leave(self, language: str = SOURCE) -> None:
         """Remove a viewer. Call on the event loop. Without viewers nothing is encoded."""
         self.viewers -= 1
+        self._languages[language] -= 1
         if not self.viewers and not self.closed:
             self._watched.clear()
 
-    async def newer(self, seen: int, timeout_s: float) -> tuple[int, str]:
-        """The newest round and its text, once there is one after round ``seen`` or the time is over."""
+    async def newer(self, seen: int, timeout_s: float, language: str = SOURCE) -> tuple[int, str]:
+        """The newest round and its text, once there is one after round ``seen`` or the time is over.
+
+        A round that was encoded before the first viewer of a language entered has no text in it: ``seen`` is returned.
+        """
         if self._round == seen and not self.closed:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wakeup.wait(), timeout_s)
-        return self._round, self._message
+        if language not in self._messages:
+            return seen, ""
+        return self._round, self._messages[language]
 
     def snapshot(self, number: int) -> T | None:
         """A recent snapshot by its number, otherwise the newest; None before the first."""
@@ -104,22 +114,23 @@ class Broadcast(Generic[T]):
             live = self._wait(number, IDLE_S)
             number = live.number
             try:
-                text = self._text(live)
+                languages = [each for each, viewers in list(self._languages.items()) if viewers > 0]
+                texts = {language: self._text(live, language) for language in languages}
             except Exception:  # one snapshot fails; viewers wait for the next
                 logging.getLogger(__name__).exception("live view: a snapshot cannot be encoded")
                 time.sleep(IDLE_S)
                 continue
             assert self._loop is not None
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._publish, live, text)
+                self._loop.call_soon_threadsafe(self._publish, live, texts)
             time.sleep(max(0.0, SHORTEST_S - (time.monotonic() - began)))
 
-    def _publish(self, live: T, text: str) -> None:
+    def _publish(self, live: T, texts: dict[str, str]) -> None:
         self._kept[live.number] = live
         self._kept.move_to_end(live.number)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        self._round, self._message = self._round + 1, text
+        self._round, self._messages = self._round + 1, texts
         self._wake()
 
     def _wake(self) -> None:

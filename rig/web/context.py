@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from ..snapshot import Live
 from ..station import Station
 from .access import Access
+from .address import Reach
 from .broadcast import Broadcast
 from .page import Page
 
@@ -26,6 +27,7 @@ class Context:
         access: users and their sessions.
         broadcast: the live view's snapshots.
         device: the facts of `describe_device`.
+        reach: where other computers reach the page; None if it listens on this machine alone.
         exporting: held while an export is made.
     """
 
@@ -34,6 +36,7 @@ class Context:
     access: Access
     broadcast: Broadcast[Live]
     device: Mapping[str, Any]
+    reach: Reach | None = None
     exporting: threading.Lock = field(default_factory=threading.Lock)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import markupsafe
 
 from ... import __version__
-from ...edge_runtime.manifest import RESEARCH_USE
 from ..counting.tracker import Tally
-from ..language import N_, localized, ngettext
+from ..language import LANGUAGES, N_, SOURCE, current, localized, ngettext
 from ..language import gettext as _
 from ..record.results import Counts
 
@@ -36,14 +38,28 @@ SPACE = {
     "no images": N_("The disk is nearly full: frames are judged and recorded, images are not saved"),
     "full": N_("The disk is full: nothing is judged or recorded"),
 }
-USE = N_("research use only, not a diagnosis")
-"""`RESEARCH_USE`, marked for translation."""
 LABELS = frozenset({N_("not a cell"), N_("artefact"), N_("taken back"), N_("can't tell")})
 """The labels of a review that are the rig's own, not the model's or the laboratory's."""
+CAMERA = {"live": N_("live"), "reopening": N_("reopening"), "stalled": N_("stalled"), "ended": N_("ended")}
+"""The states of a camera."""
+DEVICE = {
+    "machine": N_("machine"),
+    "board": N_("board"),
+    "cpu": N_("processor"),
+    "cores": N_("cores"),
+    "memory_bytes": N_("memory"),
+    "os": N_("operating system"),
+    "python": N_("Python"),
+    "runtime": N_("runtime"),
+}
+"""The facts of `describe_device`."""
+THROTTLED = (N_("under-voltage"), N_("frequency capped"), N_("throttled"), N_("soft temperature limit"))
+"""`edgeall.edge_runtime.tools.throttle.REASONS`, marked for translation."""
 NOTHING = "-"
 """Shown for a missing value."""
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that change the writing direction."""
+_SCRIPT_TEXT = re.compile(r'\b_\(\s*("(?:[^"\\]|\\.)*")')
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 STATUSES = {"judged": N_("judged"), "refused": N_("refused"), "unjudged": N_("not judged")}
 REVIEW_REQUESTS = {
@@ -96,6 +112,16 @@ def tally(counts: Tally | Counts, unit: str) -> str:
     return ", ".join(found)
 
 
+def told(text: str) -> str:
+    """A text of the rig, such as an error's, in the current language; any other text unchanged."""
+    return _(text)
+
+
+def decimal(value: float, digits: int) -> str:
+    """A number with the decimal sign of the current language."""
+    return localized(f"{value:.{digits}f}")
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """``0.123`` as ``12.3 %``."""
     return NOTHING if fraction is None else localized(f"{100 * fraction:.{digits}f} %")
@@ -131,6 +157,29 @@ def size(count: float | None) -> str:
     return localized(f"{count / 1000**power:.{1 if power > 2 else 0}f} {_UNITS[power]}")
 
 
+def translated(text: str, **values: object) -> markupsafe.Markup:
+    """A template's text, which may contain elements, in the current language; ``{names}`` are escaped values."""
+    return markupsafe.Markup(_(text)).format(**values)
+
+
+def translated_count(one: str, many: str, count: int, **values: object) -> markupsafe.Markup:
+    """The same with the form for ``count``, which is one of the values."""
+    return markupsafe.Markup(ngettext(one, many, count)).format(count=count, **values)
+
+
+@cache
+def script_texts() -> tuple[str, ...]:
+    """The texts of the scripts in ``static/``: the first argument of each ``_("...")``."""
+    scripts = sorted(Path(__file__).with_name("static").glob("*.js"))
+    found = [each for file in scripts for each in _SCRIPT_TEXT.findall(file.read_text(encoding="utf-8"))]
+    return tuple(dict.fromkeys(json.loads(each) for each in found))
+
+
+def script_translations() -> dict[str, str]:
+    """The texts of the scripts in the current language; empty for the language of the source."""
+    return {} if current() == SOURCE else {text: _(text) for text in script_texts()}
+
+
 def renderer() -> Callable[..., str]:
     """``render(name, **values)`` renders a template of ``templates/``: values are escaped, unknown names are errors."""
     environment = jinja2.Environment(
@@ -143,9 +192,9 @@ def renderer() -> Callable[..., str]:
     environment.filters.update(named=named, isolated=isolated)
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
     environment.filters.update(review_request=review_request, counted=counted, sentence=sentence, tally=tally)
-    environment.globals.update(
-        research_use=RESEARCH_USE, version=__version__, STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE
-    )
+    environment.filters.update(told=told, decimal=decimal, label_name=label_name)
+    environment.globals.update(_=translated, ngettext=translated_count, languages=LANGUAGES, version=__version__)
+    environment.globals.update(STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE, CAMERA=CAMERA, DEVICE=DEVICE)
 
     def render(name: str, **values: Any) -> str:
         return environment.get_template(name).render(values)

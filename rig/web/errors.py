@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from ...edge_runtime.errors import EdgeallError, UsageError
+from ..language import N_, gettext, message
 from ..record.chain import NoSuchRowError, RecordError, RecordFullError, RecordGoneError
 from ..snapshot import StationError
 from .access import TooManyFailures
@@ -39,7 +40,9 @@ STATUS: dict[type[EdgeallError], int] = {
     TooManyViewersError: 429,
 }
 """The HTTP status of an error that the user can resolve. Every other `EdgeallError` is a 500."""
-FAILED, NOT_FOUND = "Request failed", "Not found"
+FAILED, NOT_FOUND = N_("Request failed"), N_("Not found")
+DETAILS = (N_("Not Found"), N_("Method Not Allowed"))
+"""Of Starlette's own errors, marked for translation."""
 
 
 def add_error_pages(app: FastAPI) -> None:
@@ -55,7 +58,7 @@ def add_error_pages(app: FastAPI) -> None:
 
 def _message(request: Request, status: int, text: str, hint: str = "") -> HTMLResponse:
     context: Context = request.app.state.context
-    title = NOT_FOUND if status == 404 else FAILED
+    title = gettext(NOT_FOUND if status == 404 else FAILED)
     back = "/" if request.state.user is not None else "/login"
     return context.page.html(request, "message.html", status, title=title, message=text, hint=hint, back=back)
 
@@ -70,12 +73,12 @@ def _edgeall_error(request: Request, error: EdgeallError) -> HTMLResponse:
 def _os_error(request: Request, error: OSError) -> HTMLResponse:
     reason = error.strerror or str(error)
     text = f"{error.filename}: {reason}" if error.filename else reason
-    return _message(request, 500, text, "see the health page: is a disk full or disconnected?")
+    return _message(request, 500, text, N_("see the health page: is a disk full or disconnected?"))
 
 
 def _invalid_request(request: Request, error: RequestValidationError) -> HTMLResponse:
     fields = ", ".join(sorted({str(each["loc"][-1]) for each in error.errors()}))
-    return _message(request, 400, f"invalid values: {fields}")
+    return _message(request, 400, message("invalid values: {fields}", fields=fields))
 
 
 def _http_error(request: Request, error: HTTPException) -> HTMLResponse:

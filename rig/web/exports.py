@@ -14,7 +14,6 @@ from typing import BinaryIO
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from ..language import message
 from ..record.export import export_cells, export_counted, export_csv, export_training
 from ..record.ome import export_fields
 from ..record.record import Record
@@ -70,7 +69,7 @@ def fields(rig: Rig, session: Id) -> StreamingResponse:
     with _scratch(rig) as folder:
         (folder / "fields").mkdir()
         if not export_fields(rig.page.record, session, folder / "fields"):
-            raise NotFoundError(message("no image of a counted field was saved"), hint=message("see the settings"))
+            raise NotFoundError("no image of a counted field was saved", hint="see the settings")
         file = Path(shutil.make_archive(str(folder / "packed"), "zip", folder / "fields"))
     return _send(file, f"{slide_name(rig.page.record.session(session))}-fields.zip", "application/zip")
 

@@ -14,7 +14,7 @@ from ..record.image_store import ImageStore
 from ..record.rows import MAX_TEXT, RecordedFrame
 from .context import Rig
 from .errors import NotFoundError
-from .review_page import ASIDE_KEYS, labels_of
+from .review_page import ASIDE_KEYS, labels_of, unknown_label
 from .slides_page import Id
 
 CellIndex = Annotated[int, InPath(ge=0, le=9999)]
@@ -68,7 +68,7 @@ def review(
     page = rig.page
     allowed = (*labels_of(rig), *ASIDE_KEYS)
     if label not in allowed:
-        raise UsageError(f"{label!r} is not a label of this rig", hint=f"labels: {', '.join(allowed)}")
+        raise unknown_label(label, allowed)
     found = page.record.frame(frame)
     index = int(cell) if cell else None
     if index is None and (found.row.cells or page.unit == "cell"):

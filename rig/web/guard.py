@@ -14,7 +14,8 @@ from html import escape
 from typing import Any
 from urllib.parse import parse_qs
 
-from ...edge_runtime.manifest import RESEARCH_USE
+from ..language import LANGUAGES, N_, accepted, current, message, use
+from ..language import gettext as _
 from .access import Access
 
 Scope = MutableMapping[str, Any]
@@ -27,8 +28,11 @@ MAX_BODY_BYTES = 64_000
 """Maximum size of a form. There are no uploads."""
 MAX_FIELDS = 100
 FORM = "application/x-www-form-urlencoded"
-PUBLIC = re.compile(r"/login|/static/[a-z0-9.-]+")
+PUBLIC = re.compile(r"/login|/language|/static/[a-z0-9.-]+")
 """Paths without a log-in."""
+LANGUAGE_COOKIE = "edgeall-language"
+USE = N_("research use only, not a diagnosis")
+"""`edgeall.edge_runtime.manifest.RESEARCH_USE`, marked for translation."""
 VIEWERS = {"/logout"}
 """State changes that do not require ``operate``."""
 HEADERS = {
@@ -74,6 +78,8 @@ class Guard:
         has_token = Access.is_token(token)
         if not has_token or token is None:
             token = Access.new_token()
+        chosen = _cookie(headers.get("cookie", ""), LANGUAGE_COOKIE)
+        use(chosen if chosen in LANGUAGES else accepted(headers.get("accept-language", "")))
         state = scope.setdefault("state", {})
         state["new_token"] = None if has_token else token
 
@@ -83,7 +89,7 @@ class Guard:
             await send(message)
 
         if not known_host(headers.get("host", ""), self._hosts):
-            await _refuse(answer, 421, "unknown host name: use the address that the rig printed")
+            await _refuse(answer, 421, N_("unknown host name: use the address that the rig printed"))
             return
         path, changes = scope["path"], scope["method"] not in ("GET", "HEAD")
         user = self._access.user_of(token)  # reads the users file if it has changed: a few hundred bytes
@@ -91,22 +97,22 @@ class Guard:
         if changes:
             body = await _body(headers, receive)
             if isinstance(body, int):
-                await _refuse(answer, body, "this size or type of form is not accepted")
+                await _refuse(answer, body, N_("this size or type of form is not accepted"))
                 return
             if not self._access.csrf_ok(token, headers.get("x-csrf-token") or _field(body, "csrf")):
-                await _refuse(answer, 403, "this form has expired: reload the page")
+                await _refuse(answer, 403, N_("this form has expired: reload the page"))
                 return
             receive = _replayed(body, receive)
         if not PUBLIC.fullmatch(path):
             if user is None:
                 if changes or "text/html" not in headers.get("accept", ""):
-                    await _refuse(answer, 401, "log in first")
+                    await _refuse(answer, 401, N_("log in first"))
                 else:
                     await answer({"type": "http.response.start", "status": 303, "headers": [(b"location", b"/login")]})
                     await answer({"type": "http.response.body"})
                 return
             if changes and path not in VIEWERS and not user.may("operate"):
-                await _refuse(answer, 403, f"{user.name} has read-only access")
+                await _refuse(answer, 403, message("{name} has read-only access", name=user.name))
                 return
         await self._app(scope, receive, answer)
 
@@ -194,9 +200,9 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
     text = (
-        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Refused · edgeall rig</title>'
-        f'<link rel="stylesheet" href="/static/rig.css"><main class="message"><h1>{escape(reason)}</h1>'
-        f'<p><a href="/">Back to the rig</a></p><p>{escape(RESEARCH_USE)}</p></main></html>'
+        f'<!DOCTYPE html><html lang="{current()}"><meta charset="utf-8"><title>{_("Refused")} · edgeall rig</title>'
+        f'<link rel="stylesheet" href="/static/rig.css"><main class="message"><h1>{escape(_(reason))}</h1>'
+        f'<p><a href="/">{_("Back to the rig")}</a></p><p>{escape(_(USE))}</p></main></html>'
     ).encode()
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(text)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

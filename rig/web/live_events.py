@@ -10,8 +10,11 @@ from contextlib import suppress
 from typing import Any
 
 from ..counting.tracker import Tally
+from ..language import N_, SOURCE, localized, speaking
+from ..language import gettext as _
 from ..record.chain import RecordError
 from ..record.count import differential
+from ..record.results import Differential
 from ..snapshot import Live, Picture
 from . import display
 from .page import Page
@@ -30,10 +33,14 @@ class LiveEncoder:
         self._counted = 0.0
         self._count_key: tuple[int | None, Tally | None] | None = None
         self._count_read = 0.0
-        self._counted_now: dict[str, Any] = {"total": 0, "shares": [], "text": ""}
+        self._counted_now: Differential | None = None
 
-    def __call__(self, live: Live) -> str:
-        """One line of JSON."""
+    def __call__(self, live: Live, language: str = SOURCE) -> str:
+        """One line of JSON, with the texts in a language."""
+        with speaking(language):
+            return self._encode(live)
+
+    def _encode(self, live: Live) -> str:
         if live.picture is not self._picture:
             self._picture, self._picture_number = live.picture, live.number
         level, title, advice = quality_light(live)
@@ -53,14 +60,14 @@ class LiveEncoder:
                 "review": display.review_request(live.review_reason) if live.review and judged else "",
                 "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in cells],
                 "focus": round(live.quality.focus, 3) if live.quality else 0,
-                "rate": f"{live.frames_per_s:.1f} frames/s",
-                "camera": f"{live.camera.name}: {live.camera.state}{_scale(live)}",
+                "rate": _("{rate} frames/s").format(rate=localized(f"{live.frames_per_s:.1f}")),
+                "camera": f"{live.camera.name}: {_(live.camera.state)}{_scale(live)}",
                 "files": _files(live),
                 "asks": live.asked_session_id is not None,
                 "session": self._session_facts(live.asked_session_id or live.session_id),
                 "count": self._count(live),
-                "problems": [*live.problems, *live.doubts],
-                "notes": list(live.notes),
+                "problems": [_(text) for text in (*live.problems, *live.doubts)],
+                "notes": [_(text) for text in live.notes],
             }
         )
 
@@ -68,8 +75,11 @@ class LiveEncoder:
         """A judged frame's label, its probability, and for each label the bar's length, 0..1, and text."""
         if self._page.unit == "cell":
             labels = [cell.label for cell in live.cells]
-            bars = {name: (n / len(labels), f"{n} of {len(labels)}") for name, n in Counter(labels).items()}
-            return display.counted(labels) or "no cells", "", bars
+            bars = {
+                name: (n / len(labels), _("{count} of {total}").format(count=n, total=len(labels)))
+                for name, n in Counter(labels).items()
+            }
+            return display.counted(labels) or _("no cells"), "", bars
         bars = {label: (round(share, 4), display.percent(share)) for label, share in live.probabilities.items()}
         return live.label, display.percent(live.probability), bars
 
@@ -80,14 +90,16 @@ class LiveEncoder:
             return None
         if key != self._count_key or now - self._count_read > _COUNT_S:
             with suppress(RecordError):
-                found = differential(self._page.record, live.session_id)
+                self._counted_now = differential(self._page.record, live.session_id)
                 self._count_key, self._count_read = key, now
-                self._counted_now = {
-                    "total": found.total,
-                    "shares": [(each.label, each.count, round(each.fraction, 4)) for each in found.shares],
-                    "text": display.tally(found.counts, self._page.unit),
-                }
-        return {**self._counted_now, "target": live.settings.target, "paused": live.settings.paused}
+        found = self._counted_now
+        return {
+            "total": found.total if found else 0,
+            "shares": [(each.label, each.count, round(each.fraction, 4)) for each in found.shares] if found else [],
+            "text": display.tally(found.counts, self._page.unit) if found else "",
+            "target": live.settings.target,
+            "paused": live.settings.paused,
+        }
 
     def _session_facts(self, session_id: int | None) -> dict[str, Any] | None:
         """The slide and its number of frames, which is counted every `_COUNT_S` seconds."""
@@ -105,39 +117,45 @@ class LiveEncoder:
 def _files(live: Live) -> str:
     """How many files wait and how many could not be used; empty if none."""
     waiting, skipped = live.camera.waiting, live.camera.skipped
-    return ", ".join(f"{count} {name}" for count, name in ((waiting, "waiting"), (skipped, "skipped")) if count)
+    found = []
+    if waiting:
+        found.append(_("{count} waiting").format(count=waiting))
+    if skipped:
+        found.append(_("{count} skipped").format(count=skipped))
+    return ", ".join(found)
 
 
 def quality_light(live: Live) -> tuple[str, str, str]:
     """The quality light: ``good``, ``warn`` or ``bad``, its title, and advice for the operator."""
     if live.asked_session_id is not None:
-        return "warn", "Continue or new slide?", "nothing is recorded until you choose"
+        return "warn", _("Continue or new slide?"), _("nothing is recorded until you choose")
     if live.waits:
-        return "warn", "Replay waiting", "start a slide to start the replay"
+        return "warn", _("Replay waiting"), _("start a slide to start the replay")
     if live.camera.state == "ended":
-        return "warn", "Replay ended", live.camera.detail
+        return "warn", _("Replay ended"), _(live.camera.detail)
     if not live.camera.works:
-        return "bad", "No picture", live.camera.detail or "waiting for the camera"
+        return "bad", _("No picture"), _(live.camera.detail) or _("waiting for the camera")
     if live.status == "waiting" or live.quality is None:
-        new_slide = "no picture of this slide yet" if live.session_id is not None else "waiting for the camera"
-        return "bad", "No picture yet", new_slide
+        new_slide = _("no picture of this slide yet") if live.session_id is not None else _("waiting for the camera")
+        return "bad", _("No picture yet"), new_slide
     if live.status == "refused":
         title, advice = ", ".join(map(display.reason, live.quality.reasons)), map(_advice(live), live.quality.reasons)
         return "warn", title, "; ".join(filter(None, advice))
     if live.settings.paused and live.session_id is not None:
-        return "warn", "Paused", "nothing is counted or recorded until you press Go on"
+        return "warn", _("Paused"), _("nothing is counted or recorded until you press Go on")
     if live.status == "unjudged":
-        why = "judging is switched off in the settings"
-        return "warn", "Not judged", live.problems[0] if live.settings.judge and live.problems else why
-    return "good", "Good field", "" if live.session_id is not None else "start a slide to record frames"
+        why = N_("judging is switched off in the settings")
+        return "warn", _("Not judged"), _(live.problems[0] if live.settings.judge and live.problems else why)
+    return "good", _("Good field"), "" if live.session_id is not None else _("start a slide to record frames")
 
 
 def _scale(live: Live) -> str:
     """The scale of the shown frame, for the line of status; empty for a model of fields."""
     if live.scale is None:
         return ""
-    sources = {"image": "measured", "given": "given", "remembered": "as before"}
-    return f" · red cell {live.scale.red_cell_px:.0f} px ({sources[live.scale.source]})"
+    sources = {"image": N_("measured"), "given": N_("given"), "remembered": N_("as before")}
+    text = _("red cell {size} px ({source})")
+    return " · " + text.format(size=f"{live.scale.red_cell_px:.0f}", source=_(sources[live.scale.source]))
 
 
 def _advice(live: Live) -> Callable[[str], str]:
@@ -145,8 +163,8 @@ def _advice(live: Live) -> Callable[[str], str]:
     used = live.picture.frame.used_bits if live.picture else None
     if used is None:
         return display.advice
-    few = (
-        f"the file uses {used} of its 16 bits, so the lamp may be right: have the camera's program save 8-bit images,"
+    few = _(
+        "the file uses {used} of its 16 bits, so the lamp may be right: have the camera's program save 8-bit images,"
         " or stretch them to 16 bits"
-    )
+    ).format(used=used)
     return lambda reason: few if reason == "dark" else display.advice(reason)

@@ -13,6 +13,7 @@ from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from ...edge_runtime.tools.throttle import throttle_reasons
+from ..language import N_, current, gettext, message
 from ..record.chain import RecordError
 from ..record.count import take_back_last
 from ..record.record import check_label
@@ -57,8 +58,8 @@ def live(request: Request, rig: Rig) -> HTMLResponse:
 async def events(request: Request, rig: Rig) -> StreamingResponse:
     """The live view's messages as server-sent events."""
     if rig.broadcast.viewers >= MAX_VIEWERS:
-        raise TooManyViewersError(f"{MAX_VIEWERS} live views are open", hint="close one of them")
-    return StreamingResponse(_stream(rig, request.state.token), media_type="text/event-stream")
+        raise TooManyViewersError(message("{count} live views are open", count=MAX_VIEWERS), hint="close one of them")
+    return StreamingResponse(_stream(rig, request.state.token, current()), media_type="text/event-stream")
 
 
 @routes.get("/live/{number}.jpg")
@@ -74,7 +75,7 @@ async def picture(rig: Rig, number: Annotated[int, InPath(ge=0, le=2**62)]) -> R
 def capture(request: Request, rig: Rig) -> JSONResponse:
     """Record the current frame with its image; returns the frame's id, and why it has no image, if it has none."""
     frame = rig.page.record.frame(rig.station.capture(rig.page.user(request).name))
-    lost = "" if frame.image else "the disk is nearly full"
+    lost = "" if frame.image else gettext(N_("the disk is nearly full"))
     return JSONResponse({"frame": frame.id, "image_lost": lost})
 
 
@@ -200,13 +201,13 @@ def _model(page: Page) -> dict[str, Any]:
     return {"name": page.model, "sha256": page.model_sha256, "unit": page.unit}
 
 
-async def _stream(rig: Context, token: str) -> AsyncIterator[str]:
+async def _stream(rig: Context, token: str, language: str) -> AsyncIterator[str]:
     broadcast = rig.broadcast
-    seen, checked = broadcast.enter(), time.monotonic()
+    seen, checked = broadcast.enter(language), time.monotonic()
     try:
         yield "retry: 1000\n\n"
         while not broadcast.closed:
-            now, message = await broadcast.newer(seen, ALIVE_S)
+            now, message = await broadcast.newer(seen, ALIVE_S, language)
             yield f"data: {message}\n\n" if now != seen else ": alive\n\n"
             seen = now
             if time.monotonic() - checked > ALIVE_S:
@@ -214,4 +215,4 @@ async def _stream(rig: Context, token: str) -> AsyncIterator[str]:
                 if rig.access.user_of(token) is None:
                     return
     finally:
-        broadcast.leave()
+        broadcast.leave(language)

@@ -56,7 +56,7 @@ def slide_map(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         names=sorted(names.items(), key=lambda pair: (-pair[1], pair[0])),
         unit=rig.page.unit,
         pictured={each.image for patch in patches for each in patch.fields if record.image_path(each.image or "")},
-        here=found.root("field", live.field_id) if live.session_id == session and live.field_id else None,
+        here_field=found.root("field", live.field_id) if live.session_id == session and live.field_id else None,
     )
 
 

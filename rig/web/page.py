@@ -8,10 +8,11 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from ...edge_runtime.manifest import RESEARCH_USE
+from ..language import current
 from ..record.record import Record
 from ..record.rows import Program
 from .access import User
-from .display import renderer
+from .display import renderer, script_translations
 from .pictures import Explain, Pictures
 
 
@@ -57,6 +58,9 @@ class Page:
             "user": user,
             "operates": user is not None and user.may("operate"),
             "path": request.url.path,
+            "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+            "language": current(),
+            "texts": script_translations(),
             "synthetic": self.synthetic,
         }
         return HTMLResponse(self._render(template, **shared, **values), status)

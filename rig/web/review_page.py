@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from ...edge_runtime.errors import UsageError
+from ..language import N_, message
 from ..record.audit import audit_sample
 from ..record.count import image_of_field, readings_on, review_found
 from ..record.found import Found, FoundOnSlide
@@ -22,11 +23,11 @@ from .slides_page import Id
 
 Queue = Literal["needed", "audit", "second", "disagreements", "all"]
 QUEUES = {
-    "needed": "that ask for review",
-    "audit": "of the random audit of confident verdicts",
-    "second": "for a second reading: read by others, not by you",
-    "disagreements": "on which readers disagree",
-    "all": "that were counted",
+    "needed": N_("asking for review"),
+    "audit": N_("random audit of confident verdicts"),
+    "second": N_("second reading: read by others, not by you"),
+    "disagreements": N_("readers disagree"),
+    "all": N_("all that were counted"),
 }
 ASIDE_KEYS = {SET_ASIDE[0]: "x", SET_ASIDE[1]: "a", UNCLEAR: "t"}
 """The labels beside the model's and the laboratory's, and their keys."""
@@ -91,6 +92,12 @@ def reviewed_on(rig: Context, session: int) -> Reviewed:
 def labels_of(rig: Context) -> tuple[str, ...]:
     """The labels of a review: the model's, then the laboratory's own."""
     return tuple(dict.fromkeys((*rig.page.labels, *rig.station.settings.labels)))
+
+
+def unknown_label(label: str, allowed: Sequence[str]) -> UsageError:
+    """The error for a label that the rig does not offer."""
+    hint = message("labels: {labels}", labels=", ".join(allowed))
+    return UsageError(message("{label} is not a label of this rig", label=repr(label)), hint=hint)
 
 
 @routes.get("/slides/{session}/cells", response_class=HTMLResponse)
@@ -176,7 +183,7 @@ def say(
     """Record a label and go to the next cell of the queue."""
     allowed = (*labels_of(rig), *ASIDE_KEYS)
     if label not in allowed:
-        raise UsageError(f"{label!r} is not a label of this rig", hint=f"labels: {', '.join(allowed)}")
+        raise unknown_label(label, allowed)
     reader, reviewed = rig.page.user(request).name, reviewed_on(rig, session)
     found = next((each for each in reviewed.units if each.id == at), None)
     if found is None:

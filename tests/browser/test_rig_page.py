@@ -15,6 +15,7 @@ import pytest
 from fixtures_rig import PASSWORDS, Served
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
+from edgeall.rig.language import LANGUAGES
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_module = pytest.importorskip(
@@ -87,7 +88,7 @@ def until(page: Any, expression: str, check: Callable[[Any], bool]) -> Any:
 
 def start_slide(page: Any, sample: str) -> None:
     page.get_by_label("Sample id").fill(sample)
-    page.get_by_role("button", name="Start the slide").click()
+    page.get_by_role("button", name="Start the slide", exact=True).click()
     page.get_by_role("heading", name=sample).wait_for()
 
 
@@ -300,6 +301,54 @@ def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
     session = page.url.removeprefix(served.address)
     for address in (session, f"{session}/report", ""):  # the last one without a slide
         check(address)
+
+
+def test_every_page_of_a_slide_is_accessible_in_every_language(served: Served, open_page: Callable[..., Any]) -> None:
+    """Map, Cells, Review and the reports, at 1280 and at 390 pixels; on a phone in every language."""
+    axe, page = axe_module.Axe(), open_page(served.address, (1280, 900))
+    start_slide(page, "S-axe-2")
+    until(page, "Number(document.getElementById('count').textContent) || 0", lambda count: count > 0)
+    slide = page.locator("#slide").get_attribute("data-session")
+    names = ("map", "cells", "review?queue=all", "review?queue=audit&blind=true", "report", "")
+    addresses = [f"/slides/{slide}/{name}".rstrip("/") for name in names] + ["/phone"]
+    for width, scheme in ((1280, "dark"), (390, "light")):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        for address in addresses:
+            page.goto(served.address + address)
+            found = axe.run(page, options=RULES).response["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (address, width)
+    for code, name in LANGUAGES.items():
+        page.get_by_role("button", name=name).click()
+        page.locator(f"html[lang={code}]").wait_for(state="attached")
+        for address in ("", "/settings", "/health", *addresses):
+            page.goto(served.address + address)
+            assert page.evaluate("document.documentElement.lang") == code
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, (address, code)
+    page.get_by_role("button", name=LANGUAGES["en"]).click()
+    page.goto(served.address)
+    end_slide(page)
+
+
+def test_the_demo_leads_from_a_slide_to_its_report(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    """The tour, in French: its slide has cells that ask for review, and its report is a PDF."""
+    rig = Served(tmp_path)
+    try:
+        page = open_page(rig.address, (1280, 900), locale="fr-FR")
+        page.get_by_role("button", name="Commencer la lame DEMO-1").click()
+        page.get_by_role("heading", name="DEMO-1").wait_for()
+        slide = page.locator("#slide").get_attribute("data-session")
+        review, ends = f"{rig.address}/slides/{slide}/review", time.monotonic() + WAIT_MS / 1000
+        while not page.goto(review) or not page.locator("#review").count():
+            assert time.monotonic() < ends, "no cell of the demo asks for review"
+            page.wait_for_timeout(1000)
+        page.keyboard.press("3")
+        page.goto(f"{rig.address}/slides/{slide}")
+        with page.expect_download() as download:
+            page.locator(".tour li[aria-current=step] a").click()
+        assert Path(download.value.path()).read_bytes().startswith(b"%PDF")
+    finally:
+        rig.stop()
 
 
 def test_log_in_page_is_accessible(guarded: Served, open_page: Callable[..., Any]) -> None:

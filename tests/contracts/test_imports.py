@@ -141,6 +141,7 @@ RIG = DEVICE | {
     "fpdf",
     "tifffile",
     "uharfbuzz",
+    "segno",
 }
 """What rig/ may import besides: its extra, and what drives a camera. "." is the package itself, for its version."""
 HARMLESS = ("importlib.metadata", "import importlib.util", "importlib.util.find_spec")

@@ -40,7 +40,7 @@ def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_every_package_and_nothing_else(repository: Path, wheel: Path) -> None:
     tops = {path.parent for path in repository.glob("*/__init__.py")} - {repository / name for name in NOT_SHIPPED}
     packages = {path.parent for top in tops for path in top.rglob("__init__.py")}
-    shipped = ("*.py", "*.tflite", "templates/*", "static/*", "fonts/*")
+    shipped = ("*.py", "*.tflite", "templates/*", "static/*", "fonts/*", "locale/*/LC_MESSAGES/*.mo")
     expected = {path for package in packages for pattern in shipped for path in package.glob(pattern)}
     expected |= {repository / name for name in ("__init__.py", "__main__.py", "api.py", "cli.py", "py.typed")}
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]

@@ -240,7 +240,7 @@ def test_all_viewers_hear_of_one_snapshot_that_was_made_once() -> None:
         return SimpleNamespace(number=next(numbers))
 
     async def watch() -> list[list[str]]:
-        broadcast: Broadcast[Any] = Broadcast(wait, lambda live: made.append(live.number) or str(live.number))
+        broadcast: Broadcast[Any] = Broadcast(wait, lambda live, _: made.append(live.number) or str(live.number))
         broadcast.start()
 
         async def viewer() -> list[str]:

@@ -111,7 +111,7 @@ def test_the_live_view_counts_towards_the_target(rig: Rig, page: TestClient, ses
 
 def test_a_label_leads_to_the_next_cell_that_asks(rig: Rig, page: TestClient, session: int) -> None:
     first = page.get(f"/slides/{session}/review").text
-    assert 'name="at" value="28"' in first and "Review: 3 of 3 cells that ask for review" in texts(first)
+    assert 'name="at" value="28"' in first and "Review: 3 of 3 asking for review" in texts(first)
     assert all(f'data-key="{key}"' in first for key in ("1", "2", *ASIDE_KEYS.values()))
     picture = re.search(r'src="(/images/[^"]+)"', first)
     assert picture is not None and page.get(picture[1]).status_code == 200
@@ -205,10 +205,8 @@ def test_readers_who_disagree_are_adjudicated(rig: Rig, page: TestClient, sessio
         7,
     )
     said = texts(page.get(f"/slides/{session}").text)
-    assert "Readers disagree on 3 cells" in said and "kappa 0.00" in said
-    assert "Review: 3 of 3 cells on which readers disagree" in texts(
-        page.get(f"/slides/{session}/review?queue=disagreements").text
-    )
+    assert "Readers disagree on 3 cells" in said and "kappa: 0.00" in said
+    assert "Review: 3 of 3 readers disagree" in texts(page.get(f"/slides/{session}/review?queue=disagreements").text)
     for number in (8, 9, 10):
         page.post(f"/slides/{session}/review", data={"at": str(number), "label": "Pre", "queue": "disagreements"})
     review_found(rig.record, cells[8], "Early", "viktor")  # a later reading does not undo the decision

@@ -37,10 +37,10 @@ function blankPicture() {
 
 // Nothing on the page may look like a result of now.
 function disconnected() {
-  text("connection", "No connection to the rig; trying again.");
+  text("connection", _("No connection to the rig; trying again."));
   $("light").className = "light bad";
-  text("title", "No connection");
-  text("advice", "what the camera sees now is not known");
+  text("title", _("No connection"));
+  text("advice", _("what the camera sees now is not known"));
   fill($("focus"), 0);
   for (const id of ["focus-text", "probability"]) text(id, "");
   for (const id of ["label", "rate", "camera"]) text(id, "–");
@@ -61,7 +61,7 @@ function showEvent(now) {
   text("title", now.title);
   text("advice", now.advice);
   fill($("focus"), now.focus);
-  text("focus-text", now.focus ? `${Math.round(100 * now.focus)} %` : "");
+  text("focus-text", now.focus ? `${decimal(100 * now.focus, 0)} %` : "");
   text("label", now.label || "–");
   text("probability", now.probability);
   $("needs-review").hidden = !now.review;
@@ -113,11 +113,11 @@ function showCount(count) {
     const row = list.children[index];
     row.firstElementChild.textContent = label;
     fill(row.querySelector("svg"), fraction);
-    row.querySelector("span").textContent = `${number} · ${(100 * fraction).toFixed(1)} %`;
+    row.querySelector("span").textContent = `${number} · ${decimal(100 * fraction, 1)} %`;
   });
   const now = count.target > 0 && count.total >= count.target;
   if (now && reached === false) {
-    text("reached", `${count.total} of ${count.target}: the count is complete.`);
+    text("reached", _("{count} of {target}: the count is complete.", { count: count.total, target: count.target }));
     // Before a click, a browser allows no sound.
     if (toneOn() && navigator.userActivation && navigator.userActivation.hasBeenActive) playTone();
   }
@@ -218,11 +218,15 @@ async function takeCapture() {
     const { frame, image_lost: lost } = await answer.json();
     const link = document.createElement("a");
     link.href = `/frames/${frame}`;
-    link.textContent = `frame ${frame}`;
+    link.textContent = _("frame {number}", { number: frame });
     result.classList.toggle("lost", Boolean(lost));
-    result.replaceChildren(...(lost ? ["No image was saved: ", lost, ". The result is recorded as ", link, "."] : ["Captured as ", link, "."]));
+    const told = lost
+      ? _("No image was saved: {reason}. The result is recorded as {frame}.", { reason: lost })
+      : _("Captured as {frame}.");
+    const [before, after] = told.split("{frame}");
+    result.replaceChildren(before, link, after);
   } catch (error) {
-    result.textContent = `Not captured: ${error.message}`;
+    result.textContent = _("Not captured: {reason}", { reason: error.message });
   }
   capturing = false;
   capture.disabled = !latest || latest.picture === null;
