@@ -16,6 +16,7 @@ from . import __version__
 from .edge_runtime import errors
 
 COMMANDS = {
+    "adapt": ("adapt",),
     "data": ("data",),
     "deploy": ("deploy", "devices"),
     "device": ("bench", "cells", "compare-bench", "doctor", "inspect", "run"),

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from . import signature
 from .errors import BundleError
+from .exemplars import MEMBER as EXEMPLARS
+from .exemplars import Exemplars, read_exemplars
 from .flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadata
 from .manifest import TASKS, Manifest, parse_manifest
 from .ood import MEMBER as NOVELTY
@@ -82,6 +84,8 @@ class Bundle:
         model_card: Markdown; None for a foreign model.
         file_bytes: size of the whole file.
         ood_detector: the out-of-distribution detector; None for a foreign model or one without a novelty score.
+        exemplars: features of images of the home laboratory; None for a foreign model, and in files of older versions.
+        is_signed: whether it holds a signature, of any key.
     """
 
     path: str
@@ -94,6 +98,8 @@ class Bundle:
     model_card: str | None
     file_bytes: int
     ood_detector: OodDetector | None = None
+    exemplars: Exemplars | None = None
+    is_signed: bool = False
 
     @property
     def task(self) -> str:
@@ -215,7 +221,15 @@ def _packed(file: IO[bytes], archive: zipfile.ZipFile, begin: int, name: str, fi
         ood_detector=(
             read_ood_detector(manifest.novelty, _member(archive, NOVELTY, name), name) if manifest.novelty else None
         ),
+        exemplars=_exemplars(archive, manifest, name),
+        is_signed=signature.MEMBER in archive.namelist(),
     )
+
+
+def _exemplars(archive: zipfile.ZipFile, manifest: Manifest, name: str) -> Exemplars | None:
+    if not manifest.exemplars:
+        return None
+    return read_exemplars(manifest.exemplars, _member(archive, EXEMPLARS, name), len(manifest.labels), name)
 
 
 def _foreign(data: bytes, archive: zipfile.ZipFile | None, name: str, file_bytes: int) -> Bundle:

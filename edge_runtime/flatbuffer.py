@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 from .errors import BundleError
+from .flatbuffer_tables import I8, I32, U8, U32, U64, DamagedError, Reader, Table
 from .ops import OPERATORS, TENSOR_TYPES
 
 MARKER = "edgeall"
@@ -23,8 +24,6 @@ MARKER_FORMAT = struct.Struct("<8sQ")
 """The entry's content: `MARKER_MAGIC` and the flatbuffer's length in bytes."""
 MARKER_MAGIC = b"edgeall\x01"
 METADATA = "TFLITE_METADATA"
-MAX_ITEMS = 8_000_000
-"""Limit of bytes and numbers read from one file, without weights: above any network; 0.2 GB of memory."""
 
 _CUSTOM = 32
 _AXIS_LABELS = 2
@@ -45,6 +44,8 @@ class Tensor:
         zero_point: as many values as `scale`.
         constant_bytes: size of its constant data in the file; 0 for an activation.
         constant_at: offset of the constant data in the file; not compared.
+        scale_at: offset of the first scale (float32) in the file; not compared.
+        zero_point_at: offset of the first zero point (int64) in the file; not compared.
         signature: the shape with -1 for each variable size, for which `shape` has a placeholder; empty if no size is
             variable.
     """
@@ -56,6 +57,8 @@ class Tensor:
     zero_point: tuple[int, ...]
     constant_bytes: int
     constant_at: int = field(default=0, compare=False)
+    scale_at: int = field(default=0, compare=False)
+    zero_point_at: int = field(default=0, compare=False)
     signature: tuple[int, ...] = ()
 
 
@@ -151,117 +154,18 @@ def packed_length(data: bytes) -> int | None:
     if data[4:8] != b"TFL3":
         return None
     try:
-        reader = _Reader(data)
+        reader = Reader(data)
         content = _metadata_entries(reader, reader.root(), only=MARKER).get(MARKER, b"")
         magic, length = MARKER_FORMAT.unpack(content)
-    except (_DamagedError, struct.error):
+    except (DamagedError, struct.error):
         return None
     return int(length) if magic == MARKER_MAGIC else None
-
-
-class _DamagedError(Exception):
-    """An offset, length or index that points outside the file."""
-
-
-_U8 = struct.Struct("<B")
-_U16 = struct.Struct("<H")
-_I8 = struct.Struct("<b")
-_I32 = struct.Struct("<i")
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
-
-
-class _Reader:
-    """Bounds-checked access to the bytes, with a budget that limits the work for a malformed file."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.left = min(2 * len(data), MAX_ITEMS)  # twice: a valid file may share strings and vectors
-
-    def number(self, form: struct.Struct, at: int) -> int:
-        if at < 0 or at + form.size > len(self.data):
-            raise _DamagedError
-        value: int = form.unpack_from(self.data, at)[0]
-        return value
-
-    def spend(self, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise _DamagedError
-
-    def root(self) -> _Table:
-        return _Table(self, self.number(_U32, 0))
-
-    def follow(self, at: int) -> int:
-        return at + self.number(_U32, at)
-
-
-class _Table:
-    """One flatbuffer table. Finds fields by number through the vtable."""
-
-    def __init__(self, reader: _Reader, at: int) -> None:
-        reader.spend(4)
-        self.reader = reader
-        self.at = at
-        self.vtable = at - reader.number(_I32, at)
-        self.vtable_bytes = reader.number(_U16, self.vtable)
-
-    def field(self, number: int) -> int | None:
-        slot = 4 + 2 * number
-        if slot + 2 > self.vtable_bytes:
-            return None
-        offset = self.reader.number(_U16, self.vtable + slot)
-        return self.at + offset if offset else None
-
-    def number(self, number: int, form: struct.Struct, default: int = 0) -> int:
-        at = self.field(number)
-        return default if at is None else self.reader.number(form, at)
-
-    def table(self, number: int) -> _Table | None:
-        at = self.field(number)
-        return None if at is None else _Table(self.reader, self.reader.follow(at))
-
-    def vector(self, number: int, item_bytes: int) -> tuple[int, int]:
-        """Position of the first item, and the number of items. All are inside the file."""
-        at = self.field(number)
-        if at is None:
-            return 0, 0
-        at = self.reader.follow(at)
-        count = self.reader.number(_U32, at)
-        if at + 4 + count * item_bytes > len(self.reader.data):
-            raise _DamagedError
-        return at + 4, count
-
-    def numbers(self, number: int, code: str) -> tuple[int, ...]:
-        return self._unpack(number, code)
-
-    def floats(self, number: int) -> tuple[float, ...]:
-        return self._unpack(number, "f")
-
-    def _unpack(self, number: int, code: str) -> tuple[int, ...]:
-        size = struct.calcsize(f"<{code}")
-        start, count = self.vector(number, size)
-        self.reader.spend(count)
-        return struct.unpack_from(f"<{count}{code}", self.reader.data, start)
-
-    def raw(self, number: int) -> bytes:
-        start, count = self.vector(number, 1)
-        self.reader.spend(count)
-        return bytes(self.reader.data[start : start + count])
-
-    def text(self, number: int) -> str:
-        return self.raw(number).decode("utf-8", errors="replace")
-
-    def tables(self, number: int) -> list[_Table]:
-        start, count = self.vector(number, 4)
-        self.reader.spend(4 * count)
-        return [_Table(self.reader, self.reader.follow(start + 4 * index)) for index in range(count)]
 
 
 class _Tensors(Sequence[Tensor]):
     """The tensors of a subgraph, each read on first access. The access may raise BundleError."""
 
-    def __init__(self, table: _Table, buffers: list[tuple[int, int]], name: str) -> None:
+    def __init__(self, table: Table, buffers: list[tuple[int, int]], name: str) -> None:
         self._reader, self._buffers, self._name = table.reader, buffers, name
         self._start, self._count = table.vector(0, 4)
         self._known: dict[int, Tensor] = {}
@@ -280,17 +184,17 @@ class _Tensors(Sequence[Tensor]):
     def _read(self, index: int) -> Tensor:
         if index not in self._known:
             try:
-                table = _Table(self._reader, self._reader.follow(self._start + 4 * index))
+                table = Table(self._reader, self._reader.follow(self._start + 4 * index))
                 self._known[index] = _read_tensor(table, self._buffers)
-            except _DamagedError as error:
+            except DamagedError as error:
                 raise _damaged(self._name) from error
         return self._known[index]
 
 
-def _guarded(data: bytes, name: str, read: Callable[[_Table], T]) -> T:
+def _guarded(data: bytes, name: str, read: Callable[[Table], T]) -> T:
     try:
-        return read(_Reader(data).root())
-    except _DamagedError as error:
+        return read(Reader(data).root())
+    except DamagedError as error:
         raise _damaged(name) from error
 
 
@@ -298,60 +202,60 @@ def _damaged(name: str) -> BundleError:
     return BundleError(f"{name}: the flatbuffer is truncated or damaged", hint="copy the file again")
 
 
-def _read_graph(model: _Table, name: str, whole: bool) -> Graph:
+def _read_graph(model: Table, name: str, whole: bool) -> Graph:
     # Model: version 0, operator_codes 1, subgraphs 2, buffers 4, metadata 6
     names = [_operator_name(code) for code in model.tables(1)]
     buffers = [_buffer(buffer) for buffer in model.tables(4)]
     subgraphs = tuple(_read_subgraph(table, names, _Tensors(table, buffers, name), whole) for table in model.tables(2))
     if not subgraphs:
-        raise _DamagedError
-    return Graph(model.number(0, _U32), subgraphs, _metadata_entries(model.reader, model))
+        raise DamagedError
+    return Graph(model.number(0, U32), subgraphs, _metadata_entries(model.reader, model))
 
 
-def _operator_name(code: _Table) -> str:
+def _operator_name(code: Table) -> str:
     # OperatorCode: deprecated_builtin_code 0, custom_code 1, builtin_code 3; codes below 127 may be in either
-    number = max(code.number(0, _I8), code.number(3, _I32))
+    number = max(code.number(0, I8), code.number(3, I32))
     if number == _CUSTOM:
         return f"CUSTOM {code.text(1)}"
     return OPERATORS[number] if 0 <= number < len(OPERATORS) else f"OPERATOR {number}"
 
 
-def _buffer(buffer: _Table) -> tuple[int, int]:
+def _buffer(buffer: Table) -> tuple[int, int]:
     """Start and length of the data, in bytes."""
     # Buffer: data 0; offset 1 and size 2 if the data follow the flatbuffer (models of more than 2 GB)
     at, count = buffer.vector(0, 1)
-    offset, size = buffer.number(1, _U64), buffer.number(2, _U64)
+    offset, size = buffer.number(1, U64), buffer.number(2, U64)
     if offset <= 1:
         return at, count
     if offset + size > len(buffer.reader.data):
-        raise _DamagedError
+        raise DamagedError
     return (offset, size) if size > count else (at, count)
 
 
-def _read_subgraph(table: _Table, names: list[str], lazy: _Tensors, whole: bool) -> Subgraph:
+def _read_subgraph(table: Table, names: list[str], lazy: _Tensors, whole: bool) -> Subgraph:
     # SubGraph: tensors 0, inputs 1, outputs 2, operators 3
     tensors = tuple(lazy) if whole else lazy
     operators = []
     for operator in table.tables(3):
         # Operator: opcode_index 0, inputs 1, outputs 2
-        code = operator.number(0, _U32)
+        code = operator.number(0, U32)
         if code >= len(names):
-            raise _DamagedError
+            raise DamagedError
         operators.append(Operator(names[code], operator.numbers(1, "i"), operator.numbers(2, "i")))
     subgraph = Subgraph(tensors, tuple(operators), table.numbers(1, "i"), table.numbers(2, "i"))
     ends = [(subgraph.inputs, 0), (subgraph.outputs, 0)]
     for indices, lowest in ends + [(op.inputs, -1) for op in operators] + [(op.outputs, 0) for op in operators]:
         if any(not lowest <= index < len(tensors) for index in indices):
-            raise _DamagedError
+            raise DamagedError
     return subgraph
 
 
-def _read_tensor(table: _Table, buffers: list[tuple[int, int]]) -> Tensor:
+def _read_tensor(table: Table, buffers: list[tuple[int, int]]) -> Tensor:
     # Tensor: shape 0, type 1, buffer 2, name 3, quantization 4 (QuantizationParameters: scale 2, zero_point 3),
     # shape_signature 7
-    code, buffer = table.number(1, _U8), table.number(2, _U32)
+    code, buffer = table.number(1, U8), table.number(2, U32)
     if code >= len(TENSOR_TYPES) or buffer >= len(buffers):
-        raise _DamagedError
+        raise DamagedError
     quantization = table.table(4)
     return Tensor(
         name=table.text(3),
@@ -361,24 +265,26 @@ def _read_tensor(table: _Table, buffers: list[tuple[int, int]]) -> Tensor:
         zero_point=quantization.numbers(3, "q") if quantization else (),
         constant_bytes=buffers[buffer][1],
         constant_at=buffers[buffer][0],
+        scale_at=quantization.vector(2, 4)[0] if quantization else 0,
+        zero_point_at=quantization.vector(3, 8)[0] if quantization else 0,
         signature=table.numbers(7, "i"),
     )
 
 
-def _metadata_entries(reader: _Reader, model: _Table, only: str | None = None) -> dict[str, bytes]:
+def _metadata_entries(reader: Reader, model: Table, only: str | None = None) -> dict[str, bytes]:
     # Metadata: name 0, buffer 1
     start, count = model.vector(4, 4)
     entries = {}
     for entry in model.tables(6):
-        name, buffer = entry.text(0), entry.number(1, _U32)
+        name, buffer = entry.text(0), entry.number(1, U32)
         if buffer >= count:
-            raise _DamagedError
+            raise DamagedError
         if only in (None, name):
-            entries[name] = _Table(reader, reader.follow(start + 4 * buffer)).raw(0)
+            entries[name] = Table(reader, reader.follow(start + 4 * buffer)).raw(0)
     return entries
 
 
-def _read_metadata(model: _Table) -> TfliteMetadata:
+def _read_metadata(model: Table) -> TfliteMetadata:
     # ModelMetadata: subgraph_metadata 3; SubGraphMetadata: input_tensor_metadata 2, output_tensor_metadata 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -388,11 +294,11 @@ def _read_metadata(model: _Table) -> TfliteMetadata:
             # TensorMetadata: process_units 4, associated_files 6; ProcessUnit: options_type 0, options 1
             for unit in tensor.tables(4):
                 options = unit.table(1)
-                if unit.number(0, _U8) == _NORMALIZATION and options is not None:
+                if unit.number(0, U8) == _NORMALIZATION and options is not None:
                     mean, std = options.floats(0), options.floats(1)
         for tensor in subgraph.tables(3)[:1]:
             # AssociatedFile: name 0, type 2, locale 3
             files += [
-                (bool(file.text(3)), file.text(0)) for file in tensor.tables(6) if file.number(2, _I8) == _AXIS_LABELS
+                (bool(file.text(3)), file.text(0)) for file in tensor.tables(6) if file.number(2, I8) == _AXIS_LABELS
             ]
     return TfliteMetadata(mean, std, tuple(name for _, name in sorted(files, key=lambda item: item[0])))

@@ -46,6 +46,9 @@ class Manifest:
         flatbuffer_sha256: hex digest of the flatbuffer; set by `edgeall.optimize.packaging.pack`.
         flatbuffer_bytes: length of the flatbuffer; the archive starts there.
         task: one of `TASKS`.
+        exemplars: features of images of the home laboratory, see `edgeall.edge_runtime.exemplars`; empty without them.
+        lineage: one object for each adaptation to another laboratory, the first one first; see
+            `edgeall.edge_runtime.adaptation.adapt`.
         segmentation: of that task: ``red_cell_px``, the diameter in pixels that a red cell must have in the input.
         schema: see `SCHEMA`.
     """
@@ -69,13 +72,16 @@ class Manifest:
     flatbuffer_bytes: int = 0
     task: str = "classification"
     segmentation: dict[str, Any] = field(default_factory=dict)
+    exemplars: dict[str, Any] = field(default_factory=dict)
+    lineage: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> str:
         """The indented text of ``edgeall.json``. Raises ValueError for values that JSON cannot represent."""
         values = dataclasses.asdict(self)
-        if not self.segmentation:
-            del values["segmentation"]
+        for key in ("segmentation", "exemplars", "lineage"):
+            if not values[key]:
+                del values[key]
         ordered = {key: values.pop(key) for key in _FIRST} | values
         return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -116,8 +122,9 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         intended_use=_take(values, "intended_use", str, name),
         **{
             key: _take(values, key, dict, name) if key in values else {}
-            for key in ("novelty", "quality", "segmentation")
+            for key in ("novelty", "quality", "segmentation", "exemplars")
         },
+        lineage=_objects(values, "lineage", name) if "lineage" in values else (),
         **{
             key: _take(values, key, dict, name)
             for key in ("quantization", "training", "metrics", "calibration", "decision", "golden")
@@ -190,6 +197,13 @@ def _texts(values: dict[str, Any], key: str, name: str) -> tuple[str, ...]:
     items = _take(values, key, list, name)
     if not all(isinstance(item, str) for item in items):
         raise _bad(name, f"`{key}` must be a list of texts")
+    return tuple(items)
+
+
+def _objects(values: dict[str, Any], key: str, name: str) -> tuple[dict[str, Any], ...]:
+    items = _take(values, key, list, name)
+    if not all(isinstance(item, dict) for item in items):
+        raise _bad(name, f"`{key}` must be a list of objects")
     return tuple(items)
 
 

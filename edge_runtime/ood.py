@@ -2,7 +2,7 @@
 
 The square roots of the pooled features, scaled to unit length, lie near a plane: the mean of the training images and a
 few principal axes. The score is the squared distance from that plane, divided by a threshold.
-`edgeall.optimize.quantization.novelty` fits plane and threshold with the quantized model; the packed model holds them.
+`edgeall.edge_runtime.tools.novelty` fits plane and threshold with the quantized model; the packed model holds them.
 
 Source: the residual of H. Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching", on the square roots
 of the Hellinger distance. Alternatives that were measured: ``docs/decisions/0010-novelty.md``.

@@ -21,6 +21,7 @@ from ..console.progress import Progress
 from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.manifest import Manifest
 from ..edge_runtime.preprocess import InputSpec, normalize
+from ..edge_runtime.tools.golden_images import choose_golden
 from ..edge_runtime.vision.cells import crop
 from ..edge_runtime.vision.finder import open_finder
 from ..models import registry
@@ -30,7 +31,6 @@ from ..models.registry import BuildArgs
 from ..rig.capture.slide import KINDS, SimulatedCamera, draw_slide
 from ..train.runs import versions
 from .packaging.card import model_card
-from .packaging.golden import choose_golden
 from .packaging.pack import pack
 from .quantization.convert import convert, with_second_output
 from .quantization.fold import fold_batch_normalization

@@ -217,11 +217,11 @@ def _smear_model(data: Path, folder: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     from edgeall.edge_runtime.preprocess import load_input, normalize
+    from edgeall.edge_runtime.tools.golden_images import choose_golden
     from edgeall.models import registry
     from edgeall.models.head import add_head
     from edgeall.models.keras_compat import keras
     from edgeall.optimize.packaging.card import model_card
-    from edgeall.optimize.packaging.golden import choose_golden
     from edgeall.optimize.packaging.pack import pack
 
     spec = InputSpec(224, 224)

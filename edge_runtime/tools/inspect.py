@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,7 @@ def inspect_text(facts: Inspection) -> str:
             "metrics": {key: value for key, value in manifest["metrics"].items() if _is_short(value)},
             **(_decision_rows(manifest) if manifest["task"] == "classification" else {}),
             "fit": manifest["input"]["fit"],
+            **_lineage_rows(manifest.get("lineage", [])),
         }
     rows |= {
         "labels": "not in the file" if labels is None else labels if len(labels) <= 20 else f"{len(labels):,}",
@@ -182,6 +183,27 @@ def _decision_rows(manifest: Mapping[str, Any]) -> dict[str, object]:
         "decision": manifest["decision"] or "the most probable label",
         "novelty": {key: value for key, value in manifest["novelty"].items() if _is_short(value)} or "none",
     }
+
+
+def _lineage_rows(lineage: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """A row for each adaptation to another laboratory."""
+    rows: dict[str, object] = {}
+    for number, entry in enumerate(lineage, start=1):
+        labelled = entry.get("labelled")
+        text = f"{entry['when']}, by {entry['by']}, {entry['images']} images of a site"
+        text += f", from {entry['parent_sha256'][:12]}"
+        if labelled is None:
+            text += "; without labels: only the out-of-distribution detector moved"
+        else:
+            text += f"; balanced accuracy there {_change(labelled['site'])}"
+            text += f", at home {_change(labelled['home'])}" if labelled.get("home") else ""
+        rows[f"adapted ({number})" if len(lineage) > 1 else "adapted"] = text
+    return rows
+
+
+def _change(parts: Mapping[str, Any]) -> str:
+    before, after = (f"{100 * parts[key]['balanced_accuracy']:.1f}" for key in ("before", "after"))
+    return f"{before} to {after} %"
 
 
 def _golden_verdict(facts: Inspection) -> str:

@@ -35,7 +35,7 @@ PATIENCE = 10
 OVERHEAD_BYTES = 32 * 1024
 """Largest size of manifest, labels, model card, archive and the tensor names of a trained network."""
 GOLDEN_IMAGES = 2
-"""Golden images in a packed model, see `edgeall.optimize.packaging.pack.golden_png`."""
+"""Golden images in a packed model, see `edgeall.edge_runtime.tools.golden_images.golden_png`."""
 
 
 @dataclass(frozen=True)

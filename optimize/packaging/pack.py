@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
-
-from PIL import Image
+from typing import Any
 
 from ...edge_runtime.bundle import GOLDEN, GOLDEN_FOLDER, LABELS, MANIFEST, MODEL_CARD, open_bundle
 from ...edge_runtime.errors import BundleError, DataError
+from ...edge_runtime.exemplars import MEMBER as EXEMPLARS
 from ...edge_runtime.flatbuffer import METADATA, Tensor, read_graph
 from ...edge_runtime.images import decode_rgb
 from ...edge_runtime.manifest import Manifest, check_manifest
 from ...edge_runtime.ood import MEMBER as NOVELTY
-from ...edge_runtime.preprocess import InputSpec, preprocess
+from ...edge_runtime.preprocess import preprocess
 from ...edge_runtime.tasks import open_model
+from ...edge_runtime.tools.archive import write_archive
 from ...edge_runtime.tools.atomic import atomic_write
 from ...edge_runtime.tools.golden import check_golden, pixels_digest
 from .metadata import marked, model_metadata
@@ -35,6 +33,7 @@ def pack(
     model_card: str,
     out: Path,
     novelty: bytes | None = None,
+    exemplars: bytes | None = None,
 ) -> Path:
     """Write a packed model: the flatbuffer with TFLite metadata, then a stored zip with the rest.
 
@@ -45,10 +44,11 @@ def pack(
         flatbuffer: the converted model; its first output is the one that the task is about.
         manifest: ``flatbuffer_sha256`` and ``flatbuffer_bytes`` are set here.
         golden: at least one tuple of file name ending in ``.png``, PNG file, and the model's own probabilities from
-            `Classifier.predict`, or `Segmenter.infer`; see `golden_png`.
+            `Classifier.predict`, or `Segmenter.infer`; see `edgeall.edge_runtime.tools.golden_images`.
         model_card: Markdown, see `edgeall.optimize.packaging.card`.
         out: file to write; its folder is made.
-        novelty: stored OOD detector, from `edgeall.optimize.quantization.novelty.fit_novelty`.
+        novelty: stored OOD detector, from `edgeall.edge_runtime.tools.novelty.fit_novelty`.
+        exemplars: stored exemplars, from `edgeall.edge_runtime.exemplars.store_exemplars`.
 
     Returns:
         ``out``.
@@ -60,8 +60,7 @@ def pack(
     """
     check_manifest(manifest, out.name)
     graph = read_graph(flatbuffer, out.name)
-    main, outputs = graph.main, graph.main.outputs
-    meaning = OUTPUTS[manifest.task]
+    main, outputs, meaning = graph.main, graph.main.outputs, OUTPUTS[manifest.task]
     if meaning.first(graph, out.name) != outputs[0]:
         raise BundleError(f"{out.name}: the {meaning.name} must be the first output, as other programs expect")
     names = [meaning.name, *(meaning.second(main.tensors[index]) for index in outputs[1:])]
@@ -76,34 +75,17 @@ def pack(
         MODEL_CARD: model_card.encode(),
     }
     members |= _golden_members(golden, manifest, main.tensors[outputs[0]], out.name)
-    if novelty is not None:
-        members[NOVELTY] = novelty
+    members |= {name: content for name, content in ((NOVELTY, novelty), (EXEMPLARS, exemplars)) if content is not None}
     members |= {GOLDEN_FOLDER + name: image for name, image, _ in golden}
     try:
         with atomic_write(out) as temporary:
             with open(temporary, "wb") as file:
                 file.write(model)
-                _write_archive(file, members, manifest.created)
+                write_archive(file, members, manifest.created)
             _check(temporary, out.name)
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error.strerror})", hint="check the folder and the disk") from error
     return out
-
-
-def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
-    """A small PNG of an image, as a golden image of a packed model.
-
-    Its size and aspect ratio differ from the model's input, so that the golden check covers fitting and resizing. At
-    224 pixels it takes about 20 KB.
-
-    Args:
-        image: mode ``RGB``, any size.
-        spec: the model's input contract.
-    """
-    small = image.resize((max(spec.width // 2, 8), max(spec.height * 3 // 8, 6)), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    small.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def _golden_members(
@@ -130,19 +112,6 @@ def _golden_members(
         entries.append({"name": file, **entry.facts, "pixels_sha256": pixels_digest(preprocess(image, spec))})
         members |= entry.members
     return {GOLDEN: (json.dumps({"images": entries}, indent=1) + "\n").encode(), **members}
-
-
-def _write_archive(file: IO[bytes], members: dict[str, bytes], created: str) -> None:
-    match = re.match(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", created)
-    if match is None:
-        raise BundleError(f"manifest: created {created!r} is not like 2026-11-21T10:00:00Z")
-    year, month, day, hour, minute, second = (int(part) for part in match.groups())
-    # Written at the file's end: its offsets count from the file's start, as `unzip` expects.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for member, content in members.items():
-            info = zipfile.ZipInfo(member, (year, month, day, hour, minute, second))
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, content)
 
 
 def _check(path: Path, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ...edge_runtime import signature
 from ...edge_runtime.bundle import open_bundle
 from ...edge_runtime.errors import BundleError, DataError, EdgeallError
+from ...edge_runtime.tools.archive import signature_of
 from ...edge_runtime.tools.atomic import atomic_write
 
 
@@ -60,7 +60,7 @@ def sign(model: Path, key: Path) -> dict[str, Any]:
         EdgeallError: the key is unusable, see `signature.load_private_key`.
         DataError: the file cannot be written.
     """
-    private = signature.load_private_key(key)
+    signature.load_private_key(key)  # refused before the model is read
     bundle = open_bundle(model)
     if bundle.manifest is None:
         raise BundleError(f"{model}: a foreign model, which cannot hold a signature", hint="sign a packed model")
@@ -68,15 +68,13 @@ def sign(model: Path, key: Path) -> dict[str, Any]:
         with atomic_write(model) as temporary, zipfile.ZipFile(model) as archive, open(temporary, "wb") as file:
             infos = [info for info in archive.infolist() if info.filename != signature.MEMBER]
             members = {info.filename: archive.read(info) for info in infos}
-            digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
-            text = signature.signed_text(hashlib.sha256(bundle.flatbuffer).hexdigest(), digests)
             last = zipfile.ZipInfo(signature.MEMBER, infos[0].date_time)
             last.external_attr = infos[0].external_attr
             file.write(bundle.flatbuffer)
             with zipfile.ZipFile(file, "w") as signed:
                 for info in infos:
                     signed.writestr(info, members[info.filename])
-                signed.writestr(last, signature.write_signature(private, text))
+                signed.writestr(last, signature_of(bundle.flatbuffer, members, key))
             file.close()
             os.chmod(temporary, model.stat().st_mode)
             open_bundle(temporary)

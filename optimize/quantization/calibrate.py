@@ -1,59 +1,20 @@
-"""Fits the temperature and the review rule of a converted model.
+"""The temperature of a converted model, with its effect on the images that it was fitted to.
 
-The temperature calibrates the probabilities; the review rule sends images below a probability to a person. Both travel
-in the manifest as `calibration` and `decision`. They are fitted on the validation subset, unchanged and mildly changed
+Temperature and review rule are fitted on the validation subset, unchanged and mildly changed
 (`edgeall.optimize.quantization.mild`). On the unchanged subset alone, a model without errors there would never ask for
 review anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
-from ...edge_runtime.calibration import FLOOR, apply_temperature
-from ...edge_runtime.errors import UsageError
+from ...edge_runtime.calibration import apply_temperature
+from ...edge_runtime.tools.decisions import fit_temperature
 from ...train.evaluation.metrics import brier_score, expected_calibration_error
-
-TEMPERATURES = (0.2, 10.0)
-REVIEW_BUDGET = 0.05
-"""Default of the largest share of images sent to review."""
-
-
-def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None) -> float:
-    """The temperature that minimizes the log loss of the probabilities against a softened truth.
-
-    Where nearly all of some hundred images are right, the most likely temperature is far below 1, and the model would
-    be certain of everything. The truth is therefore softened as in Platt scaling: one more image of each other class
-    is assumed.
-
-    Args:
-        probabilities: ``(n, labels)``, not calibrated.
-        truth: class indices ``(n,)``.
-        images: number of different images; None: n. Copies of an image do not add evidence.
-
-    Returns:
-        Within `TEMPERATURES`.
-
-    Source: Guo et al. 2017 (temperature); J. Platt 1999, "Probabilistic outputs for support vector machines", 2.2.
-    """
-    rows, labels = probabilities.shape
-    count = rows if images is None else images
-    wanted = np.full((rows, labels), 1 / (count + labels))
-    wanted[np.arange(rows), truth] = 1 - (labels - 1) / (count + labels)
-    logits = np.log(np.maximum(probabilities.astype(np.float64), FLOOR))
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        return float(-(wanted * (scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))).sum(axis=1).mean())
-
-    bounds = tuple(np.log(TEMPERATURES))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def calibration_of(
@@ -74,79 +35,3 @@ def calibration_of(
         found[f"ece_{name}"] = expected_calibration_error(confidence, scores.argmax(axis=1) == truth)
         found[f"brier_{name}"] = brier_score(scores, truth)
     return found
-
-
-def review_rule(
-    probabilities: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    positive: Sequence[int],
-    target_sensitivity: float | None,
-    review_budget: float | None,
-    unfamiliar: NDArray[np.bool_] | None = None,
-) -> dict[str, Any]:
-    """The manifest's ``decision``: the top probability below which an image goes to review.
-
-    Images of equal top probability, which are frequent in 8 bits, go to review together or not at all. A model that is
-    certain of nearly everything therefore uses less than the budget.
-
-    Args:
-        probabilities: calibrated, of validation images, ``(n, labels)``.
-        truth: class indices ``(n,)``.
-        positive: indices of the positive classes.
-        target_sensitivity: smallest share of positive images that is predicted positive or sent to review.
-        review_budget: largest share of the in-distribution images sent to review; None: `REVIEW_BUDGET` unless a
-            sensitivity is given; 0: no rule.
-        unfamiliar: bool ``(n,)``, images that the OOD detector sends to review. They do not count against the budget,
-            because among changed images they could use all of it.
-
-    Returns:
-        ``review_below``, ``rule`` and ``target``; ``reviewed``, the share of these images sent to review for either
-        reason; ``accuracy_of_the_rest``. Empty for no rule.
-
-    Raises:
-        UsageError: both are given, a share is out of range, or a sensitivity is given without a positive class.
-    """
-    rule, target = wanted_rule(positive, target_sensitivity, review_budget)
-    if target == 0:
-        return {}
-    top, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == truth
-    ood = np.zeros(len(top), bool) if unfamiliar is None else unfamiliar
-    if rule == "review_budget":
-        known = np.sort(top[~ood])
-        allowed = int(target * len(known) + 1e-9)
-        below = float(known[allowed]) if len(known) else 0.0  # at most ``allowed`` lie below it
-    else:
-        is_positive = np.isin(truth, positive)
-        missed = top[is_positive & ~ood & ~np.isin(probabilities.argmax(axis=1), positive)]
-        accepted = int((1 - target) * is_positive.sum() + 1e-9)  # positive images that may be missed without review
-        surest = np.sort(missed)[::-1]
-        below = float(np.nextafter(surest[accepted], 2.0)) if len(surest) > accepted else 0.0
-    reviewed = ood | (top < below)
-    rest = right[~reviewed]
-    return {
-        "review_below": below,
-        "rule": rule,
-        "target": target,
-        "reviewed": float(reviewed.mean()),
-        "accuracy_of_the_rest": float(rest.mean()) if len(rest) else None,
-    }
-
-
-def wanted_rule(
-    positive: Sequence[int], target_sensitivity: float | None, review_budget: float | None
-) -> tuple[str, float]:
-    """Name and target of the rule, target 0 for no rule. Raises UsageError for invalid arguments; see `review_rule`."""
-    if target_sensitivity is not None and review_budget is not None:
-        raise UsageError("--target-sensitivity and --review-budget exclude each other", hint="give one of them")
-    if target_sensitivity is None:
-        budget = REVIEW_BUDGET if review_budget is None else review_budget
-        if not 0 <= budget < 1:
-            raise UsageError(f"--review-budget must be in [0, 1), got {budget:g}", hint="0 sets no rule")
-        return "review_budget", budget
-    if not 0 < target_sensitivity < 1:
-        raise UsageError(f"--target-sensitivity must be in (0, 1), got {target_sensitivity:g}", hint="as in 0.98")
-    if not positive:
-        raise UsageError(
-            "--target-sensitivity requires a positive class", hint="train with --positive, or give a budget"
-        )
-    return "target_sensitivity", target_sensitivity

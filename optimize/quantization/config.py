@@ -34,7 +34,7 @@ class QuantizeConfig:
         layer_report: measure the rounding error of each layer on the validation subset (integer schemes).
         robust: measure accuracy under corruptions as well, see `edgeall.train.evaluation.robustness.robustness`. The
             mean and the worst case go into the file.
-        target_sensitivity: see `edgeall.optimize.quantization.calibrate.review_rule`.
+        target_sensitivity: see `edgeall.edge_runtime.tools.decisions.review_rule`.
         review_budget: largest share of images sent to review as uncertain; 0: no rule.
         explain: the second output is the last feature map instead of its mean; `edgeall run --explain` needs it.
         force: overwrite ``out``.

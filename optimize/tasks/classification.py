@@ -12,8 +12,13 @@ from ...edge_runtime import parallel
 from ...edge_runtime.calibration import apply_temperature
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import GateError
+from ...edge_runtime.exemplars import store_exemplars
 from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
+from ...edge_runtime.tools.decisions import review_rule, wanted_rule
+from ...edge_runtime.tools.golden_images import choose_golden
+from ...edge_runtime.tools.novelty import IMAGES as NOVELTY_IMAGES
+from ...edge_runtime.tools.novelty import fit_novelty
 from ...models.keras_compat import tf
 from ...train.batches import Images, plain, shuffled
 from ...train.evaluation.metrics import Metrics, metrics_of
@@ -27,16 +32,13 @@ from ...train.runs import image_folder
 from ...train.stage import Stage
 from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_metrics, manifest_of, quality_gate
-from ..packaging.golden import choose_golden
 from ..packaging.pack import pack
 from ..quantization.activations import stratified
-from ..quantization.calibrate import calibration_of, review_rule, wanted_rule
+from ..quantization.calibrate import calibration_of
 from ..quantization.config import QuantizeConfig
 from ..quantization.convert import with_second_output
 from ..quantization.job import Converted, Folded, Job
 from ..quantization.mild import validation_predictions
-from ..quantization.novelty import IMAGES as NOVELTY_IMAGES
-from ..quantization.novelty import fit_novelty
 from ..quantization.placement import images_at_once
 from ..quantization.result import Agreement, QuantizationResult, conversion_facts
 from ..quantization.summary import quantize_text
@@ -249,10 +251,11 @@ def _pack(
     source, images = golden_candidates(config.golden, facts, split, root)
     sections = {key: measured[key] for key in ("calibration", "decision", "novelty")}
     sections["quality"] = quality_gate(facts, split, root)
+    sections["exemplars"], exemplars = store_exemplars(verified.features, job.verified_images.labels, config.subset)
     metrics = manifest_metrics(assessed.metrics, assessed.report, assessed.robust, measured["float_accuracy"])
     manifest = manifest_of(config.run, facts, split, job.spec, measured, metrics, source, sections)
     golden = choose_golden(verified.classifier, images, GOLDEN_IMAGES)
-    pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out, decisions.detector)
+    pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out, decisions.detector, exemplars)
     return manifest
 
 

@@ -14,6 +14,7 @@ from ...edge_runtime.images import decode_rgb
 from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.preprocess import preprocess
 from ...edge_runtime.segmenter import STEPS, Segmentation, Segmenter
+from ...edge_runtime.tools.golden_images import golden_png
 from ...models.keras_compat import keras
 from ...train.batches import Images, plain
 from ...train.evaluation.robustness import robustness_text
@@ -31,7 +32,7 @@ from ...train.stage import Stage
 from ...train.tasks.segmentation import TILES
 from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_of
-from ..packaging.pack import golden_png, pack
+from ..packaging.pack import pack
 from ..quantization.activations import stratified
 from ..quantization.config import QuantizeConfig
 from ..quantization.job import Converted, Folded, Job

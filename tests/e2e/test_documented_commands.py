@@ -42,6 +42,7 @@ IMAGES = 48
 PLACES = {
     "DATA": "smears/",
     "/data/all4": "smears/",
+    "site/": "smears/",
     "DIR": "none",
     "OUT": "found",
     "3f7a90c1": "HEAD",
@@ -77,7 +78,7 @@ EXTRA = (
 SLOW = ("train", "evaluate", "quantize", "prune", "compare", "search", "data leak")
 """Commands that load TensorFlow. If a line has all the words of another line, only the longer one is run."""
 
-STATUS = {"doctor": (0, 1), "quantize": (0, 3), "search": (0, 3), "compare-bench": (0, 3)}
+STATUS = {"doctor": (0, 1), "quantize": (0, 3), "adapt": (0, 3), "search": (0, 3), "compare-bench": (0, 3)}
 """Accepted exit status: gates, and checks that fail on this machine."""
 
 EXPECTED = {
@@ -94,6 +95,7 @@ EXPECTED = {
     "compare-bench": r"p50|latency",
     "inspect": r"golden",
     "sign": r"members",
+    "adapt": r"balanced accuracy|out of distribution",
     "doctor": r"ok",
     "devices ls": r"ssh://|no devices",
     "record verify": r"head",
@@ -244,7 +246,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here(folder, "quantize", "runs/a035", *packed)
     for name in ("a100", "half", "teacher"):
         shutil.copytree(folder / "runs/a035", folder / "runs" / name)
-    for name in ("model.tflite", "other.tflite", "runs/a035/model.tflite"):
+    for name in ("model.tflite", "other.tflite", "adapted.tflite", "runs/a035/model.tflite"):
         shutil.copy(folder / "explained.tflite", folder / name)
     image = next((folder / "other-lab").rglob("*.png"), None) or next((folder / "other-lab").rglob("*.jpg"))
     shutil.copy(image, folder / "photo.jpg")

@@ -24,12 +24,12 @@ from edgeall.edge_runtime.images import find_images, open_rgb
 from edgeall.edge_runtime.ood import distance
 from edgeall.edge_runtime.pipeline import classify, classify_one
 from edgeall.edge_runtime.preprocess import load_input
+from edgeall.edge_runtime.tools.decisions import REVIEW_BUDGET
+from edgeall.edge_runtime.tools.novelty import CLEAN_SHARE
 from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.edge_runtime.vision.quality import Gate, thresholds_of, to_values
-from edgeall.optimize.quantization.calibrate import REVIEW_BUDGET
 from edgeall.optimize.quantization.config import QuantizeConfig
 from edgeall.optimize.quantization.mild import STRENGTH
-from edgeall.optimize.quantization.novelty import CLEAN_SHARE
 from edgeall.optimize.quantization.schemes import SCHEMES
 from edgeall.optimize.quantize import quantize
 from edgeall.train.data.split import load_split

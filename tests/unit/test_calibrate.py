@@ -13,13 +13,8 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.calibration import FLOOR, apply_temperature
 from edgeall.edge_runtime.errors import BundleError, UsageError
 from edgeall.edge_runtime.manifest import parse_manifest
-from edgeall.optimize.quantization.calibrate import (
-    REVIEW_BUDGET,
-    TEMPERATURES,
-    calibration_of,
-    fit_temperature,
-    review_rule,
-)
+from edgeall.edge_runtime.tools.decisions import REVIEW_BUDGET, TEMPERATURES, fit_temperature, review_rule
+from edgeall.optimize.quantization.calibrate import calibration_of
 from edgeall.train.evaluation.metrics import expected_calibration_error
 
 QUIET = Progress(quiet=True)

@@ -15,7 +15,7 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.ood import distance, ood_score, read_ood_detector, roots
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.optimize.quantization.novelty import CLEAN_SHARE, fit_novelty
+from edgeall.edge_runtime.tools.novelty import CLEAN_SHARE, fit_novelty, refit_novelty
 
 FEATURES = 96
 
@@ -101,3 +101,17 @@ def test_a_model_of_one_output_is_silent_about_it(tiny_bundle: Path, tmp_path: P
     image.write_bytes(png(grainy_image(1)))
     (found,) = classify(Classifier.open(tiny_bundle), [image])
     assert (found.novelty, found.reason, found.units) == (None, None, None)
+
+
+def test_a_detector_of_another_laboratory_accepts_it() -> None:
+    """Each image is judged without itself, so the threshold holds for others of the kind."""
+    old = read_ood_detector(*fit_novelty(drawn(1, 300), drawn(2, 400), classes=3), "m")
+    elsewhere = np.random.default_rng(8).uniform(0, 1, (1, FEATURES)).astype(np.float32)
+    site, fresh = (drawn(seed, 60) + elsewhere for seed in (5, 6))
+    facts, content = refit_novelty(site, drawn(1, 12), classes=3)
+    new = read_ood_detector(facts, content, "m")
+    assert np.mean(distance(fresh, old) > old.threshold) > 0.9
+    assert np.mean(distance(fresh, new) > new.threshold) < 0.1
+    strange = np.random.default_rng(4).uniform(0, 1, (50, FEATURES)).astype(np.float32)
+    assert np.mean(distance(strange, new) > new.threshold) > 0.9
+    assert facts["images"] == {"site": 60, "home": 12}

@@ -21,9 +21,10 @@ from edgeall.edge_runtime.errors import BundleError, DataError
 from edgeall.edge_runtime.flatbuffer import METADATA, packed_length, read_graph, read_metadata
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
 from edgeall.edge_runtime.tools import golden as golden_module
+from edgeall.edge_runtime.tools.golden_images import golden_png
 from edgeall.optimize.packaging.card import model_card
 from edgeall.optimize.packaging.metadata import marked, model_metadata, with_metadata
-from edgeall.optimize.packaging.pack import golden_png, pack
+from edgeall.optimize.packaging.pack import pack
 
 KINDS = ("uint8", "int8", "float32", "dynamic")
 

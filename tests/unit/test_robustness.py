@@ -22,12 +22,12 @@ from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.ood import distance, read_ood_detector
 from edgeall.edge_runtime.parallel import Layout
 from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize, preprocess
+from edgeall.edge_runtime.tools.novelty import fit_novelty
 from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.optimize.packaging.card import model_card
 from edgeall.optimize.packaging.pack import pack
 from edgeall.optimize.quantization.convert import convert, with_second_output
-from edgeall.optimize.quantization.novelty import fit_novelty
 from edgeall.train.data.split import SplitEntry
 from edgeall.train.data.synth import synthesize
 from edgeall.train.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupted

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...edge_runtime.ood import distance, read_ood_detector, roots
+from ..ood import distance, read_ood_detector, roots
 
 AXES = 8
 """Smallest number of principal axes; there is at least one for each class. With fewer axes unseen slides count as out
@@ -16,6 +16,8 @@ IMAGES = 512
 """Training images that the detector is fitted to, balanced by class."""
 CLEAN_SHARE = 0.01
 """Largest share of unchanged validation images above the threshold."""
+FOLDS = 10
+"""Parts of another laboratory's images that are left out in turn."""
 
 
 def fit_novelty(
@@ -32,23 +34,47 @@ def fit_novelty(
         The manifest's ``novelty`` and the content of the archive's member. The threshold belongs to the plane as it is
         stored, in int8.
     """
-    known = roots(train)
+    facts, content = _plane(train, classes)
+    found = distance(validation, read_ood_detector(facts, content, "novelty"))
+    return {**facts, **_threshold(found), "images": {"train": len(train), "validation": len(validation)}}, content
+
+
+def refit_novelty(site: NDArray[np.float32], home: NDArray[np.float32], classes: int) -> tuple[dict[str, Any], bytes]:
+    """`fit_novelty` for another laboratory, from few images: each is measured by a plane that was fitted without it.
+
+    Args:
+        site: pooled features ``(n, features)`` of images of the other laboratory, at least two.
+        home: of the old laboratory ``(m, features)``, m may be 0. They belong to the plane too.
+        classes: number of classes.
+    """
+    found = np.empty(len(site))
+    for part in range(min(FOLDS, len(site))):
+        left_out = np.arange(len(site)) % FOLDS == part
+        plane = read_ood_detector(*_plane(np.concatenate([site[~left_out], home]), classes), "novelty")
+        found[left_out] = distance(site[left_out], plane)
+    facts, content = _plane(np.concatenate([site, home]), classes)
+    return {**facts, **_threshold(found), "images": {"site": len(site), "home": len(home)}}, content
+
+
+def _plane(features: NDArray[np.float32], classes: int) -> tuple[dict[str, Any], bytes]:
+    known = roots(features)
     mean = known.mean(axis=0)
     axes = np.linalg.svd(known - mean, full_matrices=False)[2][: max(AXES, classes)]
     stored, scales = zip(*(_rounded(row) for row in (mean, *axes)), strict=True)
-    content = np.stack(stored).tobytes()
-    facts = {"features": train.shape[1], "scales": list(scales), "threshold": 1.0}
-    found = np.sort(distance(validation, read_ood_detector(facts, content, "novelty")).astype(np.float64))
+    facts = {"score": "residual", "features": features.shape[1], "scales": list(scales), "threshold": 1.0}
+    return facts, np.stack(stored).tobytes()
+
+
+def _threshold(distances: NDArray[np.floating]) -> dict[str, Any]:
+    """The threshold that `CLEAN_SHARE` of known images exceed."""
+    found = np.sort(distances.astype(np.float64))
     allowed = int(CLEAN_SHARE * len(found))
     threshold = float(np.nextafter(found[-1 - allowed], np.inf))
     return {
-        "score": "residual",
-        **facts,
         "threshold": max(threshold, float(np.finfo(np.float32).eps)),
         "target": CLEAN_SHARE,
         "reviewed": float((found >= threshold).mean()),
-        "images": {"train": len(train), "validation": len(validation)},
-    }, content
+    }
 
 
 def _rounded(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
