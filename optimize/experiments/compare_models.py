@@ -31,6 +31,7 @@ from ...train.runs import (
     load_own_split,
     load_run,
     load_subsets,
+    read_history,
     run_digest,
     test_probabilities,
 )
@@ -100,11 +101,21 @@ def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float
         },
         "sides": {name: [len(run.subsets[name]) for run in runs] for name in SUBSETS},
         "training_s": sum(run.facts.timing["total_s"] for run in runs),
+        "epoch_s": _epoch_s(runs),
         "resumed": any(run.facts.timing.get("resumed") for run in runs),
         "by_side": {name: _over_runs(runs, name) for name in SUBSETS},
         "float": _metrics(runs, probabilities),
         "schemes": {},
     }
+
+
+def _epoch_s(runs: Sequence[OpenRun]) -> float | None:
+    """Median seconds of the epochs of the last stage of every run, validation included."""
+    seconds = []
+    for run in runs:
+        history = read_history(run.folder)
+        seconds += [float(row["seconds"]) for row in history if row["stage"] == history[-1]["stage"]]
+    return float(np.median(seconds)) if seconds else None
 
 
 def _over_runs(runs: Sequence[OpenRun], subset: str) -> dict[str, Any]:

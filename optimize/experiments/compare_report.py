@@ -49,6 +49,7 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
     if points:
         plots.plot_tradeoff(points, folder / "tradeoff.png")
         tradeoff = png_uri(folder / "tradeoff.png")
+        plots.plot_accuracies(points, folder / "accuracies.png")
     drawn = {}
     for number, model in enumerate(models):
         entries, probabilities = curves[model["name"]]
@@ -71,6 +72,7 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
         models=models,
         levels=LEVEL_TEXTS,
         tradeoff=tradeoff,
+        accuracies=png_uri(folder / "accuracies.png") if points else None,
         roc=drawn,
         roc_positive=png_uri(folder / "roc-positive.png") if together else None,
         positive=models[0]["float"]["positive_labels"],

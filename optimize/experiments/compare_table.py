@@ -23,6 +23,7 @@ CSV_COLUMNS = (
     *("test_images", "parameters", "macs", "file_bytes", "flatbuffer_bytes", "compressed_bytes", "latency_p50_ms"),
     *("latency_p90_ms", "on_front", "train_accuracy", "validation_accuracy", "train_log_loss"),
     *("validation_log_loss", "pruned", "float_layers", "only_this_right", "only_best_right", "mcnemar_p", "error"),
+    *("balanced_accuracy", "auroc_positive", "weighted_precision", "weighted_recall", "weighted_f1", "epoch_s"),
 )
 
 
@@ -44,6 +45,7 @@ def rows_of(model: Mapping[str, Any]) -> list[dict[str, Any]]:
             "latency_p50_ms": facts["latency"]["p50_ms"],
             "latency_p90_ms": facts["latency"]["p90_ms"],
             "pruned": bool(model["pruned"]),
+            "epoch_s": model["epoch_s"],
         }
         for scheme, facts in model["schemes"].items()
     ]
@@ -60,6 +62,8 @@ def _test_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "accuracy_high": high,
         **{key: metrics[key] for key in ("macro_f1", "log_loss", "ece", "sensitivity", "specificity")},
         "test_images": metrics["images"],
+        **{key: metrics[key] for key in ("balanced_accuracy", "auroc_positive")},
+        **{f"weighted_{key}": value for key, value in metrics["averages"]["weighted"].items()},
     }
 
 

@@ -32,12 +32,16 @@ from .storage import open_storage
 FIGURES = (
     *("validation_accuracy", "validation_loss", "test_accuracy", "test_loss", "test_macro_f1", "split_level"),
     *("minutes", "run", "dataset_sha256", "synthetic"),
+    *("train_accuracy", "train_loss", "train_precision", "train_recall"),
+    *("validation_precision", "validation_recall", "test_precision", "test_recall", "test_weighted_f1"),
 )
 COLUMNS = ("model", "protocol", "learning_rate", "dropout", "state", *FIGURES, "error")
 
 
 def run_grid(config: GridConfig, progress: Progress) -> dict[str, Any]:
-    """Work on a grid until no point is left, and report its state.
+    """Work on a grid until no point is left, and report its state: after every run in ``grid.json`` and ``grid.csv``.
+
+    Precision and recall are weighted by the images of each class.
 
     Returns:
         ``rows``: every point with its state (``done``, ``failed``, ``running``, ``waiting``) and figures; ``best``: the
@@ -75,9 +79,15 @@ def run_grid(config: GridConfig, progress: Progress) -> dict[str, Any]:
         except MachineError as error:
             raise error.__cause__ or error from None
         keras.backend.clear_session()
+        _write(study, config)
+    return _write(study, config)
+
+
+def _write(study: Any, config: GridConfig) -> dict[str, Any]:
+    """Write ``grid.json`` and ``grid.csv`` with what is done so far."""
     result = _result(study, config)
-    write_json(out / "grid.json", result)
-    _write_csv(out / "grid.csv", result["rows"])
+    write_json(config.out / "grid.json", result)
+    _write_csv(config.out / "grid.csv", result["rows"])
     return result
 
 

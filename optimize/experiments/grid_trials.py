@@ -15,6 +15,7 @@ from ...console.progress import Progress
 from ...edge_runtime.errors import EdgeallError, NoSpaceError, UsageError
 from ...train.run import train
 from ...train.run_folder import is_complete
+from ...train.run_info import RunInfo
 from ...train.runs import load_run
 from .grid_config import Grid, GridConfig, slug
 from .liveness import has_exited, heartbeat, is_silent, release_dead
@@ -119,13 +120,8 @@ def run_trial(trial: Any, study: Any, config: GridConfig, progress: Progress) ->
             trial.set_user_attr("error", message.splitlines()[0] if message else type(error).__name__)
             progress.note(f"trial {trial.number}: failed: {message}")
             raise
-        validation, test = run.classified["validation"], run.classified["test"]
         facts = {
-            "validation_accuracy": validation.accuracy,
-            "validation_loss": validation.log_loss,
-            "test_accuracy": test.accuracy,
-            "test_loss": test.log_loss,
-            "test_macro_f1": test.macro_f1,
+            **_figures(run),
             "split_level": run.split.level,
             "minutes": run.timing["total_s"] / 60,
             "run": str(settings.out),
@@ -133,4 +129,16 @@ def run_trial(trial: Any, study: Any, config: GridConfig, progress: Progress) ->
             "synthetic": run.data.synthetic,
         }
         trial.set_user_attr("facts", facts)
-        return validation.accuracy
+        return float(facts["validation_accuracy"])
+
+
+def _figures(run: RunInfo) -> dict[str, float]:
+    """The figures of a run by subset; precision, recall and F1 are weighted by the images of each class."""
+    found: dict[str, float] = {}
+    for name, metrics in run.classified.items():
+        found |= {f"{name}_accuracy": metrics.accuracy, f"{name}_loss": metrics.log_loss}
+        weighted = (metrics.averages or {}).get("weighted")
+        if weighted is not None:  # a run of an older version has none
+            found |= {f"{name}_precision": weighted.precision, f"{name}_recall": weighted.recall}
+            found[f"{name}_weighted_f1"] = weighted.f1
+    return {**found, "test_macro_f1": run.classified["test"].macro_f1}

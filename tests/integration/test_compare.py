@@ -182,6 +182,8 @@ def test_the_table_holds_what_was_measured(two: Any) -> None:
         written = list(csv.DictReader(file))
     assert [row["scheme"] for row in written] == [*SCHEMES] * 2
     assert [float(row["accuracy"]) for row in written] == [row["accuracy"] for row in result["rows"]]
+    assert all(float(row["weighted_recall"]) == pytest.approx(float(row["accuracy"])) for row in written)
+    assert all(float(row["epoch_s"]) > 0 for row in written)
 
 
 def test_the_page_stands_alone_and_says_it_all(two: Any) -> None:

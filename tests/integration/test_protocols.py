@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -98,6 +99,7 @@ def test_a_killed_grid_is_resumed_and_two_workers_share_the_rest(
         killed.send_signal(signal.SIGKILL)
     states = [trial.state.name for trial in _trials(storage)]
     assert states == ["COMPLETE", "RUNNING"], "the killed one can't have said that it is gone"
+    assert (out / "grid.csv").read_text(encoding="utf-8").count(",done,") == 1, "written after every run"
 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
         assert other.stderr is not None
@@ -114,6 +116,12 @@ def test_a_killed_grid_is_resumed_and_two_workers_share_the_rest(
     workers = {trial.user_attrs["worker"]["pid"] for trial in done}
     assert {os.getpid(), other.pid} <= workers | {os.getpid()}
     assert other.pid in workers, f"the second worker did its share, beginning with {begun}"
+    with (out / "grid.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    for subset in ("train", "validation", "test"):
+        for row in written:
+            assert float(row[f"{subset}_recall"]) == pytest.approx(float(row[f"{subset}_accuracy"])), "weighted"
+            assert 0 <= float(row[f"{subset}_precision"]) <= 1
     best = max(result["rows"], key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
     assert result["best"] == best
     assert result["best_on_test"]["test_accuracy"] == max(row["test_accuracy"] for row in result["rows"])

@@ -107,6 +107,25 @@ def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_accuracies(points: Sequence[Point], path: Path) -> None:
+    """A horizontal bar for each model and scheme, the most accurate on top, with its 95 % interval."""
+    figure = _figure(8.0, 1.2 + 0.3 * len(points))
+    axes = figure.subplots()
+    ordered = sorted(points, key=lambda point: point.accuracy)
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    value = 100 * np.array([point.accuracy for point in ordered])
+    error = np.abs(100 * np.array([(point.low, point.high) for point in ordered]).T - value)
+    colors = [CLASS_COLORS[kinds.index(point.kind) % len(CLASS_COLORS)] for point in ordered]
+    names = [f"{_plain(point.name, 28)} {_plain(point.kind)}" for point in ordered]
+    axes.barh(range(len(ordered)), value, 0.7, xerr=error, color=colors, error_kw={"ecolor": INK, "elinewidth": 0.8})
+    axes.set_yticks(range(len(ordered)), names, fontsize=8)
+    lowest = min(100 * point.low for point in points)
+    axes.set_xlim(max(0.0, lowest - 0.1 * (100 - lowest)), 100.0)
+    axes.set(xlabel="test accuracy, %")
+    _clean(axes)
+    _save(figure, path)
+
+
 def plot_curves(history: Sequence[Mapping[str, str]], path: Path) -> None:
     """Loss and accuracy (of masks: Dice) of training and validation over the epochs of all stages.
 
