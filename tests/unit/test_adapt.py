@@ -110,12 +110,17 @@ def test_the_interpreter_computes_the_new_layer(adapted: Adapted, site: Path) ->
     assert clear.sum() > 20
 
 
-def test_outputs_that_would_not_fit_get_a_wider_range() -> None:
+def test_the_numbers_are_written_and_outputs_that_would_not_fit_get_a_wider_range() -> None:
     data, layer = layers(DEMO)
     head = read_head(data, layer)
     larger = Head(3 * head.weights, 3 * head.bias)
     wide = patched(data, layer, larger, np.ones(4, bool), (-70.0, 50.0))
-    after = find_layer(read_graph(wide, "m"), "m").logits
+    written = find_layer(read_graph(wide, "m"), "m")
+    stored, scales = read_head(wide, written), np.array(written.weights.scale)
+    assert (np.abs(stored.weights - larger.weights) <= scales[:, None] / 2 + 1e-9).all()
+    assert (np.abs(stored.bias - larger.bias) <= np.array(written.bias.scale) / 2 + 1e-9).all()
+    np.testing.assert_allclose(written.bias.scale, scales * layer.features.scale[0], rtol=1e-6)
+    after = written.logits
     low, high = ((end - after.zero_point[0]) * after.scale[0] for end in (-128, 127))
     assert low == pytest.approx(-70, abs=after.scale[0])
     assert high >= 50 - after.scale[0]
