@@ -343,6 +343,7 @@ def test_the_demo_leads_from_a_slide_to_its_report(tmp_path: Path, open_page: Ca
             assert time.monotonic() < ends, "no cell of the demo asks for review"
             page.wait_for_timeout(1000)
         page.keyboard.press("3")
+        page.wait_for_url("**/review?queue=needed*")  # the next cell, after the review was recorded
         page.goto(f"{rig.address}/slides/{slide}")
         with page.expect_download() as download:
             page.locator(".tour li[aria-current=step] a").click()
