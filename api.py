@@ -118,8 +118,8 @@ def load(
     *,
     threads: int | None = None,
     labels_file: PathLike | None = None,
-    mean: float | None = None,
-    std: float | None = None,
+    mean: float | tuple[float, ...] | None = None,
+    std: float | tuple[float, ...] | None = None,
     input_size: int | None = None,
     public_key: PathLike | None = None,
 ) -> Model:
@@ -129,7 +129,7 @@ def load(
         path: a packed ``model.tflite``, or a foreign TFLite model.
         threads: threads of the interpreter; None takes all cores, at most four.
         labels_file: of a foreign model: one label per line.
-        mean: of a foreign model: the network sees ``(pixel - mean) / std``.
+        mean: of a foreign model: the network sees ``(pixel - mean) / std``; one number, or one for each channel.
         std: see ``mean``.
         input_size: of a foreign model without a fixed input size, in pixels.
         public_key: refuse a model that is not signed with this key.

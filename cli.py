@@ -20,6 +20,7 @@ COMMANDS = {
     "data": ("data",),
     "deploy": ("deploy", "devices"),
     "device": ("bench", "cells", "compare-bench", "doctor", "inspect", "run"),
+    "imports": ("import", "pack"),
     "optimize": ("compare", "demo", "ensemble", "models", "prune", "quantize", "search", "sign"),
     "rig": ("record", "rig", "rig-user"),
     "train": ("evaluate", "train"),

@@ -16,7 +16,7 @@ from .. import __version__
 from ..edge_runtime.bundle import Bundle, open_bundle
 from ..edge_runtime.errors import DataError, UsageError
 from ..edge_runtime.files import output_lock
-from ..edge_runtime.manifest import Manifest
+from ..edge_runtime.manifest import SCORES, Manifest
 from ..edge_runtime.signature import public_key_text
 from . import runtime
 from .icons import icon
@@ -90,6 +90,7 @@ def write_app(model: Path, out: Path, *, public_key: Path | None = None, litertj
     if bundle.task != "classification":
         raise UsageError(f"{model}: a {bundle.task} model, where a classifier is needed", hint="give a classifier")
     _check_types(bundle)
+    _check_contract(bundle.manifest, model)
     with output_lock(out, "web"):
         _check_replaceable(out)
         files = _files(model.read_bytes(), bundle.manifest, public_key, runtime.runtime_files(litertjs))
@@ -103,6 +104,18 @@ def write_app(model: Path, out: Path, *, public_key: Path | None = None, litertj
         files=len(files),
         bytes=sum(map(len, files.values())),
     )
+
+
+def _check_contract(manifest: Manifest, model: Path) -> None:
+    """Raise UsageError for a model of `edgeall pack` that the page cannot run."""
+    spec = manifest.input
+    plain = isinstance(spec.mean, float) and isinstance(spec.std, float)
+    if manifest.scores != SCORES[0] or spec.color != "RGB" or not plain:
+        raise UsageError(
+            f"{model}: takes {spec.color} images, {spec.normalization}, and gives {manifest.scores}: the page takes RGB"
+            " images with one normalization, and a softmax",
+            hint="run it with `edgeall run`",
+        )
 
 
 def is_app(folder: Path) -> bool:

@@ -69,8 +69,29 @@ POSITIVE = option(
     SplitOptions, "positive", "Positive labels, comma-separated.  [default: from names]", metavar="LABELS"
 )
 LABELS = click.option("--labels", type=FILE, help="Label file of a foreign model, one label per line.")
-MEAN = click.option("--mean", type=float, help="Normalization of a foreign float model: (pixel - mean) / std.")
-STD = click.option("--std", type=float, help="Standard deviation of that normalization, see --mean.")
+
+
+def _channels(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """One number for all channels, or three for red, green and blue."""
+    if value is None:
+        return None
+    from ..edge_runtime.preprocess import channels_of
+
+    try:
+        return channels_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not one number, or three with commas between them") from error
+
+
+MEAN = click.option(
+    "--mean",
+    callback=_channels,
+    metavar="M",
+    help="Normalization of a foreign float model: (pixel - mean) / std. One number, or three for red, green and blue.",
+)
+STD = click.option(
+    "--std", callback=_channels, metavar="S", help="Standard deviation of that normalization, see --mean."
+)
 INPUT_SIZE = click.option(
     "--input-size", type=click.IntRange(1), help="Input size in pixels, for a foreign model without a fixed input size."
 )

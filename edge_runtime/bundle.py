@@ -20,6 +20,7 @@ from .flatbuffer import METADATA, Graph, packed_length, read_graph, read_metadat
 from .manifest import TASKS, Manifest, parse_manifest
 from .ood import MEMBER as NOVELTY
 from .ood import OodDetector, read_ood_detector
+from .preprocess import Channels
 
 MANIFEST = "edgeall.json"
 LABELS = "labels.txt"
@@ -38,10 +39,7 @@ MAX_SIGNED_MEMBERS = 2 * MAX_GOLDEN
 """More than `edgeall quantize` can pack. Limits how many members are read before the signature is verified."""
 
 KERAS_SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
-FROM_KERAS = (
-    "a Keras model trained elsewhere is not supported: convert it with tf.lite.TFLiteConverter, and give the .tflite"
-    " file to `edgeall run`, `evaluate` or `bench`"
-)
+FROM_KERAS = "make a run of a Keras model that was trained elsewhere: `edgeall import MODEL --data DIR --out RUN`"
 
 _COPY_AGAIN = "copy the file again or re-run `edgeall quantize`"
 
@@ -79,7 +77,7 @@ class Bundle:
         graph: the parsed flatbuffer.
         manifest: None for a foreign model, i.e. one that edgeall did not pack.
         labels: from the manifest, or from a foreign model's TFLite metadata; None if unknown.
-        normalization: ``(mean, std)`` from the same sources; None if unknown.
+        normalization: ``(mean, std)`` from the same sources, each one number or one for each channel; None if unknown.
         golden: empty for a foreign model.
         model_card: Markdown; None for a foreign model.
         file_bytes: size of the whole file.
@@ -93,7 +91,7 @@ class Bundle:
     graph: Graph = field(compare=False)  # derived from the flatbuffer, which is compared
     manifest: Manifest | None
     labels: tuple[str, ...] | None
-    normalization: tuple[float, float] | None
+    normalization: tuple[Channels, Channels] | None
     golden: tuple[Golden, ...]
     model_card: str | None
     file_bytes: int
@@ -300,15 +298,16 @@ def _read_golden(archive: zipfile.ZipFile, manifest: Manifest, name: str) -> tup
         golden: list[Golden] = []
         left = MAX_MEMBER_BYTES
         for entry in entries:
-            golden.append(read(entry, archive, len(manifest.labels), name, left))
+            golden.append(read(entry, archive, manifest, name, left))
             left -= len(golden[-1].image_bytes) + len(golden[-1].mask_bytes or b"")
         return tuple(golden)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{name}: {GOLDEN} is not what `edgeall quantize` writes", hint=_COPY_AGAIN) from error
 
 
-def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
-    units = entry["units"]
+def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, manifest: Manifest, name: str, limit: int) -> Golden:
+    units, labels = entry["units"], len(manifest.labels)
+    outputs = 1 if manifest.scores == "sigmoid" else labels
     golden = Golden(
         name=_printable(entry["name"]),
         image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),
@@ -316,14 +315,14 @@ def _golden(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: 
         units=None if units is None else tuple(int(value) for value in units),
         pixels_sha256=str(entry["pixels_sha256"]),
     )
-    if len(golden.probabilities) != labels or (golden.units is not None and len(golden.units) != labels):
+    if len(golden.probabilities) != labels or (golden.units is not None and len(golden.units) != outputs):
         raise ValueError("there must be one probability per label")
     if not all(map(math.isfinite, golden.probabilities)) or not all(-128 <= unit <= 255 for unit in golden.units or ()):
         raise ValueError("probabilities must be finite, units must be bytes")
     return golden
 
 
-def _golden_mask(entry: dict[str, Any], archive: zipfile.ZipFile, labels: int, name: str, limit: int) -> Golden:
+def _golden_mask(entry: dict[str, Any], archive: zipfile.ZipFile, manifest: Manifest, name: str, limit: int) -> Golden:
     golden = Golden(
         name=_printable(entry["name"]),
         image_bytes=_member(archive, GOLDEN_FOLDER + str(entry["name"]), name, limit),
@@ -345,14 +344,22 @@ def _printable(name: object) -> str:
     return text
 
 
-def _one_normalization(mean: Sequence[float], std: Sequence[float], name: str) -> tuple[float, float] | None:
+def _one_normalization(mean: Sequence[float], std: Sequence[float], name: str) -> tuple[Channels, Channels] | None:
     if not mean or not std:
         return None
-    if len(set(mean)) > 1 or len(set(std)) > 1:
-        raise BundleError(f"{name}: its TFLite metadata normalizes each channel differently, which is not supported")
-    if not (std[0] > 0 and math.isfinite(std[0]) and math.isfinite(mean[0])):
+    if (
+        len(mean) > 3
+        or len(std) > 3
+        or not all(value > 0 for value in std)
+        or not all(map(math.isfinite, (*mean, *std)))
+    ):
         raise BundleError(f"{name}: its TFLite metadata has an invalid normalization, mean {mean[0]} and std {std[0]}")
-    return float(mean[0]), float(std[0])
+    return _channels(mean), _channels(std)
+
+
+def _channels(values: Sequence[float]) -> Channels:
+    """One number where all are equal."""
+    return float(values[0]) if len(set(values)) == 1 else tuple(map(float, values))
 
 
 def _lines(content: bytes, name: str) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from . import interpreter
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, UsageError
 from .flatbuffer import Graph, read_graph
-from .manifest import TASKS
+from .manifest import TASKS, Manifest
 from .network import Network, default_threads, dequantized, last_operator
 from .ood import ood_score
-from .preprocess import InputSpec
+from .preprocess import Channels, InputSpec
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class Classifier(Network[Inference]):
     Attributes:
         labels: one per output, all different; two for a model with one sigmoid output.
         ood_detector: the out-of-distribution detector; None for a model without one.
-        logits: True for a foreign model that does not end in SOFTMAX: the softmax is applied here. A packed model
-            always ends in SOFTMAX.
-        sigmoid: True for a foreign model with one output p from a LOGISTIC: the probability of the second label. The
-            first label has 1 - p.
+        logits: True for a model that does not end in SOFTMAX: the softmax is applied here.
+        sigmoid: True for a model with one output p from a LOGISTIC: the probability of the second label. The first
+            label has 1 - p.
     """
 
     def __init__(
@@ -91,8 +90,8 @@ class Classifier(Network[Inference]):
         *,
         threads: int | None = None,
         labels_file: str | os.PathLike[str] | None = None,
-        mean: float | None = None,
-        std: float | None = None,
+        mean: Channels | None = None,
+        std: Channels | None = None,
         input_size: int | None = None,
         public_key: str | os.PathLike[str] | None = None,
     ) -> Classifier:
@@ -131,7 +130,7 @@ class Classifier(Network[Inference]):
         *,
         threads: int | None = None,
         labels_file: str | os.PathLike[str] | None = None,
-        normalization: tuple[float, float] | None = None,
+        normalization: tuple[Channels, Channels] | None = None,
         input_size: int | None = None,
     ) -> Classifier:
         """`open` for a bundle that is already open; ``normalization`` is ``(mean, std)``."""
@@ -150,9 +149,16 @@ class Classifier(Network[Inference]):
                 f"{bundle.path}: a {bundle.task} model, where a classifier is needed",
                 hint="`edgeall inspect` shows a model's task; give a file made from a classification run",
             )
-        output = probabilities_index(bundle.graph, bundle.path)
-        model = interpreter.load(bundle.flatbuffer, threads, bundle.path, output)
-        return cls(model, bundle.manifest.labels, bundle.manifest.input, threads=threads, bundle=bundle)
+        manifest = bundle.manifest
+        return cls(
+            load_packed(bundle, manifest, threads),
+            manifest.labels,
+            manifest.input,
+            threads=threads,
+            logits=manifest.scores == "logits",
+            sigmoid=manifest.scores == "sigmoid",
+            bundle=bundle,
+        )
 
     @classmethod
     def from_flatbuffer(
@@ -171,7 +177,11 @@ class Classifier(Network[Inference]):
         Returns:
             float32 probabilities of shape ``(len(labels),)``; NaN if the weights of a float model produce it.
         """
-        scores = self.dequantize(self.predict_units(pixels))
+        return self.probabilities(self.predict_units(pixels))
+
+    def probabilities(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Probabilities ``(len(labels),)`` from the raw output."""
+        scores = self.dequantize(units)
         if self.sigmoid:
             return np.concatenate((1 - scores, scores))
         return _softmax(scores) if self.logits else scores
@@ -190,9 +200,10 @@ class Classifier(Network[Inference]):
         """A classifier of the same model with its own interpreter; shares the bytes of the file."""
         assert self.bundle is not None, "only a classifier that was opened from a file can be cloned"
         bundle, name = self.bundle, self.model.name
-        output = probabilities_index(bundle.graph, name) if bundle.manifest else None
-        shape = self.model.input.shape if bundle.manifest is None else None
-        model = interpreter.load(bundle.flatbuffer, threads, name, output, shape)
+        if bundle.manifest is None:
+            model = interpreter.load(bundle.flatbuffer, threads, name, None, self.model.input.shape)
+        else:
+            model = load_packed(bundle, bundle.manifest, threads)
         return Classifier(
             model,
             self.labels,
@@ -223,6 +234,15 @@ class Classifier(Network[Inference]):
     def dequantize(self, units: NDArray[np.generic]) -> NDArray[np.float32]:
         """Raw outputs as float32: ``(unit - zero_point) * scale`` where the output is quantized."""
         return dequantized(units, self.model.output)
+
+
+def load_packed(bundle: Bundle, manifest: Manifest, threads: int) -> interpreter.Model:
+    """An interpreter of a packed classifier. A model without a fixed input size gets that of its contract."""
+    spec, main = manifest.input, bundle.graph.main
+    shape = (1, spec.height, spec.width, spec.channels)
+    fixed = len(main.inputs) != 1 or main.tensors[main.inputs[0]].shape == shape
+    output = probabilities_index(bundle.graph, bundle.path) if manifest.scores == "probabilities" else main.outputs[0]
+    return interpreter.load(bundle.flatbuffer, threads, bundle.path, output, None if fixed else shape)
 
 
 def probabilities_index(graph: Graph, name: str) -> int:

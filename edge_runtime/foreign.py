@@ -15,7 +15,7 @@ from .classifier import Classifier
 from .errors import BundleError, UsageError
 from .flatbuffer import Graph, Tensor
 from .network import check_input_contract, input_quantization, last_operator
-from .preprocess import InputSpec
+from .preprocess import Channels, InputSpec, numbers_text
 from .probe import ensure_runs
 
 OPEN = -1
@@ -25,18 +25,26 @@ OPEN = -1
 def open_foreign(
     bundle: Bundle,
     threads: int,
-    labels_file: str | os.PathLike[str] | None,
-    normalization: tuple[float, float] | None,
+    labels_file: str | os.PathLike[str] | tuple[str, ...] | None,
+    normalization: tuple[Channels, Channels] | None,
     input_size: int | None,
+    color: str | None = None,
 ) -> Classifier:
-    """See `Classifier.open`; ``normalization`` is the given ``(mean, std)``."""
+    """See `Classifier.open`.
+
+    ``labels_file`` may be the labels themselves; ``normalization`` is the given ``(mean, std)``, ``color`` that of the
+    `InputSpec`.
+    """
     name, main = bundle.path, bundle.graph.main
     if len(main.inputs) != 1:
         raise BundleError(f"{name}: it has {len(main.inputs)} inputs, a classifier has one")
     shape, resize = _input_shape(main.tensors[main.inputs[0]], input_size, name)
     for index in (*main.inputs, *main.outputs):
         _check_quantization(main.tensors[index], index in main.outputs, name)
-    labels = bundle.labels if labels_file is None else read_labels(labels_file)
+    if isinstance(labels_file, tuple):
+        labels: tuple[str, ...] | None = labels_file
+    else:
+        labels = bundle.labels if labels_file is None else read_labels(labels_file)
     if labels is None:
         raise BundleError(f"{name}: has no labels", hint="give a text file with one label per line: --labels FILE")
     scores = scores_of(bundle.graph, name)
@@ -49,11 +57,12 @@ def open_foreign(
         raise BundleError(error.message, hint=f"was it trained with {input_size}x{input_size} pixels?") from error
     model = interpreter.load(bundle.flatbuffer, threads, name, input_shape=requested_shape)
     _check_outputs(model, scores, name)
-    mean, std = _normalization(model.input, normalization, bundle.normalization, name)
+    color = color or ("RGB" if shape[3] == 3 else "GREY")
+    mean, std = _normalization(model.input, normalization, bundle.normalization, color, name)
     return Classifier(
         model,
         _distinct(labels),
-        InputSpec(height=shape[1], width=shape[2], mean=mean, std=std),
+        InputSpec(height=shape[1], width=shape[2], mean=mean, std=std, color=color),
         threads=threads,
         logits=scores == "logits",
         sigmoid=scores == "sigmoid",
@@ -61,15 +70,16 @@ def open_foreign(
     )
 
 
-def given_normalization(mean: float | None, std: float | None) -> tuple[float, float]:
+def given_normalization(mean: Channels | None, std: Channels | None) -> tuple[Channels, Channels]:
     """Return both values if they are valid. Raises UsageError otherwise."""
     if mean is None or std is None:
         raise UsageError("--mean and --std must be given together", hint="give both or neither")
     for option, value in (("--mean", mean), ("--std", std)):
-        if not math.isfinite(value):
-            raise UsageError(f"{option} {value:g} must be a finite number")
-    if std <= 0:
-        raise UsageError(f"--std {std:g} must be above 0")
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(map(math.isfinite, values)):
+            raise UsageError(f"{option} {numbers_text(value)} must be a finite number")
+        if option == "--std" and min(values) <= 0:
+            raise UsageError(f"--std {numbers_text(std)} must be above 0")
     return mean, std
 
 
@@ -110,13 +120,13 @@ def _input_shape(tensor: Tensor, input_size: int | None, name: str) -> tuple[tup
     """The input shape, and whether the interpreter must be resized to it."""
     sizes, shown = sizes_of(tensor), _shown(sizes_of(tensor))
     if len(sizes) != 4:
-        raise BundleError(f"{name}: the model's input is {shown}, not one RGB image (1, height, width, 3)")
+        raise BundleError(f"{name}: the model's input is {shown}, {_NO_IMAGE}")
     batch, height, width, channels = sizes
-    if channels not in (3, OPEN) or batch not in (1, OPEN):
-        hint = "convert it again for one RGB image"
+    if channels not in (1, 3, OPEN) or batch not in (1, OPEN):
+        hint = "convert it again for one RGB or grey image"
         if sizes[1] == 3:
             hint = "its layout is channels first: convert it with channels last"
-        raise BundleError(f"{name}: the model's input is {shown}, not one RGB image (1, height, width, 3)", hint=hint)
+        raise BundleError(f"{name}: the model's input is {shown}, {_NO_IMAGE}", hint=hint)
     for size, promised in zip(tensor.shape, tensor.signature, strict=False):
         if promised > 0 and size > 0 and promised != size:
             raise BundleError(
@@ -136,8 +146,11 @@ def _input_shape(tensor: Tensor, input_size: int | None, name: str) -> tuple[tup
             f"--input-size {input_size}: {name} has a fixed input of {width}x{height} pixels",
             hint="leave --input-size out",
         )
-    shape = (1, height, width, 3)
+    shape = (1, height, width, 3 if channels == OPEN else channels)
     return shape, shape != tensor.shape
+
+
+_NO_IMAGE = "not one RGB image (1, height, width, 3) or grey image (1, height, width, 1)"
 
 
 def _shown(sizes: Sequence[int]) -> str:
@@ -180,21 +193,23 @@ def _check_outputs(model: interpreter.Model, scores: str, name: str) -> None:
 
 def _normalization(
     tensor: interpreter.TensorInfo,
-    given: tuple[float, float] | None,
-    by_metadata: tuple[float, float] | None,
+    given: tuple[Channels, Channels] | None,
+    by_metadata: tuple[Channels, Channels] | None,
+    color: str,
     name: str,
-) -> tuple[float, float]:
+) -> tuple[Channels, Channels]:
     if given is not None:
         return given
     if by_metadata is not None:
         mean, std = by_metadata
         try:
-            check_input_contract(tensor, InputSpec(1, 1, mean=mean, std=std), name)
+            check_input_contract(tensor, InputSpec(1, 1, mean=mean, std=std, color=color), name)
         except BundleError as error:
             scale, zero_point = input_quantization(tensor)
             first = 0 if tensor.dtype == np.uint8 else 128
             raise BundleError(
-                f"{name}: its TFLite metadata says mean {mean:g} and std {std:g}, which contradicts its input's scale"
+                f"{name}: its TFLite metadata says mean {numbers_text(mean)} and std {numbers_text(std)}, which "
+                "contradicts its input's scale"
                 f" {scale:g} and zero point {zero_point}",
                 hint=f"if the quantization is right: --mean {zero_point + first} --std {1 / scale:.7g}",
             ) from error

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BundleError
-from .preprocess import InputSpec
+from .preprocess import Channels, InputSpec
 
 SCHEMA = 1
 """Major version. Fields may be added within a version; a reader refuses any other version."""
 UNITS = ("field", "cell")
 TASKS = ("classification", "segmentation")
+SCORES = ("probabilities", "logits", "sigmoid")
+"""The outputs of a classifier: probabilities from a softmax, logits before it, or the probability of the second of two
+labels."""
 
 _FIRST = (
     *("schema", "name", "created", "task", "unit", "labels", "positive_labels", "input"),
@@ -46,6 +49,7 @@ class Manifest:
         flatbuffer_sha256: hex digest of the flatbuffer; set by `edgeall.optimize.packaging.pack`.
         flatbuffer_bytes: length of the flatbuffer; the archive starts there.
         task: one of `TASKS`.
+        output: of a classifier: ``scores``, one of `SCORES`; empty for probabilities.
         exemplars: features of images of the home laboratory, see `edgeall.edge_runtime.exemplars`; empty without them.
         lineage: one object for each adaptation to another laboratory, the first one first; see
             `edgeall.edge_runtime.adaptation.adapt`.
@@ -72,14 +76,20 @@ class Manifest:
     flatbuffer_bytes: int = 0
     task: str = "classification"
     segmentation: dict[str, Any] = field(default_factory=dict)
+    output: dict[str, Any] = field(default_factory=dict)
     exemplars: dict[str, Any] = field(default_factory=dict)
     lineage: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA
 
+    @property
+    def scores(self) -> str:
+        """What the outputs of a classifier are, one of `SCORES`."""
+        return str(self.output.get("scores", SCORES[0]))
+
     def to_json(self) -> str:
         """The indented text of ``edgeall.json``. Raises ValueError for values that JSON cannot represent."""
         values = dataclasses.asdict(self)
-        for key in ("segmentation", "exemplars", "lineage"):
+        for key in ("segmentation", "output", "exemplars", "lineage"):
             if not values[key]:
                 del values[key]
         ordered = {key: values.pop(key) for key in _FIRST} | values
@@ -122,7 +132,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         intended_use=_take(values, "intended_use", str, name),
         **{
             key: _take(values, key, dict, name) if key in values else {}
-            for key in ("novelty", "quality", "segmentation", "exemplars")
+            for key in ("novelty", "quality", "segmentation", "output", "exemplars")
         },
         lineage=_objects(values, "lineage", name) if "lineage" in values else (),
         **{
@@ -153,6 +163,8 @@ def check_manifest(manifest: Manifest, name: str) -> None:
     threshold = manifest.decision.get("review_below", 0.0)
     if not _is_number(threshold) or not 0 <= threshold <= 1:
         raise _bad(name, "`decision.review_below` must be a number from 0 to 1")
+    if manifest.scores not in SCORES:
+        raise _bad(name, f"`output.scores` must be {', '.join(SCORES)}")
     if manifest.task == "segmentation":
         diameter = manifest.segmentation.get("red_cell_px", 0)
         if not _is_number(diameter) or not 1 <= diameter <= 4096:
@@ -161,8 +173,10 @@ def check_manifest(manifest: Manifest, name: str) -> None:
 
 def _input(values: dict[str, Any], name: str) -> InputSpec:
     for key in ("mean", "std"):
-        if not _is_number(values.get(key)):
-            raise _bad(name, f"`input.{key}` must be a number")
+        value = values.get(key)
+        listed: list[Any] = value if isinstance(value, list) else [value]
+        if len(listed) not in (1, 3) or not all(map(_is_number, listed)):
+            raise _bad(name, f"`input.{key}` must be a number, or three")
     try:
         return InputSpec(
             height=_take(values, "height", int, name, "input."),
@@ -170,11 +184,15 @@ def _input(values: dict[str, Any], name: str) -> InputSpec:
             fit=_take(values, "fit", str, name, "input."),
             color=_take(values, "color", str, name, "input."),
             resize=_take(values, "resize", str, name, "input."),
-            mean=float(values["mean"]),
-            std=float(values["std"]),
+            mean=_channels(values["mean"]),
+            std=_channels(values["std"]),
         )
     except BundleError as error:
         raise error if error.message.startswith(name) else BundleError(f"{name}: {error.message}", error.hint) from None
+
+
+def _channels(value: Any) -> Channels:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
 
 def _take(values: dict[str, Any], key: str, kind: type, name: str, prefix: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -13,6 +14,11 @@ from .errors import BundleError
 from .images import open_rgb
 
 FITS = ("stretch", "center-crop")
+COLORS = ("RGB", "BGR", "GREY")
+Channels = float | tuple[float, ...]
+"""One number for all channels, or one for each."""
+_LUMA = np.array([19595, 38470, 7471], np.uint32)
+"""Weights of red, green and blue in units of 1/65536, as in Pillow's ``convert("L")``. Source: ITU-R BT.601."""
 
 
 @dataclass(frozen=True)
@@ -24,32 +30,53 @@ class InputSpec:
         width: pixels.
         fit: ``stretch`` resizes to the shape and ignores the aspect ratio; ``center-crop`` first crops the largest
             centred window with the model's aspect ratio, in whole pixels.
-        mean: the input of the float network is ``(pixel - mean) / std``.
+        mean: the input of the float network is ``(pixel - mean) / std``; one number, or one for each channel.
         std: see ``mean``.
-        color: channel order; only ``RGB`` exists.
+        color: order of the network's channels, ``RGB`` or ``BGR``; or ``GREY`` for one channel, the grey of the RGB
+            pixels.
         resize: only Pillow's antialiased ``bilinear`` exists.
     """
 
     height: int
     width: int
     fit: str = "stretch"
-    mean: float = 127.5
-    std: float = 127.5
+    mean: Channels = 127.5
+    std: Channels = 127.5
     color: str = "RGB"
     resize: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.color != "RGB" or self.resize != "bilinear" or self.fit not in FITS:
+        if self.color not in COLORS or self.resize != "bilinear" or self.fit not in FITS:
             raise BundleError(
                 f"input contract {self.color!r}, {self.resize!r}, {self.fit!r} is unknown to this version",
                 hint="update edgeall on this device",
             )
         shape_ok = 0 < self.height <= 4096 and 0 < self.width <= 4096
         # Wider than any training uses, and safe in float32; NaN fails every comparison.
-        if not (shape_ok and abs(self.mean) <= 1e6 and 1e-6 <= self.std <= 1e6):
-            raise BundleError(
-                f"input contract {self.width}x{self.height}, mean {self.mean:g}, std {self.std:g} is invalid"
-            )
+        values_ok = all(abs(mean) <= 1e6 for mean in self.means) and all(1e-6 <= std <= 1e6 for std in self.stds)
+        counts_ok = len(self.means) == len(self.stds) == self.channels
+        if not (shape_ok and values_ok and counts_ok):
+            raise BundleError(f"input contract {self.width}x{self.height}, {self.normalization} is invalid")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input."""
+        return 1 if self.color == "GREY" else 3
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """The mean of each channel."""
+        return self.mean if isinstance(self.mean, tuple) else (self.mean,) * self.channels
+
+    @property
+    def stds(self) -> tuple[float, ...]:
+        """The standard deviation of each channel."""
+        return self.std if isinstance(self.std, tuple) else (self.std,) * self.channels
+
+    @property
+    def normalization(self) -> str:
+        """Mean and standard deviation in words."""
+        return f"mean {numbers_text(self.mean)}, std {numbers_text(self.std)}"
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -80,9 +107,32 @@ def load_input(path: str | os.PathLike[str], spec: InputSpec) -> NDArray[np.uint
 
 
 def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
-    """The float network's input, ``(pixel - mean) / std``, same shape, float32."""
-    values: NDArray[np.float32] = (pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    """The float network's input, ``(pixel - mean) / std``: float32 ``(..., channels)``."""
+    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    values: NDArray[np.float32] = (in_color(pixels, spec).astype(np.float32) - mean) / std
     return values
+
+
+def in_color(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """RGB pixels ``(..., 3)`` in the channels of the network's input, ``(..., channels)``."""
+    if spec.color == "RGB":
+        return pixels
+    if spec.color == "BGR":
+        return pixels[..., ::-1]
+    return ((pixels @ _LUMA + 0x8000) >> 16).astype(np.uint8)[..., np.newaxis]
+
+
+def numbers_text(values: Channels) -> str:
+    """One number, or several with commas between them."""
+    return ",".join(f"{value:g}" for value in values) if isinstance(values, tuple) else f"{values:g}"
+
+
+def channels_of(text: str) -> Channels:
+    """The value of ``--mean`` or ``--std``: one finite number, or three with commas. Raises ValueError."""
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{text}: not one or three finite numbers")
+    return values if len(values) == 3 else values[0]
 
 
 def _center_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -16,6 +16,7 @@ from .errors import BundleError
 from .images import decode_rgb
 from .masks import classes_of
 from .network import Network
+from .preprocess import Channels
 from .segmenter import STEPS, Segmenter
 
 FLOAT_TOLERANCE = 1e-5
@@ -55,8 +56,8 @@ class ForeignFacts:
     """What a foreign model may need to be told, see `Classifier.open`."""
 
     labels_file: str | os.PathLike[str] | None = None
-    mean: float | None = None
-    std: float | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
     input_size: int | None = None
 
 
@@ -98,7 +99,7 @@ def _compare_scores(
     if golden.units is not None:
         difference = float(np.abs(units.astype(np.int64) - np.array(golden.units)).max())
         return Difference(difference, float(tolerance_units), "units")
-    probabilities = classifier.dequantize(units).astype(np.float64)
+    probabilities = classifier.probabilities(units).astype(np.float64)
     difference = float(np.abs(probabilities - np.array(golden.probabilities)).max())
     if not np.isfinite(difference):
         raise BundleError(f"{classifier.model.name}: its outputs for {golden.name} are not finite numbers")

@@ -75,4 +75,22 @@ def load_tfmot() -> Any:
     return tfmot
 
 
-__all__ = ["exact_float32", "keras", "load_tfmot", "quiet", "tf"]
+def saved_metadata(content: bytes) -> Any:
+    """The message in a SavedModel's ``keras_metadata.pb``. Raises protobuf's DecodeError."""
+    from tf_keras.protobuf import saved_metadata_pb2
+
+    message = saved_metadata_pb2.SavedMetadata()
+    message.ParseFromString(content)
+    return message
+
+
+def object_graph(content: bytes) -> Any:
+    """The message with the objects of a checkpoint. Raises protobuf's DecodeError."""
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    message = trackable_object_graph_pb2.TrackableObjectGraph()
+    message.ParseFromString(content)
+    return message
+
+
+__all__ = ["exact_float32", "keras", "load_tfmot", "object_graph", "quiet", "saved_metadata", "tf"]

@@ -135,7 +135,7 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
     if settings.per_class is not None:
         split = sample_subsets(split, parse_per_class(settings.per_class), settings.seed)
     positive_of(settings.positive, tasks.get(settings.task).labels(split))
-    return Prepared(False, split, Facts(unit(dataset), _data_info(settings.data, dataset, split)))
+    return Prepared(False, split, Facts(unit(dataset), data_info(settings.data, dataset, split)))
 
 
 def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progress: Progress) -> Prepared:
@@ -171,7 +171,7 @@ def _scan(settings: TrainSettings, progress: Progress) -> Scan:
     return scanned
 
 
-def _data_info(root: Path, dataset: Dataset, split: Split) -> DataInfo:
+def data_info(root: Path, dataset: Dataset, split: Split) -> DataInfo:
     return DataInfo(
         root=str(root.resolve()),
         layout=dataset.layout,

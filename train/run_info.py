@@ -67,6 +67,37 @@ class SplitInfo(Result):
 
 
 @dataclass(frozen=True)
+class ImportedInfo(Result):
+    """Where the network of an imported run came from.
+
+    Attributes:
+        file: as given, with ``sha256`` its digest and ``keras`` the version that wrote it.
+        normalization: its name, see `edgeall.train.imports.conventions`; ``normalization_from`` is how it is known:
+            ``named``, ``inside`` or ``measured``.
+        mean: as given, like ``std``; None unless the normalization was given in this way.
+        first_layers: layers that map the channels of the input.
+        channels: of its own input.
+        end: what it ended in: ``softmax``, ``sigmoid`` or ``linear``.
+        labels_named: whether the order of the labels was given.
+        trials: every normalization that was tried on ``tried_images``.
+    """
+
+    file: str
+    sha256: str
+    keras: str
+    normalization: str
+    normalization_from: str
+    mean: str | None
+    std: str | None
+    first_layers: list[str]
+    channels: int
+    end: str
+    labels_named: bool
+    tried_images: int
+    trials: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class ModelInfo(Result):
     """The network. ``channels`` are those of a pruned network, by the name of the layer that computes them; ``members``
     are the networks of an ensemble.
@@ -79,6 +110,7 @@ class ModelInfo(Result):
     input: InputSpec
     channels: dict[str, int] | None = field(default=None, metadata=OPTIONAL)
     members: list[MemberNetwork] | None = field(default=None, metadata=OPTIONAL)
+    imported: ImportedInfo | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

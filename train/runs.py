@@ -39,6 +39,9 @@ from .data.subsets import SUBSETS
 from .run_info import SCHEMA, MemberNetwork, RunInfo, SplitInfo, read_run
 from .tasks import registry as tasks
 
+IMPORTED = "imported"
+"""``settings.model`` of a run that `edgeall import` made. Its network is described in its own ``model.keras``."""
+
 
 def load_run(run: Path) -> RunInfo:
     """The ``run.json`` of a complete run.
@@ -101,8 +104,10 @@ def read_history(run: Path) -> list[dict[str, str]]:
     path = run / "history.csv"
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        if rows and all(row.get("stage") and row.get("epoch") for row in rows):
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+        known = {"stage", "epoch"} <= set(reader.fieldnames or ())  # an imported run has no epoch
+        if known and all(row.get("stage") and row.get("epoch") for row in rows):
             return rows
     except (FileNotFoundError, UnicodeDecodeError, csv.Error):
         pass
@@ -150,6 +155,11 @@ def run_digest(run: Path) -> str:
 
 def load_model(run: Path, facts: RunInfo) -> Any:
     """The float32 Keras model of a run, rebuilt flat from its settings. Raises DataError if it is damaged."""
+    if _has_imported(facts):
+        from ..models.keras_files.build import build
+        from ..models.keras_files.flatten import read_network
+
+        return build(read_network(run / "model.keras"))
     model = _untrained(facts, len(facts.labels))
     path = run / "model.keras"
     # Keras's load_model seeks inside the archive, and every seek backwards reads it again from the start.
@@ -168,6 +178,11 @@ def load_model(run: Path, facts: RunInfo) -> Any:
                 raise  # not a fault of the file
             raise _damaged(path, error) from error
     return model
+
+
+def _has_imported(network: RunInfo | MemberNetwork) -> bool:
+    """Whether a network, or one of an ensemble, is not one of the registry."""
+    return network.model.imported is not None or any(map(_has_imported, network.model.members or ()))
 
 
 def _untrained(network: RunInfo | MemberNetwork, classes: int) -> Any:
@@ -204,8 +219,10 @@ def build_args(settings: dict[str, Any]) -> BuildArgs:
 
 def input_spec(settings: dict[str, Any]) -> InputSpec:
     """The input contract of the run's model."""
-    spec = registry.get(settings["model"])
     size = settings["input_size"]
+    if settings["model"] == IMPORTED:  # its normalization is inside, in front of the common one
+        return InputSpec(height=size, width=size)
+    spec = registry.get(settings["model"])
     return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
 
 
@@ -333,6 +350,6 @@ def write_json(path: Path, value: Any) -> None:
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """One row per epoch of every stage, see `edgeall.train.stage.Row`."""
     with atomic.atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(history[0]))
+        writer = csv.DictWriter(stream, fieldnames=list(history[0]) if history else ["stage", "epoch"])
         writer.writeheader()
         writer.writerows(history)

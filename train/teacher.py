@@ -97,8 +97,7 @@ def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -
         own = input_spec(teacher.facts.settings)
         if (own.mean, own.std) != (spec.mean, spec.std):
             raise UsageError(
-                f"--teacher {teacher.run}: normalizes with mean {own.mean:g} and std {own.std:g}, "
-                f"the student with {spec.mean:g} and {spec.std:g}"
+                f"--teacher {teacher.run}: normalizes with {own.normalization}, the student with {spec.normalization}"
             )
 
 

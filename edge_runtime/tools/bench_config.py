@@ -35,6 +35,6 @@ class BenchConfig:
     sweep: bool = False
     profile: bool = False
     labels_file: str | os.PathLike[str] | None = None
-    mean: float | None = None
-    std: float | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
     input_size: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,14 @@ TARGET = 0.98
 """Preferred top probability of a golden image. The integer kernels of tflite-runtime differ by up to five steps of a
 logit (measured, MobileNetV2 0.35). Between two equal classes this changes a probability by 16 units of 1/256, at 0.98
 by less than three. At 1.0 a difference would not show at all."""
+
+
+@dataclass(frozen=True)
+class RawScores:
+    """The answer of a classifier whose outputs are no probabilities: those that it gives, and the raw ones."""
+
+    probabilities: NDArray[np.float32]
+    units: NDArray[np.generic]
 
 
 def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
@@ -37,7 +46,7 @@ def golden_png(image: Image.Image, spec: InputSpec) -> bytes:
 
 def choose_golden(
     classifier: Classifier, images: Iterable[Image.Image], count: int = 3
-) -> list[tuple[str, bytes, NDArray[np.float32]]]:
+) -> list[tuple[str, bytes, NDArray[np.float32] | RawScores]]:
     """Choose one image of each predicted class, the one whose top probability is nearest to `TARGET`.
 
     Args:
@@ -46,15 +55,17 @@ def choose_golden(
         count: largest number of golden images.
 
     Returns:
-        File name, PNG file and the model's probabilities of each, as `pack` takes them.
+        File name, PNG file and the model's answer for each, as `pack` takes them.
     """
-    best: dict[int, tuple[float, bytes, NDArray[np.float32]]] = {}
+    best: dict[int, tuple[float, bytes, NDArray[np.float32] | RawScores]] = {}
     for image in images:
         file = golden_png(image, classifier.input)
-        probabilities = classifier.predict(preprocess(decode_rgb(file, "golden image"), classifier.input))
+        units = classifier.predict_units(preprocess(decode_rgb(file, "golden image"), classifier.input))
+        probabilities = classifier.probabilities(units)
+        raw = classifier.logits or classifier.sigmoid
         label = int(probabilities.argmax())
         distance = abs(float(probabilities[label]) - TARGET)
         if label not in best or distance < best[label][0]:
-            best[label] = (distance, file, probabilities)
+            best[label] = (distance, file, RawScores(probabilities, units) if raw else probabilities)
     chosen = sorted(best.values(), key=lambda item: item[0])[:count]
-    return [(f"{index}.png", file, probabilities) for index, (_, file, probabilities) in enumerate(chosen)]
+    return [(f"{index}.png", file, answer) for index, (_, file, answer) in enumerate(chosen)]

@@ -14,6 +14,8 @@ from ..bundle import Bundle, open_bundle
 from ..errors import BundleError
 from ..flatbuffer import METADATA, Tensor
 from ..foreign import scores_of, sizes_of
+from ..manifest import Manifest
+from ..preprocess import Channels, numbers_text
 from ..results import Result
 from ..tasks import open_model
 from .golden import GoldenResult, check_golden
@@ -42,7 +44,7 @@ class Inspection(Result):
         digest_ok: True (a wrong digest raises); None for a foreign model, which has no digest.
         golden_ok: whether every golden image gives the expected output; None without golden images.
         scores: kind of a foreign model's output, see `edgeall.edge_runtime.foreign.scores_of`; None for a multi-label
-            model; ``probabilities`` for a packed classifier, ``mask`` for a segmentation model.
+            model; of a packed classifier as in its manifest; ``mask`` for a segmentation model.
         operators: counts by name, like ``tensor_types``.
         model_card: Markdown.
         signature_ok: whether the file is signed with a given key; None without a key.
@@ -55,7 +57,7 @@ class Inspection(Result):
     packed: bool
     manifest: dict[str, Any] | None
     labels: list[str] | None
-    normalization: list[float] | None
+    normalization: list[Channels] | None
     digest_ok: bool | None
     golden_ok: bool | None
     golden: list[GoldenResult]
@@ -96,7 +98,7 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
         golden=golden,
         input=[_input(graph.main.tensors[index]) for index in graph.main.inputs],
         output=[_tensor(tensor, tensor.shape) for tensor in (graph.main.tensors[i] for i in graph.main.outputs)],
-        scores=_SCORES_OF_TASK[bundle.task] if packed else _scores(bundle),
+        scores=_scores_of(bundle.manifest) if bundle.manifest else _scores(bundle),
         operators=graph.op_counts(),
         tensor_types=types,
         float_tensors=sum(count for name, count in types.items() if "FLOAT" in name),
@@ -123,7 +125,10 @@ def _tensor(tensor: Tensor, shape: Iterable[int | None]) -> TensorInfo:
     return TensorInfo(tensor.name, tensor.type, list(shape), scale, tensor.zero_point[0] if tensor.zero_point else None)
 
 
-_SCORES_OF_TASK = {"classification": "probabilities", "segmentation": "mask"}
+def _scores_of(manifest: Manifest) -> str:
+    return "mask" if manifest.task == "segmentation" else manifest.scores
+
+
 _SCORES = {
     "probabilities": "probabilities of the labels",
     "mask": "probabilities of the labels for each pixel; the size of the red cells",
@@ -220,8 +225,8 @@ def _golden_verdict(facts: Inspection) -> str:
     )
 
 
-def _normalization(mean: float, std: float) -> str:
-    return f"(pixel - {mean:g}) / {std:g}"
+def _normalization(mean: Channels, std: Channels) -> str:
+    return f"(pixel - {numbers_text(mean)}) / {numbers_text(std)}"
 
 
 def _tensor_text(tensor: TensorInfo) -> str:

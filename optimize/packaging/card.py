@@ -16,6 +16,7 @@ _SPLIT_LIMITS = {
     "given": "The subsets are those of the data set. It is not known whether they share slides.",
     "image": "Image-level split: optimistic. Images of one subject may be in training and test.",
 }
+_SHOWN_LABELS = 20
 _BY_SUBJECT = ("accuracy", "sensitivity", "specificity", "auroc_positive")
 
 
@@ -42,6 +43,10 @@ def model_card(manifest: Manifest) -> str:
 
 
 def _classifies(manifest: Manifest) -> str:
+    if "imported" in manifest.training:
+        shown, labels = ", ".join(manifest.labels[:_SHOWN_LABELS]), len(manifest.labels)
+        more = f" and {labels - _SHOWN_LABELS:,} more" if labels > _SHOWN_LABELS else ""
+        return f"Classifies one image as one of {labels:,} labels: {shown}{more}. " + _positives(manifest)
     return (
         f"Classifies one image of a stained blood smear (one {manifest.unit}) as one of: {', '.join(manifest.labels)}. "
         + _positives(manifest)
@@ -162,6 +167,11 @@ def _limits(manifest: Manifest) -> str:
         _unknown(manifest),
         _other_microscopes(manifest.metrics),
     ]
+    if "imported" in manifest.training:
+        limits[0] = (
+            "The model was trained elsewhere. It is not known which images it was trained on: the test images, or "
+            "others of the same subjects, may be among them."
+        )
     if manifest.training.get("synthetic"):
         limits.insert(0, "SYNTHETIC: trained and tested on drawn images. Its figures do not apply to real blood.")
     source = str(manifest.golden.get("source", ""))

@@ -22,7 +22,7 @@ from ...train.data.synth import Layout, synthesize
 from ...train.evaluation.metrics import Metrics
 from ...train.evaluation.reliability import ReliabilityReport
 from ...train.evaluation.robustness import Robustness
-from ...train.run_info import RunInfo
+from ...train.run_info import Facts, RunInfo
 from ...train.runs import image_folder, run_digest, source_revision, versions
 
 QUANTIZATION_FACTS = (
@@ -46,7 +46,7 @@ GATE_IMAGES = 300
 
 
 def manifest_metrics(
-    metrics: Metrics, report: ReliabilityReport, robust: Robustness | None, float_accuracy: float
+    metrics: Metrics, report: ReliabilityReport, robust: Robustness | None, float_accuracy: float | None
 ) -> dict[str, Any]:
     """Metrics of the verified subset for the manifest, without the subjects' names: the file travels."""
     values = metrics.to_json()
@@ -55,7 +55,7 @@ def manifest_metrics(
     subjects = values["subjects"]
     return {
         **{key: values[key] for key in ("split", "images", "accuracy")},
-        "float_accuracy": float_accuracy,
+        **({} if float_accuracy is None else {"float_accuracy": float_accuracy}),
         "ece_uncalibrated": report.reliability.before.ece,
         "aurc": report.risk_coverage.aurc,
         **({} if report.review is None else {key: getattr(report.review, key) for key in REVIEW_FACTS}),
@@ -118,6 +118,7 @@ def manifest_of(
         training={
             "backbone": model.name,
             "alpha": model.alpha,
+            **({} if model.imported is None else {"imported": Path(model.imported.file).name}),
             **_training(run, facts, split),
             "seed": settings["seed"],
             "augment": settings["augment"],
@@ -143,7 +144,9 @@ def _training(run: Path, facts: RunInfo, split: Split) -> dict[str, Any]:
     }
 
 
-def golden_candidates(source: str, facts: RunInfo, split: Split, root: Path) -> tuple[str, Iterator[Image.Image]]:
+def golden_candidates(
+    source: str, facts: RunInfo | Facts, split: Split, root: Path
+) -> tuple[str, Iterator[Image.Image]]:
     """Candidates for the golden images, and the manifest's description of their source."""
     if source == "synthetic":
         return "synthetic", _drawn("all4" if facts.unit == "field" else "cnmc")
@@ -160,7 +163,7 @@ def _drawn(layout: Layout) -> Iterator[Image.Image]:
         yield from (open_rgb(path) for path in find_images(folder / "drawn"))
 
 
-def quality_gate(facts: RunInfo, split: Split, root: Path) -> dict[str, float]:
+def quality_gate(facts: RunInfo | Facts, split: Split, root: Path) -> dict[str, float]:
     """Limits of the rig's quality gate, fitted to fields of the training subset.
 
     Empty for a data set of single cells, because the rig's camera records fields.

@@ -35,7 +35,8 @@ def model_metadata(name: str, description: str, label_file: str, spec: InputSpec
             unreachable score threshold keeps it from reporting its values.
     """
     builder = flatbuffers.Builder(1024)
-    options = _table(builder, 2, {0: _floats(builder, (spec.mean,)), 1: _floats(builder, (spec.std,))})
+    means, stds = ((values,) if isinstance(values, float) else tuple(values) for values in (spec.mean, spec.std))
+    options = _table(builder, 2, {0: _floats(builder, means), 1: _floats(builder, stds)})
     unit = _table(builder, 2, {1: options}, {0: _NORMALIZATION})
     image = _tensor(builder, "image", _IMAGE_PROPERTIES, _table(builder, 2, {}, {0: _RGB}), {4: _vector(builder, unit)})
     file_name = builder.CreateString(label_file)
@@ -54,7 +55,7 @@ def model_metadata(name: str, description: str, label_file: str, spec: InputSpec
     return bytes(builder.Output())
 
 
-def with_metadata(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
+def with_metadata(flatbuffer: bytes, entries: Mapping[str, bytes], outputs: Sequence[int] | None = None) -> bytes:
     """A copy of a model with added metadata entries; entries of the same name are replaced.
 
     Flatbuffer offsets point forwards only. A new root table, buffer list and metadata list are therefore written in
@@ -64,13 +65,14 @@ def with_metadata(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
     Args:
         flatbuffer: a TFLite model.
         entries: content by name.
+        outputs: tensors that become the outputs of the main subgraph; None keeps them.
 
     Raises:
         BundleError: not a TFLite flatbuffer, or damaged.
     """
     graph = read_graph(flatbuffer, "the converted model")
     merged = {**graph.metadata, **entries}
-    return _Front(flatbuffer).build(merged)
+    return _Front(flatbuffer).build(merged, outputs)
 
 
 def marked(flatbuffer: bytes, entries: Mapping[str, bytes]) -> bytes:
@@ -87,13 +89,18 @@ class _Front:
         self.out = bytearray(struct.pack("<I4s", 0, b"TFL3"))
         self.into_old: list[tuple[int, int]] = []
 
-    def build(self, metadata: Mapping[str, bytes]) -> bytes:
+    def build(self, metadata: Mapping[str, bytes], outputs: Sequence[int] | None = None) -> bytes:
         model = self._old_u32(0)
         buffers = self._old_vector(model, 4)
         # Model: field 0 is the version; buffers 4 and metadata 6 are new; the other fields keep their targets.
         offsets = {number: self._target(model, number) for number in (1, 2, 3, 5, 7)}
-        root, slots = self._model_table(version=self._old_version(model), offsets=offsets)
+        if outputs is not None:
+            del offsets[2]
+        new = (4, 6) if outputs is None else (2, 4, 6)
+        root, slots = self._model_table(self._old_version(model), offsets, new)
         self._point(0, root)
+        if outputs is not None:
+            self._subgraphs(slots[2], self._old_vector(model, 2), outputs)
         vector = self._list(len(buffers) + len(metadata), slots[4])
         for slot, target in zip(vector, buffers, strict=False):
             self.into_old.append((slot, target))
@@ -106,15 +113,31 @@ class _Front:
             self._point(slot, len(self.out) + target)
         return bytes(self.out) + self.old
 
-    def _model_table(self, version: int, offsets: Mapping[int, int | None]) -> tuple[int, dict[int, int]]:
-        present = [0, 4, 6, *(number for number, target in offsets.items() if target is not None)]
+    def _model_table(
+        self, version: int, offsets: Mapping[int, int | None], new: Sequence[int]
+    ) -> tuple[int, dict[int, int]]:
+        present = [0, *new, *(number for number, target in offsets.items() if target is not None)]
         places = {number: 4 + 4 * place for place, number in enumerate(present)}
         root = self._table(_MODEL_FIELDS, places, 4 + 4 * len(present))
         struct.pack_into("<I", self.out, root + places[0], version)
         for number, target in offsets.items():
             if target is not None:
                 self.into_old.append((root + places[number], target))
-        return root, {number: root + places[number] for number in (4, 6)}
+        return root, {number: root + places[number] for number in new}
+
+    def _subgraphs(self, owner: int, old: Sequence[int], outputs: Sequence[int]) -> None:
+        """The list of subgraphs; the first one gets other outputs, which are its field 2."""
+        slots = self._list(len(old), owner)
+        self.into_old += list(zip(slots[1:], old[1:], strict=True))
+        targets = {number: self._target(old[0], number) for number in (0, 1, 3, 4)}
+        kept = {number: target for number, target in targets.items() if target is not None}
+        places = {number: 4 + 4 * place for place, number in enumerate((2, *kept))}
+        table = self._table(5, places, 4 + 4 * len(places))
+        self._point(slots[0], table)
+        self.into_old += [(table + places[number], target) for number, target in kept.items()]
+        self._pad(4)
+        self._point(table + places[2], len(self.out))
+        self.out += struct.pack(f"<I{len(outputs)}i", len(outputs), *outputs)
 
     def _entry(self, slot: int, name: str, buffer: int) -> None:
         table = self._table(2, {0: 4, 1: 8}, 12)

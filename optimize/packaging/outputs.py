@@ -16,6 +16,7 @@ from ...edge_runtime.errors import BundleError
 from ...edge_runtime.flatbuffer import Graph, Tensor
 from ...edge_runtime.masks import class_counts, mask_image
 from ...edge_runtime.segmenter import Segmentation, mask_index
+from ...edge_runtime.tools.golden_images import RawScores
 
 _SECOND = {2: "features", 4: "feature map"}
 """Name of a classifier's second output, by its rank."""
@@ -47,10 +48,14 @@ class Outputs:
     record: Callable[[str, Any, Tensor, str], GoldenEntry]
 
 
-def _record_scores(file: str, probabilities: Any, output: Tensor, name: str) -> GoldenEntry:
-    values = np.asarray(probabilities, np.float32)
-    facts = {"probabilities": [float(value) for value in values], "units": _units(values, output, name)}
-    return GoldenEntry(facts, {})
+def _record_scores(file: str, answer: Any, output: Tensor, name: str) -> GoldenEntry:
+    raw = isinstance(answer, RawScores)
+    values = np.asarray(answer.probabilities if raw else answer, np.float32)
+    if raw:
+        units = [int(unit) for unit in answer.units] if output.type in ("UINT8", "INT8") else None
+    else:
+        units = _units(values, output, name)
+    return GoldenEntry({"probabilities": [float(value) for value in values], "units": units}, {})
 
 
 def _units(probabilities: NDArray[np.float32], output: Tensor, name: str) -> list[int] | None:

@@ -61,7 +61,7 @@ def pack(
     check_manifest(manifest, out.name)
     graph = read_graph(flatbuffer, out.name)
     main, outputs, meaning = graph.main, graph.main.outputs, OUTPUTS[manifest.task]
-    if meaning.first(graph, out.name) != outputs[0]:
+    if manifest.scores == "probabilities" and meaning.first(graph, out.name) != outputs[0]:
         raise BundleError(f"{out.name}: the {meaning.name} must be the first output, as other programs expect")
     names = [meaning.name, *(meaning.second(main.tensors[index]) for index in outputs[1:])]
     entry = model_metadata(manifest.name, manifest.intended_use, LABELS, manifest.input, names)

@@ -73,7 +73,8 @@ class Placement:
 
 def input_range(spec: InputSpec) -> Range:
     """The values of the pixels 0 and 255 after normalization."""
-    return (0 - spec.mean) / spec.std, (255 - spec.mean) / spec.std
+    (mean, *_), (std, *_) = spec.means, spec.stds  # a run has one normalization for all channels
+    return (0 - mean) / std, (255 - mean) / std
 
 
 def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Placement:

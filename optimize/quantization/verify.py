@@ -61,17 +61,17 @@ def pixels_of(images: Images) -> Iterator[NDArray[np.uint8]]:
 def predictions_and_features(
     classifier: Classifier, pixels: Iterable[NDArray[np.uint8]], count: int, title: str, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`predict` of ``count`` images, and their pooled features from the model's second output.
+    """`predict` of ``count`` images, and their pooled features from the model's second output, if it has one.
 
     Returns:
-        Probabilities ``(count, labels)`` and features ``(count, features)``.
+        Probabilities ``(count, labels)`` and features ``(count, features)``; no feature without a second output.
     """
     found = []
     with progress.task(title, count) as advance:
         for done, image in enumerate(pixels, start=1):
             answer = classifier.infer(image)
-            assert answer.units is not None
-            found.append((answer.probabilities, classifier.pooled(answer.units)))
+            own = np.zeros(0, np.float32) if answer.units is None else classifier.pooled(answer.units)
+            found.append((answer.probabilities, own))
             advance(done, "")
     probabilities, features = zip(*found, strict=True)
     return np.stack(probabilities), np.stack(features)

@@ -9,20 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime import parallel
-from ...edge_runtime.calibration import apply_temperature
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import GateError
 from ...edge_runtime.exemplars import store_exemplars
 from ...edge_runtime.manifest import Manifest
-from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
-from ...edge_runtime.tools.decisions import review_rule, wanted_rule
+from ...edge_runtime.tools.decisions import wanted_rule
 from ...edge_runtime.tools.golden_images import choose_golden
-from ...edge_runtime.tools.novelty import IMAGES as NOVELTY_IMAGES
-from ...edge_runtime.tools.novelty import fit_novelty
 from ...models.keras_compat import tf
 from ...train.batches import Images, plain, shuffled
-from ...train.evaluation.metrics import Metrics, metrics_of
-from ...train.evaluation.reliability import ReliabilityReport, reliability_report, sent_to_review
+from ...train.evaluation.metrics import Metrics
+from ...train.evaluation.reliability import ReliabilityReport
 from ...train.evaluation.robustness import Robustness, robustness, robustness_text
 from ...train.evaluation.text import metrics_text
 from ...train.fit import CLASSIFICATION
@@ -34,11 +30,10 @@ from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_metrics, manifest_of, quality_gate
 from ..packaging.pack import pack
 from ..quantization.activations import stratified
-from ..quantization.calibrate import calibration_of
 from ..quantization.config import QuantizeConfig
 from ..quantization.convert import with_second_output
+from ..quantization.decisions import Decisions, Fitting, assess, fit_decisions
 from ..quantization.job import Converted, Folded, Job
-from ..quantization.mild import validation_predictions
 from ..quantization.placement import images_at_once
 from ..quantization.result import Agreement, QuantizationResult, conversion_facts
 from ..quantization.summary import quantize_text
@@ -92,7 +87,7 @@ class Classification(QuantizationTask):
     def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult:
         verified = _verify(job, network, converted)
         _check_drop(job, verified)
-        decisions = _fit_decisions(job, verified)
+        decisions = fit_decisions(_fitting(job, verified))
         assessed = _assess(job, verified, decisions)
         measured = _measured(job, network, converted, verified) | decisions.facts
         manifest = _pack(job, converted, verified, decisions, measured, assessed)
@@ -117,23 +112,6 @@ class _Verified:
     features: NDArray[np.float32]
     cost: ConversionCost
     float_cost: ConversionCost
-
-
-@dataclass(frozen=True)
-class _Decisions:
-    """``calibration``, ``decision`` and ``novelty`` of the manifest, and the stored OOD detector."""
-
-    facts: dict[str, Any]
-    detector: bytes
-
-    @property
-    def temperature(self) -> float:
-        return float(self.facts["calibration"]["temperature"])
-
-    @property
-    def review_below(self) -> float | None:
-        value: float | None = self.facts["decision"].get("review_below")
-        return value
 
 
 def _verify(job: Job, network: Folded, converted: Converted) -> _Verified:
@@ -165,27 +143,19 @@ def _check_drop(job: Job, verified: _Verified) -> None:
         )
 
 
-def _fit_decisions(job: Job, verified: _Verified) -> _Decisions:
-    """Fit temperature, OOD detector and review rule; the classifier gets the detector."""
-    config, classifier = job.config, verified.classifier
-    fitted = validation_predictions(classifier, job.subsets["validation"], job.seed, job.progress)
-    calibration = calibration_of(fitted.probabilities, fitted.truth, fitted.images) | fitted.facts()
-    training = stratified(job.subsets["train"], NOVELTY_IMAGES, job.seed)
-    _, known = predictions_and_features(
-        classifier, pixels_of(training), len(training), "fitting the OOD detector", job.progress
+def _fitting(job: Job, verified: _Verified) -> Fitting:
+    config = job.config
+    return Fitting(
+        verified.classifier,
+        job.subsets,
+        job.split,
+        job.facts.positive_labels,
+        job.seed,
+        config.target_sensitivity,
+        config.review_budget,
+        config.out.name,
+        job.progress,
     )
-    novelty, detector = fit_novelty(known, fitted.unchanged(fitted.features), len(job.split.labels))
-    classifier.ood_detector = read_ood_detector(novelty, detector, config.out.name)
-    scores = apply_temperature(fitted.probabilities, calibration["temperature"])
-    unfamiliar = is_out_of_distribution(fitted.features, classifier.ood_detector)
-    decision = review_rule(
-        scores, fitted.truth, _positive(job.facts), config.target_sensitivity, config.review_budget, unfamiliar
-    )
-    if decision:
-        sent = sent_to_review(scores, decision["review_below"], unfamiliar)
-        assert sent is not None
-        decision["reviewed_unchanged"] = float(fitted.unchanged(sent).mean())
-    return _Decisions({"calibration": calibration, "decision": decision, "novelty": novelty}, detector)
 
 
 @dataclass(frozen=True)
@@ -197,27 +167,21 @@ class _Assessed:
     robust: Robustness | None
 
 
-def _assess(job: Job, verified: _Verified, decisions: _Decisions) -> _Assessed:
+def _assess(job: Job, verified: _Verified, decisions: Decisions) -> _Assessed:
     """Measure the model with its decisions on the verified images."""
-    config, classifier, split = job.config, verified.classifier, job.split
-    truth, temperature = job.verified_images.labels, decisions.temperature
-    assert classifier.ood_detector is not None
-    unfamiliar = is_out_of_distribution(verified.features, classifier.ood_detector)
-    report = reliability_report(
-        verified.probabilities, truth, _positive(job.facts), temperature, decisions.review_below, unfamiliar
+    config, classifier = job.config, verified.classifier
+    metrics, report = assess(
+        _fitting(job, verified), decisions, verified.probabilities, verified.features, config.subset
     )
-    probabilities = apply_temperature(verified.probabilities, temperature)
-    entries, positive = split.subset(config.subset), job.facts.positive_labels
-    metrics = metrics_of(entries, split.labels, probabilities, positive, config.subset, split.level, job.seed)
     robust = None
     if config.robust:
         robust = robustness(
             classifier,
             parallel.Layout(1, classifier.threads),
             image_folder(job.root),
-            entries,
+            job.split.subset(config.subset),
             job.progress,
-            temperature=temperature,
+            temperature=decisions.temperature,
             review_below=decisions.review_below,
         )
     return _Assessed(metrics, report, robust)
@@ -242,7 +206,7 @@ def _pack(
     job: Job,
     converted: Converted,
     verified: _Verified,
-    decisions: _Decisions,
+    decisions: Decisions,
     measured: dict[str, Any],
     assessed: _Assessed,
 ) -> Manifest:

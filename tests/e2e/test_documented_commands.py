@@ -75,7 +75,7 @@ EXTRA = (
 )
 """Commands without a code block in the documentation, and more forms of quick commands."""
 
-SLOW = ("train", "evaluate", "quantize", "prune", "compare", "search", "data leak")
+SLOW = ("train", "import", "evaluate", "quantize", "prune", "compare", "search", "data leak")
 """Commands that load TensorFlow. If a line has all the words of another line, only the longer one is run."""
 
 STATUS = {"doctor": (0, 1), "quantize": (0, 3), "adapt": (0, 3), "search": (0, 3), "compare-bench": (0, 3)}
@@ -85,6 +85,8 @@ EXPECTED = {
     "train": r"accuracy +\d",
     "evaluate": r"accuracy +\d|\"accuracy\"",
     "quantize": r"agreement with Keras +\d",
+    "import": r"normalization +torch \(as named\)",
+    "pack": r"golden images +\d|no temperature",
     "prune": r"MACs|zero|sparsity",
     "compare": r"report: .*compare\.html",
     "search": r"accuracy|no candidate fits",
@@ -244,8 +246,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here(folder, "train", "--data", "smears", "--out", "runs/a035", *how)
     packed = ("--scheme", "ptq-int8", "--representative", 8, "--explain", "--out", "explained.tflite")
     here(folder, "quantize", "runs/a035", *packed)
-    for name in ("a100", "half", "teacher"):
+    for name in ("a100", "half", "teacher", "mine"):
         shutil.copytree(folder / "runs/a035", folder / "runs" / name)
+    shutil.copy(folder / "runs/a035/model.keras", folder / "notebook.h5")
+    bare_models(folder)
     for name in ("model.tflite", "other.tflite", "adapted.tflite", "runs/a035/model.tflite"):
         shutil.copy(folder / "explained.tflite", folder / name)
     image = next((folder / "other-lab").rglob("*.png"), None) or next((folder / "other-lab").rglob("*.jpg"))
@@ -265,6 +269,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def bare_models(folder: Path) -> None:
+    """``bare.tflite`` with ``labels.txt``, and the SavedModel ``exported``, of a run that edgeall trained."""
+    from edgeall.models.keras_compat import quiet, tf
+    from edgeall.train.runs import load_model, load_run
+
+    facts = load_run(folder / "runs/a035")
+    model = load_model(folder / "runs/a035", facts)
+    (folder / "labels.txt").write_text("\n".join(facts.labels))
+    with quiet():
+        model.export(folder / "exported")
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "exported"))
+        (folder / "bare.tflite").write_bytes(converter.convert())
+
+
 def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
     """The same command line with further options, which take precedence and make it quick on few images."""
     name = " ".join(named(words))
@@ -275,6 +293,8 @@ def smaller(words: tuple[str, ...]) -> tuple[str, ...]:
         chosen = words[words.index("--model") + 1] if "--model" in words else "mobilenet_v2"
         small = ("--input-size", "96") if chosen == "mobilenet_v2" and "--alpha" in words else SMALL_CNN
         more = ("--weights", "none", "--augment", "none", "--epochs-finetune", "1", *small, *image_level)
+    elif name in ("import", "pack"):
+        more = image_level
     elif name == "quantize":
         more = ("--epochs", "1", "--representative", "8", "--force")
     elif name == "prune":

@@ -13,6 +13,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from fixtures_models import LABELS, SPEC, convert, grainy_image
+from PIL import Image
 
 from edgeall import cli
 from edgeall.edge_runtime.classifier import Classifier
@@ -23,6 +24,7 @@ from edgeall.edge_runtime.tools.inspect import inspect_model, inspect_text
 
 Write = Callable[..., Path]
 TWO = ("A", "B")
+MEANS, STDS = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +53,17 @@ def flatbuffers_by_kind() -> dict[str, bytes]:
     images[0, 0, 0], images[0, 0, 1] = -1, 1
     fixed, any_size = (SPEC.height, SPEC.width), (None, None)
     sigmoid = model(fixed, 1, "sigmoid")
+    grey_inputs = layers.Input((*fixed, 1))
+    grey = keras.Model(grey_inputs, layers.Dense(3, activation="softmax")(layers.Flatten()(grey_inputs)))
+    by_channel = (images * 127.5 + 127.5 - np.array(MEANS)) / np.array(STDS)
     made = {f"sigmoid-{scheme}": convert(sigmoid, scheme, images) for scheme in ("float32", "uint8", "int8")}
     return made | {
         "any-size": convert(model(any_size, 3, "softmax"), "float32", images),
         "any-map": convert(model(any_size, 3, "softmax", pooled=False), "float32", images),
         "logit": convert(model(fixed, 1, "linear"), "float32", images),
+        "grey": convert(grey, "float32", images[..., :1]),
+        "by-channel-float32": convert(sigmoid, "float32", by_channel.astype(np.float32)),
+        "by-channel-int8": convert(sigmoid, "int8", by_channel.astype(np.float32)),
         "one-softmax": convert(model(fixed, 1, "softmax"), "float32", images),
     }
 
@@ -149,7 +157,7 @@ def test_a_size_for_a_model_that_has_one_is_wrong_use(write: Write, tiny_bundle:
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [([1, 3, 32, 48], "channels first"), ([8, 32, 48, 3], "one RGB image"), ([1, 32, 48, 1], "")],
+    [([1, 3, 32, 48], "channels first"), ([8, 32, 48, 3], "one RGB or grey image"), ([1, 32, 48, 2], "grey image")],
 )
 def test_what_is_not_an_rgb_image(write: Write, shape: list[int], hint: str) -> None:
     def change(parts: Any) -> None:
@@ -163,6 +171,42 @@ def test_what_is_not_an_rgb_image(write: Write, shape: list[int], hint: str) -> 
 def test_a_map_of_scores_is_not_a_classifier(write: Write) -> None:
     with pytest.raises(BundleError, match="a map instead of one score per label"):
         labelled(write("any-map"), tuple("abcdefghijkl"), input_size=4)  # 2x2 positions with 3 labels are 12 outputs
+
+
+# Channels
+
+
+def test_a_grey_model_takes_the_grey_of_rgb_images(write: Write, flatbuffers_by_kind: dict[str, bytes]) -> None:
+    classifier = labelled(write("grey"), LABELS[:3], mean=0.0, std=255.0)
+    assert classifier.input == InputSpec(SPEC.height, SPEC.width, mean=0.0, std=255.0, color="GREY")
+    image = grainy_image(2)
+    pixels = preprocess(image, classifier.input)
+    assert pixels.shape == (SPEC.height, SPEC.width, 3)
+    bare = Interpreter(model_content=flatbuffers_by_kind["grey"])
+    bare.allocate_tensors()
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    bare.set_tensor(bare.get_input_details()[0]["index"], (grey.astype(np.float32) / np.float32(255))[None, ..., None])
+    bare.invoke()
+    expected = bare.get_tensor(bare.get_output_details()[0]["index"])[0]
+    np.testing.assert_allclose(classifier.predict(pixels), expected, atol=1e-6)
+
+
+def test_each_channel_has_its_own_normalization(write: Write, flatbuffers_by_kind: dict[str, bytes]) -> None:
+    pixels = preprocess(grainy_image(2), SPEC)
+    fed = (pixels.astype(np.float32) - np.array(MEANS, np.float32)) / np.array(STDS, np.float32)
+    bare = Interpreter(model_content=flatbuffers_by_kind["by-channel-float32"])
+    bare.allocate_tensors()
+    bare.set_tensor(bare.get_input_details()[0]["index"], fed[None])
+    bare.invoke()
+    expected = float(bare.get_tensor(bare.get_output_details()[0]["index"])[0, 0])
+    exact = labelled(write("by-channel-float32"), TWO, mean=MEANS, std=STDS)
+    integers = labelled(write("by-channel-int8"), TWO, mean=MEANS, std=STDS)
+    assert exact.predict(pixels)[1] == pytest.approx(expected, abs=1e-6)
+    assert integers.predict(pixels)[1] == pytest.approx(expected, abs=0.03)
+    with pytest.raises(BundleError, match=r"contradict mean 1,2,3, std 58\.4,57\.1,57\.4"):
+        labelled(write("by-channel-int8"), TWO, mean=(1.0, 2.0, 3.0), std=STDS)
+    with pytest.raises(BundleError, match="is invalid"):
+        labelled(write("by-channel-float32"), TWO, mean=(1.0, 2.0), std=STDS)
 
 
 # One output

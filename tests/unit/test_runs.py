@@ -30,9 +30,9 @@ def file(name: str) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "what", "hint"),
     [
-        (file("model.keras"), "a Keras model", "tf.lite.TFLiteConverter"),
-        (file("model.H5"), "a Keras model", "tf.lite.TFLiteConverter"),
-        (saved_model, "a Keras model", "tf.lite.TFLiteConverter"),
+        (file("model.keras"), "a Keras model", "edgeall import"),
+        (file("model.H5"), "a Keras model", "edgeall import"),
+        (saved_model, "a Keras model", "edgeall import"),
         (file("model.tflite"), "a model file", "`edgeall run`, `evaluate` and `bench`"),
         (file("run.zip"), "a file", "the folder made by `edgeall train --out`"),
     ],
@@ -85,7 +85,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 def test_what_is_not_a_model_file(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="a Keras model, not a") as caught:
         open_bundle(file("model.keras")(tmp_path))
-    assert "tf.lite.TFLiteConverter" in caught.value.hint
+    assert "edgeall import" in caught.value.hint
     with pytest.raises(BundleError, match="a folder, not a") as caught:
         open_bundle(tmp_path)
     assert "edgeall quantize" in caught.value.hint

@@ -33,8 +33,8 @@ class EvaluateSettings:
     side: str | None = field(default=None, metadata={"choices": (*SUBSETS, "all")})
     split: Path | None = None
     labels_file: Path | None = None
-    mean: float | None = None
-    std: float | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
     input_size: int | None = None
     cache_dir: Path | None = None
     robust: bool = False

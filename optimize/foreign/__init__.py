@@ -1,0 +1,1 @@
+"""Makes a verified, packed file of a classifier that was trained and converted elsewhere."""

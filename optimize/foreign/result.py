@@ -1,0 +1,93 @@
+"""The result of packing a foreign model, and its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...console.tables import percent, record
+from ...edge_runtime.results import Result
+from ...train.evaluation.metrics import Metrics
+from ...train.evaluation.reliability import Review
+from ...train.evaluation.text import metrics_text
+from ...train.imports.conventions import Trial, trials_text
+from ...train.imports.summary import UNKNOWN
+
+MOST_LABELS = 20
+"""Largest number of labels that are all listed."""
+
+
+@dataclass(frozen=True)
+class PackResult(Result):
+    """What `edgeall.optimize.foreign.packing.pack_foreign` measured and wrote.
+
+    Attributes:
+        out: path of the packed model, with ``file_bytes`` its size.
+        labels: of the outputs, in order.
+        input: in words.
+        normalization: its name, and ``normalization_from``, how it is known.
+        trials: every normalization that was tried, on ``tried_images``; empty for integer inputs.
+        divided: whether temperature, threshold and detector were fitted.
+        metrics: of the test subset.
+        calibration: as in the manifest, like ``decision`` and ``novelty``; empty if not fitted.
+        review: see `edgeall.train.evaluation.reliability.review`.
+        golden: number and source of the golden images.
+        synthetic: whether the images are drawn.
+    """
+
+    out: str
+    file_bytes: int
+    labels: list[str]
+    input: str
+    normalization: str
+    normalization_from: str
+    trials: list[Trial]
+    tried_images: int
+    divided: bool
+    metrics: Metrics
+    calibration: dict[str, Any]
+    decision: dict[str, Any]
+    novelty: dict[str, Any]
+    review: Review | None
+    golden: str
+    synthetic: bool
+
+
+def only_seen(metrics: Metrics) -> Metrics:
+    """The metrics without the labels that no image has and that are never predicted: a model may know a thousand."""
+    confusion, labels = metrics.confusion, metrics.labels
+    if len(labels) <= MOST_LABELS:
+        return metrics
+    columns = [sum(row) for row in zip(*confusion, strict=True)]
+    kept = [index for index, row in enumerate(confusion) if sum(row) or columns[index]]
+    return replace(
+        metrics,
+        labels=[labels[index] for index in kept],
+        confusion=[[confusion[one][other] for other in kept] for one in kept],
+        per_class={labels[index]: metrics.per_class[labels[index]] for index in kept},
+    )
+
+
+def pack_text(result: PackResult) -> str:
+    """What ``edgeall pack`` prints."""
+    labels = ", ".join(result.labels) if len(result.labels) <= MOST_LABELS else f"{len(result.labels):,}"
+    facts: dict[str, object] = {
+        "file": f"{result.out}, {result.file_bytes:,} bytes",
+        "labels": labels,
+        "input": result.input,
+        "normalization": f"{result.normalization} ({result.normalization_from})",
+        "golden images": result.golden,
+        "calibration": f"temperature {result.calibration['temperature']:.2f}" if result.calibration else "not fitted",
+        "review": (
+            f"below a probability of {result.decision['review_below']:.4f}" if result.decision else "no threshold"
+        ),
+        "out of distribution": (
+            f"{percent(result.novelty['reviewed'])} of the validation images, by their features"
+            if result.novelty
+            else "no detector"
+        ),
+    }
+    parts = [record(facts)]
+    if result.trials:
+        parts.append(trials_text(result.trials, result.tried_images, result.normalization))
+    return "\n\n".join([*parts, metrics_text(result.metrics), UNKNOWN])

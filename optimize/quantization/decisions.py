@@ -1,0 +1,135 @@
+"""What a classifier decides by: temperature, review rule, out-of-distribution detector; and its metrics with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...console.progress import Progress
+from ...edge_runtime.calibration import apply_temperature
+from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
+from ...edge_runtime.tools.decisions import review_rule
+from ...edge_runtime.tools.novelty import IMAGES as NOVELTY_IMAGES
+from ...edge_runtime.tools.novelty import fit_novelty
+from ...train.batches import Images
+from ...train.data.split import Split
+from ...train.evaluation.metrics import Metrics, metrics_of
+from ...train.evaluation.reliability import ReliabilityReport, reliability_report, sent_to_review
+from .activations import stratified
+from .calibrate import calibration_of
+from .mild import validation_predictions
+from .verify import pixels_of, predictions_and_features
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The model and the images that its decisions are fitted to.
+
+    Attributes:
+        classifier: it gets the detector.
+        subsets: preprocessed images by subset.
+        split: of the images; its labels are those of the outputs, in order.
+        positive_labels: the positive classes.
+        seed: of every random draw.
+        target_sensitivity: see `edgeall.edge_runtime.tools.decisions.review_rule`; also ``review_budget``.
+        name: of the file, for messages.
+        progress: receives progress bars.
+    """
+
+    classifier: Classifier
+    subsets: Mapping[str, Images]
+    split: Split
+    positive_labels: Sequence[str]
+    seed: int
+    target_sensitivity: float | None
+    review_budget: float | None
+    name: str
+    progress: Progress
+
+    @property
+    def positive(self) -> list[int]:
+        """Indices of the positive labels."""
+        return [self.split.labels.index(label) for label in self.positive_labels]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """``calibration``, ``decision`` and ``novelty`` of the manifest, and the stored detector; None without features."""
+
+    facts: dict[str, Any]
+    detector: bytes | None
+
+    @property
+    def temperature(self) -> float:
+        return float(self.facts["calibration"].get("temperature", 1.0))
+
+    @property
+    def review_below(self) -> float | None:
+        value: float | None = self.facts["decision"].get("review_below")
+        return value
+
+
+UNDECIDED = Decisions({"calibration": {}, "decision": {}, "novelty": {}}, None)
+"""Of a model to which nothing was fitted."""
+
+
+def fit_decisions(fitting: Fitting) -> Decisions:
+    """Fit temperature, OOD detector and review rule; the classifier gets the detector, if the model has features."""
+    classifier, progress = fitting.classifier, fitting.progress
+    fitted = validation_predictions(classifier, fitting.subsets["validation"], fitting.seed, progress)
+    calibration = calibration_of(fitted.probabilities, fitted.truth, fitted.images) | fitted.facts()
+    novelty: dict[str, Any] = {}
+    detector, unfamiliar = None, None
+    if classifier.model.second is not None:
+        training = stratified(fitting.subsets["train"], NOVELTY_IMAGES, fitting.seed)
+        _, known = predictions_and_features(
+            classifier, pixels_of(training), len(training), "fitting the OOD detector", progress
+        )
+        novelty, detector = fit_novelty(known, fitted.unchanged(fitted.features), _classes(fitting))
+        classifier.ood_detector = read_ood_detector(novelty, detector, fitting.name)
+        unfamiliar = is_out_of_distribution(fitted.features, classifier.ood_detector)
+    scores = apply_temperature(fitted.probabilities, calibration["temperature"])
+    decision = review_rule(
+        scores, fitted.truth, fitting.positive, fitting.target_sensitivity, fitting.review_budget, unfamiliar
+    )
+    if decision:
+        sent = sent_to_review(scores, decision["review_below"], unfamiliar)
+        assert sent is not None
+        decision["reviewed_unchanged"] = float(fitted.unchanged(sent).mean())
+    return Decisions({"calibration": calibration, "decision": decision, "novelty": novelty}, detector)
+
+
+def _classes(fitting: Fitting) -> int:
+    """Number of labels that have images: a foreign model may know a thousand others."""
+    return len(np.unique(fitting.subsets["train"].labels))
+
+
+def assess(
+    fitting: Fitting,
+    decisions: Decisions,
+    probabilities: NDArray[np.float32],
+    features: NDArray[np.float32],
+    subset: str,
+) -> tuple[Metrics, ReliabilityReport]:
+    """Metrics of one subset, with its reliability and review.
+
+    Args:
+        fitting: see `Fitting`.
+        decisions: of the same model.
+        probabilities: ``(images, labels)`` of the subset, not calibrated.
+        features: pooled, ``(images, features)``.
+        subset: its name.
+    """
+    split, truth = fitting.split, fitting.subsets[subset].labels
+    detector = fitting.classifier.ood_detector
+    unfamiliar = None if detector is None else is_out_of_distribution(features, detector)
+    fitted = decisions.temperature if decisions.facts["calibration"] else None
+    report = reliability_report(probabilities, truth, fitting.positive, fitted, decisions.review_below, unfamiliar)
+    calibrated = apply_temperature(probabilities, decisions.temperature)
+    entries, positive = split.subset(subset), fitting.positive_labels
+    return metrics_of(entries, split.labels, calibrated, positive, subset, split.level, fitting.seed), report

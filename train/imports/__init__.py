@@ -1,0 +1,1 @@
+"""Makes a run of a Keras model that was trained elsewhere."""
