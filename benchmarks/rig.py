@@ -1,10 +1,12 @@
 """The loop of the rig: frames/s compared with its parts, memory over many frames, the page under load.
 
-python benchmarks/rig.py MODEL [--seconds 20] [--rounds 3] [--frames 2000] [--viewers 5] [--out FILE.md]
+python benchmarks/rig.py MODEL [--seconds 20] [--rounds 3] [--frames 2000] [--minutes 60] [--viewers 5] [--out FILE.md]
 
 MODEL is a packed model. Each round measures in turn: gate, preprocess and invoke on frames in memory, in this thread
 alone; then the station with a simulated camera of 1280x960 that gives 25 % more frames, while a session is recorded.
-Memory is read at twenty checkpoints over --frames frames. The latency of the page is that of an `edgeall rig` process
+The station also registers and counts. Memory is read at
+twenty checkpoints over --frames frames, or as many as --minutes allow, of a stage that visits the same places again and
+again; its frames are drawn beforehand. The latency of the page is that of an `edgeall rig` process
 that classifies, with --viewers of its live view. Exits with 1 when a limit is missed. The limit on memory is meant for
 100,000 frames.
 """
@@ -49,6 +51,19 @@ CHECKPOINTS, WARM_UP = 20, 2
 """Checkpoints of the memory run, and how many are ignored: until then memory of drawing the slide is freed."""
 
 
+class Visiting(SimulatedCamera):
+    """The simulated camera on a round of places; its frames are drawn beforehand, once for all cameras."""
+
+    PLACES = 40
+
+    def __init__(self, slide: Slide) -> None:
+        super().__init__(slide, seed=1, rate=None)
+        self._drawn = [super(Visiting, self).pixels(36 * place + 10).copy() for place in range(self.PLACES)]
+
+    def pixels(self, number: int) -> Any:
+        return self._drawn[number // 5 % self.PLACES]
+
+
 class Resting(SimulatedCamera):
     """The simulated camera over one good field: every frame passes the gate, so that every frame is judged.
 
@@ -69,13 +84,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement of frames/s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=2000, help="of the memory run; 0 leaves it out")
+    parser.add_argument("--minutes", type=float, default=60.0, help="longest time of the memory run")
     parser.add_argument("--viewers", type=int, default=5, help="of the page; 0 leaves it out")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     slide = draw_slide(seed=0)
     rounds = [_round(arguments.model, slide, arguments.seconds) for _ in range(arguments.rounds)]
     latencies = _page(arguments.model, arguments.viewers, arguments.seconds) if arguments.viewers else {}
-    memory = _memory(arguments.model, slide, arguments.frames) if arguments.frames else []  # last: it takes longest
+    memory = _memory(arguments.model, slide, arguments) if arguments.frames else []  # last: it takes longest
     page, met = report(arguments, rounds, memory, latencies)
     print(page)
     if arguments.out:
@@ -140,18 +156,20 @@ def _wait_for_frames(station: Station, count: int) -> None:
         number = station.wait(number, 1.0).number
 
 
-def _memory(model: Path, slide: Slide, frames: int) -> list[tuple[int, int]]:
-    """Frames judged or refused so far, and resident bytes, at `CHECKPOINTS`, with a viewer that looks at each."""
-    found = []
+def _memory(model: Path, slide: Slide, arguments: argparse.Namespace) -> list[tuple[int, int]]:
+    """Frames judged or refused so far, and resident bytes, at `CHECKPOINTS`, with a viewer that looks at some."""
+    found, frames, most_s = [], arguments.frames, 60 * arguments.minutes
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Record(folder) as record:
-        camera = ReconnectingCamera(lambda: SimulatedCamera(slide, seed=1, rate=None))
+        camera = ReconnectingCamera(lambda: Visiting(slide))
         station = Station(camera, Classifier.open(model, threads=1), record)
         station.start()
         try:
             station.start_session(SessionNotes(sample="benchmark"))
             number = seen = 0
             for checkpoint in range(CHECKPOINTS + 1):
-                while seen < frames * checkpoint / CHECKPOINTS or seen < 20:
+                due_s = began + most_s * checkpoint / CHECKPOINTS
+                while (seen < frames * checkpoint / CHECKPOINTS and time.monotonic() < due_s) or seen < 20:
                     live = station.wait(number, 1.0)
                     number = live.number
                     seen = live.camera.frames - live.camera.dropped_frames

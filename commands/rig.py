@@ -182,11 +182,15 @@ def record_backup(folder: Path, out: Path, json: bool) -> None:
 @click.option("--record", type=FILE, required=True, metavar="DIR", help="New or empty folder of the record.")
 @JSON
 def record_restore(backup: Path, record: Path, json: bool) -> None:
-    """Make a record from a backup, and verify both. `edgeall rig` then continues it."""
+    """Make a record from a backup, a folder or the ZIP file of the rig's page, and verify it.
+
+    `edgeall rig` then continues it.
+    """
     from ..console.tables import record as facts
     from ..rig.record.backup import restore
+    from ..rig.record.backup_zip import restore_zip
 
-    found = restore(backup, record)
+    found = (restore_zip if backup.is_file() else restore)(backup, record)
     print_result(found.to_json(), json, lambda: facts(found.to_json()))
 
 

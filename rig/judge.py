@@ -14,7 +14,7 @@ from ..edge_runtime.pipeline import Prediction, prediction
 from ..edge_runtime.preprocess import preprocess
 from ..edge_runtime.vision import cells
 from ..edge_runtime.vision.frame import Frame
-from ..edge_runtime.vision.quality import Gate, Quality, thresholds_of
+from ..edge_runtime.vision.quality import Gate, thresholds_of
 from .counting.picture import read_picture
 from .counting.pool import Opinion
 from .counting.registration import opencv
@@ -22,7 +22,7 @@ from .counting.tracker import Tracker
 from .record.found import News
 from .record.record import Record
 from .scales import CellSearch
-from .snapshot import JudgedCell, Picture, StationError, Verdict
+from .snapshot import JudgedCell, Picture, Settings, StationError, Verdict
 
 
 class Judge:
@@ -42,6 +42,7 @@ class Judge:
         self.unit = unit_of(classifier)
         self.gate = gate or Gate(thresholds_of(self._manifest))
         self._classifier, self._search = classifier, search
+        self.objectives = search.objectives
         self._record = record
         opencv()  # without it nothing can be counted: fails at the start
         self._slide: tuple[int, Tracker] | None = None
@@ -53,32 +54,41 @@ class Judge:
         self.gate.new_slide()
         self._search.new_slide()
 
-    def verdict(self, frame: Frame, run_model: bool, session_id: int | None = None, paused: bool = False) -> Verdict:
-        """Judge a frame, and count what it shows for an open slide that is not ``paused``.
+    def verdict(
+        self, frame: Frame, run_model: bool, session_id: int | None = None, settings: Settings | None = None
+    ) -> Verdict:
+        """Judge a frame, and count what it shows for an open slide that is not paused.
 
-        Without ``run_model`` a frame that passes the gate is ``unjudged``.
+        The frame is corrected first, if an empty field of the objective is stored and the settings allow it. Without
+        ``run_model`` a frame that passes the gate is ``unjudged``.
 
         Raises:
             StationError: the model's outputs are invalid.
         """
         self._news = ()
+        settings = settings or Settings()
         tracker = self._tracker(session_id)
-        picture, quality = Picture(frame), self.gate.judge(frame)
+        picture, flat_field = self._corrected(frame, settings.flat_field)
+        pixels = picture.frame.pixels
+        size, quality = (pixels.shape[1], pixels.shape[0]), self.gate.judge(picture.frame)
+        verdict = Verdict(
+            picture,
+            "unjudged" if quality.ok else "refused",
+            quality,
+            scale=self._search.known(size),
+            doubts=self._search.doubts(size),
+            flat_field=flat_field,
+        )
         if not quality.ok or not run_model:
             if tracker is None:
-                return Verdict(picture, "unjudged" if quality.ok else "refused", quality)
-            tracker.pass_by(frame.pixels)
-            return Verdict(picture, "unjudged" if quality.ok else "refused", quality, tally=tracker.tally)
-        if self.unit == "cell":
-            verdict = self._judge_cells(picture, quality)
-        else:
-            found = self._predict(preprocess(Image.fromarray(frame.pixels), self._classifier.input))
-            result = found.label, found.probability, found.probabilities, found.reason
-            verdict = Verdict(picture, "judged", quality, *result)
+                return verdict
+            tracker.pass_by(pixels)
+            return dataclasses.replace(verdict, tally=tracker.tally)
+        verdict = self._judge_cells(verdict) if self.unit == "cell" else self._judge_field(verdict)
         if tracker is None:
             return verdict
-        if paused:
-            tracker.pass_by(frame.pixels)
+        if settings.paused:
+            tracker.pass_by(pixels)
             return dataclasses.replace(verdict, tally=tracker.tally)
         return self._count(tracker, verdict)
 
@@ -127,8 +137,28 @@ class Judge:
             tally=located.tally,
         )
 
-    def _judge_cells(self, picture: Picture, quality: Quality) -> Verdict:
-        pixels = picture.frame.pixels
+    def _corrected(self, frame: Frame, wanted: bool) -> tuple[Picture, str]:
+        """The frame as it is judged; and the digest of the empty field by which it was corrected, if it was."""
+        size = frame.pixels.shape[1], frame.pixels.shape[0]
+        correction = self.objectives.correction(self._search.objective, size) if wanted else None
+        if correction is None:
+            return Picture(frame), ""
+        corrected = dataclasses.replace(frame, pixels=correction.apply(frame.pixels))
+        return Picture(corrected, frame.pixels), correction.digest
+
+    def _judge_field(self, verdict: Verdict) -> Verdict:
+        found = self._predict(preprocess(Image.fromarray(verdict.picture.frame.pixels), self._classifier.input))
+        return dataclasses.replace(
+            verdict,
+            status="judged",
+            label=found.label,
+            probability=found.probability,
+            probabilities=found.probabilities,
+            review_reason=found.reason,
+        )
+
+    def _judge_cells(self, verdict: Verdict) -> Verdict:
+        pixels = verdict.picture.frame.pixels
         image, spec = Image.fromarray(pixels), self._classifier.input
         found = self._search.find(pixels)
         complete = [cell for cell in found.cells if not cell.touches_border]
@@ -138,15 +168,14 @@ class Judge:
             for cell, each in predicted
         )
         reasons = {cell.review_reason for cell in judged if cell.review}
-        reason = "unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None)  # the more severe
-        return Verdict(
-            picture,
-            "judged",
-            quality,
-            review_reason=reason,
+        return dataclasses.replace(
+            verdict,
+            status="judged",
+            review_reason="unfamiliar" if "unfamiliar" in reasons else next(iter(reasons), None),  # the more severe
             cells=judged,
             scale=found.scale,
-            doubts=found.warnings,
+            doubts=(*verdict.doubts, *found.warnings),
+            misfit=self._search.misfit,
         )
 
     def _predict(self, pixels: NDArray[np.uint8]) -> Prediction:

@@ -80,6 +80,10 @@ def make_job(
         field_id=verdict.field_id,
         patch=verdict.position.patch if verdict.position else None,
         position=(round(verdict.position.x), round(verdict.position.y)) if verdict.position else None,
+        size=(frame.pixels.shape[1], frame.pixels.shape[0]),
+        um_per_px=float(f"{verdict.scale.um_per_px:.6g}") if verdict.scale else None,
+        scale_source=verdict.scale.source if verdict.scale else "",
+        flat_field=verdict.flat_field,
     )
     return Job(session_id, row, frame.pixels if with_image else None, Future(), news, lossless)
 

@@ -31,6 +31,7 @@ from .capture.camera import open_camera
 from .capture.reconnecting import ReconnectingCamera
 from .capture.seen import SeenImages
 from .judge import unit_of
+from .optics.objectives import Objectives
 from .record.lock import lock_record
 from .record.record import Record
 from .record.rows import Program, Session, SessionNotes
@@ -161,7 +162,8 @@ def _check_options(address: Address, options: RigOptions) -> None:
 def _search(options: RigOptions, classifier: Classifier, record: Record) -> CellSearch:
     """How cells are found. A wrong model of cells fails now, if the classifier needs one."""
     finder = open_finder(options.cell_model) if unit_of(classifier) == "cell" else None
-    return CellSearch(record, finder, given_scale(options.red_cell_px) if options.red_cell_px else None)
+    given = given_scale(options.red_cell_px) if options.red_cell_px else None
+    return CellSearch(record, finder, given, Objectives(record, lambda: open_finder(options.cell_model)))
 
 
 def _check_slide(sample: str | None, record: Record) -> None:

@@ -43,6 +43,9 @@ class Settings:
         labels: of the laboratory, for reviews, beside the model's.
         laboratory: header of reports: name and address, in lines.
         lossless: images are saved as PNG, not as JPEG.
+        names: the laboratory's label for a model's label; several may have the same one. The counts are then also shown
+            by the laboratory's labels.
+        flat_field: correct frames by the stored empty field of the objective, before they are judged.
     """
 
     judge: bool = True
@@ -52,6 +55,8 @@ class Settings:
     labels: tuple[str, ...] = ()
     laboratory: str = ""
     lossless: bool = False
+    flat_field: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # a list in the record
@@ -108,10 +113,16 @@ class Health:
 
 
 class Picture:
-    """A frame and, once a viewer requests it, its JPEG file."""
+    """A frame and, once a viewer requests it, its JPEG file.
 
-    def __init__(self, frame: Frame) -> None:
+    Args:
+        frame: as it is judged.
+        camera_pixels: as the camera gave it; None if nothing was corrected.
+    """
+
+    def __init__(self, frame: Frame, camera_pixels: NDArray[np.uint8] | None = None) -> None:
         self.frame = frame
+        self.camera_pixels = frame.pixels if camera_pixels is None else camera_pixels
         self._lock = threading.Lock()
         self._jpeg: bytes | None = None
 
@@ -140,6 +151,8 @@ class Verdict:
     field_id: int | None = None
     position: Position | None = None
     tally: Tally | None = None
+    misfit: bool = False
+    flat_field: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,8 +170,10 @@ class Live:
         probabilities: of every label; empty if `label` is.
         review_reason: see `JudgedCell`; for a frame of cells, the more severe of the cells' reasons.
         cells: judged cells, for a cell model.
-        scale: of the frame, for a cell model.
-        doubts: what makes the search for cells doubtful.
+        scale: of the frame; None if unknown.
+        doubts: what makes the scale or the search for cells doubtful.
+        misfit: the red cells of successive frames contradict the known scale.
+        flat_field: digest of the empty field by which the frame was corrected; empty if it was not.
         frames_per_s: judged or refused frames per second over the last two seconds.
         camera: its state.
         session_id: of the open slide; None between slides.
@@ -199,6 +214,8 @@ class Live:
     field_id: int | None = None
     position: Position | None = None
     tally: Tally | None = None
+    misfit: bool = False
+    flat_field: str = ""
 
     @property
     def review(self) -> bool:

@@ -65,7 +65,7 @@ class Station:
         on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._judge = Judge(classifier, search or CellSearch(record), gate, record)
-        self.unit = self._judge.unit
+        self.unit, self.objectives = self._judge.unit, self._judge.objectives
         self._camera, self._record = camera, record
         self._seen = seen or SeenImages()
         self._on_beat = on_beat
@@ -260,7 +260,7 @@ class Station:
             self._saved_fields.clear()
             self._judge.new_slide()
         run_model = self._settings.judge and self._recordable()
-        return self._judge.verdict(frame, run_model, session_id, self._settings.paused)
+        return self._judge.verdict(frame, run_model, session_id, self._settings)
 
     def _queue(self, verdict: Verdict, session_id: int | None) -> bool:
         """Queue the frame for the session in which it was judged. False if that has ended or recording fails."""

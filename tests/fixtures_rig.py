@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from edgeall.edge_runtime.classifier import Classifier
+    from edgeall.rig.capture.interface import Camera
     from edgeall.rig.capture.slide import Slide
     from edgeall.rig.record.record import Record
     from edgeall.rig.snapshot import Live
@@ -113,6 +114,7 @@ def build_rig(
     model_sha256: str = "0" * 64,
     unit: str = "field",
     explain: Explain | None = None,
+    camera: Callable[[], Camera] | None = None,
 ) -> Rig:
     """A rig over the simulated slide, not started. Without ``users`` everyone has access. Close its record."""
     from edgeall.rig.capture.reconnecting import ReconnectingCamera
@@ -128,7 +130,7 @@ def build_rig(
     classifier = demo_classifier()
     program = Program("demo", "0" * 64, classifier.labels)
     record = Record(folder, program=program)
-    station = Station(ReconnectingCamera(lambda: SimulatedCamera(demo_slide())), classifier, record)
+    station = Station(ReconnectingCamera(camera or (lambda: SimulatedCamera(demo_slide()))), classifier, record)
     page = Page(record, replace(program, model_sha256=model_sha256), unit, synthetic=True, explain=explain)
     with quick_hashes():
         access = Access(users)

@@ -48,7 +48,7 @@ LEAST_CONFIDENCE = 0.3
 MOST_OFF = 0.5
 """Octaves between a given scale and the field's own above which they are said to contradict each other."""
 
-Source = Literal["image", "given", "remembered"]
+Source = Literal["image", "given", "remembered", "calibrated"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Scale:
 
     Attributes:
         red_cell_px: diameter of a red cell in pixels of the field.
-        source: ``image``: measured in the field; ``given`` by the user; ``remembered`` from earlier fields.
+        source: ``image``: measured in the field; ``given`` by the user; ``remembered`` from earlier fields;
+            ``calibrated`` for the objective.
         confidence: 0..1: 1 for a given scale; otherwise by how well the answers of the windows agree.
         range_px: lowest and highest estimate of the windows.
     """

@@ -34,10 +34,15 @@ def square_of_cell(box: Box, size: tuple[int, int]) -> tuple[int, int, int]:
     """Left, top and side of the square that `picture_of_cell` shows of a frame of ``size`` (width, height)."""
     left, top, right, bottom = box
     width, height = size
-    side = min(round(_CONTEXT * max(right - left, bottom - top)), width, height)
+    side = min(side_of_picture(right - left, bottom - top), width, height)
     x = min(max((left + right - side) // 2, 0), width - side)
     y = min(max((top + bottom - side) // 2, 0), height - side)
     return x, y, side
+
+
+def side_of_picture(width: int, height: int) -> int:
+    """Side of the square of the frame that the picture of a cell shows, pixels, for a box of this size."""
+    return round(_CONTEXT * max(width, height))
 
 
 def picture_of_field(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

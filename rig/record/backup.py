@@ -18,9 +18,11 @@ from . import chain
 from .chain import RecordError
 from .check import Verification, check
 from .image_store import NO_ROOM, ImageStore, file_digest
-from .lock import lock_record
+from .lock import LOCK, lock_record
 
 _PART = f"{chain.DATABASE}.part"
+_LOGS = tuple(f"{name}-{kind}" for name in (chain.DATABASE, _PART) for kind in ("wal", "shm", "journal"))
+"""Beside a database whose writer was killed. A new database must not be opened with an old log."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def back_up(folder: Path, out: Path) -> Copied:
 
 
 def restore(backup: Path, folder: Path) -> Copied:
-    """Make a record from a backup, verified before and after.
+    """Make a record from a backup, verified before and after. For a ZIP file see `backup_zip.restore_zip`.
 
     Raises:
         RecordError: the backup is not a record, or was altered, or the copy is not intact.
@@ -97,7 +99,7 @@ def _check_target(out: Path) -> None:
         names = {path.name for path in out.iterdir()}
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}", hint="choose another folder") from error
-    ours = {chain.DATABASE, f"{chain.DATABASE}-wal", f"{chain.DATABASE}-shm", _PART, "images", "incoming", "rig.lock"}
+    ours = {chain.DATABASE, _PART, *_LOGS, "images", "incoming", LOCK}
     if names - ours:
         raise UsageError(f"--out {out}: holds other files", hint="choose a new folder, or an older backup")
 
@@ -106,11 +108,12 @@ def _copy(source: Path, target: Path) -> Copied:
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = target / _PART
-        part.unlink(missing_ok=True)
-        _copy_database(source, part)
+        for name in (_PART, *(log for log in _LOGS if log.startswith(_PART))):
+            (target / name).unlink(missing_ok=True)
+        copy_database(source, part)
         _check_same(target, part)
         new = _copy_images(part, ImageStore(source), ImageStore(target))  # an image is there before its row
-        for name in (f"{chain.DATABASE}-wal", f"{chain.DATABASE}-shm"):
+        for name in _LOGS:
             (target / name).unlink(missing_ok=True)
         os.replace(part, target / chain.DATABASE)
         chain.sync_folder(target)
@@ -130,7 +133,7 @@ def _missing_images(found: Verification) -> int:
     return sum("its image" in problem.text for problem in found.problems)
 
 
-def _copy_database(source: Path, part: Path) -> None:
+def copy_database(source: Path, part: Path) -> None:
     """Copy the database of one moment into a file without a log, on the disk when this returns."""
     with (
         chain.reading(source) as database,
@@ -159,7 +162,7 @@ def _check_same(target: Path, part: Path) -> None:
 def _copy_images(database: Path, source: ImageStore, target: ImageStore) -> int:
     """Copy the images that rows name and ``target`` lacks, each compared with its digest. Returns their number."""
     copied = 0
-    for digest in _named(database):
+    for digest in named_images(database):
         path = source.path(digest)
         if path is None or target.path(digest) is not None:
             continue  # pruned, or copied before; a missing one is found by the verification
@@ -169,7 +172,8 @@ def _copy_images(database: Path, source: ImageStore, target: ImageStore) -> int:
     return copied
 
 
-def _named(database: Path) -> Iterator[str]:
+def named_images(database: Path) -> Iterator[str]:
+    """Digests of the images that a database names."""
     with chain.translate_errors(database), closing(sqlite3.connect(database)) as opened:
         for (digest,) in opened.execute("SELECT DISTINCT image FROM entries WHERE image IS NOT NULL"):
             yield digest

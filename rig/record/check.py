@@ -13,7 +13,7 @@ from ...console.tables import record
 from . import chain
 from .image_store import ImageStore
 
-WITH_IMAGES = ("frame", "field", "cell")
+WITH_IMAGES = ("frame", "field", "cell", "event")
 """The kinds of rows that may name an image."""
 
 

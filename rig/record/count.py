@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
+
 from . import chain
 from .chain import RecordError
 from .found import CELL, Found, read_found
@@ -40,6 +43,18 @@ def image_of_field(record: Record, session_id: int, field_id: int) -> str | None
     with chain.reading(record.folder) as database:
         found = database.execute(query, (session_id, field_id)).fetchone()
         return None if found is None else str(found[0])
+
+
+def scales_of(record: Record, frames: Collection[int]) -> dict[int, tuple[float, str]]:
+    """Micrometres per pixel and source of the scale, of those of the frames, given by their ids, that have one."""
+    query = (
+        "SELECT number, json_extract(row, '$.um_per_px'), json_extract(row, '$.scale_source') FROM entries"
+        " WHERE number IN (SELECT value FROM json_each(?)) AND json_extract(row, '$.um_per_px') IS NOT NULL"
+    )
+    with chain.reading(record.folder) as database:
+        return {
+            number: (scale, source) for number, scale, source in database.execute(query, (json.dumps(list(frames)),))
+        }
 
 
 def review_found(record: Record, found: Found, label: str, by: str, note: str = "", adjudicates: bool = False) -> int:

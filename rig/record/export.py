@@ -29,7 +29,7 @@ COLUMNS = (
     *("captured_by", "label", "model_label", "probability", "review_asked", "review_reason", "reviewed_by"),
     *("review_note", "cells", "model_cell_labels", "cell_labels", "image", "probabilities"),
     *("model", "model_sha256", "software", "use"),
-    *("field_id", "patch", "position"),
+    *("field_id", "patch", "position", "um_per_px", "scale_source", "flat_field"),
 )
 _OF_FRAME = (
     *("frame", "session", "sample", "taken", "source", "trigger", "image"),
@@ -157,6 +157,9 @@ def _values(session: Session, frame: RecordedFrame) -> dict[str, object]:
         "field_id": row.field_id,
         "patch": row.patch,
         "position": json.dumps(row.position) if row.position else "",
+        "um_per_px": row.um_per_px,
+        "scale_source": row.scale_source,
+        "flat_field": row.flat_field,
         **_about(session),
     }
 

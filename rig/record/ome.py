@@ -17,7 +17,7 @@ from .count import image_of_field
 from .found import Found
 from .record import Record
 from .rows import Session
-from .slide_scale import um_per_px
+from .slide_scale import slide_scale
 
 
 def export_fields(record: Record, session_id: int, folder: Path) -> int:
@@ -33,7 +33,8 @@ def export_fields(record: Record, session_id: int, folder: Path) -> int:
         EdgeallError: tifffile is not installed.
     """
     session, written = record.session(session_id), 0
-    scale = um_per_px(record, session)
+    known = slide_scale(record, session)
+    scale = known.um_per_px if known else None
     for field in record.found(session_id).fields.values():
         digest = image_of_field(record, session_id, field.id) if field.counts else None
         path = record.image_path(digest) if digest else None

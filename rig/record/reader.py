@@ -128,7 +128,9 @@ class RecordReader:
         with chain.reading(self.folder) as database:
             rows = database.execute(query, (kind, limit)).fetchall()
         values = [json.loads(row) for (row,) in rows]
-        return [Event(value["number"], value["at"], value["event"], value["detail"]) for value in values]
+        return [
+            Event(value["number"], value["at"], value["event"], value["detail"], value.get("image")) for value in values
+        ]
 
     def summary(self, session_id: int) -> Summary:
         """The results of a session so far. Raises RecordError if there is no such session."""

@@ -106,6 +106,7 @@ class Summary:
         audit: of the confident verdicts; None without `counts`.
         agreement: of two readers; None if no two have read the same.
         disagreements: number of units on which readers differ and nobody has adjudicated.
+        flat_field: number of frames that were corrected by an empty field before they were judged.
     """
 
     frames: dict[str, int]
@@ -121,6 +122,7 @@ class Summary:
     audit: Audit | None = None
     agreement: Agreement | None = None
     disagreements: int = 0
+    flat_field: int = 0
 
     @property
     def unreviewed(self) -> tuple[int, int] | None:

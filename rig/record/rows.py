@@ -165,6 +165,11 @@ class FrameRow:
         field_id: the field of the slide that it shows; None if unknown: it was not judged, or no slide was open.
         patch: see `edgeall.rig.record.found.Found`.
         position: left and top of its view in the patch, pixels.
+        size: width and height, pixels; None in older records.
+        um_per_px: its scale; None if unknown.
+        scale_source: see `edgeall.edge_runtime.vision.scale.Scale.source`; empty if the scale is unknown.
+        flat_field: digest of the empty field by which its pixels were corrected before it was judged; empty if they
+            were not.
     """
 
     taken: datetime
@@ -185,6 +190,10 @@ class FrameRow:
     field_id: int | None = None
     patch: int | None = None
     position: Sequence[int] | None = None
+    size: Sequence[int] | None = None
+    um_per_px: float | None = None
+    scale_source: str = ""
+    flat_field: str = ""
 
     def found_ids(self, cell: int | None) -> dict[str, int]:
         """The ``field_id`` of the frame, or the ``cell_id`` of one of its cells; empty if unknown."""
@@ -277,12 +286,13 @@ class RecordedFrame:
 
 @dataclass(frozen=True)
 class Event:
-    """An event other than a frame: its ``kind`` and details."""
+    """An event other than a frame: its ``kind``, details, and the digest of its image, if it has one."""
 
     id: int
     at: str
     kind: str
     detail: dict[str, Any]
+    image: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ def summarize(database: sqlite3.Connection, session_id: int) -> Summary:
         reasons=_each_item(database, session_id, repeats, "refused", "c.value", "$.reasons"),
         images=frames["image"][True],
         images_lost=frames["lost"][True],
+        flat_field=frames["corrected"][True],
         **vars(results),
     )
 
@@ -61,6 +63,21 @@ def differential_of(database: sqlite3.Connection, session_id: int) -> Differenti
     return Differential(
         counts.fields if of_fields else counts.cells, results.labels if of_fields else results.cells, counts
     )
+
+
+def by_laboratory(shares: Sequence[Share], names: Mapping[str, str]) -> tuple[Share, ...]:
+    """Shares by the laboratory's own labels.
+
+    Args:
+        shares: of all labels.
+        names: the laboratory's label for a model's label; several may have the same one. Others keep theirs.
+    """
+    current, by_model = Counter[Any](), Counter[Any]()
+    for each in shares:
+        name = names.get(each.label, each.label)
+        current[name] += each.count
+        by_model[name] += each.by_model
+    return _shares(current, by_model)
 
 
 def _count_found(session_id: int, found: FoundOnSlide, readings: Readings, untracked: int) -> _Results:
@@ -119,19 +136,21 @@ def _count_by_frame(
 
 def _count_frames(database: sqlite3.Connection, session_id: int, repeats: dict[int, int]) -> dict[str, Counter[Any]]:
     """Counts by status, label, saved image, lost image, requested review, and judged frames without a field."""
-    names = ("status", "label", "image", "lost", "asked", "untracked")
+    names = ("status", "label", "image", "lost", "asked", "untracked", "corrected")
     frames: dict[str, Counter[Any]] = {name: Counter() for name in names}
     counted = database.execute(
         "SELECT status, label, review, image IS NOT NULL, json_extract(row, '$.image_lost') IS NOT NULL,"
-        " status = 'judged' AND json_extract(row, '$.field_id') IS NULL, count(*)"
+        " status = 'judged' AND json_extract(row, '$.field_id') IS NULL,"
+        " coalesce(json_extract(row, '$.flat_field'), '') != '', count(*)"
         " FROM entries WHERE kind = 'frame' AND session = ? AND number NOT IN (SELECT value FROM json_each(?))"
-        " GROUP BY 1, 2, 3, 4, 5, 6",
+        " GROUP BY 1, 2, 3, 4, 5, 6, 7",
         (session_id, json.dumps(list(repeats))),
     )
-    for status, label, asked, image, lost, untracked, count in counted:
+    for status, label, asked, image, lost, untracked, corrected, count in counted:
         frames["status"][status] += count
         frames["label"][label if status == "judged" else None] += count
-        for name, holds in (("image", image), ("lost", lost), ("asked", asked), ("untracked", untracked)):
+        yes_or_no = {"image": image, "lost": lost, "asked": asked, "untracked": untracked, "corrected": corrected}
+        for name, holds in yes_or_no.items():
             frames[name][bool(holds)] += count
     return frames
 
@@ -168,6 +187,9 @@ def _reviewed_frames(database: sqlite3.Connection, session_id: int, repeats: dic
 def _repeats(database: sqlite3.Connection, session_id: int) -> dict[int, int]:
     """Rows whose frame a later capture recorded again, each with the last row of that frame."""
     frames = "FROM entries WHERE kind = 'frame' AND session = ?1"
+    captured = f"""SELECT 1 {frames} AND instr(row, '"trigger":"capture"') LIMIT 1"""  # a row is canonical JSON
+    if database.execute(captured, (session_id,)).fetchone() is None:
+        return {}
     found = database.execute(
         f"SELECT json_group_array(number) {frames} AND json_extract(row, '$.taken') IN"
         f" (SELECT json_extract(row, '$.taken') {frames} AND json_extract(row, '$.trigger') = 'capture')"

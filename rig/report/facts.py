@@ -15,7 +15,7 @@ from ..record.readings import Readings, standing
 from ..record.record import Record
 from ..record.results import Summary
 from ..record.rows import SET_ASIDE, Session
-from ..record.slide_scale import um_per_px
+from ..record.slide_scale import SlideScale, slide_scale
 
 PER_LABEL = 12
 """Pictures of each label."""
@@ -33,6 +33,7 @@ class Shown:
         reviewed: a person has labelled it.
         box: of the cell in its picture; None for a field, or if its frame is not known.
         across_um: width of the picture, micrometres; None if the scale is not known.
+        estimated: the scale comes from the size of red cells.
     """
 
     found: Found
@@ -40,6 +41,7 @@ class Shown:
     reviewed: bool
     box: Fractions | None
     across_um: float | None
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class ReportFacts:
         reviewers: name and number of labelled cells or fields.
         shown: pictures by label, the most frequent label first; those that ask for a review or are least confident
             come first.
-        um_per_px: of the slide's frames; None if it is not known.
+        scale: of the slide's frames; None if it is not known.
         head: digest of the record's last row.
         made: the time, with a zone.
     """
@@ -63,7 +65,7 @@ class ReportFacts:
     laboratory: str
     reviewers: tuple[tuple[str, int], ...]
     shown: Mapping[str, Sequence[Shown]]
-    um_per_px: float | None
+    scale: SlideScale | None
     head: str
     made: datetime
 
@@ -72,7 +74,7 @@ def report_facts(record: Record, session_id: int) -> ReportFacts:
     """Read what the report of a slide states. Raises RecordError if there is no such slide."""
     session, summary = record.session(session_id), record.summary(session_id)
     found, readings = record.found(session_id), readings_on(record, session_id)
-    scale = um_per_px(record, session)
+    scale = slide_scale(record, session)
     settings = record.events(1, kind="settings")
     names = Counter(name for reviews in readings.values() for name in {each.by for each in reviews})
     return ReportFacts(
@@ -81,14 +83,14 @@ def report_facts(record: Record, session_id: int) -> ReportFacts:
         laboratory=str(settings[0].detail.get("laboratory", "")) if settings else "",
         reviewers=tuple(sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))),
         shown=_shown(record, found, readings, scale),
-        um_per_px=scale,
+        scale=scale,
         head=record.head(),
         made=datetime.now().astimezone(),
     )
 
 
 def _shown(
-    record: Record, found: FoundOnSlide, readings: Readings, scale: float | None
+    record: Record, found: FoundOnSlide, readings: Readings, scale: SlideScale | None
 ) -> dict[str, tuple[Shown, ...]]:
     units = list(found.cells.values()) or [each for each in found.fields.values() if each.label is not None]
     by_label: dict[str, list[Found]] = {}
@@ -110,16 +112,18 @@ def _shown(
 
 
 def _picture(
-    record: Record, found: FoundOnSlide, each: Found, path: Path, scale: float | None, reviewed: bool
+    record: Record, found: FoundOnSlide, each: Found, path: Path, scale: SlideScale | None, reviewed: bool
 ) -> Shown:
     field = found.fields.get(each.field_id)
     if each.kind != CELL or each.frame_id is None or each.index is None or field is None:
-        across = each.width if each.kind != CELL else None
-        return Shown(each, path, reviewed, None, across * scale if across and scale else None)
+        across = each.width * scale.um_per_px if scale and each.kind != CELL else None
+        return Shown(each, path, reviewed, None, across, bool(scale and scale.estimated))
     cells = record.frame(each.frame_id).row.cells
     box = cells[each.index]["box"] if each.index < len(cells) else None
     if box is None:
         return Shown(each, path, reviewed, None, None)
     left, top, side = square_of_cell(box, (field.width, field.height))
     within = tuple((value - start) / side for value, start in zip(box, (left, top, left, top), strict=True))
-    return Shown(each, path, reviewed, (within[0], within[1], within[2], within[3]), side * scale if scale else None)
+    across = side * scale.um_per_px if scale else None
+    estimated = bool(scale and scale.estimated)
+    return Shown(each, path, reviewed, (within[0], within[1], within[2], within[3]), across, estimated)

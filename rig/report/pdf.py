@@ -10,6 +10,7 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.vision.scale import RED_CELL_UM
 from ..language import gettext as _
 from ..language import localized, ngettext
+from ..optics.scale_bar import ScaleBar, scale_bar
 from ..record.results import Share, Summary
 from ..web.display import label_name, percent, reason, sentence, tally
 from .facts import ReportFacts, Shown
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from fpdf import FPDF
 
 _TILE_MM, _GAP_MM, _CAPTION_MM = 26.8, 3.4, 9.5
-_BARS_UM = (1, 2, 5, 10, 20, 50, 100)
-"""Lengths of a scale bar, micrometres."""
 
 
 def report_pdf(facts: ReportFacts) -> bytes:
@@ -54,11 +53,6 @@ def both_times(at: str | datetime | None) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S %Z} ({day}{utc:%H:%M:%S} UTC)"
 
 
-def scale_bar(across_um: float) -> int:
-    """The longest of the round lengths that is at most half of a picture, micrometres."""
-    return max((length for length in _BARS_UM if length <= 0.5 * across_um), default=_BARS_UM[0])
-
-
 def _slide(facts: ReportFacts) -> list[tuple[str, str]]:
     session, notes = facts.session, facts.session.notes
     ended = both_times(session.ended) or _("still open")
@@ -70,8 +64,10 @@ def _slide(facts: ReportFacts) -> list[tuple[str, str]]:
         for each in session.amendments
     ]
     scale = _("not known: no scale bar is drawn")
-    if facts.um_per_px:
-        given = localized(f"{facts.um_per_px:.4f}")
+    if facts.scale and not facts.scale.estimated:
+        scale = _("{value} µm per pixel, calibrated").format(value=localized(f"{facts.scale.um_per_px:.4f}"))
+    elif facts.scale:
+        given = localized(f"{facts.scale.um_per_px:.4f}")
         scale = _("{value} µm per pixel, from red cells of {diameter} µm").format(
             value=given, diameter=localized(f"{RED_CELL_UM:g}")
         )
@@ -210,7 +206,8 @@ def _tile(paper: Paper, each: Shown, x: float, y: float) -> None:
             pdf.set_line_width(line)
             pdf.rect(x + left * drawn[0], y + top * drawn[1], (right - left) * drawn[0], (bottom - top) * drawn[1])
     if each.across_um:
-        _draw_bar(pdf, x, y, drawn, each.across_um)
+        bar = scale_bar(each.across_um / drawn[0], drawn[0], estimated=each.estimated, share=0.5)
+        _draw_bar(pdf, x, y + drawn[1], bar)
     pdf.set_draw_color(0)
     pdf.set_line_width(0.2)
     found, kind = each.found, _("Cell") if each.found.kind == "cell" else _("Field")
@@ -223,17 +220,16 @@ def _tile(paper: Paper, each: Shown, x: float, y: float) -> None:
         pdf.cell(_TILE_MM, 3.2, paper.fitting(text, _TILE_MM + 3))
 
 
-def _draw_bar(pdf: FPDF, x: float, y: float, drawn: tuple[float, float], across_um: float) -> None:
-    length = scale_bar(across_um)
-    width = drawn[0] * length / across_um
-    left, base = x + 1.6, y + drawn[1] - 1.6
+def _draw_bar(pdf: FPDF, x: float, bottom: float, bar: ScaleBar) -> None:
+    """Draw a scale bar, whose "pixels" are millimetres of the page, at the lower left of a picture."""
+    left, base = x + 1.6, bottom - 1.6
     pdf.set_fill_color(255)
-    pdf.rect(left - 0.8, base - 4.0, max(width, 8.5) + 1.6, 4.8, style="F")
+    pdf.rect(left - 0.8, base - 4.0, max(bar.px, 9.5) + 1.6, 4.8, style="F")
     pdf.set_fill_color(0)
-    pdf.rect(left, base - 0.7, width, 0.7, style="F")
+    pdf.rect(left, base - 0.7, bar.px, 0.7, style="F")
     pdf.set_font("DejaVu", "", 6)
     pdf.set_xy(left - 0.5, base - 3.7)
-    pdf.cell(9, 2.6, f"{length} µm")
+    pdf.cell(10, 2.6, bar.text)
 
 
 def _origin(facts: ReportFacts) -> list[tuple[str, str]]:

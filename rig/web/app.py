@@ -16,7 +16,19 @@ from ... import __version__
 from ...edge_runtime.tools.device import describe_device
 from ..snapshot import Live
 from ..station import Station
-from . import exports, frame_page, language_page, live_page, login_page, map_page, phone_page, review_page, slides_page
+from . import (
+    backup_page,
+    exports,
+    frame_page,
+    language_page,
+    live_page,
+    login_page,
+    map_page,
+    objectives_page,
+    phone_page,
+    review_page,
+    slides_page,
+)
 from .access import Access
 from .address import Reach
 from .broadcast import Broadcast
@@ -70,7 +82,9 @@ def create_app(
         map_page,
         review_page,
         frame_page,
+        objectives_page,
         exports,
+        backup_page,
         login_page,
         language_page,
         phone_page,

@@ -29,6 +29,7 @@ class Context:
         device: the facts of `describe_device`.
         reach: where other computers reach the page; None if it listens on this machine alone.
         exporting: held while an export is made.
+        backing_up: held while a backup is made and sent.
     """
 
     page: Page
@@ -38,6 +39,7 @@ class Context:
     device: Mapping[str, Any]
     reach: Reach | None = None
     exporting: threading.Lock = field(default_factory=threading.Lock)
+    backing_up: threading.Lock = field(default_factory=threading.Lock)
 
 
 async def _context(request: Request) -> Context:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import markupsafe
@@ -18,6 +18,7 @@ from ... import __version__
 from ..counting.tracker import Tally
 from ..language import LANGUAGES, N_, SOURCE, current, localized, ngettext
 from ..language import gettext as _
+from ..optics.scale_bar import SHARE, ScaleBar, is_estimated, scale_bar
 from ..record.results import Counts
 
 REASONS = {
@@ -127,6 +128,31 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return NOTHING if fraction is None else localized(f"{100 * fraction:.{digits}f} %")
 
 
+class Scaled(Protocol):
+    """What has a scale: micrometres per pixel, how it is known, and width and height in pixels."""
+
+    @property
+    def um_per_px(self) -> float | None: ...
+
+    @property
+    def scale_source(self) -> str: ...
+
+    @property
+    def size(self) -> Sequence[int] | None: ...
+
+
+def ruler(shown: Scaled, share: float = SHARE) -> ScaleBar | None:
+    """The scale bar of a picture, at most ``share`` of its width; None if its scale or size is unknown."""
+    if shown.um_per_px is None or not shown.size:
+        return None
+    return scale_bar(shown.um_per_px, shown.size[0], estimated=is_estimated(shown.scale_source), share=share)
+
+
+def digits(value: float) -> str:
+    """A number with four significant digits."""
+    return localized(f"{value:.4g}")
+
+
 def named(text: str) -> markupsafe.Markup:
     """A text that a person typed or a file name, as HTML: its writing direction does not change that of the page."""
     return markupsafe.Markup("<bdi>{}</bdi>").format(text)
@@ -189,7 +215,7 @@ def renderer() -> Callable[..., str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(named=named, isolated=isolated)
+    environment.filters.update(named=named, isolated=isolated, ruler=ruler, digits=digits)
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
     environment.filters.update(review_request=review_request, counted=counted, sentence=sentence, tally=tally)
     environment.filters.update(told=told, decimal=decimal, label_name=label_name)

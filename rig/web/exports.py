@@ -44,7 +44,7 @@ def table_of_cells(rig: Rig, session: Id) -> StreamingResponse:
 @routes.get("/slides/{session}/counted.csv")
 def table_of_counted(rig: Rig, session: Id) -> StreamingResponse:
     """All different fields and cells of a slide, one line each."""
-    return _table(rig, session, f"slide-{session}-counted.csv", export_counted)
+    return _table(rig, session, "-counted", export_counted)
 
 
 @routes.get("/slides/{session}/training.zip")

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..counting.tracker import Tally
 from ..language import N_, SOURCE, localized, speaking
 from ..language import gettext as _
+from ..optics.scale_bar import is_estimated, scale_bar
 from ..record.chain import RecordError
 from ..record.count import differential
 from ..record.results import Differential
+from ..record.summary import by_laboratory
 from ..snapshot import Live, Picture
 from . import display
 from .page import Page
@@ -31,7 +32,7 @@ class LiveEncoder:
         self._picture_number = 0
         self._session: dict[str, Any] | None = None
         self._counted = 0.0
-        self._count_key: tuple[int | None, Tally | None] | None = None
+        self._count_key: tuple[object, ...] | None = None
         self._count_read = 0.0
         self._counted_now: Differential | None = None
 
@@ -59,6 +60,7 @@ class LiveEncoder:
                 "bars": {label: bars.get(label, (0, "")) for label in self._page.labels},
                 "review": display.review_request(live.review_reason) if live.review and judged else "",
                 "cells": [{"box": cell.box, "label": cell.label, "review": cell.review} for cell in cells],
+                "bar": _bar(live),
                 "focus": round(live.quality.focus, 3) if live.quality else 0,
                 "rate": _("{rate} frames/s").format(rate=localized(f"{live.frames_per_s:.1f}")),
                 "camera": f"{live.camera.name}: {_(live.camera.state)}{_scale(live)}",
@@ -85,7 +87,8 @@ class LiveEncoder:
 
     def _count(self, live: Live) -> dict[str, Any] | None:
         """The differential of the open slide; read again when something was found, and every `_COUNT_S` seconds."""
-        now, key = time.monotonic(), (live.session_id, live.tally)
+        now, names = time.monotonic(), live.settings.names
+        key = (live.session_id, live.tally, tuple(names.items()))
         if live.session_id is None:
             return None
         if key != self._count_key or now - self._count_read > _COUNT_S:
@@ -93,9 +96,10 @@ class LiveEncoder:
                 self._counted_now = differential(self._page.record, live.session_id)
                 self._count_key, self._count_read = key, now
         found = self._counted_now
+        shares = by_laboratory(found.shares, names) if found else ()
         return {
             "total": found.total if found else 0,
-            "shares": [(each.label, each.count, round(each.fraction, 4)) for each in found.shares] if found else [],
+            "shares": [(each.label, each.count, round(each.fraction, 4)) for each in shares],
             "text": display.tally(found.counts, self._page.unit) if found else "",
             "target": live.settings.target,
             "paused": live.settings.paused,
@@ -141,6 +145,9 @@ def quality_light(live: Live) -> tuple[str, str, str]:
     if live.status == "refused":
         title, advice = ", ".join(map(display.reason, live.quality.reasons)), map(_advice(live), live.quality.reasons)
         return "warn", title, "; ".join(filter(None, advice))
+    if live.misfit:
+        why = _("is this the objective that the slide's magnification names? If so, calibrate it again")
+        return "bad", _("The scale does not fit"), why
     if live.settings.paused and live.session_id is not None:
         return "warn", _("Paused"), _("nothing is counted or recorded until you press Go on")
     if live.status == "unjudged":
@@ -149,13 +156,26 @@ def quality_light(live: Live) -> tuple[str, str, str]:
     return "good", _("Good field"), "" if live.session_id is not None else _("start a slide to record frames")
 
 
+def _bar(live: Live) -> dict[str, Any] | None:
+    """The scale bar of the shown frame; None without a scale."""
+    if live.scale is None or live.size is None:
+        return None
+    return scale_bar(live.scale.um_per_px, live.size[0], estimated=is_estimated(live.scale.source)).to_json()
+
+
 def _scale(live: Live) -> str:
-    """The scale of the shown frame, for the line of status; empty for a model of fields."""
+    """The scale and the correction of the shown frame, for the line of status."""
+    corrected = " · " + _("flat field and white balance corrected") if live.flat_field else ""
     if live.scale is None:
-        return ""
+        return corrected
+    if live.scale.source == "calibrated":
+        return (
+            " · " + _("{value} µm/px (calibrated)").format(value=localized(f"{live.scale.um_per_px:.4g}")) + corrected
+        )
     sources = {"image": N_("measured"), "given": N_("given"), "remembered": N_("as before")}
     text = _("red cell {size} px ({source})")
-    return " · " + text.format(size=f"{live.scale.red_cell_px:.0f}", source=_(sources[live.scale.source]))
+    source = _(sources[live.scale.source])
+    return " · " + text.format(size=f"{live.scale.red_cell_px:.0f}", source=source) + corrected
 
 
 def _advice(live: Live) -> Callable[[str], str]:

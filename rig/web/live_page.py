@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Form, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from pydantic import BaseModel, Field
 
+from ...edge_runtime.errors import UsageError
 from ...edge_runtime.tools.throttle import throttle_reasons
 from ..language import N_, current, gettext, message
 from ..record.chain import RecordError
@@ -19,6 +21,7 @@ from ..record.count import take_back_last
 from ..record.record import check_label
 from ..record.rows import MAX_TEXT, Event, SessionNotes, SkippedRow
 from ..snapshot import SAVE, StationError
+from .backup_page import EVENT as BACKUP
 from .context import Context, Rig
 from .errors import TooManyViewersError
 from .page import Page
@@ -51,6 +54,7 @@ def live(request: Request, rig: Rig) -> HTMLResponse:
         last=last,
         trouble=trouble,
         paused=rig.station.settings.paused,
+        objectives=[each.objective for each in rig.station.objectives.scales()],
     )
 
 
@@ -136,38 +140,69 @@ def settings(request: Request, rig: Rig, saved: bool = False) -> HTMLResponse:
     """The settings."""
     page = rig.page
     return page.html(
-        request, "settings.html", settings=rig.station.settings, choices=SAVE, saved=saved, model=_model(page)
+        request,
+        "settings.html",
+        settings=rig.station.settings,
+        choices=SAVE,
+        saved=saved,
+        model=_model(page),
+        labels=page.labels,
     )
 
 
+class SettingsForm(BaseModel):
+    """The form of the settings. A box that is not ticked is not sent; what else is not sent stays as it is."""
+
+    save: Literal["every frame", "on review", "on capture"]
+    judge: bool = False
+    lossless: bool = False
+    flat_field: bool = False
+    target: Annotated[int | None, Field(ge=0, le=100_000)] = None
+    labels: Annotated[str | None, Field(max_length=MAX_TEXT)] = None
+    names: Annotated[str | None, Field(max_length=MAX_TEXT)] = None
+    laboratory: Annotated[str | None, Field(max_length=MAX_TEXT)] = None
+
+
 @routes.post("/settings")
-def change(
-    request: Request,
-    rig: Rig,
-    save: Annotated[Literal["every frame", "on review", "on capture"], Form()],
-    judge: Annotated[bool, Form()] = False,
-    target: Annotated[int | None, Form(ge=0, le=100_000)] = None,
-    labels: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
-    lossless: Annotated[bool, Form()] = False,
-    laboratory: Annotated[str | None, Form(max_length=MAX_TEXT)] = None,
-) -> RedirectResponse:
+def change(request: Request, rig: Rig, form: Annotated[SettingsForm, Form()]) -> RedirectResponse:
     """Change the settings."""
     now = rig.station.settings
     chosen = dataclasses.replace(
         now,
-        judge=judge,
-        save=save,
-        lossless=lossless,
-        target=now.target if target is None else target,
-        laboratory=now.laboratory if laboratory is None else laboratory.replace("\r\n", "\n").strip(),
+        judge=form.judge,
+        save=form.save,
+        lossless=form.lossless,
+        flat_field=form.flat_field,
+        target=now.target if form.target is None else form.target,
+        labels=now.labels if form.labels is None else _read_labels(form.labels),
+        names=now.names if form.names is None else _read_names(form.names, rig.page.labels),
+        laboratory=now.laboratory if form.laboratory is None else form.laboratory.replace("\r\n", "\n").strip(),
     )
-    if labels is not None:
-        own = tuple(dict.fromkeys(filter(None, map(str.strip, labels.splitlines()))))
-        for label in own:
-            check_label(label)
-        chosen = dataclasses.replace(chosen, labels=own)
     rig.station.change_settings(chosen, rig.page.user(request).name)
     return RedirectResponse("/settings?saved=true", 303)
+
+
+def _read_labels(text: str) -> tuple[str, ...]:
+    """The laboratory's own labels, one a line. Raises UsageError."""
+    own = tuple(dict.fromkeys(filter(None, map(str.strip, text.splitlines()))))
+    for label in own:
+        check_label(label)
+    return own
+
+
+def _read_names(text: str, labels: Sequence[str]) -> dict[str, str]:
+    """The laboratory's label of each model's label, from lines such as ``Pre = blast``. Raises UsageError."""
+    names = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        label, equals, name = (part.strip() for part in line.partition("="))
+        if not equals or label not in labels:
+            raise UsageError(
+                f"{line!r}: is not a label of the model, an equals sign and a label of the laboratory",
+                hint=f"the model's labels: {', '.join(labels)}",
+            )
+        check_label(name)
+        names[label] = name
+    return names
 
 
 @routes.get("/health", response_class=HTMLResponse)
@@ -175,10 +210,12 @@ def health(request: Request, rig: Rig) -> HTMLResponse:
     """The state of the camera, the disk and the machine."""
     now, record = rig.station.live(), rig.page.record
     events: list[Event] = []
+    backups: list[Event] = []
     skipped: list[SkippedRow] = []
     problems = list(now.problems)
     try:
         events, skipped = record.events(20), record.skipped(now.session_id)[-20:]
+        backups = record.events(1, kind=BACKUP)
     except RecordError as error:
         if not any(error.message in problem for problem in problems):
             problems.append(error.message)
@@ -191,6 +228,7 @@ def health(request: Request, rig: Rig) -> HTMLResponse:
         throttling=throttle_reasons(now.health.throttled),
         events=events,
         skipped=skipped[::-1],
+        backup=backups[0] if backups else None,
         refused_log_ins=rig.access.refused,
         model=_model(rig.page),
         viewers=rig.broadcast.viewers,

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from ...edge_runtime.errors import UsageError
+from ..counting.picture import side_of_picture
 from ..language import N_, message
 from ..record.audit import audit_sample
-from ..record.count import image_of_field, readings_on, review_found
+from ..record.count import image_of_field, readings_on, review_found, scales_of
 from ..record.found import Found, FoundOnSlide
 from ..record.readings import Unit, by_reader, disagree, standing
 from ..record.rows import MAX_TEXT, SET_ASIDE, UNCLEAR, Review
@@ -114,11 +115,12 @@ def cells(
     chosen = [each for each in reviewed.units if not label or reviewed.label(each) == label]
     chosen.sort(key=lambda each: (each.probability or 0.0) * (1 if order == "least" else -1))
     shown = chosen[page * PER_PAGE : (page + 1) * PER_PAGE]
+    views = _views(rig, shown)
     return rig.page.html(
         request,
         "cells.html",
         session=rig.page.record.session(session),
-        shown=[(each, reviewed.label(each), _picture(rig, each)) for each in shown],
+        shown=[(each, reviewed.label(each), _picture(rig, each), views.get(each.id)) for each in shown],
         reviewed={(each.kind, each.id) for each in shown if (each.kind, each.id) in reviewed.readings},
         names=sorted({reviewed.label(each) for each in reviewed.units}),
         total=len(chosen),
@@ -152,6 +154,8 @@ def review(
         session=rig.page.record.session(session),
         found=found,
         picture=_picture(rig, found, session) if found else None,
+        view=_views(rig, [found]).get(found.id) if found else None,
+        field=_field_of(rig, session, found) if found and found.kind == "cell" else None,
         label=reviewed.label(found) if found else "",
         reviews=reviews,
         queue=queue,
@@ -239,6 +243,54 @@ def _picture(rig: Context, found: Found, session: int | None = None) -> str | No
     if found.kind == "field" and session is not None:
         digests.insert(0, image_of_field(rig.page.record, session, found.id))
     return next((f"/images/{digest}.jpg" for digest in digests if digest and rig.page.record.image_path(digest)), None)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the picture of a cell or field shows: see `edgeall.rig.web.display.Scaled`; pixels of the frame."""
+
+    um_per_px: float | None
+    scale_source: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class InField:
+    """The field of a cell, the address of its picture, and the counted cells in it, this one too."""
+
+    field: Found
+    picture: str
+    cells: Sequence[Found]
+
+
+def _field_of(rig: Context, session: int, cell: Found) -> InField | None:
+    """The field around a cell; None without its picture."""
+    found = rig.page.record.found(session)
+    field = found.fields.get(found.root("field", cell.field_id))
+    picture = _picture(rig, field) if field else None
+    if field is None or picture is None:
+        return None
+    inside = [
+        each
+        for each in found.cells.values()
+        if each.counts
+        and each.patch == field.patch
+        and field.x <= each.x < field.x + field.width
+        and field.y <= each.y < field.y + field.height
+    ]
+    return InField(field, picture, inside)
+
+
+def _views(rig: Context, shown: Sequence[Found]) -> dict[int, View]:
+    """The view of each picture, by the id of its cell or field; without those whose scale is unknown."""
+    scales = scales_of(rig.page.record, {each.frame_id for each in shown if each.frame_id is not None})
+    views = {}
+    for each in shown:
+        if each.frame_id in scales:
+            side = side_of_picture(each.width, each.height)
+            size = (each.width, each.height) if each.kind == "field" else (side, side)
+            views[each.id] = View(*scales[each.frame_id], size)
+    return views
 
 
 def _references(rig: Context, reviewed: Reviewed, shown: Found | None) -> dict[str, str]:

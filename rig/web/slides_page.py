@@ -8,8 +8,10 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from ..record.results import Share, Summary
 from ..record.rows import MAX_TEXT, RecordedFrame
-from .context import Rig
+from ..record.summary import by_laboratory
+from .context import Context, Rig
 
 PER_PAGE = 48
 REPORT_FRAMES = 24
@@ -36,6 +38,7 @@ def summary(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         session=found,
         summary=results,
         unit=unit,
+        laboratory=_by_laboratory(rig, results),
         skipped=record.skipped(session),
         current=session in (station.session_id, station.live().asked_session_id),
         free=station.session_id is None and station.live().asked_session_id is None,
@@ -82,16 +85,24 @@ def report(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         found = record.frames(session, review=review, status=status, with_image=True, limit=REPORT_FRAMES)
         for frame in found[: REPORT_FRAMES - len(chosen)]:
             chosen.setdefault(frame.id, frame)
+    results = record.summary(session)
     return rig.page.html(
         request,
         "report.html",
         session=record.session(session),
-        summary=record.summary(session),
+        summary=results,
+        laboratory=_by_laboratory(rig, results),
         skipped=record.skipped(session),
         frames=[rig.page.pictures.with_current_image(frame) for frame in chosen.values()],
         head=record.head(),
         unit=rig.page.unit,
     )
+
+
+def _by_laboratory(rig: Context, results: Summary) -> tuple[Share, ...]:
+    """The shares by the laboratory's labels; empty if the settings name none."""
+    names = rig.station.settings.names
+    return by_laboratory(results.cells or results.labels, names) if names else ()
 
 
 @routes.get("/gallery", response_class=HTMLResponse)

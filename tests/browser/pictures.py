@@ -14,6 +14,7 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from fixtures_rig import Served
+from venvs import HANG_S
 
 LARGEST_BYTES = 150_000
 WATCHED_S = 25
@@ -27,6 +28,7 @@ def take(out: Path) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1400, "height": 880}, color_scheme="light")
+            page.set_default_timeout(1000 * HANG_S)
             page.goto(rig.address)
             page.get_by_label("Sample id").fill("DEMO-1")
             page.get_by_role("button", name="Start the slide", exact=True).click()
@@ -34,8 +36,7 @@ def take(out: Path) -> None:
             page.wait_for_timeout(1000 * WATCHED_S)
             page.locator("main:has(#light.good):has(#boxes rect.cell) #label").wait_for()
             save(page, out / "rig-live.jpg")
-            page.get_by_role("button", name="Capture").click()
-            captured = page.locator("#capture-result a").get_attribute("href")
+            captured = capture_with_cells(page, rig.address)
             page.get_by_text("End this slide").click()
             page.get_by_role("button", name="Yes, end it").click()
             page.wait_for_url("**/slides/*")
@@ -47,6 +48,16 @@ def take(out: Path) -> None:
         finally:
             browser.close()
             rig.stop()
+
+
+def capture_with_cells(page: Any, address: str) -> str:
+    """Capture until a frame has cells, for the stage moves on; returns the address of its page."""
+    while True:
+        page.locator("main:has(#light.good):has(#boxes rect.cell) #capture").click()
+        page.locator("#capture-result a").wait_for()
+        captured: str = page.locator("#capture-result a").get_attribute("href")
+        if 'name="cell"' in page.request.get(f"{address}{captured}").text():
+            return captured
 
 
 def save(page: Any, file: Path) -> None:

@@ -100,6 +100,14 @@ def test_an_interrupted_backup_leaves_the_older_one_and_is_continued(
     assert back_up(record.folder, tmp_path / "b").head == record.head()
 
 
+def test_the_log_of_a_killed_backup_is_not_in_the_way(record: Record, tmp_path: Path) -> None:
+    back_up(record.folder, tmp_path / "b")
+    for name in ("record.sqlite.part", "record.sqlite.part-journal", "record.sqlite.part-wal", "record.sqlite-journal"):
+        (tmp_path / "b" / name).write_bytes(b"left by a process that was killed")
+    assert back_up(record.folder, tmp_path / "b").head == record.head()
+    assert sorted(path.name for path in (tmp_path / "b").iterdir() if path.is_file()) == ["record.sqlite", "rig.lock"]
+
+
 def test_what_is_refused(record: Record, tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "letter.txt").write_text("mine")

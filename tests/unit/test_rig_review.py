@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgeall.rig.record.export import export_training
 from edgeall.rig.record.found import Found
 from edgeall.rig.record.readings import agreement, kappa
 from edgeall.rig.record.rows import FrameRow
+from edgeall.rig.record.summary import by_laboratory
 from edgeall.rig.snapshot import Settings
 from edgeall.rig.web.live_events import LiveEncoder, quality_light
 from edgeall.rig.web.review_page import ASIDE_KEYS
@@ -92,10 +94,8 @@ def test_a_pause_is_shown_and_ends_with_the_slide(rig: Rig, page: TestClient, se
 
 
 def test_the_live_view_counts_towards_the_target(rig: Rig, page: TestClient, session: int) -> None:
-    import json
-
     page.post("/settings", data={"save": "on review", "target": "25", "labels": " Blast \r\nSmudge cell\nBlast"})
-    assert rig.station.settings == Settings(False, "on review", 25, False, ("Blast", "Smudge cell"))
+    assert rig.station.settings == Settings(False, "on review", 25, False, ("Blast", "Smudge cell"), flat_field=False)
     rig.station.change_settings(rig.station.settings)
     rig.station._publish(None)
     said = json.loads(LiveEncoder(rig.app.state.context.page)(rig.station.live()))["count"]
@@ -104,6 +104,23 @@ def test_the_live_view_counts_towards_the_target(rig: Rig, page: TestClient, ses
     assert said["text"] == "1 field, 30 different cells"
     assert "Smudge cell" in page.get(f"/slides/{session}/review").text
     assert page.post("/settings", data={"save": "on review", "labels": "a/b"}).status_code == 400
+
+
+def test_the_count_by_the_laboratorys_labels(rig: Rig, page: TestClient, session: int) -> None:
+    names = "Early = blast\r\nPre=blast\r\n"
+    assert page.post("/settings", data={"save": "on review", "names": names}).status_code == 303
+    assert rig.station.settings.names == {"Early": "blast", "Pre": "blast"}
+    rig.station._publish(None)
+    said = json.loads(LiveEncoder(rig.app.state.context.page)(rig.station.live()))["count"]
+    assert said["shares"] == [["blast", 30, 1.0]]
+    for address in (f"/slides/{session}", f"/slides/{session}/report"):
+        shown = texts(page.get(address).text)
+        assert "By the laboratory's labels" in shown and "blast 30 100.0 %" in shown and "Pre 20 66.7 %" in shown
+    shares = by_laboratory(rig.record.summary(session).cells, {"Pre": "blast"})
+    assert [(each.label, each.count, each.by_model) for each in shares] == [("blast", 20, 20), ("Early", 10, 10)]
+    for wrong in ("Blast = x", "Pre", "Pre = a/b"):
+        assert page.post("/settings", data={"save": "on review", "names": wrong}).status_code == 400
+    assert "Pre = blast" in page.get("/settings").text
 
 
 # Review by keys

@@ -29,6 +29,21 @@ function drawBoxes(svg, width, height, cells) {
   svg.replaceChildren(...shapes);
 }
 
+// A scale bar at the lower right of a picture; its length and text come from the rig.
+function scaleBar(width, height, bar) {
+  const unit = height / 28;
+  const rect = document.createElementNS(SVG, "rect");
+  const place = { x: width - unit - bar.px, y: height - 1.2 * unit, width: bar.px, height: unit / 4 };
+  for (const [name, value] of Object.entries(place)) rect.setAttribute(name, value);
+  rect.classList.add("ruler");
+  const text = document.createElementNS(SVG, "text");
+  for (const [name, value] of [["x", width - unit], ["y", height - 1.6 * unit], ["font-size", unit], ["text-anchor", "end"]]) {
+    text.setAttribute(name, value);
+  }
+  text.textContent = bar.text;
+  return [rect, text];
+}
+
 // Whether a key is a shortcut of the page, not text input or a browser shortcut.
 function isShortcut(event) {
   return !(event.ctrlKey || event.metaKey || event.altKey || event.repeat) &&

@@ -7,9 +7,20 @@ const boxes = document.getElementById("boxes");
 const radios = form ? [...form.querySelectorAll("input[name=cell]")] : [];
 
 function draw() {
-  if (!image || !image.naturalWidth || !radios.length) return;
+  if (!image || !image.naturalWidth) return;
   const cells = radios.map((radio) => ({ box: radio.dataset.box.split(" ").map(Number), chosen: radio.checked }));
   drawBoxes(boxes, image.naturalWidth, image.naturalHeight, cells);
+  const { bar, barText } = image.dataset;
+  if (bar) boxes.append(...scaleBar(image.naturalWidth, image.naturalHeight, { px: Number(bar), text: barText }));
+  [...boxes.querySelectorAll("rect.cell")].forEach((box, index) => box.addEventListener("click", () => choose(index)));
+}
+
+// A click on a box chooses its cell, and the label keys apply to it.
+function choose(index) {
+  radios[index].checked = true;
+  radios[index].focus({ preventScroll: true });
+  radios[index].dispatchEvent(new Event("change"));
+  radios[index].scrollIntoView({ block: "nearest" });
 }
 
 if (image) image.addEventListener("load", draw);

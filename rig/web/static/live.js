@@ -163,6 +163,7 @@ async function fetchPicture() {
       view.replaceWith(next);
       view = next;
       drawBoxes($("boxes"), event.size[0], event.size[1], event.cells);
+      if (event.bar) $("boxes").append(...scaleBar(event.size[0], event.size[1], event.bar));
     }
     setTimeout(fetchPicture, 0);
   } catch {
