@@ -49,7 +49,10 @@ class Connection(socket.socket):
 
 
 class Listener(socket.socket):
-    """A listening socket with limits. A new connection beyond one takes the place of the longest idle one."""
+    """A listening socket with limits. A new connection beyond one takes the place of the longest idle one.
+
+    Beyond `MAX_CONNECTIONS` that is one of the address with the most connections: a person with few keeps them.
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         super().__init__(listener.family, listener.type, listener.proto, fileno=listener.detach())
@@ -92,7 +95,11 @@ class Listener(socket.socket):
 
     def _end_idle(self, candidates: Iterator[Connection]) -> bool:
         """End the longest idle connection. It leaves the count at once; the loop closes its file."""
-        idle = min((each for each in candidates if not each.busy), key=lambda each: each.since, default=None)
+        idle = min(
+            (each for each in candidates if not each.busy),
+            key=lambda each: (-self._of[each.address], each.since),
+            default=None,
+        )
         if idle is None:
             return False
         self.forget(idle)

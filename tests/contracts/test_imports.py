@@ -129,6 +129,7 @@ RIG = DEVICE | {
     ".",
     ".rig",
     "fastapi",
+    "pydantic",
     "starlette",
     "uvicorn",
     "anyio",

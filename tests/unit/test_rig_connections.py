@@ -146,6 +146,18 @@ def test_many_silent_connections_do_not_keep_others_out(
         assert all(is_ended(client) for client in silent[:20])  # the oldest made room
 
 
+def test_many_connections_of_few_addresses_do_not_end_the_only_one_of_another() -> None:
+    with served() as place, ExitStack() as stack:
+        lone = stack.enter_context(socket.create_connection(place, timeout=HANG_S, source_address=("127.0.0.9", 0)))
+        lone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")  # half of a request
+        for number in range(40):
+            source = f"127.0.0.{2 + number % 3}", 0
+            stack.enter_context(socket.create_connection(place, source_address=source))
+        assert b"200 OK" in get(place)  # all others were accepted
+        lone.sendall(b"Connection: close\r\n\r\n")
+        assert b"200 OK" in lone.recv(65536)
+
+
 def test_the_rig_serves_and_records_beside_half_sent_requests(tmp_path: Path) -> None:
     rig = Served(tmp_path, "--slide", "S-1")
     try:
