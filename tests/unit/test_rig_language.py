@@ -63,6 +63,11 @@ def test_translations_keep_values_and_elements(code: str) -> None:
         assert [form for form in forms(each.string) if each.id and parts(form) != parts(source)] == []
 
 
+def test_french_has_no_break_before_its_double_signs() -> None:
+    strings = [form for each in read_catalog("fr") if each.id for form in forms(each.string)]
+    assert [text for text in strings if re.search(r" [:;!?]", text)] == []
+
+
 @pytest.mark.parametrize("code", OTHERS)
 def test_the_compiled_catalogue_is_that_of_the_texts(code: str) -> None:
     def read(content: bytes) -> dict[Any, str]:
