@@ -148,11 +148,11 @@ def check_agreement(
         features: pooled, ``(n, features)``.
         probabilities: of the same images, as the interpreter gives them, ``(n, labels)``.
     """
-    head = read_head(bundle.flatbuffer, layer)
     found = np.inf
-    if features.shape[1] == head.weights.shape[1]:
-        found = float(np.abs(softmax(head.logits(as_read(features, layer))) - probabilities).max())
-    # A logit that is one step off changes a probability by a quarter of the step; two may be.
+    if features.shape[1] == layer.weights.shape[1]:
+        outputs = computed(bundle.flatbuffer, layer, as_read(features, layer))
+        found = float(np.abs(softmax(outputs) - probabilities).max())
+    # An output that is one step off changes a probability by a quarter of the step; two may be.
     allowed = 0.05 if layer.logits.type != "INT8" else layer.logits.scale[0] / 2 + 2 * FLOOR
     if not found <= allowed:
         raise BundleError(

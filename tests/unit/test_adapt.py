@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -20,7 +21,7 @@ from edgeall import cli
 from edgeall.edge_runtime.adaptation import head as head_module
 from edgeall.edge_runtime.adaptation.adapt import AdaptConfig, Adapted, adapt
 from edgeall.edge_runtime.adaptation.head import Head, Layer, as_read, find_layer, patched, read_head
-from edgeall.edge_runtime.adaptation.learn import check_agreement
+from edgeall.edge_runtime.adaptation.learn import check_agreement, softmax
 from edgeall.edge_runtime.adaptation.site import read_site
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
@@ -126,6 +127,20 @@ def test_the_numbers_are_written_and_outputs_that_would_not_fit_get_a_wider_rang
     assert high >= 50 - after.scale[0]
     same = patched(data, layer, head, np.ones(4, bool), (-1.0, 1.0))
     assert find_layer(read_graph(same, "m"), "m").logits.scale == layer.logits.scale
+
+
+def test_a_layer_whose_outputs_are_clipped_agrees(site: Path) -> None:
+    """Ranges are measured on training images; elsewhere the outputs may be beyond them."""
+    data, layer = layers(DEMO)
+    clipped = bytearray(data)
+    np.frombuffer(clipped, np.float32, 1, layer.logits.scale_at)[:] = layer.logits.scale[0] / 8
+    graph = read_graph(bytes(clipped), "m")
+    bundle = dataclasses.replace(open_bundle(DEMO), flatbuffer=bytes(clipped), graph=graph)
+    found = read_site(Classifier.from_bundle(bundle, threads=1), site, labelled=True)
+    narrow = find_layer(graph, "m")
+    exact = read_head(bundle.flatbuffer, narrow).logits(as_read(found.features, narrow))
+    assert np.abs(softmax(exact) - found.probabilities).max() > 0.1, "many are clipped"
+    check_agreement(bundle, narrow, found.features, found.probabilities)
 
 
 @pytest.mark.parametrize("largest", [1.0, 9.0])
