@@ -18,6 +18,10 @@ from ..errors import UsageError
 TEMPERATURES = (0.2, 10.0)
 REVIEW_BUDGET = 0.05
 """Default of the largest share of images sent to review."""
+MARGIN = 1e-5
+"""Largest distance of a review threshold from the probability that it is taken from. Integer outputs give many images
+exactly this probability, and processors differ in its last digit: a threshold equal to it would send such an image to
+review on one device and not on another."""
 _HALVINGS = 40
 """Of the interval of 1 / temperature; far below the rounding of float32."""
 
@@ -96,13 +100,13 @@ def review_rule(
     if rule == "review_budget":
         known = np.sort(top[~ood])
         allowed = int(target * len(known) + 1e-9)
-        below = float(known[allowed]) if len(known) else 0.0  # at most ``allowed`` lie below it
+        below = _just_below(known, known[allowed]) if len(known) else 0.0  # at most ``allowed`` lie below it
     else:
         is_positive = np.isin(truth, positive)
         missed = top[is_positive & ~ood & ~np.isin(probabilities.argmax(axis=1), positive)]
         accepted = int((1 - target) * is_positive.sum() + 1e-9)  # positive images that may be missed without review
         surest = np.sort(missed)[::-1]
-        below = float(np.nextafter(surest[accepted], 2.0)) if len(surest) > accepted else 0.0
+        below = _just_above(top, surest[accepted]) if len(surest) > accepted else 0.0
     reviewed = ood | (top < below)
     rest = right[~reviewed]
     return {
@@ -112,6 +116,16 @@ def review_rule(
         "reviewed": float(reviewed.mean()),
         "accuracy_of_the_rest": float(rest.mean()) if len(rest) else None,
     }
+
+
+def _just_below(values: NDArray[np.float64], value: float) -> float:
+    lower = values[values < value]
+    return float(value - min(MARGIN, (value - lower.max(initial=0.0)) / 2))
+
+
+def _just_above(values: NDArray[np.float64], value: float) -> float:
+    higher = values[values > value]
+    return float(max(value + min(MARGIN, (higher.min(initial=1.0) - value) / 2), np.nextafter(value, 2.0)))
 
 
 def wanted_rule(

@@ -18,6 +18,9 @@ CLEAN_SHARE = 0.01
 """Largest share of unchanged validation images above the threshold."""
 FOLDS = 10
 """Parts of another laboratory's images that are left out in turn."""
+MARGIN = 1e-5
+"""Largest distance of the threshold from the image that it is taken from, as a share of it. Processors add features in
+different orders: without it such an image would be out-of-distribution on some of them."""
 
 
 def fit_novelty(
@@ -69,12 +72,17 @@ def _threshold(distances: NDArray[np.floating]) -> dict[str, Any]:
     """The threshold that `CLEAN_SHARE` of known images exceed."""
     found = np.sort(distances.astype(np.float64))
     allowed = int(CLEAN_SHARE * len(found))
-    threshold = float(np.nextafter(found[-1 - allowed], np.inf))
+    threshold = _just_above(found, found[-1 - allowed])
     return {
         "threshold": max(threshold, float(np.finfo(np.float32).eps)),
         "target": CLEAN_SHARE,
         "reviewed": float((found >= threshold).mean()),
     }
+
+
+def _just_above(distances: NDArray[np.float64], one: float) -> float:
+    gap = distances[distances > one].min(initial=np.inf) - one
+    return float(max(one + min(MARGIN * one, gap / 2), np.nextafter(one, np.inf)))
 
 
 def _rounded(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:

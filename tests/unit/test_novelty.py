@@ -15,7 +15,7 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.ood import distance, ood_score, read_ood_detector, roots
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.edge_runtime.tools.novelty import CLEAN_SHARE, fit_novelty, refit_novelty
+from edgeall.edge_runtime.tools.novelty import CLEAN_SHARE, MARGIN, fit_novelty, refit_novelty
 
 FEATURES = 96
 
@@ -39,6 +39,13 @@ def test_the_stated_share_of_validation_is_new(fitted: tuple[dict[str, Any], byt
     assert (scores > facts["threshold"]).mean() == pytest.approx(CLEAN_SHARE)
     assert facts["reviewed"] == pytest.approx(CLEAN_SHARE)
     assert facts["images"] == {"train": 300, "validation": 400}
+
+
+def test_the_threshold_is_no_image_s_distance(fitted: tuple[dict[str, Any], bytes]) -> None:
+    """Processors differ in the last digits of a distance."""
+    distances = distance(drawn(2, 400), read_ood_detector(*fitted, "m")).astype(np.float64)
+    apart = np.abs(distances / fitted[0]["threshold"] - 1)
+    assert 2e-6 < apart.min() < 2 * MARGIN
 
 
 def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[dict[str, Any], bytes]) -> None:
