@@ -310,7 +310,7 @@ def test_every_page_of_a_slide_is_accessible_in_every_language(served: Served, o
     until(page, "Number(document.getElementById('count').textContent) || 0", lambda count: count > 0)
     slide = page.locator("#slide").get_attribute("data-session")
     names = ("map", "cells", "review?queue=all", "review?queue=audit&blind=true", "report", "")
-    addresses = [f"/slides/{slide}/{name}".rstrip("/") for name in names] + ["/phone"]
+    addresses = [f"/slides/{slide}/{name}".rstrip("/") for name in names] + ["/phone", "/objectives"]
     for width, scheme in ((1280, "dark"), (390, "light")):
         page.set_viewport_size({"width": width, "height": 844})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
