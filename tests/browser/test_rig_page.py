@@ -25,6 +25,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 WIDE, PHONE = (1400, 900), (380, 760)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+PAGES = ("", "/slides", "/gallery", "/settings", "/objectives", "/health")
 DASH = "\u2013"
 """Shown where there is no value."""
 WAIT_MS = 60_000
@@ -267,7 +268,7 @@ def test_on_a_phone(served: Served, open_page: Callable[..., Any]) -> None:
     start_slide(page, "S-phone")
     capture_by_mouse(page)
     frame = page.url
-    for address in ("", "/slides", "/gallery", "/settings", "/health", frame.removeprefix(served.address)):
+    for address in (*PAGES, frame.removeprefix(served.address)):
         page.goto(served.address + address)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], address
     page.goto(served.address)
@@ -282,7 +283,7 @@ def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
     page = open_page(served.address)
     start_slide(page, "S-axe")
     capture_by_mouse(page)
-    addresses = ["", "/slides", "/gallery", "/settings", "/health", page.url.removeprefix(served.address)]
+    addresses = [*PAGES, page.url.removeprefix(served.address)]
 
     def check(address: str) -> None:
         page.goto(served.address + address)
@@ -321,7 +322,7 @@ def test_every_page_of_a_slide_is_accessible_in_every_language(served: Served, o
     for code, name in LANGUAGES.items():
         page.get_by_role("button", name=name).click()
         page.locator(f"html[lang={code}]").wait_for(state="attached")
-        for address in ("", "/settings", "/health", *addresses):
+        for address in ("", "/settings", "/objectives", "/health", *addresses):
             page.goto(served.address + address)
             assert page.evaluate("document.documentElement.lang") == code
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, (address, code)
