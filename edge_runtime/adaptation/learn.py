@@ -113,7 +113,9 @@ def learn(classifier: Classifier, site: Site) -> Learned:
         DataError: too few images, or of too few classes.
         BundleError: the model's last layer cannot be refitted, or it has no OOD detector for unlabelled images.
     """
-    bundle, manifest = _packed(classifier)
+    bundle = classifier.bundle
+    assert bundle is not None and bundle.manifest is not None, "only a packed model learns"
+    manifest = bundle.manifest
     if site.truth is None:
         return _learn_unlabelled(bundle, manifest, site)
     layer = find_layer(bundle.graph, bundle.path)
@@ -165,14 +167,6 @@ def softmax(outputs: NDArray[np.float64]) -> NDArray[np.float32]:
     """Probabilities ``(n, labels)`` of outputs of the last layer."""
     powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-
-
-def _packed(classifier: Classifier) -> tuple[Bundle, Manifest]:
-    bundle = classifier.bundle
-    assert bundle is not None
-    if bundle.manifest is None or classifier.model.second is None:
-        raise BundleError(f"{bundle.path}: has no second output with features", hint="pack it with `edgeall quantize`")
-    return bundle, bundle.manifest
 
 
 def _learn_unlabelled(bundle: Bundle, manifest: Manifest, site: Site) -> Learned:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ..classifier import Classifier
-from ..errors import DataError, ImageError
+from ..errors import BundleError, DataError, ImageError
 from ..images import decode_rgb, find_images
 from ..preprocess import preprocess
 
@@ -53,16 +53,21 @@ def read_site(
     """Read every image of a folder and run the model on it.
 
     Args:
-        classifier: a packed model with a second output.
+        classifier: of a packed model.
         folder: if labelled, one folder for each class, named like it, with images at any depth.
         labelled: False ignores the names of folders.
         skipped: see `edgeall.edge_runtime.images.find_images`.
         progress: shows the number of images.
 
     Raises:
+        BundleError: the model has no second output.
         DataError: no such folder, no readable image, a folder that is not named like a class, or one image with two
             labels.
     """
+    if classifier.model.second is None:
+        raise BundleError(
+            f"{classifier.model.name}: has no second output with features", hint="pack it with `edgeall quantize`"
+        )
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="give the folder with the images of the site")
     labels = _labelled(folder, classifier.labels, skipped) if labelled else _unlabelled(folder, skipped)
