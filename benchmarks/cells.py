@@ -6,7 +6,8 @@ python benchmarks/cells.py DATA [--model FILE] [--float FILE] [--points FILE...]
 DATA holds masks/<laboratory>/{images,masks} (or is one laboratory's folder) and bccd/{JPEGImages,Annotations}. Each
 image is searched with default settings: the scale is measured in it. A file of ``--scales``, {"<laboratory>": px}, adds
 the same figures with a known scale, which separates errors of the scale from those of the outline. ``--points`` names
-images with cells marked by eye, see `cells_truth.read_points`. ``--only`` names a file of image names, one per line.
+images with cells marked by eye, see `cells_truth.read_points`. ``--only`` names a file of image names, one per line, or
+``cell_model_split.json``: its test images.
 
 From Python: `judge(finder, Data(...))` with any `edgeall.edge_runtime.vision.finder.Finder`, such as
 `CellFinder(segmenter)`. Times are of the thread's processor. Exits with 1 when a limit is missed.
@@ -243,12 +244,12 @@ def lost(integer: Sequence[Measure], floating: Sequence[Measure]) -> list[Measur
 
 def main() -> int:
     arguments = _arguments()
-    listed = arguments.only.read_text(encoding="utf-8").split("\n") if arguments.only else None
+    listed = _listed(arguments.only) if arguments.only else None
     data = Data(
         root=arguments.data,
         case=arguments.case,
         labs=arguments.labs.split(",") if arguments.labs else (),
-        only=frozenset(Path(line.strip()).stem for line in listed if line.strip()) if listed is not None else None,
+        only=frozenset(Path(name).stem for name in listed) if listed is not None else None,
         points=arguments.points,
         scales=json.loads(arguments.scales.read_text(encoding="utf-8")) if arguments.scales else {},
     )
@@ -269,6 +270,13 @@ def main() -> int:
         values = [vars(each) | {"met": each.met} for each in measures]
         arguments.json.write_text(json.dumps(values, indent=1).replace("NaN", "null"), encoding="utf-8")
     return 0 if all(each.met for each in measures) else 1
+
+
+def _listed(file: Path) -> list[str]:
+    """The names in a file of ``--only``."""
+    text = file.read_text(encoding="utf-8")
+    names: list[str] = json.loads(text)["test"] if file.suffix == ".json" else text.split("\n")
+    return [name.strip() for name in names if name.strip()]
 
 
 def _arguments() -> argparse.Namespace:

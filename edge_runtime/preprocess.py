@@ -101,6 +101,11 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
+def rescaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An image at a segmentation network's scale, ``size`` (width, height): what is then cut into its input tiles."""
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
 def load_input(path: str | os.PathLike[str], spec: InputSpec) -> NDArray[np.uint8]:
     """`open_rgb` and `preprocess`. Raises ImageError as `open_rgb` does."""
     return preprocess(open_rgb(path), spec)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ImageError
-from ..preprocess import InputSpec
+from ..preprocess import InputSpec, rescaled
 
 Floats = NDArray[np.float32]
 
@@ -98,8 +98,7 @@ def segment_field(field: Image.Image, segmenter: TileSegmenter, red_cell_px: flo
             hint="check the scale; or cut the field into parts",
         )
     size = segmenter.input.width
-    resized = field.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    pixels, (left, top) = padded(np.asarray(resized), size)
+    pixels, (left, top) = padded(np.asarray(rescaled(field, (width, height))), size)
     cell, nucleus, red_cells = _blend(pixels, segmenter, size)
     inside = slice(top, top + height), slice(left, left + width)
     return ClassMap(cell[inside], nucleus[inside], (width / field.width, height / field.height), red_cells)

@@ -47,6 +47,9 @@ METRICS = (
     *("dice_cell_ci95", "nc_error", "red_cell_error", "panoptic", "per_class"),
 )
 """Figures of the verified subset that the manifest holds."""
+FAR = (0.5, 2.0)
+"""Scales of half of the calibration tiles, relative to the network's. The network also tells how far a scale is off; at
+its own scale alone, the range of that output would end at a fraction of an octave."""
 _UNUSED = ("target_sensitivity", "review_budget", "explain", "layer_report")
 """Settings that only classification has."""
 
@@ -70,7 +73,13 @@ class SegmentationQuantization(QuantizationTask):
         return TILES
 
     def sample(self, images: MaskedImages, count: int, seed: int) -> Images:
-        return stratified(_tiles(images), count, seed)
+        near = stratified(_tiles(images), -(-count // 2), seed)
+        far = [stratified(_tiles(images, scale), count // 4, seed) for scale in FAR]
+        parts = [near, *(part for part in far if len(part))]
+        order = np.random.default_rng(seed).permutation(sum(map(len, parts)))
+        pixels = np.concatenate([part.pixels[part.rows] for part in parts])[order]
+        labels = np.concatenate([part.labels for part in parts])[order]
+        return Images(pixels, np.arange(len(pixels)), labels, near.spec)
 
     def outputs(self, network: Any, explain: bool) -> Any:
         mask, red_cell = network.outputs
@@ -107,9 +116,9 @@ class SegmentationQuantization(QuantizationTask):
 TASK = SegmentationQuantization()
 
 
-def _tiles(images: MaskedImages) -> Images:
-    """The pictures of a subset as tiles at the network's scale; their labels are the laboratories."""
-    pixels, _, _ = plain_tiles(images)
+def _tiles(images: MaskedImages, scale: float = 1.0) -> Images:
+    """The pictures of a subset as tiles, see `plain_tiles`; their labels are the laboratories."""
+    pixels, _, _ = plain_tiles(images, scale)
     names = sorted({entry.label for entry in images.entries})
     if len(pixels) == len(images):
         labels = np.array([names.index(entry.label) for entry in images.entries], np.int64)

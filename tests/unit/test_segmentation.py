@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -170,6 +171,22 @@ def test_image_and_mask_move_together() -> None:
         else:  # but for the edges, where bilinear and nearest differ
             assert (np.rint(image[..., 0] / 100) == mask).mean() > 0.85
     assert max(scales) > 0.6 and min(scales) < -0.6, "both ends are drawn"
+
+
+def test_whole_pictures_are_rescaled_as_on_the_device() -> None:
+    """Validation and calibration see the pixels that `segment_field` gives the network, at any scale."""
+    from edgeall.edge_runtime.preprocess import InputSpec, rescaled
+    from edgeall.train.segmentation.images import MaskedImages
+    from edgeall.train.segmentation.tiles import plain_tiles
+
+    picture = coded(0, red_cell_px=56.0)
+    images = MaskedImages((picture,), (), Path(), InputSpec(32, 32))
+    for scale, (width, height) in ((1.0, (60, 45)), (2.0, (120, 90))):
+        pixels, classes, octaves = plain_tiles(images, scale)
+        field = np.asarray(rescaled(Image.fromarray(np.ascontiguousarray(picture.pixels[..., :3])), (width, height)))
+        assert pixels.shape[1:] == (32, 32, 3) and classes.shape == pixels.shape[:3]
+        np.testing.assert_array_equal(pixels[0], field[:32, :32])
+        assert set(octaves.tolist()) == {math.log2(scale)}
 
 
 def test_the_light_changes_the_image_alone_and_is_drawn_anew() -> None:

@@ -15,7 +15,7 @@ from ...console.progress import Progress
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.masks import CLASSES, open_mask
 from ...edge_runtime.network import cores
-from ...edge_runtime.preprocess import InputSpec
+from ...edge_runtime.preprocess import InputSpec, rescaled
 from ..data import cache
 from ..data.split import Split, SplitEntry
 from ..data.subsets import SUBSETS
@@ -26,7 +26,7 @@ RED_CELL_PX = 28
 surroundings fit into 192 pixels, and a lobe of a nucleus has some pixels."""
 STORED_PX = 2 * RED_CELL_PX
 """Largest diameter of a red cell in a cached image: augmentation enlarges no further."""
-_FORMAT = 1
+_FORMAT = 2
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
@@ -137,7 +137,7 @@ def _decoded(
         image = open_rgb(root / entry.path)
         classes = resized_classes(open_mask(root / str(entry.mask), image.size), size)
         if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            image = rescaled(image, size)
         return np.dstack([np.asarray(image, np.uint8), classes]).ravel()
 
     with ThreadPoolExecutor(cores()) as pool, progress.task("preprocessing", len(entries)) as advance:

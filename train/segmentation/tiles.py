@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...edge_runtime.masks import CLASSES
+from ...edge_runtime.preprocess import rescaled
 from ...edge_runtime.vision.tiles import padded, starts
-from .images import RED_CELL_PX, MaskedImages, Picture
+from .images import RED_CELL_PX, MaskedImages, Picture, resized_classes
 
 Array = NDArray[np.uint8]
 IGNORED = 255
@@ -113,21 +115,34 @@ def _of_height(piece: Array, height: int) -> Array:
     return piece[:height] if missing <= 0 else np.pad(piece, ((0, missing), (0, 0), (0, 0)), mode="symmetric")
 
 
-def plain_tiles(images: MaskedImages) -> tuple[Array, Array, NDArray[np.float32]]:
-    """All pictures at the network's scale, cut into tiles that cover them; small ones are mirrored at their borders.
+def plain_tiles(images: MaskedImages, scale: float = 1.0) -> tuple[Array, Array, NDArray[np.float32]]:
+    """All pictures at one scale, cut into tiles that cover them; small ones are mirrored at their borders.
+
+    Args:
+        images: their pictures.
+        scale: diameter of a red cell, relative to `RED_CELL_PX`.
 
     Returns:
-        uint8 RGB ``(tiles, size, size, 3)``, classes ``(tiles, size, size)``, and log2 of the scale ``(tiles,)``: 0, or
-        NaN if it is unknown.
+        uint8 RGB ``(tiles, size, size, 3)``, classes ``(tiles, size, size)``, and log2 of the scale ``(tiles,)``, NaN
+        if it is unknown.
     """
-    size = images.spec.width
+    size, octave = images.spec.width, math.log2(scale)
     tiles, octaves = [], []
     for picture in images.pictures:
-        pixels, _ = padded(scaled(np.ascontiguousarray(picture.pixels), RED_CELL_PX / picture.red_cell_px), size)
+        pixels, _ = padded(_at_scale(picture, scale), size)
         for top in starts(pixels.shape[0], size):
             for left in starts(pixels.shape[1], size):
                 tiles.append(pixels[top : top + size, left : left + size])
-                octaves.append(0.0 if picture.known else math.nan)
+                octaves.append(octave if picture.known else math.nan)
     stacked = np.stack(tiles)
     assert stacked[..., 3].max() < len(CLASSES)
     return stacked[..., :3], stacked[..., 3], np.array(octaves, np.float32)
+
+
+def _at_scale(picture: Picture, scale: float) -> Array:
+    """A picture at a scale relative to `RED_CELL_PX`, resized as on the device."""
+    zoom = scale * RED_CELL_PX / picture.red_cell_px
+    height, width = picture.pixels.shape[:2]
+    size = max(1, round(width * zoom)), max(1, round(height * zoom))
+    image = rescaled(Image.fromarray(np.ascontiguousarray(picture.pixels[..., :3])), size)
+    return np.dstack([np.asarray(image), resized_classes(picture.pixels[..., 3], size)])
