@@ -4,7 +4,8 @@ python plain_notebook.py IMAGES.npz ARCHITECTURE FORM=OUT...
 
 All forms are of one version of Keras. IMAGES.npz holds uint8 ``pixels`` and int ``labels``. The base has random
 weights, and the statistics of these images in its BatchNormalization; the head is trained on its features. Beside each
-OUT, ``OUT.predictions.npy`` are the probabilities that Keras itself gives for all images.
+OUT, ``OUT.predictions.npy`` are the probabilities that Keras itself gives for all images, and ``OUT.noise.npy`` is the
+largest change of one of them if the last bits of all weights change.
 """
 
 from __future__ import annotations
@@ -70,7 +71,15 @@ def make(form, out, base, weights, fed) -> None:
     model = keras.Model(inputs, head(x), name=f"{architecture.lower()}_classifier")
     head.set_weights(weights)
     model.save(out, **({"save_format": "tf"} if form == "keras2-savedmodel" else {}))
-    np.save(f"{out}.predictions.npy", np.asarray(model.predict(fed, batch_size=32, verbose=0)))
+    predictions = np.asarray(model.predict(fed, batch_size=32, verbose=0))
+    np.save(f"{out}.predictions.npy", predictions)
+    if KERAS3:  # how much of a difference the last bits of the weights make; the models share the weights of the base
+        random = np.random.default_rng(0)
+        before = model.get_weights()
+        model.set_weights([value * (1 + 2.0**-22 * random.choice([-1, 1], value.shape)) for value in before])
+        after = np.asarray(model.predict(fed, batch_size=32, verbose=0))
+        model.set_weights(before)
+        np.save(f"{out}.noise.npy", np.abs(after - predictions).max())
 
 
 def outside_in(x):

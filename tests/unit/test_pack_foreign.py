@@ -114,9 +114,10 @@ def test_a_bare_file_becomes_a_verified_one(kind: str, packed: Pack, few: Path, 
 
 
 def test_decisions_are_fitted_where_there_are_enough_images(packed: Pack, tmp_path: Path) -> None:
-    status, found, err = packed("softmax", folder(tmp_path / "data", 110))
+    status, found, err = packed("softmax", folder(tmp_path / "data", 110), "--normalization=-1..1")
     assert status == 0, err
-    assert found["normalization"] == "-1..1" and found["normalization_from"] == "measured"
+    assert found["normalization"] == "-1..1" and found["normalization_from"] == "named"
+    assert len(found["trials"]) == 5
     assert found["divided"] and found["calibration"]["temperature"] > 0
     assert found["novelty"]["features"] == 12 and "review_below" in found["decision"]
     assert (tmp_path / "out.split.json").exists()

@@ -11,6 +11,7 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,13 @@ def test_what_cannot_become_an_app(package: Path, tmp_path: Path, monkeypatch: p
         write_app(foreign, tmp_path / "app")
     with pytest.raises(UsageError, match="a segmentation model"):
         write_app(DEFAULT_MODEL, tmp_path / "app")
+    bundle = build.open_bundle(DEMO_MODEL)
+    assert bundle.manifest is not None
+    packed = replace(bundle, manifest=replace(bundle.manifest, output={"scores": "logits"}))  # as `edgeall pack` does
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "open_bundle", lambda *_: packed)
+        with pytest.raises(UsageError, match="gives logits"):
+            write_app(DEMO_MODEL, tmp_path / "app")
     monkeypatch.setattr(build, "TYPES", ("FLOAT32",))
     with pytest.raises(UsageError, match="of type UINT8"):
         write_app(DEMO_MODEL, tmp_path / "app")
