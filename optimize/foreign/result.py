@@ -68,6 +68,10 @@ def only_seen(metrics: Metrics) -> Metrics:
     )
 
 
+def _tried_on(result: PackResult) -> str:
+    return "the train and validation subsets" if result.divided else "the data"
+
+
 def pack_text(result: PackResult) -> str:
     """What ``edgeall pack`` prints."""
     labels = ", ".join(result.labels) if len(result.labels) <= MOST_LABELS else f"{len(result.labels):,}"
@@ -89,5 +93,5 @@ def pack_text(result: PackResult) -> str:
     }
     parts = [record(facts)]
     if result.trials:
-        parts.append(trials_text(result.trials, result.tried_images, result.normalization))
+        parts.append(trials_text(result.trials, result.tried_images, result.normalization, _tried_on(result)))
     return "\n\n".join([*parts, metrics_text(result.metrics), UNKNOWN])

@@ -237,8 +237,8 @@ def _pair(trials: Trials, *names: str) -> str:
     return ", ".join(f"{name} {percent(trials.of(name).best_accuracy)}" for name in names)
 
 
-def trials_text(trials: Sequence[Trial], images: int, chosen: str) -> str:
-    """The normalizations side by side, as a table."""
+def trials_text(trials: Sequence[Trial], images: int, chosen: str, of: str = "the train and validation subsets") -> str:
+    """The normalizations side by side, as a table; ``of`` names the images."""
     rows = [
         [
             f"{trial.normalization}{'  <-' if trial.normalization == chosen else ''}",
@@ -249,4 +249,4 @@ def trials_text(trials: Sequence[Trial], images: int, chosen: str) -> str:
         for trial in trials
     ]
     heads = ["normalization", "accuracy", "best order of labels", "log loss"]
-    return f"{table(heads, rows)}\n\n{images:,} images of the train and validation subsets"
+    return f"{table(heads, rows)}\n\n{images:,} images of {of}"
