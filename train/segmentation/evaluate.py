@@ -21,7 +21,7 @@ from .images import MaskedImages
 from .results import MaskEvaluation
 from .robustness import robustness_of_masks
 
-_UNUSED = ("site", "against", "explain", "labels_file", "mean", "std", "input_size")
+_UNUSED = ("site", "against", "explain", "labels_file", "mean", "std", "input_size", "context", "cell_model")
 """Settings that a segmentation model does not take."""
 
 
@@ -36,7 +36,7 @@ def evaluate_masks(target: Path, settings: EvaluateSettings, progress: Progress)
     Returns:
         The figures without the duration; with ``robust`` of a model file also its robustness.
     """
-    given = [name for name in _UNUSED if getattr(settings, name) is not None]
+    given = [name for name in _UNUSED if getattr(settings, name) not in (None, False)]
     if given:
         option = given[0].removesuffix("_file").replace("_", "-")
         raise UsageError(f"{target}: --{option} does not take a segmentation model yet", hint="leave it out")
