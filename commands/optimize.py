@@ -290,6 +290,11 @@ _search = partial(option, SearchSettings)
 @click.option("--sizes", help="Input sizes in pixels, comma-separated.  [default: 96,128,160,192,224]")
 @click.option("--macs", default="1,0.75,0.5", help="Shares of the MACs to keep by channel pruning, comma-separated.")
 @click.option("--schemes", default="ptq-int8,qat-int8", help="Conversion schemes, comma-separated.")
+@click.option("--learning-rates", help="Peak learning rates of the fine-tuning to try.  [default: that of train]")
+@click.option("--dropouts", help="Dropouts to try.  [default: that of train]")
+@click.option("--weight-decays", help="Weight decays to try.  [default: that of train]")
+@click.option("--augments", help="Augmentations to try, of none, light, microscope and studies.  [default: microscope]")
+@click.option("--unfreezes", help="Numbers of fine-tuned backbone layers to try.  [default: that of train]")
 @_search("weights", "imagenet, none, or a folder of MODEL_ALPHA_no_top.h5 files.")
 @_search("epochs_head", "Epochs of the head stage of each candidate.", type=click.IntRange(0))
 @_search("epochs_finetune", "Epochs of the fine-tuning stage of each candidate.", type=click.IntRange(1))
@@ -311,15 +316,20 @@ _search = partial(option, SearchSettings)
 def search(json: bool, **settings: Any) -> None:
     """Find the most accurate network within --max-latency-ms or --max-bytes.
 
-    Searches width multiplier, input size, channel pruning and quantization scheme."""
+    Searches width multiplier, input size, channel pruning and quantization scheme; also settings of the training, where
+    several are given.
+    """
     from ..console.progress import Progress
     from ..optimize.experiments.search import search as run_search
     from ..optimize.experiments.search_result import search_text
 
     for name in ("models", "schemes"):
         settings[name] = listed(settings[name])
-    for name, kind in (("alphas", float), ("sizes", int), ("macs", float)):
-        settings[name] = None if settings[name] is None else numbers(name, settings[name], kind)
+    settings["augments"] = listed(settings["augments"]) or None
+    kinds = {"alphas": float, "sizes": int, "macs": float}
+    kinds |= {"learning_rates": float, "dropouts": float, "weight_decays": float, "unfreezes": int}
+    for name, kind in kinds.items():
+        settings[name] = None if settings[name] is None else numbers(name.replace("_", "-"), settings[name], kind)
     result = run_search(SearchSettings(**settings), Progress())
     print_result(result, json, lambda: search_text(result))
     note_synthetic(result["synthetic"])

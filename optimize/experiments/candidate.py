@@ -48,6 +48,8 @@ class Candidate:
         input_size: width and height in pixels.
         macs: share of the multiply-accumulates that channel pruning leaves; 1: no pruning.
         scheme: conversion scheme, one of `edgeall.optimize.quantization.convert.SCHEMES`.
+        learning_rate: peak of the fine-tuning; None, as for the settings below: that of `train`. See
+            `edgeall.train.config.TrainSettings` for ``dropout``, ``weight_decay``, ``augment`` and ``unfreeze``.
     """
 
     model: str
@@ -55,27 +57,55 @@ class Candidate:
     input_size: int
     macs: float
     scheme: str
+    learning_rate: float | None = None
+    dropout: float | None = None
+    weight_decay: float | None = None
+    augment: str | None = None
+    unfreeze: int | None = None
 
     @property
     def base(self) -> str:
         """Name of the trained network, shared by every pruning and scheme."""
-        return "-".join([self.model, *([] if self.alpha is None else [f"{self.alpha:g}"]), str(self.input_size)])
+        return "-".join([self._shape, *self._training])
 
     @property
     def network(self) -> str:
         """Name of the converted network, shared by every scheme."""
-        return self.base if self.macs == 1 else f"{self.base}-macs{self.macs:g}"
+        return self.base + self._pruning
 
     @property
     def cost_key(self) -> str:
-        """Equal for candidates of equal cost: both integer schemes give the same graph."""
-        return f"{self.network}-{'int8' if self.scheme in INTEGER_SCHEMES else self.scheme}"
+        """Equal for candidates of equal cost: both integer schemes give the same graph, however it was trained."""
+        return f"{self._shape}{self._pruning}-{'int8' if self.scheme in INTEGER_SCHEMES else self.scheme}"
+
+    @property
+    def _shape(self) -> str:
+        return "-".join([self.model, *([] if self.alpha is None else [f"{self.alpha:g}"]), str(self.input_size)])
+
+    @property
+    def _pruning(self) -> str:
+        return "" if self.macs == 1 else f"-macs{self.macs:g}"
+
+    @property
+    def _training(self) -> list[str]:
+        """The settings of the training that differ from the default, as parts of a file name."""
+        named = {"lr": self.learning_rate, "dropout": self.dropout, "decay": self.weight_decay}
+        named |= {"": self.augment, "unfreeze": self.unfreeze}
+        return [f"{name}{value}" for name, value in named.items() if value is not None]
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings of `edgeall.train.config.TrainSettings` that the search chose."""
+        chosen = {"lr_finetune": self.learning_rate, "dropout": self.dropout, "weight_decay": self.weight_decay}
+        chosen |= {"augment": self.augment, "unfreeze": self.unfreeze}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def describe(self) -> str:
-        """Text, as in ``mobilenet_v2 0.35, 96 px, 75 % of the MACs, qat-int8``."""
+        """Text, as in ``mobilenet_v2 0.35, 96 px, 75 % of the MACs, qat-int8, dropout 0.4``."""
         model = self.model if self.alpha is None else f"{self.model} {self.alpha:g}"
         pruned = [] if self.macs == 1 else [f"{self.macs:.0%} of the MACs".replace("%", " %")]
-        return ", ".join([model, f"{self.input_size} px", *pruned, self.scheme])
+        training = [f"{name.replace('_', ' ')} {value}" for name, value in self.training.items()]
+        return ", ".join([model, f"{self.input_size} px", *pruned, self.scheme, *training])
 
     def contains(self, other: Candidate) -> bool:
         """Whether this is the same network as ``other``, or larger in every respect, in the same scheme."""

@@ -13,6 +13,8 @@ from ..quantization.schemes import GOLDEN_SOURCES
 _ELSEWHERE = ("data", "out", "cache_dir", "trials", "min_accuracy", "storage", "study", "golden")
 """Settings that do not affect the result of a trial."""
 
+_ADDED = ("learning_rates", "dropouts", "weight_decays", "augments", "unfreezes")
+
 
 @dataclass(frozen=True)
 class SearchSettings(SplitOptions):
@@ -30,6 +32,9 @@ class SearchSettings(SplitOptions):
         sizes: input sizes in pixels; None: those of `SIZES` that the backbone takes.
         macs: shares of the multiply-accumulates that channel pruning leaves; 1: no pruning.
         schemes: conversion schemes.
+        learning_rates: peak learning rates of the fine-tuning to choose from; None: ``lr_finetune``, not searched.
+        dropouts: the same for the dropout; ``weight_decays``: for the weight decay; ``augments``: for the augmentation;
+            ``unfreezes``: for the number of backbone layers that are fine-tuned.
         weights: ``imagenet``, ``none``, or a folder of ``<model>_no_top.h5`` files (with an alpha:
             ``mobilenet_v2_0.35_no_top.h5``). A backbone without published weights starts untrained.
         epochs_head: epochs of the head on the features of the frozen backbone.
@@ -56,6 +61,11 @@ class SearchSettings(SplitOptions):
     sizes: tuple[int, ...] | None = None
     macs: tuple[float, ...] = (1.0, 0.75, 0.5)
     schemes: tuple[str, ...] = ("ptq-int8", "qat-int8")
+    learning_rates: tuple[float, ...] | None = None
+    dropouts: tuple[float, ...] | None = None
+    weight_decays: tuple[float, ...] | None = None
+    augments: tuple[str, ...] | None = None
+    unfreezes: tuple[int, ...] | None = None
     weights: str = "imagenet"
     epochs_head: int = 10
     epochs_finetune: int = 8
@@ -73,4 +83,5 @@ class SearchSettings(SplitOptions):
     def as_json(self) -> dict[str, Any]:
         """The settings that affect the result of a trial."""
         values = json.loads(json.dumps(asdict(self), default=str))
-        return own_first({key: value for key, value in values.items() if key not in _ELSEWHERE})
+        added = [name for name in _ADDED if values[name] is None]  # not in the studies of older versions
+        return own_first({key: value for key, value in values.items() if key not in (*_ELSEWHERE, *added)})

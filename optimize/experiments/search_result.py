@@ -24,10 +24,13 @@ COSTS = {
     "file_bytes": ("max_bytes", "bytes"),
 }
 """Axis of the front: name of its budget, and its label."""
+TRAINING = ("learning_rate", "dropout", "weight_decay", "augment", "unfreeze")
+"""Fields of a candidate that say how it is trained; None where the search leaves them at the default."""
 COLUMNS = (
     *("trial", "outcome", "model", "alpha", "input_size", "macs", "scheme", "accuracy", "float_accuracy"),
     *("latency_ms", "flatbuffer_bytes", "file_bytes", "parameters", "untrained_latency_ms"),
     *("untrained_flatbuffer_bytes", "within_budget", "on_front", "chosen", "seconds", "host", "reason"),
+    *TRAINING,
 )
 """Columns of ``trials.csv``."""
 
@@ -232,4 +235,5 @@ def _row(trial: Mapping[str, Any]) -> Row:
 
 def candidate_of(row: Mapping[str, Any]) -> Candidate:
     """The candidate of a row."""
-    return Candidate(*(row[key] for key in ("model", "alpha", "input_size", "macs", "scheme")))
+    network = {key: row[key] for key in ("model", "alpha", "input_size", "macs", "scheme")}
+    return Candidate(**network, **{key: row.get(key) for key in TRAINING})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...edge_runtime.errors import UsageError
 from ...models import registry
 from ...models.registry import BuildArgs
-from ...train.config import TrainSettings
+from ...train.config import AUGMENTS, TrainSettings
 from ...train.data.split_settings import check_embargo
 from ..quantization.schemes import check_golden, check_scheme
 from .backbones import check_weights, weights_of
@@ -40,6 +41,7 @@ def check(settings: SearchSettings) -> None:
             raise UsageError(f"--macs must be in (0, 1], got {share:g}", hint="0.5 leaves half of the MACs")
     for scheme in settings.schemes:
         check_scheme(scheme)
+    _check_training(settings)
     check_golden(settings.golden)
     for option in ("models", "macs", "schemes"):
         if not getattr(settings, option):
@@ -49,6 +51,22 @@ def check(settings: SearchSettings) -> None:
         raise UsageError("--trials and the epochs of fine-tuning, pruning and qat must be at least 1, of the head 0")
     check_weights(settings.weights)
     check_embargo(settings.split_by, settings.embargo)
+
+
+def _check_training(settings: SearchSettings) -> None:
+    """Raise UsageError for settings of the training that `train` would refuse."""
+    for rate in settings.learning_rates or ():
+        if not 0 < rate <= 1:
+            raise UsageError(f"--learning-rates must be in (0, 1], got {rate:g}")
+    for option, values in (("--dropouts", settings.dropouts), ("--weight-decays", settings.weight_decays)):
+        for value in values or ():
+            if not 0 <= value < 1:
+                raise UsageError(f"{option} must be in [0, 1), got {value:g}")
+    for augment in settings.augments or ():
+        if augment not in AUGMENTS:
+            raise UsageError(f"no augmentation called {augment!r}", hint=f"choose one of {', '.join(AUGMENTS)}")
+    if any(layers < 1 for layers in settings.unfreezes or ()):
+        raise UsageError("--unfreezes must be at least 1")
 
 
 def space_of(settings: SearchSettings) -> tuple[Space, list[str]]:
@@ -85,7 +103,21 @@ def space_of(settings: SearchSettings) -> tuple[Space, list[str]]:
         )
     if settings.alphas is not None and not any(registry.get(name).alphas for name in settings.models):
         raise UsageError(f"{', '.join(settings.models)}: no alpha to choose", hint="remove --alphas")
-    return Space(tuple(axes), tuple(dict.fromkeys(settings.schemes))), notes
+    return Space(tuple(axes), tuple(dict.fromkeys(settings.schemes)), _training_axes(settings)), notes
+
+
+def _training_axes(settings: SearchSettings) -> dict[str, tuple[Any, ...]]:
+    """The choices for each setting of the training that is searched, in rising order."""
+    given = {
+        "learning_rate": settings.learning_rates,
+        "dropout": settings.dropouts,
+        "weight_decay": settings.weight_decays,
+        "unfreeze": settings.unfreezes,
+    }
+    found: dict[str, tuple[Any, ...]] = {name: tuple(sorted(set(values))) for name, values in given.items() if values}
+    if settings.augments:
+        found["augment"] = tuple(dict.fromkeys(settings.augments))
+    return found
 
 
 def training_of(settings: SearchSettings, candidate: Candidate) -> TrainSettings:
@@ -99,5 +131,5 @@ def training_of(settings: SearchSettings, candidate: Candidate) -> TrainSettings
         weights=weights,
         input_size=candidate.input_size,
         epochs_head=0 if weights == "none" else settings.epochs_head,
-        **{name: getattr(settings, name) for name in _OF_TRAINING},
+        **{**{name: getattr(settings, name) for name in _OF_TRAINING}, **candidate.training},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
@@ -37,17 +37,26 @@ class Axes:
 
 @dataclass(frozen=True)
 class Space:
-    """All candidates of a search."""
+    """All candidates of a search.
+
+    Attributes:
+        axes: one for each backbone.
+        schemes: conversion schemes.
+        training: choices for the settings of the training that are searched, by the name of their field of `Candidate`.
+    """
 
     axes: tuple[Axes, ...]
     schemes: tuple[str, ...]
+    training: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def candidates(self) -> list[Candidate]:
         """Every candidate; the smallest of each backbone first."""
+        trainings = [dict(zip(self.training, values, strict=True)) for values in product(*self.training.values())]
         return [
-            Candidate(axes.model, alpha, size, share, scheme)
+            Candidate(axes.model, alpha, size, share, scheme, **training)
             for axes in self.axes
             for alpha, size, share, scheme in product(axes.alphas, axes.sizes, axes.macs, self.schemes)
+            for training in trainings
         ]
 
     def suggest(self, trial: Any) -> Candidate:
@@ -64,6 +73,10 @@ class Space:
             pick("input size", axes.sizes),
             pick("macs", axes.macs),
             trial.suggest_categorical("scheme", self.schemes),
+            **{
+                name: values[trial.suggest_int(name.replace("_", " "), 0, len(values) - 1)]
+                for name, values in self.training.items()
+            },
         )
 
     def parameters(self, candidate: Candidate) -> dict[str, Any]:
@@ -76,6 +89,9 @@ class Space:
             f"{model} input size": axes.sizes.index(candidate.input_size),
             f"{model} macs": axes.macs.index(candidate.macs),
             "scheme": candidate.scheme,
+            **{
+                name.replace("_", " "): values.index(getattr(candidate, name)) for name, values in self.training.items()
+            },
         }
 
 

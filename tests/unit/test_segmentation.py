@@ -409,7 +409,12 @@ def test_run_and_model_are_evaluated_on_the_same_images(
     found = evaluate(Path(masked_int8.out), given, QUIET)
     assert isinstance(found, MaskEvaluation)
     assert found.metrics.dice == pytest.approx(masked_int8.dice) and found.metrics.images == own.metrics.images
-    for wrong in ({"site": masked_settings.data}, {"against": masked_run}, {"explain": masked_run}):
+    for wrong in (
+        {"site": masked_settings.data},
+        {"against": masked_run},
+        {"explain": masked_run},
+        {"context": True},
+    ):
         with pytest.raises(UsageError, match="does not take a segmentation model yet"):
             evaluate(Path(masked_int8.out), replace(given, **wrong), QUIET)
 
