@@ -89,15 +89,15 @@ class Candidate:
     @property
     def _training(self) -> list[str]:
         """The settings of the training that differ from the default, as parts of a file name."""
-        named = {"lr": self.learning_rate, "dropout": self.dropout, "decay": self.weight_decay}
+        named: dict[str, Any] = {"lr": self.learning_rate, "dropout": self.dropout, "decay": self.weight_decay}
         named |= {"": self.augment, "unfreeze": self.unfreeze}
         return [f"{name}{value}" for name, value in named.items() if value is not None]
 
     @property
     def training(self) -> dict[str, Any]:
         """The settings of `edgeall.train.config.TrainSettings` that the search chose."""
-        chosen = {"lr_finetune": self.learning_rate, "dropout": self.dropout, "weight_decay": self.weight_decay}
-        chosen |= {"augment": self.augment, "unfreeze": self.unfreeze}
+        chosen: dict[str, Any] = {"lr_finetune": self.learning_rate, "dropout": self.dropout}
+        chosen |= {"weight_decay": self.weight_decay, "augment": self.augment, "unfreeze": self.unfreeze}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def describe(self) -> str:

@@ -235,5 +235,6 @@ def _row(trial: Mapping[str, Any]) -> Row:
 
 def candidate_of(row: Mapping[str, Any]) -> Candidate:
     """The candidate of a row."""
-    network = {key: row[key] for key in ("model", "alpha", "input_size", "macs", "scheme")}
-    return Candidate(**network, **{key: row.get(key) for key in TRAINING})
+    network = (row[key] for key in ("model", "alpha", "input_size", "macs", "scheme"))
+    training: dict[str, Any] = {key: row.get(key) for key in TRAINING}
+    return Candidate(*network, **training)
