@@ -41,8 +41,21 @@ class TrainingState:
         return cls([], loss, 0, workers.weights(model), workers.weights(model))
 
     def finished(self, stage: Stage) -> bool:
+        """Whether no epoch is left, or the last `Stage.patience` epochs were worse than the best one before them.
+
+        The weights at the start do not count. Fine-tuning begins with a rising learning rate, which loses what the
+        head had learned: for ten epochs or more a stage that will be better than the start is worse.
+        """
         done = len(self.history)
-        return done >= stage.epochs or done - self.kept_epoch >= stage.patience
+        return done >= stage.epochs or done - self._best_epoch(stage.settle) >= stage.patience
+
+    def _best_epoch(self, settle: int) -> int:
+        """The epoch with the lowest validation loss, the last of equal ones, not before ``settle``; 0 without one."""
+        best, lowest = 0, float("inf")
+        for row in self.history[max(settle - 1, 0) :]:
+            if row["val_loss"] <= lowest:
+                best, lowest = row["epoch"], row["val_loss"]
+        return best
 
     def after(self, row: Row, settling: bool = False) -> TrainingState:
         """The state after another epoch. The epoch is kept unless an earlier loss was lower or its loss is NaN."""

@@ -53,7 +53,8 @@ class Stage:
         name: ``head``, ``finetune`` or ``qat``; names the rows of the history.
         epochs: at most this many.
         learning_rate: the peak, reached after the warm-up.
-        patience: stop after this many epochs in a row without a lower validation loss than the kept epoch's.
+        patience: stop after this many epochs in a row without a lower validation loss than the best epoch's. The
+            weights at the start do not count.
         images: training images per epoch.
         batch_size: images per step.
         soft: labels are probabilities ``(batch, classes)``, in training and validation, not class indices.

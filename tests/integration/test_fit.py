@@ -174,7 +174,8 @@ def test_weights_that_validation_finds_worse_are_not_kept_and_patience_ends_the_
     misled = replace(images, labels=1 - images.labels)  # each epoch makes the validation loss worse
     stage = Stage("finetune", 50, 1e-2, patience=2, images=64, batch_size=16)
     history = _fit(_knowing(), misled, stage, tmp_path / "worse.npz")
-    assert len(history) == 2, "no epoch was as good as the start"
+    assert len(history) == 3, "no epoch was as good as the first"
+    assert not any(row["kept"] for row in history), "the start was better"
 
 
 def test_the_kept_weights_have_the_validation_loss_of_their_row(tmp_path: Path) -> None:
@@ -221,13 +222,18 @@ def test_the_lowest_validation_loss_is_kept(losses: list[float], kept: int) -> N
     assert (state.kept_epoch, state.kept_loss) == (kept, losses[kept])
 
 
-def test_patience_counts_from_the_kept_epoch() -> None:
+def test_patience_counts_from_the_best_epoch_and_not_from_the_start() -> None:
     def finished(losses: list[float], patience: int) -> bool:
         return _after(losses).finished(Stage("finetune", 99, 1e-2, patience, images=64, batch_size=16))
 
     assert not finished([1.0, 0.5, 0.6, 0.55], 3)
     assert finished([1.0, 0.5, 0.6, 0.55, 0.51], 3)
     assert not finished([1.0, 0.5, 0.6, 0.55, 0.49], 3)
+    assert finished([1.0, 0.5, float("nan"), float("nan"), float("nan")], 3)
+    # Two real folds of the four-class set. The rule that counted from the start ended them after the eighth epoch,
+    # with the head on the frozen backbone.
+    assert not finished([0.0768, 0.366, 0.225, 0.114, 0.259, 0.201, 0.122, 0.102, 0.082], 8)
+    assert not finished([0.0768, 0.398, 0.310, 0.161, 0.224, 0.226, 0.102, 0.100, 0.188], 8)
 
 
 def test_after_settling_the_first_epoch_is_kept_whatever_its_loss() -> None:
