@@ -158,9 +158,9 @@ def tiny_masks() -> dict[str, bytes]:
     layers = keras.layers
     random = np.random.default_rng(SEED)
     inputs = layers.Input((SPEC.height, SPEC.width, 3))
-    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(inputs)
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="seen")(inputs)
     scores = layers.Conv2D(len(CLASSES), 3, padding="same", name="scores")(x)
-    mask = layers.Softmax()(layers.UpSampling2D(2, interpolation="bilinear")(scores))
+    mask = layers.Softmax(name="mask")(layers.UpSampling2D(2, interpolation="bilinear", name="enlarged")(scores))
     red_cell = layers.Dense(1, name="red_cell")(layers.GlobalAveragePooling2D()(x))
     images = np.stack([preprocess(grainy_image(seed), SPEC) for seed in range(20)]).astype(np.float32) / 127.5 - 1
     images[0, 0, 0], images[0, 0, 1] = -1, 1

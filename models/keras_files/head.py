@@ -60,8 +60,9 @@ def with_head(network: Network, size: tuple[int, int]) -> tuple[Network, Head]:
     logits = replace(node, name=LOGITS, config={**node.config, "activation": LINEAR})
     if outputs == 1:
         logits = _two(logits)
-    before = [_clear(one) for one in network.nodes if one.name != node.name]
-    renamed = {one.name: new.name for one, new in zip(network.nodes, before, strict=False) if one.name != new.name}
+    others = [one for one in network.nodes if one.name != node.name]
+    before = [_clear(one) for one in others]
+    renamed = {one.name: new.name for one, new in zip(others, before, strict=True) if one.name != new.name}
     last = Node(PROBABILITIES, "Softmax", {}, (LOGITS,), {}, PROBABILITIES)
     nodes = [*before, replace(logits, inputs=tuple(renamed.get(name, name) for name in logits.inputs)), last]
     nodes = [replace(one, inputs=tuple(renamed.get(name, name) for name in one.inputs)) for one in nodes]

@@ -57,6 +57,7 @@ NOT_RUN = {
     r"--exit-at-end": "run with images of cells by tests/unit/test_rig_serve.py",
     r"edgeall data fetch": "downloads from Kaggle; tests/unit/test_fetch.py has a server of its own",
     r"--task segmentation|runs/cells|cells\.tflite": "takes minutes; tests/unit/test_segmentation.py runs the chain",
+    r"edgeall web": "needs the npm package; tests/browser/test_web_page.py builds and serves an app",
     r"--protocol grid-48": "48 runs of two large networks; tests/integration/test_protocols.py runs a small grid",
     r"edgeall demo": "takes minutes; tests/e2e/test_demo.py goes through it",
 }

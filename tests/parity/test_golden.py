@@ -64,8 +64,9 @@ def test_a_changed_brightness_is_caught(model: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("change", [{"std": 128.5}, {"mean": 125.0}, {"mean": 0.0, "std": 255.0}])
 def test_a_changed_scale_is_caught(pack_tiny: Callable[..., Path], tmp_path: Path, change: dict[str, float]) -> None:
     """Float models only: for integer models, opening compares the scale with the input contract."""
-    classifier = Classifier.open(pack_tiny("float32", tmp_path / "model.tflite"))
-    classifier.input = dataclasses.replace(classifier.input, **change)
+    opened = Classifier.open(pack_tiny("float32", tmp_path / "model.tflite"))
+    changed = dataclasses.replace(opened.input, **change)
+    classifier = Classifier(opened.model, opened.labels, changed, threads=1, bundle=opened.bundle)
     results = check_golden(classifier)
     assert all(result.pixels_ok for result in results)
     assert not any(result.ok for result in results)

@@ -85,7 +85,7 @@ def test_scale_bars_that_differ_by_class_are_named(drawn: Path, tmp_path: Path) 
             pixels = np.array(image.convert("RGB"))
         pixels[86:88, 90 - 4 * _classes(drawn).index(path.parent.name) : 92] = 0
         Image.fromarray(pixels).save(path)
-    named = [finding["text"] for finding in _about(audit(tmp_path / "marked", QUIET), "shortcut")]
+    named = [finding.text for finding in _about(audit(tmp_path / "marked", QUIET), "shortcut")]
     assert any("marks in the four corners" in text for text in named)
 
 

@@ -89,7 +89,7 @@ def test_the_command_crops_to_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_default_model_is_small_and_whole() -> None:
     facts = inspect_model(DEFAULT_MODEL)
-    assert facts["golden_ok"] is True
+    assert facts.golden_ok is True
     assert DEFAULT_MODEL.stat().st_size <= MOST_BYTES
 
 

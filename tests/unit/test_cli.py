@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import click
@@ -298,11 +297,18 @@ def test_lists_of_numbers_are_numbers(edgeall: Run) -> None:
 def test_results_of_drawn_images_are_marked(
     edgeall: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn: bool
 ) -> None:
-    monkeypatch.setattr("edgeall.train.run.train", lambda *_: {"data": {"synthetic": drawn}})
-    quantized = SimpleNamespace(synthetic=drawn, to_json=lambda: {"synthetic": drawn}, layers=None, robustness=None)
+    from edgeall.edge_runtime.results import from_json
+    from edgeall.optimize.quantization.result import QuantizationResult
+    from edgeall.train.evaluation.evaluate import Evaluation
+    from edgeall.train.run_info import read_run
+
+    run = {"schema": 1, "settings": {}, "metrics": {}, "data": {"synthetic": drawn}}
+    monkeypatch.setattr("edgeall.train.run.train", lambda *_: read_run(run))
+    quantized = from_json(QuantizationResult, {"synthetic": drawn})
     monkeypatch.setattr("edgeall.optimize.quantize.quantize", lambda *_: quantized)
-    monkeypatch.setattr("edgeall.train.evaluation.evaluate.evaluate", lambda *_, **__: {})
-    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "data": {"synthetic": drawn}}))
+    evaluated = from_json(Evaluation, {"model": "any"})
+    monkeypatch.setattr("edgeall.train.evaluation.evaluate.evaluate", lambda *_, **__: evaluated)
+    (tmp_path / "run.json").write_text(json.dumps(run))
     (tmp_path / "data" / "Pro").mkdir(parents=True)
     (tmp_path / "data" / "Pro" / "1.jpg").touch()
     if drawn:

@@ -63,13 +63,14 @@ def test_golden_masks_are_verified(kind: str, pack_masks: Callable[..., Path], t
         first["mask"], second["mask"] = second["mask"], first["mask"]
 
     facts = inspect_model(repack(model, tmp_path / "swapped.tflite", swapped))
-    assert facts["golden_ok"] is False and "NOT as packed" in inspect_text(facts)
+    assert facts.golden_ok is False and "NOT as packed" in inspect_text(facts)
 
 
 def test_inspect_shows_the_task(tiny_segmenter: Path) -> None:
     facts = inspect_model(tiny_segmenter)
-    assert facts["golden_ok"] is True and facts["manifest"]["task"] == "segmentation"
-    assert facts["manifest"]["segmentation"] == {"red_cell_px": 28}
+    assert facts.manifest is not None
+    assert facts.golden_ok is True and facts.manifest["task"] == "segmentation"
+    assert facts.manifest["segmentation"] == {"red_cell_px": 28}
     assert "segmentation" in inspect_text(facts)
 
 
