@@ -81,7 +81,8 @@ _evaluated = partial(option, EvaluateSettings)
 @_setting("class_weights", "Weight classes by their inverse frequency.", name="--class-weights/--no-class-weights")
 @_setting(
     "patience",
-    "Stop a stage after this many epochs without a lower validation loss.  [default: 8; 12 for segmentation]",
+    "Stop a stage after this many epochs without a lower validation loss.  [default: 8 for the head, none for"
+    " fine-tuning; 12 for segmentation]",
     type=click.IntRange(1),
 )
 @SPLIT_BY

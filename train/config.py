@@ -76,7 +76,8 @@ class TrainSettings(SplitOptions):
         unfreeze: how many of the last backbone layers the fine-tuning trains; by default all, or the last stage of the
             largest pretrained backbones (`ModelSpec.unfreeze`).
         class_weights: whether every class gets the same total weight in the loss.
-        patience: epochs without a lower validation loss before a stage ends.
+        patience: epochs without a lower validation loss before a stage ends; None: see
+            `edgeall.train.settings.HEAD_PATIENCE`.
         split: a ``split.json``, or a run that has one, to use instead of a new split.
         per_class: ``TRAIN/VALIDATION/TEST`` images of every class, see `edgeall.train.data.balance`.
         teacher: complete runs that the fine-tuning learns from, see `edgeall.train.teacher`.

@@ -32,7 +32,7 @@ from .prepare import prepare_run
 from .run_folder import claim
 from .run_info import ModelInfo, RunInfo, read_run
 from .runs import build_args, complete_run, input_spec, source_revision, versions
-from .settings import filled, optimizer_of, resolve
+from .settings import HEAD_PATIENCE, filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
 from .tasks import registry as tasks
 from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers
@@ -183,7 +183,8 @@ class _Session:
         keras.utils.set_random_seed(settings.seed)
         head = build_head(features.shape[1], classes, settings.dropout, settings.dense)
         weights = images.class_weights(classes) if settings.class_weights else None
-        patience, batch_size = filled(settings.patience), filled(settings.batch_size)
+        patience = HEAD_PATIENCE if settings.patience is None else settings.patience
+        batch_size = filled(settings.batch_size)
         stage = Stage(
             "head",
             settings.epochs_head,
@@ -226,11 +227,13 @@ class _Session:
             "finetune",
             planned.epochs,
             filled(settings.lr_finetune),
-            filled(settings.patience),
+            planned.epochs if settings.patience is None else settings.patience,
             planned.images,
             filled(settings.batch_size),
-            # An untrained network is not a candidate: with its statistics activations vanish, and int8 has no range.
-            settle=1 if settings.weights == "none" else 0,
+            # The start is not a candidate. With the statistics of an untrained network activations vanish, and int8 has
+            # no range. The head on a frozen backbone may have the lower loss on unchanged validation images, but it has
+            # learned nothing of other microscopes.
+            settle=1,
             optimizer=optimizer_of(settings),
         )
         self._freeze()

@@ -23,6 +23,9 @@ FINETUNE_IMAGES = 44_000
 training. Source: docs/decisions/0016-the-default-recipe.md."""
 FINETUNE_EPOCHS = (8, 60)
 """Minimum and maximum of the epochs computed from `FINETUNE_IMAGES`."""
+HEAD_PATIENCE = 8
+"""Default patience of the head stage, in epochs. Fine-tuning has none: while the learning rate is high the validation
+loss says little about the epochs to come."""
 ADAMW_DECAY = 0.004
 """Default weight decay of ``adamw``, Keras' own."""
 
@@ -53,7 +56,8 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     for name, rate in (("--lr-head", settings.lr_head), ("--lr-finetune", filled(settings.lr_finetune))):
         if not 0 < rate <= 1:  # also true for NaN
             raise UsageError(f"{name} must be in (0, 1], got {rate:g}", hint="give a number above 0 and at most 1")
-    if filled(settings.batch_size) < 1 or filled(settings.patience) < 1 or not 0 <= settings.dropout < 1:
+    patience = 1 if settings.patience is None else settings.patience
+    if filled(settings.batch_size) < 1 or patience < 1 or not 0 <= settings.dropout < 1:
         raise UsageError("--batch-size and --patience must be at least 1, --dropout must be in [0, 1)")
     return _resolve_teacher(settings)
 

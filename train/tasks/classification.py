@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..run_info import RunInfo
     from ..stage import Objective, Stage
 
-BATCH_SIZE, LEARNING_RATE, PATIENCE = 32, 5e-4, 8
+BATCH_SIZE, LEARNING_RATE = 32, 5e-4
 
 
 class Classification(Task):
@@ -38,7 +38,6 @@ class Classification(Task):
             settings,
             batch_size=BATCH_SIZE if settings.batch_size is None else settings.batch_size,
             lr_finetune=LEARNING_RATE if settings.lr_finetune is None else settings.lr_finetune,
-            patience=PATIENCE if settings.patience is None else settings.patience,
         )
 
     def list_data(self, path: Path) -> Dataset:
