@@ -145,7 +145,7 @@ def make(architecture: str, form: str, work: Path) -> None:
 
 
 def quantized(row: dict[str, Any], scheme: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy and layers in float of one scheme; or the exit status, if there is no file."""
+    """Accuracy and float layers of one scheme, or the exit status if no file was written."""
     name = f"{row['architecture']}-{row['form']}"
     kept = arguments.work / f"{name}-{scheme}.json"
     if not kept.exists():

@@ -53,7 +53,7 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that closes a connection early is no error of the server."""
+        """A browser that closes a connection early is not a server error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

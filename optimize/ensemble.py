@@ -77,7 +77,7 @@ class Worth(Result):
         gain_points: of test accuracy, in percentage points.
         p_value: of McNemar's exact test.
         further_ms: latency beyond the member's.
-        points_per_ms: ratio of the two; None where the ensemble is no slower.
+        points_per_ms: ratio of the two; None if the ensemble is not slower.
     """
 
     best: str

@@ -230,9 +230,9 @@ class _Session:
             planned.epochs if settings.patience is None else settings.patience,
             planned.images,
             filled(settings.batch_size),
-            # The start is not a candidate. With the statistics of an untrained network activations vanish, and int8 has
-            # no range. The head on a frozen backbone may have the lower loss on unchanged validation images, but it has
-            # learned nothing of other microscopes.
+            # The weights at the start are never kept. With the statistics of an untrained network activations vanish,
+            # and int8 has no range. The head on a frozen backbone may have the lower loss on unchanged validation
+            # images, but it has learned nothing of other microscopes.
             settle=1,
             optimizer=optimizer_of(settings),
         )

@@ -186,7 +186,7 @@ def with_map(network: Network, whole: InputMap, size: tuple[int, int]) -> Networ
 
 
 def _first_convolution(network: Network) -> Node | None:
-    """The convolution that alone reads the input, through padding or nothing; None if there is no such one."""
+    """The convolution that alone reads the input, through padding or nothing; None if there is none."""
     name = network.input.name
     while len(after := network.consumers(name)) == 1:
         node = after[0]
