@@ -147,7 +147,7 @@ def report(
         f"{review['wrong']} wrong predictions, {review['wrong_reviewed']} of them sent to review. The float network: "
         f"{100 * default['float_accuracy']:.2f} %; same label {100 * default['agreement']:.2f} %.",
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines), all(met)

@@ -117,7 +117,7 @@ def report(found: dict[str, command.Done], load: float) -> tuple[str, bool]:
         *(f"- {'met' if met else '**MISSED**'}: {text}" for text, met in checks.items()),
         "",
         *_findings(found),
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines), all(checks.values())

@@ -80,7 +80,7 @@ def report(rates: Rates) -> tuple[str, bool]:
         "| ---: | ---: | ---: | --- | ---: | ---: | --- |",
         *rows,
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines), met

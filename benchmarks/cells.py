@@ -322,7 +322,7 @@ def report(measures: Sequence[Measure]) -> str:
             "Some white cells that the border cuts have no box in BCCD: found, they count as wrong among all, and not",
             "among whole cells.",
             "",
-            *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+            *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
             "",
         ]
     )

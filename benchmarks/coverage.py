@@ -110,7 +110,7 @@ def report(rows: list[dict[str, Any]], size: str) -> tuple[str, bool]:
         "| --- | ---: | --- | --- | ---: | --- | --- | --- | --- | ---: | ---: | ---: |",
         *(_line(row) for row in rows),
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines), met

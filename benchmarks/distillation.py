@@ -92,7 +92,7 @@ def report(arguments: argparse.Namespace, teacher: dict[str, Any], students: dic
         "",
         _verdict(figures, images),
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines)

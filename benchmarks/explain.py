@@ -109,7 +109,7 @@ def measured(paths: list[Path], rounds: int) -> tuple[str, bool]:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *rows,
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
         "",
     ]

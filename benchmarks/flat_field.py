@@ -174,7 +174,7 @@ def report(
         " review, also those that the model gets wrong anyway. The correction measures"
         f" {'better: the rig applies it by default' if met else 'NOT better: off by default'}.",
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
     ]
     return "\n".join([*lines, ""]), met
 

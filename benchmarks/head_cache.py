@@ -76,7 +76,7 @@ def report(arguments: argparse.Namespace, mine: float, peer: float, whole_s: flo
             f"The whole measured command (start, split check, 30 epochs, evaluation of all subsets, report) took "
             f"{whole_s:.0f} s and reached {100 * run['metrics']['test']['accuracy']:.2f} % on the test subset.",
             "",
-            *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+            *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
             "",
         ]
     )

@@ -189,7 +189,7 @@ def report(rows: list[dict[str, Any]], arguments: argparse.Namespace, images: in
         "brackets, where measured), and the notebook's accuracy; no layer in float where a scheme was measured.",
         "",
     ]
-    lines += [f"- {key}: {value}" for key, value in describe_device().items() if value is not None]
+    lines += [f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None]
     return "\n".join([*lines, ""]), met == len(rows)
 
 

@@ -223,7 +223,7 @@ def report(arguments: argparse.Namespace, tasks: Sequence[Task]) -> str:
         f"({cost['seconds']:.2f} s wall, {cost['own_seconds']:.2f} s of it after the start of Python), "
         f"{cost['peak_bytes'] / 1e6:.0f} MB at most. Load of the machine: {os.getloadavg()[0]:.1f}.",
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines)

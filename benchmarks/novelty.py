@@ -255,7 +255,7 @@ def report(sections: list[str]) -> str:
         "[0010](../../docs/decisions/0010-novelty.md).",
         "",
         *sections,
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines)

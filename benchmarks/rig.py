@@ -296,7 +296,7 @@ def report(
         lines += ["| frames | resident MB |", "| ---: | ---: |"]
         lines += [f"| {seen:,} | {held / 1e6:.1f} |" for seen, held in memory]
         lines.append("")
-    lines += [f"- {key}: {value}" for key, value in describe_device().items() if value is not None]
+    lines += [f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None]
     lines.append(f"- load before: {LOAD[0]:.2f}")
     return "\n".join([*lines, ""]), all(met)
 

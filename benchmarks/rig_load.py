@@ -310,7 +310,7 @@ def _is_there(record: Record, words: list[str]) -> bool:
 
 def report(arguments: argparse.Namespace, rows: list[Row]) -> str:
     """A Markdown page."""
-    facts = {key: value for key, value in describe_device().items() if value is not None}
+    facts = {key: value for key, value in describe_device().to_json().items() if value is not None}
     lines = [
         "# The rig under load",
         "",

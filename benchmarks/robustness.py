@@ -99,7 +99,7 @@ def report(found: dict[Path, tuple[dict[str, Any], dict[str, Any]]]) -> tuple[st
         "| --- |" + " --- |" * len(names),
         *sureness,
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines), met

@@ -127,7 +127,7 @@ def report(outcomes: list[Outcome], model: Path, repetitions: int) -> str:
         f"{'yes' if o.ok else 'NO'} |"
         for o in outcomes
     ]
-    machine = [f"- {key}: {value}" for key, value in describe_device().items() if value is not None]
+    machine = [f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None]
     return "\n".join(
         [
             "# Start-up and memory",

@@ -381,7 +381,7 @@ def report(
             for (name, figure, sign, limit), ok in zip(checks, met, strict=True)
         ),
         "",
-        *(f"- {key}: {value}" for key, value in describe_device().items() if value is not None),
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(page), all(met) and all(share >= SAME_LABEL for share in same.values()) and not mediapipe.failure

@@ -287,7 +287,7 @@ def report(
             f"probability {jpeg.probability:.1e}; reason equal for {jpeg.reasons}. Pixels of {min(TIMED, jpeg.images)}",
             f"files: {images} differ from Pillow's, in {100 * values:.4f} % of the values, by at most {largest}.",
         ]
-    machine = [f"- {key}: {value}" for key, value in describe_device().items() if value is not None]
+    machine = [f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None]
     return "\n".join([*lines, "", *machine, ""]), all(ok for *_, ok in limits)
 
 

@@ -173,6 +173,24 @@ def _given_training(settings: dict[str, Any], runs: tuple[Path, ...], protocol: 
     return given
 
 
+def _run_grid(settings: dict[str, Any], json: bool) -> int:
+    """The grid of a study instead of a comparison; returns the exit status."""
+    from ..console.progress import Progress
+    from ..optimize.experiments.grid import run_grid
+    from ..optimize.experiments.grid_config import GRID_48, GridConfig
+    from ..optimize.experiments.grid_result import grid_text
+
+    for name in ("split_by", "embargo"):
+        if settings[name] is not None:
+            raise UsageError(f"{GRID} has its own splits", hint=f"remove --{name.replace('_', '-')}")
+    taken = ("data", "out", "cache_dir", "weights", "frozen", "storage", "study", "input_size", "seed")
+    result = run_grid(GridConfig(grid=GRID_48, **{name: settings[name] for name in taken}), Progress())
+    print_result(result, json, lambda: grid_text(result))
+    note_synthetic(result.synthetic)
+    note_research_use(json)
+    return 1 if result.failed else 0
+
+
 @command("compare")
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=FILE)
 @click.option(
@@ -242,20 +260,9 @@ def compare(
     if not runs and (data is None or protocol is None):
         raise UsageError("nothing to compare", hint="give RUNs, or --data, --models and --protocol")
     if protocol == GRID:
-        from ..optimize.experiments.grid import grid_text, run_grid
-        from ..optimize.experiments.grid_config import GRID_48, GridConfig
-
         if models:
             raise UsageError(f"{GRID} has its own models", hint="remove --models")
-        for name in ("split_by", "embargo"):
-            if settings[name] is not None:
-                raise UsageError(f"{GRID} has its own splits", hint=f"remove --{name.replace('_', '-')}")
-        fixed = {name: settings[name] for name in ("weights", "frozen", "storage", "study", "input_size", "seed")}
-        result = run_grid(GridConfig(data, out, GRID_48, cache_dir=cache_dir, **fixed), progress)
-        print_result(result, json, lambda: grid_text(result))
-        note_synthetic(result["synthetic"])
-        note_research_use(json)
-        ctx.exit(1 if result["failed"] else 0)
+        ctx.exit(_run_grid(settings, json))
     from ..optimize.experiments.backbones import BackbonesConfig, compare_backbones
     from ..optimize.experiments.compare import compare_runs
     from ..optimize.experiments.compare_config import CompareOptions
@@ -270,9 +277,9 @@ def compare(
         backbones = BackbonesConfig(data, listed(models), protocol, out, training=training | given, **chosen)
         result = compare_backbones(backbones, options, progress)
     print_result(result, json, lambda: compare_text(result))
-    note_synthetic(result["synthetic"])
+    note_synthetic(result.synthetic)
     note_research_use(json)
-    ctx.exit(1 if result["failures"] else 0)
+    ctx.exit(1 if result.failures else 0)
 
 
 _search = partial(option, SearchSettings)

@@ -17,7 +17,6 @@ from ..edge_runtime.errors import UsageError
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.images import refuse_inside
 from ..edge_runtime.results import SPREAD, Result
-from ..edge_runtime.tools.device import describe_device
 from ..models.joined import join
 from ..models.macs import macs
 from ..train.batches import Images
@@ -34,11 +33,10 @@ from ..train.runs import (
     load_own_split,
     load_run,
     load_subsets,
+    provenance,
     read_history,
     run_digest,
-    source_revision,
     test_probabilities,
-    versions,
 )
 from ..train.tasks.registry import only_classification
 from ..train.teacher import Teacher
@@ -131,9 +129,7 @@ def ensemble(config: EnsembleConfig, progress: Progress) -> EnsembleResult:
             ensemble=_ensemble_info(members, latencies),
             timing={},
             replicas=1,
-            versions=versions(),
-            source_revision=source_revision(),
-            device=describe_device(),
+            **vars(provenance()),
         )
         history = [row for member in members for row in read_history(member.run)]
         run = complete_run(config.out, run, model, split, subsets, history, started)
@@ -202,8 +198,8 @@ def _latencies(models: Sequence[Any], split: Split, images: Images, progress: Pr
         flatbuffer = convert(fold_batch_normalization(model), "float32", spec)
         name = str(number)
         opened[name] = (Classifier.from_flatbuffer(flatbuffer, split.labels, spec, name=name), image)
-    times = interleaved(opened, TIMED_S, progress)["models"]
-    return [times[name]["p50_ms"] for name in opened]
+    _, times = interleaved(opened, TIMED_S, progress)
+    return [times[name].p50_ms for name in opened]
 
 
 def _worth(out: Path, run: RunInfo, split: Split) -> Worth:

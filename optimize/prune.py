@@ -18,7 +18,6 @@ from ..edge_runtime.errors import UsageError
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.images import refuse_inside
 from ..edge_runtime.preprocess import InputSpec
-from ..edge_runtime.tools.device import describe_device
 from ..models.keras_compat import keras
 from ..models.macs import macs as macs_of
 from ..models.narrow import groups, narrow
@@ -29,6 +28,7 @@ from ..train.data.subsets import SUBSETS
 from ..train.run_folder import check_out, claim
 from ..train.run_info import Facts, PrunedInfo, RunInfo
 from ..train.runs import (
+    Provenance,
     complete_run,
     data_root,
     input_spec,
@@ -36,10 +36,9 @@ from ..train.runs import (
     load_own_split,
     load_run,
     load_subsets,
+    provenance,
     read_history,
     run_digest,
-    source_revision,
-    versions,
 )
 from ..train.stage import Row
 from ..train.tasks.registry import only_classification
@@ -98,7 +97,7 @@ def prune(
         history = train_pruned(config, model, job.teacher, job.subsets, job.settings, progress, on_epoch)
         trained = time.perf_counter()
         pruned = _pruned(job, model, progress)
-        timing = {"prepare_s": prepared - started, "rank_s": ranked - prepared}
+        timing: dict[str, float | None] = {"prepare_s": prepared - started, "rank_s": ranked - prepared}
         run = _run_info(job, pruned, timing | _training_time(job, history, trained))
         history = [*read_history(config.run), *history]
         run = complete_run(config.out, run, model, job.split, job.subsets, history, started, evaluated)
@@ -120,7 +119,7 @@ class _Job:
     subsets: dict[str, Images]
     settings: dict[str, Any]
     facts: Facts
-    provenance: dict[str, Any]
+    provenance: Provenance
     resumed: bool
 
 
@@ -142,12 +141,11 @@ def _open(config: PruneConfig, parent: RunInfo, root: Path, cache_dir: Path, pro
     split = load_own_split(config.run, parent)
     check_split(split, root)
     facts = Facts(parent.unit, replace(parent.data, root=str(root.resolve())))
-    provenance = {"versions": versions(), "source_revision": source_revision(), "device": describe_device()}
     spec = input_spec(settings)
     subsets = load_subsets(split, root, spec, cache_dir, progress)
     if not resumed:
         claim(config.out, settings, split, facts)
-    return _Job(config, parent, teacher, split, spec, subsets, settings, facts, provenance, resumed)
+    return _Job(config, parent, teacher, split, spec, subsets, settings, facts, provenance(), resumed)
 
 
 def _check_target(config: PruneConfig, teacher: Any) -> None:
@@ -206,13 +204,13 @@ def _measured(job: _Job, model: Any, progress: Progress) -> tuple[dict[str, int]
     image = images.pixels[images.rows[0]]
     labels = job.split.labels
     opened = {name: (Classifier.from_flatbuffer(made[name], labels, job.spec, name=name), image) for name in made}
-    times = interleaved(opened, TIMED_S, progress)["models"]
+    _, times = interleaved(opened, TIMED_S, progress)
     sizes = {f"{name}_bytes": len(flatbuffer) for name, flatbuffer in made.items()}
     sizes |= {f"{name}_gzip_bytes": compressed_bytes(flatbuffer) for name, flatbuffer in made.items()}
-    return sizes, {f"{name}_p50_ms": times[name]["p50_ms"] for name in made}
+    return sizes, {f"{name}_p50_ms": times[name].p50_ms for name in made}
 
 
-def _training_time(job: _Job, history: list[Row], trained: float) -> dict[str, Any]:
+def _training_time(job: _Job, history: list[Row], trained: float) -> dict[str, float | None]:
     """Seconds and speed of the training, which ended at ``trained``, and seconds of what followed."""
     stage = history[-1]["stage"]
     return {
@@ -223,7 +221,7 @@ def _training_time(job: _Job, history: list[Row], trained: float) -> dict[str, A
     }
 
 
-def _run_info(job: _Job, pruned: PrunedInfo, timing: dict[str, Any]) -> RunInfo:
+def _run_info(job: _Job, pruned: PrunedInfo, timing: dict[str, float | None]) -> RunInfo:
     """The run without what `complete_run` adds."""
     model = replace(job.parent.model, parameters=pruned.parameters, macs=pruned.macs)
     if pruned.channels:  # otherwise the parent's, if it has any
@@ -235,5 +233,5 @@ def _run_info(job: _Job, pruned: PrunedInfo, timing: dict[str, Any]) -> RunInfo:
         pruned=pruned,
         timing=timing,
         replicas=1,
-        **job.provenance,
+        **vars(job.provenance),
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 
 from ..edge_runtime.classifier import Classifier
-from ..edge_runtime.tools.device import conditions, rss_bytes
+from ..edge_runtime.tools.device import machine_state, rss_bytes
 from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Gate
 from . import notices
@@ -328,14 +328,14 @@ class Station:
         while not self._stop.is_set():
             try:
                 self._record.check_present()
-                space, found = self._record.space(), conditions()
+                space, found = self._record.space(), machine_state()
                 self._health = Health(
                     space.free_bytes,
                     space.state,
-                    found["temperature_c"],
-                    found["throttled"],
+                    found.temperature_c,
+                    found.throttled,
                     rss_bytes(),
-                    found["load"],
+                    found.load,
                 )
                 self._recorder.retry_when_due()
                 self._note_camera()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..console.progress import Progress
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.images import refuse_inside
-from ..edge_runtime.tools.device import describe_device
 from ..models import registry
 from ..models.head import build_head, copy_head
 from ..models.keras_compat import keras
@@ -31,7 +30,7 @@ from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
 from .run_info import ModelInfo, RunInfo, read_run
-from .runs import build_args, complete_run, input_spec, source_revision, versions
+from .runs import build_args, complete_run, input_spec, provenance
 from .settings import HEAD_PATIENCE, filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
 from .tasks import registry as tasks
@@ -98,7 +97,7 @@ class _Session:
     def run(self, evaluated: Sequence[str], started: float) -> RunInfo:
         """Train, evaluate and complete the run folder. ``started`` is of `time.perf_counter`."""
         settings, workers = self.settings, self.workers
-        provenance: dict[str, Any] = {"source_revision": source_revision(), "device": describe_device()}
+        made_with = provenance()
         prepared = prepare_run(settings, self.teachers, workers, self.progress)
         self.split = prepared.split
         self.labels = self.task.labels(self.split)
@@ -123,8 +122,7 @@ class _Session:
             timing=self._timing(history, prepared.resuming, started),
             workers=workers.count,
             replicas=workers.replicas,
-            versions=versions(),
-            **provenance,
+            **vars(made_with),
         )
         complete = workers.from_chief(lambda: self._complete(run, history, started, evaluated).to_json())
         return read_run(complete)
@@ -280,7 +278,7 @@ class _Session:
         parameters = int(self.model.count_params())
         return ModelInfo(self.settings.model, self.settings.alpha, parameters, macs(self.model), self.spec)
 
-    def _timing(self, history: list[Row], resuming: bool, started: float) -> dict[str, Any]:
+    def _timing(self, history: list[Row], resuming: bool, started: float) -> dict[str, float | None]:
         return {
             "prepare_s": self.loaded_at - started,
             "features_s": self.featured_at - self.loaded_at,

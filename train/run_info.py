@@ -9,6 +9,7 @@ from typing import Any
 from .. import __version__
 from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.results import OPTIONAL, Result, from_json
+from ..edge_runtime.tools.device import Device
 from .data.samples import Problem
 from .evaluation.metrics import Metrics
 from .segmentation.results import MaskMetrics
@@ -196,12 +197,17 @@ class RunInfo(Result):
     model: ModelInfo
     pruned: PrunedInfo | None = field(default=None, metadata=OPTIONAL)
     ensemble: EnsembleInfo | None = field(default=None, metadata=OPTIONAL)
-    timing: dict[str, Any]
+    timing: dict[str, float | None]
     workers: int | None = field(default=None, metadata=OPTIONAL)
     replicas: int
     versions: dict[str, str | None]
     source_revision: str | None
-    device: dict[str, Any]
+    device: Device
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole run."""
+        return self.timing["total_s"] or 0.0
 
     @property
     def classified(self) -> dict[str, Metrics]:

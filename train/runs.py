@@ -11,7 +11,7 @@ import subprocess
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +27,7 @@ from ..edge_runtime.bundle import FROM_KERAS, is_keras
 from ..edge_runtime.errors import DISK_FULL, DataError, UsageError
 from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.tools import atomic
+from ..edge_runtime.tools.device import Device, describe_device
 from ..models import registry
 from ..models.joined import join
 from ..models.narrow import with_channels
@@ -234,6 +235,20 @@ def load_subsets(split: Split, root: Path, spec: InputSpec, cache_dir: Path, pro
     subsets = np.array([entry.side for entry in split.entries])
     rows = {name: np.flatnonzero(subsets == name) for name in SUBSETS}
     return {name: Images(pixels, rows[name], labels[rows[name]], spec) for name in SUBSETS}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result was made with."""
+
+    versions: dict[str, str | None]
+    source_revision: str | None
+    device: Device
+
+
+def provenance() -> Provenance:
+    """Versions, source and machine of this process."""
+    return Provenance(versions(), source_revision(), describe_device())
 
 
 def versions() -> dict[str, str | None]:

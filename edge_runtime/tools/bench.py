@@ -11,7 +11,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..tasks import ForeignFacts, open_given
 from .bench_config import BenchConfig
 from .bench_images import Decode, accuracy, decoders, images_digest, list_files, true_labels
 from .bench_result import BenchResult, Conditions, OfflineRow, Repetition, StageTimes, ThreadRow, Unreadable
-from .device import condition_warnings, conditions, describe_device, peak_rss_bytes, rss_bytes
+from .device import MachineState, condition_warnings, describe_device, machine_state, peak_rss_bytes, rss_bytes
 from .layout import layouts_in_memory, measure_throughput, possible_layouts
 from .profile import OperatorProfile, profile_model
 
@@ -65,7 +65,7 @@ def bench(
         EdgeallError: this interpreter cannot time operators.
     """
     config = config or BenchConfig()
-    samples = [conditions(root)]
+    samples = [machine_state(root)]
     network, load_ms = _open(path, config)
     files = list_files(config.images)
     sources = decoders(files, network)
@@ -75,11 +75,11 @@ def bench(
     streams = []
     for _ in loop.repetitions():
         streams.append(loop.single_stream(network))
-        samples.append(conditions(root))
+        samples.append(machine_state(root))
     peak, steady = peak_rss_bytes(), rss_bytes()
     sweep = (loop.thread_sweep(streams[-1]), loop.offline()) if config.sweep else (None, None)
     operators = loop.operators(path)
-    samples.append(conditions(root))
+    samples.append(machine_state(root))
     rate, counted = _accuracy(network, config, files, problems)
     return BenchResult(
         device=describe_device(),
@@ -207,7 +207,7 @@ class _Loop:
         return profile_model(path, self.config.threads)
 
 
-def _summary(streams: Sequence[_Stream], samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(streams: Sequence[_Stream], samples: Sequence[MachineState]) -> dict[str, Any]:
     """The fields of `BenchResult` that come from the single streams."""
     times = [query for stream in streams for query in stream.times]
     spread = _spread_percent([stream.p50_ms("end_to_end") for stream in streams])
@@ -227,10 +227,10 @@ def _spread_percent(values: Sequence[float]) -> float | None:
     return 100 * (max(values) - min(values)) / statistics.median(values)
 
 
-def _spread_warnings(spread: float | None, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+def _spread_warnings(spread: float | None, samples: Sequence[MachineState]) -> list[str]:
     if spread is None or spread <= MAX_SPREAD_PERCENT:
         return []
-    governor = samples[0]["governor"]
+    governor = samples[0].governor
     clock = f" (CPU frequency governor: {governor})" if governor not in (None, "performance") else ""
     return [f"repetitions differ by {spread:.1f} %: stop other programs, or increase --seconds{clock}"]
 

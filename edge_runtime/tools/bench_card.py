@@ -71,9 +71,9 @@ def card(result: BenchResult) -> str:
         slowest = [(row.operator, row.ms) for row in result.profile.operators]
         in_order = [(row.operator, row.ms) for row in result.profile.nodes]
         parts += ["<h3>Slowest first, ms</h3>", _bars(slowest), "<h3>In execution order, ms</h3>", _bars(in_order)]
-    before, after = result.conditions.before, result.conditions.after
+    before, after = (vars(state) for state in (result.conditions.before, result.conditions.after))
     known = [[name, before[name], after[name]] for name in before if before[name] is not None]
-    device: Rows = [[name, value] for name, value in result.device.items() if value is not None]
+    device: Rows = [[name, value] for name, value in vars(result.device).items() if value is not None]
     parts += [
         "<h2>Device</h2>",
         _html_table(["what", ""], device),
@@ -126,9 +126,8 @@ def _bars(values: Sequence[tuple[str, float]]) -> str:
 
 def single_stream_text(result: BenchResult) -> str:
     """The single stream, the memory and the accuracy as text."""
-    device = result.device
     facts = {
-        "device": ", ".join(str(device[key]) for key in ("cpu", "os", "runtime") if device.get(key)),
+        "device": ", ".join(text for text in (result.device.cpu, result.device.os, result.device.runtime) if text),
         "threads": str(result.threads),
         "load": f"{result.load_ms:.1f} ms",
         "first image": f"{result.first_ms:.1f} ms",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..results import Result
+from .device import Device, MachineState
 from .profile import OperatorProfile
 
 
@@ -57,10 +57,10 @@ class Unreadable(Result):
 
 @dataclass(frozen=True)
 class Conditions(Result):
-    """The state of the machine before and after, see `edgeall.edge_runtime.tools.device.conditions`."""
+    """The state of the machine before and after."""
 
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: MachineState
+    after: MachineState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,6 @@ class BenchResult(Result):
 
     Attributes:
         schema: 1.
-        device: see `edgeall.edge_runtime.tools.device.describe_device`.
-        conditions: of the machine.
         model: name of the file.
         model_sha256: digest of the whole file.
         images_sha256: digest of the contents of all images given, in order.
@@ -99,7 +97,7 @@ class BenchResult(Result):
     """
 
     schema: int = 1
-    device: dict[str, Any]
+    device: Device
     conditions: Conditions
     model: str
     model_sha256: str

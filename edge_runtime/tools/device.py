@@ -6,72 +6,100 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..interpreter import runtime_version
 from ..network import cores
+from ..results import Result
 from .throttle import throttle_reasons, throttled_bits
 
 BUSY_LOAD = 0.25
 """Load per core before a measurement, above which other programs are assumed to disturb it."""
 
 
-def describe_device() -> dict[str, Any]:
-    """Machine, processor, cores, memory, system, Python and interpreter.
+@dataclass(frozen=True)
+class Device(Result):
+    """A machine.
 
-    Returns:
-        ``machine`` (e.g. aarch64), ``board`` (name of a Pi; None elsewhere), ``cpu``, ``cores`` (that this process may
-        use), ``memory_bytes``, ``os``, ``python``, ``runtime``.
-
-    Raises:
-        EdgeallError: no interpreter is installed.
+    Attributes:
+        machine: for instance ``aarch64``.
+        board: name of a Pi; None elsewhere.
+        cores: number of cores that this process may use.
+        memory_bytes: None if unknown.
+        runtime: interpreter package and version.
     """
-    return {
-        "machine": platform.machine(),
-        "board": _first_line(Path("/proc/device-tree/model")),
-        "cpu": _cpu(),
-        "cores": cores(),
-        "memory_bytes": memory_bytes(),
-        "os": _system(),
-        "python": platform.python_version(),
-        "runtime": runtime_version(),
-    }
+
+    machine: str
+    board: str | None
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    os: str
+    python: str
+    runtime: str
 
 
-def conditions(root: Path = Path("/")) -> dict[str, Any]:
-    """The state of the machine that may change during a measurement.
+@dataclass(frozen=True)
+class MachineState(Result):
+    """What may change on a machine during a measurement. Each unknown value is None.
 
-    Args:
-        root: folder that holds ``proc`` and ``sys``.
-
-    Returns:
-        ``governor`` of the CPU frequency, ``clock_mhz`` (of the slowest core), ``max_clock_mhz``, ``temperature_c`` (of
-        the hottest zone), ``throttled`` (bits of a Raspberry Pi, see `throttled_bits`), ``throttle_count`` (thermal
-        throttling events of x86 cores), ``load`` (one minute, all cores). None for each unknown value.
+    Attributes:
+        governor: of the CPU frequency.
+        clock_mhz: of the slowest core.
+        temperature_c: of the hottest zone.
+        throttled: bits of a Raspberry Pi, see `throttled_bits`.
+        throttle_count: thermal throttling events of x86 cores.
+        load: one minute, all cores.
     """
+
+    governor: str | None
+    clock_mhz: float | None
+    max_clock_mhz: float | None
+    temperature_c: float | None
+    throttled: int | None
+    throttle_count: int | None
+    load: float | None
+
+
+def describe_device() -> Device:
+    """This machine. Raises EdgeallError if no interpreter is installed."""
+    return Device(
+        machine=platform.machine(),
+        board=_first_line(Path("/proc/device-tree/model")),
+        cpu=_cpu(),
+        cores=cores(),
+        memory_bytes=memory_bytes(),
+        os=_system(),
+        python=platform.python_version(),
+        runtime=runtime_version(),
+    )
+
+
+def machine_state(root: Path = Path("/")) -> MachineState:
+    """The state of this machine now. ``root``: folder that holds ``proc`` and ``sys``."""
     cpus = root / "sys/devices/system/cpu"
     clocks = _numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
     fastest = _numbers(cpus.glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq"))
     zones = _numbers((root / "sys/class/thermal").glob("thermal_zone*/temp"))
     heat = _numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
     load = (_first_line(root / "proc/loadavg") or "").split()
-    return {
-        "governor": _first_line(cpus / "cpu0/cpufreq/scaling_governor"),
-        "clock_mhz": min(clocks) / 1000 if clocks else None,
-        "max_clock_mhz": max(fastest) / 1000 if fastest else None,
-        "temperature_c": max(zones) / 1000 if zones else None,
-        "throttled": throttled_bits(root),
-        "throttle_count": sum(heat) if heat else None,
-        "load": float(load[0]) if load else None,
-    }
+    return MachineState(
+        governor=_first_line(cpus / "cpu0/cpufreq/scaling_governor"),
+        clock_mhz=min(clocks) / 1000 if clocks else None,
+        max_clock_mhz=max(fastest) / 1000 if fastest else None,
+        temperature_c=max(zones) / 1000 if zones else None,
+        throttled=throttled_bits(root),
+        throttle_count=sum(heat) if heat else None,
+        load=float(load[0]) if load else None,
+    )
 
 
-def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
-    """Reasons to doubt a measurement, from samples of `conditions`: the first taken before it, the last after it."""
+def condition_warnings(samples: Sequence[MachineState]) -> list[str]:
+    """Reasons to doubt a measurement, from states of the machine: the first taken before it, the last after it."""
     before, after = samples[0], samples[-1]
     warnings = []
-    bits = [sample["throttled"] for sample in samples if sample["throttled"] is not None]
+    bits = [sample.throttled for sample in samples if sample.throttled is not None]
     if bits:
         now = since = 0
         for value in bits:
@@ -82,10 +110,10 @@ def condition_warnings(samples: Sequence[dict[str, Any]]) -> list[str]:
                 f"the board was slowed down while measuring ({', '.join(found)}): "
                 "use a stronger power supply or cooling, and measure again"
             )
-    if (after["throttle_count"] or 0) > (before["throttle_count"] or 0):
+    if (after.throttle_count or 0) > (before.throttle_count or 0):
         warnings.append("the processor was slowed down for heat while measuring: cool it and measure again")
-    if before["load"] is not None and before["load"] > BUSY_LOAD * cores():
-        warnings.append(f"other programs were running (load {before['load']:g} before the measurement): stop them")
+    if before.load is not None and before.load > BUSY_LOAD * cores():
+        warnings.append(f"other programs were running (load {before.load:g} before the measurement): stop them")
     return warnings
 
 

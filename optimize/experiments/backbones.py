@@ -20,6 +20,7 @@ from ...train.run_folder import is_complete
 from ...train.workers import refuse_cluster
 from .compare import attempt, check_out, compare_groups, failure_of
 from .compare_config import CompareOptions
+from .compare_result import Comparison, Failure, ProtocolInfo
 from .protocols import protocol_named, split_settings
 
 
@@ -49,7 +50,7 @@ class BackbonesConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def compare_backbones(config: BackbonesConfig, options: CompareOptions, progress: Progress) -> dict[str, Any]:
+def compare_backbones(config: BackbonesConfig, options: CompareOptions, progress: Progress) -> Comparison:
     """Train backbones one after the other under one protocol, then compare them like `compare_runs`.
 
     Runs lie in ``out/<model>/``, or ``out/<model>/fold-<i>/`` under cross-validation. The same command resumes:
@@ -68,14 +69,14 @@ def compare_backbones(config: BackbonesConfig, options: CompareOptions, progress
     with output_lock(config.out, "compare"):
         groups = _trained(plans, protocol.name, config.out, failures, progress)
         order = list(dict.fromkeys(model_name(*_backbone(text)) for text in config.models))
-        failures.sort(key=lambda failure: order.index(failure["model"]))
-        about = {
+        failures.sort(key=lambda failure: order.index(failure.model))
+        about = ProtocolInfo(
             **{key: getattr(protocol, key) for key in ("name", "summary", "source", "folds", "per_class")},
-            "split_by": config.split_by or protocol.split_by,
-            "embargo": config.embargo,
-            "weights": config.weights,
-            "training": dict(config.training),
-        }
+            split_by=config.split_by or protocol.split_by,
+            embargo=config.embargo,
+            weights=config.weights,
+            training=config.training,
+        )
         return compare_groups(groups, config.out, options, failures, about, progress)
 
 
@@ -83,7 +84,7 @@ def _trained(
     plans: Mapping[str, Sequence[TrainSettings]],
     protocol: str,
     out: Path,
-    failures: list[dict[str, Any]],
+    failures: list[Failure],
     progress: Progress,
 ) -> dict[str, list[Path]]:
     """The runs of every model that could be trained; the others are added to ``failures``."""
@@ -93,14 +94,14 @@ def _trained(
     for name, settings in plans.items():
         progress.note(f"{name}: {protocol}")
         trained = attempt(name, None, functools.partial(_train, settings, progress))
-        if isinstance(trained, dict):
-            progress.note(f"{name}: failed: {trained['error']}")
+        if isinstance(trained, Failure):
+            progress.note(f"{name}: failed: {trained.error}")
             failures.append(trained)
         else:
             groups[name] = trained
         keras.backend.clear_session()
     if not groups:
-        raise DataError(f"no model could be trained; {failures[0]['model']}: {failures[0]['error']}")
+        raise DataError(f"no model could be trained; {failures[0]}")
     return groups
 
 
@@ -147,14 +148,14 @@ def weights_of(name: str, alpha: float | None, weights: str) -> str:
 
 def _plan(
     config: BackbonesConfig, splits: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]
-) -> tuple[dict[str, list[TrainSettings]], list[dict[str, Any]]]:
+) -> tuple[dict[str, list[TrainSettings]], list[Failure]]:
     """Settings of the runs of every model, and a failure for each model without its weights file."""
     if not config.models:
         raise UsageError("no models to compare", hint=f"there are: {', '.join(registry.names())}")
     check_out(config.out, [config.data])
     check_weights(config.weights)
     plans: dict[str, list[TrainSettings]] = {}
-    failures: list[dict[str, Any]] = []
+    failures: list[Failure] = []
     for text in config.models:
         backbone, alpha = _backbone(text)
         name = model_name(backbone, alpha)

@@ -6,36 +6,36 @@ import functools
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
 from ...console.progress import Progress
-from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import DataError, EdgeallError, NoSpaceError, UsageError
 from ...edge_runtime.files import output_lock
 from ...edge_runtime.images import mark_output, refuse_inside
-from ...edge_runtime.tools.device import describe_device
 from ...models.keras_compat import keras
 from ...train.data.split import SplitEntry
 from ...train.run_info import RunInfo
-from ...train.runs import data_root, load_run, source_revision, versions, write_json
+from ...train.runs import data_root, load_run, provenance, write_json
 from ...train.tasks.registry import only_classification
 from .compare_config import CompareOptions
-from .compare_models import OpenRun, describe, measure, open_run
+from .compare_models import Measured, OpenRun, describe, measure, open_run
 from .compare_report import write_compare_report
-from .compare_table import against_best, failure_text, mark_front, notes_of, rows_of, write_csv
-from .latency import PERCENTILES, interleaved
+from .compare_result import ComparedModel, ComparedTiming, Comparison, Failure, ProtocolInfo, SchemeFigures
+from .compare_table import against_best, mark_front, notes_of, rows_of, write_csv
+from .latency import Latency, interleaved
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
-def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progress: Progress) -> dict[str, Any]:
+def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progress: Progress) -> Comparison:
     """Compare finished runs of any backbone, pruned or not.
 
     A missing ``<scheme>.tflite`` is made and kept in the run's folder; an existing one must be made of that run. Every
@@ -48,8 +48,7 @@ def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progr
         options: see `CompareOptions`.
 
     Returns:
-        The content of ``compare.json``: ``rows``, one for each model and scheme; ``models``, with the float metrics of
-        all subsets and the test metrics of every scheme; ``failures``: what could not be made, and why.
+        The content of ``compare.json``.
 
     Raises:
         UsageError: no runs, an unknown scheme, an ``out`` that cannot be written to, lies in the data or is in use;
@@ -79,17 +78,15 @@ class _Found:
     """What was measured so far.
 
     Attributes:
-        models: the report's facts by model.
-        timed: open classifier and one preprocessed image, by ``model\\nscheme\\nfold``.
-        right: correct predictions, bool ``(images,)``, by model and scheme.
-        curves: test images and probabilities of the ROC curves, by model.
         failures: see `failure_of`.
+        models: by name, still without their schemes.
+        measured: by model and scheme.
+        curves: see `edgeall.optimize.experiments.compare_report.Curves`.
     """
 
-    failures: list[dict[str, Any]]
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    timed: dict[str, tuple[Classifier, NDArray[np.uint8]]] = field(default_factory=dict)
-    right: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
+    failures: list[Failure]
+    models: dict[str, ComparedModel] = field(default_factory=dict)
+    measured: dict[tuple[str, str], Measured] = field(default_factory=dict)
     curves: dict[str, tuple[list[SplitEntry], NDArray[np.float32]]] = field(default_factory=dict)
 
 
@@ -97,10 +94,10 @@ def compare_groups(
     groups: Mapping[str, Sequence[Path]],
     out: Path,
     options: CompareOptions,
-    failures: list[dict[str, Any]],
-    protocol: dict[str, Any] | None,
+    failures: list[Failure],
+    protocol: ProtocolInfo | None,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Comparison:
     """Quantize, classify and time the runs, and write the report.
 
     Args:
@@ -117,11 +114,10 @@ def compare_groups(
         _measure_model(found, name, folders, out, options, progress)
         keras.backend.clear_session()
     if not found.models:
-        raise DataError(f"no run could be opened; {failure_text(failures[0])}", hint=failures[0]["hint"])
-    rounds = _measure_latency(found, options.seconds, progress)
-    result = _result(found, options, protocol, rounds) | {"report": str(out / "compare.html")}
-    write_json(out / "compare.json", result)
-    write_csv(out / "compare.csv", result["rows"], found.models, failures)
+        raise DataError(f"no run could be opened; {failures[0]}", hint=failures[0].hint)
+    result = _result(found, out, options, protocol, progress)
+    write_json(out / "compare.json", result.to_json())
+    write_csv(out / "compare.csv", result)
     write_compare_report(out / "compare.html", result, found.curves)
     return result
 
@@ -131,69 +127,65 @@ def _measure_model(
 ) -> None:
     """Open the runs of one model, and measure it in every scheme."""
     opened = attempt(name, None, functools.partial(_open_model, name, folders, options, progress))
-    if isinstance(opened, dict):
-        progress.note(f"failed: {failure_text(opened)}")
+    if isinstance(opened, Failure):
+        progress.note(f"failed: {opened}")
         found.failures.append(opened)
         return
     runs, found.models[name], found.curves[name] = opened
     for scheme in options.schemes:
         made = attempt(name, scheme, functools.partial(measure, runs, scheme, out, options, progress))
-        if "error" in made:
-            progress.note(f"failed: {failure_text(made)}")
+        if isinstance(made, Failure):
+            progress.note(f"failed: {made}")
             found.failures.append(made)
-            continue
-        found.models[name]["schemes"][scheme] = made["facts"]
-        found.right[name, scheme] = made["right"]
-        found.timed |= {f"{name}\n{scheme}\n{i}": pair for i, pair in enumerate(made["timed"])}
+        else:
+            found.measured[name, scheme] = made
 
 
 def _open_model(
     name: str, folders: Sequence[Path], options: CompareOptions, progress: Progress
-) -> tuple[list[OpenRun], dict[str, Any], tuple[list[SplitEntry], NDArray[np.float32]]]:
+) -> tuple[list[OpenRun], ComparedModel, tuple[list[SplitEntry], NDArray[np.float32]]]:
     """The runs of one model, the report's facts, and test images and probabilities of its ROC curves."""
     runs = [open_run(name, folder, options, progress) for folder in folders]
     probabilities = np.concatenate([run.keras for run in runs])
     return runs, describe(name, runs, probabilities), ([entry for run in runs for entry in run.test], probabilities)
 
 
-def _measure_latency(found: _Found, seconds: float, progress: Progress) -> int:
-    """Add ``latency`` to every scheme, the mean over the folds; returns the number of rounds."""
-    timing: dict[str, Any] = {"rounds": 0, "models": {}}
-    if found.timed:
-        timing = interleaved(found.timed, seconds, progress)
-    for name, model in found.models.items():
-        for scheme, facts in model["schemes"].items():
-            folds = [timing["models"][f"{name}\n{scheme}\n{i}"] for i in range(len(model["runs"]))]
-            facts["latency"] = {key: float(np.mean([fold[key] for fold in folds])) for key in PERCENTILES}
-    return int(timing["rounds"])
+def _timed(found: _Found, seconds: float, progress: Progress) -> tuple[int, dict[str, ComparedModel]]:
+    """The number of rounds, and the models with their schemes. A scheme's latency is the mean over the folds."""
+    opened = {(*key, fold): pair for key, made in found.measured.items() for fold, pair in enumerate(made.timed)}
+    rounds, times = interleaved(opened, seconds, progress) if opened else (0, {})
+    schemes: dict[str, dict[str, SchemeFigures]] = {name: {} for name in found.models}
+    for (name, scheme), made in found.measured.items():
+        folds = [times[name, scheme, fold] for fold in range(len(made.timed))]
+        means = np.mean([(fold.p10_ms, fold.p50_ms, fold.p90_ms) for fold in folds], axis=0)
+        schemes[name][scheme] = made.figures(latency=Latency(*map(float, means)))
+    return rounds, {name: replace(model, schemes=schemes[name]) for name, model in found.models.items()}
 
 
-def _result(found: _Found, options: CompareOptions, protocol: dict[str, Any] | None, rounds: int) -> dict[str, Any]:
-    """The content of ``compare.json``."""
-    models = found.models
-    rows = mark_front([row for model in models.values() for row in rows_of(model)], models)
-    rows = against_best(rows, {name: model["test_sha256"] for name, model in models.items()}, found.right)
-    return {
-        "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "edgeall_version": __version__,
-        "source_revision": source_revision(),
-        "versions": versions(),
-        "device": describe_device(),
-        "labels": next(iter(models.values()))["labels"],
-        "synthetic": any(model["data"]["synthetic"] for model in models.values()),
-        "protocol": protocol,
-        "schemes": list(options.schemes),
-        "timing": {
-            "threads": 1,
-            "rounds": rounds,
-            "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        },
-        "rows": rows,
-        "models": models,
-        "failures": found.failures,
-        "notes": notes_of(models),
-    }
+def _result(
+    found: _Found, out: Path, options: CompareOptions, protocol: ProtocolInfo | None, progress: Progress
+) -> Comparison:
+    rounds, by_name = _timed(found, options.seconds, progress)
+    models = [*by_name.values()]
+    tested_on = {model.name: model.test_sha256 for model in models}
+    rows = mark_front([row for model in models for row in rows_of(model)], tested_on)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return Comparison(
+        schema=SCHEMA,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        edgeall_version=__version__,
+        **vars(provenance()),
+        labels=models[0].labels,
+        synthetic=any(model.data.synthetic for model in models),
+        protocol=protocol,
+        schemes=list(options.schemes),
+        timing=ComparedTiming(threads=1, rounds=rounds, load_average_1min=load),
+        rows=against_best(rows, tested_on, {key: made.right for key, made in found.measured.items()}),
+        models=by_name,
+        failures=found.failures,
+        notes=notes_of(models),
+        report=str(out / "compare.html"),
+    )
 
 
 def check_out(out: Path, roots: Sequence[Path]) -> None:
@@ -204,7 +196,7 @@ def check_out(out: Path, roots: Sequence[Path]) -> None:
         raise UsageError(f"{out}: is {'a file' if out.is_file() else 'a run'}", hint="give a folder for the report")
 
 
-def attempt(model: str, scheme: str | None, work: Callable[[], Any]) -> Any:
+def attempt(model: str, scheme: str | None, work: Callable[[], T]) -> T | Failure:
     """What ``work`` returns, or `failure_of` its exception. Interrupts pass through."""
     try:
         return work()
@@ -214,13 +206,13 @@ def attempt(model: str, scheme: str | None, work: Callable[[], Any]) -> Any:
         return failure_of(model, scheme, error)
 
 
-def failure_of(model: str, scheme: str | None, error: Exception) -> dict[str, Any]:
+def failure_of(model: str, scheme: str | None, error: Exception) -> Failure:
     """The report's entry of a failure; an unexpected exception comes with its traceback."""
     if isinstance(error, EdgeallError):
-        return {"model": model, "scheme": scheme, "error": error.message, "hint": error.hint}
+        return Failure(model, scheme, error.message, error.hint)
     message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     details = "".join(traceback.format_exception(error))
-    return {"model": model, "scheme": scheme, "error": message, "hint": "", "traceback": details}
+    return Failure(model, scheme, message, "", details)
 
 
 def _same_labels(facts: Mapping[Path, RunInfo]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from ...edge_runtime.bundle import Bundle, open_bundle
 from ...edge_runtime.calibration import apply_temperature, temperature_of
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import BundleError
-from ...edge_runtime.results import plain as plain_json
 from ...models.macs import macs
 from ...train.batches import Images
 from ...train.data import cache
@@ -40,6 +39,7 @@ from ..quantization.convert import compressed_bytes
 from ..quantization.verify import compare, predict
 from ..quantize import quantize
 from .compare_config import CompareOptions
+from .compare_result import ComparedData, ComparedModel, FoldMetrics, SchemeFigures, SubsetFigures
 
 
 @dataclass(frozen=True)
@@ -77,36 +77,35 @@ def open_run(name: str, folder: Path, options: CompareOptions, progress: Progres
     return OpenRun(name, folder, facts, split, subsets, test_probabilities(folder, split))
 
 
-def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def describe(name: str, runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> ComparedModel:
     """The report's facts of one model, without its schemes."""
     first = runs[0].facts
-    return {
-        "name": name,
-        "runs": [str(run.folder) for run in runs],
-        "labels": list(runs[0].split.labels),
-        "backbone": first.model.name,
-        "alpha": first.model.alpha,
+    data = {item.name: getattr(first.data, item.name) for item in fields(ComparedData)}
+    return ComparedModel(
+        name=name,
+        runs=[str(run.folder) for run in runs],
+        labels=list(runs[0].split.labels),
+        backbone=first.model.name,
+        alpha=first.model.alpha,
         **{key: first.settings[key] for key in ("weights", "augment", "seed")},
-        "input": plain_json(first.model.input),
-        "parameters": first.model.parameters,
-        "macs": macs(load_model(runs[0].folder, first)),
-        "pruned": plain_json(first.pruned),
-        "split_level": runs[0].split.level,
-        "optimistic": runs[0].split.level == "image",
-        "run_sha256": [run_digest(run.folder) for run in runs],
-        "split_sha256": [run.split.sha256 for run in runs],
-        "test_sha256": _test_digest(runs),
-        "data": {
-            key: getattr(first.data, key) for key in ("root", "images", "left_out", "synthetic", "dataset_sha256")
-        },
-        "sides": {name: [len(run.subsets[name]) for run in runs] for name in SUBSETS},
-        "training_s": sum(run.facts.timing["total_s"] for run in runs),
-        "epoch_s": _epoch_s(runs),
-        "resumed": any(run.facts.timing.get("resumed") for run in runs),
-        "by_side": {name: _over_runs(runs, name) for name in SUBSETS},
-        "float": _metrics(runs, probabilities),
-        "schemes": {},
-    }
+        input=first.model.input,
+        parameters=first.model.parameters,
+        macs=macs(load_model(runs[0].folder, first)),
+        pruned=first.pruned,
+        split_level=runs[0].split.level,
+        optimistic=runs[0].split.level == "image",
+        run_sha256=[run_digest(run.folder) for run in runs],
+        split_sha256=[run.split.sha256 for run in runs],
+        test_sha256=_test_digest(runs),
+        data=ComparedData(**data),
+        sides={name: [len(run.subsets[name]) for run in runs] for name in SUBSETS},
+        training_s=sum(run.facts.total_s for run in runs),
+        epoch_s=_epoch_s(runs),
+        resumed=any(bool(run.facts.timing.get("resumed")) for run in runs),
+        by_side={name: _over_runs(runs, name) for name in SUBSETS},
+        keras=_metrics(runs, probabilities),
+        schemes={},
+    )
 
 
 def _epoch_s(runs: Sequence[OpenRun]) -> float | None:
@@ -118,16 +117,14 @@ def _epoch_s(runs: Sequence[OpenRun]) -> float | None:
     return float(np.median(seconds)) if seconds else None
 
 
-def _over_runs(runs: Sequence[OpenRun], subset: str) -> dict[str, Any]:
-    """Mean accuracy and loss of a subset over the folds, and each fold's accuracy."""
+def _over_runs(runs: Sequence[OpenRun], subset: str) -> SubsetFigures:
     found = [run.facts.classified[subset] for run in runs]
     names = ("accuracy", "log_loss", "macro_f1")
     means = {name: float(np.mean([getattr(metrics, name) for metrics in found])) for name in names}
-    return {**means, "accuracies": [metrics.accuracy for metrics in found]}
+    return SubsetFigures(**means, accuracies=[metrics.accuracy for metrics in found])
 
 
-def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    """Metrics of all test subsets together, which do not overlap; and the accuracy of each."""
+def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> FoldMetrics:
     first = runs[0]
     test = [entry for run in runs for entry in run.test]
     positive, seed, labels = first.facts.positive_labels, first.facts.settings["seed"], first.split.labels
@@ -138,7 +135,7 @@ def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> dic
         for run, part in zip(runs, np.split(probabilities, ends), strict=True)
     ]
     recalls = [row.recall for row in pooled.per_class.values() if row.support]
-    return {**pooled.to_json(), "accuracies": accuracies, "balanced_accuracy": float(np.mean(recalls))}
+    return FoldMetrics(**vars(pooled), accuracies=accuracies, balanced_accuracy=float(np.mean(recalls)))
 
 
 def _test_digest(runs: Sequence[OpenRun]) -> str:
@@ -146,15 +143,23 @@ def _test_digest(runs: Sequence[OpenRun]) -> str:
     return cache.digest([sorted((entry.sha256, entry.label) for entry in run.test) for run in runs])
 
 
-def measure(
-    runs: Sequence[OpenRun], scheme: str, out: Path, options: CompareOptions, progress: Progress
-) -> dict[str, Any]:
-    """Measure the runs of one model in one scheme.
+@dataclass(frozen=True)
+class Measured:
+    """One model in one scheme.
 
-    Returns:
-        ``facts`` for the report; ``timed``: the open models, each with one image; ``right``: bool ``(test images,)``,
-        whether the prediction is correct, in the order of the images' digests.
+    Attributes:
+        figures: makes those of the report from ``latency``, which is still to be measured.
+        timed: the open models, each with one image.
+        right: whether the prediction is correct, bool ``(test images,)``, in the order of the images' digests.
     """
+
+    figures: Callable[..., SchemeFigures]
+    timed: list[tuple[Classifier, NDArray[np.uint8]]]
+    right: NDArray[np.bool_]
+
+
+def measure(runs: Sequence[OpenRun], scheme: str, out: Path, options: CompareOptions, progress: Progress) -> Measured:
+    """Measure the runs of one model in one scheme, but for their latency."""
     bundles = [_bundle(run, scheme, options, progress) for run in runs]
     classifiers = [Classifier.from_bundle(bundle, threads=1) for bundle in bundles]
     parts = [
@@ -165,21 +170,24 @@ def measure(
     truth = np.concatenate([run.subsets["test"].labels for run in runs])
     cost = compare(runs[0].split.labels, truth, np.concatenate([run.keras for run in runs]), probabilities)
     quantization = bundles[0].manifest.quantization if bundles[0].manifest else {}
-    facts = {
-        "files": [bundle.path for bundle in bundles],
-        "sha256": [hashlib.sha256(bundle.flatbuffer).hexdigest() for bundle in bundles],
-        "file_bytes": round(np.mean([bundle.file_bytes for bundle in bundles])),
-        "flatbuffer_bytes": round(np.mean([len(bundle.flatbuffer) for bundle in bundles])),
-        "compressed_bytes": round(np.mean([compressed_bytes(bundle.flatbuffer) for bundle in bundles])),
-        "sparsity_frac": quantization.get("sparsity_frac"),
-        "float_layers": quantization.get("float_layers"),
-        **{key: getattr(cost, key) for key in ("drop_points", "agreement", "max_abs_difference")},
-        "metrics": _metrics(runs, probabilities),
-    }
+    figures = functools.partial(
+        SchemeFigures,
+        files=[bundle.path for bundle in bundles],
+        sha256=[hashlib.sha256(bundle.flatbuffer).hexdigest() for bundle in bundles],
+        file_bytes=round(np.mean([bundle.file_bytes for bundle in bundles])),
+        flatbuffer_bytes=round(np.mean([len(bundle.flatbuffer) for bundle in bundles])),
+        compressed_bytes=round(np.mean([compressed_bytes(bundle.flatbuffer) for bundle in bundles])),
+        sparsity_frac=quantization.get("sparsity_frac"),
+        float_layers=quantization.get("float_layers"),
+        drop_points=cost.drop_points,
+        agreement=cost.agreement,
+        max_abs_difference=cost.max_abs_difference,
+        metrics=_metrics(runs, probabilities),
+    )
     order = np.argsort([entry.sha256 for run in runs for entry in run.test], kind="stable")
     images = [run.subsets["test"].pixels[run.subsets["test"].rows[0]] for run in runs]
     right = (probabilities.argmax(axis=1) == truth)[order]
-    return {"facts": facts, "timed": list(zip(classifiers, images, strict=True)), "right": right}
+    return Measured(figures, list(zip(classifiers, images, strict=True)), right)
 
 
 def _bundle(run: OpenRun, scheme: str, options: CompareOptions, progress: Progress) -> Bundle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from ...train.data.split import SplitEntry
 from ...train.reports import plots
 from ...train.reports.page import png_uri, template
 from ..pruning.summary import FASTER
+from .compare_result import ComparedModel, Comparison, FoldMetrics
 
 ABSENT = "\N{EN DASH}"
 Curves = Mapping[str, tuple[Sequence[SplitEntry], NDArray[np.float32]]]
 """By model: test images of all its runs, and probabilities of the float network, ``(images, labels)``."""
 
 
-def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) -> None:
+def write_compare_report(path: Path, result: Comparison, curves: Curves) -> None:
     """Draw the plots and write the page. The same result gives the same page.
 
     Args:
@@ -31,19 +33,19 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
     """
     folder = path.parent / "plots"
     folder.mkdir(exist_ok=True)
-    labels = result["labels"]
-    models = list(result["models"].values())
+    labels = result.labels
+    models = list(result.models.values())
     points = [
         plots.Point(
-            row["model"],
-            row["scheme"],
-            row["latency_p50_ms"],
-            row["accuracy"],
-            row["accuracy_low"],
-            row["accuracy_high"],
-            row["on_front"],
+            row.model,
+            row.scheme,
+            row.latency_p50_ms,
+            row.accuracy,
+            row.accuracy_low,
+            row.accuracy_high,
+            row.on_front,
         )
-        for row in result["rows"]
+        for row in result.rows
     ]
     tradeoff = None
     if points:
@@ -52,10 +54,10 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
         plots.plot_accuracies(points, folder / "accuracies.png")
     drawn = {}
     for number, model in enumerate(models):
-        entries, probabilities = curves[model["name"]]
+        entries, probabilities = curves[model.name]
         file = folder / f"roc-{number}.png"
-        plots.plot_roc(_class_curves(labels, entries, probabilities, model["float"]), file)
-        drawn[model["name"]] = png_uri(file)
+        plots.plot_roc(_class_curves(labels, entries, probabilities, model.keras), file)
+        drawn[model.name] = png_uri(file)
     together = _positive_curves(models, curves, labels)
     if together:
         plots.plot_roc(together, folder / "roc-positive.png")
@@ -75,7 +77,7 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
         accuracies=png_uri(folder / "accuracies.png") if points else None,
         roc=drawn,
         roc_positive=png_uri(folder / "roc-positive.png") if together else None,
-        positive=models[0]["float"]["positive_labels"],
+        positive=models[0].keras.positive_labels,
         pairs=pruned_pairs(models),
         shares=_shares,
         metrics_of=_metrics,
@@ -83,79 +85,80 @@ def write_compare_report(path: Path, result: Mapping[str, Any], curves: Curves) 
     write_text(path, page, errors="replace")  # a path on disk need not be valid Unicode
 
 
-def pruned_pairs(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each scheme of each pruned model whose parent is compared too: both, and their ratios."""
-    by_digest = {digest: model for model in models for digest in model["run_sha256"]}
-    found = []
-    for model in models:
-        parent = by_digest.get((model["pruned"] or {}).get("run_sha256"))
-        if parent is None:
-            continue
-        for scheme, facts in model["schemes"].items():
-            before = parent["schemes"].get(scheme)
-            if before is None:
-                continue
-            found.append(
-                {
-                    "model": model["name"],
-                    "parent": parent["name"],
-                    "scheme": scheme,
-                    "parameters": model["parameters"] / parent["parameters"],
-                    "macs": model["macs"] / parent["macs"],
-                    "compressed_bytes": facts["compressed_bytes"] / before["compressed_bytes"],
-                    "latency": facts["latency"]["p50_ms"] / before["latency"]["p50_ms"],
-                    "accuracy": facts["metrics"]["accuracy"],
-                    "parent_accuracy": before["metrics"]["accuracy"],
-                    "sparsity_frac": facts["sparsity_frac"],
-                    "gained": _gained(facts, before),
-                }
-            )
-    return found
+@dataclass(frozen=True)
+class PrunedPair:
+    """A pruned model and its parent in one scheme. ``parameters`` to ``latency`` are ratios, pruned to parent."""
+
+    model: str
+    parent: str
+    scheme: str
+    parameters: float
+    macs: float
+    compressed_bytes: float
+    latency: float
+    accuracy: float
+    parent_accuracy: float
+    sparsity_frac: float | None
+
+    @property
+    def gained(self) -> str:
+        """Gain of the pruned model over its parent, in words."""
+        faster, smaller = 1 / self.latency >= FASTER, 1 / self.compressed_bytes >= FASTER
+        if not faster and not smaller:
+            return "nothing: no faster, no smaller"
+        return f"{'faster' if faster else 'no faster'}, {'smaller' if smaller else 'no smaller'}"
 
 
-def _gained(after: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    """Gain of the pruned model over its parent in one scheme, in words."""
-    faster = before["latency"]["p50_ms"] / after["latency"]["p50_ms"] >= FASTER
-    smaller = before["compressed_bytes"] / after["compressed_bytes"] >= FASTER
-    if not faster and not smaller:
-        return "nothing: no faster, no smaller"
-    return f"{'faster' if faster else 'no faster'}, {'smaller' if smaller else 'no smaller'}"
+def pruned_pairs(models: Sequence[ComparedModel]) -> list[PrunedPair]:
+    """A row for each scheme of each pruned model whose parent is compared too."""
+    by_digest = {digest: model for model in models for digest in model.run_sha256}
+    return [
+        PrunedPair(
+            model=model.name,
+            parent=parent.name,
+            scheme=scheme,
+            parameters=model.parameters / parent.parameters,
+            macs=model.macs / parent.macs,
+            compressed_bytes=figures.compressed_bytes / before.compressed_bytes,
+            latency=figures.latency.p50_ms / before.latency.p50_ms,
+            accuracy=figures.metrics.accuracy,
+            parent_accuracy=before.metrics.accuracy,
+            sparsity_frac=figures.sparsity_frac,
+        )
+        for model in models
+        if model.pruned and (parent := by_digest.get(model.pruned.run_sha256))
+        for scheme, figures in model.schemes.items()
+        if (before := parent.schemes.get(scheme))
+    ]
 
 
 def _class_curves(
-    labels: Sequence[str],
-    entries: Sequence[SplitEntry],
-    probabilities: NDArray[np.float32],
-    metrics: Mapping[str, Any],
+    labels: Sequence[str], entries: Sequence[SplitEntry], probabilities: NDArray[np.float32], metrics: FoldMetrics
 ) -> list[plots.RocCurve]:
     true = np.array([entry.label for entry in entries])
     return [
-        plots.RocCurve(
-            label, true == label, probabilities[:, i].astype(np.float64), metrics["per_class"][label]["auroc"]
-        )
+        plots.RocCurve(label, true == label, probabilities[:, i].astype(np.float64), metrics.per_class[label].auroc)
         for i, label in enumerate(labels)
     ]
 
 
-def _positive_curves(
-    models: Sequence[Mapping[str, Any]], curves: Curves, labels: Sequence[str]
-) -> list[plots.RocCurve]:
+def _positive_curves(models: Sequence[ComparedModel], curves: Curves, labels: Sequence[str]) -> list[plots.RocCurve]:
     """One curve for each model: the positive classes against the others; empty without a positive class."""
     found = []
     for model in models:
-        positive = model["float"]["positive_labels"]
+        positive = model.keras.positive_labels
         if not positive:
             return []
-        entries, probabilities = curves[model["name"]]
+        entries, probabilities = curves[model.name]
         truth = np.isin([entry.label for entry in entries], positive)
         score = probabilities[:, np.isin(labels, positive)].sum(axis=1).astype(np.float64)
-        found.append(plots.RocCurve(model["name"], truth, score, model["float"]["auroc_positive"]))
+        found.append(plots.RocCurve(model.name, truth, score, model.keras.auroc_positive))
     return found
 
 
-def _metrics(model: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(model: ComparedModel) -> dict[str, FoldMetrics]:
     """Test metrics of the float network and of every scheme, by name."""
-    return {"Keras float32": model["float"], **{name: facts["metrics"] for name, facts in model["schemes"].items()}}
+    return {"Keras float32": model.keras, **{name: figures.metrics for name, figures in model.schemes.items()}}
 
 
 def _shares(confusion: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,23 @@ from ...train.config import TrainSettings
 from ...train.run_folder import is_complete
 from .backbones import check_weights, model_name, weights_of
 from .protocols import protocol_named, split_settings
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of a grid."""
+
+    model: str
+    protocol: str
+    learning_rate: float
+    dropout: float
+
+    @property
+    def slug(self) -> str:
+        """Name of its run folder."""
+        spec = registry.get(self.model)
+        name = model_name(spec.name, 1.0 if spec.alphas else None)
+        return f"{name}-{self.protocol}-lr{self.learning_rate:g}-dropout{self.dropout:g}"
 
 
 @dataclass(frozen=True)
@@ -28,10 +45,9 @@ class Grid:
     epochs: int
     batch_size: int = 32
 
-    @property
-    def points(self) -> int:
-        """Number of combinations."""
-        return len(self.models) * len(self.protocols) * len(self.learning_rates) * len(self.dropouts)
+    def points(self) -> list[Point]:
+        """Every combination, in the order of the table."""
+        return [Point(*values) for values in itertools.product(*self.space().values())]
 
     def space(self) -> dict[str, list[Any]]:
         """Search space of Optuna's GridSampler."""
@@ -82,16 +98,16 @@ class GridConfig:
     seed: int = 0
     cache_dir: Path | None = None
 
-    def training(self, point: Mapping[str, Any]) -> TrainSettings:
+    def training(self, point: Point) -> TrainSettings:
         """Training settings of one point of the grid."""
-        spec = registry.get(point["model"])
+        spec = registry.get(point.model)
         alpha = 1.0 if spec.alphas else None
         weights = weights_of(spec.name, alpha, self.weights)
         frozen = self.frozen and weights != "none"  # the features of an untrained network are random
-        (split,) = split_settings(protocol_named(point["protocol"]))
+        (split,) = split_settings(protocol_named(point.protocol))
         return TrainSettings(
             data=self.data,
-            out=self.out / slug(point),
+            out=self.out / point.slug,
             model=spec.name,
             alpha=alpha,
             weights=weights,
@@ -99,9 +115,9 @@ class GridConfig:
             epochs_head=self.grid.epochs if frozen else 0,
             epochs_finetune=0 if frozen else self.grid.epochs,
             batch_size=self.grid.batch_size,
-            lr_head=point["learning_rate"],
-            lr_finetune=point["learning_rate"],
-            dropout=point["dropout"],
+            lr_head=point.learning_rate,
+            lr_finetune=point.learning_rate,
+            dropout=point.dropout,
             patience=self.grid.epochs,
             seed=self.seed,
             cache_dir=self.cache_dir,
@@ -112,17 +128,9 @@ class GridConfig:
         """Raise UsageError for an unknown backbone or missing weights, before any work."""
         check_weights(self.weights)
         for model in self.grid.models:
-            first = {key: values[0] for key, values in self.grid.space().items()}
-            settings = self.training({**first, "model": model})
+            settings = self.training(replace(self.grid.points()[0], model=model))
             if settings.weights not in ("imagenet", "none") and not Path(settings.weights).is_file():
                 raise UsageError(
                     f"{settings.weights}: no such weights file", hint="every backbone of a grid needs its file"
                 )
             is_complete(settings)
-
-
-def slug(point: Mapping[str, Any]) -> str:
-    """Name of a point's run folder."""
-    spec = registry.get(point["model"])
-    name = model_name(spec.name, 1.0 if spec.alphas else None)
-    return f"{name}-{point['protocol']}-lr{point['learning_rate']:g}-dropout{point['dropout']:g}"

@@ -15,9 +15,9 @@ from ...console.progress import Progress
 from ...edge_runtime.errors import EdgeallError, NoSpaceError, UsageError
 from ...train.run import train
 from ...train.run_folder import is_complete
-from ...train.run_info import RunInfo
 from ...train.runs import load_run
-from .grid_config import Grid, GridConfig, slug
+from .grid_config import Grid, GridConfig, Point
+from .grid_result import figures_of
 from .liveness import has_exited, heartbeat, is_silent, release_dead
 from .storage import differences
 
@@ -38,9 +38,9 @@ def take_over(study: Any, grid: Grid) -> bool:
     states = optuna.trial.TrialState
     release_dead(study, is_dead)
     trials = study.get_trials(deepcopy=False)
-    if len(trials) < grid.points or any(trial.state == states.WAITING for trial in trials):
+    if len(trials) < len(grid.points()) or any(trial.state == states.WAITING for trial in trials):
         return True
-    for point in range(grid.points):
+    for point in range(len(grid.points())):
         tried = [trial for trial in trials if _point(trial) == point and "spare" not in trial.user_attrs]
         if all(died(trial) for trial in tried) and deaths(tried) <= MAX_DEATHS:
             attributes = {"grid_id": point, "search_space": tried[0].system_attrs["search_space"]}
@@ -104,8 +104,8 @@ def run_trial(trial: Any, study: Any, config: GridConfig, progress: Progress) ->
         trial.set_user_attr("spare", True)
         raise optuna.TrialPruned
     with heartbeat(trial):
-        point = {name: trial.suggest_categorical(name, values) for name, values in config.grid.space().items()}
-        progress.note(f"trial {trial.number}: {slug(point)}")
+        point = Point(*(trial.suggest_categorical(name, values) for name, values in config.grid.space().items()))
+        progress.note(f"trial {trial.number}: {point.slug}")
         try:
             settings = config.training(point)
             run = load_run(settings.out) if is_complete(settings) else train(settings, progress)
@@ -120,25 +120,7 @@ def run_trial(trial: Any, study: Any, config: GridConfig, progress: Progress) ->
             trial.set_user_attr("error", message.splitlines()[0] if message else type(error).__name__)
             progress.note(f"trial {trial.number}: failed: {message}")
             raise
-        facts = {
-            **_figures(run),
-            "split_level": run.split.level,
-            "minutes": run.timing["total_s"] / 60,
-            "run": str(settings.out),
-            "dataset_sha256": run.data.dataset_sha256,
-            "synthetic": run.data.synthetic,
-        }
-        trial.set_user_attr("facts", facts)
-        return float(facts["validation_accuracy"])
-
-
-def _figures(run: RunInfo) -> dict[str, float]:
-    """The figures of a run by subset; precision, recall and F1 are weighted by the images of each class."""
-    found: dict[str, float] = {}
-    for name, metrics in run.classified.items():
-        found |= {f"{name}_accuracy": metrics.accuracy, f"{name}_loss": metrics.log_loss}
-        weighted = (metrics.averages or {}).get("weighted")
-        if weighted is not None:  # a run of an older version has none
-            found |= {f"{name}_precision": weighted.precision, f"{name}_recall": weighted.recall}
-            found[f"{name}_weighted_f1"] = weighted.f1
-    return {**found, "test_macro_f1": run.classified["test"].macro_f1}
+        figures = figures_of(run, settings.out)
+        trial.set_user_attr("facts", figures.to_json())
+        assert figures.validation_accuracy is not None
+        return figures.validation_accuracy

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.results import Result
 
+K = TypeVar("K")
 IN_A_ROW = 5
 """Images that a model classifies in its turn, after one that is not timed, because the other models have displaced its
 weights from the processor's caches."""
 MIN_ROUNDS = 10
-PERCENTILES = ("p10_ms", "p50_ms", "p90_ms")
 BUSY = 2.0
 """Ratio of p90 to p10 above which other programs, not the model, determine the latency."""
 
 
+@dataclass(frozen=True)
+class Latency(Result):
+    """Percentiles of normalization (if the model needs it), inference and dequantization, in milliseconds."""
+
+    p10_ms: float
+    p50_ms: float
+    p90_ms: float
+
+
 def interleaved(
-    models: Mapping[str, tuple[Classifier, NDArray[np.uint8]]], seconds: float, progress: Progress
-) -> dict[str, Any]:
+    models: Mapping[K, tuple[Classifier, NDArray[np.uint8]]], seconds: float, progress: Progress
+) -> tuple[int, dict[K, Latency]]:
     """Time models in turn in one process, so that other programs slow all of them alike.
 
     In every round each model, in random order, classifies one image without timing and then `IN_A_ROW` timed ones.
@@ -33,12 +44,11 @@ def interleaved(
         seconds: average time of each model; there are at least `MIN_ROUNDS` rounds.
 
     Returns:
-        ``rounds`` and, by name, ``models``: ``p10_ms``, ``p50_ms`` and ``p90_ms`` of normalization (if the
-        model needs it), inference and dequantization.
+        The number of rounds, and the latencies by name.
     """
     order = np.random.default_rng(0)
     names = [*models]
-    times: dict[str, list[int]] = {name: [] for name in names}
+    times: dict[K, list[int]] = {name: [] for name in names}
     begin, rounds = time.perf_counter(), 0
     total = max(1, round(seconds * len(names)))
     with progress.task("timing", total) as advance:
@@ -53,7 +63,4 @@ def interleaved(
             rounds += 1
             advance(min(int(time.perf_counter() - begin), total), "")
     percentiles = {name: np.percentile(values, (10, 50, 90)) / 1e6 for name, values in times.items()}
-    return {
-        "rounds": rounds,
-        "models": {name: dict(zip(PERCENTILES, map(float, found), strict=True)) for name, found in percentiles.items()},
-    }
+    return rounds, {name: Latency(*map(float, found)) for name, found in percentiles.items()}

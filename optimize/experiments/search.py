@@ -78,7 +78,7 @@ def _search(
     identity["split_sha256"] = split.sha256
     if settings.max_latency_ms is not None:  # latencies of different machines cannot be compared
         device = describe_device()
-        identity["device"] = {key: device[key] for key in ("machine", "cpu", "runtime")}
+        identity["device"] = {"machine": device.machine, "cpu": device.cpu, "runtime": device.runtime}
     assert settings.cache_dir is not None
     trials = Trials(
         storage or open_storage(str(settings.out / "trials.journal")),

@@ -81,7 +81,7 @@ def _provenance(search: Search) -> dict[str, Any]:
     """Machine, versions and data of a search."""
     split = search.split
     return {
-        "device": describe_device(),
+        "device": describe_device().to_json(),
         "versions": versions(),
         "source_revision": source_revision(),
         "synthetic": search.facts.data.synthetic,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ...edge_runtime.tools.device import Device
 from ..snapshot import Live
 from ..station import Station
 from .access import Access
@@ -26,7 +26,6 @@ class Context:
         station: the running loop.
         access: users and their sessions.
         broadcast: the live view's snapshots.
-        device: the facts of `describe_device`.
         reach: where other computers reach the page; None if it listens on this machine alone.
         exporting: held while an export is made.
         backing_up: held while a backup is made and sent.
@@ -36,7 +35,7 @@ class Context:
     station: Station
     access: Access
     broadcast: Broadcast[Live]
-    device: Mapping[str, Any]
+    device: Device
     reach: Reach | None = None
     exporting: threading.Lock = field(default_factory=threading.Lock)
     backing_up: threading.Lock = field(default_factory=threading.Lock)

@@ -53,7 +53,7 @@ DEVICE = {
     "python": N_("Python"),
     "runtime": N_("runtime"),
 }
-"""The facts of `describe_device`."""
+"""The fields of `edgeall.edge_runtime.tools.device.Device`."""
 THROTTLED = (N_("under-voltage"), N_("frequency capped"), N_("throttled"), N_("soft temperature limit"))
 """`edgeall.edge_runtime.tools.throttle.REASONS`, marked for translation."""
 NOTHING = "-"

@@ -224,7 +224,7 @@ def health(request: Request, rig: Rig) -> HTMLResponse:
         "health.html",
         live=now,
         problems=problems,
-        device=rig.device,
+        device=vars(rig.device),
         throttling=throttle_reasons(now.health.throttled),
         events=events,
         skipped=skipped[::-1],

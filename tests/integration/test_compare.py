@@ -19,8 +19,7 @@ from edgeall.optimize.experiments import backbones, compare_models
 from edgeall.optimize.experiments.backbones import BackbonesConfig, compare_backbones
 from edgeall.optimize.experiments.compare import compare_runs
 from edgeall.optimize.experiments.compare_config import CompareOptions
-from edgeall.optimize.experiments.compare_report import pruned_pairs
-from edgeall.optimize.experiments.compare_table import against_best, compare_text, mark_front
+from edgeall.optimize.experiments.compare_table import compare_text
 from edgeall.train.data.split import load_split
 
 QUIET = Progress(quiet=True)
@@ -72,10 +71,10 @@ def folds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Bac
 
 def test_a_model_that_cannot_be_trained_is_reported_and_the_others_continue(folds: Any) -> None:
     result, config, _ = folds
-    assert [row["model"] for row in result["rows"]] == ["basic_cnn"]
-    (failure,) = result["failures"]
-    assert failure["model"] == "mobilenet_v2_0.35"
-    assert "mobilenet_v2_0.35_no_top.h5: no such weights file" in failure["error"]
+    assert [row.model for row in result.rows] == ["basic_cnn"]
+    (failure,) = result.failures
+    assert failure.model == "mobilenet_v2_0.35"
+    assert "mobilenet_v2_0.35_no_top.h5: no such weights file" in failure.error
     assert "mobilenet_v2_0.35: " in compare_text(result)
     text = Page((config.out / "compare.html").read_text()).text
     assert "1 failed." in text
@@ -86,19 +85,17 @@ def test_folds_make_one_row_with_mean_and_spread(folds: Any) -> None:
     result, config, _ = folds
     runs = [config.out / "basic_cnn" / f"fold-{i}" for i in (1, 2, 3)]
     accuracies = [json.loads((run / "run.json").read_text())["metrics"]["test"]["accuracy"] for run in runs]
-    model, row = result["models"]["basic_cnn"], result["rows"][0]
-    assert model["float"]["accuracies"] == pytest.approx(accuracies)
-    assert row["accuracy"] == pytest.approx(
-        np.mean(row_accuracies := model["schemes"]["float32"]["metrics"]["accuracies"])
-    )
-    assert row["accuracy_sd"] == pytest.approx(np.std(row_accuracies, ddof=1))
+    model, row = result.models["basic_cnn"], result.rows[0]
+    assert model.keras.accuracies == pytest.approx(accuracies)
+    assert row.accuracy == pytest.approx(np.mean(row_accuracies := model.schemes["float32"].metrics.accuracies))
+    assert row.accuracy_sd == pytest.approx(np.std(row_accuracies, ddof=1))
     images = {entry.path for run in runs for entry in load_split(run / "split.json").subset("test")}
-    assert row["test_images"] == len(images) == np.sum(model["float"]["confusion"])
-    assert row["split_level"] == "subject"
-    assert not row["optimistic"]
+    assert row.test_images == len(images) == np.sum(model.keras.confusion)
+    assert row.split_level == "subject"
+    assert not row.optimistic
     people = {entry.subject for run in runs for entry in load_split(run / "split.json").subset("test")}
-    assert model["schemes"]["float32"]["metrics"]["subjects"]["subjects"] == len(people)
-    assert any("those of one subject are not" in note for note in result["notes"])
+    assert model.schemes["float32"].metrics.subjects.subjects == len(people)
+    assert any("those of one subject are not" in note for note in result.notes)
     text = Page((config.out / "compare.html").read_text()).text
     assert "fold 3" in text
     assert "optimistic" not in text
@@ -114,8 +111,8 @@ def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkey
     monkeypatch.setattr(compare_models, "quantize", never)
     monkeypatch.setattr(compare_models, "predict", never)
     again = compare_backbones(config, options, QUIET)
-    assert again["models"]["basic_cnn"]["float"] == result["models"]["basic_cnn"]["float"]
-    assert [failure["model"] for failure in again["failures"]] == ["mobilenet_v2_0.35"]
+    assert again.models["basic_cnn"].keras == result.models["basic_cnn"].keras
+    assert [failure.model for failure in again.failures] == ["mobilenet_v2_0.35"]
 
 
 @pytest.mark.parametrize(
@@ -160,28 +157,28 @@ def two(tiny_run: Path, tiny_settings: Any, tmp_path_factory: pytest.TempPathFac
 
 def test_the_table_holds_what_was_measured(two: Any) -> None:
     runs, out, result = two
-    assert [(row["model"], row["scheme"]) for row in result["rows"]] == [
+    assert [(row.model, row.scheme) for row in result.rows] == [
         (run.name, scheme) for run in runs for scheme in SCHEMES
     ]
-    for row in result["rows"]:
-        run = next(run for run in runs if run.name == row["model"])
-        model, facts = result["models"][row["model"]], json.loads((run / "run.json").read_text())
-        assert row["file_bytes"] == (run / f"{row['scheme']}.tflite").stat().st_size
-        assert row["compressed_bytes"] < row["flatbuffer_bytes"] < row["file_bytes"]
-        assert row["parameters"] == facts["model"]["parameters"]
+    for row in result.rows:
+        run = next(run for run in runs if run.name == row.model)
+        model, facts = result.models[row.model], json.loads((run / "run.json").read_text())
+        assert row.file_bytes == (run / f"{row.scheme}.tflite").stat().st_size
+        assert row.compressed_bytes < row.flatbuffer_bytes < row.file_bytes
+        assert row.parameters == facts["model"]["parameters"]
         # 48 pixels a side: 48 * 48 * 27 * 32, halved by pooling twice, then the head of 4 classes
-        assert row["macs"] == 48**2 * 27 * 32 + 24**2 * 288 * 64 + 12**2 * 576 * 128 + 128 * 4
-        assert 0 < row["latency_p50_ms"] <= row["latency_p90_ms"]
-        assert model["float"]["confusion"] == facts["metrics"]["test"]["confusion"]
-        assert model["by_side"]["train"]["log_loss"] == facts["metrics"]["train"]["log_loss"]
-        metrics = model["schemes"][row["scheme"]]["metrics"]
-        assert row["drop_points"] == pytest.approx(100 * (model["float"]["accuracy"] - metrics["accuracy"]))
-        assert row["accuracy"] == np.trace(metrics["confusion"]) / np.sum(metrics["confusion"])
-    assert any(row["on_front"] for row in result["rows"])
+        assert row.macs == 48**2 * 27 * 32 + 24**2 * 288 * 64 + 12**2 * 576 * 128 + 128 * 4
+        assert 0 < row.latency_p50_ms <= row.latency_p90_ms
+        assert model.keras.confusion == facts["metrics"]["test"]["confusion"]
+        assert model.by_side["train"].log_loss == facts["metrics"]["train"]["log_loss"]
+        metrics = model.schemes[row.scheme].metrics
+        assert row.drop_points == pytest.approx(100 * (model.keras.accuracy - metrics.accuracy))
+        assert row.accuracy == np.trace(metrics.confusion) / np.sum(metrics.confusion)
+    assert any(row.on_front for row in result.rows)
     with (out / "compare.csv").open(encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["scheme"] for row in written] == [*SCHEMES] * 2
-    assert [float(row["accuracy"]) for row in written] == [row["accuracy"] for row in result["rows"]]
+    assert [float(row["accuracy"]) for row in written] == [row.accuracy for row in result.rows]
     assert all(float(row["weighted_recall"]) == pytest.approx(float(row["accuracy"])) for row in written)
     assert all(float(row["epoch_s"]) > 0 for row in written)
 
@@ -196,13 +193,13 @@ def test_the_page_stands_alone_and_says_it_all(two: Any) -> None:
     assert page.text.count("research use only, not a diagnosis") == 2
     assert "image-level split: optimistic" in page.text
     assert "SYNTHETIC" in page.text
-    for row in result["rows"]:
-        assert f"{100 * row['accuracy']:.2f} %" in page.text
-        assert f"{row['latency_p50_ms']:.2f}" in page.text
-    for model in result["models"].values():
-        for label, figures in model["float"]["per_class"].items():
+    for row in result.rows:
+        assert f"{100 * row.accuracy:.2f} %" in page.text
+        assert f"{row.latency_p50_ms:.2f}" in page.text
+    for model in result.models.values():
+        for label, figures in model.keras.per_class.items():
             assert label in page.text
-            assert f"{figures['f1']:.4f}" in page.text
+            assert f"{figures.f1:.4f}" in page.text
     assert sum(a.get("class") == "confusion" for _, a in page.tags) == 2 * (1 + len(SCHEMES)), "float beside int8"
 
 
@@ -217,8 +214,8 @@ def test_what_is_damaged_or_of_another_run_is_reported_and_the_others_continue(
     (broken / "predictions.csv").unlink()
     options = CompareOptions(SCHEMES, seconds=0.05, cache_dir=tiny_settings.cache_dir)
     result = compare_runs([broken, mixed], tmp_path / "out", options, QUIET)
-    assert [(row["model"], row["scheme"]) for row in result["rows"]] == [("mixed", "ptq-int8")]
-    said = {(failure["model"], failure["scheme"]): failure["error"] for failure in result["failures"]}
+    assert [(row.model, row.scheme) for row in result.rows] == [("mixed", "ptq-int8")]
+    said = {(failure.model, failure.scheme): failure.error for failure in result.failures}
     assert set(said) == {("broken", None), ("mixed", "float32")}
     assert "predictions.csv" in said["broken", None]
     assert "run_sha256" in said["mixed", "float32"], "split, backbone and seed are alike: only the run's digest tells"
@@ -235,50 +232,3 @@ def test_runs_that_cannot_be_compared(two: Any, folds: Any, tmp_path: Path) -> N
         compare_runs([out], tmp_path / "out", CompareOptions(SCHEMES), QUIET)
     with pytest.raises(UsageError, match="is a run"):
         compare_runs([first], first, CompareOptions(SCHEMES), QUIET)
-
-
-def test_a_pruned_model_is_compared_with_its_parent() -> None:
-    def model(name: str, parameters: int, p50: float, accuracy: float, pruned: Any) -> dict[str, Any]:
-        facts = {"compressed_bytes": 10 * parameters, "latency": {"p50_ms": p50}, "sparsity_frac": 0.0}
-        return {
-            "name": name,
-            "parameters": parameters,
-            "macs": 100 * parameters,
-            "run_sha256": [f"digest of {name}"],
-            "pruned": pruned,
-            "schemes": {"ptq-int8": {**facts, "metrics": {"accuracy": accuracy}}},
-        }
-
-    whole = model("whole", 1000, 4.0, 0.9, None)
-    half = model("half", 400, 1.0, 0.875, {"kind": "macs", "run_sha256": "digest of whole"})
-    stray = model("stray", 400, 1.0, 0.8, {"kind": "macs", "run_sha256": "digest of something else"})
-    (pair,) = pruned_pairs([half, whole, stray])
-    assert (pair["model"], pair["parent"], pair["scheme"]) == ("half", "whole", "ptq-int8")
-    assert (pair["parameters"], pair["macs"], pair["compressed_bytes"], pair["latency"]) == (0.4, 0.4, 0.4, 0.25)
-    assert (pair["accuracy"], pair["parent_accuracy"]) == (0.875, 0.9)
-    assert pair["gained"] == "faster, smaller"
-    same = model("same", 1000, 4.1, 0.9, {"kind": "sparsity", "run_sha256": "digest of whole"})
-    assert pruned_pairs([whole, same])[0]["gained"] == "nothing: no faster, no smaller"
-
-
-def test_every_model_is_compared_with_the_best_on_the_same_images() -> None:
-    right = {
-        ("one", "float32"): np.array([True] * 9 + [False]),
-        ("two", "float32"): np.array([True] * 3 + [False] * 6 + [True]),
-        ("else", "float32"): np.array([True] * 10),
-    }
-    rows = [{"model": name, "scheme": scheme, "accuracy": values.mean()} for (name, scheme), values in right.items()]
-    one, two, other = against_best(rows, {"one": "a", "two": "a", "else": "b"}, right)
-    assert one["mcnemar_p"] is None and other["mcnemar_p"] is None, "each the best of its images"
-    assert (two["only_this_right"], two["only_best_right"]) == (1, 6)
-    assert two["mcnemar_p"] == pytest.approx(2 * (1 + 7) / 2**7)
-
-
-def test_the_front_is_drawn_among_models_judged_on_the_same_images() -> None:
-    def row(model: str, ms: float, accuracy: float) -> dict[str, Any]:
-        return {"model": model, "latency_p50_ms": ms, "accuracy": accuracy}
-
-    rows = [row("a", 1.0, 0.8), row("b", 2.0, 0.9), row("c", 3.0, 0.85), row("d", 9.0, 0.1)]
-    digests = {"a": "x", "b": "x", "c": "x", "d": "y"}
-    marked = mark_front(rows, {name: {"test_sha256": digest} for name, digest in digests.items()})
-    assert [row["on_front"] for row in marked] == [True, True, False, True]

@@ -65,7 +65,7 @@ run_grid(config, Progress())
 """
 
 
-def _tiny_grid(data: Path, out: Path, storage: str, **changes: Any) -> dict[str, Any]:
+def _tiny_grid(data: Path, out: Path, storage: str, **changes: Any) -> Any:
     from edgeall.optimize.experiments.grid import run_grid
     from edgeall.optimize.experiments.grid_config import Grid, GridConfig
 
@@ -108,8 +108,8 @@ def test_a_killed_grid_is_resumed_and_two_workers_share_the_rest(
         rest = other.stderr.read()
     assert other.returncode == 0, rest
     result = _tiny_grid(synthetic_fields, out, storage)  # the other may have been the last
-    assert [row["state"] for row in result["rows"]] == ["done"] * 4
-    assert (result["left"], result["failed"]) == (0, 0)
+    assert [row.state for row in result.rows] == ["done"] * 4
+    assert (result.left, result.failed) == (0, 0)
     trials = _trials(storage)
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert len(done) == len({tuple(sorted(trial.params.items())) for trial in done}) == 4, "each point once"
@@ -122,9 +122,9 @@ def test_a_killed_grid_is_resumed_and_two_workers_share_the_rest(
         for row in written:
             assert float(row[f"{subset}_recall"]) == pytest.approx(float(row[f"{subset}_accuracy"])), "weighted"
             assert 0 <= float(row[f"{subset}_precision"]) <= 1
-    best = max(result["rows"], key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
-    assert result["best"] == best
-    assert result["best_on_test"]["test_accuracy"] == max(row["test_accuracy"] for row in result["rows"])
+    figures = [row.figures for row in result.rows]
+    assert result.best.figures == max(figures, key=lambda each: (each.validation_accuracy, -each.validation_loss))
+    assert result.best_on_test.figures.test_accuracy == max(each.test_accuracy for each in figures)
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path: Path, synthetic_fields: Path) -> None:

@@ -22,7 +22,7 @@ from edgeall.edge_runtime.tools.bench import STAGES, BenchConfig
 from edgeall.edge_runtime.tools.bench import bench as measure
 from edgeall.edge_runtime.tools.bench_card import bench_text, card
 from edgeall.edge_runtime.tools.bench_result import BenchResult
-from edgeall.edge_runtime.tools.device import condition_warnings, conditions, describe_device, peak_rss_bytes
+from edgeall.edge_runtime.tools.device import condition_warnings, describe_device, machine_state, peak_rss_bytes
 from edgeall.edge_runtime.tools.layout import possible_layouts
 from edgeall.edge_runtime.tools.profile import profile_model
 
@@ -183,11 +183,11 @@ def test_peak_memory_sees_an_allocation() -> None:
 
 def test_device_is_described() -> None:
     device = describe_device()
-    assert set(device) == {"machine", "board", "cpu", "cores", "memory_bytes", "os", "python", "runtime"}
-    assert device["cores"] >= 1
-    assert device["memory_bytes"] > 100e6
-    assert device["runtime"].startswith("ai-edge-litert ")
-    assert json.loads(json.dumps(device)) == device
+    assert list(vars(device)) == ["machine", "board", "cpu", "cores", "memory_bytes", "os", "python", "runtime"]
+    assert device.cores >= 1
+    assert device.memory_bytes is not None and device.memory_bytes > 100e6
+    assert device.runtime.startswith("ai-edge-litert ")
+    assert json.loads(json.dumps(device.to_json())) == vars(device)
 
 
 def test_float_models_are_measured_too(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_conditions_are_read(tmp_path: Path) -> None:
     )
     (root / "sys/devices/system/cpu/cpu1/cpufreq").mkdir(parents=True)
     (root / "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq").write_text("1500000")
-    assert conditions(root) == {
+    assert machine_state(root).to_json() == {
         "governor": "ondemand",
         "clock_mhz": 600.0,
         "max_clock_mhz": 1800.0,
@@ -307,7 +307,7 @@ def test_conditions_are_read(tmp_path: Path) -> None:
         "throttle_count": None,
         "load": 0.52,
     }
-    assert set(conditions(tmp_path / "nothing").values()) == {None}
+    assert set(machine_state(tmp_path / "nothing").to_json().values()) == {None}
 
 
 def test_the_firmware_s_tool_is_asked_where_the_kernel_says_nothing(
@@ -317,9 +317,9 @@ def test_the_firmware_s_tool_is_asked_where_the_kernel_says_nothing(
     tool.write_text('#!/bin/sh\n[ "$1" = get_throttled ] && echo throttled=0x80000\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert conditions(tmp_path)["throttled"] == 0x80000
+    assert machine_state(tmp_path).throttled == 0x80000
     tool.write_text("#!/bin/sh\necho VCHI initialization failed\nexit 255\n")
-    assert conditions(tmp_path)["throttled"] is None
+    assert machine_state(tmp_path).throttled is None
 
 
 @pytest.mark.parametrize(
@@ -357,11 +357,11 @@ def test_a_throttled_board_is_warned_of(
 
 
 def test_heat_on_x86_and_other_programs_are_warned_of(tmp_path: Path) -> None:
-    cool = conditions(a_board(tmp_path, throttle_count="7", load="0.00 0 0"))
+    cool = machine_state(a_board(tmp_path, throttle_count="7", load="0.00 0 0"))
     assert condition_warnings([cool, cool]) == []
-    hot = conditions(a_board(tmp_path, throttle_count="9"))
+    hot = machine_state(a_board(tmp_path, throttle_count="9"))
     assert ["for heat" in warning for warning in condition_warnings([cool, hot])] == [True]
-    busy = conditions(a_board(tmp_path, load="99.00 0 0"))
+    busy = machine_state(a_board(tmp_path, load="99.00 0 0"))
     assert ["other programs" in warning for warning in condition_warnings([busy, busy])] == [True]
     assert condition_warnings([cool, {**cool, "load": 99.0}]) == [], "which is our own"
 

@@ -18,6 +18,7 @@ import pytest
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.results import Result, from_json
 from edgeall.edge_runtime.tools.bench_result import BenchResult
+from edgeall.optimize.experiments.compare_result import Comparison
 from edgeall.optimize.quantization.result import SegmentationResult
 from edgeall.train.data.audit import AuditReport, audit
 from edgeall.train.data.listing import list_data
@@ -174,6 +175,8 @@ def test_figures_of_masks() -> None:
         ("masks.json", "evaluation_of_run", MaskEvaluation),
         ("bench.json", "bench", BenchResult),
         ("bench.json", "bench_bare", BenchResult),
+        ("compare.json", "two", Comparison),
+        ("compare.json", "folds", Comparison),
     ],
 )
 def test_a_result_that_is_read_and_written_again_is_the_same(file: str, name: str, kind: type[Result]) -> None:

@@ -16,7 +16,6 @@ from ...edge_runtime.bundle import read_labels
 from ...edge_runtime.errors import DataError, EdgeallError, UsageError
 from ...edge_runtime.files import output_lock
 from ...edge_runtime.images import refuse_inside
-from ...edge_runtime.tools.device import describe_device
 from ...models.head import LOGITS
 from ...models.keras_compat import exact_float32
 from ...models.keras_files.build import build
@@ -32,7 +31,7 @@ from ..data.subsets import SUBSETS
 from ..prepare import prepare_data
 from ..run_folder import check_out, claim
 from ..run_info import ImportedInfo, ModelInfo, RunInfo
-from ..runs import IMPORTED, complete_run, input_spec, source_revision, versions
+from ..runs import IMPORTED, complete_run, input_spec, provenance
 from ..tasks import registry as tasks
 from .config import ImportSettings
 from .conventions import (
@@ -97,9 +96,7 @@ def import_model(settings: ImportSettings, progress: Progress) -> RunInfo:
             timing={"import_s": time.perf_counter() - started},
             workers=1,
             replicas=1,
-            versions=versions(),
-            source_revision=source_revision(),
-            device=describe_device(),
+            **vars(provenance()),
         )
         return complete_run(settings.out, run, model, split, images, [], started)
 
