@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -96,10 +97,17 @@ def test_licence_and_citation() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs edgeall[docs]")
-def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "packages", ["edgeall edgeall.console", pytest.param("", marks=pytest.mark.long)], ids=["two packages", "all"]
+)
+def test_the_site_builds_and_needs_no_network(packages: str, tmp_path: Path) -> None:
+    """Every page of text, and the reference of two packages or of all, which takes most of the time."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "DOCS_PACKAGES": packages}
+    )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reference" / "python" / "edgeall.console.html").exists()
     pages = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
     assert len(pages) > len(HOW_TO)
     loaded = r"<(?:script|img|iframe)[^>]*\ssrc=\"?(https?:|//)|<link[^>]*\shref=\"?(https?:|//)|class=\"?mermaid"

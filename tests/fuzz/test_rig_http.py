@@ -14,7 +14,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import just
 from starlette.testclient import TestClient
 
-EXAMPLES = 6
+EXAMPLES = 4
 """Of each route; `make fuzz` takes more."""
 MANY = 300
 
@@ -71,7 +71,7 @@ def test_nothing_that_is_sent_breaks_the_page(rig: Rig) -> None:
 
 
 def test_nothing_that_is_sent_gets_in(rig: Rig) -> None:
-    statuses = fuzz(rig, EXAMPLES, None)
+    statuses = fuzz(rig, 2, None)  # whoever is not logged in gets no further than the guard
     public = {"GET /login", "POST /login", "POST /language", "GET /static/{name}"}
     assert set().union(*(found for name, found in statuses.items() if name not in public)) <= {303, 401, 404, 421}
     assert len(rig.record.sessions()) == 1

@@ -344,6 +344,7 @@ def test_the_file_is_readable_json(root: Path, tmp_path: Path) -> None:
     assert document["schema"] == 1 and "embargo" not in document, "as before there were embargoes"
 
 
+@pytest.mark.long
 def test_the_real_fields(test_data: Path) -> None:
     scanned = scan(load_dataset(test_data / "all4"))
     duplicates = groups(scanned)
