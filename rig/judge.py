@@ -48,6 +48,11 @@ class Judge:
         self._slide: tuple[int, Tracker] | None = None
         self._news: tuple[News, ...] = ()
         self._lost = False
+        self._next: Classifier | None = None
+
+    def use(self, classifier: Classifier) -> None:
+        """Judge the frames after the current one with another model, of the same labels and input. For any thread."""
+        self._next = classifier
 
     def new_slide(self) -> None:
         """Forget what belongs to the last slide."""
@@ -66,6 +71,9 @@ class Judge:
             StationError: the model's outputs are invalid.
         """
         self._news = ()
+        if (newer := self._next) is not None:
+            self._next, self._classifier = None, newer
+            self._manifest = newer.bundle.manifest if newer.bundle else None
         settings = settings or Settings()
         tracker = self._tracker(session_id)
         picture, flat_field = self._corrected(frame, settings.flat_field)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from .capture.seen import SeenImages
@@ -51,6 +52,14 @@ class OpenSlide:
     def is_open(self, session_id: int | None) -> bool:
         """Whether this is the open slide."""
         return self.session_id == session_id
+
+    @contextmanager
+    def none_open(self) -> Iterator[None]:
+        """No slide is open or opened in this block. Raises StationError if one is."""
+        with self._changing, self.queueing:
+            if self.session_id is not None or self.asked is not None:
+                raise StationError("a slide is open", hint="end it first")
+            yield
 
     def start(self, notes: SessionNotes, by: str) -> int:
         """Start a slide. Raises StationError if one is open, and EdgeallError as `Record.start_session`."""
@@ -110,9 +119,7 @@ class OpenSlide:
 
     def _open(self, add_row: Callable[[], int]) -> int:
         """Start or reopen a slide by a row. What was seen or waited before does not belong to it."""
-        with self._changing, self.queueing:
-            if self.session_id is not None or self.asked is not None:
-                raise StationError("a slide is open", hint="end it first")
+        with self.none_open():
             try:
                 self._seen.begin_slide()
             except OSError as error:

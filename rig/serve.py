@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import sys
@@ -21,7 +20,6 @@ from PIL import Image
 
 from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.errors import UsageError
-from ..edge_runtime.preprocess import InputSpec
 from ..edge_runtime.tools.explain import explains, overlay_renderer
 from ..edge_runtime.vision.cells import Box, cut_out
 from ..edge_runtime.vision.finder import open_finder
@@ -31,10 +29,13 @@ from .capture.camera import open_camera
 from .capture.reconnecting import ReconnectingCamera
 from .capture.seen import SeenImages
 from .judge import unit_of
+from .learning.lessons import Lessons
+from .learning.model import EVENT as MODEL_EVENT
+from .learning.model import GIVEN, InUse, Model, model_in_use, open_model
 from .optics.objectives import Objectives
 from .record.lock import lock_record
 from .record.record import Record
-from .record.rows import Program, Session, SessionNotes
+from .record.rows import Session, SessionNotes
 from .scales import CellSearch
 from .service import Watchdog
 from .station import Station
@@ -107,12 +108,13 @@ def serve(
     address, camera, record = parse_address(options.listen), options.camera, options.record
     _check_options(address, options)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    classifier = Classifier.open(options.model)
-    program = _program(options.model, classifier, {"camera": camera, "listen": options.listen})
+    given = open_model(options.model, {"camera": camera, "listen": options.listen})
     if _path_of(camera) is not None:
         open_camera(camera).close()  # a mistyped path fails now; a device may be connected later
     _check_apart(camera, record)
-    with Record(record, program=program) as opened_record, lock_record(record):
+    with Record(record, program=given.program) as opened_record, lock_record(record):
+        in_use = _model_in_use(opened_record, given, note)
+        classifier = in_use.model.classifier
         tls = prepare_tls(address, record)
         heartbeat = _Heartbeat()
         # Files that an open slide does not have yet are judged, also those that arrived while the rig was off.
@@ -121,11 +123,10 @@ def serve(
         search = _search(options, classifier, opened_record)
         station = Station(watched, classifier, opened_record, search=search, seen=seen, on_beat=heartbeat)
         _check_slide(options.slide, opened_record)
-        explain = _explain(options.model, classifier.input) if explains(classifier) else None
-        page = Page(opened_record, program, station.unit, synthetic=camera == SIMULATED, explain=explain)
+        page, lessons = _page(opened_record, in_use, station, synthetic=camera == SIMULATED)
         access = Access(options.users, key=form_key(record / FORM_KEY))
         reach = Reach(address.host, tls.fingerprint) if tls.fingerprint else None
-        app, broadcast = create_app(station, page, access, tls.names, secure=reach is not None, reach=reach)
+        app, broadcast = create_app(station, page, access, tls.names, lessons=lessons, secure=bool(reach), reach=reach)
         with listening(address) as listener:
             place = page_address(address, listener, tls)
             watchdog = Watchdog(heartbeat.recent)
@@ -189,13 +190,6 @@ def _begin_slide(sample: str, station: Station, record: Record) -> None:
 
 def _ended(session: Session) -> str:
     return f"{session.notes.sample}: ended with {session.frames} frames; {session.skipped} files were skipped"
-
-
-def _program(model: Path, classifier: Classifier, settings: dict[str, str]) -> Program:
-    manifest = classifier.bundle.manifest if classifier.bundle else None
-    flatbuffer = classifier.bundle.flatbuffer if classifier.bundle else b""
-    name = manifest.name if manifest else model.name
-    return Program(name, hashlib.sha256(flatbuffer).hexdigest(), classifier.labels, settings)
 
 
 def _server_config(app: FastAPI, address: Address, tls: Tls) -> uvicorn.Config:
@@ -284,8 +278,31 @@ def _check_apart(camera: str, record: Path) -> None:
         )
 
 
-def _explain(model: Path, spec: InputSpec) -> Explain:
-    render = overlay_renderer(model)
+def _model_in_use(record: Record, given: Model, note: Callable[[str], None]) -> InUse:
+    """The model to judge with. If it is not the one that the record names, the record says so from now on."""
+    found = model_in_use(record, given)
+    if found.is_adapted:
+        record.use_program(found.model.program)
+        note(f"judging with the model that the rig learned ({found.model.program.model_sha256[:12]}); see /learn")
+    if found.fault:
+        note(found.fault)
+        detail = {"use": GIVEN, "by": COMMAND_LINE, "model_sha256": given.program.model_sha256, "why": found.fault}
+        record.add_event(MODEL_EVENT, detail | {"given_sha256": given.file_sha256})
+    return found
+
+
+def _page(record: Record, in_use: InUse, station: Station, *, synthetic: bool) -> tuple[Page, Lessons]:
+    """The pages' data, and the learning, whose switches the pages follow."""
+    model = in_use.model
+    page = Page(record, model.program, station.unit, synthetic=synthetic, explain=_explain(model))
+    return page, Lessons(record, in_use, station.models, lambda other: page.use(other.program, _explain(other)))
+
+
+def _explain(model: Model) -> Explain | None:
+    """What draws the maps of a model; None for one without class-activation maps."""
+    if not explains(model.classifier):
+        return None
+    render, spec = overlay_renderer(model.path), model.classifier.input
 
     def explain(field: Image.Image, box: Box | None) -> bytes:
         return render(field if box is None else cut_out(field, box, spec.width / spec.height))

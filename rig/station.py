@@ -24,6 +24,7 @@ from .capture.reconnecting import CameraState, ReconnectingCamera
 from .capture.seen import SeenImages
 from .judge import Judge
 from .language import message
+from .learning.model import ModelSwitch
 from .open_slide import OpenSlide
 from .record.record import Record
 from .record.rows import SessionNotes
@@ -75,6 +76,7 @@ class Station:
         self._times: deque[float] = deque(maxlen=1000)
         self._settings = _last_settings(record)
         self._slide = OpenSlide(record, self._seen, lambda: camera.state().frames)
+        self.models = ModelSwitch(self._judge, self._slide, record)
         self._waits = False
         self._left_out = 0
         self._fault = ""

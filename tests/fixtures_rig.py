@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeall.edge_runtime.classifier import Classifier
     from edgeall.rig.capture.interface import Camera
     from edgeall.rig.capture.slide import Slide
+    from edgeall.rig.learning.lessons import Lessons
     from edgeall.rig.record.record import Record
     from edgeall.rig.snapshot import Live
     from edgeall.rig.station import Station
@@ -45,6 +46,7 @@ class Rig:
     access: Access
     app: FastAPI
     broadcast: Broadcast[Live]
+    lessons: Lessons
 
     def session(self, sample: str = "S-1") -> int:
         """Start a slide."""
@@ -119,8 +121,12 @@ def build_rig(
     """A rig over the simulated slide, not started. Without ``users`` everyone has access. Close its record."""
     from edgeall.rig.capture.reconnecting import ReconnectingCamera
     from edgeall.rig.capture.slide import SimulatedCamera
+    from edgeall.rig.learning.lessons import Lessons
+    from edgeall.rig.learning.model import InUse, Model
+    from edgeall.rig.record.image_store import file_digest
     from edgeall.rig.record.record import Record
     from edgeall.rig.record.rows import Program
+    from edgeall.rig.serve import DEMO_MODEL
     from edgeall.rig.station import Station
     from edgeall.rig.web.access import Access
     from edgeall.rig.web.app import create_app
@@ -134,8 +140,10 @@ def build_rig(
     page = Page(record, replace(program, model_sha256=model_sha256), unit, synthetic=True, explain=explain)
     with quick_hashes():
         access = Access(users)
-    app, broadcast = create_app(station, page, access, local_names(), secure=secure)
-    return Rig(record, station, access, app, broadcast)
+    given = Model(DEMO_MODEL, file_digest(DEMO_MODEL), classifier, program)
+    lessons = Lessons(record, InUse(given, given), station.models, lambda model: page.use(model.program, None))
+    app, broadcast = create_app(station, page, access, local_names(), lessons=lessons, secure=secure)
+    return Rig(record, station, access, app, broadcast, lessons)
 
 
 class Served:

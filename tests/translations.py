@@ -23,7 +23,7 @@ from edgeall.rig.web.display import script_texts
 RIG = Path(__file__).resolve().parents[1] / "rig"
 SINGLE, PLURAL = ("_", "N_", "gettext", "message"), ("ngettext", "plural")
 SHOWN = ("*_page.py", "exports.py", "app.py", "errors.py", "context.py", "station.py", "open_slide.py", "record.py")
-SHOWN += ("count.py", "queries.py", "reader.py", "chain.py")
+SHOWN += ("count.py", "queries.py", "reader.py", "chain.py", "lessons.py", "model.py")
 """Files whose errors a page shows: their constant messages and hints are texts too."""
 MADE = datetime(2026, 11, 30, tzinfo=timezone.utc)
 """A constant: a catalogue changes only with its texts."""

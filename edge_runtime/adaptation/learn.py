@@ -50,6 +50,7 @@ class Labelled:
         after: figures at the site, each image from a layer that was fitted without it.
         gained: their comparison.
         home: figures of the exemplars of the home laboratory, before and after; None if the file has none.
+        answers: class index of each image by the old model, and by a layer that was fitted without it; ``(2, n)``.
     """
 
     per_class: dict[str, int]
@@ -61,9 +62,10 @@ class Labelled:
     after: Figures
     gained: Gain
     home: tuple[Figures, ...] | None
+    answers: NDArray[np.int64]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as they are in the lineage."""
+        """The fields as they are in the lineage, without the single images."""
         home = self.home and dict(zip(("before", "after"), (part.to_json() for part in self.home), strict=True))
         return {
             "per_class": self.per_class,
@@ -227,6 +229,7 @@ def _judged(bundle: Bundle, site: Site, fitted: Refit, flatbuffer: bytes) -> Lab
         after=figures(after, truth, labels),
         gained=gain(before, after, truth),
         home=home,
+        answers=np.stack([before, after]).astype(np.int64),
     )
 
 

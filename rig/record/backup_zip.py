@@ -25,7 +25,7 @@ from .image_store import NO_ROOM, ImageStore, file_digest
 
 _FOLDER = "edgeall-backup-"
 _BLOCK = 1 << 20
-_MEMBER = re.compile(rf"{re.escape(chain.DATABASE)}|images/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})\.(jpg|png)")
+_MEMBER = re.compile(rf"{re.escape(chain.DATABASE)}|images/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})\.(jpg|png|tflite)")
 _README = (
     "A backup of the record of an edgeall rig.\n"
     "Restore it: edgeall record restore THIS.zip --record NEW-FOLDER\n"

@@ -1,4 +1,7 @@
-"""The record's images: files named by the SHA-256 of their content, on the disk before any row names them."""
+"""The record's images: files named by the SHA-256 of their content, on the disk before any row names them.
+
+Models that the rig learned are kept among them, so that a backup has them and a verification reads them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ from pathlib import Path
 from .chain import RecordError, full, sync_folder
 
 _PNG = b"\x89PNG\r\n"
+_TFLITE = b"TFL3"
+"""File identifier of a TFLite flatbuffer, at its fifth byte."""
+MODEL_SUFFIX = ".tflite"
+SUFFIXES = (".jpg", ".png", MODEL_SUFFIX)
 _DIGEST = re.compile("[0-9a-f]{64}")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """Values of ``errno`` for a full disk."""
@@ -30,7 +37,7 @@ def file_digest(path: Path) -> str:
 
 
 class ImageStore:
-    """``images/ab/ab12....jpg``, or ``.png``; ``incoming/`` holds files that are being written.
+    """``images/ab/ab12....jpg``, or another of `SUFFIXES`; ``incoming/`` holds files that are being written.
 
     Args:
         folder: of the record; nothing is created in it before the first image.
@@ -49,11 +56,13 @@ class ImageStore:
 
     @staticmethod
     def suffix(image: bytes) -> str:
-        """``.jpg`` or ``.png``, by the content of a file."""
+        """One of `SUFFIXES`, by the content of a file."""
+        if image[4:8] == _TFLITE:
+            return MODEL_SUFFIX
         return ".png" if image.startswith(_PNG) else ".jpg"
 
     def save(self, image: bytes) -> str:
-        """Write a JPEG or PNG file and flush it and its name to the disk. An existing image is left unchanged.
+        """Write a file and flush it and its name to the disk. An existing one is left unchanged.
 
         Returns:
             Its digest.
@@ -102,9 +111,8 @@ class ImageStore:
             sync_folder(self._images.parent)
 
     def _place(self, digest: str) -> Path:
-        folder = self._images / digest[:2]
-        lossless = folder / f"{digest}.png"
-        return lossless if lossless.is_file() else folder / f"{digest}.jpg"
+        places = [self._images / digest[:2] / f"{digest}{suffix}" for suffix in SUFFIXES]
+        return next((place for place in places if place.is_file()), places[0])
 
     def _write(self, image: bytes, path: Path) -> None:
         for folder in (self._incoming, self._images, path.parent):

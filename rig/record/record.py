@@ -194,13 +194,18 @@ class Record(RecordReader):
         """Record that a review counts no more; its row stays. Returns the withdrawal's id."""
         return self._add("withdrawal", {"session": session_id, "withdrawn": review_id, "by": by})
 
-    def add_event(self, kind: str, detail: Mapping[str, Any], image_jpeg: bytes | None = None) -> int:
+    def add_event(self, kind: str, detail: Mapping[str, Any], image: bytes | None = None) -> int:
         """Record an event other than a frame (settings changed, a camera reopened); returns its id.
 
-        Its image is never pruned. Raises RecordFullError if there is no room for it.
+        Its image, or the model that it brought, is never pruned. Raises RecordFullError if there is no room for it.
         """
-        image = {} if image_jpeg is None else {"image": self._images.save(image_jpeg)}
-        return self._add("event", {"event": kind, "detail": dict(detail), **image})
+        saved = {} if image is None else {"image": self._images.save(image)}
+        return self._add("event", {"event": kind, "detail": dict(detail), **saved})
+
+    def use_program(self, program: Program) -> None:
+        """Write the next rows in the name of another program: another model judges from now on."""
+        with self._lock:
+            self._program, self._opening = program, None
 
     def prune_images(self, before: datetime) -> Pruned:
         """Remove the images of frames recorded before a moment. The rows and the chain stay.

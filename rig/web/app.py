@@ -14,6 +14,7 @@ from fastapi.responses import Response
 
 from ... import __version__
 from ...edge_runtime.tools.device import describe_device
+from ..learning.lessons import Lessons
 from ..snapshot import Live
 from ..station import Station
 from . import (
@@ -21,6 +22,7 @@ from . import (
     exports,
     frame_page,
     language_page,
+    learn_page,
     live_page,
     login_page,
     map_page,
@@ -48,6 +50,7 @@ def create_app(
     access: Access,
     hosts: frozenset[str],
     *,
+    lessons: Lessons,
     secure: bool,
     reach: Reach | None = None,
 ) -> tuple[FastAPI, Broadcast[Live]]:
@@ -58,6 +61,7 @@ def create_app(
         page: record, labels and model.
         access: users and their roles.
         hosts: host names of this machine.
+        lessons: what the rig learns from reviews.
         secure: served over TLS.
         reach: where other computers reach it; None if it listens on this machine alone.
 
@@ -75,12 +79,13 @@ def create_app(
 
     # Without openapi_url FastAPI adds no documentation pages, which would load scripts from other servers.
     app = FastAPI(title="edgeall rig", version=__version__, lifespan=lifespan, openapi_url=None)
-    app.state.context = Context(page, station, access, broadcast, describe_device(), reach)
+    app.state.context = Context(page, station, access, broadcast, describe_device(), lessons, reach)
     for pages in (
         live_page,
         slides_page,
         map_page,
         review_page,
+        learn_page,
         frame_page,
         objectives_page,
         exports,

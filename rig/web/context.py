@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from ...edge_runtime.tools.device import Device
+from ..learning.lessons import Lessons
 from ..snapshot import Live
 from ..station import Station
 from .access import Access
@@ -26,6 +27,7 @@ class Context:
         station: the running loop.
         access: users and their sessions.
         broadcast: the live view's snapshots.
+        lessons: what the rig learns from reviews.
         reach: where other computers reach the page; None if it listens on this machine alone.
         exporting: held while an export is made.
         backing_up: held while a backup is made and sent.
@@ -36,6 +38,7 @@ class Context:
     access: Access
     broadcast: Broadcast[Live]
     device: Device
+    lessons: Lessons
     reach: Reach | None = None
     exporting: threading.Lock = field(default_factory=threading.Lock)
     backing_up: threading.Lock = field(default_factory=threading.Lock)

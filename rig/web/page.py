@@ -37,12 +37,17 @@ class Page:
         explain: Explain | None = None,
     ) -> None:
         self.record = record
-        self.model, self.model_sha256 = program.model, program.model_sha256
         self.labels = tuple(program.labels)
-        self.pictures = Pictures(record, explain)
+        self.pictures = Pictures(record)
+        self.use(program, explain)
         self.unit = unit
         self.synthetic = synthetic
         self._render = renderer()
+
+    def use(self, program: Program, explain: Explain | None) -> None:
+        """Show another model, of the same labels."""
+        self.model, self.model_sha256 = program.model, program.model_sha256
+        self.pictures.explain = explain
 
     @staticmethod
     def user(request: Request) -> User:

@@ -14,6 +14,7 @@ from PIL import Image
 from ...edge_runtime.errors import ImageError
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.vision.cells import Box
+from ..record.image_store import MODEL_SUFFIX
 from ..record.record import Record
 from ..record.rows import RecordedFrame
 
@@ -30,12 +31,14 @@ class Pictures:
 
     Args:
         record: has the images.
-        explain: None for a model without a class-activation map.
+
+    Attributes:
+        explain: of the current model; None for one without a class-activation map. Its maps are not cached.
     """
 
-    def __init__(self, record: Record, explain: Explain | None = None) -> None:
+    def __init__(self, record: Record) -> None:
         self._record = record
-        self._explain = explain
+        self.explain: Explain | None = None
         self._cache: OrderedDict[Hashable, bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -46,9 +49,9 @@ class Pictures:
         return dataclasses.replace(frame, image=None, image_lost="removed") if removed else frame
 
     def original(self, digest: str) -> bytes | None:
-        """The image as recorded; None if there is none, or none any more, or ``digest`` is invalid."""
+        """The image as recorded; None if there is none, or none any more, or ``digest`` is not that of an image."""
         path = self._record.image_path(digest)
-        return None if path is None else path.read_bytes()
+        return None if path is None or path.suffix == MODEL_SUFFIX else path.read_bytes()
 
     def thumbnail(self, digest: str) -> bytes | None:
         """A thumbnail, at most `THUMBNAIL_PX` wide and high."""
@@ -71,17 +74,17 @@ class Pictures:
     def explains(self, frame: RecordedFrame) -> bool:
         """Whether `explained` has a map of the frame, or of its cells if it has any."""
         judged = frame.row.label is not None or len(frame.row.cells) > 0
-        return self._explain is not None and frame.image is not None and judged
+        return self.explain is not None and frame.image is not None and judged
 
     def explained(self, frame: RecordedFrame, index: int | None = None) -> bytes | None:
         """The class-activation map of a frame, or of one of its cells, as PNG; None if there is none."""
-        cells = frame.row.cells
+        cells, explain = frame.row.cells, self.explain
         path = self._record.image_path(frame.image) if frame.image and self.explains(frame) else None
         exists = not cells if index is None else 0 <= index < len(cells)
-        if self._explain is None or path is None or not exists:
+        if explain is None or path is None or not exists:
             return None
         with suppress(ImageError), open_rgb(path) as image:  # a damaged image is reported by `edgeall record verify`
-            return self._explain(image, None if index is None else cells[index]["box"])
+            return explain(image, None if index is None else cells[index]["box"])
         return None
 
     def _make(self, key: Hashable, digest: str, change: Callable[[Image.Image], Image.Image]) -> bytes | None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from fixtures_rig import PASSWORDS, Served
+from reviewed_slide import reviewed_slide
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.rig.language import LANGUAGES
+from edgeall.rig.record.record import Record
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_module = pytest.importorskip(
@@ -25,7 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 WIDE, PHONE = (1400, 900), (380, 760)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-PAGES = ("", "/slides", "/gallery", "/settings", "/objectives", "/health")
+PAGES = ("", "/slides", "/gallery", "/settings", "/objectives", "/learn", "/health")
 DASH = "\u2013"
 """Shown where there is no value."""
 WAIT_MS = 60_000
@@ -304,6 +306,42 @@ def test_accessible(served: Served, open_page: Callable[..., Any]) -> None:
         check(address)
 
 
+def test_the_rig_learns_from_corrections(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    """From the reviews of a record to another model and back, by the page alone; every state of it is accessible."""
+    with Record(tmp_path / "record") as record:
+        for seed in (1, 2):
+            reviewed_slide(record, [0, 1, 2] * 4, sample=f"S-{seed}", seed=seed)
+    rig = Served(tmp_path)
+    try:
+        page = open_page(rig.address)
+        page.goto(f"{rig.address}/learn")
+
+        def check() -> None:
+            for size, scheme in ((WIDE, "light"), (PHONE, "dark")):
+                page.set_viewport_size({"width": size[0], "height": size[1]})
+                page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                found = axe_module.Axe().run(page, options=RULES).response["violations"]
+                assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], scheme
+                assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+        check()
+        page.get_by_role("button", name="Learn from my corrections").click()
+        page.get_by_role("heading", name="A better model is offered").wait_for()  # the script reloads the page
+        check()
+        page.get_by_role("button", name="Use this model").click()
+        page.get_by_role("heading", name="The model in use").wait_for()
+        check()
+        rig.stop()
+        rig = Served(tmp_path)
+        assert any("judging with the model that the rig learned" in line for line in rig.said)
+        page = open_page(rig.address)
+        page.goto(f"{rig.address}/learn")
+        page.get_by_role("button", name="Go back to the given model").click()
+        page.get_by_text("The rig judges with the model that it was given.").wait_for()
+    finally:
+        rig.stop()
+
+
 def test_every_page_of_a_slide_is_accessible_in_every_language(served: Served, open_page: Callable[..., Any]) -> None:
     """Map, Cells, Review and the reports, at 1280 and at 390 pixels; on a phone in every language."""
     axe, page = axe_module.Axe(), open_page(served.address, (1280, 900))
@@ -311,7 +349,7 @@ def test_every_page_of_a_slide_is_accessible_in_every_language(served: Served, o
     until(page, "Number(document.getElementById('count').textContent) || 0", lambda count: count > 0)
     slide = page.locator("#slide").get_attribute("data-session")
     names = ("map", "cells", "review?queue=all", "review?queue=audit&blind=true", "report", "")
-    addresses = [f"/slides/{slide}/{name}".rstrip("/") for name in names] + ["/phone", "/objectives"]
+    addresses = [f"/slides/{slide}/{name}".rstrip("/") for name in names] + ["/phone", "/objectives", "/learn"]
     for width, scheme in ((1280, "dark"), (390, "light")):
         page.set_viewport_size({"width": width, "height": 844})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

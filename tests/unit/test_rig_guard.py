@@ -30,7 +30,7 @@ def all_routes() -> list[tuple[str, str]]:
     """(method, path with a value for each parameter) of all routes."""
     nothing: Any = SimpleNamespace(wait=None)
     page = Page(nothing, Program("", ""), "field", synthetic=False)
-    app, _ = create_app(nothing, page, Access(None), frozenset(), secure=False)
+    app, _ = create_app(nothing, page, Access(None), frozenset(), lessons=nothing, secure=False)
     paths = app.openapi()["paths"]
     return sorted((method.upper(), path.format(**FILLED)) for path, methods in paths.items() for method in methods)
 
