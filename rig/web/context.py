@@ -27,6 +27,7 @@ class Context:
         station: the running loop.
         access: users and their sessions.
         broadcast: the live view's snapshots.
+        device: the machine.
         lessons: what the rig learns from reviews.
         reach: where other computers reach the page; None if it listens on this machine alone.
         exporting: held while an export is made.
