@@ -339,7 +339,7 @@ def search(json: bool, **settings: Any) -> None:
         settings[name] = None if settings[name] is None else numbers(name.replace("_", "-"), settings[name], kind)
     result = run_search(SearchSettings(**settings), Progress())
     print_result(result, json, lambda: search_text(result))
-    note_synthetic(result["synthetic"])
+    note_synthetic(result.synthetic)
     note_research_use(json)
 
 

@@ -14,6 +14,8 @@ OPTIONAL = {"optional": True}
 """Metadata of a field that the JSON leaves out while it is None."""
 SPREAD = {"spread": True}
 """Metadata of a field whose own keys stand among those of the object around it; none if it is None."""
+SPREAD_NULL = {"spread": True, "null": True}
+"""As `SPREAD`, but if it is None each of its keys is null."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Result:
         for item in dataclasses.fields(self):
             value = plain(getattr(self, item.name))
             if item.metadata.get("spread"):
-                found |= value or {}
+                found |= value or (_nulls(type(self), item.name) if "null" in item.metadata else {})
             elif value is not None or "optional" not in item.metadata:
                 found[item.metadata.get("key", item.name)] = value
         return found
@@ -53,14 +55,25 @@ def from_json(kind: type[R], found: Mapping[str, Any]) -> R:
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         key = item.metadata.get("key", item.name)
         if item.metadata.get("spread"):
-            inner = next(part for part in (*get_args(hints[item.name]), hints[item.name]) if part)
-            has_any = any(own.name in found for own in dataclasses.fields(inner))
+            inner = _inner(hints[item.name])
+            names = (own.name for own in dataclasses.fields(inner))
+            has_any = any(found[name] is not None or "null" not in item.metadata for name in names if name in found)
             values[item.name] = from_json(inner, found) if has_any else None
         elif key in found:
             values[item.name] = _typed(hints[item.name], found[key])
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             values[item.name] = None
     return kind(**values)
+
+
+def _inner(hint: Any) -> Any:
+    """``X`` of ``X`` or ``X | None``."""
+    return next(part for part in (*get_args(hint), hint) if part)
+
+
+def _nulls(kind: type[Result], name: str) -> dict[str, None]:
+    """The keys of a field that is None."""
+    return dict.fromkeys(item.name for item in dataclasses.fields(_inner(get_type_hints(kind)[name])))
 
 
 def _typed(kind: Any, value: Any) -> Any:

@@ -89,9 +89,8 @@ class Candidate:
     @property
     def _training(self) -> list[str]:
         """The settings of the training that differ from the default, as parts of a file name."""
-        named: dict[str, Any] = {"lr": self.learning_rate, "dropout": self.dropout, "decay": self.weight_decay}
-        named |= {"": self.augment, "unfreeze": self.unfreeze}
-        return [f"{name}{value}" for name, value in named.items() if value is not None]
+        short = {"lr_finetune": "lr", "weight_decay": "decay", "augment": ""}
+        return [f"{short.get(name, name)}{value}" for name, value in self.training.items()]
 
     @property
     def training(self) -> dict[str, Any]:

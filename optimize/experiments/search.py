@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -31,13 +31,14 @@ from ...train.runs import is_damaged, read_json, start_over, write_json
 from ...train.workers import refuse_cluster
 from .search_choice import SCHEMA, conclude
 from .search_config import SearchSettings
+from .search_result import SearchResult
 from .search_settings import check, space_of, training_of
 from .search_trial import Search, run_trial
 from .storage import differences, open_storage
-from .trials import Space, Trials
+from .trials import Space, Trials, Tried
 
 
-def search(settings: SearchSettings, progress: Progress) -> dict[str, Any]:
+def search(settings: SearchSettings, progress: Progress) -> SearchResult:
     """Find the most accurate network within a budget.
 
     Every trained candidate is converted, timed on this machine, and evaluated on the validation subset through the
@@ -72,7 +73,7 @@ def search(settings: SearchSettings, progress: Progress) -> dict[str, Any]:
 
 def _search(
     settings: SearchSettings, space: Space, notes: list[str], storage: Any, identity: dict[str, Any], progress: Progress
-) -> dict[str, Any]:
+) -> SearchResult:
     """`search` with checked settings, while the folder is locked."""
     worker, split, facts = _begin(settings, identity, progress)
     identity["split_sha256"] = split.sha256
@@ -151,9 +152,9 @@ def _run_trials(search: Search) -> None:
         outcome = run_trial(search, trial, candidate, f"{done + 1} of {wanted}")
         failures = failures + 1 if outcome == "failed" else 0
         if failures == 3:
-            reason = next(row["reason"] for row in trials.rows() if row["trial"] == trial.number)
+            reason = next(row.reason for row in trials.rows() if row.trial == trial.number)
             raise EdgeallError(f"three candidates in a row could not be built; the last: {reason}")
 
 
-def _trained(rows: list[dict[str, Any]]) -> int:
-    return sum(row["outcome"] in ("measured", "stopped", "failed", "running") for row in rows)
+def _trained(rows: Sequence[Tried]) -> int:
+    return sum(row.outcome in ("measured", "stopped", "failed", "running") for row in rows)

@@ -28,7 +28,7 @@ from .candidate import Candidate, converted, file_bytes_at_most, latency_ms, spe
 from .liveness import sign_of_life
 from .search_config import SearchSettings
 from .search_settings import training_of
-from .trials import Space, Trials
+from .trials import Cost, Measurement, Space, Trials
 
 SLACK_MS, SLACK_BYTES = 1.25, 1.6
 """Accepted ratio of the estimate for a pruned network to the budget, see `candidate.untrained`. Ranking removes more
@@ -72,10 +72,10 @@ def run_trial(search: Search, trial: Any, candidate: Candidate, place: str) -> s
     try:
         _refuse(search, trial, candidate)
         progress.note(f"trial {trial.number} ({place}): {candidate.describe()}")
-        result = _measure(search, trial, candidate)
-        trials.note(trial, **result)
-        reason = _excess(result, search.settings) or ""
-        accuracy = None if reason else result["accuracy"]
+        cost, measured = _measure(search, trial, candidate)
+        trials.note(trial, **{**cost.to_json(), **measured.to_json()})
+        reason = _excess(cost, search.settings) or ""
+        accuracy = None if reason else measured.accuracy
     except RefusedError as refusal:
         outcome, reason = "refused", str(refusal)
     except StoppedError as stop:
@@ -92,11 +92,11 @@ def run_trial(search: Search, trial: Any, candidate: Candidate, place: str) -> s
 
 def _refuse(search: Search, trial: Any, candidate: Candidate) -> None:
     """Measure the cost of a candidate without training it. Raises RefusedError if it exceeds the budget."""
-    rows = [row for row in search.trials.rows() if row["trial"] != trial.number]
+    rows = [row for row in search.trials.rows() if row.trial != trial.number]
     for row in rows:
-        if row["outcome"] == "refused" and "untrained" in row and candidate.contains(row["candidate"]):
-            raise RefusedError(f"larger than {row['candidate'].describe()}, which {row['reason']}")
-    known = (row["untrained"] for row in rows if row["candidate"].cost_key == candidate.cost_key and "untrained" in row)
+        if row.outcome == "refused" and row.untrained and candidate.contains(row.candidate):
+            raise RefusedError(f"larger than {row.candidate.describe()}, which {row.reason}")
+    known = (row.untrained for row in rows if row.candidate.cost_key == candidate.cost_key and row.untrained)
     cost = next(known, None)
     if cost is None:
         try:
@@ -104,40 +104,34 @@ def _refuse(search: Search, trial: Any, candidate: Candidate) -> None:
         except UsageError as error:  # too few channels, or a layer that cannot be quantized
             raise RefusedError(error.message) from error
         cost = cost_of(flatbuffer, candidate, search)
-    search.trials.note(trial, untrained=cost)
+    search.trials.note(trial, untrained=cost.to_json())
     slack = (SLACK_MS, SLACK_BYTES) if candidate.macs < 1 else (1.0, 1.0)
     reason = _excess(cost, search.settings, *slack)
     if reason:
         raise RefusedError(reason)
 
 
-def cost_of(flatbuffer: bytes, candidate: Candidate, search: Search) -> dict[str, Any]:
-    """Cost of a network on this machine; ``overshoot``: its share of the budget, above 1 if it exceeds the budget."""
+def cost_of(flatbuffer: bytes, candidate: Candidate, search: Search) -> Cost:
+    """Measure a network on this machine."""
     settings, spec = search.settings, spec_of(candidate)
     milliseconds = latency_ms(flatbuffer, search.split.labels, spec, settings.seconds)
     most = file_bytes_at_most(len(flatbuffer), spec)
-    return {
-        "latency_ms": milliseconds,
-        "flatbuffer_bytes": len(flatbuffer),
-        "file_bytes_at_most": most,
-        "overshoot": max(milliseconds / (settings.max_latency_ms or math.inf), most / (settings.max_bytes or math.inf)),
-    }
+    overshoot = max(milliseconds / (settings.max_latency_ms or math.inf), most / (settings.max_bytes or math.inf))
+    return Cost(milliseconds, len(flatbuffer), most, overshoot)
 
 
-def _excess(
-    cost: Mapping[str, Any], settings: SearchSettings, slack_ms: float = 1.0, slack_bytes: float = 1.0
-) -> str | None:
+def _excess(cost: Cost, settings: SearchSettings, slack_ms: float = 1.0, slack_bytes: float = 1.0) -> str | None:
     """How a cost exceeds the budget, as text; None if it does not."""
-    most_ms, most_bytes, size = settings.max_latency_ms, settings.max_bytes, cost["file_bytes_at_most"]
+    most_ms, most_bytes, size = settings.max_latency_ms, settings.max_bytes, cost.file_bytes_at_most
     parts = []
-    if most_ms is not None and cost["latency_ms"] > slack_ms * most_ms:
-        parts.append(f"{cost['latency_ms']:.3g} ms of {most_ms:g}")
+    if most_ms is not None and cost.latency_ms > slack_ms * most_ms:
+        parts.append(f"{cost.latency_ms:.3g} ms of {most_ms:g}")
     if most_bytes is not None and size > slack_bytes * most_bytes:
         parts.append(f"up to {size:,} bytes of {most_bytes:,}")
     return f"takes {' and '.join(parts)}" if parts else None
 
 
-def _measure(search: Search, trial: Any, candidate: Candidate) -> dict[str, Any]:
+def _measure(search: Search, trial: Any, candidate: Candidate) -> tuple[Cost, Measurement]:
     """Train the candidate's networks that are not trained yet, convert, and measure validation accuracy and cost."""
     settings = search.settings
 
@@ -158,15 +152,16 @@ def _measure(search: Search, trial: Any, candidate: Candidate) -> dict[str, Any]
     result = quantized(search, run, candidate, out, subset="validation", golden="synthetic")
     sign_of_life(trial)
     cost = cost_of(open_bundle(out).flatbuffer, candidate, search)
-    return {
-        **cost,
-        "accuracy": result.accuracy,
-        "float_accuracy": result.float_accuracy,
-        "images": result.test_images,
-        "file_bytes": result.file_bytes,
-        "parameters": load_run(run).model.parameters,
-        "run": run.name,
-    }
+    return cost, Measurement(
+        accuracy=result.accuracy,
+        float_accuracy=result.float_accuracy,
+        images=result.test_images,
+        latency_ms=cost.latency_ms,
+        flatbuffer_bytes=cost.flatbuffer_bytes,
+        file_bytes=result.file_bytes,
+        parameters=load_run(run).model.parameters,
+        run=run.name,
+    )
 
 
 def _trained_run(search: Search, candidate: Candidate, on_epoch: OnEpoch) -> Path:
@@ -192,7 +187,7 @@ def _pruned_run(search: Search, trial: Any, base: Path, candidate: Candidate, on
 
     def check(model: Any) -> None:
         cost = cost_of(converted(model, candidate), candidate, search)
-        search.trials.note(trial, untrained=cost)
+        search.trials.note(trial, untrained=cost.to_json())
         reason = _excess(cost, settings)
         if reason:
             raise RefusedError(reason)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...edge_runtime.errors import UsageError
+from ...edge_runtime.results import SPREAD, Result, from_json
 from .candidate import Candidate
 from .liveness import is_silent, release_dead, sign_of_life
 from .storage import differences, first_line, storage_errors
@@ -95,6 +96,58 @@ class Space:
         }
 
 
+@dataclass(frozen=True)
+class Cost(Result):
+    """Cost of a network on this machine.
+
+    Attributes:
+        file_bytes_at_most: upper bound of the packed model.
+        overshoot: share of the budget, above 1 if the network exceeds it.
+    """
+
+    latency_ms: float
+    flatbuffer_bytes: int
+    file_bytes_at_most: int
+    overshoot: float
+
+
+@dataclass(frozen=True)
+class Measurement(Result):
+    """What was measured of a trained candidate. ``accuracy`` is of the ``images`` of the validation subset; ``run`` is
+    the folder's name.
+    """
+
+    accuracy: float
+    float_accuracy: float
+    images: int
+    latency_ms: float
+    flatbuffer_bytes: int
+    file_bytes: int
+    parameters: int
+    run: str
+
+    def __str__(self) -> str:
+        """Latency and size, as text."""
+        return f"{self.latency_ms:.2f} ms, {self.file_bytes:,} bytes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried(Result):
+    """A trial that counts; for ``outcome`` see `Trials`. ``overshoot`` is that of the measured network."""
+
+    trial: int
+    outcome: str
+    candidate: Candidate
+    worker: str
+    host: str | None = None
+    folder: str | None = None
+    untrained: Cost | None = None
+    measured: Measurement | None = field(default=None, metadata=SPREAD)
+    overshoot: float | None = None
+    reason: str = ""
+    seconds: float | None = None
+
+
 class Trials:
     """A study in a storage that outlives the process.
 
@@ -158,15 +211,14 @@ class Trials:
                 smallest = next(item for item in space.candidates() if item.model == axes.model)
                 self._study.enqueue_trial(space.parameters(smallest))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every trial that counts: ``trial``, ``outcome``, ``candidate`` (a `Candidate`) and what `note` added."""
+    def rows(self) -> list[Tried]:
+        """Every trial that counts."""
         found = []
         for trial in self._study.get_trials(deepcopy=False):
             facts = trial.user_attrs
             outcome = "running" if trial.state.name == "RUNNING" else facts.get("outcome")
             if "candidate" in facts and outcome in ("measured", "stopped", "refused", "failed", "running"):
-                candidate = Candidate(**facts["candidate"])
-                found.append({**facts, "trial": trial.number, "outcome": outcome, "candidate": candidate})
+                found.append(from_json(Tried, {**facts, "trial": trial.number, "outcome": outcome}))
         return found
 
     def next(self) -> tuple[Any, Candidate] | None:
@@ -210,7 +262,7 @@ class Trials:
             self._study.tell(trial, state=states.FAIL if outcome == "failed" else states.PRUNED)
 
     def _tried(self, before: int) -> set[Candidate]:
-        done = {row["candidate"] for row in self.rows() if row["trial"] < before}
+        done = {row.candidate for row in self.rows() if row.trial < before}
         deaths = self._deaths()
         return done | {candidate for candidate, count in deaths.items() if count >= MAX_ATTEMPTS}
 

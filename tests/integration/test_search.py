@@ -31,7 +31,7 @@ from edgeall.optimize.experiments.candidate import (
 )
 from edgeall.optimize.experiments.search import search
 from edgeall.optimize.experiments.search_config import SearchSettings
-from edgeall.optimize.experiments.search_result import alike, choose, missed, search_text
+from edgeall.optimize.experiments.search_result import SearchResult, search_text
 from edgeall.optimize.experiments.search_settings import space_of
 from edgeall.optimize.experiments.storage import open_storage
 from edgeall.optimize.experiments.trials import MAX_ATTEMPTS, Axes, Space, Trials
@@ -99,7 +99,7 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def found(settings: SearchSettings) -> tuple[dict[str, Any], Listening]:
+def found(settings: SearchSettings) -> tuple[SearchResult, Listening]:
     """What a search found that was interrupted after an epoch and begun again, with the test subset sealed."""
     opened = {module: module.load_subsets for module in (runs, prune)}
     hand_over = search_choice._hand_over
@@ -126,28 +126,27 @@ def found(settings: SearchSettings) -> tuple[dict[str, Any], Listening]:
 
 def test_what_is_too_slow_is_never_trained(settings: SearchSettings, found: Any) -> None:
     result, _ = found
-    outcomes = {(row["input_size"], row["macs"]): row["outcome"] for row in result["trials"]}
+    outcomes = {(row.candidate.input_size, row.candidate.macs): row.outcome for row in result.trials}
     assert outcomes == {(32, 0.5): "measured", (32, 1.0): "measured", (224, 0.5): "refused", (224, 1.0): "refused"}
     assert sorted(path.name for path in (settings.out / "runs").iterdir()) == ["basic_cnn-32", "basic_cnn-32-macs0.5"]
-    reasons = [row["reason"] for row in result["trials"] if row["outcome"] == "refused"]
+    reasons = [row.reason for row in result.trials if row.outcome == "refused"]
     assert all(f"{settings.max_latency_ms:g}" in reason for reason in reasons)
-    assert all(row["latency_ms"] < settings.max_latency_ms for row in result["trials"] if row["outcome"] == "measured")
+    assert all(row.measured.latency_ms < settings.max_latency_ms for row in result.trials if row.measured)
 
 
 def test_an_interrupted_search_continues(found: Any) -> None:
     result, again = found
     assert "finetune: resumed after epoch 1 of 2" in again.notes
-    assert len(result["trials"]) == 4, "the interrupted trial counts once"
+    assert len(result.trials) == 4, "the interrupted trial counts once"
 
 
 def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic_fields: Path) -> None:
     """Its figures come out again by other code; only its run knows the test subset."""
     result, _ = found
-    measured = [row for row in result["trials"] if row["outcome"] == "measured"]
-    chosen = result["chosen"]
-    assert chosen["accuracy"] == max(row["accuracy"] for row in measured)
+    chosen = result.chosen.measured
+    assert chosen.accuracy == max(row.measured.accuracy for row in result.trials if row.measured)
     split, model = settings.out / "split.json", settings.out / "model.tflite"
-    for side, figure in (("validation", chosen["accuracy"]), ("test", result["test"]["accuracy"])):
+    for side, figure in (("validation", chosen.accuracy), ("test", result.made.test["accuracy"])):
         told = evaluate(model, EvaluateSettings(data=synthetic_fields, split=split, side=side), QUIET).to_json()
         assert told["accuracy"] == figure, side
     best = json.loads((settings.out / "best" / "run.json").read_text())
@@ -163,38 +162,38 @@ def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic
 
 
 def test_bytes_are_known_before_training(settings: SearchSettings, found: Any) -> None:
-    for row in found[0]["trials"]:
-        if row["outcome"] == "measured":
-            packed = settings.out / "runs" / row["run"] / "qat-int8.tflite"
-            assert row["file_bytes"] == packed.stat().st_size
-            assert row["untrained_flatbuffer_bytes"] == pytest.approx(row["flatbuffer_bytes"], abs=2048), "names"
-            assert packed.stat().st_size < file_bytes_at_most(row["untrained_flatbuffer_bytes"], InputSpec(32, 32))
+    for row in found[0].trials:
+        if row.measured:
+            packed = settings.out / "runs" / row.measured.run / "qat-int8.tflite"
+            assert row.measured.file_bytes == packed.stat().st_size
+            assert row.untrained_flatbuffer_bytes == pytest.approx(row.measured.flatbuffer_bytes, abs=2048), "names"
+            assert packed.stat().st_size < file_bytes_at_most(row.untrained_flatbuffer_bytes, InputSpec(32, 32))
 
 
 def test_tables_and_plot(settings: SearchSettings, found: Any) -> None:
     result, _ = found
-    assert json.loads((settings.out / "search.json").read_text())["chosen"] == result["chosen"]
+    assert json.loads((settings.out / "search.json").read_text())["chosen"] == result.chosen.to_json()
     with (settings.out / "trials.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [int(row["trial"]) for row in rows] == [row["trial"] for row in result["trials"]]
+    assert [int(row["trial"]) for row in rows] == [row.trial for row in result.trials]
     assert (settings.out / "front.png").read_bytes().startswith(b"\x89PNG")
     text = search_text(result)
-    assert f"{100 * result['test']['accuracy']:.2f} %" in text
+    assert f"{100 * result.made.test['accuracy']:.2f} %" in text
     assert "basic_cnn, 32 px, 50 % of the MACs, qat-int8" in text
 
 
 def test_the_same_command_once_more_does_nothing(settings: SearchSettings, found: Any) -> None:
     before = (settings.out / "model.tflite").stat().st_mtime_ns
     result = search(settings, QUIET)
-    assert (result["chosen"], result["looked"]) == (found[0]["chosen"], [found[0]["chosen"]["trial"]])
+    assert (result.chosen, result.made.looked) == (found[0].chosen, [found[0].chosen.trial])
     assert (settings.out / "model.tflite").stat().st_mtime_ns == before
 
 
 def test_another_machine_shares_the_trials(settings: SearchSettings, found: Any, tmp_path: Path) -> None:
     other = search(replace(settings, out=tmp_path / "other"), QUIET)
-    assert other["chosen"]["trial"] == found[0]["chosen"]["trial"]
-    assert other["test"] is None and not (tmp_path / "other" / "model.tflite").exists()
-    assert any(str(settings.out) in note for note in other["notes"])
+    assert other.chosen is not None and other.chosen.trial == found[0].chosen.trial
+    assert other.made.test is None and not (tmp_path / "other" / "model.tflite").exists()
+    assert any(str(settings.out) in note for note in other.notes)
 
 
 @pytest.mark.parametrize(("change", "named"), [({"epochs_qat": 3}, "epochs_qat"), ({"max_latency_ms": 0.9}, "max_lat")])
@@ -213,30 +212,6 @@ def test_a_gate_that_is_not_met(settings: SearchSettings, found: Any, tmp_path: 
     assert caught.value.exit_status == 3
     assert not (out / "runs").exists(), "nothing was trained"
     assert json.loads((out / "search.json").read_text())["gate"] == caught.value.message
-
-
-def _row(trial: int, accuracy: float, cost: float, **facts: Any) -> dict[str, Any]:
-    candidate = {"model": "mobilenet_v2", "alpha": 0.35, "input_size": 96, "macs": 1.0, "scheme": "ptq-int8"}
-    measured = {"outcome": "measured", "within_budget": True, "overshoot": 0.5, "images": 100, "file_bytes": 10}
-    return {"trial": trial, "accuracy": accuracy, "latency_ms": cost, **candidate, **measured, **facts}
-
-
-def test_the_most_accurate_within_the_budget_is_chosen() -> None:
-    rows = [
-        _row(0, 0.99, 9.0, within_budget=False),
-        _row(1, 0.97, 4.0),
-        _row(2, 0.97, 3.0),
-        _row(3, 0.96, 1.0),
-        _row(4, 0.90, 0.5),
-        _row(5, 1.0, 1.0, outcome="stopped"),
-    ]
-    chosen, near = choose(rows, "latency_ms"), alike(rows, "latency_ms")
-    assert chosen is not None and chosen["trial"] == 2
-    assert near is not None and near["trial"] == 3, "0.96 is within an error of 0.017, 0.90 is not"
-    budget = {"max_latency_ms": 5.0, "max_bytes": None, "min_accuracy": 0.98}
-    gate = missed(rows, budget, "latency_ms")
-    assert gate is not None and "mobilenet_v2 0.35, 96 px, ptq-int8: 97.00 %, 3.00 ms" in gate.message
-    assert missed(rows, {**budget, "min_accuracy": 0.97}, "latency_ms") is None
 
 
 def test_backbones_without_weights_are_left_out(settings: SearchSettings, tmp_path: Path) -> None:
@@ -330,7 +305,7 @@ def test_every_candidate_is_tried_once(tmp_path: Path) -> None:
         trials.end(drawn[0], "measured", 0.5)
     assert tried[0] == Candidate("basic_cnn", None, 32, 1.0, "ptq-int8"), "the smallest first"
     assert sorted(tried, key=str) == sorted(SPACE.candidates(), key=str)
-    assert [row["candidate"] for row in trials.rows()] == tried
+    assert [row.candidate for row in trials.rows()] == tried
 
 
 def test_a_candidate_that_always_kills_the_process_is_given_up(tmp_path: Path) -> None:
