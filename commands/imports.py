@@ -12,15 +12,11 @@ from ..optimize.foreign.config import PackConfig
 from ..train.imports.config import ImportSettings
 from .options import (
     CACHE_DIR,
-    EMBARGO,
     FILE,
-    FOLD,
     JSON,
+    NEW_SPLIT,
     POSITIVE,
     SEED,
-    SPLIT_BY,
-    TEST_FRAC,
-    VAL_FRAC,
     command,
     option,
 )
@@ -40,11 +36,7 @@ _import = partial(option, ImportSettings)
 @_import("normalized_inside", "The model takes pixels in 0..255.")
 @_import("input_size", "Input size in pixels, for a model without a fixed one.", type=click.IntRange(1))
 @_import("augment", "Augmentation for what trains the network further.")
-@SPLIT_BY
-@EMBARGO
-@VAL_FRAC
-@TEST_FRAC
-@FOLD
+@NEW_SPLIT
 @_import("split", "Use the split of this split.json or run folder.")
 @POSITIVE
 @_import("seed", "Seed of every random draw.", type=SEED)
@@ -81,11 +73,7 @@ _pack = partial(option, PackConfig)
 @_pack("normalized_inside", "The model takes pixels in 0..255.")
 @_pack("input_size", "Input size in pixels, for a model without a fixed one.", type=click.IntRange(1))
 @_pack("scheme", "Conversion of a SavedModel.")
-@SPLIT_BY
-@EMBARGO
-@VAL_FRAC
-@TEST_FRAC
-@FOLD
+@NEW_SPLIT
 @_pack("split", "Use the split of this split.json or run folder.")
 @POSITIVE
 @_pack("target_sensitivity", "Review threshold for this minimum sensitivity; see quantize.")

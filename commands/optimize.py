@@ -18,16 +18,13 @@ from .options import (
     CACHE_DIR,
     EMBARGO,
     FILE,
-    FOLD,
     GRID,
     JSON,
+    NEW_SPLIT,
     POSITIVE,
     PROTOCOLS,
     SEED,
     SHARE,
-    SPLIT_BY,
-    TEST_FRAC,
-    VAL_FRAC,
     command,
     listed,
     numbers,
@@ -310,11 +307,7 @@ _search = partial(option, SearchSettings)
 @_search("stop", "Stop candidates early that fall behind.", name="--stop/--no-stop")
 @_search("storage", "Optuna URL or journal file, shared by several machines.  [default: in --out]")
 @_search("study", "Name of the study in the storage.")
-@SPLIT_BY
-@EMBARGO
-@VAL_FRAC
-@TEST_FRAC
-@FOLD
+@NEW_SPLIT
 @POSITIVE
 @_search("golden", "Golden images, as in quantize.")
 @_search("seed", "Seed of every random draw.", type=SEED)

@@ -47,6 +47,17 @@ def option(config: type, field: str, help: str, **words: Any) -> Callable[[Any],
     return click.option(words.pop("name", f"--{field.replace('_', '-')}"), help=help, **words)
 
 
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which the help lists them."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 CACHE_DIR = option(SplitOptions, "cache_dir", "Cache folder for preprocessed images.  [default: ~/.cache/edgeall]")
 SPLIT_BY = option(
@@ -65,6 +76,7 @@ EMBARGO = option(
 VAL_FRAC = option(SplitOptions, "val_frac", "Validation share.", type=_SHARE)
 TEST_FRAC = option(SplitOptions, "test_frac", "Test share.", type=_SHARE)
 FOLD = option(SplitOptions, "fold", "Use fold I of K as the test subset, as in 1/5.", metavar="I/K")
+NEW_SPLIT = together(SPLIT_BY, EMBARGO, VAL_FRAC, TEST_FRAC, FOLD)
 POSITIVE = option(
     SplitOptions, "positive", "Positive labels, comma-separated.  [default: from names]", metavar="LABELS"
 )
@@ -123,7 +135,7 @@ def _set_debug(ctx: click.Context, _: click.Parameter, debug: bool) -> None:
     ctx.obj["debug"] = debug
 
 
-_COMMON = (
+_COMMON = together(
     click.option(
         "--config",
         type=FILE,
@@ -148,10 +160,8 @@ def command(name: str, group: click.Group | None = None) -> Callable[[Callable[.
     """A click command of this name, in ``group`` if there is one, with the options that every command has."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        for option in reversed(_COMMON):
-            function = option(function)
         make = click.command if group is None else group.command
-        return make(name, no_args_is_help=False)(function)
+        return make(name, no_args_is_help=False)(_COMMON(function))
 
     return decorate
 

@@ -14,20 +14,16 @@ from ..train.evaluation.config import EvaluateSettings
 from .options import (
     CACHE_DIR,
     CELL_MODEL,
-    EMBARGO,
     FILE,
-    FOLD,
     INPUT_SIZE,
     JSON,
     LABELS,
     MEAN,
+    NEW_SPLIT,
     POSITIVE,
     SEED,
     SHARE,
-    SPLIT_BY,
     STD,
-    TEST_FRAC,
-    VAL_FRAC,
     command,
     option,
 )
@@ -85,11 +81,7 @@ _evaluated = partial(option, EvaluateSettings)
     " fine-tuning; 12 for segmentation]",
     type=click.IntRange(1),
 )
-@SPLIT_BY
-@EMBARGO
-@VAL_FRAC
-@TEST_FRAC
-@FOLD
+@NEW_SPLIT
 @_setting("split", "Use the split of this split.json or run folder.")
 @_setting("per_class", "Images per class in each subset, as in 700/150/150.", metavar="TRAIN/VAL/TEST")
 @POSITIVE

@@ -31,15 +31,13 @@ from ..train.runs import (
     input_spec,
     load_model,
     load_own_split,
-    load_run,
     load_subsets,
     provenance,
     read_history,
-    run_digest,
     test_probabilities,
 )
 from ..train.tasks.registry import only_classification
-from ..train.teacher import Teacher
+from ..train.teacher import Teacher, check_split_of, open_teachers
 from .experiments.latency import interleaved
 from .quantization.convert import convert
 from .quantization.fold import fold_batch_normalization
@@ -136,27 +134,19 @@ def ensemble(config: EnsembleConfig, progress: Progress) -> EnsembleResult:
         return EnsembleResult(run, _worth(config.out, run, split))
 
 
-def _open_members(config: EnsembleConfig) -> list[Teacher]:
+def _open_members(config: EnsembleConfig) -> tuple[Teacher, ...]:
     """The runs to join. Raises UsageError where they do not fit together."""
     if len(config.runs) < 2:
         raise UsageError("an ensemble needs at least two runs", hint="give run folders of `edgeall train`")
     for number, run in enumerate(config.runs):
         if run.resolve() in [other.resolve() for other in config.runs[:number]]:
             raise UsageError(f"{run}: is given twice", hint="give each run once")
-        if run.resolve() == config.out.resolve():
-            raise UsageError(f"{run}: is --out itself", hint="choose another --out")
-    members = [Teacher(run, facts=load_run(run), sha256=run_digest(run)) for run in config.runs]
+    members = open_teachers(config.runs, config.out, option="")
     first = members[0]
+    hint = f"train it with --split {first.run}"
     for member in members:
         only_classification(member.facts, "ensemble")
-        if member.facts.labels != first.facts.labels:
-            raise UsageError(f"{member.run}: has other classes than {first.run}", hint="join runs of the same classes")
-        if member.facts.split.sha256 != first.facts.split.sha256:
-            raise UsageError(
-                f"{member.run}: was trained on another split than {first.run}, which may contain images of its test "
-                "subset",
-                hint=f"train it with --split {first.run}",
-            )
+        check_split_of(member.facts, f"{member.run}", first.facts.labels, first.facts.split.sha256, hint)
         if member.facts.model.input != first.facts.model.input:
             raise UsageError(
                 f"{member.run}: has another input size or normalization than {first.run}",

@@ -134,13 +134,25 @@ class Picture:
             return self._jpeg
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The result for one frame. See `Live` for the fields."""
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What the station found in one frame.
 
-    picture: Picture
-    status: str
-    quality: Quality
+    Attributes:
+        label: the most probable; empty if nothing was judged, and for a cell model, where `cells` have labels.
+        probability: of `label`, 0..1.
+        probabilities: of every label; empty if `label` is.
+        review_reason: see `JudgedCell`; for a frame of cells, the more severe of the cells' reasons.
+        cells: judged cells, for a cell model.
+        scale: of the frame; None if unknown.
+        doubts: what makes the scale or the search for cells doubtful.
+        misfit: the red cells of successive frames contradict the known scale.
+        flat_field: digest of the empty field by which the frame was corrected; empty if it was not.
+        field_id: the field of the slide that the frame shows; None unless it was judged on an open slide.
+        position: of the frame in the map of the slide, as `field_id`.
+        tally: what was found on the open slide so far; None between slides.
+    """
+
     label: str = ""
     probability: float = 0.0
     probabilities: Mapping[str, float] = field(default_factory=dict)
@@ -156,8 +168,17 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Live:
-    """The station at one moment.
+class Verdict(_Judged):
+    """The result for one frame. See `Live` for the fields."""
+
+    picture: Picture
+    status: str
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Live(_Judged):
+    """The station at one moment, with what it found in the newest frame.
 
     Attributes:
         number: of the snapshot; increases.
@@ -165,15 +186,6 @@ class Live:
         status: ``judged``; ``refused`` by the gate; ``unjudged``: judging is off or impossible; ``waiting`` for the
             first frame.
         quality: of the frame; None before the first.
-        label: the most probable; empty if nothing was judged, and for a cell model, where `cells` have labels.
-        probability: of `label`, 0..1.
-        probabilities: of every label; empty if `label` is.
-        review_reason: see `JudgedCell`; for a frame of cells, the more severe of the cells' reasons.
-        cells: judged cells, for a cell model.
-        scale: of the frame; None if unknown.
-        doubts: what makes the scale or the search for cells doubtful.
-        misfit: the red cells of successive frames contradict the known scale.
-        flat_field: digest of the empty field by which the frame was corrected; empty if it was not.
         frames_per_s: judged or refused frames per second over the last two seconds.
         camera: its state.
         session_id: of the open slide; None between slides.
@@ -185,9 +197,6 @@ class Live:
             slide was open or judging was off. None of them is recorded.
         health: of the machine.
         asked_session_id: of a slide from before a restart, until the operator continues or ends it.
-        field_id: the field of the slide that the frame shows; None unless it was judged on an open slide.
-        position: of the frame in the map of the slide, as `field_id`.
-        tally: what was found on the open slide so far; None between slides.
     """
 
     number: int
@@ -204,18 +213,6 @@ class Live:
     picture: Picture | None = None
     status: str = "waiting"
     quality: Quality | None = None
-    label: str = ""
-    probability: float = 0.0
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    review_reason: str | None = None
-    cells: tuple[JudgedCell, ...] = ()
-    scale: Scale | None = None
-    doubts: tuple[str, ...] = ()
-    field_id: int | None = None
-    position: Position | None = None
-    tally: Tally | None = None
-    misfit: bool = False
-    flat_field: str = ""
 
     @property
     def review(self) -> bool:

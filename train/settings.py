@@ -53,13 +53,25 @@ def resolve(settings: TrainSettings) -> TrainSettings:
         raise UsageError(
             "no epochs to train", hint="--epochs-finetune 0 requires pretrained --weights and --epochs-head"
         )
-    for name, rate in (("--lr-head", settings.lr_head), ("--lr-finetune", filled(settings.lr_finetune))):
-        if not 0 < rate <= 1:  # also true for NaN
-            raise UsageError(f"{name} must be in (0, 1], got {rate:g}", hint="give a number above 0 and at most 1")
+    check_rate("--lr-head", settings.lr_head)
+    check_rate("--lr-finetune", filled(settings.lr_finetune))
+    check_share("--dropout", settings.dropout)
     patience = 1 if settings.patience is None else settings.patience
-    if filled(settings.batch_size) < 1 or patience < 1 or not 0 <= settings.dropout < 1:
-        raise UsageError("--batch-size and --patience must be at least 1, --dropout must be in [0, 1)")
+    if filled(settings.batch_size) < 1 or patience < 1:
+        raise UsageError("--batch-size and --patience must be at least 1")
     return _resolve_teacher(settings)
+
+
+def check_rate(option: str, value: float) -> None:
+    """Raise UsageError unless ``value`` is in (0, 1]."""
+    if not 0 < value <= 1:  # also true for NaN
+        raise UsageError(f"{option} must be in (0, 1], got {value:g}", hint="give a number above 0 and at most 1")
+
+
+def check_share(option: str, value: float) -> None:
+    """Raise UsageError unless ``value`` is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise UsageError(f"{option} must be in [0, 1), got {value:g}", hint="give a number from 0 to below 1")
 
 
 def optimizer_of(settings: TrainSettings) -> Optimizer:
@@ -77,8 +89,8 @@ def _resolve_optimizer(settings: TrainSettings) -> TrainSettings:
     decay = settings.weight_decay
     if decay is None:
         decay = ADAMW_DECAY if settings.optimizer == "adamw" else 0.0
-    if not 0 <= decay < 1 or not 0 <= settings.warmup < 1:
-        raise UsageError("--weight-decay and --warmup must be in [0, 1)")
+    check_share("--weight-decay", decay)
+    check_share("--warmup", settings.warmup)
     if settings.dense is not None and settings.dense < 1:
         raise UsageError(f"--dense must be at least 1, got {settings.dense}", hint="omit it for no hidden layer")
     return replace(settings, weight_decay=decay)
@@ -131,8 +143,5 @@ def _resolve_teacher(settings: TrainSettings) -> TrainSettings:
     if settings.epochs_finetune == 0:
         raise UsageError("--teacher requires fine-tuning", hint="give --epochs-finetune")
     weight = WEIGHT if settings.teacher_weight is None else settings.teacher_weight
-    if not 0 < weight <= 1:
-        raise UsageError(
-            f"--teacher-weight must be in (0, 1], got {weight:g}", hint="give a number above 0 and at most 1"
-        )
+    check_rate("--teacher-weight", weight)
     return replace(settings, teacher_weight=weight)

@@ -55,12 +55,13 @@ class Teacher:
         return TeacherInfo(str(self.run), self.sha256, **kept, accuracy=accuracy)
 
 
-def open_teachers(runs: Sequence[Path], out: Path) -> tuple[Teacher, ...]:
+def open_teachers(runs: Sequence[Path], out: Path, option: str = "--teacher ") -> tuple[Teacher, ...]:
     """Read the ``run.json`` of each teacher.
 
     Args:
         runs: run folders.
         out: the run folder of the student.
+        option: stands before the run in messages.
 
     Raises:
         UsageError: a teacher that its student would overwrite.
@@ -68,7 +69,7 @@ def open_teachers(runs: Sequence[Path], out: Path) -> tuple[Teacher, ...]:
     """
     for run in runs:
         if run.resolve() == out.resolve():
-            raise UsageError(f"--teacher {run}: is --out itself", hint="choose another --out")
+            raise UsageError(f"{option}{run}: is --out itself", hint="choose another --out")
     return tuple(Teacher(run, facts=load_run(run), sha256=run_digest(run)) for run in runs)
 
 
@@ -83,22 +84,26 @@ def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -
         UsageError: a teacher with other labels, another split or another normalization.
     """
     for teacher in teachers:
-        labels = teacher.facts.labels
-        if labels != list(split.labels):
-            raise UsageError(
-                f"--teacher {teacher.run}: has the classes {', '.join(labels)}, the data has {', '.join(split.labels)}",
-                hint="give a run with the same classes",
-            )
-        if teacher.facts.split.sha256 != split.sha256:
-            raise UsageError(
-                f"--teacher {teacher.run}: was trained on another split, which may contain images of this test subset",
-                hint=f"train the student on its split: --split {teacher.run}",
-            )
+        hint = f"train the student on its split: --split {teacher.run}"
+        check_split_of(teacher.facts, f"--teacher {teacher.run}", split.labels, split.sha256, hint)
         own = input_spec(teacher.facts.settings)
         if (own.mean, own.std) != (spec.mean, spec.std):
             raise UsageError(
                 f"--teacher {teacher.run}: normalizes with {own.normalization}, the student with {spec.normalization}"
             )
+
+
+def check_split_of(run: RunInfo, name: str, labels: Sequence[str], split_sha256: str, hint: str) -> None:
+    """Raise UsageError for a run of other labels or of another split. ``name`` begins the message."""
+    if run.labels != list(labels):
+        raise UsageError(
+            f"{name}: has the classes {', '.join(run.labels)}, not {', '.join(labels)}",
+            hint="give a run of the same classes",
+        )
+    if run.split.sha256 != split_sha256:
+        raise UsageError(
+            f"{name}: was trained on another split, which may contain images of this test subset", hint=hint
+        )
 
 
 def ensemble(teachers: Sequence[Teacher]) -> TeacherFunction:

@@ -210,6 +210,7 @@ class _Windows:
         wide, high = min(size / zoom, view.width), min(size / zoom, view.height)
         left = min(max(centre[0] * view.width - wide / 2, 0), view.width - wide)
         top = min(max(centre[1] * view.height - high / 2, 0), view.height - high)
+        # Not `rescaled`, which resizes a whole field: of a window, only its own pixels are computed.
         window = view.resize(
             (max(1, round(wide * zoom)), max(1, round(high * zoom))),
             Image.Resampling.BILINEAR,

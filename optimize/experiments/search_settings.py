@@ -12,6 +12,7 @@ from ...models import registry
 from ...models.registry import BuildArgs
 from ...train.config import AUGMENTS, TrainSettings
 from ...train.data.split_settings import check_embargo
+from ...train.settings import check_rate, check_share
 from ..quantization.schemes import check_golden, check_scheme
 from .backbones import check_weights, weights_of
 from .candidate import Candidate
@@ -56,12 +57,10 @@ def check(settings: SearchSettings) -> None:
 def _check_training(settings: SearchSettings) -> None:
     """Raise UsageError for settings of the training that `train` would refuse."""
     for rate in settings.learning_rates or ():
-        if not 0 < rate <= 1:
-            raise UsageError(f"--learning-rates must be in (0, 1], got {rate:g}")
+        check_rate("--learning-rates", rate)
     for option, values in (("--dropouts", settings.dropouts), ("--weight-decays", settings.weight_decays)):
         for value in values or ():
-            if not 0 <= value < 1:
-                raise UsageError(f"{option} must be in [0, 1), got {value:g}")
+            check_share(option, value)
     for augment in settings.augments or ():
         if augment not in AUGMENTS:
             raise UsageError(f"no augmentation called {augment!r}", hint=f"choose one of {', '.join(AUGMENTS)}")

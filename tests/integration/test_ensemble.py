@@ -99,7 +99,7 @@ def test_runs_that_do_not_fit_together_are_refused(tiny_run: Path, other_run: Pa
     refused("at least two runs", tiny_run)
     refused("given twice", tiny_run, tiny_run)
     refused("is --out itself", tiny_run, other_run, out=other_run)
-    refused("other classes", tiny_run, changed("labels", labels=["a", "b", "c", "d"]))
+    refused("has the classes", tiny_run, changed("labels", labels=["a", "b", "c", "d"]))
     refused("another split", tiny_run, changed("split", split={**facts["split"], "sha256": "0" * 64}))
     wide = {**facts["model"], "input": {**facts["model"]["input"], "width": 64}}
     refused("another input size", tiny_run, changed("input", model=wide))

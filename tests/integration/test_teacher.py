@@ -166,7 +166,7 @@ def test_an_invalid_teacher_is_refused_before_any_work(
     damaged = _changed(tiny_run, tmp_path / "damaged")
     (damaged / "model.keras").write_bytes(b"PK")
     for teacher, changes, kind, message in (
-        (labels, {}, UsageError, "has the classes all, hem, the data has Benign"),
+        (labels, {}, UsageError, "has the classes all, hem, not Benign"),
         (tiny_run, {"seed": 1}, UsageError, "another split"),
         (tiny_run, {"fold": "1/3"}, UsageError, "another split"),
         (damaged, {}, DataError, "missing or damaged"),

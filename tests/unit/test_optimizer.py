@@ -80,8 +80,8 @@ def test_the_default_decay_is_that_of_the_optimizer(tiny_settings: Any) -> None:
     [
         ({"optimizer": "lion"}, "no optimizer called 'lion'"),
         ({"schedule": "linear"}, "no schedule called 'linear'"),
-        ({"weight_decay": -1.0}, "--weight-decay and --warmup"),
-        ({"warmup": 1.0}, "--weight-decay and --warmup"),
+        ({"weight_decay": -1.0}, "--weight-decay must be in"),
+        ({"warmup": 1.0}, "--warmup must be in"),
         ({"dense": 0}, "--dense must be at least 1"),
         ({"augment": "sharpen"}, "no augmentation called 'sharpen'"),
         ({"augment": "rotation,,jpeg"}, "no augmentation called ''"),

@@ -261,10 +261,8 @@ def _named(settings: ImportSettings) -> str | None:
     """The normalization that the user named. Raises UsageError for two of them."""
     given = GIVEN if settings.mean is not None or settings.std is not None else None
     inside = INSIDE if settings.normalized_inside else None
-    named = [name for name in (given, settings.normalization, inside) if name is not None]
-    if len(named) > 1:
-        raise UsageError("--normalization, --mean with --std, and --normalized-inside exclude each other")
-    return named[0] if named else None
+    settings.check()
+    return given or settings.normalization or inside
 
 
 def _sample(images: Any, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
