@@ -34,7 +34,8 @@ def deploy(arguments: tuple[str, ...], rollback: bool, device_python: str, json:
     edgeall deploy --rollback ssh://pi@raspberrypi.local
     """
     from ..console.progress import Progress
-    from ..deploy.command import deploy_text, deploy_to
+    from ..deploy.command import deploy_to
+    from ..deploy.release import deploy_text
 
     result = deploy_to(arguments, rollback, Progress(), python=device_python, **settings)
     print_result(result, json, lambda: deploy_text(result))

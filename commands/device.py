@@ -295,15 +295,14 @@ def bench(
     **settings: Any,
 ) -> None:
     """Measure accuracy, latency, throughput and memory, on this device or on another one."""
-    from ..edge_runtime.results import from_json
     from ..edge_runtime.tools.bench import bench as bench_model
     from ..edge_runtime.tools.bench_card import bench_text, write_card
-    from ..edge_runtime.tools.bench_result import BenchResult
 
     wheel, python, labels = settings.pop("wheel"), settings.pop("device_python"), settings.pop("labels")
     if benchmark_model is not None:
         from ..console.progress import Progress
-        from ..deploy.command import benchmark_model_on, benchmark_model_text
+        from ..deploy.benchmark_model import benchmark_model_text
+        from ..deploy.command import benchmark_model_on
 
         chosen = {name: settings[name] for name in ("threads", "seconds")}
         timed = benchmark_model_on(on, model, benchmark_model, **chosen, progress=Progress())
@@ -315,12 +314,10 @@ def bench(
 
         forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
         chosen = {"images": settings["images"], "wheel": wheel, "python": python}
-        printed = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
-        result = from_json(BenchResult, printed)
+        result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
     else:
         result = bench_model(model, BenchConfig(labels_file=labels, **settings), note=note)
-        printed = result.to_json()
-    print_result(printed, json, lambda: bench_text(result))
+    print_result(result, json, lambda: bench_text(result))
     if html is not None:
         write_card(result, html)
         note(f"{html}: written")
@@ -351,10 +348,10 @@ def compare_bench(before: Path, after: Path, max_regression: str, json: bool, **
 
     result = compare_files(before, after, max_regression, **across)
     print_result(result, json, lambda: compare_text(result))
-    if result["regressions"]:
+    if result.regressions:
         raise GateError(
-            f"{after}: worse than {before} by more than {result['max_regression_percent']:g} %: "
-            + ", ".join(result["regressions"])
+            f"{after}: worse than {before} by more than {result.max_regression_percent:g} %: "
+            + ", ".join(result.regressions)
         )
 
 

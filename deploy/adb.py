@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import adbutils
 import numpy as np
@@ -17,9 +16,11 @@ from ..edge_runtime.errors import BundleError, UsageError
 from ..edge_runtime.foreign import OPEN, sizes_of
 from ..edge_runtime.images import decode_rgb
 from ..edge_runtime.preprocess import preprocess
+from ..edge_runtime.tools.bench_result import BenchResult
 from ..edge_runtime.tools.golden import UNITS_TOLERANCE, pixels_digest
 from . import benchmark_model, package
 from .bench import pack_images, parse_result
+from .benchmark_model import AndroidDevice, ModelTimes
 from .release import PYTHON, verify_output
 from .shell import Finished, Reporter, command_line
 from .target import AdbTarget, DeviceError
@@ -132,7 +133,7 @@ def bench_over_adb(
     *,
     wheel: Path | None = None,
     python: str = PYTHON,
-) -> dict[str, Any]:
+) -> BenchResult:
     """Run `edgeall bench` with a Python on the device that has numpy, Pillow, click and an interpreter.
 
     Copies edgeall as a wheel, which Python imports directly. Removes everything it copied.
@@ -145,9 +146,6 @@ def bench_over_adb(
         progress: shows the steps.
         wheel: of edgeall, see `edgeall.deploy.package.wheel`.
         python: Python executable on the device, a command or an absolute path.
-
-    Returns:
-        The object that `edgeall bench --json` prints on the device.
 
     Raises:
         BundleError: the model is damaged, or a golden image gives another output on the device.
@@ -171,7 +169,7 @@ def bench_over_adb(
 
 def bench_by_benchmark_model(
     adb: Adb, model: Path, program: Path, threads: int, seconds: float, progress: Reporter
-) -> dict[str, Any]:
+) -> ModelTimes:
     """Time the network with LiteRT's ``benchmark_model``, for a device without Python.
 
     First verifies the golden images of a packed model: preprocesses them on the host and runs them on the device.
@@ -183,10 +181,6 @@ def bench_by_benchmark_model(
         threads: of the interpreter.
         seconds: minimum duration of the measurement.
         progress: shows the steps.
-
-    Returns:
-        device, model_sha256, runtime, threads, golden (number of verified images), and the figures of
-        `benchmark_model.parse_output`, which do not include decoding and preprocessing.
 
     Raises:
         UsageError: ``program`` does not exist.
@@ -214,14 +208,14 @@ def bench_by_benchmark_model(
     for golden in bundle.golden:
         _check_golden(adb, command, remote_path, bundle, golden)
     done = adb.checked(command, *benchmark_model.bench_options(remote_path, threads, seconds))
-    return {
-        "device": _describe(adb),
-        "model_sha256": sha256(model),
-        "runtime": f"benchmark_model {sha256(program)[:12]}",
-        "threads": threads,
-        "golden": len(bundle.golden),
-        **benchmark_model.parse_output(f"{done.out}\n{done.err}"),
-    }
+    return ModelTimes(
+        device=_describe(adb),
+        model_sha256=sha256(model),
+        runtime=f"benchmark_model {sha256(program)[:12]}",
+        threads=threads,
+        golden=len(bundle.golden),
+        timings=benchmark_model.parse_output(f"{done.out}\n{done.err}"),
+    )
 
 
 def _check_golden(adb: Adb, command: str, model: str, bundle: Bundle, golden: Golden) -> None:
@@ -256,16 +250,16 @@ def _push_images(adb: Adb, images: Path) -> str:
     return f"{adb.folder}/images/{inside}"
 
 
-def _describe(adb: Adb) -> dict[str, Any]:
+def _describe(adb: Adb) -> AndroidDevice:
     def output(*words: str) -> str | None:
         done = adb.run(*words)
         return done.out.strip() or None if done.status == 0 else None
 
     release = output("getprop", "ro.build.version.release")
     cores = output("nproc")
-    return {
-        "machine": output("uname", "-m"),
-        "board": output("getprop", "ro.product.model"),
-        "cores": int(cores) if cores else None,
-        "os": f"{f'Android {release}' if release else output('uname', '-s')}, kernel {output('uname', '-r')}",
-    }
+    return AndroidDevice(
+        machine=output("uname", "-m"),
+        board=output("getprop", "ro.product.model"),
+        cores=int(cores) if cores else None,
+        os=f"{f'Android {release}' if release else output('uname', '-s')}, kernel {output('uname', '-r')}",
+    )

@@ -8,10 +8,11 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..edge_runtime.bundle import open_bundle
 from ..edge_runtime.pipeline import expand
+from ..edge_runtime.results import from_json
+from ..edge_runtime.tools.bench_result import BenchResult
 from .environment import pack, prepare
 from .release import PYTHON, verify
 from .shell import Reporter, Shell, ask, command_line
@@ -28,7 +29,7 @@ def bench_over_ssh(
     *,
     wheel: Path | None = None,
     python: str = PYTHON,
-) -> dict[str, Any]:
+) -> BenchResult:
     """Run `edgeall bench` on a device, with the same version of edgeall as on the host.
 
     Does not change the deployed model. Removes the copied model and images; keeps the environment.
@@ -41,9 +42,6 @@ def bench_over_ssh(
         progress: shows steps, bytes, and the progress of bench on the device.
         wheel: of edgeall, see `edgeall.deploy.package.wheel`.
         python: Python executable on the device.
-
-    Returns:
-        The object that `edgeall bench --json` prints on the device.
 
     Raises:
         BundleError: the model is damaged, or a golden image gives another output on the device.
@@ -67,15 +65,14 @@ def bench_over_ssh(
     return parse_result(shell.name, done.status, done.out, done.reason)
 
 
-def parse_result(device: str, status: int, out: str, reason: str) -> dict[str, Any]:
-    """The JSON object that bench printed on a device. Raises DeviceError if it failed or printed none."""
+def parse_result(device: str, status: int, out: str, reason: str) -> BenchResult:
+    """The result that bench printed on a device. Raises DeviceError if it failed or printed none."""
     if status:
         raise DeviceError(f"{device}: bench failed with status {status} ({reason})")
     try:
-        result: dict[str, Any] = json.loads(out)
+        return from_json(BenchResult, json.loads(out))
     except ValueError:
         raise DeviceError(f"{device}: bench printed no JSON ({reason})") from None
-    return result
 
 
 def pack_images(images: Path, archive: Path) -> str:

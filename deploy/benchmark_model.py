@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
+from ..console.tables import record
 from ..edge_runtime.errors import DataError
+from ..edge_runtime.results import SPREAD, Result
 
 MIN_RUNS = 50
 WARM_UP_S = 0.5
@@ -57,22 +59,49 @@ def check_options(
     ]
 
 
-def parse_output(text: str) -> dict[str, Any]:
-    """Parse the figures that the program printed.
+@dataclass(frozen=True)
+class Timings(Result):
+    """What the program printed.
 
-    Args:
-        text: its stdout and stderr.
-
-    Returns:
+    Attributes:
         load_ms: time to open and allocate the model.
         first_ms: latency of the first inference.
         queries: number of measured inferences.
         invoke: mean_ms, min_ms, max_ms, std_ms; p50_ms and p95_ms if this version prints them.
         overall_mb: memory added by model and inference; None if this version does not print it.
-
-    Raises:
-        DataError: it printed no timings.
     """
+
+    load_ms: float
+    first_ms: float
+    queries: int
+    invoke: dict[str, float]
+    overall_mb: float | None
+
+
+@dataclass(frozen=True)
+class AndroidDevice(Result):
+    """An Android device, as far as it tells."""
+
+    machine: str | None
+    board: str | None
+    cores: int | None
+    os: str
+
+
+@dataclass(frozen=True)
+class ModelTimes(Result):
+    """The network's times on a device, without decoding and preprocessing. ``golden``: number of verified images."""
+
+    device: AndroidDevice
+    model_sha256: str
+    runtime: str
+    threads: int
+    golden: int
+    timings: Timings = field(metadata=SPREAD)
+
+
+def parse_output(text: str) -> Timings:
+    """Parse the program's stdout and stderr. Raises DataError if it printed no timings."""
     timings = _TIMINGS.search(text)
     runs = _RUNS.findall(text)
     if timings is None or not runs:
@@ -82,10 +111,27 @@ def parse_output(text: str) -> dict[str, Any]:
     figures = {key: float(value) / 1e3 for key, value in re.findall(rf"(\w+)={_NUMBER}", line)}
     names = {"avg": "mean_ms", "min": "min_ms", "max": "max_ms", "std": "std_ms", "median": "p50_ms", "p95": "p95_ms"}
     memory = _MEMORY.search(text)
-    return {
-        "load_ms": float(timings[1]) / 1e3,
-        "first_ms": float(timings[2]) / 1e3,
-        "queries": int(queries),
-        "invoke": {name: figures[key] for key, name in names.items() if key in figures},
-        "overall_mb": float(memory[2]) if memory else None,
-    }
+    return Timings(
+        load_ms=float(timings[1]) / 1e3,
+        first_ms=float(timings[2]) / 1e3,
+        queries=int(queries),
+        invoke={name: figures[key] for key, name in names.items() if key in figures},
+        overall_mb=float(memory[2]) if memory else None,
+    )
+
+
+def benchmark_model_text(result: ModelTimes) -> str:
+    """The times as text."""
+    device, times = result.device, result.timings
+    return record(
+        {
+            "device": ", ".join(text for text in (device.board, device.machine, device.os) if text),
+            "runtime": f"{result.runtime}, {result.threads} threads",
+            "golden images": f"{result.golden} as packed" if result.golden else "none in the file",
+            "load": f"{times.load_ms:.2f} ms",
+            "first inference": f"{times.first_ms:.2f} ms",
+            **{f"inference {name.removesuffix('_ms')}": f"{value:.2f} ms" for name, value in times.invoke.items()},
+            "runs": times.queries,
+            "memory added": f"{times.overall_mb:.1f} MB" if times.overall_mb is not None else None,
+        }
+    )

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from ..console.tables import record
 from ..edge_runtime.errors import UsageError
+from ..edge_runtime.tools.bench_result import BenchResult
+from .benchmark_model import ModelTimes
 from .devices import find_target
-from .release import PYTHON, deploy, rollback
+from .release import PYTHON, Deployed, deploy, rollback
 from .shell import Reporter
 from .target import SshTarget
 
 
 def deploy_to(
     arguments: Sequence[str], back: bool, progress: Reporter, *, python: str = PYTHON, **settings: Any
-) -> dict[str, Any]:
+) -> Deployed:
     """`edgeall deploy MODEL TARGET`, or ``--rollback TARGET``.
 
     Args:
@@ -57,7 +58,7 @@ def bench_on(
     *,
     wheel: Path | None = None,
     python: str = PYTHON,
-) -> dict[str, Any]:
+) -> BenchResult:
     """`edgeall bench --on TARGET`: the result on the device. See `edgeall.deploy.bench` and `edgeall.deploy.adb`."""
     target = find_target(on)
     settings: dict[str, Any] = {"wheel": wheel, "python": python}
@@ -75,7 +76,7 @@ def bench_on(
 
 def benchmark_model_on(
     on: str | None, model: Path, program: Path, threads: int, seconds: float, progress: Reporter
-) -> dict[str, Any]:
+) -> ModelTimes:
     """`edgeall bench --on adb:SERIAL --benchmark-model PROGRAM`. Raises UsageError for another target."""
     target = find_target(on) if on is not None else None
     if target is None or isinstance(target, SshTarget):
@@ -112,38 +113,3 @@ def given_options(ctx: click.Context, leave_out: Collection[str]) -> list[str]:
             for item in value if option.multiple else (value,):
                 arguments += [option.opts[0], str(item)]
     return arguments
-
-
-def deploy_text(result: Mapping[str, Any]) -> str:
-    """The deployed release, and how to use it, as text."""
-
-    def described(release: Mapping[str, Any]) -> str:
-        return f"{release['name']}, {release['sha256'][:12]}, deployed {release['deployed']}"
-
-    return record(
-        {
-            "device": result["device"],
-            "serves": described(result["current"]),
-            "golden images": f"{len(result['golden'])} as packed",
-            "before": described(result["previous"]) if result["previous"] else "nothing to roll back to",
-            "model": result["model"],
-            "command": f"{result['edgeall']} run {result['model']} IMAGE",
-        }
-    )
-
-
-def benchmark_model_text(result: Mapping[str, Any]) -> str:
-    """The figures of `bench_by_benchmark_model` as text."""
-    device, invoke = result["device"], result["invoke"]
-    return record(
-        {
-            "device": ", ".join(str(device[key]) for key in ("board", "machine", "os") if device[key]),
-            "runtime": f"{result['runtime']}, {result['threads']} threads",
-            "golden images": f"{result['golden']} as packed" if result["golden"] else "none in the file",
-            "load": f"{result['load_ms']:.2f} ms",
-            "first inference": f"{result['first_ms']:.2f} ms",
-            **{f"inference {name.removesuffix('_ms')}": f"{value:.2f} ms" for name, value in invoke.items()},
-            "runs": result["queries"],
-            "memory added": f"{result['overall_mb']:.1f} MB" if result["overall_mb"] is not None else None,
-        }
-    )

@@ -5,19 +5,58 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..console.tables import record
 from ..edge_runtime.bundle import open_bundle
 from ..edge_runtime.errors import BundleError, EdgeallError
+from ..edge_runtime.results import Result, from_json
+from ..edge_runtime.tools.golden import GoldenResult
 from .environment import prepare
 from .shell import Finished, Reporter, Shell, ask, command_line
 from .target import DeviceError
 from .upload import sha256, upload
 
 PYTHON = "python3"
+
+
+@dataclass(frozen=True)
+class Release(Result):
+    """A release on a device.
+
+    Attributes:
+        name: of the model.
+        edgeall: name of its environment.
+        previous: release before it.
+        deployed: UTC time.
+        release: its folder.
+    """
+
+    name: str
+    sha256: str
+    edgeall: str
+    previous: str | None
+    deployed: str
+    release: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.sha256[:12]}, deployed {self.deployed}"
+
+
+@dataclass(frozen=True)
+class Deployed(Result):
+    """What a device serves. ``model`` and ``edgeall`` are paths on it; ``golden``: the verified images."""
+
+    device: str
+    model: str
+    edgeall: str
+    current: Release
+    previous: Release | None
+    golden: list[GoldenResult]
 
 
 def deploy(
@@ -28,7 +67,7 @@ def deploy(
     wheel: Path | None = None,
     offline: bool = False,
     python: str = PYTHON,
-) -> dict[str, Any]:
+) -> Deployed:
     """Copy a packed model to a device and activate it as ``~/.edgeall/current/model.tflite``.
 
     If a step fails or the connection breaks, the previous release stays active. Calling it again resumes: a complete
@@ -41,10 +80,6 @@ def deploy(
         wheel: of edgeall, see `edgeall.deploy.package.wheel`.
         offline: see `edgeall.deploy.environment.prepare`.
         python: Python executable on the device.
-
-    Returns:
-        device; model and edgeall, paths on the device; current and previous, see `on_device.status`; golden, from
-        `edgeall inspect` on the device.
 
     Raises:
         BundleError: the file is damaged or not packed, so it cannot be verified.
@@ -82,11 +117,8 @@ def deploy(
     return _result(shell, status, golden)
 
 
-def rollback(shell: Shell, python: str = PYTHON) -> dict[str, Any]:
+def rollback(shell: Shell, python: str = PYTHON) -> Deployed:
     """Verify the previous release, model and environment, and activate it.
-
-    Returns:
-        As `deploy`.
 
     Raises:
         DeviceError: there is no previous release, or it fails verification; the active release does not change.
@@ -105,11 +137,8 @@ def rollback(shell: Shell, python: str = PYTHON) -> dict[str, Any]:
     return _result(shell, status, golden)
 
 
-def verify(shell: Shell, edgeall: str, model: str) -> list[dict[str, Any]]:
+def verify(shell: Shell, edgeall: str, model: str) -> list[GoldenResult]:
     """Verify digest and golden images on the device, with the edgeall installed there.
-
-    Returns:
-        ``golden`` of `edgeall.edge_runtime.tools.inspect.inspect_model`.
 
     Raises:
         BundleError: the file is damaged on the device, or a golden image gives another output.
@@ -118,37 +147,51 @@ def verify(shell: Shell, edgeall: str, model: str) -> list[dict[str, Any]]:
     return verify_output(shell.name, shell.run(command_line(edgeall, "inspect", model, "--json")))
 
 
-def verify_output(device: str, done: Finished) -> list[dict[str, Any]]:
+def verify_output(device: str, done: Finished) -> list[GoldenResult]:
     """`verify` for the output of `edgeall inspect --json` on a device."""
     try:
         facts = json.loads(done.out)
+        golden = [from_json(GoldenResult, result) for result in facts["golden"]]
     except ValueError:
         raise DeviceError(f"{device}: edgeall fails on the device ({done.reason})") from None
     wrong = [
-        f"{result['name']} differs by {result['difference']:g} {result['unit']} (allowed {result['tolerance']:g})"
-        if result["pixels_ok"]
-        else f"{result['name']} has different pixels after preprocessing"
-        for result in facts["golden"]
-        if not result["ok"]
+        f"{result.name} differs by {result.difference:g} {result.unit} (allowed {result.tolerance:g})"
+        if result.pixels_ok
+        else f"{result.name} has different pixels after preprocessing"
+        for result in golden
+        if not result.ok
     ]
     if wrong or not facts["golden_ok"]:
         raise BundleError(
             f"{device}: the golden images give other outputs than where the model was packed: {'; '.join(wrong)}"
         )
-    golden: list[dict[str, Any]] = facts["golden"]
     return golden
 
 
-def _result(shell: Shell, status: dict[str, Any], golden: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(shell: Shell, status: Mapping[str, Any], golden: list[GoldenResult]) -> Deployed:
     current = f"{status['root']}/current"
-    return {
-        "device": shell.name,
-        "model": f"{current}/model.tflite",
-        "edgeall": f"{current}/env/bin/edgeall",
-        "current": status["current"],
-        "previous": status["previous"],
-        "golden": golden,
-    }
+    return Deployed(
+        device=shell.name,
+        model=f"{current}/model.tflite",
+        edgeall=f"{current}/env/bin/edgeall",
+        current=from_json(Release, status["current"]),
+        previous=from_json(Release, status["previous"]) if status["previous"] else None,
+        golden=golden,
+    )
+
+
+def deploy_text(result: Deployed) -> str:
+    """The deployed release, and how to use it, as text."""
+    return record(
+        {
+            "device": result.device,
+            "serves": result.current,
+            "golden images": f"{len(result.golden)} as packed",
+            "before": result.previous or "nothing to roll back to",
+            "model": result.model,
+            "command": f"{result.edgeall} run {result.model} IMAGE",
+        }
+    )
 
 
 class _Steps:

@@ -11,7 +11,6 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fixtures_pi
 import pytest
@@ -22,7 +21,7 @@ from fixtures_pi import PATH, Pi, fresh_home, make_root, sshd_in
 from edgeall.console.progress import Progress
 from edgeall.deploy import package, ssh
 from edgeall.deploy.bench import bench_over_ssh
-from edgeall.deploy.release import deploy, rollback
+from edgeall.deploy.release import Deployed, deploy, rollback
 from edgeall.deploy.target import SshTarget
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.pipeline import classify
@@ -69,7 +68,7 @@ def other_model(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def pi64(
     ssh_keys: Path, edgeall_wheel: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Pi, SshTarget, dict[str, Any]]]:
+) -> Iterator[tuple[Pi, SshTarget, Deployed]]:
     """A Pi 4 with a 64-bit system and sshd, and the tiny model deployed to it without a network."""
     root = make_root("arm64")
     folder = tmp_path_factory.mktemp("pi64")
@@ -93,25 +92,25 @@ def pi64(
             yield Pi(root, "cortex-a72", {"HOME": "/home/pi", "PATH": PATH}), target, result
 
 
-def test_a_deployed_int8_model_is_bit_exact_there(pi64: tuple[Pi, SshTarget, dict[str, Any]]) -> None:
-    golden = pi64[2]["golden"]
+def test_a_deployed_int8_model_is_bit_exact_there(pi64: tuple[Pi, SshTarget, Deployed]) -> None:
+    golden = pi64[2].golden
     assert len(golden) == 2
     for image in golden:
-        assert (image["ok"], image["difference"], image["tolerance"], image["unit"]) == (True, 0, 0, "units")
+        assert (image.ok, image.difference, image.tolerance, image.unit) == (True, 0, 0, "units")
 
 
 @pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a53"])
 def test_every_pi_of_64_bits_gives_the_same_numbers(
-    pi64: tuple[Pi, SshTarget, dict[str, Any]], cpu: str, tiny_bundle: Path, photographs: Path
+    pi64: tuple[Pi, SshTarget, Deployed], cpu: str, tiny_bundle: Path, photographs: Path
 ) -> None:
     pi, _, deployed = pi64
     board = Pi(pi.root, cpu, pi.environment)
-    facts = board.json(deployed["edgeall"], "inspect", deployed["model"], "--json")
+    facts = board.json(deployed.edgeall, "inspect", deployed.model, "--json")
     assert facts["runtime"].startswith("ai-edge-litert")
     assert [image["difference"] for image in facts["golden"]] == [0, 0]
     there = pi.root / "home" / "pi" / "photographs"
     shutil.copytree(photographs, there, dirs_exist_ok=True)
-    said = board.run(deployed["edgeall"], "run", deployed["model"], "/home/pi/photographs", "--json").stdout
+    said = board.run(deployed.edgeall, "run", deployed.model, "/home/pi/photographs", "--json").stdout
     here = {Path(p.image).name: p for p in classify(Classifier.open(tiny_bundle, threads=1), [str(photographs)])}
     answers = [json.loads(line) for line in said.splitlines()]
     assert len(answers) == len(here) == 6
@@ -120,36 +119,36 @@ def test_every_pi_of_64_bits_gives_the_same_numbers(
 
 
 def test_bench_runs_there_and_comes_home(
-    pi64: tuple[Pi, SshTarget, dict[str, Any]], edgeall_wheel: Path, tiny_bundle: Path, photographs: Path
+    pi64: tuple[Pi, SshTarget, Deployed], edgeall_wheel: Path, tiny_bundle: Path, photographs: Path
 ) -> None:
     options = ("--seconds", "0.5", "--min-queries", "5", "--repetitions", "1", "--no-sweep")
     with ssh.connect(pi64[1]) as shell:
         result = bench_over_ssh(shell, tiny_bundle, photographs, options, Progress(), wheel=edgeall_wheel)
-    assert result["device"]["machine"] == "aarch64"
-    assert result["model_sha256"] == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
-    assert result["accuracy_images"] == 6
+    assert result.device.machine == "aarch64"
+    assert result.model_sha256 == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
+    assert result.accuracy_images == 6
     assert not list((pi64[0].root / "home" / "pi" / ".edgeall" / "bench").iterdir())
 
 
-def test_doctor_finds_the_install_in_order(pi64: tuple[Pi, SshTarget, dict[str, Any]]) -> None:
+def test_doctor_finds_the_install_in_order(pi64: tuple[Pi, SshTarget, Deployed]) -> None:
     """Warnings are allowed, e.g. for a missing camera; no check fails."""
     pi, _, deployed = pi64
-    report = pi.json(deployed["edgeall"], "doctor", "--json")
+    report = pi.json(deployed.edgeall, "doctor", "--json")
     assert {check["name"] for check in report["checks"] if check["state"] == "fail"} == set()
     assert {check["name"]: check["state"] for check in report["checks"]}["interpreter"] == "ok"
 
 
 def test_deploy_again_and_roll_back(
-    pi64: tuple[Pi, SshTarget, dict[str, Any]], edgeall_wheel: Path, tiny_bundle: Path, other_model: Path
+    pi64: tuple[Pi, SshTarget, Deployed], edgeall_wheel: Path, tiny_bundle: Path, other_model: Path
 ) -> None:
     """Runs last: the wheel is already installed, so only the model is copied and verified."""
     current = pi64[0].root / "home" / "pi" / ".edgeall" / "current" / "model.tflite"
     with ssh.connect(pi64[1]) as shell:
         second = deploy(shell, other_model, Progress(), wheel=edgeall_wheel, offline=True)
         assert current.read_bytes() == other_model.read_bytes()
-        assert second["current"]["edgeall"] == pi64[2]["current"]["edgeall"]
+        assert second.current.edgeall == pi64[2].current.edgeall
         back = rollback(shell)
-    assert back["current"]["release"] == pi64[2]["current"]["release"]
+    assert back.current.release == pi64[2].current.release
     assert current.read_bytes() == tiny_bundle.read_bytes()
 
 

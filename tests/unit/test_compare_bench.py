@@ -53,35 +53,35 @@ def scaled(factor: float) -> Change:
 
 def test_the_same_is_not_a_regression(files: Callable[..., tuple[Path, Path]]) -> None:
     result = compare_bench(*files(), "0%")
-    assert (result["regressions"], result["differences"]) == ([], [])
-    assert len(result["figures"]) == 7
-    assert {row["worse_percent"] for row in result["figures"]} == {0}
+    assert (result.regressions, result.differences) == ([], [])
+    assert len(result.figures) == 7
+    assert {row.worse_percent for row in result.figures} == {0}
 
 
 def test_slower_by_more_than_allowed_is_one(files: Callable[..., tuple[Path, Path]]) -> None:
     both = files(scaled(1.08))
-    assert compare_bench(*both, "10%")["regressions"] == []
+    assert compare_bench(*both, "10%").regressions == []
     found = compare_bench(*both, "5%")
-    assert found["max_regression_percent"] == 5
-    assert len(found["regressions"]) == 6, "all but the accuracy"
-    by_name = {row["figure"]: row for row in found["figures"]}
-    assert by_name["invoke p50, ms"]["worse_percent"] == pytest.approx(8)
-    assert by_name["offline, images/s"]["worse_percent"] == pytest.approx(100 * (1 - 1 / 1.08))
+    assert found.max_regression_percent == 5
+    assert len(found.regressions) == 6, "all but the accuracy"
+    by_name = {row.figure: row for row in found.figures}
+    assert by_name["invoke p50, ms"].worse_percent == pytest.approx(8)
+    assert by_name["offline, images/s"].worse_percent == pytest.approx(100 * (1 - 1 / 1.08))
     assert "WORSE" in compare_text(found)
     faster = compare_bench(*files(scaled(0.5)), "5")
-    assert faster["regressions"] == []
+    assert faster.regressions == []
     assert "+50.0 %" in compare_text(faster)
 
 
 def test_accuracy_may_not_fall_at_all_on_the_same_images(files: Callable[..., tuple[Path, Path]]) -> None:
-    assert compare_bench(*files(lambda r: r.update(accuracy=0.899)), "5%")["regressions"] == ["accuracy"]
+    assert compare_bench(*files(lambda r: r.update(accuracy=0.899)), "5%").regressions == ["accuracy"]
     changed = files(lambda r: r.update(accuracy=0.899, images_sha256="0" * 64))
-    assert compare_bench(*changed, "5%", across_images=True)["regressions"] == []
+    assert compare_bench(*changed, "5%", across_images=True).regressions == []
 
 
 def test_what_one_file_lacks_is_left_out(files: Callable[..., tuple[Path, Path]]) -> None:
     result = compare_bench(*files(lambda r: r.update(offline=None, accuracy=None)), "5%")
-    assert len(result["figures"]) == 5
+    assert len(result.figures) == 5
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_different_ones_are_refused_unless_told(
         compare_bench(*both, "5%")
     assert f"--{flag.replace('_', '-')}" in caught.value.hint
     allowed = compare_bench(*both, "5%", **{flag: True})
-    assert len(allowed["differences"]) == 1
+    assert len(allowed.differences) == 1
     assert "differs: " in compare_text(allowed)
 
 
 def test_versions_are_told_and_threads_refused(files: Callable[..., tuple[Path, Path]]) -> None:
     result = compare_bench(*files(lambda r: r["device"].update(runtime="ai-edge-litert 9")), "5%")
-    assert ["ai-edge-litert 9" in difference for difference in result["differences"]] == [True]
+    assert ["ai-edge-litert 9" in difference for difference in result.differences] == [True]
     with pytest.raises(UsageError, match="1 threads and 2"):
         compare_bench(*files(lambda r: r.update(threads=2)), "5%")
 

@@ -26,7 +26,7 @@ from edgeall import cli
 from edgeall.console.progress import Progress
 from edgeall.deploy import environment, ssh, upload
 from edgeall.deploy.bench import bench_over_ssh
-from edgeall.deploy.release import deploy, rollback
+from edgeall.deploy.release import Deployed, deploy, rollback
 from edgeall.deploy.target import DeviceError, SshTarget, parse_target
 from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
 
@@ -39,7 +39,7 @@ def connected(device: Device, port: int | None = None) -> Iterator[ssh.Ssh]:
         yield shell
 
 
-def put(device: Device, model: Path, port: int | None = None) -> dict[str, Any]:
+def put(device: Device, model: Path, port: int | None = None) -> Deployed:
     with connected(device, port) as shell:
         return deploy(shell, model, QUIET, wheel=device.wheel)
 
@@ -57,11 +57,11 @@ def models(tiny_bundle: Path, tmp_path: Path) -> list[Path]:
 def test_a_model_is_copied_verified_and_served(device: Device, models: list[Path]) -> None:
     result = put(device, models[0])
     assert serving(device) == models[0].read_bytes()
-    assert result["current"]["sha256"] == hashlib.sha256(models[0].read_bytes()).hexdigest()
-    assert result["previous"] is None
-    assert [golden["ok"] for golden in result["golden"]] == [True, True]
+    assert result.current.sha256 == hashlib.sha256(models[0].read_bytes()).hexdigest()
+    assert result.previous is None
+    assert [golden.ok for golden in result.golden] == [True, True]
     # The result names the command for the user.
-    said = subprocess.run([result["edgeall"], "inspect", result["model"], "--json"], capture_output=True, text=True)
+    said = subprocess.run([result.edgeall, "inspect", result.model, "--json"], capture_output=True, text=True)
     assert json.loads(said.stdout)["golden_ok"] is True
     assert list(device.root.rglob("*.part")) == []
 
@@ -70,10 +70,10 @@ def test_the_model_before_is_kept_and_the_one_before_that_goes(device: Device, m
     for model in models:
         result = put(device, model)
     kept = {path.name for path in (device.root / "releases").iterdir()}
-    assert kept == {result["current"]["release"], result["previous"]["release"]}
-    assert result["previous"]["sha256"] == hashlib.sha256(models[1].read_bytes()).hexdigest()
+    assert kept == {result.current.release, result.previous.release}
+    assert result.previous.sha256 == hashlib.sha256(models[1].read_bytes()).hexdigest()
     assert serving(device) == models[2].read_bytes()
-    assert {path.name for path in (device.root / "env").iterdir()} == {result["current"]["edgeall"]}
+    assert {path.name for path in (device.root / "env").iterdir()} == {result.current.edgeall}
 
 
 def test_rollback_goes_back_once(device: Device, models: list[Path]) -> None:
@@ -82,7 +82,7 @@ def test_rollback_goes_back_once(device: Device, models: list[Path]) -> None:
     with connected(device) as shell:
         result = rollback(shell)
         assert serving(device) == models[0].read_bytes()
-        assert (result["current"]["sha256"], result["previous"]) == (
+        assert (result.current.sha256, result.previous) == (
             hashlib.sha256(models[0].read_bytes()).hexdigest(),
             None,
         )
@@ -94,13 +94,13 @@ def test_rollback_goes_back_once(device: Device, models: list[Path]) -> None:
 def test_the_same_model_again_keeps_what_a_rollback_needs(device: Device, models: list[Path]) -> None:
     for model in (*models[:2], models[1]):
         result = put(device, model)
-    assert result["previous"]["sha256"] == hashlib.sha256(models[0].read_bytes()).hexdigest()
+    assert result.previous.sha256 == hashlib.sha256(models[0].read_bytes()).hexdigest()
 
 
 def test_a_rollback_to_a_model_that_has_rotted_is_refused(device: Device, models: list[Path]) -> None:
     for model in models[:2]:
         result = put(device, model)
-    rotten = device.root / "releases" / result["previous"]["release"] / "model.tflite"
+    rotten = device.root / "releases" / result.previous.release / "model.tflite"
     content = bytearray(rotten.read_bytes())
     content[1000] ^= 1
     rotten.write_bytes(content)
@@ -363,9 +363,9 @@ def test_bench_runs_there_and_leaves_nothing(device: Device, tiny_bundle: Path, 
     options = ("--seconds", "0.1", "--repetitions", "1", "--no-sweep", "--threads", "2")
     with connected(device) as shell:
         result = bench_over_ssh(shell, tiny_bundle, tmp_path / "smears", options, QUIET, wheel=device.wheel)
-        assert result["model_sha256"] == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
-        assert (result["threads"], result["images"], result["accuracy_images"]) == (2, 4, 4)
-        assert result["stages"]["invoke"]["p50_ms"] > 0
+        assert result.model_sha256 == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
+        assert (result.threads, result.images, result.accuracy_images) == (2, 4, 4)
+        assert result.stages["invoke"].p50_ms > 0
         with pytest.raises(DeviceError, match=r"status 2.*no-such-option"):
             bench_over_ssh(shell, tiny_bundle, None, ["--no-such-option"], QUIET, wheel=device.wheel)
         with pytest.raises(DataError, match="no such"):

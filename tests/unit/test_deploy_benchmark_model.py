@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from edgeall.deploy.benchmark_model import bench_options, check_options, parse_output
-from edgeall.deploy.command import benchmark_model_text
+from edgeall.deploy.benchmark_model import (
+    AndroidDevice,
+    ModelTimes,
+    bench_options,
+    benchmark_model_text,
+    check_options,
+    parse_output,
+)
 from edgeall.edge_runtime.errors import DataError
 
 # The lines that tflite/tools/benchmark/benchmark_model.cc and the Stat classes it uses write, in their order.
@@ -36,7 +42,7 @@ Inference timings in us: Init: 1007529, First inference: 449059, Warmup (avg): 4
 
 
 def test_the_figures_are_those_of_the_measurement_not_of_the_warm_up() -> None:
-    assert parse_output(NEW) == {
+    assert parse_output(NEW).to_json() == {
         "load_ms": 5.685,
         "first_ms": 18.535,
         "queries": 1031,
@@ -54,8 +60,8 @@ def test_the_figures_are_those_of_the_measurement_not_of_the_warm_up() -> None:
 
 def test_an_older_version_prints_no_percentiles() -> None:
     found = parse_output(OLD)
-    assert found["invoke"] == {"mean_ms": 386.94, "min_ms": 324.822, "max_ms": 449.059, "std_ms": 62.118}
-    assert found["overall_mb"] is None
+    assert found.invoke == {"mean_ms": 386.94, "min_ms": 324.822, "max_ms": 449.059, "std_ms": 62.118}
+    assert found.overall_mb is None
 
 
 @pytest.mark.parametrize("text", ["", "ERROR: Failed to load model", NEW.partition("INFO: Inference timings")[0]])
@@ -74,9 +80,12 @@ def test_what_it_is_asked() -> None:
 
 
 def test_people_see_what_was_measured_and_nothing_else() -> None:
-    device = {"board": "Pixel 8", "machine": "aarch64", "os": "Android 15, kernel 6.1", "cores": 9}
-    rest = {"device": device, "runtime": "benchmark_model 0123456789ab", "threads": 1, "golden": 2}
-    text = benchmark_model_text({**rest, **parse_output(OLD)})
+    device = AndroidDevice("aarch64", "Pixel 8", 9, "Android 15, kernel 6.1")
+    result = ModelTimes(device, "0" * 64, "benchmark_model 0123456789ab", 1, 2, parse_output(OLD))
+    text = benchmark_model_text(result)
+    told = ["device", "model_sha256", "runtime", "threads", "golden", "load_ms", "first_ms", "queries", "invoke"]
+    assert list(result.to_json()) == [*told, "overall_mb"]
+    assert list(device.to_json()) == ["machine", "board", "cores", "os"]
     assert "Pixel 8, aarch64, Android 15" in text
     assert "386.94 ms" in text
     assert "p50" not in text

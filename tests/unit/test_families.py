@@ -304,10 +304,10 @@ def test_the_facts_of_the_registry_are_those_of_the_built_network(name: str) -> 
 
 def test_a_backbone_is_described_by_what_it_is() -> None:
     row = listing.describe("basic_cnn")
-    assert row["parameters"] == 27 * 32 + 9 * 32 * 64 + 9 * 64 * 128 + 4 * (32 + 64 + 128)
-    assert row["macs"] == 128**2 * (27 * 32 + 9 * 32 * 64 // 4 + 9 * 64 * 128 // 16)
-    assert row["float32_bytes"] == 4 * row["parameters"]
-    assert row["int8"] is True
+    assert row.parameters == 27 * 32 + 9 * 32 * 64 + 9 * 64 * 128 + 4 * (32 + 64 + 128)
+    assert row.macs == 128**2 * (27 * 32 + 9 * 32 * 64 // 4 + 9 * 64 * 128 // 16)
+    assert row.float32_bytes == 4 * row.parameters
+    assert row.int8 is True
     assert [row["name"] for row in listing.listing()] == list(registry.names())
 
 

@@ -17,7 +17,10 @@ import pytest
 
 from edgeall.console.progress import Progress
 from edgeall.edge_runtime.results import Result, from_json
+from edgeall.edge_runtime.results import plain as as_plain
 from edgeall.edge_runtime.tools.bench_result import BenchResult
+from edgeall.edge_runtime.tools.compare_bench import BenchComparison, compare_text
+from edgeall.models.listing import listing, models_text
 from edgeall.optimize.experiments.compare_result import Comparison
 from edgeall.optimize.quantization.result import SegmentationResult
 from edgeall.train.data.audit import AuditReport, audit
@@ -189,6 +192,20 @@ def test_a_segmentation_run_that_is_read_and_written_again_is_the_same() -> None
     run = read_run(golden)
     same(run.to_json(), golden)
     assert isinstance(run.metrics["test"], MaskMetrics) and run.classified == {}
+
+
+def test_comparison_of_two_benchmarks() -> None:
+    golden = json.loads((GOLDEN / "bench.json").read_text())
+    found = from_json(BenchComparison, golden["compared"])
+    same(found.to_json(), golden["compared"])
+    assert compare_text(found) == golden["compared_text"]
+
+
+def test_backbones_are_listed_as_before() -> None:
+    golden = json.loads((GOLDEN / "models.json").read_text())
+    found = listing()
+    same(as_plain(found), golden["models"])
+    assert models_text(found) == golden["models_text"]
 
 
 def test_listings_and_audits_of_drawn_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
