@@ -14,6 +14,8 @@ OPTIONAL = {"optional": True}
 """Metadata of a field that the JSON leaves out while it is None."""
 SPREAD = {"spread": True}
 """Metadata of a field whose own keys stand among those of the object around it; none if it is None."""
+EMPTY = {"empty": True}
+"""Metadata of a field that is an empty object in the JSON while it is None."""
 SPREAD_NULL = {"spread": True, "null": True}
 """As `SPREAD`, but if it is None each of its keys is null."""
 
@@ -29,6 +31,8 @@ class Result:
             value = plain(getattr(self, item.name))
             if item.metadata.get("spread"):
                 found |= value or (_nulls(type(self), item.name) if "null" in item.metadata else {})
+            elif value is None and "empty" in item.metadata:
+                found[item.name] = {}
             elif value is not None or "optional" not in item.metadata:
                 found[item.metadata.get("key", item.name)] = value
         return found
@@ -60,7 +64,8 @@ def from_json(kind: type[R], found: Mapping[str, Any]) -> R:
             has_any = any(found[name] is not None or "null" not in item.metadata for name in names if name in found)
             values[item.name] = from_json(inner, found) if has_any else None
         elif key in found:
-            values[item.name] = _typed(hints[item.name], found[key])
+            is_none = "empty" in item.metadata and not found[key]
+            values[item.name] = None if is_none else _typed(hints[item.name], found[key])
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             values[item.name] = None
     return kind(**values)

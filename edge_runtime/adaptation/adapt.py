@@ -94,7 +94,7 @@ class Adapted:
             "problems": list(self.site.problems),
             "labelled": labelled and labelled.to_json(),
             "unfamiliar": self.learned.unfamiliar and list(self.learned.unfamiliar),
-            **self.learned.decisions,
+            **self.learned.changed,
             "golden": [one.to_json() for one in self.golden],
             "seconds": self.seconds,
             "warnings": list(self.warnings),

@@ -19,8 +19,8 @@ from ..errors import BundleError, DataError
 from ..flatbuffer import read_graph
 from ..manifest import Manifest
 from ..ood import is_out_of_distribution, read_ood_detector
-from ..tools.decisions import fit_temperature, review_rule
-from ..tools.novelty import CLEAN_SHARE, refit_novelty
+from ..tools.decisions import Calibration, Decisions, fit_temperature, review_rule
+from ..tools.novelty import CLEAN_SHARE, Novelty, refit_novelty
 from .fit import Examples, Refit, refit
 from .head import Layer, as_read, computed, find_layer, patched, read_head
 from .site import Site
@@ -86,7 +86,7 @@ class Learned:
     Attributes:
         flatbuffer: the model with its new last layer; the old bytes if the images have no labels.
         labelled: the new layer; None if the images have no labels.
-        decisions: ``calibration``, ``decision`` and ``novelty`` of the manifest, those that change.
+        decisions: sections of the manifest; those that stay are None.
         detector: the stored OOD detector; None if it stays.
         unfamiliar: shares of the site's images above the thresholds of the old and the new OOD detector, each image
             from a detector that was fitted without it; None if the detector stays.
@@ -95,10 +95,16 @@ class Learned:
 
     flatbuffer: bytes
     labelled: Labelled | None
-    decisions: dict[str, Any]
+    decisions: Decisions
     detector: bytes | None
     unfamiliar: tuple[float, float] | None
     is_better: bool
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The sections of the manifest that change."""
+        found = self.decisions.to_json()
+        return {name: found[name] for name in ("calibration", "novelty", "decision") if found[name]}
 
 
 def learn(classifier: Classifier, site: Site) -> Learned:
@@ -184,7 +190,7 @@ def _learn_unlabelled(bundle: Bundle, manifest: Manifest, site: Site) -> Learned
     novelty, detector, unfamiliar = _refit_detector(bundle, site.features)
     flagged = round(unfamiliar[0] * len(site))
     is_better = _tail(flagged, len(site), float(manifest.novelty.get("target", CLEAN_SHARE))) <= LEVEL
-    return Learned(bundle.flatbuffer, None, {"novelty": novelty}, detector, unfamiliar, is_better)
+    return Learned(bundle.flatbuffer, None, Decisions(novelty=novelty), detector, unfamiliar, is_better)
 
 
 def _flatbuffer(
@@ -195,13 +201,13 @@ def _flatbuffer(
     return patched(bundle.flatbuffer, layer, fitted.head, free, (float(outputs.min()), float(outputs.max())))
 
 
-def _refit_detector(bundle: Bundle, features: NDArray[np.float32]) -> tuple[dict[str, Any], bytes, tuple[float, float]]:
+def _refit_detector(bundle: Bundle, features: NDArray[np.float32]) -> tuple[Novelty, bytes, tuple[float, float]]:
     """The manifest's ``novelty``, the stored detector, and `Learned.unfamiliar`."""
     assert bundle.ood_detector is not None and bundle.manifest is not None
     home = features[:0] if bundle.exemplars is None else bundle.exemplars.features
     novelty, detector = refit_novelty(features, home, len(bundle.manifest.labels))
     before = float(is_out_of_distribution(features, bundle.ood_detector).mean())
-    return novelty, detector, (before, float(novelty["reviewed"]))
+    return novelty, detector, (before, novelty.reviewed)
 
 
 def _judged(bundle: Bundle, site: Site, fitted: Refit, flatbuffer: bytes) -> Labelled:
@@ -238,9 +244,9 @@ def _decisions(
     classifier: Classifier,
     site: Site,
     fitted: Refit,
-    novelty: dict[str, Any] | None,
+    novelty: Novelty | None,
     detector: bytes | None,
-) -> dict[str, Any]:
+) -> Decisions:
     """Temperature and review threshold from the images that were left out; the rule is that of the old model."""
     assert site.truth is not None
     probabilities = softmax(fitted.left_out)
@@ -248,15 +254,13 @@ def _decisions(
     if scale > 0:  # as an integer model gives them
         probabilities = np.asarray(np.rint(probabilities / scale) * scale, np.float32)
     temperature = fit_temperature(probabilities, site.truth)
-    found: dict[str, Any] = {"calibration": {"temperature": temperature, "fitted_on": "site", "images": len(site)}}
-    plane = classifier.ood_detector
+    plane, rule = classifier.ood_detector, None
     if novelty is not None and detector is not None:
-        found["novelty"] = novelty
-        plane = read_ood_detector(novelty, detector, "novelty")
+        plane = read_ood_detector(novelty.to_json(), detector, "novelty")
     if manifest.decision:
         by_sensitivity = manifest.decision.get("rule") == "target_sensitivity"
         target = manifest.decision.get("target")
-        found["decision"] = review_rule(
+        rule = review_rule(
             apply_temperature(probabilities, temperature),
             site.truth,
             [manifest.labels.index(label) for label in manifest.positive_labels],
@@ -264,7 +268,7 @@ def _decisions(
             None if by_sensitivity else target,
             None if plane is None else is_out_of_distribution(site.features, plane),
         )
-    return found
+    return Decisions(Calibration(temperature, "site", len(site)), rule, novelty)
 
 
 def _tail(hits: int, images: int, share: float) -> float:

@@ -17,8 +17,8 @@ def adapted_text(result: Adapted) -> str:
         facts["out of distribution"] = f"{before} of the site's images before, {after} after"
     if learned.labelled is not None:
         facts |= _facts(learned.labelled)
-    if learned.decisions.get("decision"):
-        facts["sent to review"] = f"{100 * learned.decisions['decision']['reviewed']:.1f} % of the site's images"
+    if learned.decisions.decision:
+        facts["sent to review"] = f"{100 * learned.decisions.decision.reviewed:.1f} % of the site's images"
     changed = [f"{one.name}: {one.before} to {one.after}" for one in result.golden if one.before != one.after]
     if result.written:
         facts["golden images of home"] = "; ".join(changed) or "no label changed"

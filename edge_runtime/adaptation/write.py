@@ -145,7 +145,7 @@ def _manifest(parent: Manifest, learned: Learned, origin: Origin, entry: dict[st
         metrics=metrics,
         golden={**parent.golden, "site": [name for name in golden if name.startswith("site")]},
         lineage=(*parent.lineage, entry),
-        **learned.decisions,
+        **learned.changed,
     )
 
 

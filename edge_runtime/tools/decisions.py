@@ -7,13 +7,15 @@ in the manifest as `calibration` and `decision`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import FLOOR
 from ..errors import UsageError
+from ..results import EMPTY, OPTIONAL, Result
+from .novelty import Novelty
 
 TEMPERATURES = (0.2, 10.0)
 REVIEW_BUDGET = 0.05
@@ -24,6 +26,57 @@ exactly this probability, and processors differ in its last digit: a threshold e
 review on one device and not on another."""
 _HALVINGS = 40
 """Of the interval of 1 / temperature; far below the rounding of float32."""
+
+
+@dataclass(frozen=True)
+class Calibration(Result):
+    """The manifest's ``calibration``.
+
+    Attributes:
+        fitted_on: ``validation``, or ``site`` after an adaptation, which measures no errors.
+        images: number of different images.
+        ece_before: calibration error on these and the changed images, before the temperature.
+        changed_images: number of mildly changed images, with ``changed_strength`` how much.
+    """
+
+    temperature: float
+    fitted_on: str
+    images: int
+    ece_before: float | None = field(default=None, metadata=OPTIONAL)
+    brier_before: float | None = field(default=None, metadata=OPTIONAL)
+    ece_after: float | None = field(default=None, metadata=OPTIONAL)
+    brier_after: float | None = field(default=None, metadata=OPTIONAL)
+    changed_images: int | None = field(default=None, metadata=OPTIONAL)
+    changed_strength: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class ReviewRule(Result):
+    """The manifest's ``decision``: the top probability below which an image goes to review.
+
+    Attributes:
+        rule: ``review_budget`` or ``target_sensitivity``.
+        target: of the rule.
+        reviewed: share of the images sent to review, as uncertain or as out of distribution.
+        accuracy_of_the_rest: None if there is no rest.
+        reviewed_unchanged: share of the unchanged validation images sent to review.
+    """
+
+    review_below: float
+    rule: str
+    target: float
+    reviewed: float
+    accuracy_of_the_rest: float | None
+    reviewed_unchanged: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class Decisions(Result):
+    """The fitted sections of a manifest. Those that were not fitted are None."""
+
+    calibration: Calibration | None = field(default=None, metadata=EMPTY)
+    decision: ReviewRule | None = field(default=None, metadata=EMPTY)
+    novelty: Novelty | None = field(default=None, metadata=EMPTY)
 
 
 def fit_temperature(probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None) -> float:
@@ -69,8 +122,8 @@ def review_rule(
     target_sensitivity: float | None,
     review_budget: float | None,
     unfamiliar: NDArray[np.bool_] | None = None,
-) -> dict[str, Any]:
-    """The manifest's ``decision``: the top probability below which an image goes to review.
+) -> ReviewRule | None:
+    """The top probability below which an image goes to review; None for no rule.
 
     Images of equal top probability, which are frequent in 8 bits, go to review together or not at all. A model that is
     certain of nearly everything therefore uses less than the budget.
@@ -85,16 +138,12 @@ def review_rule(
         unfamiliar: bool ``(n,)``, images that the OOD detector sends to review. They do not count against the budget,
             because among changed images they could use all of it.
 
-    Returns:
-        ``review_below``, ``rule`` and ``target``; ``reviewed``, the share of these images sent to review for either
-        reason; ``accuracy_of_the_rest``. Empty for no rule.
-
     Raises:
         UsageError: both are given, a share is out of range, or a sensitivity is given without a positive class.
     """
     rule, target = wanted_rule(positive, target_sensitivity, review_budget)
     if target == 0:
-        return {}
+        return None
     top, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == truth
     ood = np.zeros(len(top), bool) if unfamiliar is None else unfamiliar
     if rule == "review_budget":
@@ -109,13 +158,13 @@ def review_rule(
         below = _just_above(top, surest[accepted]) if len(surest) > accepted else 0.0
     reviewed = ood | (top < below)
     rest = right[~reviewed]
-    return {
-        "review_below": below,
-        "rule": rule,
-        "target": target,
-        "reviewed": float(reviewed.mean()),
-        "accuracy_of_the_rest": float(rest.mean()) if len(rest) else None,
-    }
+    return ReviewRule(
+        review_below=below,
+        rule=rule,
+        target=target,
+        reviewed=float(reviewed.mean()),
+        accuracy_of_the_rest=float(rest.mean()) if len(rest) else None,
+    )
 
 
 def _just_below(values: NDArray[np.float64], value: float) -> float:

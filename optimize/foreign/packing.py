@@ -16,7 +16,7 @@ from ...edge_runtime.errors import UsageError
 from ...edge_runtime.flatbuffer import read_graph
 from ...edge_runtime.interpreter import load
 from ...edge_runtime.manifest import SCORES, Manifest
-from ...edge_runtime.tools.decisions import wanted_rule
+from ...edge_runtime.tools.decisions import Decisions, wanted_rule
 from ...edge_runtime.tools.golden_images import choose_golden
 from ...train.data import cache
 from ...train.data.split import Split, save_split
@@ -26,7 +26,7 @@ from ...train.runs import load_subsets, positive_of, source_revision, versions
 from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_metrics, quality_gate
 from ..packaging.pack import pack
-from ..quantization.decisions import UNDECIDED, Decisions, Fitting, assess, fit_decisions
+from ..quantization.decisions import UNFITTED, Fitting, assess, fit_decisions
 from ..quantization.verify import pixels_of, predictions_and_features
 from .config import PackConfig
 from .data import Data, Images, open_data
@@ -61,15 +61,15 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
     data = open_data(config, progress)
     known = know(bundle, config, data, cache_dir, progress)
     fitting, flatbuffer = _open(config, bundle, known, data, cache_dir, progress)
-    decisions = fit_decisions(fitting) if data.divided else UNDECIDED
+    fitted = fit_decisions(fitting) if data.divided else UNFITTED
     classifier, test = fitting.classifier, fitting.subsets["test"]
     probabilities, features = predictions_and_features(classifier, pixels_of(test), len(test), "measuring", progress)
-    metrics, report = assess(fitting, decisions, probabilities, features, "test")
+    metrics, report = assess(fitting, fitted, probabilities, features, "test")
     metrics = only_seen(metrics)
-    manifest = _manifest(config, known, fitting, decisions, manifest_metrics(metrics, report, None, None), data)
+    manifest = _manifest(config, known, fitting, fitted.decisions, manifest_metrics(metrics, report, None, None), data)
     source, candidates = golden_candidates("test", data.facts, fitting.split, config.data)
     golden = choose_golden(classifier, candidates, GOLDEN_IMAGES)
-    pack(flatbuffer, manifest, golden, model_card(manifest), config.out, decisions.detector)
+    pack(flatbuffer, manifest, golden, model_card(manifest), config.out, fitted.detector)
     if data.divided:
         save_split(fitting.split, config.out.with_suffix(".split.json"))
     return PackResult(
@@ -83,7 +83,7 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
         tried_images=known.trials.images if known.trials else 0,
         divided=data.divided,
         metrics=metrics,
-        **{key: decisions.facts[key] for key in ("calibration", "decision", "novelty")},
+        decided=fitted.decisions,
         review=report.review,
         golden=f"{len(golden)} {source}",
         synthetic=data.facts.data.synthetic,
@@ -197,5 +197,5 @@ def _manifest(
         golden={"source": "images of the data that it was packed with"},
         quality=quality_gate(data.facts, split, config.data) if data.divided else {},
         output={} if scores == SCORES[0] else {"scores": scores},
-        **decisions.facts,
+        **decisions.to_json(),
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from ...console.tables import percent, record
-from ...edge_runtime.results import Result
+from ...edge_runtime.results import SPREAD, Result
+from ...edge_runtime.tools.decisions import Decisions
 from ...train.evaluation.metrics import Metrics
 from ...train.evaluation.reliability import Review
 from ...train.evaluation.text import metrics_text
@@ -29,7 +29,7 @@ class PackResult(Result):
         trials: every normalization that was tried, on ``tried_images``; empty for integer inputs.
         divided: whether temperature, threshold and detector were fitted.
         metrics: of the test subset.
-        calibration: as in the manifest, like ``decision`` and ``novelty``; empty if not fitted.
+        decided: as in the manifest.
         review: see `edgeall.train.evaluation.reliability.review`.
         golden: number and source of the golden images.
         synthetic: whether the images are drawn.
@@ -45,9 +45,7 @@ class PackResult(Result):
     tried_images: int
     divided: bool
     metrics: Metrics
-    calibration: dict[str, Any]
-    decision: dict[str, Any]
-    novelty: dict[str, Any]
+    decided: Decisions = field(metadata=SPREAD)
     review: Review | None
     golden: str
     synthetic: bool
@@ -74,6 +72,7 @@ def _tried_on(result: PackResult) -> str:
 
 def pack_text(result: PackResult) -> str:
     """What ``edgeall pack`` prints."""
+    decided = result.decided
     labels = ", ".join(result.labels) if len(result.labels) <= MOST_LABELS else f"{len(result.labels):,}"
     facts: dict[str, object] = {
         "file": f"{result.out}, {result.file_bytes:,} bytes",
@@ -81,13 +80,13 @@ def pack_text(result: PackResult) -> str:
         "input": result.input,
         "normalization": f"{result.normalization} ({result.normalization_from})",
         "golden images": result.golden,
-        "calibration": f"temperature {result.calibration['temperature']:.2f}" if result.calibration else "not fitted",
+        "calibration": f"temperature {decided.calibration.temperature:.2f}" if decided.calibration else "not fitted",
         "review": (
-            f"below a probability of {result.decision['review_below']:.4f}" if result.decision else "no threshold"
+            f"below a probability of {decided.decision.review_below:.4f}" if decided.decision else "no threshold"
         ),
         "out of distribution": (
-            f"{percent(result.novelty['reviewed'])} of the validation images, by their features"
-            if result.novelty
+            f"{percent(decided.novelty.reviewed)} of the validation images, by their features"
+            if decided.novelty
             else "no detector"
         ),
     }

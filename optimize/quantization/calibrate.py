@@ -7,19 +7,17 @@ review anywhere.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.calibration import apply_temperature
-from ...edge_runtime.tools.decisions import fit_temperature
+from ...edge_runtime.tools.decisions import Calibration, fit_temperature
 from ...train.evaluation.metrics import brier_score, expected_calibration_error
 
 
 def calibration_of(
     probabilities: NDArray[np.float32], truth: NDArray[np.int64], images: int | None = None
-) -> dict[str, Any]:
+) -> Calibration:
     """The manifest's ``calibration``: the temperature, and errors before and after it on the fitted images.
 
     Args:
@@ -29,9 +27,12 @@ def calibration_of(
     """
     temperature = fit_temperature(probabilities, truth, images)
     count = len(truth) if images is None else images
-    found = {"temperature": temperature, "fitted_on": "validation", "images": count}
-    for name, scores in (("before", probabilities), ("after", apply_temperature(probabilities, temperature))):
-        confidence = scores.max(axis=1).astype(np.float64)
-        found[f"ece_{name}"] = expected_calibration_error(confidence, scores.argmax(axis=1) == truth)
-        found[f"brier_{name}"] = brier_score(scores, truth)
-    return found
+    before, after = _errors(probabilities, truth), _errors(apply_temperature(probabilities, temperature), truth)
+    return Calibration(temperature, "validation", count, *before, *after)
+
+
+def _errors(probabilities: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[float, float]:
+    """Expected calibration error and Brier score."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == truth
+    return expected_calibration_error(confidence, right), brier_score(probabilities, truth)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from ...console.progress import Progress
 from ...edge_runtime.calibration import apply_temperature
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
-from ...edge_runtime.tools.decisions import review_rule
+from ...edge_runtime.tools.decisions import Decisions, review_rule
 from ...edge_runtime.tools.novelty import IMAGES as NOVELTY_IMAGES
 from ...edge_runtime.tools.novelty import fit_novelty
 from ...train.batches import Images
@@ -22,7 +21,7 @@ from ...train.evaluation.metrics import Metrics, metrics_of
 from ...train.evaluation.reliability import ReliabilityReport, reliability_report, sent_to_review
 from .activations import stratified
 from .calibrate import calibration_of
-from .mild import validation_predictions
+from .mild import STRENGTH, validation_predictions
 from .verify import pixels_of, predictions_and_features
 
 
@@ -58,50 +57,52 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """``calibration``, ``decision`` and ``novelty`` of the manifest, and the stored detector; None without features."""
+class Fitted:
+    """What was fitted to a model, and its stored detector; None without features."""
 
-    facts: dict[str, Any]
+    decisions: Decisions
     detector: bytes | None
 
     @property
     def temperature(self) -> float:
-        return float(self.facts["calibration"].get("temperature", 1.0))
+        return self.decisions.calibration.temperature if self.decisions.calibration else 1.0
 
     @property
     def review_below(self) -> float | None:
-        value: float | None = self.facts["decision"].get("review_below")
-        return value
+        return self.decisions.decision.review_below if self.decisions.decision else None
 
 
-UNDECIDED = Decisions({"calibration": {}, "decision": {}, "novelty": {}}, None)
+UNFITTED = Fitted(Decisions(), None)
 """Of a model to which nothing was fitted."""
 
 
-def fit_decisions(fitting: Fitting) -> Decisions:
+def fit_decisions(fitting: Fitting) -> Fitted:
     """Fit temperature, OOD detector and review rule; the classifier gets the detector, if the model has features."""
     classifier, progress = fitting.classifier, fitting.progress
     fitted = validation_predictions(classifier, fitting.subsets["validation"], fitting.seed, progress)
-    calibration = calibration_of(fitted.probabilities, fitted.truth, fitted.images) | fitted.facts()
-    novelty: dict[str, Any] = {}
-    detector, unfamiliar = None, None
+    calibration = replace(
+        calibration_of(fitted.probabilities, fitted.truth, fitted.images),
+        changed_images=fitted.images * fitted.copies,
+        changed_strength=STRENGTH,
+    )
+    novelty, detector, unfamiliar = None, None, None
     if classifier.model.second is not None:
         training = stratified(fitting.subsets["train"], NOVELTY_IMAGES, fitting.seed)
         _, known = predictions_and_features(
             classifier, pixels_of(training), len(training), "fitting the OOD detector", progress
         )
         novelty, detector = fit_novelty(known, fitted.unchanged(fitted.features), _classes(fitting))
-        classifier.ood_detector = read_ood_detector(novelty, detector, fitting.name)
+        classifier.ood_detector = read_ood_detector(novelty.to_json(), detector, fitting.name)
         unfamiliar = is_out_of_distribution(fitted.features, classifier.ood_detector)
-    scores = apply_temperature(fitted.probabilities, calibration["temperature"])
-    decision = review_rule(
+    scores = apply_temperature(fitted.probabilities, calibration.temperature)
+    rule = review_rule(
         scores, fitted.truth, fitting.positive, fitting.target_sensitivity, fitting.review_budget, unfamiliar
     )
-    if decision:
-        sent = sent_to_review(scores, decision["review_below"], unfamiliar)
+    if rule:
+        sent = sent_to_review(scores, rule.review_below, unfamiliar)
         assert sent is not None
-        decision["reviewed_unchanged"] = float(fitted.unchanged(sent).mean())
-    return Decisions({"calibration": calibration, "decision": decision, "novelty": novelty}, detector)
+        rule = replace(rule, reviewed_unchanged=float(fitted.unchanged(sent).mean()))
+    return Fitted(Decisions(calibration, rule, novelty), detector)
 
 
 def _classes(fitting: Fitting) -> int:
@@ -111,7 +112,7 @@ def _classes(fitting: Fitting) -> int:
 
 def assess(
     fitting: Fitting,
-    decisions: Decisions,
+    fitted: Fitted,
     probabilities: NDArray[np.float32],
     features: NDArray[np.float32],
     subset: str,
@@ -120,7 +121,7 @@ def assess(
 
     Args:
         fitting: see `Fitting`.
-        decisions: of the same model.
+        fitted: to the same model.
         probabilities: ``(images, labels)`` of the subset, not calibrated.
         features: pooled, ``(images, features)``.
         subset: its name.
@@ -128,8 +129,8 @@ def assess(
     split, truth = fitting.split, fitting.subsets[subset].labels
     detector = fitting.classifier.ood_detector
     unfamiliar = None if detector is None else is_out_of_distribution(features, detector)
-    fitted = decisions.temperature if decisions.facts["calibration"] else None
-    report = reliability_report(probabilities, truth, fitting.positive, fitted, decisions.review_below, unfamiliar)
-    calibrated = apply_temperature(probabilities, decisions.temperature)
+    temperature = fitted.temperature if fitted.decisions.calibration else None
+    report = reliability_report(probabilities, truth, fitting.positive, temperature, fitted.review_below, unfamiliar)
+    calibrated = apply_temperature(probabilities, fitted.temperature)
     entries, positive = split.subset(subset), fitting.positive_labels
     return metrics_of(entries, split.labels, calibrated, positive, subset, split.level, fitting.seed), report

@@ -49,10 +49,6 @@ class ValidationPredictions:
     images: int
     copies: int
 
-    def facts(self) -> dict[str, Any]:
-        """``changed_images`` (their number) and ``changed_strength`` for the manifest."""
-        return {"changed_images": self.images * self.copies, "changed_strength": STRENGTH}
-
     def unchanged(self, rows: NDArray[Any]) -> NDArray[Any]:
         """The rows of the unchanged images, each once, of an array with a row for each prediction."""
         return rows[: self.images]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...edge_runtime.results import OPTIONAL, SPREAD, Result
+from ...edge_runtime.tools.decisions import Decisions
 from ...train.evaluation.reliability import ReliabilityReport
 from ...train.evaluation.robustness import Robustness
 from ...train.segmentation.results import MaskMetrics, MaskRobustness
@@ -64,7 +65,7 @@ class QuantizationResult(Result):
         float_layers: layers that compute in float; None: the scheme is not integer.
         sparsity_frac: share of zeros among the weights in the file.
         layers: rounding error of each layer, if it was measured.
-        calibration: as in the manifest, like ``decision`` and ``novelty``.
+        decided: as in the manifest.
         assessed: calibration and review of the verified images.
         robustness: under corruptions, if it was measured.
         out: path of the packed model, with ``file_bytes`` its size and ``report`` the HTML report beside it.
@@ -88,9 +89,7 @@ class QuantizationResult(Result):
     sparsity_frac: float
     clusters: int | None
     layers: list[LayerError] | None = field(default=None, metadata=OPTIONAL)
-    calibration: dict[str, Any]
-    decision: dict[str, Any]
-    novelty: dict[str, Any]
+    decided: Decisions = field(metadata=SPREAD)
     assessed: ReliabilityReport = field(metadata=SPREAD)
     robustness: Robustness | None = field(default=None, metadata=OPTIONAL)
     out: str

@@ -63,20 +63,21 @@ def _conversion(result: QuantizationResult) -> dict[str, object]:
 
 
 def _decisions(result: QuantizationResult) -> dict[str, object]:
-    fitted, decision, novelty = result.calibration, result.decision, result.novelty
+    fitted, decision, novelty = result.decided.calibration, result.decided.decision, result.decided.novelty
+    assert fitted is not None and novelty is not None, "quantize fits both"
     facts: dict[str, object] = {
-        "calibration": f"temperature {fitted['temperature']:.2f}: calibration error on {fitted['images']:,} validation "
-        f"images and {fitted['changed_images']:,} mildly changed ones {fitted['ece_before']:.4f} before, "
-        f"{fitted['ece_after']:.4f} after"
+        "calibration": f"temperature {fitted.temperature:.2f}: calibration error on {fitted.images:,} validation "
+        f"images and {fitted.changed_images:,} mildly changed ones {fitted.ece_before:.4f} before, "
+        f"{fitted.ece_after:.4f} after"
     }
     if decision:
         facts["review"] = (
-            f"below a probability of {decision['review_below']:.4f}, or out of distribution: "
-            f"{percent(decision['reviewed_unchanged'])} of the validation images, {percent(decision['reviewed'])} of "
-            f"them and the changed ones; accuracy of the rest {percent(decision['accuracy_of_the_rest']) or '-'}"
+            f"below a probability of {decision.review_below:.4f}, or out of distribution: "
+            f"{percent(decision.reviewed_unchanged)} of the validation images, {percent(decision.reviewed)} of "
+            f"them and the changed ones; accuracy of the rest {percent(decision.accuracy_of_the_rest) or '-'}"
         )
     facts["out of distribution"] = (
-        f"{percent(novelty['reviewed'])} of {novelty['images']['validation']:,} validation images, by their features"
+        f"{percent(novelty.reviewed)} of {novelty.images['validation']:,} validation images, by their features"
     )
     if result.assessed.review is not None:
         facts["wrong test predictions"] = wrong_text(result.assessed.review)

@@ -32,7 +32,7 @@ from ..packaging.pack import pack
 from ..quantization.activations import stratified
 from ..quantization.config import QuantizeConfig
 from ..quantization.convert import with_second_output
-from ..quantization.decisions import Decisions, Fitting, assess, fit_decisions
+from ..quantization.decisions import Fitted, Fitting, assess, fit_decisions
 from ..quantization.job import Converted, Folded, Job
 from ..quantization.placement import images_at_once
 from ..quantization.result import Agreement, QuantizationResult, conversion_facts
@@ -87,10 +87,10 @@ class Classification(QuantizationTask):
     def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult:
         verified = _verify(job, network, converted)
         _check_drop(job, verified)
-        decisions = fit_decisions(_fitting(job, verified))
-        assessed = _assess(job, verified, decisions)
-        measured = _measured(job, network, converted, verified) | decisions.facts
-        manifest = _pack(job, converted, verified, decisions, measured, assessed)
+        fitted = fit_decisions(_fitting(job, verified))
+        assessed = _assess(job, verified, fitted)
+        measured = _measured(job, network, converted, verified) | {"decided": fitted.decisions}
+        manifest = _pack(job, converted, verified, fitted, measured, assessed)
         return _report(job, measured, assessed, manifest)
 
 
@@ -167,12 +167,10 @@ class _Assessed:
     robust: Robustness | None
 
 
-def _assess(job: Job, verified: _Verified, decisions: Decisions) -> _Assessed:
+def _assess(job: Job, verified: _Verified, fitted: Fitted) -> _Assessed:
     """Measure the model with its decisions on the verified images."""
     config, classifier = job.config, verified.classifier
-    metrics, report = assess(
-        _fitting(job, verified), decisions, verified.probabilities, verified.features, config.subset
-    )
+    metrics, report = assess(_fitting(job, verified), fitted, verified.probabilities, verified.features, config.subset)
     robust = None
     if config.robust:
         robust = robustness(
@@ -181,8 +179,8 @@ def _assess(job: Job, verified: _Verified, decisions: Decisions) -> _Assessed:
             image_folder(job.root),
             job.split.subset(config.subset),
             job.progress,
-            temperature=decisions.temperature,
-            review_below=decisions.review_below,
+            temperature=fitted.temperature,
+            review_below=fitted.review_below,
         )
     return _Assessed(metrics, report, robust)
 
@@ -206,20 +204,20 @@ def _pack(
     job: Job,
     converted: Converted,
     verified: _Verified,
-    decisions: Decisions,
+    fitted: Fitted,
     measured: dict[str, Any],
     assessed: _Assessed,
 ) -> Manifest:
     """Write the packed model to ``config.out``."""
     config, facts, split, root = job.config, job.facts, job.split, job.root
     source, images = golden_candidates(config.golden, facts, split, root)
-    sections = {key: measured[key] for key in ("calibration", "decision", "novelty")}
+    sections = fitted.decisions.to_json()
     sections["quality"] = quality_gate(facts, split, root)
     sections["exemplars"], exemplars = store_exemplars(verified.features, job.verified_images.labels, config.subset)
     metrics = manifest_metrics(assessed.metrics, assessed.report, assessed.robust, measured["float_accuracy"])
     manifest = manifest_of(config.run, facts, split, job.spec, measured, metrics, source, sections)
     golden = choose_golden(verified.classifier, images, GOLDEN_IMAGES)
-    pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out, decisions.detector, exemplars)
+    pack(converted.flatbuffer, manifest, golden, model_card(manifest), config.out, fitted.detector, exemplars)
     return manifest
 
 

@@ -48,12 +48,12 @@ def test_the_temperature_undoes_what_made_the_model_too_sure(sharpened: float) -
 
 def test_calibration_helps_on_images_that_it_has_not_seen() -> None:
     fitted = calibration_of(*_drawn(2000, 3.0, seed=1))
-    assert fitted["ece_after"] < 0.3 * fitted["ece_before"]
+    assert fitted.ece_after < 0.3 * fitted.ece_before
     probabilities, truth = _drawn(2000, 3.0, seed=2)
     right = probabilities.argmax(axis=1) == truth
     before = expected_calibration_error(probabilities.max(axis=1).astype(float), right)
     after = expected_calibration_error(
-        apply_temperature(probabilities, fitted["temperature"]).max(axis=1).astype(float), right
+        apply_temperature(probabilities, fitted.temperature).max(axis=1).astype(float), right
     )
     assert after < 0.3 * before
 
@@ -83,34 +83,34 @@ def test_calibration_keeps_the_order_and_sums_to_one() -> None:
 def test_a_budget_is_kept_on_the_subset_it_was_set_on() -> None:
     probabilities, truth = _drawn(1000, 1.0)
     rule = review_rule(probabilities, truth, [1, 2, 3], None, 0.1)
-    assert rule["reviewed"] == pytest.approx(0.1, abs=0.002) and rule["reviewed"] <= 0.1
-    assert rule["accuracy_of_the_rest"] > (probabilities.argmax(axis=1) == truth).mean()
+    assert rule.reviewed == pytest.approx(0.1, abs=0.002) and rule.reviewed <= 0.1
+    assert rule.accuracy_of_the_rest > (probabilities.argmax(axis=1) == truth).mean()
 
 
 def test_without_a_word_there_is_a_budget_and_0_turns_it_off() -> None:
     probabilities, truth = _drawn(1000, 1.0)
     rule = review_rule(probabilities, truth, [], None, None)
     assert rule == review_rule(probabilities, truth, [], None, REVIEW_BUDGET)
-    assert rule["rule"] == "review_budget" and 0 < rule["reviewed"] <= rule["target"] == REVIEW_BUDGET
-    assert review_rule(probabilities, truth, [], None, 0) == {}
+    assert rule.rule == "review_budget" and 0 < rule.reviewed <= rule.target == REVIEW_BUDGET
+    assert review_rule(probabilities, truth, [], None, 0) is None
 
 
 def test_unfamiliar_images_are_sent_anyway_and_leave_the_budget_to_the_others() -> None:
     probabilities, truth = _drawn(1000, 1.0)
     strange = np.arange(1000) < 200
     rule = review_rule(probabilities, truth, [], None, 0.1, strange)
-    sent = probabilities.max(axis=1).astype(float) < rule["review_below"]
+    sent = probabilities.max(axis=1).astype(float) < rule.review_below
     assert sent[~strange].sum() == 80
-    assert rule["reviewed"] == pytest.approx(0.28)
-    assert review_rule(probabilities, truth, [], None, 0.1, np.ones(1000, bool))["reviewed"] == 1.0
+    assert rule.reviewed == pytest.approx(0.28)
+    assert review_rule(probabilities, truth, [], None, 0.1, np.ones(1000, bool)).reviewed == 1.0
 
 
 def test_a_sensitivity_counts_the_unfamiliar_as_found() -> None:
     probabilities, truth = _drawn(1000, 1.0)
     positive = [1, 2, 3]
     missed = np.isin(truth, positive) & ~np.isin(probabilities.argmax(axis=1), positive)
-    assert review_rule(probabilities, truth, positive, 0.99, None)["review_below"] > 0
-    assert review_rule(probabilities, truth, positive, 0.99, None, missed)["review_below"] == 0
+    assert review_rule(probabilities, truth, positive, 0.99, None).review_below > 0
+    assert review_rule(probabilities, truth, positive, 0.99, None, missed).review_below == 0
 
 
 @pytest.mark.parametrize(("sure", "below"), [(930, 0.9), (960, 255 / 256), (1000, 255 / 256)])
@@ -120,18 +120,18 @@ def test_a_model_without_errors_whose_outputs_are_at_the_end_of_8_bits(sure: int
     top = top.astype(np.float32)
     probabilities = np.stack([top, 1 - top], axis=1)
     rule = review_rule(probabilities, np.zeros(1000, np.int64), [], None, None)
-    assert rule["review_below"] == pytest.approx(below, abs=2 * MARGIN)
-    assert rule["reviewed"] == pytest.approx((top < np.float32(below)).mean()) and rule["reviewed"] <= 0.05
-    assert rule["accuracy_of_the_rest"] == 1.0
+    assert rule.review_below == pytest.approx(below, abs=2 * MARGIN)
+    assert rule.reviewed == pytest.approx((top < np.float32(below)).mean()) and rule.reviewed <= 0.05
+    assert rule.accuracy_of_the_rest == 1.0
 
 
 @pytest.mark.parametrize("count", [1, 3, 19, 40])
 def test_a_handful_of_images_gives_a_rule_within_the_budget(count: int) -> None:
     top = np.linspace(0.6, 0.99, count).astype(np.float32)
     rule = review_rule(np.stack([top, 1 - top], axis=1), np.zeros(count, np.int64), [], None, None)
-    assert rule["reviewed"] <= 0.05
+    assert rule.reviewed <= 0.05
     wanted = pytest.approx(top[int(0.05 * count)], abs=2 * MARGIN)
-    assert rule["review_below"] == wanted, "what is less sure than these is sent"
+    assert rule.review_below == wanted, "what is less sure than these is sent"
 
 
 def test_copies_of_an_image_do_not_change_the_temperature() -> None:
@@ -154,7 +154,7 @@ def test_a_sensitivity_is_reached_with_as_little_review_as_possible(target: floa
         found = np.isin(probabilities.argmax(axis=1), positive) | (probabilities.max(axis=1).astype(float) < below)
         return float(found[ill].mean())
 
-    below = review_rule(probabilities, truth, positive, target, None)["review_below"]
+    below = review_rule(probabilities, truth, positive, target, None).review_below
     assert sensitivity(below) >= target > sensitivity(below - 2 * MARGIN)
 
 
@@ -163,7 +163,7 @@ def test_the_last_digit_of_a_probability_sends_nothing_to_review(sensitivity: fl
     """Integer outputs give many images the same probability, and processors differ in its last digit."""
     probabilities, truth = _drawn(1000, 1.0)
     calibrated = apply_temperature(np.round(probabilities * 256) / np.float32(256), 1.08)
-    below = review_rule(calibrated, truth, [1, 2, 3], sensitivity, budget)["review_below"]
+    below = review_rule(calibrated, truth, [1, 2, 3], sensitivity, budget).review_below
     top = calibrated.max(axis=1)
     assert 0 < (top < below).mean() < 1
     for end in (np.float32(0), np.float32(1)):
@@ -173,7 +173,7 @@ def test_the_last_digit_of_a_probability_sends_nothing_to_review(sensitivity: fl
 def test_a_sensitivity_that_is_reached_already_sends_nothing_to_review() -> None:
     truth = np.array([0, 1, 2, 3])
     rule = review_rule(np.eye(4, dtype=np.float32), truth, [1, 2, 3], 0.9, None)
-    assert (rule["review_below"], rule["reviewed"], rule["accuracy_of_the_rest"]) == (0.0, 0.0, 1.0)
+    assert (rule.review_below, rule.reviewed, rule.accuracy_of_the_rest) == (0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -60,4 +60,3 @@ def test_the_images_as_they_are_come_first() -> None:
     rows = np.arange(12)
     fitted = ValidationPredictions(np.zeros((12, 2)), np.zeros((12, 5)), rows % 2, images=3, copies=2)
     assert fitted.unchanged(rows).tolist() == [0, 1, 2]
-    assert fitted.facts()["changed_images"] == 6

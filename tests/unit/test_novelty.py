@@ -13,9 +13,9 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.calibration import review_reason
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
-from edgeall.edge_runtime.ood import distance, ood_score, read_ood_detector, roots
+from edgeall.edge_runtime.ood import OodDetector, distance, ood_score, read_ood_detector, roots
 from edgeall.edge_runtime.pipeline import classify
-from edgeall.edge_runtime.tools.novelty import CLEAN_SHARE, MARGIN, fit_novelty, refit_novelty
+from edgeall.edge_runtime.tools.novelty import CLEAN_SHARE, MARGIN, Novelty, fit_novelty, refit_novelty
 
 FEATURES = 96
 
@@ -28,36 +28,40 @@ def drawn(seed: int, count: int, directions: int = 3) -> NDArray[np.float32]:
     return np.maximum(mixed * (1 + random.normal(0, 0.05, mixed.shape)), 0).astype(np.float32)
 
 
+def opened(fitted: tuple[Novelty, bytes]) -> OodDetector:
+    return read_ood_detector(fitted[0].to_json(), fitted[1], "m")
+
+
 @pytest.fixture(scope="module")
-def fitted() -> tuple[dict[str, Any], bytes]:
+def fitted() -> tuple[Novelty, bytes]:
     return fit_novelty(drawn(1, 300), drawn(2, 400), classes=3)
 
 
-def test_the_stated_share_of_validation_is_new(fitted: tuple[dict[str, Any], bytes]) -> None:
+def test_the_stated_share_of_validation_is_new(fitted: tuple[Novelty, bytes]) -> None:
     facts, content = fitted
-    scores = distance(drawn(2, 400), read_ood_detector(facts, content, "m"))
-    assert (scores > facts["threshold"]).mean() == pytest.approx(CLEAN_SHARE)
-    assert facts["reviewed"] == pytest.approx(CLEAN_SHARE)
-    assert facts["images"] == {"train": 300, "validation": 400}
+    scores = distance(drawn(2, 400), opened((facts, content)))
+    assert (scores > facts.threshold).mean() == pytest.approx(CLEAN_SHARE)
+    assert facts.reviewed == pytest.approx(CLEAN_SHARE)
+    assert facts.images == {"train": 300, "validation": 400}
 
 
-def test_the_threshold_is_no_image_s_distance(fitted: tuple[dict[str, Any], bytes]) -> None:
+def test_the_threshold_is_no_image_s_distance(fitted: tuple[Novelty, bytes]) -> None:
     """Processors differ in the last digits of a distance."""
-    distances = distance(drawn(2, 400), read_ood_detector(*fitted, "m")).astype(np.float64)
-    apart = np.abs(distances / fitted[0]["threshold"] - 1)
+    distances = distance(drawn(2, 400), opened(fitted)).astype(np.float64)
+    apart = np.abs(distances / fitted[0].threshold - 1)
     assert 2e-6 < apart.min() < 2 * MARGIN
 
 
-def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[dict[str, Any], bytes]) -> None:
-    familiar = read_ood_detector(*fitted, "m")
+def test_others_of_the_kind_are_familiar_and_others_are_not(fitted: tuple[Novelty, bytes]) -> None:
+    familiar = opened(fitted)
     assert np.mean([ood_score(one, familiar) > 1 for one in drawn(3, 300)]) < 2.5 * CLEAN_SHARE
     strange = np.random.default_rng(4).uniform(0, 1, (50, FEATURES)).astype(np.float32)
     assert all(ood_score(one, familiar) > 1 for one in strange)
     assert ood_score(np.zeros(FEATURES, np.float32), familiar) > 1, "a black frame may leave no feature at all"
 
 
-def test_brightness_of_the_features_says_nothing(fitted: tuple[dict[str, Any], bytes]) -> None:
-    familiar, some = read_ood_detector(*fitted, "m"), drawn(5, 20)
+def test_brightness_of_the_features_says_nothing(fitted: tuple[Novelty, bytes]) -> None:
+    familiar, some = opened(fitted), drawn(5, 20)
     assert distance(some, familiar) == pytest.approx(distance(3 * some, familiar), abs=1e-6)
 
 
@@ -69,7 +73,7 @@ def test_roots_keep_signs_and_have_length_one() -> None:
 
 def test_few_images_give_fewer_axes() -> None:
     facts, content = fit_novelty(drawn(1, 3), drawn(2, 5), classes=3)
-    assert len(facts["scales"]) == 4
+    assert len(facts.scales) == 4
     assert len(content) == 4 * FEATURES
 
 
@@ -86,13 +90,13 @@ def test_few_images_give_fewer_axes() -> None:
         {"features": None},
     ],
 )
-def test_nonsense_is_named(fitted: tuple[dict[str, Any], bytes], change: dict[str, Any]) -> None:
+def test_nonsense_is_named(fitted: tuple[Novelty, bytes], change: dict[str, Any]) -> None:
     facts, content = fitted
     with pytest.raises(BundleError, match="novelty score is not what"):
-        read_ood_detector(facts | change, content, "m")
+        read_ood_detector(facts.to_json() | change, content, "m")
     for key in change:
         with pytest.raises(BundleError, match="novelty score is not what"):
-            read_ood_detector({name: value for name, value in facts.items() if name != key}, content, "m")
+            read_ood_detector({name: value for name, value in facts.to_json().items() if name != key}, content, "m")
 
 
 def test_why_somebody_should_look(pack_tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -112,13 +116,13 @@ def test_a_model_of_one_output_is_silent_about_it(tiny_bundle: Path, tmp_path: P
 
 def test_a_detector_of_another_laboratory_accepts_it() -> None:
     """Each image is judged without itself, so the threshold holds for others of the kind."""
-    old = read_ood_detector(*fit_novelty(drawn(1, 300), drawn(2, 400), classes=3), "m")
+    old = opened(fit_novelty(drawn(1, 300), drawn(2, 400), classes=3))
     elsewhere = np.random.default_rng(8).uniform(0, 1, (1, FEATURES)).astype(np.float32)
     site, fresh = (drawn(seed, 60) + elsewhere for seed in (5, 6))
     facts, content = refit_novelty(site, drawn(1, 12), classes=3)
-    new = read_ood_detector(facts, content, "m")
+    new = opened((facts, content))
     assert np.mean(distance(fresh, old) > old.threshold) > 0.9
     assert np.mean(distance(fresh, new) > new.threshold) < 0.1
     strange = np.random.default_rng(4).uniform(0, 1, (50, FEATURES)).astype(np.float32)
     assert np.mean(distance(strange, new) > new.threshold) > 0.9
-    assert facts["images"] == {"site": 60, "home": 12}
+    assert facts.images == {"site": 60, "home": 12}

@@ -22,7 +22,8 @@ from edgeall.edge_runtime.tools.bench_result import BenchResult
 from edgeall.edge_runtime.tools.compare_bench import BenchComparison, compare_text
 from edgeall.models.listing import listing, models_text
 from edgeall.optimize.experiments.compare_result import Comparison
-from edgeall.optimize.quantization.result import SegmentationResult
+from edgeall.optimize.quantization.result import QuantizationResult, SegmentationResult
+from edgeall.optimize.quantization.summary import quantize_text
 from edgeall.train.data.audit import AuditReport, audit
 from edgeall.train.data.listing import list_data
 from edgeall.train.data.split import SplitEntry
@@ -176,6 +177,8 @@ def test_figures_of_masks() -> None:
         ("masks.json", "quantization_float", SegmentationResult),
         ("masks.json", "evaluation", MaskEvaluation),
         ("masks.json", "evaluation_of_run", MaskEvaluation),
+        ("quantization.json", "quantization", QuantizationResult),
+        ("quantization.json", "quantization_without_review", QuantizationResult),
         ("bench.json", "bench", BenchResult),
         ("bench.json", "bench_bare", BenchResult),
         ("compare.json", "two", Comparison),
@@ -185,6 +188,12 @@ def test_figures_of_masks() -> None:
 def test_a_result_that_is_read_and_written_again_is_the_same(file: str, name: str, kind: type[Result]) -> None:
     golden = json.loads((GOLDEN / file).read_text())[name]
     same(from_json(kind, golden).to_json(), golden, name)
+
+
+@pytest.mark.parametrize("name", ["quantization", "quantization_without_review"])
+def test_the_text_of_a_quantization(name: str) -> None:
+    golden = json.loads((GOLDEN / "quantization.json").read_text())
+    assert quantize_text(from_json(QuantizationResult, golden[name])) == golden[f"{name}_text"]
 
 
 def test_a_segmentation_run_that_is_read_and_written_again_is_the_same() -> None:

@@ -108,7 +108,8 @@ def by_brightness(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFacto
     offsets = -np.concatenate([[0], np.cumsum(between)]) * head[0, 1]
     model.get_layer("logits").set_weights([head, offsets])
     flatbuffer = convert(with_second_output(model, explain=False), "float32", spec)
-    facts, plane = fit_novelty(features, features, len(LABELS))
+    novelty, plane = fit_novelty(features, features, len(LABELS))
+    facts = novelty.to_json()
     # With all axes nothing would be left of features that three colours span.
     facts["scales"], plane = facts["scales"][:3], plane[: 3 * facts["features"]]
     facts["threshold"] = float(np.median(distance(features, read_ood_detector(facts, plane, "by hand"))))
