@@ -6,10 +6,16 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from edgeall.console.progress import Progress
 from edgeall.edge_runtime.results import from_json
+from edgeall.optimize.experiments import search_trial
 from edgeall.optimize.experiments.candidate import Candidate
+from edgeall.optimize.experiments.search_config import SearchSettings
 from edgeall.optimize.experiments.search_result import (
     Budget,
     SearchResult,
@@ -22,7 +28,9 @@ from edgeall.optimize.experiments.search_result import (
     with_choice,
     write_trials,
 )
-from edgeall.optimize.experiments.trials import Cost, Measurement, Tried
+from edgeall.optimize.experiments.search_trial import Search
+from edgeall.optimize.experiments.storage import open_storage
+from edgeall.optimize.experiments.trials import Axes, Cost, Measurement, Space, Trials, Tried
 
 GOLDEN = json.loads(Path(__file__).with_name("golden").joinpath("search.json").read_text())
 FOUND = from_json(SearchResult, GOLDEN["search"])
@@ -76,6 +84,37 @@ def test_the_most_accurate_within_the_budget_is_chosen() -> None:
     gate = missed(rows, budget, "latency_ms")
     assert gate is not None and "mobilenet_v2 0.35, 96 px, ptq-int8: 97.00 %, 3.00 ms" in gate.message
     assert missed(rows, replace(budget, min_accuracy=0.97), "latency_ms") is None
+
+
+def test_a_measured_trial_is_stored_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Training and conversion are replaced; the next process reads what the trial stored."""
+    space = Space((Axes("basic_cnn", (None,), (32,), (1.0,)),), ("ptq-int8",))
+    worker = {"worker": "one", "host": "here", "folder": "out"}
+    trials = Trials(open_storage(str(tmp_path / "journal")), "search", space, {}, worker, seed=0, free_epochs=0)
+    settings = SearchSettings(tmp_path, tmp_path, max_latency_ms=5.0)
+    split: Any = SimpleNamespace(labels=("a", "b"))
+    facts: Any = None
+    shared = Search(settings, space, split, facts, trials, Progress(quiet=True), tmp_path)
+    cost = Cost(4.0, 800, 900, 0.8)
+    results = SimpleNamespace(accuracy=0.9, float_accuracy=0.95, test_images=50, file_bytes=850)
+    replaced: dict[str, Any] = {
+        "untrained": b"",
+        "cost_of": cost,
+        "_trained_run": tmp_path / "run",
+        "quantized": results,
+        "open_bundle": SimpleNamespace(flatbuffer=b""),
+        "load_run": SimpleNamespace(model=SimpleNamespace(parameters=7)),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(search_trial, name, lambda *_, _value=value, **__: _value)
+    drawn = trials.next()
+    assert drawn is not None
+    assert search_trial.run_trial(shared, *drawn, "1 of 1") == "measured"
+    (found,) = trials.rows()
+    assert (found.candidate, found.worker, found.host, found.folder) == (drawn[1], "one", "here", "out")
+    assert found.measured == Measurement(0.9, 0.95, 50, 4.0, 800, 850, 7, "run")
+    assert (found.untrained, found.overshoot, found.reason) == (cost, 0.8, "")
+    assert row_of(found).within_budget
 
 
 def test_a_refused_trial_has_the_cost_of_its_untrained_network_alone() -> None:
