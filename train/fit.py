@@ -113,7 +113,10 @@ class _Fit:
                 jit_compile=self.stage.xla and on_gpu,
                 **self.objective.compiled(self.stage.soft),
             )
+            # All variables now: Keras traces a training step twice if the first step makes some.
             self.model.optimizer.build(self.model.trainable_variables)
+            self.model.compiled_loss.build(self.model.output)
+            self.model.compiled_metrics.build(self.model.output, self.model.output)
         # Each replica holds the metrics of all replicas: Keras would add them up.
         self.model.distribute_reduction_method = "first"
 
@@ -217,7 +220,8 @@ def _resumed(model: Any, checkpoint: Path, workers: Workers) -> TrainingState | 
 
 def _compiled(soft: bool) -> dict[str, Any]:
     loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
-    return {"loss": loss, "weighted_metrics": [], "metrics": ["accuracy"]}
+    accuracy = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
+    return {"loss": loss, "weighted_metrics": [], "metrics": [accuracy(name="accuracy")]}
 
 
 def _mean_cross_entropy(batches: list[tuple[Any, Any]]) -> tuple[float, float]:
