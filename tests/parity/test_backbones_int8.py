@@ -91,7 +91,7 @@ def test_ptq_makes_every_layer_an_integer_one_that_computes_what_was_faked(backb
 
 @pytest.mark.parametrize(
     "backbone",
-    _named(QUICK, slow=tuple(name for name in NAMES if name not in TRAINED)),
+    _named(QUICK[:1], slow=tuple(name for name in NAMES if name not in TRAINED)),
     indirect=True,
 )
 def test_every_other_scheme_converts_and_qat_stays_integer(backbone: Backbone, tmp_path: Path) -> None:
