@@ -78,7 +78,7 @@ class GridConfig:
         data: folder or manifest.
         out: folder for the runs, ``grid.json`` and ``grid.csv``. Several workers may share it or have their own.
         grid: the combinations.
-        weights: as in `edgeall.optimize.experiments.backbones.ComparisonConfig`.
+        weights: as in `edgeall.optimize.experiments.backbones.BackbonesConfig`.
         frozen: train the last layer alone on the features of the frozen backbone; False: train the whole network.
         storage: Optuna URL, or path of a journal file; None: ``out/study.journal``.
         study: name of the study in the storage; None: the grid's name.

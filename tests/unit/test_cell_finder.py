@@ -253,7 +253,7 @@ def test_holes_are_filled() -> None:
 
 
 @pytest.mark.parametrize("centre", [(5, 80), (235, 80), (100, 4), (100, 196)])
-def test_what_the_border_cuts_is_said_to_be_cut(centre: Point) -> None:
+def test_a_cell_at_the_border_is_marked_as_cut(centre: Point) -> None:
     _, found = find_instances(class_map([(*centre, 30, 22), (120, 100, 26, 20)]), 28)
     assert sorted(cell.cut for cell in found) == [False, True]
 

@@ -61,7 +61,7 @@ def test_a_window_stays_within_the_field(box: tuple[int, int, int, int]) -> None
 
 
 @pytest.mark.usefixtures("drawn_model")
-def test_what_the_command_writes_is_not_looked_through(
+def test_the_command_ignores_its_own_output_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(draw([((300, 120), 0.8)], SOME_RED)).save(tmp_path / "=1+1.png")

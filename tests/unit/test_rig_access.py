@@ -54,7 +54,7 @@ def users(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_users_file_holds_hashes_for_its_owner_alone(users: Path) -> None:
+def test_a_users_file_holds_hashes_and_only_its_owner_reads_it(users: Path) -> None:
     assert PASSWORD not in users.read_text()
     assert users.stat().st_mode & 0o777 == 0o600
     user = read_users(users)["olga"]
@@ -167,7 +167,7 @@ def test_a_session_ends_with_what_it_stood_on(users: Path, change: str) -> None:
 @pytest.mark.parametrize(
     ("name", "password"), [("olga", "wrong password"), ("nobody", PASSWORD), ("", ""), ("olga", "")]
 )
-def test_wrong_name_and_wrong_password_look_alike(users: Path, name: str, password: str) -> None:
+def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(users: Path, name: str, password: str) -> None:
     with pytest.raises(UsageError) as refused:
         Access(users).log_in(name, password, "10.0.0.1")
     assert refused.value.message == "wrong name or password"

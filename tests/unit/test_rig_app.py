@@ -403,7 +403,7 @@ def test_a_frame_leads_on(rig: Rig, page: TestClient) -> None:
     assert 'id="needed"' not in page.get(f"/frames/{first}").text
 
 
-def test_the_next_to_review_goes_round_those_that_can_be_looked_at(rig: Rig, page: TestClient) -> None:
+def test_the_link_to_the_next_review_cycles_through_the_frames_with_an_image(rig: Rig, page: TestClient) -> None:
     session = rig.session()
     asking = [rig.frame(session, number, review=True) for number in range(4)]
     rig.record.add_frame(session, FrameRow(taken=TAKEN, number=9, status="judged", label="Pre", review=True))
@@ -682,7 +682,7 @@ def test_sizes(count: float | None, said: str) -> None:
     assert display.size(count) == said
 
 
-def test_numbers_that_are_not_there() -> None:
+def test_missing_values_are_shown_as_a_dash() -> None:
     assert (display.percent(None), display.moment(None)) == ("-", "-")
     assert display.moment("2026-11-21T10:00:00.123456Z") == "2026-11-21 10:00:00"
 

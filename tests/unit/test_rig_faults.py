@@ -267,7 +267,9 @@ def test_a_slide_that_another_rig_left_open_is_ended_on_its_page(page: tuple[Rig
     assert rig.record.session(left).ended and rig.station.session_id == current
 
 
-def test_a_clock_that_was_set_back_is_told(page: tuple[Rig, TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_reports_a_clock_that_was_set_back(
+    page: tuple[Rig, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig, browser = page
     session = rig.session("S-1")
     monkeypatch.setattr(chain, "now", lambda: "2020-01-01T00:00:00.000000Z")

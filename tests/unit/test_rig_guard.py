@@ -68,7 +68,7 @@ def anybody(rig: Rig) -> TestClient:
     return client(rig)
 
 
-def test_every_kind_of_route_is_known() -> None:
+def test_the_routes_include_reading_and_changing_ones() -> None:
     assert {method for method, _ in ROUTES} == {"GET", "POST"}
     assert ("POST", "/frames/1/review") in CHANGES
     assert len(CLOSED) > 20
@@ -124,7 +124,9 @@ def test_every_answer_has_the_headers(rig: Rig, method: str, path: str, user: st
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route != ("GET", STREAM)])
 @pytest.mark.parametrize("user", ["olga", None])
-def test_every_page_says_what_it_is_not(rig: Rig, method: str, path: str, user: str | None) -> None:
+def test_every_page_has_the_research_note_and_no_inline_code(
+    rig: Rig, method: str, path: str, user: str | None
+) -> None:
     visitor = client(rig, user)
     answer = visitor.request(method, path, headers={"accept": "text/html"})
     if answer.headers.get("content-type", "").startswith("text/html") and answer.text:

@@ -160,7 +160,9 @@ def test_no_model_is_offered_by_chance(rig: Rig, page: TestClient) -> None:
     assert page.post("/learn/discard").status_code == 200 and not switches(rig)
 
 
-def test_what_cannot_be_learned_is_said(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_explains_why_nothing_can_be_learned(
+    rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = reviewed_slide(rig.record, [0, 1] * 4)
     with pytest.raises(DataError, match="at least 5"):
         rig.lessons.start([few], "olga")

@@ -93,7 +93,7 @@ def test_a_micrometer_gives_the_scale_of_an_objective(rig: Rig, page: TestClient
     assert not rig.station.objectives.scales()
 
 
-def test_what_cannot_be_measured_is_said(rig: Rig, page: TestClient, stage: Stage) -> None:
+def test_the_page_explains_why_a_scale_cannot_be_measured(rig: Rig, page: TestClient, stage: Stage) -> None:
     stage.pixels = empty_field()
     until(rig, lambda live: stage.shown(live))
     refused = page.post("/objectives/micrometer", data={"objective": "40x", "division_um": "10"})

@@ -191,7 +191,7 @@ def test_stills_far_apart_in_time_do_not_move(slide: Slide) -> None:
     assert [look(gate, pixels, number, 1.0).motion_px for number, pixels in enumerate(fields(slide))] == [None] * 6
 
 
-def test_the_simulated_camera_is_judged_as_its_truth_says(slide: Slide) -> None:
+def test_the_gate_agrees_with_the_known_state_of_the_simulated_camera(slide: Slide) -> None:
     camera, gate = SimulatedCamera(slide, 2, rate=None), Gate()
     for number, pixels in enumerate(fields(slide)[:3]):
         look(gate, pixels, number - 99)

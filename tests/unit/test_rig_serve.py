@@ -332,7 +332,7 @@ def test_a_second_rig_on_one_record_is_refused_and_a_dead_ones_lock_is_none(tmp_
         pass
 
 
-def test_a_record_is_not_kept_among_the_images_that_are_judged(tmp_path: Path) -> None:
+def test_a_record_folder_inside_the_image_folder_is_refused(tmp_path: Path) -> None:
     images = tmp_path / "images"
     (images / "record" / "images" / "ab").mkdir(parents=True)
     (tmp_path / "link").symlink_to(images)

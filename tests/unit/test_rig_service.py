@@ -35,12 +35,12 @@ def listener(
         yield channel
 
 
-def test_systemd_hears_what_is_said(listener: socket.socket) -> None:
+def test_a_status_is_sent_to_systemd(listener: socket.socket) -> None:
     assert service.notify("STATUS=judging")
     assert listener.recv(100) == b"STATUS=judging"
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_systemd_no_status_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not service.notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
@@ -104,7 +104,7 @@ def test_without_a_watchdog_nothing_runs(listener: socket.socket, monkeypatch: p
     assert [listener.recv(100), listener.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
 
-def test_the_unit_says_what_it_must() -> None:
+def test_the_systemd_unit_has_the_required_lines() -> None:
     lines = service.unit_text(ARGUMENTS).splitlines()
     for line in (
         "Type=notify",

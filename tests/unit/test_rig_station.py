@@ -74,7 +74,7 @@ def test_a_refused_frame_is_not_judged(make: Callable[..., Station]) -> None:
     assert (live.label, live.probability, dict(live.probabilities), live.review) == ("", 0.0, {}, False)
 
 
-def test_the_models_own_limit_decides_what_is_to_be_looked_at(
+def test_the_review_threshold_of_the_model_decides_what_needs_review(
     make: Callable[..., Station], pack_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     for limit in (0.0, 1.0):
@@ -353,7 +353,7 @@ def test_images_are_saved_as_the_settings_say(
     assert asked == {(True, "uncertain") if limit else (False, None)}
 
 
-def test_the_record_says_who(make: Callable[..., Station], record: Record) -> None:
+def test_the_record_names_the_user_of_each_action(make: Callable[..., Station], record: Record) -> None:
     station = make()
     station.start_session(NOTES, "olga")
     station.change_settings(Settings(judge=False), "viktor")

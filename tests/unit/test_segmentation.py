@@ -75,7 +75,7 @@ def test_folders_of_laboratories_are_listed(laboratories: Path) -> None:
     assert one.labels == ("all",) and len(one.samples) == 10
 
 
-def test_each_fault_of_a_mask_is_one_line_and_the_rest_goes_on(laboratories: Path) -> None:
+def test_each_invalid_mask_is_one_problem_and_the_others_are_read(laboratories: Path) -> None:
     here = laboratories / "here"
     (here / "masks" / "cell0.png").unlink()
     Image.new("L", (10, 10)).save(here / "masks" / "cell1.png")
@@ -189,7 +189,7 @@ def test_whole_pictures_are_rescaled_as_on_the_device() -> None:
         assert set(octaves.tolist()) == {math.log2(scale)}
 
 
-def test_the_light_changes_the_image_alone_and_is_drawn_anew() -> None:
+def test_light_augmentation_changes_only_the_image_and_differs_each_time() -> None:
     from edgeall.train.segmentation.light import LIGHT, changed, check_augment
 
     tile = coded(0).pixels[:80, :80, :3]
@@ -201,7 +201,7 @@ def test_the_light_changes_the_image_alone_and_is_drawn_anew() -> None:
         check_augment("studies")
 
 
-def test_the_loss_leaves_out_what_is_not_known() -> None:
+def test_the_loss_ignores_unknown_pixels() -> None:
     from edgeall.train.segmentation.objective import dice, mask_loss, red_cell_loss
     from edgeall.train.segmentation.tiles import IGNORED
 
