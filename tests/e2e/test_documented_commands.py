@@ -3,7 +3,8 @@
 A line is run as written, in a separate folder with the files that the documentation names: ``smears/``, ``runs/a035``,
 ``model.tflite``, ``photo.jpg`` ... (see `world`). There are two changes: `PLACES` replaces placeholders, and `smaller`
 adds options that make a command quick. The installed program runs it. Only most lines of the commands that load
-TensorFlow, which takes longer to load than they take to work, are run in this process (see `fresh`).
+TensorFlow, which takes longer to load than they take to work, are run in this process (see `fresh`). Of the lines that
+train what others train too, `make test` runs the beginning, with the backbones as written (see `LONG`).
 Lines that need a device, a camera or a network are in `NOT_RUN`, with the reason; only their options are parsed. Every
 other line is run, except a line that is part of a longer one (`is_part`).
 """
@@ -190,8 +191,9 @@ def is_part(line: Line) -> bool:
 
 
 RUN = [line for line in LINES if line.reason is None and not is_part(line)]
-LONG = r"--alphas|--teacher|--target-sensitivity"
-"""Lines that train or quantize a large network, or do once more what another line does: for `make test-long`."""
+LONG = r"--alphas|--teacher|--target-sensitivity|--sparsity|--robustness --out|edgeall compare |vgg16|resnet50|runs/two"
+"""Lines that train or quantize a large network, or do once more what another line or tests/integration does: for
+`make test-long`."""
 RUN_MARKED = [
     pytest.param(line, id=line.text, marks=pytest.mark.long if re.search(LONG, line.text) else ()) for line in RUN
 ]
@@ -371,6 +373,38 @@ def test_a_documented_line_does_what_it_says(line: Line, request: pytest.Fixture
         if option in words and words[-1] != option and done.returncode == 0:
             value = words[words.index(option) + 1]
             assert value.startswith("-") or (folder / value).exists(), f"{option} {value}"
+
+
+class Begun(BaseException):
+    """Raised in place of a training."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line
+        for line in RUN
+        if line.name in ("train", "compare") and re.search(LONG, line.text) and "--data" in line.words
+    ],
+    ids=lambda line: line.text,
+)
+def test_a_documented_training_begins(line: Line, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data, backbones, protocol and settings as written; only the weights are not downloaded."""
+    from edgeall.optimize.experiments import backbones
+    from edgeall.train import run as training
+    from edgeall.train.settings import resolve
+
+    def begin(settings: Any, *_: Any, **__: Any) -> None:
+        resolve(settings)
+        raise Begun
+
+    for module in (training, backbones):
+        monkeypatch.setattr(module, "train", begin)
+    for name in ("smears", "cnmc", "runs"):
+        (tmp_path / name).symlink_to(world / name)
+    words = [PLACES.get(word, word) for word in line.words]
+    with pytest.raises(Begun):
+        here(tmp_path, *words, "--weights", "none")
 
 
 PYTHON = [(page, block) for page in PAGES for language, block in blocks(page) if language == "python"]
