@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..edge_runtime.errors import UsageError
 from ..train.config import TrainSettings
 from ..train.evaluation.config import EvaluateSettings
 from .options import (
@@ -131,8 +130,12 @@ def train(json: bool, **settings: Any) -> None:
 )
 @click.option("--plot", type=FILE, help="Write the accuracy under these changes as a PNG.")
 @_evaluated("against", "Paired comparison with another model on the same images.", metavar="OTHER")
-@click.option("--html", type=FILE, help="Write a self-contained page with reliability and risk-coverage plots.")
-@_evaluated("explain", "Write Grad-CAM overlays of the worst predictions of a run.", metavar="DIR")
+@click.option(
+    "--html", type=FILE, help="Write a self-contained page: reliability and risk-coverage plots; overlays of masks."
+)
+@_evaluated(
+    "explain", "Write overlays of the worst predictions of a run (Grad-CAM), or of the worst masks.", metavar="DIR"
+)
 @_evaluated(
     "context",
     "Also measure accuracy on cells alone, on the background alone, without corners and with the background of another"
@@ -157,7 +160,7 @@ def evaluate(
     from ..train.data.dataset import load_dataset
     from ..train.data.masked import load_masked
     from ..train.data.synth import is_synthetic
-    from ..train.evaluation.evaluate import Evaluation, task_of
+    from ..train.evaluation.evaluate import Evaluation
     from ..train.evaluation.evaluate import evaluate as evaluate_target
     from ..train.runs import data_root, load_run
 
@@ -168,9 +171,7 @@ def evaluate(
                 if folder is not None:
                     refuse_inside(folder, out, flag)
     robust = robustness or plot is not None
-    if html is not None and task_of(target) == "segmentation":
-        raise UsageError("--html does not take a segmentation model yet", hint="`train` and `quantize` write a report")
-    settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust}
+    settings |= {"data": data, "site": site, "labels_file": labels, "robust": robust, "html": html}
     found = evaluate_target(target, EvaluateSettings(**settings), Progress())
     texts = _texts(found) if html is not None or not json else []
     print_result(found, json, lambda: "\n\n".join(text for _, text in texts))
@@ -201,13 +202,17 @@ def _texts(found: Evaluation | MaskEvaluation) -> list[tuple[str, str]]:
     from ..train.evaluation.site import site_text
     from ..train.evaluation.text import metrics_text
 
-    texts = [("Figures", metrics_text(found.metrics, found.report if isinstance(found, Evaluation) else None))]
-    if isinstance(found, Evaluation) and found.site is not None:
+    if not isinstance(found, Evaluation):
+        from ..train.segmentation.report import evaluation_texts
+
+        return evaluation_texts(found)
+    texts = [("Figures", metrics_text(found.metrics, found.report))]
+    if found.site is not None:
         texts.append(("External validation", site_text(found.site)))
-    if isinstance(found, Evaluation) and found.against is not None:
+    if found.against is not None:
         texts.append(("Paired comparison", against_text(found.against)))
     if found.robustness is not None:
         texts.append(("When the microscope changes", robustness_text(found.robustness)))
-    if isinstance(found, Evaluation) and found.context is not None:
+    if found.context is not None:
         texts.append(("What the classifier looks at", context_text(found.context)))
     return texts

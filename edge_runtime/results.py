@@ -82,7 +82,10 @@ def _nulls(kind: type[Result], name: str) -> dict[str, None]:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A plain value as the dataclass, list, tuple or dictionary of dataclasses that ``kind`` names."""
+    """A plain value as the dataclass, list, tuple or dictionary of dataclasses that ``kind`` names.
+
+    Of several dataclasses it is the one with the largest share of its keys in the value.
+    """
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value) if isinstance(value, Mapping) else value  # type: ignore[arg-type]
     inner = [part for part in get_args(kind) if part not in (type(None), ...)]
@@ -90,4 +93,12 @@ def _typed(kind: Any, value: Any) -> Any:
         return {key: _typed(inner[-1], item) for key, item in value.items()}
     if isinstance(value, list) and get_origin(kind) in (list, tuple):
         return get_origin(kind)(_typed(inner[0], item) for item in value)
+    kinds = [part for part in inner if dataclasses.is_dataclass(part)]
+    if len(kinds) > 1 and isinstance(value, Mapping):
+        return _typed(max(kinds, key=lambda each: _share(each, value)), value)
     return _typed(inner[0], value) if len(inner) == 1 and get_origin(kind) not in (dict, list, tuple) else value
+
+
+def _share(kind: Any, found: Mapping[str, Any]) -> float:
+    keys = [item.metadata.get("key", item.name) for item in dataclasses.fields(kind)]
+    return sum(key in found for key in keys) / len(keys)

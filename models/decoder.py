@@ -16,6 +16,8 @@ from .registry import ModelSpec
 
 MASK = "mask"
 """Name of the layer with the probabilities of the classes, ``(height, width, classes)``."""
+SCORES = "mask_scores"
+"""Name of the layer with the scores of the classes, at half of the input's resolution."""
 RED_CELL = "red_cell"
 """Name of the layer with log2 of the red cells' diameter over the one that the network is trained for, ``(1,)``."""
 WIDTHS = (64, 48, 32, 24)
@@ -54,7 +56,7 @@ def add_decoder(backbone: Any, skips: Sequence[str], classes: int, dropout: floa
         x = layers.UpSampling2D(interpolation="bilinear", name=f"{name}_up")(x)
         x = layers.Concatenate(name=f"{name}_join")([x, _mixed(skip, width, f"{name}_skip")])
         x = _separable(x, width, name)
-    x = layers.Conv2D(classes, 1, name="mask_scores")(x)
+    x = layers.Conv2D(classes, 1, name=SCORES)(x)
     x = layers.UpSampling2D(interpolation="bilinear", name="mask_up", dtype="float32")(x)
     mask = layers.Softmax(name=MASK, dtype="float32")(x)
     y = layers.GlobalAveragePooling2D(name="features")(deep)

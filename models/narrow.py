@@ -90,7 +90,7 @@ class Channels:
     """The input and output channels of every layer of a model.
 
     Args:
-        model: flat functional, one input, one output.
+        model: flat functional, one input.
 
     Attributes:
         groups: the removable ones, in the order of the model.
@@ -103,7 +103,8 @@ class Channels:
         self._sources = {layer.name: [source.name for source in sources(layer)] for layer in model.layers[1:]}
         for layer in model.layers:
             self._spaces[layer.name], self._repeats[layer.name] = self._output(layer)
-        self._spaces[model.layers[-1].name].root().fixed = True
+        for name in model.output_names:
+            self._spaces[name].root().fixed = True
         order = {layer.name: index for index, layer in enumerate(model.layers)}
         found = {}
         for space in self._spaces.values():

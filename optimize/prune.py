@@ -13,7 +13,6 @@ import numpy as np
 
 from ..console.progress import Progress
 from ..console.tables import percent
-from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.errors import UsageError
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.images import refuse_inside
@@ -21,7 +20,6 @@ from ..edge_runtime.preprocess import InputSpec
 from ..models.keras_compat import keras
 from ..models.macs import macs as macs_of
 from ..models.narrow import groups, narrow
-from ..train.batches import Images
 from ..train.data import cache
 from ..train.data.split import Split, check_split
 from ..train.data.subsets import SUBSETS
@@ -35,18 +33,18 @@ from ..train.runs import (
     load_model,
     load_own_split,
     load_run,
-    load_subsets,
     provenance,
     read_history,
     run_digest,
 )
 from ..train.stage import Row
-from ..train.tasks.registry import only_classification
+from ..train.tasks import registry as training
 from .experiments.latency import interleaved
 from .pruning.channels import Budget
 from .pruning.config import PruneConfig
 from .pruning.sparsity import prunable, sparsity_of
 from .pruning.summary import verdict
+from .pruning.tasks import registry as tasks
 from .pruning.training import kept_channels, train_pruned
 from .quantization.convert import compressed_bytes, convert
 from .quantization.fold import fold_batch_normalization
@@ -81,7 +79,6 @@ def prune(
     started = time.perf_counter()
     config.check()
     parent = load_run(config.run)
-    only_classification(parent, "prune")
     if config.run.resolve().is_relative_to(config.out.resolve()):
         raise UsageError(f"{config.out}: is or holds the run that is pruned", hint="choose another --out")
     root = config.data or data_root(parent)
@@ -94,7 +91,7 @@ def prune(
         if on_model:
             on_model(model)
         ranked = time.perf_counter()
-        history = train_pruned(config, model, job.teacher, job.subsets, job.settings, progress, on_epoch)
+        history = train_pruned(config, model, job.teacher, job.subsets, parent, job.settings, progress, on_epoch)
         trained = time.perf_counter()
         pruned = _pruned(job, model, progress)
         timing: dict[str, float | None] = {"prepare_s": prepared - started, "rank_s": ranked - prepared}
@@ -116,7 +113,7 @@ class _Job:
     teacher: Any
     split: Split
     spec: InputSpec
-    subsets: dict[str, Images]
+    subsets: dict[str, Any]
     settings: dict[str, Any]
     facts: Facts
     provenance: Provenance
@@ -142,7 +139,7 @@ def _open(config: PruneConfig, parent: RunInfo, root: Path, cache_dir: Path, pro
     check_split(split, root)
     facts = Facts(parent.unit, replace(parent.data, root=str(root.resolve())))
     spec = input_spec(settings)
-    subsets = load_subsets(split, root, spec, cache_dir, progress)
+    subsets = training.of_run(parent).load(split, root, spec, cache_dir, progress)
     if not resumed:
         claim(config.out, settings, split, facts)
     return _Job(config, parent, teacher, split, spec, subsets, settings, facts, provenance(), resumed)
@@ -165,7 +162,8 @@ def _narrowed(job: _Job, progress: Progress) -> Any:
     keras.utils.set_random_seed(job.settings["seed"])
     if job.config.kind == "sparsity":
         return narrow(job.teacher, {})
-    return narrow(job.teacher, kept_channels(job.config, job.teacher, job.subsets["train"], job.settings, progress))
+    images = job.subsets["train"]
+    return narrow(job.teacher, kept_channels(job.config, job.teacher, images, job.parent, job.settings, progress))
 
 
 def _pruned(job: _Job, model: Any, progress: Progress) -> PrunedInfo:
@@ -182,6 +180,7 @@ def _pruned(job: _Job, model: Any, progress: Progress) -> PrunedInfo:
         parent=str(job.config.run.resolve()),
         run_sha256=job.settings["pruned_run_sha256"],
         parent_accuracy={name: metrics.accuracy for name, metrics in job.parent.classified.items()},
+        parent_dice={name: metrics.dice for name, metrics in job.parent.segmented.items()} or None,
         parameters=int(model.count_params()),
         parent_parameters=int(teacher.count_params()),
         macs=macs_of(model),
@@ -200,10 +199,9 @@ def _measured(job: _Job, model: Any, progress: Progress) -> tuple[dict[str, int]
         "parent_float32": convert(fold_batch_normalization(job.teacher), "float32", job.spec),
         "float32": convert(fold_batch_normalization(model), "float32", job.spec),
     }
-    images = job.subsets["validation"]
-    image = images.pixels[images.rows[0]]
-    labels = job.split.labels
-    opened = {name: (Classifier.from_flatbuffer(made[name], labels, job.spec, name=name), image) for name in made}
+    task = tasks.of_run(job.parent)
+    image = task.example(job.subsets["validation"])
+    opened = {name: (task.open(made[name], job.parent, job.spec, name), image) for name in made}
     _, times = interleaved(opened, TIMED_S, progress)
     sizes = {f"{name}_bytes": len(flatbuffer) for name, flatbuffer in made.items()}
     sizes |= {f"{name}_gzip_bytes": compressed_bytes(flatbuffer) for name, flatbuffer in made.items()}

@@ -142,7 +142,7 @@ def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progr
     """Prepare a run on one worker, without the others."""
     resuming = check_out(settings.out, settings.as_json(), settings.force)
     found = prepare_data(settings, resuming, progress)
-    check_teachers(teachers, found.split, input_spec(settings.as_json()))
+    check_teachers(teachers, tasks.get(settings.task), found.split, input_spec(settings.as_json()))
     record = [teacher.record() for teacher in teachers]
     if found.facts.teachers not in (None, record):
         raise UsageError(

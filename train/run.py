@@ -34,7 +34,7 @@ from .runs import build_args, complete_run, input_spec, provenance
 from .settings import HEAD_PATIENCE, filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
 from .tasks import registry as tasks
-from .teacher import WEIGHT, Teacher, ensemble, make_student, open_teachers
+from .teacher import WEIGHT, Teacher, open_teachers
 from .workers import Workers, join
 
 __all__ = ["TrainSettings", "train"]
@@ -103,7 +103,7 @@ class _Session:
         self.labels = self.task.labels(self.split)
         accelerated = use_accelerator()
         with workers.scope():
-            self.teach = ensemble(self.teachers) if self.teachers else None
+            self.teach = self.task.teach(self.teachers, self.spec) if self.teachers else None
         keras.utils.set_random_seed(settings.seed)
         workers.from_chief(self._build_for_head)
         self._load_images()
@@ -239,7 +239,7 @@ class _Session:
         learner = self.model
         if self.teach:
             with self.workers.scope():
-                learner = make_student(self.model, self.teach, settings.teacher_weight or WEIGHT)
+                learner = self.task.student(self.model, self.teach, settings.teacher_weight or WEIGHT)
         keras.utils.set_random_seed(settings.seed)
         return fit(
             learner,

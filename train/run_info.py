@@ -32,9 +32,9 @@ class DataInfo(Result):
     near_duplicates: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TeacherInfo(Result):
-    """A teacher of a run. ``accuracy`` is by subset."""
+    """A teacher of a run. ``accuracy`` is by subset; ``dice`` instead of a segmentation network."""
 
     run: str
     run_sha256: str
@@ -42,6 +42,7 @@ class TeacherInfo(Result):
     alpha: float | None
     input_size: int
     accuracy: dict[str, float]
+    dice: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class MemberNetwork(Result):
     model: ModelInfo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemberInfo(TeacherInfo):
     """A run in an ensemble. ``latency_ms``: median of one image in float32 on one thread."""
 
@@ -145,7 +146,7 @@ class PrunedInfo(Result):
         kind: ``sparsity`` or ``macs``.
         asked: the target; ``found`` is measured on the result. Both 0..1.
         parent: folder of the parent run, with ``run_sha256`` its `edgeall.train.runs.run_digest`.
-        parent_accuracy: of each subset.
+        parent_accuracy: of each subset; ``parent_dice`` instead of a segmentation network.
         channels: of kind ``macs``: ``[before, after]`` by the name of the layer that computes them.
         size: bytes of the float32 flatbuffer of both networks, plain and compressed.
         latency: milliseconds of one image on one thread, measured in turn.
@@ -158,6 +159,7 @@ class PrunedInfo(Result):
     parent: str = field(metadata={"key": "from"})
     run_sha256: str
     parent_accuracy: dict[str, float]
+    parent_dice: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
     parameters: int
     parent_parameters: int
     macs: int
@@ -213,6 +215,11 @@ class RunInfo(Result):
     def classified(self) -> dict[str, Metrics]:
         """``metrics`` of a classifier; empty for another task."""
         return {name: found for name, found in self.metrics.items() if isinstance(found, Metrics)}
+
+    @property
+    def segmented(self) -> dict[str, MaskMetrics]:
+        """``metrics`` of a segmentation network; empty for another task."""
+        return {name: found for name, found in self.metrics.items() if isinstance(found, MaskMetrics)}
 
 
 def read_run(found: Mapping[str, Any]) -> RunInfo:

@@ -1,5 +1,7 @@
 """Distillation: a student network learns from the probabilities of trained teacher networks.
 
+`edgeall.train.segmentation.teaching` is the same for masks.
+
 Teachers and student get the same augmented images. The teachers run in the training step, once per batch.
 
 Source: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"; the loss is that of
@@ -22,6 +24,7 @@ from ..models.keras_compat import keras, tf
 from .data.split import Split
 from .run_info import RunInfo, TeacherInfo
 from .runs import input_spec, load_model, load_run, run_digest
+from .tasks.registry import Task, of_run
 
 TEMPERATURE = 4.0
 """Divisor of the logits before teachers and student are compared. Teachers are nearly certain of the images that they
@@ -52,7 +55,8 @@ class Teacher:
         """The entry in the student's ``run.json``."""
         kept = {key: self.facts.settings[key] for key in ("model", "alpha", "input_size")}
         accuracy = {side: metrics.accuracy for side, metrics in self.facts.classified.items()}
-        return TeacherInfo(str(self.run), self.sha256, **kept, accuracy=accuracy)
+        dice = {side: metrics.dice for side, metrics in self.facts.segmented.items()} or None
+        return TeacherInfo(run=str(self.run), run_sha256=self.sha256, **kept, accuracy=accuracy, dice=dice)
 
 
 def open_teachers(runs: Sequence[Path], out: Path, option: str = "--teacher ") -> tuple[Teacher, ...]:
@@ -73,19 +77,28 @@ def open_teachers(runs: Sequence[Path], out: Path, option: str = "--teacher ") -
     return tuple(Teacher(run, facts=load_run(run), sha256=run_digest(run)) for run in runs)
 
 
-def check_teachers(teachers: Sequence[Teacher], split: Split, spec: InputSpec) -> None:
+def check_teachers(teachers: Sequence[Teacher], task: Task, split: Split, spec: InputSpec) -> None:
     """Make sure that the teachers fit the student and were not trained on its test subset.
 
     Args:
+        teachers: from `open_teachers`.
+        task: of the student.
         split: of the student.
         spec: input contract of the student.
 
     Raises:
-        UsageError: a teacher with other labels, another split or another normalization.
+        UsageError: a teacher of another task, with other labels, another split or another normalization.
     """
+    wanted = task.labels(split)
     for teacher in teachers:
+        own_task = of_run(teacher.facts).name
+        if own_task != task.name:
+            raise UsageError(
+                f"--teacher {teacher.run}: is a {own_task} run, the student is trained for {task.name}",
+                hint=f"give a {task.name} run",
+            )
         hint = f"train the student on its split: --split {teacher.run}"
-        check_split_of(teacher.facts, f"--teacher {teacher.run}", split.labels, split.sha256, hint)
+        check_split_of(teacher.facts, f"--teacher {teacher.run}", wanted, split.sha256, hint)
         own = input_spec(teacher.facts.settings)
         if (own.mean, own.std) != (spec.mean, spec.std):
             raise UsageError(
@@ -143,7 +156,7 @@ def make_student(model: Any, teach: TeacherFunction, weight: float) -> Any:
     def distillation(targets: Any, probabilities: Any) -> Any:
         labels, taught = targets[:, :classes], targets[:, classes:]
         hard = keras.losses.categorical_crossentropy(labels, probabilities)
-        soft = keras.losses.kl_divergence(_soft(taught), _soft(probabilities))
+        soft = keras.losses.kl_divergence(softened(taught), softened(probabilities))
         return (1.0 - weight) * hard + weight * TEMPERATURE**2 * soft
 
     def accuracy(targets: Any, probabilities: Any) -> Any:
@@ -162,7 +175,7 @@ def make_student(model: Any, teach: TeacherFunction, weight: float) -> Any:
     return Student(model.input, model.output, name=model.name)
 
 
-def _soft(probabilities: Any) -> Any:
+def softened(probabilities: Any) -> Any:
     """The probabilities of the network with its logits divided by `TEMPERATURE`."""
     return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, 1e-12)) / TEMPERATURE)
 

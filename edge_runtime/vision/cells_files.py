@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from ..files import file_name, is_empty, output_lock
 from ..images import mark_output, open_rgb
 from ..pipeline import expand
 from ..preprocess import InputSpec
-from .cells import Cell, crop, cut_out
+from .cells import crop, cut_out
 from .finder import Finder, Found
 from .quality import looks_stained
 from .scale import Scale
+from .scale_bar import draw_scale_bar
 
 COLUMNS = (
     *("image", "cell", "left", "top", "right", "bottom", "x", "y", "area_px", "touches_border", "crop"),
@@ -122,7 +123,7 @@ class _Writer:
         name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
         try:
             rows = self._write_crops(image, found, name)
-            overlay(image, found.cells).save(self._out / "overlays" / f"{name}.png")
+            overlay(image, found).save(self._out / "overlays" / f"{name}.png")
             mask = self._write_mask(found, path, name)
         except OSError as error:
             if error.errno in DISK_FULL:
@@ -164,16 +165,17 @@ class _Writer:
         return f"masks/{file}"
 
 
-def overlay(image: Image.Image, found: Sequence[Cell]) -> Image.Image:
-    """A copy with a numbered box around each cell, in `WHOLE` or `CUT`."""
+def overlay(image: Image.Image, found: Found) -> Image.Image:
+    """A copy with a numbered box around each cell, in `WHOLE` or `CUT`, and a scale bar."""
     drawn = image.copy()
     pen = ImageDraw.Draw(drawn)
     width = max(1, round(max(image.size) / 320))
-    for number, cell in enumerate(found, 1):
+    for number, cell in enumerate(found.cells, 1):
         colour = CUT if cell.touches_border else WHOLE
         left, top, right, bottom = cell.box
         pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
         pen.text((left + 2 * width, top + width), str(number), fill=colour, font_size=8 * width + 4)
+    draw_scale_bar(drawn, found.scale)
     return drawn
 
 

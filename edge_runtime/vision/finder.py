@@ -17,7 +17,7 @@ from ..masks import CLASSES, GREYS
 from ..segmenter import Segmenter
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
-from .scale import Scale, contradiction, measure_scale
+from .scale import Scale, contradiction, implausible, measure_scale
 from .tiles import ClassMap, TileSegmenter, segment_field
 
 _, CYTOPLASM, NUCLEUS = GREYS
@@ -74,7 +74,7 @@ class CellFinder:
         unit = self._segmenter.red_cell_px
         labels, instances = find_instances(classes, unit)
         cells = tuple(_cell(each, classes.zoom, field.size, MARGIN * unit) for each in instances)
-        doubts = scale.problem(), contradiction(scale, classes.red_cells)
+        doubts = scale.problem(), implausible(scale, field.size), contradiction(scale, classes.red_cells)
         return Found(cells, scale, tuple(filter(None, doubts)), lambda: field_mask(classes, labels, field.size))
 
 

@@ -20,6 +20,7 @@ from ..masks import CLASSES, GREYS, class_counts, outlined
 from ..pipeline import expand
 from .finder import CellFinder
 from .scale import Scale
+from .scale_bar import draw_scale_bar
 
 _ENDING = ".overlay.png"
 
@@ -107,7 +108,9 @@ def _one(finder: CellFinder, path: str, number: int, scale: Scale | None, out: P
         files = {"mask": f"{name}.png", "overlay": f"{name}{_ENDING}"}
         try:
             Image.fromarray(mask).save(out / files["mask"])
-            outlined(image, classes).save(out / files["overlay"])
+            overlay = outlined(image, classes)
+            draw_scale_bar(overlay, found.scale)
+            overlay.save(out / files["overlay"])
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise

@@ -148,6 +148,21 @@ def contradiction(scale: Scale, red_cells: tuple[float, ...]) -> str:
     )
 
 
+def implausible(scale: Scale, size: tuple[int, int]) -> str:
+    """A line if no field of this size (width, height) has such a scale; otherwise empty."""
+    shorter, longer = min(size), max(size)
+    if scale.red_cell_px > shorter:
+        why = "not one whole red cell would fit into"
+    elif scale.red_cell_px < _SMALLEST / 2 * longer:
+        why = "which is far below 20x, for"
+    else:
+        return ""
+    return (
+        f"the scale is implausible: red cells of {scale.red_cell_px:.0f} px, {why} an image of {size[0]}x{size[1]}"
+        " pixels; give --red-cell-px or --um-per-px"
+    )
+
+
 def _assumed(longer: int) -> list[float]:
     """Assumed diameters for a field with this longer side, log2 pixels."""
     low = math.log2(max(_LEAST_SEEN, _SMALLEST * longer))

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ... import __version__
 from ...console.progress import Progress
@@ -20,16 +19,15 @@ from ...edge_runtime.errors import DataError, EdgeallError, NoSpaceError, UsageE
 from ...edge_runtime.files import output_lock
 from ...edge_runtime.images import mark_output, refuse_inside
 from ...models.keras_compat import keras
-from ...train.data.split import SplitEntry
 from ...train.run_info import RunInfo
 from ...train.runs import data_root, load_run, provenance, write_json
-from ...train.tasks.registry import only_classification
 from .compare_config import CompareOptions
-from .compare_models import Measured, OpenRun, describe, measure, open_run
-from .compare_report import write_compare_report
+from .compare_models import describe, measure, open_run
 from .compare_result import ComparedModel, ComparedTiming, Comparison, Failure, ProtocolInfo, SchemeFigures
 from .compare_table import against_best, mark_front, notes_of, rows_of, write_csv
 from .latency import Latency, interleaved
+from .tasks import registry as tasks
+from .tasks.registry import Measured, OpenRun
 
 SCHEMA = 1
 T = TypeVar("T")
@@ -39,7 +37,7 @@ def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progr
     """Compare finished runs of any backbone, pruned or not.
 
     A missing ``<scheme>.tflite`` is made and kept in the run's folder; an existing one must be made of that run. Every
-    model classifies its test subset through the device's code path. Predictions are kept in ``out/predictions``, so
+    model runs on its test subset through the device's code path. Its answers are kept in ``out/predictions``, so
     the same command resumes after a kill. Latency is measured anew each time, all models in turn in one process.
 
     Args:
@@ -53,15 +51,13 @@ def compare_runs(runs: Sequence[Path], out: Path, options: CompareOptions, progr
     Raises:
         UsageError: no runs, an unknown scheme, an ``out`` that cannot be written to, lies in the data or is in use;
             before any work starts.
-        DataError: a run folder that is not complete, or runs of different classes.
+        DataError: a run folder that is not complete, or runs of different tasks or classes.
     """
     options = options.checked()
     if not runs:
         raise UsageError("nothing to compare", hint="give run folders of `edgeall train`")
     facts = {folder: load_run(folder) for folder in runs}
-    for run in facts.values():
-        only_classification(run, "compare")
-    _same_labels(facts)
+    _same_classes(facts)
     for folder, run in facts.items():
         if "test" not in run.metrics:
             raise DataError(
@@ -80,14 +76,14 @@ class _Found:
     Attributes:
         failures: see `failure_of`.
         models: by name, still without their schemes.
-        measured: by model and scheme.
-        curves: see `edgeall.optimize.experiments.compare_report.Curves`.
+        measured: by model and scheme, see `edgeall.optimize.experiments.compare_models.measure`.
+        drawn: by model, see `ComparisonTask.drawn`.
     """
 
     failures: list[Failure]
     models: dict[str, ComparedModel] = field(default_factory=dict)
-    measured: dict[tuple[str, str], Measured] = field(default_factory=dict)
-    curves: dict[str, tuple[list[SplitEntry], NDArray[np.float32]]] = field(default_factory=dict)
+    measured: dict[tuple[str, str], tuple[Callable[..., SchemeFigures], Measured]] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)
 
 
 def compare_groups(
@@ -118,7 +114,7 @@ def compare_groups(
     result = _result(found, out, options, protocol, progress)
     write_json(out / "compare.json", result.to_json())
     write_csv(out / "compare.csv", result)
-    write_compare_report(out / "compare.html", result, found.curves)
+    tasks.of_result(result).write_report(out / "compare.html", result, found.drawn)
     return result
 
 
@@ -131,7 +127,8 @@ def _measure_model(
         progress.note(f"failed: {opened}")
         found.failures.append(opened)
         return
-    runs, found.models[name], found.curves[name] = opened
+    runs, found.models[name] = opened
+    found.drawn[name] = tasks.of_run(runs[0].facts).drawn(runs)
     for scheme in options.schemes:
         made = attempt(name, scheme, functools.partial(measure, runs, scheme, out, options, progress))
         if isinstance(made, Failure):
@@ -143,22 +140,21 @@ def _measure_model(
 
 def _open_model(
     name: str, folders: Sequence[Path], options: CompareOptions, progress: Progress
-) -> tuple[list[OpenRun], ComparedModel, tuple[list[SplitEntry], NDArray[np.float32]]]:
-    """The runs of one model, the report's facts, and test images and probabilities of its ROC curves."""
+) -> tuple[list[OpenRun], ComparedModel]:
+    """The runs of one model, and the report's facts."""
     runs = [open_run(name, folder, options, progress) for folder in folders]
-    probabilities = np.concatenate([run.keras for run in runs])
-    return runs, describe(name, runs, probabilities), ([entry for run in runs for entry in run.test], probabilities)
+    return runs, describe(name, runs)
 
 
 def _timed(found: _Found, seconds: float, progress: Progress) -> tuple[int, dict[str, ComparedModel]]:
     """The number of rounds, and the models with their schemes. A scheme's latency is the mean over the folds."""
-    opened = {(*key, fold): pair for key, made in found.measured.items() for fold, pair in enumerate(made.timed)}
+    opened = {(*key, fold): pair for key, (_, made) in found.measured.items() for fold, pair in enumerate(made.timed)}
     rounds, times = interleaved(opened, seconds, progress) if opened else (0, {})
     schemes: dict[str, dict[str, SchemeFigures]] = {name: {} for name in found.models}
-    for (name, scheme), made in found.measured.items():
+    for (name, scheme), (figures, made) in found.measured.items():
         folds = [times[name, scheme, fold] for fold in range(len(made.timed))]
         means = np.mean([(fold.p10_ms, fold.p50_ms, fold.p90_ms) for fold in folds], axis=0)
-        schemes[name][scheme] = made.figures(latency=Latency(*map(float, means)))
+        schemes[name][scheme] = figures(latency=Latency(*map(float, means)))
     return rounds, {name: replace(model, schemes=schemes[name]) for name, model in found.models.items()}
 
 
@@ -180,11 +176,12 @@ def _result(
         protocol=protocol,
         schemes=list(options.schemes),
         timing=ComparedTiming(threads=1, rounds=rounds, load_average_1min=load),
-        rows=against_best(rows, tested_on, {key: made.right for key, made in found.measured.items()}),
+        rows=against_best(rows, tested_on, {key: made.scores for key, (_, made) in found.measured.items()}),
         models=by_name,
         failures=found.failures,
         notes=notes_of(models),
         report=str(out / "compare.html"),
+        task=tasks.of_model(models[0]).name,
     )
 
 
@@ -215,9 +212,12 @@ def failure_of(model: str, scheme: str | None, error: Exception) -> Failure:
     return Failure(model, scheme, message, "", details)
 
 
-def _same_labels(facts: Mapping[Path, RunInfo]) -> None:
+def _same_classes(facts: Mapping[Path, RunInfo]) -> None:
     (first, wanted), *others = facts.items()
     for folder, run in others:
+        task, other = tasks.of_run(run).name, tasks.of_run(wanted).name
+        if task != other:
+            raise DataError(f"{folder} is a {task} run, {first} a {other} run", hint="compare runs of one task")
         if run.labels != wanted.labels:
             raise DataError(
                 f"{folder} has the classes {', '.join(run.labels)}, {first} has {', '.join(wanted.labels)}",

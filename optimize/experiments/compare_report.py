@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from ...train.data.levels import LEVEL_TEXTS
 from ...train.data.split import SplitEntry
 from ...train.reports import plots
 from ...train.reports.page import png_uri, template
+from ...train.segmentation.results import MaskMetrics
 from ..pruning.summary import FASTER
-from .compare_result import ComparedModel, Comparison, FoldMetrics
+from .compare_result import ComparedModel, ComparedRow, Comparison, FoldMetrics, Row
 
 ABSENT = "\N{EN DASH}"
 Curves = Mapping[str, tuple[Sequence[SplitEntry], NDArray[np.float32]]]
@@ -35,59 +36,88 @@ def write_compare_report(path: Path, result: Comparison, curves: Curves) -> None
     folder.mkdir(exist_ok=True)
     labels = result.labels
     models = list(result.models.values())
-    points = [
-        plots.Point(
-            row.model,
-            row.scheme,
-            row.latency_p50_ms,
-            row.accuracy,
-            row.accuracy_low,
-            row.accuracy_high,
-            row.on_front,
-        )
-        for row in result.rows
-    ]
-    tradeoff = None
-    if points:
-        plots.plot_tradeoff(points, folder / "tradeoff.png")
-        tradeoff = png_uri(folder / "tradeoff.png")
-        plots.plot_accuracies(points, folder / "accuracies.png")
+    pictures = draw_rows(
+        [(row, row.accuracy_low, row.accuracy_high) for row in result.rows if isinstance(row, ComparedRow)],
+        folder,
+        "test accuracy, %",
+    )
     drawn = {}
     for number, model in enumerate(models):
         entries, probabilities = curves[model.name]
         file = folder / f"roc-{number}.png"
-        plots.plot_roc(_class_curves(labels, entries, probabilities, model.keras), file)
+        plots.plot_roc(_class_curves(labels, entries, probabilities, _of_folds(model.keras)), file)
         drawn[model.name] = png_uri(file)
     together = _positive_curves(models, curves, labels)
     if together:
         plots.plot_roc(together, folder / "roc-positive.png")
-    page = template(
-        "edgeall.optimize.experiments",
+    write_page(
+        path,
         "compare.html",
-        percent=_percent,
-        fixed=_fixed,
-        megabytes=_megabytes,
-        millions=_millions,
-        text=_text,
-    ).render(
+        result,
+        Ranked("accuracy", "points lost", _percent),
+        pictures=pictures,
+        roc=drawn,
+        roc_positive=png_uri(folder / "roc-positive.png") if together else None,
+        positive=_of_folds(models[0].keras).positive_labels,
+        shares=_shares,
+    )
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The figure that ranks the models: its name, the name of its loss in hundredths, and how it is shown."""
+
+    name: str
+    lost: str
+    shown: Callable[[float], str]
+
+
+def draw_rows(rows: Sequence[tuple[Row, float, float]], folder: Path, axis: str) -> dict[str, str]:
+    """Draw the figure of every row as bars and against latency; returns the data URIs, none without rows.
+
+    Args:
+        rows: each with the ends of the figure's interval.
+        folder: of the plots.
+        axis: name of the figure.
+    """
+    points = [
+        plots.Point(row.model, row.scheme, row.latency_p50_ms, row.figure, low, high, row.on_front)
+        for row, low, high in rows
+    ]
+    if not points:
+        return {}
+    plots.plot_tradeoff(points, folder / "tradeoff.png", axis)
+    plots.plot_accuracies(points, folder / "accuracies.png", axis)
+    return {name: png_uri(folder / f"{name}.png") for name in ("tradeoff", "accuracies")}
+
+
+def write_page(path: Path, name: str, result: Comparison, ranked: Ranked, **values: Any) -> None:
+    """Write a page that extends ``compare_base.html``; ``values`` are for its own blocks."""
+    models = list(result.models.values())
+    filters: dict[str, Callable[..., Any]] = {"percent": _percent, "fixed": _fixed, "text": _text}
+    filters |= {"megabytes": _megabytes, "millions": _millions, "figure": ranked.shown}
+    page = template("edgeall.optimize.experiments", name, **filters).render(
         result=result,
         models=models,
         levels=LEVEL_TEXTS,
-        tradeoff=tradeoff,
-        accuracies=png_uri(folder / "accuracies.png") if points else None,
-        roc=drawn,
-        roc_positive=png_uri(folder / "roc-positive.png") if together else None,
-        positive=models[0].keras.positive_labels,
         pairs=pruned_pairs(models),
-        shares=_shares,
+        ranked=ranked,
         metrics_of=_metrics,
+        **values,
     )
     write_text(path, page, errors="replace")  # a path on disk need not be valid Unicode
 
 
+def _of_folds(metrics: FoldMetrics | MaskMetrics) -> FoldMetrics:
+    assert isinstance(metrics, FoldMetrics)
+    return metrics
+
+
 @dataclass(frozen=True)
 class PrunedPair:
-    """A pruned model and its parent in one scheme. ``parameters`` to ``latency`` are ratios, pruned to parent."""
+    """A pruned model and its parent in one scheme. ``parameters`` to ``latency`` are ratios, pruned to parent;
+    the accuracy of a segmentation network is its Dice.
+    """
 
     model: str
     parent: str
@@ -121,8 +151,8 @@ def pruned_pairs(models: Sequence[ComparedModel]) -> list[PrunedPair]:
             macs=model.macs / parent.macs,
             compressed_bytes=figures.compressed_bytes / before.compressed_bytes,
             latency=figures.latency.p50_ms / before.latency.p50_ms,
-            accuracy=figures.metrics.accuracy,
-            parent_accuracy=before.metrics.accuracy,
+            accuracy=_figure(figures.metrics),
+            parent_accuracy=_figure(before.metrics),
             sparsity_frac=figures.sparsity_frac,
         )
         for model in models
@@ -130,6 +160,10 @@ def pruned_pairs(models: Sequence[ComparedModel]) -> list[PrunedPair]:
         for scheme, figures in model.schemes.items()
         if (before := parent.schemes.get(scheme))
     ]
+
+
+def _figure(metrics: FoldMetrics | MaskMetrics) -> float:
+    return metrics.dice if isinstance(metrics, MaskMetrics) else metrics.accuracy
 
 
 def _class_curves(
@@ -146,17 +180,18 @@ def _positive_curves(models: Sequence[ComparedModel], curves: Curves, labels: Se
     """One curve for each model: the positive classes against the others; empty without a positive class."""
     found = []
     for model in models:
-        positive = model.keras.positive_labels
+        metrics = _of_folds(model.keras)
+        positive = metrics.positive_labels
         if not positive:
             return []
         entries, probabilities = curves[model.name]
         truth = np.isin([entry.label for entry in entries], positive)
         score = probabilities[:, np.isin(labels, positive)].sum(axis=1).astype(np.float64)
-        found.append(plots.RocCurve(model.name, truth, score, model.keras.auroc_positive))
+        found.append(plots.RocCurve(model.name, truth, score, metrics.auroc_positive))
     return found
 
 
-def _metrics(model: ComparedModel) -> dict[str, FoldMetrics]:
+def _metrics(model: ComparedModel) -> dict[str, FoldMetrics | MaskMetrics]:
     """Test metrics of the float network and of every scheme, by name."""
     return {"Keras float32": model.keras, **{name: figures.metrics for name, figures in model.schemes.items()}}
 

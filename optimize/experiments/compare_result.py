@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from numpy.typing import NDArray
 
 from ...edge_runtime.preprocess import InputSpec
 from ...edge_runtime.results import OPTIONAL, Result
 from ...edge_runtime.tools.device import Device
+from ...train.evaluation.mcnemar import mcnemar
 from ...train.evaluation.metrics import Metrics
 from ...train.run_info import PrunedInfo
+from ...train.segmentation.paired import signed_ranks
+from ...train.segmentation.results import MaskMetrics
 from .latency import Latency
 
 
@@ -53,6 +58,13 @@ class SubsetFigures(Result):
 
 
 @dataclass(frozen=True)
+class MaskSubset(Result):
+    """One subset of a segmentation network."""
+
+    dice: float
+
+
+@dataclass(frozen=True)
 class SchemeFigures(Result):
     """One model in one scheme.
 
@@ -61,9 +73,9 @@ class SchemeFigures(Result):
         file_bytes: mean over the folds, like ``flatbuffer_bytes``, ``compressed_bytes`` and ``latency``.
         sparsity_frac: share of weights that are zero; None where the file does not say it, like ``float_layers``, the
             layers left in float.
-        drop_points: test accuracy lost to the Keras network, in percentage points.
-        agreement: share of test images with the same predicted class as the Keras network.
-        max_abs_difference: of the probabilities from those of the Keras network.
+        drop_points: test accuracy lost to the Keras network, in percentage points; of masks hundredths of Dice.
+        agreement: share of test images with the same predicted class as the Keras network; None for masks.
+        max_abs_difference: of the probabilities from those of the Keras network; None for masks.
     """
 
     files: list[str]
@@ -74,9 +86,9 @@ class SchemeFigures(Result):
     sparsity_frac: float | None
     float_layers: list[str] | None
     drop_points: float
-    agreement: float
-    max_abs_difference: float
-    metrics: FoldMetrics
+    agreement: float | None
+    max_abs_difference: float | None
+    metrics: FoldMetrics | MaskMetrics
     latency: Latency
 
 
@@ -126,8 +138,8 @@ class ComparedModel(Result):
     training_s: float
     epoch_s: float | None
     resumed: bool
-    by_side: dict[str, SubsetFigures]
-    keras: FoldMetrics = field(metadata={"key": "float"})
+    by_side: dict[str, SubsetFigures | MaskSubset]
+    keras: FoldMetrics | MaskMetrics = field(metadata={"key": "float"})
     schemes: dict[str, SchemeFigures]
 
 
@@ -165,7 +177,7 @@ class ComparedRow(Result):
     weighted_recall: float
     weighted_f1: float
     drop_points: float
-    agreement: float
+    agreement: float | None
     parameters: int
     macs: int
     file_bytes: int
@@ -180,6 +192,85 @@ class ComparedRow(Result):
     only_this_right: int | None = None
     only_best_right: int | None = None
     mcnemar_p: float | None = None
+
+    @property
+    def figure(self) -> float:
+        """The figure that ranks the models."""
+        return self.accuracy
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the paired comparison with the best row; None in the best row itself."""
+        return self.mcnemar_p
+
+    def paired(self, scores: NDArray[Any], best: NDArray[Any]) -> ComparedRow:
+        """This row compared with the best one, from `Measured.scores`."""
+        test = mcnemar(scores, best)
+        return replace(self, only_this_right=test.only_first, only_best_right=test.only_second, mcnemar_p=test.p_value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRow(Result):
+    """One segmentation network in one scheme, in the table; see `ComparedRow` and `MaskMetrics`.
+
+    Attributes:
+        dice_low: lower end of the 95 % interval of ``dice``, with ``dice_high`` the upper one.
+        on_front: on the Pareto front of latency and Dice of the models with the same test images.
+        only_this_higher: number of images on which this model has a higher Dice than the best one.
+        only_best_higher: the reverse; None in the best row itself, like ``only_this_higher`` and ``wilcoxon_p``.
+        wilcoxon_p: see `edgeall.train.segmentation.paired.signed_ranks`.
+    """
+
+    model: str
+    scheme: str
+    runs: int
+    split_level: str
+    optimistic: bool
+    dice: float
+    dice_low: float
+    dice_high: float
+    dice_nucleus: float
+    dice_cell: float
+    mean_iou: float | None
+    aji: float | None
+    panoptic_quality: float | None
+    nc_error: float | None
+    test_images: int
+    drop_points: float
+    parameters: int
+    macs: int
+    file_bytes: int
+    flatbuffer_bytes: int
+    compressed_bytes: int
+    float_layers: list[str] | None
+    latency_p50_ms: float
+    latency_p90_ms: float
+    pruned: bool
+    epoch_s: float | None
+    on_front: bool = False
+    only_this_higher: int | None = None
+    only_best_higher: int | None = None
+    wilcoxon_p: float | None = None
+
+    @property
+    def figure(self) -> float:
+        """The figure that ranks the models."""
+        return self.dice
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the paired comparison with the best row; None in the best row itself."""
+        return self.wilcoxon_p
+
+    def paired(self, scores: NDArray[Any], best: NDArray[Any]) -> MaskRow:
+        """This row compared with the best one, from `Measured.scores`."""
+        test = signed_ranks(scores, best)
+        return replace(
+            self, only_this_higher=test.only_first, only_best_higher=test.only_second, wilcoxon_p=test.p_value
+        )
+
+
+Row = ComparedRow | MaskRow
 
 
 @dataclass(frozen=True)
@@ -217,6 +308,7 @@ class Comparison(Result):
         failures: what could not be made, and why.
         notes: limits of the comparison that a reader has to know.
         report: path of ``compare.html``.
+        task: of the models; None in files of older versions, which are of classifiers.
     """
 
     schema: int
@@ -230,8 +322,9 @@ class Comparison(Result):
     protocol: ProtocolInfo | None
     schemes: list[str]
     timing: ComparedTiming
-    rows: list[ComparedRow]
+    rows: list[ComparedRow | MaskRow]
     models: dict[str, ComparedModel]
     failures: list[Failure]
     notes: list[str]
     report: str
+    task: str | None = field(default=None, metadata=OPTIONAL)

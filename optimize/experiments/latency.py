@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...console.progress import Progress
-from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.network import Network
 from ...edge_runtime.results import Result
 
 K = TypeVar("K")
@@ -33,7 +33,7 @@ class Latency(Result):
 
 
 def interleaved(
-    models: Mapping[K, tuple[Classifier, NDArray[np.uint8]]], seconds: float, progress: Progress
+    models: Mapping[K, tuple[Network[Any], NDArray[np.uint8]]], seconds: float, progress: Progress
 ) -> tuple[int, dict[K, Latency]]:
     """Time models in turn in one process, so that other programs slow all of them alike.
 
@@ -54,11 +54,11 @@ def interleaved(
     with progress.task("timing", total) as advance:
         while rounds < MIN_ROUNDS or time.perf_counter() - begin < seconds * len(names):
             for index in order.permutation(len(names)):
-                classifier, pixels = models[names[index]]
-                classifier.predict(pixels)
+                network, pixels = models[names[index]]
+                network.predict(pixels)
                 for _ in range(IN_A_ROW):
                     start = time.perf_counter_ns()
-                    classifier.predict(pixels)
+                    network.predict(pixels)
                     times[names[index]].append(time.perf_counter_ns() - start)
             rounds += 1
             advance(min(int(time.perf_counter() - begin), total), "")

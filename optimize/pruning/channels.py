@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,13 +120,13 @@ def round_up(channels: int, wanted: int) -> int:
 
 
 def importance(
-    model: Any, batches: Callable[[], Iterable[Any]], generator: np.random.Generator
+    model: Any, batches: Callable[[], Iterable[Any]], generator: np.random.Generator, scores: Sequence[str] = (LOGITS,)
 ) -> dict[str, NDArray[np.float64]]:
-    """First-order change of the logits when a channel is replaced with its mean.
+    """First-order change of the outputs when a channel is replaced with its mean.
 
     The mean is used because the next bias or BatchNormalization quickly learns the contribution of a constant channel.
     The logits are used because the loss of a trained network has almost no gradient. Random signs represent all logits
-    in one backward pass (Hutchinson 1990).
+    in one backward pass (Hutchinson 1990). Of an output with a value for each pixel the mean over the pixels counts.
     Source: the Taylor criterion of Molchanov et al. 2017, "Pruning convolutional neural networks for resource
     efficient inference"; docs/decisions/0006 lists the alternatives.
 
@@ -134,6 +134,7 @@ def importance(
         model: trained, flat functional Keras model with a head.
         batches: float32 images ``(n, h, w, 3)``, the same at each of two calls.
         generator: generator of the signs.
+        scores: names of the layers with the outputs before their last activation.
 
     Returns:
         The mean square over the images by group, ``(channels,)``.
@@ -141,7 +142,9 @@ def importance(
     channels = Channels(model)
     readers = {sources(model.get_layer(name))[0].name: (g, name) for g in channels.groups for name in g.consumers}
     taken = [model.get_layer(name).input for _, name in readers.values()]
-    probe = keras.Model(model.input, [*taken, model.get_layer(LOGITS).output])
+    outputs = [model.get_layer(name).output for name in scores]
+    probe = keras.Model(model.input, [*taken, *outputs])
+    shapes = [tuple(output.shape[1:]) for output in outputs]
 
     @tf.function  # type: ignore[untyped-decorator]
     def means(images: Any) -> Any:
@@ -150,19 +153,23 @@ def importance(
     @tf.function  # type: ignore[untyped-decorator]
     def moves(images: Any, signs: Any, held: Any) -> Any:
         with tf.GradientTape() as tape:
-            *values, logits = probe(images, training=False)
-            signed = tf.reduce_sum(signs * logits)
+            found = probe(images, training=False)
+            values, ends = found[: len(taken)], found[len(taken) :]
+            signed = tf.add_n([tf.reduce_sum(sign * end) for sign, end in zip(signs, ends, strict=True)])
         return [
             tf.reduce_sum((value - mean) * slope, list(range(1, len(value.shape) - 1)))
             for value, mean, slope in zip(values, held, tape.gradient(signed, values), strict=True)
         ]
 
-    measured = [means(images)[:-1] for images in batches()]
+    measured = [means(images)[: len(taken)] for images in batches()]
     held = [tf.reduce_mean(tf.stack(found), 0) for found in zip(*measured, strict=True)]
     squares = {group.name: np.zeros(group.channels) for group in channels.groups}
     seen = 0
     for images in batches():
-        signs = generator.choice(np.array([-1, 1], np.float32), (len(images), model.output_shape[-1]))
+        signs = [
+            generator.choice(np.array([-1, 1], np.float32), (len(images), *shape)) / math.sqrt(math.prod(shape[:-1]))
+            for shape in shapes
+        ]
         moved = {group.name: np.zeros((len(images), group.channels)) for group in channels.groups}
         for (group, name), value in zip(readers.values(), moves(images, signs, held), strict=True):
             by_position = value.numpy().reshape(len(images), channels.repeats(name), group.channels)

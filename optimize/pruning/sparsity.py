@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...models.decoder import RED_CELL, SCORES
 from ...models.head import LOGITS
 from ...models.keras_compat import keras, load_tfmot
 
 RISING = 0.6
 """Share of all steps in which the sparsity rises. In the other steps the network recovers."""
+_LAST = (LOGITS, SCORES, RED_CELL)
+"""Names of the layers that compute the outputs."""
 UPDATES = 50
 """Number of mask updates while the sparsity rises."""
 
@@ -24,12 +27,12 @@ UPDATES = 50
 def prunable(model: Any) -> list[Any]:
     """The layers whose kernels are pruned: convolutions and dense layers.
 
-    Not pruned: depthwise convolutions (1 % of the weights, nine per channel), the first convolution and the logits
+    Not pruned: depthwise convolutions (1 % of the weights, nine per channel), the first convolution and the last layers
     (small, and no other layer compensates their loss), biases and BatchNormalization. Source: as above, 4.2.
     """
     found = [layer for layer in model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)]
     first = next((layer for layer in found if isinstance(layer, keras.layers.Conv2D)), None)
-    return [layer for layer in found if layer is not first and layer.name != LOGITS]
+    return [layer for layer in found if layer is not first and layer.name not in _LAST]
 
 
 def sparsity_of(model: Any) -> float:

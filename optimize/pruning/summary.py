@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ...console.tables import percent, record, table
 from ...train.run_info import RunInfo
+from .tasks import registry as tasks
 
 FASTER = 1.05
 """A smaller ratio does not count as a gain: repeated measurements differ by as much."""
@@ -32,14 +33,15 @@ def prune_text(run: RunInfo) -> str:
     """What ``edgeall prune`` prints of the pruned run."""
     pruned = run.pruned
     assert pruned is not None
+    task, before = tasks.of_run(run), pruned.parent_dice or pruned.parent_accuracy
     facts = {
         "run": pruned.parent,
         pruned.kind: f"{percent(pruned.found)} found, {percent(pruned.asked)} asked for",
         "parameters": f"{pruned.parameters:,} of {pruned.parent_parameters:,}",
         "MACs": f"{pruned.macs:,} of {pruned.parent_macs:,}",
         **{
-            f"{name} accuracy": f"{percent(metrics.accuracy)}, before {percent(pruned.parent_accuracy.get(name))}"
-            for name, metrics in run.classified.items()
+            f"{name} {task.figure}": f"{task.shown(figure)}, before {task.shown(before.get(name))}"
+            for name, figure in task.figures(run).items()
         },
     }
     parts = [record(facts), "\n".join(pruned.verdict)]

@@ -44,7 +44,7 @@ from .registry import Distillation, QuantizationTask
 GOLDEN_IMAGES = 2
 METRICS = (
     *("split", "images", "ci_unit", "dice", "dice_ci95", "dice_nucleus", "dice_nucleus_ci95", "dice_cell"),
-    *("dice_cell_ci95", "nc_error", "red_cell_error", "panoptic", "per_class"),
+    *("dice_cell_ci95", "nc_error", "red_cell_error", "panoptic", "per_class", "mean_iou", "aji"),
 )
 """Figures of the verified subset that the manifest holds."""
 FAR = (0.5, 2.0)
@@ -185,7 +185,7 @@ def _pack(job: Job, converted: Converted, segmenter: Segmenter, measured: dict[s
     source, drawn = golden_candidates(config.golden, facts, split, job.root)
     candidates = drawn if config.golden == "synthetic" else _test_tiles(job)
     values = measured["metrics"].to_json()
-    metrics = {key: values[key] for key in METRICS} | {"float_dice": measured["float_dice"]}
+    metrics = {key: values[key] for key in METRICS if key in values} | {"float_dice": measured["float_dice"]}
     robust: MaskRobustness | None = measured["robustness"]
     if robust is not None:
         metrics |= {

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from ...edge_runtime.vision.scale import RED_CELL_UM
-from ..optics.scale_bar import is_estimated
+from ...edge_runtime.vision.scale_bar import is_estimated
 from ..scales import EVENT
 from . import chain
 from .reader import RecordReader

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ... import __version__
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.vision.scale import RED_CELL_UM
+from ...edge_runtime.vision.scale_bar import ScaleBar, scale_bar
 from ..language import gettext as _
 from ..language import localized, ngettext
-from ..optics.scale_bar import ScaleBar, scale_bar
 from ..record.results import Share, Summary
 from ..web.display import label_name, percent, reason, sentence, tally
 from .facts import ReportFacts, Shown

@@ -15,10 +15,10 @@ import jinja2
 import markupsafe
 
 from ... import __version__
+from ...edge_runtime.vision.scale_bar import SHARE, ScaleBar, is_estimated, scale_bar
 from ..counting.tracker import Tally
 from ..language import LANGUAGES, N_, SOURCE, current, localized, ngettext
 from ..language import gettext as _
-from ..optics.scale_bar import SHARE, ScaleBar, is_estimated, scale_bar
 from ..record.results import Counts
 
 REASONS = {

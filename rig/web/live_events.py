@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from ...edge_runtime.vision.scale_bar import is_estimated, scale_bar
 from ..language import N_, SOURCE, localized, speaking
 from ..language import gettext as _
-from ..optics.scale_bar import is_estimated, scale_bar
 from ..record.chain import RecordError
 from ..record.count import differential
 from ..record.results import Differential

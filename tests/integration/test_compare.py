@@ -20,6 +20,7 @@ from edgeall.optimize.experiments.backbones import BackbonesConfig, compare_back
 from edgeall.optimize.experiments.compare import compare_runs
 from edgeall.optimize.experiments.compare_config import CompareOptions
 from edgeall.optimize.experiments.compare_table import compare_text
+from edgeall.optimize.experiments.tasks import classification
 from edgeall.train.data.split import load_split
 
 QUIET = Progress(quiet=True)
@@ -109,7 +110,7 @@ def test_the_same_command_again_trains_and_classifies_nothing(folds: Any, monkey
 
     monkeypatch.setattr(backbones, "train", never)
     monkeypatch.setattr(compare_models, "quantize", never)
-    monkeypatch.setattr(compare_models, "predict", never)
+    monkeypatch.setattr(classification, "predict", never)
     again = compare_backbones(config, options, QUIET)
     assert again.models["basic_cnn"].keras == result.models["basic_cnn"].keras
     assert [failure.model for failure in again.failures] == ["mobilenet_v2_0.35"]

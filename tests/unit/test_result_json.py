@@ -101,6 +101,9 @@ def make_scores() -> list[Score]:
                 found=found,
                 matched=matched,
                 overlap=0.8 * matched,
+                aji=None if number == 5 else 0.1 * number,
+                nucleus_outline_um=None if number == 3 else 0.2 + 0.01 * number,
+                cell_outline_um=0.3 + 0.01 * number if number < 4 else None,
                 pixels=tuple(pixels.tolist()),
             )
         )
@@ -111,6 +114,7 @@ def make_masks() -> dict[str, Any]:
     """Figures of segmentation: several images, one, and one without a cell; and the robustness of drawn Dice."""
     scores = make_scores()
     none = {"nc_error": None, "red_cell_octaves": None, "cells": 0, "found": 0, "matched": 0, "overlap": 0.0}
+    none |= {"aji": None, "nucleus_outline_um": None, "cell_outline_um": None}
     empty = replace(scores[0], **none, pixels=(9, *[0] * 8))
     dice = np.random.default_rng(5).uniform(0.3, 1, 20)
     # Drawn image by image, while the summary has one row for each corruption.

@@ -12,12 +12,12 @@ from fixtures_optics import HEIGHT, WIDTH, Pixels, empty_field, ruling
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.vision.finder import Found
 from edgeall.edge_runtime.vision.scale import RED_CELL_UM, Scale
+from edgeall.edge_runtime.vision.scale_bar import scale_bar
 from edgeall.rig.capture.slide import SimulatedCamera, draw_slide
 from edgeall.rig.optics.flat_field import NotEmptyError, flat_field, measure_empty_field
 from edgeall.rig.optics.micrometer import NotARulingError, measure_ruling
 from edgeall.rig.optics.objectives import MICROMETER, Calibration, Objectives
 from edgeall.rig.optics.red_cells import NoRedCellsError, measure_red_cells
-from edgeall.rig.optics.scale_bar import scale_bar
 from edgeall.rig.record.check import check
 from edgeall.rig.record.record import Record
 from edgeall.rig.record.rows import Program, SessionNotes

@@ -21,6 +21,7 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import DataError, GateError, UsageError
 from edgeall.edge_runtime.masks import CLASSES, mask_image, open_mask
+from edgeall.edge_runtime.results import from_json
 from edgeall.edge_runtime.segmenter import Segmenter
 from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.models import registry
@@ -409,14 +410,69 @@ def test_run_and_model_are_evaluated_on_the_same_images(
     found = evaluate(Path(masked_int8.out), given, QUIET)
     assert isinstance(found, MaskEvaluation)
     assert found.metrics.dice == pytest.approx(masked_int8.dice) and found.metrics.images == own.metrics.images
-    for wrong in (
-        {"site": masked_settings.data},
-        {"against": masked_run},
-        {"explain": masked_run},
-        {"context": True},
-    ):
-        with pytest.raises(UsageError, match="does not take a segmentation model yet"):
-            evaluate(Path(masked_int8.out), replace(given, **wrong), QUIET)
+    with pytest.raises(UsageError, match="--context does not take a segmentation model yet"):
+        evaluate(Path(masked_int8.out), replace(given, context=True), QUIET)
+    with pytest.raises(UsageError, match="--against requires a model file"):
+        evaluate(masked_run, replace(settings, against=Path(masked_int8.out)), QUIET)
+
+
+def test_a_model_is_explained_and_compared_with_another(
+    masked_run: Path, masked_int8: Any, masked_settings: TrainSettings, tmp_path: Path
+) -> None:
+    pictures, page = tmp_path / "pictures", tmp_path / "page.html"
+    given = EvaluateSettings(data=masked_settings.data, split=masked_run / "split.json", explain=pictures, html=page)
+    found = evaluate(Path(masked_int8.out), replace(given, against=Path(masked_int8.out)), QUIET)
+    assert isinstance(found, MaskEvaluation) and found.against is not None
+    assert found.against.gain == 0 and found.against.test.p_value == 1 and found.against.dice == found.metrics.dice
+    assert found.to_json()["against"]["p_value"] == 1
+    assert from_json(MaskEvaluation, found.to_json()) == found
+    assert len(list(pictures.glob("*.png"))) == found.metrics.images
+    text = page.read_text()
+    assert (
+        "Paired comparison" in text and "Worst images" in text and "SYNTHETIC" in text and "research use only" in text
+    )
+
+
+def test_another_model_must_have_the_same_split(
+    masked_run: Path, masked_int8: Any, masked_settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeall.train.segmentation import evaluate as evaluation
+
+    given = EvaluateSettings(data=masked_settings.data, split=masked_run / "split.json", against=Path(masked_int8.out))
+    opened = evaluation._open_model(Path(masked_int8.out), given)
+    monkeypatch.setattr(evaluation, "_open_model", lambda *_: replace(opened, split_sha256="another"))
+    with pytest.raises(DataError, match="may have been trained on these images"):
+        evaluate(Path(masked_int8.out), given, QUIET)
+
+
+def test_a_site_is_compared_with_the_own_test_subset(
+    masked_run: Path, masked_int8: Any, masked_settings: TrainSettings, laboratories: Path
+) -> None:
+    from edgeall.train.segmentation.site import mask_site_text
+
+    given = EvaluateSettings(site=laboratories, data=masked_settings.data, split=masked_run / "split.json")
+    found = evaluate(Path(masked_int8.out), given, QUIET)
+    assert isinstance(found, MaskEvaluation) and found.site is not None
+    assert found.metrics.split == "site" and found.metrics.per_laboratory.keys() == {"here", "there"}
+    assert found.site.own.dice == masked_int8.dice and found.site.here.dice == found.metrics.dice
+    assert found.site.drop_points == pytest.approx(100 * (found.site.own.dice - found.site.here.dice))
+    low, high = found.site.drop_points_ci95
+    assert low <= found.site.drop_points <= high and found.site.repeated.images == 0
+    assert "this site" in mask_site_text(found.site)
+    own = evaluate(masked_run, EvaluateSettings(site=masked_settings.data), QUIET)
+    assert isinstance(own, MaskEvaluation) and own.site is not None
+    assert own.site.repeated.images == own.metrics.images, "all of them are the run's own images"
+
+
+def test_what_differs_is_coloured() -> None:
+    from edgeall.train.segmentation.explain import ADDED, MISSED, SWAPPED, differences
+
+    truth, found = np.zeros((2, 2, 4), np.uint8)
+    truth[0], found[0] = (1, 0, 2, 1), (0, 2, 1, 1)
+    pixels = np.asarray(differences(Image.new("RGB", (4, 2), (100, 100, 100)), truth, found)).astype(int)
+    for column, colour in enumerate((MISSED, ADDED, SWAPPED, (100, 100, 100))):
+        np.testing.assert_allclose(pixels[0, column], 0.4 * 100 + 0.6 * np.array(colour), atol=1)
+    assert (pixels[1] == 100).all()
 
 
 def test_robustness_of_masks(masked_int8: Any, masked_settings: TrainSettings) -> None:
@@ -432,23 +488,113 @@ def test_robustness_of_masks(masked_int8: Any, masked_settings: TrainSettings) -
     assert "jpeg" in robustness_text(found)
 
 
-def test_commands_that_do_not_take_the_task_say_so(masked_run: Path, tmp_path: Path) -> None:
-    from edgeall.optimize.experiments.compare import compare_runs
-    from edgeall.optimize.experiments.compare_config import CompareOptions
+@pytest.fixture(scope="module")
+def masked_pruned(masked_run: Path, masked_settings: TrainSettings) -> Path:
+    """The run with fewer channels."""
     from edgeall.optimize.prune import prune
     from edgeall.optimize.pruning.config import PruneConfig
 
-    with pytest.raises(UsageError, match="prune does not take a segmentation run yet"):
-        prune(PruneConfig(masked_run, out=tmp_path / "pruned", sparsity=0.5), QUIET)
-    with pytest.raises(UsageError, match="compare does not take a segmentation run yet"):
-        compare_runs([masked_run], tmp_path / "both", CompareOptions(("ptq-int8",), 1), QUIET)
+    out = masked_run.with_name("pruned")
+    prune(PruneConfig(masked_run, out=out, macs=0.8, epochs=1, cache_dir=masked_settings.cache_dir), QUIET)
+    return out
+
+
+def test_a_pruned_segmentation_network_is_smaller_and_can_be_loaded(masked_run: Path, masked_pruned: Path) -> None:
+    from edgeall.optimize.pruning.summary import prune_text
+    from edgeall.train.runs import load_model, load_run
+
+    parent, run = load_run(masked_run), load_run(masked_pruned)
+    assert run.pruned is not None and run.task == "segmentation" and 0 < run.pruned.found <= 0.8
+    assert run.pruned.parent_dice == {name: metrics.dice for name, metrics in parent.segmented.items()}
+    assert run.model.macs < parent.model.macs and run.pruned.parent_macs == parent.model.macs
+    model = load_model(masked_pruned, run)
+    assert model.output_names == ["mask", "red_cell"] and [shape[-1] for shape in model.output_shape] == [3, 1]
+    assert run.pruned.latency.keys() == {"parent_float32_p50_ms", "float32_p50_ms"}
+    assert "test Dice" in prune_text(run) and "accuracy" not in prune_text(run)
+
+
+def test_zeros_stay_out_of_the_last_layers(masked_run: Path) -> None:
+    from edgeall.models.decoder import RED_CELL, SCORES
+    from edgeall.optimize.pruning.sparsity import prunable
+    from edgeall.train.runs import load_model, load_run
+
+    names = {layer.name for layer in prunable(load_model(masked_run, load_run(masked_run)))}
+    assert "decoder16_project" in names and not names & {SCORES, RED_CELL}
+
+
+def test_segmentation_runs_are_compared(
+    masked_run: Path,
+    masked_pruned: Path,
+    masked_settings: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgeall.optimize.experiments import compare_models
+    from edgeall.optimize.experiments.compare import compare_runs
+    from edgeall.optimize.experiments.compare_config import CompareOptions
+    from edgeall.optimize.experiments.compare_result import Comparison
+    from edgeall.optimize.experiments.compare_table import compare_text
+    from edgeall.optimize.experiments.tasks import segmentation
+
+    runs = [tmp_path / "whole", tmp_path / "pruned"]  # a comparison leaves its model files in the runs
+    for run_folder, copy in zip((masked_run, masked_pruned), runs, strict=True):
+        shutil.copytree(run_folder, copy)
+    out = tmp_path / "out"
+    options = CompareOptions(("float32",), seconds=0.05, cache_dir=masked_settings.cache_dir)
+    result = compare_runs(runs, out, options, QUIET)
+    assert result.task == "segmentation" and not result.failures and result.labels == list(CLASSES)
+    whole, pruned = result.rows
+    run = json.loads((masked_run / "run.json").read_text())
+    assert whole.dice == pytest.approx(run["metrics"]["test"]["dice"], abs=0.02)
+    assert abs(whole.drop_points) < 2 and pruned.pruned and pruned.macs < whole.macs
+    tests = [row.wilcoxon_p for row in (whole, pruned)]
+    assert tests.count(None) == 1, "the best one is not compared with itself"
+    with (out / "compare.csv").open() as stream:
+        assert [row["scheme"] for row in csv.DictReader(stream)] == ["float32", "float32"]
+    page = (out / "compare.html").read_text()
+    assert "research use only" in page and "Pruned and unpruned models" in page and "Laboratories" in page
+    assert "AJI" in compare_text(result)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("done twice")
+
+    monkeypatch.setattr(compare_models, "quantize", never)
+    monkeypatch.setattr(segmentation, "assess_images", never)
+    again = compare_runs(runs, out, options, QUIET)
+    assert [row.dice for row in again.rows] == [whole.dice, pruned.dice]
+    assert from_json(Comparison, result.to_json()) == result
+
+
+def test_runs_of_two_tasks_are_not_compared(masked_run: Path, tiny_run: Path, tmp_path: Path) -> None:
+    from edgeall.optimize.experiments.compare import compare_runs
+    from edgeall.optimize.experiments.compare_config import CompareOptions
+
+    with pytest.raises(DataError, match=r"is a segmentation run, .* a classification run"):
+        compare_runs([tiny_run, masked_run], tmp_path / "both", CompareOptions(("float32",)), QUIET)
+
+
+def test_a_student_learns_from_a_segmentation_run(
+    masked_run: Path, masked_settings: TrainSettings, tiny_run: Path
+) -> None:
+    from edgeall.train.run import train
+
+    taught = {"epochs_finetune": 1, "input_size": 128, "split_by": "auto", "split": masked_run}
+    student = replace(masked_settings, out=masked_run.with_name("student"), teacher=(masked_run,), **taught)
+    run = train(student, QUIET)
+    assert run.teachers is not None and run.model.input.width == 128 and run.settings["teacher_weight"] == 0.5
+    own = json.loads((masked_run / "run.json").read_text())["metrics"]
+    assert run.teachers[0].dice == {name: metrics["dice"] for name, metrics in own.items()}
+    other = replace(student, out=masked_run.with_name("other"), teacher=(tiny_run,))
+    with pytest.raises(UsageError, match="is a classification run, the student is trained for segmentation"):
+        train(other, QUIET)
+    assert not other.out.exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"positive": "nucleus"}, "--positive is for classification"),
-        ({"teacher": (Path("other"),)}, "--teacher is for classification"),
+        ({"per_class": "10/5/5"}, "--per-class is for classification"),
         ({"model": "vgg16", "alpha": None}, "vgg16 has no layers for a segmentation decoder"),
         ({"augment": "studies"}, "does not change masks"),
         ({"epochs_finetune": 0}, "no epochs to train"),

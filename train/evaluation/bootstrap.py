@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,12 +147,12 @@ def _ends(values: NDArray[np.float64]) -> list[float] | None:
 
 
 def difference_interval(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], subjects: Sequence[str | None] | None, seed: int
+    first: NDArray[Any], second: NDArray[Any], subjects: Sequence[str | None] | None, seed: int
 ) -> tuple[list[float], str]:
-    """95 % interval of the difference in accuracy of two models on the same images, and its unit.
+    """95 % interval of the difference in accuracy, or in a mean score, of two models on the same images, and its unit.
 
     Args:
-        first: whether the first model is right, for each image, ``(n,)``.
+        first: whether the first model is right, or its score, for each image, ``(n,)``.
         second: the same for the second model.
         subjects: see `intervals`.
         seed: of the resampling.

@@ -24,7 +24,9 @@ class EvaluateSettings:
             then only tells where the model's own images are; they are searched for among the images of the site.
         against: a second model file for a paired comparison on the same images.
         explain: folder for Grad-CAM overlays of a run's wrong and least certain images, see
-            `edgeall.train.evaluation.gradcam`.
+            `edgeall.train.evaluation.gradcam`; of masks for those that differ most, see
+            `edgeall.train.segmentation.explain`.
+        html: page to write about a segmentation network; that of a classifier is written by the command line.
         context: also measure what the classifier looks at, see `edgeall.train.evaluation.context.context`.
         cell_model: packed segmentation model for ``context``; None takes the default one.
     """
@@ -41,5 +43,6 @@ class EvaluateSettings:
     site: Path | None = None
     against: Path | None = None
     explain: Path | None = None
+    html: Path | None = None
     context: bool = False
     cell_model: Path | None = None

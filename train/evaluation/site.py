@@ -189,7 +189,7 @@ def external_validation(
     labels = [label for label in metrics.labels if label not in site.missing]
     here = _figures(metrics.to_json() | {"reviewed": reviewed}, labels, False)
     there = _figures(own, labels, bool(site.missing))
-    low, high = _difference(there, here)
+    low, high = independent_difference(there.accuracy, there.accuracy_ci95, here.accuracy, here.accuracy_ci95)
     drop = 100 * (there.accuracy - here.accuracy)
     return ExternalValidation(str(path), list(site.missing), repeated, here, there, drop, [100 * low, 100 * high])
 
@@ -210,13 +210,19 @@ def site_text(found: ExternalValidation) -> str:
     facts = {
         "accuracy lost": f"{found.drop_points:.2f} points (95 % interval {low:.2f} to {high:.2f})",
         "classes missing here": ", ".join(found.missing) or "none",
-        "the model's own images": _REPEATED[repeated.looked_for].format(repeated.images),
     }
+    facts |= repeated_facts(repeated)
+    return f"{table(['', 'own test subset', 'this site'], rows)}\n\n{record(facts)}"
+
+
+def repeated_facts(repeated: OwnImages) -> dict[str, str]:
+    """Rows about the model's own images at a site."""
+    facts = {"the model's own images": _REPEATED[repeated.looked_for].format(repeated.images)}
     if repeated.images:
         facts["of these"] = ", ".join(
             f"{count:,} in its {name} subset" for name, count in repeated.by_side.items() if count
         )
-    return f"{table(['', 'own test subset', 'this site'], rows)}\n\n{record(facts)}"
+    return facts
 
 
 _HEADS = {"balanced_accuracy": "balanced accuracy", "reviewed": "sent to review"} | {
@@ -273,15 +279,17 @@ def _figures(metrics: Mapping[str, Any], labels: Sequence[str], only_labels: boo
     )
 
 
-def _difference(first: SiteFigures, second: SiteFigures) -> tuple[float, float]:
-    """Interval of the difference of two independent proportions, from their own intervals.
+def independent_difference(
+    first: float, interval: Sequence[float], second: float, other: Sequence[float]
+) -> tuple[float, float]:
+    """Interval of the difference of two independent figures, from the interval of each.
 
     Source: R. G. Newcombe, Interval estimation for the difference between independent proportions: comparison of
     eleven methods, 1998, method 10; G. Y. Zou and A. Donner 2008 for intervals other than Wilson's.
     """
-    (one, (low, high)), (other, (below, above)) = ((part.accuracy, part.accuracy_ci95) for part in (first, second))
-    middle = one - other
-    return middle - float(np.hypot(one - low, above - other)), middle + float(np.hypot(high - one, other - below))
+    (low, high), (below, above), middle = interval, other, first - second
+    ends = np.hypot(first - low, above - second), np.hypot(high - first, second - below)
+    return middle - float(ends[0]), middle + float(ends[1])
 
 
 def _four(value: float | None) -> str | None:

@@ -67,10 +67,13 @@ def masks_text(metrics: MaskMetrics) -> str:
             name: f"{getattr(metrics, key):.4f} (95 % interval {_interval(metrics, key, four)}, by image)"
             for name, key in (("Dice of nuclei", "dice_nucleus"), ("Dice of whole cells", "dice_cell"))
         },
+        "mean IoU of the classes": four(metrics.mean_iou),
         "nucleus share of the cell": f"median error {four(metrics.nc_error)}",
         "red cell's diameter": f"median error {four(metrics.red_cell_error)} octaves",
         "cells": f"{cells.cells:,} drawn, {cells.found:,} found, {cells.matched:,} matched; panoptic quality "
-        f"{four(cells.quality)}",
+        f"{four(cells.quality)}, AJI {four(metrics.aji)}",
+        "distance of the outlines": f"median {_um(metrics.nucleus_outline_um)} of nuclei, "
+        f"{_um(metrics.cell_outline_um)} of whole cells",
     }
     classes = [[label, four(row.dice), four(row.iou), row.images] for label, row in metrics.per_class.items()]
     rows = [
@@ -84,6 +87,10 @@ def masks_text(metrics: MaskMetrics) -> str:
             table(["laboratory", "images", "nuclei", "whole cells", "error of share"], rows),
         ]
     )
+
+
+def _um(length: float | None) -> str:
+    return "unknown" if length is None else f"{length:.2f} µm"
 
 
 def reliability_facts(found: ReliabilityReport) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Point:
         name: next to the point.
         kind: determines colour and marker; in the legend.
         cost: milliseconds.
-        accuracy: 0..1.
+        accuracy: 0..1; of a segmentation network its Dice.
         low: lower end of its 95 % interval.
         high: upper end.
         on_front: whether it is on the Pareto front.
@@ -70,8 +70,8 @@ class Point:
     on_front: bool
 
 
-def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
-    """Accuracy against latency with the Pareto front. Every point has its name; names off the front are grey."""
+def plot_tradeoff(points: Sequence[Point], path: Path, axis: str = "test accuracy, %") -> None:
+    """Accuracy (``axis`` names it) against latency with the Pareto front. Names off the front are grey."""
     figure = _figure(8.0, 5.2)
     axes = figure.subplots()
     kinds = list(dict.fromkeys(point.kind for point in points))
@@ -101,13 +101,13 @@ def plot_tradeoff(points: Sequence[Point], path: Path) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.15)
-    axes.set(xlabel="milliseconds per image (median, one thread; logarithmic)", ylabel="test accuracy, %")
+    axes.set(xlabel="milliseconds per image (median, one thread; logarithmic)", ylabel=axis)
     _clean(axes)
     figure.legend(loc="outside upper left", ncols=len(kinds) + 1, frameon=False)
     _save(figure, path)
 
 
-def plot_accuracies(points: Sequence[Point], path: Path) -> None:
+def plot_accuracies(points: Sequence[Point], path: Path, axis: str = "test accuracy, %") -> None:
     """A horizontal bar for each model and scheme, the most accurate on top, with its 95 % interval."""
     figure = _figure(8.0, 1.2 + 0.3 * len(points))
     axes = figure.subplots()
@@ -121,7 +121,7 @@ def plot_accuracies(points: Sequence[Point], path: Path) -> None:
     axes.set_yticks(range(len(ordered)), names, fontsize=8)
     lowest = min(100 * point.low for point in points)
     axes.set_xlim(max(0.0, lowest - 0.1 * (100 - lowest)), 100.0)
-    axes.set(xlabel="test accuracy, %")
+    axes.set(xlabel=axis)
     _clean(axes)
     _save(figure, path)
 

@@ -19,15 +19,15 @@ from ...edge_runtime.segmenter import STEPS, Segmentation
 from ...edge_runtime.tools import atomic
 from ...edge_runtime.vision.finder import field_mask
 from ...edge_runtime.vision.instances import find_instances
+from ...edge_runtime.vision.scale import RED_CELL_UM
 from ...edge_runtime.vision.tiles import ClassMap, TileSegmenter, segment_field
 from ..data.split import SplitEntry
+from .cells import jaccard, matches, outline_distance
 from .images import NUCLEUS, RED_CELL_PX, MaskedImages, red_cell_of, resized_classes
 from .results import Laboratory, MaskClass, MaskMetrics, Panoptic
 
 RESAMPLES = 1000
 """Resamples of the images for a 95 % interval."""
-_MATCH = 0.5
-"""Smallest overlap (IoU) of a found cell with a drawn one that counts as found. Source: Kirillov et al. 2019."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Score:
         found: number of found cells.
         matched: number of those that match.
         overlap: sum of the overlaps (IoU) of the matched ones.
+        aji: see `edgeall.train.segmentation.cells.jaccard`.
+        nucleus_outline_um: see `edgeall.train.segmentation.cells.outline_distance`, micrometres; None without nuclei,
+            or if the scale is unknown; ``cell_outline_um`` is that of whole cells.
         pixels: counts of pixels, drawn class by found class, row by row.
     """
 
@@ -62,6 +65,9 @@ class Score:
     found: int
     matched: int
     overlap: float
+    aji: float | None
+    nucleus_outline_um: float | None
+    cell_outline_um: float | None
     pixels: tuple[int, ...]
 
     @property
@@ -141,7 +147,9 @@ def score(entry: SplitEntry, truth: NDArray[np.uint8], answer: Answer) -> Score:
     outside, called = truth == 0, found == 0
     union = int((outside | called).sum())
     cells = drawn_cells(truth, answer.cells.shape)
-    overlaps = _matches(cells, answer.cells)
+    overlaps = matches(cells, answer.cells)
+    um_per_px = None if entry.red_cell_px is None else RED_CELL_UM / entry.red_cell_px
+    nucleus, cell = (outline_distance(truth >= least, found >= least, um_per_px) for least in (NUCLEUS, 1))
     return Score(
         path=entry.path,
         laboratory=entry.label,
@@ -155,6 +163,9 @@ def score(entry: SplitEntry, truth: NDArray[np.uint8], answer: Answer) -> Score:
         found=int(answer.cells.max()),
         matched=len(overlaps),
         overlap=float(sum(overlaps)),
+        aji=jaccard(cells, answer.cells),
+        nucleus_outline_um=nucleus,
+        cell_outline_um=cell,
         pixels=tuple(int(count) for count in pixels),
     )
 
@@ -165,20 +176,14 @@ def dice_of(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
     return 2.0 * int((wanted & found).sum()) / total if total else 1.0
 
 
+def mean_dice(truth: NDArray[np.uint8], found: NDArray[np.uint8]) -> float:
+    """`Score.dice` of the classes of an image's pixels, as drawn and as found."""
+    return (dice_of(truth == NUCLEUS, found == NUCLEUS) + dice_of(truth > 0, found > 0)) / 2
+
+
 def _nucleus_share(classes: NDArray[np.uint8]) -> float | None:
     cell = int((classes > 0).sum())
     return int((classes == NUCLEUS).sum()) / cell if cell else None
-
-
-def _matches(drawn: NDArray[np.int32], found: NDArray[np.int32]) -> list[float]:
-    """The overlaps (IoU) above `_MATCH`; above one half every cell has one partner at most."""
-    width = int(found.max()) + 1
-    joint = np.bincount(drawn.ravel() * width + found.ravel(), minlength=(int(drawn.max()) + 1) * width)
-    joint = joint.reshape(-1, width)
-    areas, others = joint.sum(axis=1), joint.sum(axis=0)
-    both = joint[1:, 1:]
-    overlap = both / np.maximum(areas[1:, np.newaxis] + others[np.newaxis, 1:] - both, 1)
-    return [float(value) for value in overlap[overlap > _MATCH]]
 
 
 def figures(scores: Sequence[Score], subset: str, level: str, seed: int) -> MaskMetrics:
@@ -198,6 +203,7 @@ def figures(scores: Sequence[Score], subset: str, level: str, seed: int) -> Mask
         means[name] = float(values.mean())
         means[f"{name}_ci95"] = [float(end) for end in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
     confusion = np.sum([one.pixels for one in scores], axis=0).reshape(len(CLASSES), len(CLASSES))
+    classes = {label: _of_class(confusion, index, scores) for index, label in enumerate(CLASSES)}
     names = sorted({one.laboratory for one in scores})
     return MaskMetrics(
         split=subset,
@@ -209,15 +215,24 @@ def figures(scores: Sequence[Score], subset: str, level: str, seed: int) -> Mask
         red_cell_error=_median([None if (o := one.red_cell_octaves) is None else abs(o) for one in scores]),
         panoptic=_panoptic(scores),
         labels=list(CLASSES),
-        per_class={label: _of_class(confusion, index, scores) for index, label in enumerate(CLASSES)},
+        per_class=classes,
         per_laboratory={name: _of_laboratory([one for one in scores if one.laboratory == name]) for name in names},
         confusion=confusion.tolist(),
+        mean_iou=_mean([row.iou for row in classes.values()]),
+        aji=_mean([one.aji for one in scores]),
+        nucleus_outline_um=_median([one.nucleus_outline_um for one in scores]),
+        cell_outline_um=_median([one.cell_outline_um for one in scores]),
     )
 
 
 def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _panoptic(scores: Sequence[Score]) -> Panoptic:

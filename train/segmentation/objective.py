@@ -73,8 +73,24 @@ def soft_mask_loss(taught: Any, probabilities: Any) -> Any:
 
 
 def soft_dice(taught: Any, probabilities: Any) -> Any:
-    """`dice` against the most probable classes of a teacher."""
-    return dice(tf.argmax(taught, axis=-1), probabilities)
+    """`dice` against the most probable classes of a teacher; pixels without any do not count."""
+    counted = tf.reduce_sum(taught, axis=-1) > 0
+    classes = tf.argmax(taught, axis=-1, output_type=tf.int32)
+    return dice(tf.where(counted, classes, IGNORED), probabilities)
+
+
+def halfway(truth: Any, outputs: Any) -> tuple[Any, Any]:
+    """Targets halfway between the labels of tiles and the outputs of a teacher, for `soft_mask_loss`.
+
+    Args:
+        truth: of `edgeall.train.segmentation.batches.training_tiles`. Pixels that do not count get no probability.
+        outputs: of the teacher.
+    """
+    (masks, octaves), (taught, sizes) = truth, outputs
+    counted = tf.cast(masks != IGNORED, tf.float32)[..., tf.newaxis]
+    wanted = tf.one_hot(tf.cast(masks, tf.int32), len(CLASSES))
+    known = tf.where(tf.math.is_finite(octaves), octaves, sizes)
+    return counted * (wanted + taught) / 2.0, (known + sizes) / 2.0
 
 
 def _compiled(soft: bool) -> dict[str, Any]:

@@ -14,12 +14,16 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.masks import open_mask, outlined
 from ...edge_runtime.tools.atomic import scratch, write_text
 from ...edge_runtime.vision.tiles import TileSegmenter
+from ..evaluation.robustness import robustness_text
 from ..evaluation.text import metrics_text
 from ..reports import plots
 from ..reports.page import jpeg_uri, png_uri, template
 from ..run_info import RunInfo
 from .assess import answer_of
 from .images import MaskedImages
+from .paired import paired_text
+from .results import MaskEvaluation
+from .site import mask_site_text
 
 WORST, BEST = 8, 4
 """Number of images that are shown."""
@@ -85,6 +89,18 @@ def write_masks_report(
         title=title, texts=texts, overlays=shown, plots=curves, synthetic=synthetic
     )
     write_text(path, page, errors="replace")  # a file name may be invalid Unicode
+
+
+def evaluation_texts(found: MaskEvaluation) -> list[tuple[str, str]]:
+    """Headings and tables of an evaluation."""
+    texts = [("Figures", metrics_text(found.metrics))]
+    if found.site is not None:
+        texts.append(("External validation", mask_site_text(found.site)))
+    if found.against is not None:
+        texts.append(("Paired comparison", paired_text(found.against)))
+    if found.robustness is not None:
+        texts.append(("When the microscope changes", robustness_text(found.robustness)))
+    return texts
 
 
 def write_run_report(out: Path, run: RunInfo, overlays: Overlays, history: Sequence[Mapping[str, str]]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ...edge_runtime.results import OPTIONAL, SPREAD, Result
 from ..evaluation.corruptions import WorstCell
+from ..evaluation.site import OwnImages
+from .paired import PairedMasks
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class MaskMetrics(Result):
         per_class: by label.
         per_laboratory: by name.
         confusion: ``confusion[i][j]`` counts pixels drawn as class i and found as class j.
+        mean_iou: mean of the classes' IoU. None, as the following ones, in files of older versions.
+        aji: mean aggregated Jaccard index of the images with a cell, see `edgeall.train.segmentation.cells.jaccard`.
+        nucleus_outline_um: median distance of the outlines of the nuclei as drawn and as found, micrometres; None if no
+            scale is known; ``cell_outline_um`` is that of whole cells.
     """
 
     split: str
@@ -86,6 +92,10 @@ class MaskMetrics(Result):
     per_class: dict[str, MaskClass]
     per_laboratory: dict[str, Laboratory]
     confusion: list[list[int]]
+    mean_iou: float | None = field(default=None, metadata=OPTIONAL)
+    aji: float | None = field(default=None, metadata=OPTIONAL)
+    nucleus_outline_um: float | None = field(default=None, metadata=OPTIONAL)
+    cell_outline_um: float | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -117,16 +127,51 @@ class MaskRobustness(Result):
 
 
 @dataclass(frozen=True)
+class MaskSiteFigures(Result):
+    """Figures of a site, or of the network's own test subset, see `MaskMetrics`."""
+
+    images: int
+    dice: float
+    dice_ci95: list[float]
+    dice_nucleus: float
+    dice_cell: float
+    nc_error: float | None
+    aji: float | None
+
+
+@dataclass(frozen=True)
+class ExternalMasks(Result):
+    """A site compared with the network's own test subset.
+
+    Attributes:
+        folder: of the site.
+        repeated: the network's own images at the site.
+        here: figures of the site; ``own`` are those of the network's own test subset.
+        drop_points: hundredths of Dice lost, and their 95 % interval ``drop_points_ci95``.
+    """
+
+    folder: str
+    repeated: OwnImages
+    here: MaskSiteFigures
+    own: MaskSiteFigures
+    drop_points: float
+    drop_points_ci95: list[float]
+
+
+@dataclass(frozen=True)
 class MaskEvaluation(Result):
     """What `edgeall.train.evaluation.evaluate.evaluate` measured of a segmentation network.
 
     Attributes:
         model: path of the run or model file.
-        robustness: None if it was not requested.
+        robustness: None if it was not requested, like ``against``, the paired comparison with another model, and
+            ``site``, the comparison with the own test subset.
         seconds: duration.
     """
 
     model: str
     metrics: MaskMetrics = field(metadata=SPREAD)
     robustness: MaskRobustness | None = field(default=None, metadata=OPTIONAL)
+    against: PairedMasks | None = field(default=None, metadata=OPTIONAL)
+    site: ExternalMasks | None = field(default=None, metadata=OPTIONAL)
     seconds: float = 0.0

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..evaluation.metrics import Metrics
     from ..run_info import RunInfo
     from ..stage import Objective, Stage
+    from ..teacher import Teacher
 
 BATCH_SIZE, LEARNING_RATE = 32, 5e-4
 
@@ -78,6 +79,16 @@ class Classification(Task):
         from ..batches import plain
 
         return plain(images, 64)
+
+    def teach(self, teachers: Sequence[Teacher], spec: InputSpec) -> Callable[[Any], Any]:
+        from ..teacher import ensemble
+
+        return ensemble(teachers)
+
+    def student(self, model: Any, teach: Callable[[Any], Any], weight: float) -> Any:
+        from ..teacher import make_student
+
+        return make_student(model, teach, weight)
 
     @property
     def objective(self) -> Objective:

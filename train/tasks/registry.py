@@ -1,7 +1,8 @@
 """`Task`: what training, evaluation and later commands ask of a task. `get` finds one by its name.
 
 A further task is a module of this package with a subclass and its one object ``TASK``, an entry in `NAMES`, and its
-counterparts `edgeall.edge_runtime.tasks`, `edgeall.optimize.packaging.outputs` and `edgeall.optimize.tasks`.
+counterparts `edgeall.edge_runtime.tasks`, `edgeall.optimize.packaging.outputs`, `edgeall.optimize.tasks`,
+`edgeall.optimize.pruning.tasks` and `edgeall.optimize.experiments.tasks`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..run_info import MemberNetwork, RunInfo
     from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
+    from ..teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,23 @@ class Task(ABC):
     @abstractmethod
     def validation(self, images: Any) -> Any:
         """tf.data of ``(images, targets)`` for `Objective.validate`."""
+
+    @abstractmethod
+    def teach(self, teachers: Sequence[Teacher], spec: InputSpec) -> Callable[[Any], Any]:
+        """The mean of the teachers' outputs as a function of a batch for the student, whose contract is ``spec``.
+
+        Call this in the scope that the student is trained in. Raises DataError for a missing or damaged model.
+        """
+
+    @abstractmethod
+    def student(self, model: Any, teach: Callable[[Any], Any], weight: float) -> Any:
+        """A model for `edgeall.train.fit.fit` with the layers of ``model``, which learns from ``teach`` as well.
+
+        Args:
+            model: training the result trains it in place.
+            teach: from `teach`.
+            weight: share of the teachers in the loss, in (0, 1].
+        """
 
     @property
     @abstractmethod

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..run_info import RunInfo
     from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
+    from ..teacher import Teacher
 
 INPUT_SIZE = 192
 BATCH_SIZE, LEARNING_RATE, PATIENCE = 16, 2e-3, 12
@@ -28,7 +29,7 @@ TILES = 800
 """Tiles of one epoch. They are cut out anew each time, so the number of images sets no limit."""
 EPOCHS = 25
 """Default epochs of the fine-tuning."""
-_UNUSED = ("teacher", "teacher_weight", "per_class", "positive", "unfreeze")
+_UNUSED = ("per_class", "positive", "unfreeze")
 """Settings that only classification has."""
 
 
@@ -91,6 +92,16 @@ class Segmentation(Task):
         from ..segmentation.batches import validation_tiles
 
         return validation_tiles(images, 16)
+
+    def teach(self, teachers: Sequence[Teacher], spec: InputSpec) -> Callable[[Any], Any]:
+        from ..segmentation.teaching import ensemble
+
+        return ensemble(teachers, spec)
+
+    def student(self, model: Any, teach: Callable[[Any], Any], weight: float) -> Any:
+        from ..segmentation.teaching import make_student
+
+        return make_student(model, teach, weight)
 
     @property
     def objective(self) -> Objective:

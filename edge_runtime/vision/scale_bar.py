@@ -1,4 +1,4 @@
-"""The length of a scale bar, for every page and file that shows one."""
+"""Scale bars: their length, for every page and file that shows one; and drawn into overlays."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
+from .scale import Scale
+
 SHARE = 0.2
 """Maximum length of a bar, relative to the picture's width."""
+LEAST_WIDTH = 160
+"""Width in pixels of the smallest picture that a bar is drawn into."""
 _STEPS = (1, 2, 5)
 
 
@@ -46,3 +52,29 @@ def scale_bar(um_per_px: float, width_px: float, *, estimated: bool = False, sha
     um = round(step * 10.0**power, 9)
     shown = f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm" if um >= 1 else f"{1000 * um:g} nm"
     return ScaleBar(um, um / um_per_px, f"≈ {shown}" if estimated else shown)
+
+
+def draw_scale_bar(picture: Image.Image, scale: Scale) -> None:
+    """Draw a bar with its length into the lower right corner; a picture narrower than `LEAST_WIDTH` stays as it is.
+
+    Pillow's own font has neither the micro sign nor the sign of approximation: the text is ``~ 10 um`` where the scale
+    is estimated.
+
+    Args:
+        picture: mode ``RGB``, of the size of the field.
+        scale: of the field.
+    """
+    if picture.width < LEAST_WIDTH:
+        return
+    bar = scale_bar(scale.um_per_px, picture.width)
+    text = f"{'~ ' if is_estimated(scale.source) else ''}{bar.um:g} um"
+    pen = ImageDraw.Draw(picture)
+    thick = max(2, round(max(picture.size) / 320))
+    right, bottom = picture.width - 4 * thick, picture.height - 4 * thick
+    left = right - round(bar.px)
+    pen.rectangle((left - 1, bottom - thick - 1, right + 1, bottom + 1), fill="black")
+    pen.rectangle((left, bottom - thick, right, bottom), fill="white")
+    font = ImageFont.load_default(8 * thick)
+    pen.text(
+        (right, bottom - 2 * thick), text, fill="white", font=font, anchor="rb", stroke_width=1, stroke_fill="black"
+    )

@@ -1,0 +1,1 @@
+"""What differs between the tasks in a comparison: one module with one `ComparisonTask` for each."""

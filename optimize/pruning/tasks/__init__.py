@@ -1,0 +1,1 @@
+"""What differs between the tasks in pruning: one module with one `PruningTask` for each."""
