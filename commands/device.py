@@ -134,10 +134,27 @@ def _classify(
     choose = partial(
         choose_layout, classifier, interpreters=settings["workers"], threads=settings["threads"], note=note
     )
-    predictions = classify(classifier, paths, None if single else choose, skipped)
+    predictions = classify(classifier, paths, None if single else choose, skipped, with_facts=not single)
+    if not single:
+        predictions = _followed(classifier, predictions)
     if settings["explain"] is not None:
         predictions = _explained(ctx, classifier, predictions, paths, settings["explain"])
     return prediction_lines(_counted(predictions, counts), classifier.labels, form)
+
+
+def _followed(classifier: Classifier, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The predictions; the drift alarm follows them, if the model has a reference for it, and is noted at the end."""
+    from ..edge_runtime.drift import Drift, read_drift
+
+    manifest, detector = classifier.bundle.manifest if classifier.bundle else None, classifier.ood_detector
+    groups = read_drift(manifest.drift, len(classifier.labels), classifier.model.name) if manifest else {}
+    drift = Drift(groups)
+    for each in predictions:
+        yield each
+        if groups and detector is not None and each.facts is not None and each.units is not None:
+            drift.add(each.facts, classifier.pooled(each.units), detector, classifier.labels.index(each.label))
+    if drift.finding is not None:
+        note(f"warning: {drift.finding.describe()}")
 
 
 def _segment(

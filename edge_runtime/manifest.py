@@ -53,6 +53,7 @@ class Manifest:
         exemplars: features of images of the home laboratory, see `edgeall.edge_runtime.exemplars`; empty without them.
         lineage: one object for each adaptation to another laboratory, the first one first; see
             `edgeall.edge_runtime.adaptation.adapt`.
+        drift: reference of the drift alarm, see `edgeall.edge_runtime.drift`; empty without one.
         segmentation: of that task: ``red_cell_px``, the diameter in pixels that a red cell must have in the input.
         schema: see `SCHEMA`.
     """
@@ -79,6 +80,7 @@ class Manifest:
     output: dict[str, Any] = field(default_factory=dict)
     exemplars: dict[str, Any] = field(default_factory=dict)
     lineage: tuple[dict[str, Any], ...] = ()
+    drift: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -89,7 +91,7 @@ class Manifest:
     def to_json(self) -> str:
         """The indented text of ``edgeall.json``. Raises ValueError for values that JSON cannot represent."""
         values = dataclasses.asdict(self)
-        for key in ("segmentation", "output", "exemplars", "lineage"):
+        for key in ("segmentation", "output", "exemplars", "lineage", "drift"):
             if not values[key]:
                 del values[key]
         ordered = {key: values.pop(key) for key in _FIRST} | values
@@ -132,7 +134,7 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         intended_use=_take(values, "intended_use", str, name),
         **{
             key: _take(values, key, dict, name) if key in values else {}
-            for key in ("novelty", "quality", "segmentation", "output", "exemplars")
+            for key in ("novelty", "quality", "segmentation", "output", "exemplars", "drift")
         },
         lineage=_objects(values, "lineage", name) if "lineage" in values else (),
         **{

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class Prediction:
     novelty: float | None = None
     units: NDArray[np.generic] | None = field(default=None, repr=False, compare=False)
     error: str | None = None
+    facts: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     @property
     def review(self) -> bool:
@@ -102,6 +103,8 @@ def classify(
     paths: Iterable[str | os.PathLike[str]],
     choose: Callable[[Sequence[str]], Layout] | None = None,
     skipped: Callable[[Path, str], None] | None = None,
+    *,
+    with_facts: bool = False,
 ) -> Iterator[Prediction]:
     """Classify every image of `expand(paths)`, in order. The results do not depend on ``choose``.
 
@@ -113,23 +116,25 @@ def classify(
         choose: returns the layout of interpreters and threads for the first images, see
             `edgeall.edge_runtime.tools.layout.choose_layout`. None classifies one image at a time in this thread.
         skipped: see `find_images`.
+        with_facts: give each prediction its `Prediction.facts`, for the drift alarm.
 
     Raises:
         DataError: as `expand` does, before the first image.
     """
     images = expand(paths, skipped)
     if choose is None:
-        return (classify_one(classifier, image) for image in images)
-    return _in_parallel(classifier, images, choose)
+        return (classify_one(classifier, image, with_facts=with_facts) for image in images)
+    return _in_parallel(classifier, images, choose, with_facts)
 
 
-def classify_one(classifier: Classifier, image: str) -> Prediction:
+def classify_one(classifier: Classifier, image: str, *, with_facts: bool = False) -> Prediction:
     """Classify one image file. An invalid image, or NaN outputs, give a `Prediction` with an error."""
     try:
         pixels = load_input(image, classifier.input)
     except ImageError as error:
         return Prediction(image, error=error.message)
-    return prediction(classifier, image, classifier.infer(pixels))
+    found = prediction(classifier, image, classifier.infer(pixels))
+    return replace(found, facts=_facts(pixels)) if with_facts else found
 
 
 def prediction(classifier: Classifier, image: str, outputs: Inference) -> Prediction:
@@ -153,18 +158,32 @@ def prediction(classifier: Classifier, image: str, outputs: Inference) -> Predic
 
 
 def _in_parallel(
-    classifier: Classifier, images: Iterator[str], choose: Callable[[Sequence[str]], Layout]
+    classifier: Classifier, images: Iterator[str], choose: Callable[[Sequence[str]], Layout], with_facts: bool
 ) -> Iterator[Prediction]:
     first = list(islice(images, 2))
     if len(first) == 1:
-        yield classify_one(classifier, first[0])
+        yield classify_one(classifier, first[0], with_facts=with_facts)
         return
     from . import parallel  # late: one image does not need its imports
 
     first += islice(images, parallel.WORTH_MEASURING - len(first))
+    facts: dict[str, NDArray[np.float64]] = {}  # of the images in progress
+
+    def load(image: str) -> NDArray[np.uint8]:
+        pixels = load_input(image, classifier.input)
+        if with_facts:
+            facts[image] = _facts(pixels)
+        return pixels
+
     with parallel.Pool(classifier, choose(first)) as pool:
-        for image, outcome in pool.map(lambda image: load_input(image, classifier.input), chain(first, images)):
+        for image, outcome in pool.map(load, chain(first, images)):
             if isinstance(outcome, ImageError):
                 yield Prediction(image, error=outcome.message)
             else:
-                yield prediction(classifier, image, outcome)
+                yield replace(prediction(classifier, image, outcome), facts=facts.pop(image, None))
+
+
+def _facts(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    from .drift import image_facts  # late: most images are classified without it
+
+    return image_facts(pixels)

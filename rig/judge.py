@@ -19,6 +19,7 @@ from .counting.picture import read_picture
 from .counting.pool import Opinion
 from .counting.registration import opencv
 from .counting.tracker import Tracker
+from .drift import SlideDrift
 from .record.found import News
 from .record.record import Record
 from .scales import CellSearch
@@ -48,6 +49,8 @@ class Judge:
         self._slide: tuple[int, Tracker] | None = None
         self._news: tuple[News, ...] = ()
         self._lost = False
+        self._drift = SlideDrift(classifier, record)
+        self._inputs: list[tuple[NDArray[np.uint8], Prediction]] = []
         self._next: Classifier | None = None
 
     def use(self, classifier: Classifier) -> None:
@@ -74,6 +77,7 @@ class Judge:
         if (newer := self._next) is not None:
             self._next, self._classifier = None, newer
             self._manifest = newer.bundle.manifest if newer.bundle else None
+            self._drift = SlideDrift(newer, self._record)
         settings = settings or Settings()
         tracker = self._tracker(session_id)
         picture, flat_field = self._corrected(frame, settings.flat_field)
@@ -115,6 +119,7 @@ class Judge:
             self._slide = None
         elif self._slide is None or self._slide[0] != session_id:
             self._slide = session_id, self._start_count(session_id)
+            self._drift.start(session_id)
         return self._slide[1] if self._slide else None
 
     def _start_count(self, session_id: int) -> Tracker:
@@ -136,6 +141,7 @@ class Judge:
             tracker.resend()
         located = tracker.follow(verdict.picture.frame.pixels, boxes, opinions, whole)
         self._news = located.news
+        self._drift.see(located.cell_ids if self.unit == "cell" else (located.field_id,), self._inputs)
         named = zip(verdict.cells, located.cell_ids, strict=True)
         return dataclasses.replace(
             verdict,
@@ -143,6 +149,7 @@ class Judge:
             field_id=located.field_id,
             position=located.position,
             tally=located.tally,
+            drift=self._drift.finding,
         )
 
     def _corrected(self, frame: Frame, wanted: bool) -> tuple[Picture, str]:
@@ -155,7 +162,9 @@ class Judge:
         return Picture(corrected, frame.pixels), correction.digest
 
     def _judge_field(self, verdict: Verdict) -> Verdict:
-        found = self._predict(preprocess(Image.fromarray(verdict.picture.frame.pixels), self._classifier.input))
+        pixels = preprocess(Image.fromarray(verdict.picture.frame.pixels), self._classifier.input)
+        found = self._predict(pixels)
+        self._inputs = [(pixels, found)]
         return dataclasses.replace(
             verdict,
             status="judged",
@@ -170,10 +179,11 @@ class Judge:
         image, spec = Image.fromarray(pixels), self._classifier.input
         found = self._search.find(pixels)
         complete = [cell for cell in found.cells if not cell.touches_border]
-        predicted = [(cell, self._predict(cells.crop(image, cell.box, spec))) for cell in complete]
+        inputs = [cells.crop(image, cell.box, spec) for cell in complete]
+        self._inputs = [(crop, self._predict(crop)) for crop in inputs]
         judged = tuple(
             JudgedCell(cell.box, each.label, each.probability, each.reason, each.probabilities)
-            for cell, each in predicted
+            for cell, (_, each) in zip(complete, self._inputs, strict=True)
         )
         reasons = {cell.review_reason for cell in judged if cell.review}
         return dataclasses.replace(

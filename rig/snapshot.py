@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..edge_runtime.drift import Finding
 from ..edge_runtime.errors import EdgeallError, UsageError
 from ..edge_runtime.vision.cells import Box
 from ..edge_runtime.vision.frame import Frame
@@ -151,6 +152,7 @@ class _Judged:
         field_id: the field of the slide that the frame shows; None unless it was judged on an open slide.
         position: of the frame in the map of the slide, as `field_id`.
         tally: what was found on the open slide so far; None between slides.
+        drift: how its images differ from those that the model was fitted on; None if they do not.
     """
 
     label: str = ""
@@ -165,6 +167,7 @@ class _Judged:
     tally: Tally | None = None
     misfit: bool = False
     flat_field: str = ""
+    drift: Finding | None = None
 
 
 @dataclass(frozen=True)

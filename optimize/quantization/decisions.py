@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from ...console.progress import Progress
 from ...edge_runtime.calibration import apply_temperature
 from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.drift import coordinates, image_facts
 from ...edge_runtime.ood import is_out_of_distribution, read_ood_detector
 from ...edge_runtime.tools.decisions import Decisions, review_rule
+from ...edge_runtime.tools.drift import chosen_runs, fit_drift
 from ...edge_runtime.tools.novelty import IMAGES as NOVELTY_IMAGES
 from ...edge_runtime.tools.novelty import fit_novelty
 from ...train.batches import Images
@@ -58,10 +61,14 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted to a model, and its stored detector; None without features."""
+    """What was fitted to a model, and its stored detector; None without features.
+
+    ``drift`` is the manifest's reference of the drift alarm; empty without features or with few images.
+    """
 
     decisions: Decisions
     detector: bytes | None
+    drift: dict[str, Any] = field(default_factory=dict)
 
     @property
     def temperature(self) -> float:
@@ -86,6 +93,7 @@ def fit_decisions(fitting: Fitting) -> Fitted:
         changed_strength=STRENGTH,
     )
     novelty, detector, unfamiliar = None, None, None
+    drift: dict[str, Any] = {}
     if classifier.model.second is not None:
         training = stratified(fitting.subsets["train"], NOVELTY_IMAGES, fitting.seed)
         _, known = predictions_and_features(
@@ -93,6 +101,7 @@ def fit_decisions(fitting: Fitting) -> Fitted:
         )
         novelty, detector = fit_novelty(known, fitted.unchanged(fitted.features), _classes(fitting))
         classifier.ood_detector = read_ood_detector(novelty.to_json(), detector, fitting.name)
+        drift = _drift(fitting)
         unfamiliar = is_out_of_distribution(fitted.features, classifier.ood_detector)
     scores = apply_temperature(fitted.probabilities, calibration.temperature)
     rule = review_rule(
@@ -102,7 +111,30 @@ def fit_decisions(fitting: Fitting) -> Fitted:
         sent = sent_to_review(scores, rule.review_below, unfamiliar)
         assert sent is not None
         rule = replace(rule, reviewed_unchanged=float(fitted.unchanged(sent).mean()))
-    return Fitted(Decisions(calibration, rule, novelty), detector)
+    return Fitted(Decisions(calibration, rule, novelty), detector, drift)
+
+
+def _drift(fitting: Fitting) -> dict[str, Any]:
+    """The reference of the drift alarm, from runs of training images in the order of their files."""
+    classifier, training = fitting.classifier, fitting.subsets["train"]
+    assert classifier.ood_detector is not None
+    runs = chosen_runs(training.labels)
+    rows = training.rows[runs.ravel()]
+    image, coordinated, predicted = [], [], []
+    with fitting.progress.task("fitting the drift alarm", len(rows)) as advance:
+        for done, row in enumerate(rows, start=1):
+            pixels = training.pixels[row]
+            answer = classifier.infer(pixels)
+            assert answer.units is not None
+            image.append(image_facts(pixels))
+            coordinated.append(coordinates(classifier.pooled(answer.units), classifier.ood_detector))
+            predicted.append(int(answer.probabilities.argmax()))
+            advance(done, "")
+    if not image:
+        return {}
+    return fit_drift(
+        np.stack(image), np.stack(coordinated), np.array(predicted), len(runs), answer.probabilities.shape[0]
+    )
 
 
 def _classes(fitting: Fitting) -> int:

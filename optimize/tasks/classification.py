@@ -212,6 +212,7 @@ def _pack(
     config, facts, split, root = job.config, job.facts, job.split, job.root
     source, images = golden_candidates(config.golden, facts, split, root)
     sections = fitted.decisions.to_json()
+    sections["drift"] = fitted.drift
     sections["quality"] = quality_gate(facts, split, root)
     sections["exemplars"], exemplars = store_exemplars(verified.features, job.verified_images.labels, config.subset)
     metrics = manifest_metrics(assessed.metrics, assessed.report, assessed.robust, measured["float_accuracy"])

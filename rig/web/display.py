@@ -15,6 +15,7 @@ import jinja2
 import markupsafe
 
 from ... import __version__
+from ...edge_runtime.drift import Finding
 from ...edge_runtime.vision.scale_bar import SHARE, ScaleBar, is_estimated, scale_bar
 from ..counting.tracker import Tally
 from ..language import LANGUAGES, N_, SOURCE, current, localized, ngettext
@@ -56,6 +57,15 @@ DEVICE = {
 """The fields of `edgeall.edge_runtime.tools.device.Device`."""
 THROTTLED = (N_("under-voltage"), N_("frequency capped"), N_("throttled"), N_("soft temperature limit"))
 """`edgeall.edge_runtime.tools.throttle.REASONS`, marked for translation."""
+SHIFTS = {
+    "brightness": (N_("darker"), N_("brighter")),
+    "warmth": (N_("light bluer"), N_("light yellower")),
+    "tint": (N_("light more magenta"), N_("light greener")),
+    "stain": (N_("stain paler"), N_("stain deeper")),
+    "stain colour": (N_("stain redder"), N_("stain bluer")),
+    "sharpness": (N_("less sharp"), N_("sharper")),
+}
+"""For each fact of the drift alarm: how less and how more of it is called."""
 NOTHING = "-"
 """Shown for a missing value."""
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -83,6 +93,18 @@ def advice(name: str) -> str:
 def review_request(review_reason: str | None) -> str:
     """The model's request for a review with its reason, which rows from older versions do not have."""
     return _(REVIEW_REQUESTS.get(review_reason or "", REVIEWS["needed"]))
+
+
+def drifted(finding: Finding | None) -> str:
+    """The drift alarm as a sentence; empty if there is none."""
+    if finding is None:
+        return ""
+    changes = [_(SHIFTS[name][shift > 0]) for name, shift in finding.shifts.items() if name in SHIFTS]
+    what = ", ".join(changes) or _("not the light but what is in them")
+    text = _(
+        "The images of this slide differ from those that the model was fitted on: {changes}. Its verdicts may be wrong."
+    )
+    return text.format(changes=what)
 
 
 def label_name(label: str) -> str:
@@ -218,7 +240,7 @@ def renderer() -> Callable[..., str]:
     environment.filters.update(named=named, isolated=isolated, ruler=ruler, digits=digits)
     environment.filters.update(percent=percent, moment=moment, size=size, reason=reason, advice=advice)
     environment.filters.update(review_request=review_request, counted=counted, sentence=sentence, tally=tally)
-    environment.filters.update(told=told, decimal=decimal, label_name=label_name)
+    environment.filters.update(told=told, decimal=decimal, label_name=label_name, drifted=drifted)
     environment.globals.update(_=translated, ngettext=translated_count, languages=LANGUAGES, version=__version__)
     environment.globals.update(STATUSES=STATUSES, REVIEWS=REVIEWS, SPACE=SPACE, CAMERA=CAMERA, DEVICE=DEVICE)
 

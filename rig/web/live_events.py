@@ -69,7 +69,7 @@ class LiveEncoder:
                 "session": self._session_facts(live.asked_session_id or live.session_id),
                 "count": self._count(live),
                 "problems": [_(text) for text in (*live.problems, *live.doubts)],
-                "notes": [_(text) for text in live.notes],
+                "notes": [*(_(text) for text in live.notes), *filter(None, [display.drifted(live.drift)])],
             }
         )
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from ..drift import drift_of
 from ..record.results import Share, Summary
 from ..record.rows import MAX_TEXT, RecordedFrame
 from ..record.summary import by_laboratory
@@ -37,6 +38,7 @@ def summary(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         "summary.html",
         session=found,
         summary=results,
+        drift=drift_of(record, session),
         unit=unit,
         laboratory=_by_laboratory(rig, results),
         skipped=record.skipped(session),
