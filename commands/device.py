@@ -125,6 +125,7 @@ def _classify(
     """The lines of a classifier: with all cores for a single image, with several interpreters for a folder."""
     from ..edge_runtime.pipeline import classify
     from ..edge_runtime.tasks import ForeignFacts, open_given
+    from ..edge_runtime.tools.drift import followed
     from ..edge_runtime.tools.layout import choose_layout
     from ..edge_runtime.tools.predictions import prediction_lines
 
@@ -136,25 +137,10 @@ def _classify(
     )
     predictions = classify(classifier, paths, None if single else choose, skipped, with_facts=not single)
     if not single:
-        predictions = _followed(classifier, predictions)
+        predictions = followed(classifier, predictions, note)
     if settings["explain"] is not None:
         predictions = _explained(ctx, classifier, predictions, paths, settings["explain"])
     return prediction_lines(_counted(predictions, counts), classifier.labels, form)
-
-
-def _followed(classifier: Classifier, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """The predictions; the drift alarm follows them, if the model has a reference for it, and is noted at the end."""
-    from ..edge_runtime.drift import Drift, read_drift
-
-    manifest, detector = classifier.bundle.manifest if classifier.bundle else None, classifier.ood_detector
-    groups = read_drift(manifest.drift, len(classifier.labels), classifier.model.name) if manifest else {}
-    drift = Drift(groups)
-    for each in predictions:
-        yield each
-        if groups and detector is not None and each.facts is not None and each.units is not None:
-            drift.add(each.facts, classifier.pooled(each.units), detector, classifier.labels.index(each.label))
-    if drift.finding is not None:
-        note(f"warning: {drift.finding.describe()}")
 
 
 def _segment(

@@ -1,13 +1,16 @@
-"""Fits the reference of the drift alarm, see `edgeall.edge_runtime.drift`."""
+"""Fits the reference of the drift alarm, and follows predictions with it, see `edgeall.edge_runtime.drift`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..drift import CLIP, FEATURES, IMAGE, F, Group
+from ..classifier import Classifier
+from ..drift import CLIP, FEATURES, IMAGE, Drift, F, Group, read_drift
+from ..pipeline import Prediction
 
 RUN, LEAST_RUN = 30, 5
 """Images of a run: successive images of one class, which stand for a slide. Shorter where there are few images."""
@@ -30,7 +33,7 @@ def chosen_runs(truth: NDArray[np.int64]) -> NDArray[np.int64]:
         found += [rows[first : first + length] for first in range(0, len(rows) - length + 1, length)]
     if not found:
         return np.zeros((0, length), np.int64)
-    return np.stack(found)[np.unique(np.linspace(0, len(found) - 1, RUNS).astype(int))]
+    return np.asarray(np.stack(found)[np.unique(np.linspace(0, len(found) - 1, RUNS).astype(int))])
 
 
 def fit_drift(image: F, features: F, predicted: NDArray[np.int64], runs: int, labels: int) -> dict[str, Any]:
@@ -64,3 +67,24 @@ def _fitted(numbers: F, predicted: NDArray[np.int64], runs: int, labels: int) ->
     apart = (by_run - middles[:, None]).reshape(len(rest), -1)
     between = middles.T @ middles / (runs - labels)
     return Group(means, between, apart.T @ apart / (len(rest) - runs), by_run.shape[1], runs)
+
+
+def followed(
+    classifier: Classifier, predictions: Iterable[Prediction], note: Callable[[str], None]
+) -> Iterator[Prediction]:
+    """The predictions. An alarm, if the model has a reference for one, is noted at their end.
+
+    Args:
+        classifier: that made them.
+        predictions: with `Prediction.facts`.
+        note: receives one line.
+    """
+    manifest, detector = classifier.bundle.manifest if classifier.bundle else None, classifier.ood_detector
+    groups = read_drift(manifest.drift, len(classifier.labels), classifier.model.name) if manifest else {}
+    drift = Drift(groups)
+    for each in predictions:
+        yield each
+        if groups and detector is not None and each.facts is not None and each.units is not None:
+            drift.add(each.facts, classifier.pooled(each.units), detector, classifier.labels.index(each.label))
+    if drift.finding is not None:
+        note(f"warning: {drift.finding.describe()}")

@@ -30,7 +30,7 @@ from edgeall.edge_runtime.drift import (
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.ood import OodDetector
 from edgeall.edge_runtime.pipeline import Prediction
-from edgeall.edge_runtime.tools.drift import chosen_runs, fit_drift
+from edgeall.edge_runtime.tools.drift import chosen_runs, fit_drift, followed
 from edgeall.rig.drift import EVENT, SlideDrift, drift_of
 from edgeall.rig.language import speaking
 from edgeall.rig.web.display import drifted
@@ -156,20 +156,34 @@ def test_a_damaged_reference_is_refused(reference: dict[str, Any], damage: str) 
     assert read_drift({}, LABELS, "x") == {}
 
 
-def follower(rig: Rig, reference: dict[str, Any]) -> SlideDrift:
-    manifest = SimpleNamespace(drift=reference)
-    classifier: Any = SimpleNamespace(
-        bundle=SimpleNamespace(manifest=manifest), ood_detector=DETECTOR, labels=("Benign", "Pre")
-    )
-    classifier.model, classifier.pooled = SimpleNamespace(name="x"), lambda units: units
-    return SlideDrift(classifier, rig.record)
+def packed(reference: dict[str, Any]) -> Any:
+    """A stand-in for a classifier with a reference."""
+    bundle = SimpleNamespace(manifest=SimpleNamespace(drift=reference))
+    names = {"labels": ("Benign", "Pre"), "model": SimpleNamespace(name="x"), "pooled": lambda units: units}
+    return SimpleNamespace(bundle=bundle, ood_detector=DETECTOR, **names)
+
+
+def test_run_notes_an_alarm_at_its_end(reference: dict[str, Any]) -> None:
+    def lines(shift: float, drift: dict[str, Any]) -> list[str]:
+        facts, features, _ = home(np.random.default_rng(2), runs=2)
+        found = [
+            Prediction(str(row), "Benign" if row < RUN else "Pre", units=features[row], facts=facts[row] + shift)
+            for row in range(2 * RUN)
+        ]
+        noted: list[str] = []
+        assert list(followed(packed(drift), [*found, Prediction("x", error="damaged")], noted.append))[:-1] == found
+        return noted
+
+    assert lines(0, reference) == lines(-5, {}) == []
+    (line,) = lines(-5, reference)
+    assert line.startswith("warning: after 60 images") and "brightness -" in line
 
 
 def test_the_rig_counts_each_cell_once_and_records_the_alarm(
     make_rig: Callable[..., Rig], reference: dict[str, Any]
 ) -> None:
     rig = make_rig(unit="cell")
-    session, follow = rig.session(), follower(rig, reference)
+    session, follow = rig.session(), SlideDrift(packed(reference), rig.record)
     follow.start(session)
     dark = np.zeros((32, 32, 3), np.uint8)
     shown = [(dark, Prediction("frame", "Pre", units=np.ones(32, np.float32)))]
