@@ -47,7 +47,7 @@ _evaluated = partial(option, EvaluateSettings)
 @_setting("epochs_head", "Epochs of the head stage, on cached features.", type=click.IntRange(0))
 @_setting(
     "epochs_finetune",
-    "Epochs of the fine-tuning stage.  [default: about 44,000 training images in all, 8 to 60 epochs]",
+    "Epochs of the fine-tuning stage.  [default: about 36,000 training images in all, 8 to 60 epochs]",
     type=click.IntRange(0),
 )
 @_setting("batch_size", "Images per training step.  [default: 32; 16 for segmentation]", type=click.IntRange(1))

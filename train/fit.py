@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,27 @@ def keep_statistics_current(model: Any, steps: int) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
+
+
+@contextmanager
+def pretrained_statistics(model: Any) -> Iterator[None]:
+    """Within the context every BatchNormalization of ``model`` stays as pretrained: its statistics, scale and offset.
+
+    A head that was trained on the features of the frozen backbone fits these statistics. With those of the training
+    batches the first loss of fine-tuning is that of an untrained network, and the large gradients destroy pretrained
+    features. Source: Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform
+    out-of-distribution"; docs/decisions/0016-the-default-recipe.md.
+    """
+    frozen = [
+        layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    for layer in frozen:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in frozen:
+            layer.trainable = True
 
 
 def fit(

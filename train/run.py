@@ -26,7 +26,7 @@ from .config import TrainSettings
 from .data import balance, cache
 from .data.subsets import SUBSETS
 from .features import feature_batches
-from .fit import fit, keep_statistics_current, strategy_for, use_accelerator
+from .fit import fit, keep_statistics_current, pretrained_statistics, strategy_for, use_accelerator
 from .prepare import prepare_run
 from .run_folder import claim
 from .run_info import ModelInfo, RunInfo, read_run
@@ -241,20 +241,21 @@ class _Session:
             with self.workers.scope():
                 learner = self.task.student(self.model, self.teach, settings.teacher_weight or WEIGHT)
         keras.utils.set_random_seed(settings.seed)
-        return fit(
-            learner,
-            stage,
-            self.task.batches(images, settings, stage, len(self.labels)),
-            self.task.validation(self.training["validation"]),
-            settings.out / "checkpoints" / "finetune.npz",
-            self.progress,
-            FitOptions(
-                self.workers,
-                settings.out / "tensorboard" / "finetune",
-                on_epoch=self.on_epoch,
-                objective=self.task.objective,
-            ),
-        )
+        with pretrained_statistics(self.model) if settings.epochs_head else nullcontext():
+            return fit(
+                learner,
+                stage,
+                self.task.batches(images, settings, stage, len(self.labels)),
+                self.task.validation(self.training["validation"]),
+                settings.out / "checkpoints" / "finetune.npz",
+                self.progress,
+                FitOptions(
+                    self.workers,
+                    settings.out / "tensorboard" / "finetune",
+                    on_epoch=self.on_epoch,
+                    objective=self.task.objective,
+                ),
+            )
 
     def _freeze(self) -> None:
         """Freeze all backbone layers but the last ``unfreeze``. An untrained backbone is trained as a whole."""

@@ -18,7 +18,7 @@ from .teacher import WEIGHT
 
 T = TypeVar("T")
 
-FINETUNE_IMAGES = 44_000
+FINETUNE_IMAGES = 36_000
 """Training images that the fine-tuning shows by default, over all epochs. Small data sets need more epochs, not less
 training. Source: docs/decisions/0016-the-default-recipe.md."""
 FINETUNE_EPOCHS = (8, 60)

@@ -453,6 +453,13 @@ def test_unfreeze_trains_the_last_layers_alone(tiny_settings: Any, pretrained: P
         better = any(row["kept"] == "1" for row in csv.DictReader(stream) if row["stage"] == "finetune")
     last = [model.get_layer("conv3").get_weights()[0] for model in (trained, file)]
     assert np.array_equal(*last) != better, "unless validation finds every epoch worse than the start"
+    norms = [name.name for name in file.layers if isinstance(name, keras.layers.BatchNormalization)]
+    assert len(norms) == 3
+    for name in norms:  # the head was trained on features with these statistics
+        layer = trained.get_layer(name)
+        assert layer.trainable == (name == "conv3_bn"), "frozen by unfreeze alone"
+        for one, other in zip(layer.get_weights(), file.get_layer(name).get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.long

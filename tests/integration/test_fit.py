@@ -19,7 +19,7 @@ from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
 from edgeall.train.batches import Images, plain, shuffled
 from edgeall.train.checkpoint import TrainingState
-from edgeall.train.fit import _average, fit, keep_statistics_current
+from edgeall.train.fit import _average, fit, keep_statistics_current, pretrained_statistics
 from edgeall.train.stage import Stage
 from edgeall.train.workers import ALONE
 
@@ -82,6 +82,29 @@ def test_batch_normalization_is_right_at_inference(tmp_path: Path) -> None:
     assert before > 1, "no trap, no proof"
     assert _off(stale, images) > 0.5 * before
     assert _off(kept, images) < 0.25 * _off(stale, images)
+
+
+def test_pretrained_statistics_are_used_and_kept(tmp_path: Path) -> None:
+    """The first training loss is that of inference, and no statistic, scale or offset changes."""
+    images = _images(64, 0)
+    model = _model(0.5)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms[0].trainable = False
+    before = [layer.get_weights() for layer in norms]
+    truth = np.eye(2)[images.labels]
+    batch, _ = next(iter(plain(images, 64)))
+    loss = -np.log((truth * model.predict_on_batch(batch)).sum(axis=1)).mean()
+    stage = replace(_stage(images, epochs=1), learning_rate=1e-9)
+    with pretrained_statistics(model):
+        [row] = _fit(model, images, stage, tmp_path / "fixed.npz")
+        _fit(model, images, _stage(images, epochs=2), tmp_path / "trained.npz")
+    assert row["loss"] == pytest.approx(loss, rel=1e-3)
+    for layer, values in zip(norms, before, strict=True):
+        for one, other in zip(layer.get_weights(), values, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert [layer.trainable for layer in norms] == [False, True, True]
+    [other] = _fit(_model(0.5), images, stage, tmp_path / "current.npz")
+    assert other["loss"] != pytest.approx(loss, rel=1e-3), "with the statistics of the batches the loss is another"
 
 
 def test_a_stage_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
