@@ -74,6 +74,20 @@ def shuffled(
     return dataset.enumerate().map(load, tf.data.AUTOTUNE).prefetch(2)
 
 
+def changed(images: Images, batch_size: int, *, augment: str) -> Any:
+    """tf.data of ``(float32 images, labels)``: every image once, with the same random changes on every pass."""
+    order = np.random.default_rng(0).permutation(len(images))
+    change = augment_named(augment)
+
+    def load(step: Any, batch: Any) -> Any:
+        rows, labels = batch
+        pixels = change(tf.cast(_gather(images, rows), tf.float32), tf.stack([tf.cast(0, tf.int64), step]))
+        return normalize(pixels, images.spec), labels
+
+    dataset = tf.data.Dataset.from_tensor_slices((images.rows[order], images.labels[order])).batch(batch_size)
+    return dataset.enumerate().map(load, tf.data.AUTOTUNE).prefetch(2)
+
+
 def _gather(images: Images, rows: Any) -> Any:
     pixels = tf.numpy_function(lambda index: images.pixels[index], [rows], tf.uint8, stateful=False)
     pixels.set_shape((None, *images.pixels.shape[1:]))

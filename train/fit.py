@@ -58,9 +58,7 @@ def pretrained_statistics(model: Any) -> Iterator[None]:
     features. Source: Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform
     out-of-distribution"; docs/decisions/0016-the-default-recipe.md.
     """
-    frozen = [
-        layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
+    frozen = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
     for layer in frozen:
         layer.trainable = False
     try:
@@ -187,10 +185,16 @@ class _Fit:
     def _validated(self) -> tuple[float, float]:
         """Mean loss and metric of the validation images. The chief computes them: all must agree on when to stop."""
 
-        def validate() -> tuple[float, float]:
-            return self.objective.validate([(truth, self.predict(images)) for images, truth in self.validation])
+        def validate(batches: Any) -> tuple[float, float]:
+            return self.objective.validate([(truth, self.predict(images)) for images, truth in batches])
 
-        loss, metric = self.workers.from_chief(validate)
+        def validate_all() -> tuple[float, float]:
+            loss, metric = validate(self.validation)
+            if self.options.changed is not None:
+                loss = (loss + validate(self.options.changed)[0]) / 2
+            return loss, metric
+
+        loss, metric = self.workers.from_chief(validate_all)
         return loss, metric
 
     def _epoch(self, advance: Any) -> Row:

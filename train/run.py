@@ -254,6 +254,7 @@ class _Session:
                     settings.out / "tensorboard" / "finetune",
                     on_epoch=self.on_epoch,
                     objective=self.task.objective,
+                    changed=self.task.changed(self.training["validation"], settings),
                 ),
             )
 

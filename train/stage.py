@@ -110,6 +110,8 @@ class FitOptions:
         on_epoch: called with the row of every epoch when it is saved, and first with the rows of a resumed stage. An
             exception from it ends the training, which can be resumed.
         objective: of the task; None: classification.
+        changed: tf.data of augmented validation images, or None. The validation loss is then the mean of theirs and of
+            the unchanged images'; the metric is of the unchanged images.
     """
 
     workers: Workers = ALONE
@@ -117,3 +119,4 @@ class FitOptions:
     after_step: AfterStep | None = None
     on_epoch: Callable[[Row], None] | None = None
     objective: Objective | None = None
+    changed: Any = None

@@ -17,10 +17,10 @@ from edgeall.models.head import add_head
 from edgeall.models.keras_compat import keras
 from edgeall.models.plain import build_basic_cnn
 from edgeall.models.registry import BuildArgs
-from edgeall.train.batches import Images, plain, shuffled
+from edgeall.train.batches import Images, changed, plain, shuffled
 from edgeall.train.checkpoint import TrainingState
 from edgeall.train.fit import _average, fit, keep_statistics_current, pretrained_statistics
-from edgeall.train.stage import Stage
+from edgeall.train.stage import FitOptions, Stage
 from edgeall.train.workers import ALONE
 
 SIZE = 32
@@ -105,6 +105,38 @@ def test_pretrained_statistics_are_used_and_kept(tmp_path: Path) -> None:
     assert [layer.trainable for layer in norms] == [False, True, True]
     [other] = _fit(_model(0.5), images, stage, tmp_path / "current.npz")
     assert other["loss"] != pytest.approx(loss, rel=1e-3), "with the statistics of the batches the loss is another"
+
+
+def test_the_validation_loss_counts_changed_images_too(tmp_path: Path) -> None:
+    images, others = _images(64, 1), _images(64, 2)
+    harder = replace(others, labels=1 - others.labels)
+
+    def rows(name: str, changed: Any) -> Any:
+        def batches(epoch: int) -> Any:
+            return shuffled(images, 16, augment="none", seed=0, epoch=epoch, class_weights=None)
+
+        path, options = tmp_path / f"{name}.npz", FitOptions(changed=changed)
+        return fit(_model(0.9), _stage(images, 2), batches, plain(others, 64), path, QUIET, options)
+
+    alone, both = rows("alone", None), rows("both", plain(harder, 64))
+    assert [row["val_accuracy"] for row in both] == [row["val_accuracy"] for row in alone]
+    for row, same in zip(alone, rows("same", plain(others, 64)), strict=True):
+        assert row["val_loss"] == pytest.approx(same["val_loss"], rel=1e-5), "the mean of two equal losses"
+    assert [row["val_loss"] for row in both] != [row["val_loss"] for row in alone]
+
+
+@pytest.mark.parametrize("augment", ["light", "microscope", "rotation,jpeg"])
+def test_changed_images_are_the_same_on_every_pass(augment: str) -> None:
+    images = _images(9, 3)  # the last batch has one image
+    data = changed(images, 4, augment=augment)
+    first, second = ([(pixels.numpy(), labels.numpy()) for pixels, labels in data] for _ in range(2))
+    assert [len(labels) for _, labels in first] == [4, 4, 1]
+    assert sorted(np.concatenate([labels for _, labels in first])) == sorted(images.labels)
+    for (pixels, labels), (again, as_well) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(pixels, again)
+        np.testing.assert_array_equal(labels, as_well)
+    unchanged = np.concatenate([pixels.numpy() for pixels, _ in plain(images, 4)])
+    assert not np.array_equal(np.sort(unchanged.ravel()), np.sort(np.concatenate([p for p, _ in first]).ravel()))
 
 
 def test_a_stage_resumes_where_it_was_interrupted(tmp_path: Path) -> None:

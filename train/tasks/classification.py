@@ -90,6 +90,11 @@ class Classification(Task):
 
         return make_student(model, teach, weight)
 
+    def changed(self, images: Any, settings: TrainSettings) -> Any:
+        from ..batches import changed
+
+        return None if settings.augment == "none" else changed(images, 64, augment=settings.augment)
+
     @property
     def objective(self) -> Objective:
         from ..fit import CLASSIFICATION

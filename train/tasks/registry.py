@@ -92,6 +92,10 @@ class Task(ABC):
             weight: share of the teachers in the loss, in (0, 1].
         """
 
+    def changed(self, images: Any, settings: TrainSettings) -> Any:
+        """tf.data for `FitOptions.changed`, or None."""
+        return None
+
     @property
     @abstractmethod
     def objective(self) -> Objective:
