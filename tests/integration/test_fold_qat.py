@@ -95,6 +95,12 @@ def built(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     return model, fold_batch_normalization(model)
 
 
+@pytest.fixture(scope="module")
+def integers(built: tuple[Any, Any]) -> bytes:
+    """Its flatbuffer after post-training quantization."""
+    return convert(ptq(built[1], SPEC, [IMAGES]), "ptq-int8", SPEC)
+
+
 def test_folding_leaves_the_answers_and_no_map_of_channels(built: tuple[Any, Any]) -> None:
     model, folded = built
     before, after = model(IMAGES, training=False).numpy(), folded(IMAGES, training=False).numpy()
@@ -103,16 +109,14 @@ def test_folding_leaves_the_answers_and_no_map_of_channels(built: tuple[Any, Any
     assert not any(isinstance(layer, AFFINE) for layer in folded.layers)
 
 
-def test_ptq_is_fully_integer_and_computes_what_was_faked(built: tuple[Any, Any]) -> None:
-    trained = _aware(built[1])
-    flatbuffer = _converted(trained)
-    assert float_tensors(flatbuffer) == []
-    _assert_as_faked(flatbuffer, trained)
+def test_ptq_is_fully_integer_and_computes_what_was_faked(built: tuple[Any, Any], integers: bytes) -> None:
+    assert float_tensors(integers) == []
+    _assert_as_faked(integers, _aware(built[1]))
 
 
-def test_nothing_is_requantized_on_the_way(built: tuple[Any, Any]) -> None:
+def test_nothing_is_requantized_on_the_way(integers: bytes) -> None:
     """Concatenation, pooling and padding work in one scale: chosen beforehand, not patched up by the converter."""
-    operators = _graph(convert(ptq(built[1], SPEC, [IMAGES]), "ptq-int8", SPEC)).main.operators
+    operators = _graph(integers).main.operators
     assert [operator.name for operator in operators].count("QUANTIZE") == 2, "uint8 in, uint8 out"
 
 
