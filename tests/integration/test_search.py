@@ -20,7 +20,7 @@ from edgeall.edge_runtime.errors import DataError, GateError, UsageError
 from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.optimize import prune
-from edgeall.optimize.experiments import candidate, search_choice
+from edgeall.optimize.experiments import candidate, search_choice, search_trial
 from edgeall.optimize.experiments.candidate import (
     Candidate,
     file_bytes_at_most,
@@ -74,7 +74,7 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A space of four: two sizes, one far too slow, pruned or not."""
     folder = tmp_path_factory.mktemp("search")
     # As far from the slowest that is to be trained as from the fastest that is not, on this machine as it is now.
-    borders = (Candidate("basic_cnn", None, 32, 1.0, "qat-int8"), Candidate("basic_cnn", None, 224, 0.5, "qat-int8"))
+    borders = (Candidate("basic_cnn", None, 32, 1.0, "ptq-int8"), Candidate("basic_cnn", None, 224, 0.5, "ptq-int8"))
     times = [latency_ms(untrained(border, 4), LABELS, spec_of(border), 0.2) for border in borders]
     assert times[1] > 4 * times[0]
     return SearchSettings(
@@ -86,7 +86,7 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
         models=("basic_cnn",),
         sizes=(32, 224),
         macs=(1.0, 0.5),
-        schemes=("qat-int8",),
+        schemes=("ptq-int8",),
         weights="none",
         epochs_finetune=2,
         epochs_prune=1,
@@ -156,7 +156,7 @@ def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic
         assert set(json.loads((run / "run.json").read_text())["metrics"]) == {"validation"}
         with (run / "predictions.csv").open(newline="") as stream:
             assert {row["side"] for row in csv.DictReader(stream)} == {"validation"}
-        manifest = open_bundle(run / "qat-int8.tflite").manifest
+        manifest = open_bundle(run / "ptq-int8.tflite").manifest
         assert manifest is not None and manifest.metrics["split"] == "validation"
         assert "synthetic" in manifest.golden["source"]
 
@@ -164,10 +164,23 @@ def test_the_choice_and_its_file(settings: SearchSettings, found: Any, synthetic
 def test_bytes_are_known_before_training(settings: SearchSettings, found: Any) -> None:
     for row in found[0].trials:
         if row.measured:
-            packed = settings.out / "runs" / row.measured.run / "qat-int8.tflite"
+            packed = settings.out / "runs" / row.measured.run / "ptq-int8.tflite"
             assert row.measured.file_bytes == packed.stat().st_size
             assert row.untrained_flatbuffer_bytes == pytest.approx(row.measured.flatbuffer_bytes, abs=2048), "names"
             assert packed.stat().st_size < file_bytes_at_most(row.untrained_flatbuffer_bytes, InputSpec(32, 32))
+
+
+def test_quantization_gets_the_settings_of_the_search(
+    settings: SearchSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The search above trains nothing for the integers, which takes longest: here is what it would be told."""
+    asked: list[Any] = []
+    monkeypatch.setattr(search_trial, "quantize_classifier", lambda config, progress: asked.append(config))
+    tuned = Candidate("basic_cnn", None, 32, 1.0, "qat-int8")
+    given: Any = SimpleNamespace(settings=replace(settings, epochs_qat=7), progress=QUIET)
+    search_trial.quantized(given, tmp_path / "run", tuned, tmp_path / "out.tflite", "validation", "synthetic")
+    (config,) = asked
+    assert (config.scheme, config.epochs, config.subset) == ("qat-int8", 7, "validation")
 
 
 def test_tables_and_plot(settings: SearchSettings, found: Any) -> None:
@@ -179,7 +192,7 @@ def test_tables_and_plot(settings: SearchSettings, found: Any) -> None:
     assert (settings.out / "front.png").read_bytes().startswith(b"\x89PNG")
     text = search_text(result)
     assert f"{100 * result.made.test['accuracy']:.2f} %" in text
-    assert "basic_cnn, 32 px, 50 % of the MACs, qat-int8" in text
+    assert "basic_cnn, 32 px, 50 % of the MACs, ptq-int8" in text
 
 
 def test_the_same_command_once_more_does_nothing(settings: SearchSettings, found: Any) -> None:
@@ -207,7 +220,7 @@ def test_other_settings_are_refused(
 
 def test_a_gate_that_is_not_met(settings: SearchSettings, found: Any, tmp_path: Path) -> None:
     out = tmp_path / "hopeless"
-    with pytest.raises(GateError, match=r"nearest, basic_cnn, 32 px, .*qat-int8, takes") as caught:
+    with pytest.raises(GateError, match=r"nearest, basic_cnn, 32 px, .*ptq-int8, takes") as caught:
         search(replace(settings, out=out, storage=None, max_latency_ms=1e-6), QUIET)
     assert caught.value.exit_status == 3
     assert not (out / "runs").exists(), "nothing was trained"
