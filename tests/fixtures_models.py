@@ -24,7 +24,7 @@ from edgeall.edge_runtime.segmenter import Segmenter
 
 LABELS = ("Benign", "Early", "Pre", "Pro")
 SPEC = InputSpec(32, 48)
-PER_CLASS = 30
+PER_CLASS = 12
 """Images of a class that `smear_bundle` sees."""
 
 
@@ -234,7 +234,7 @@ def _smear_model(data: Path, folder: Path) -> None:
     probe = LogisticRegression(C=0.1, max_iter=2000).fit(features, [index for _, index in files])
     model = add_head(backbone, len(LABELS), 0.0)
     model.get_layer("logits").set_weights([probe.coef_.T, probe.intercept_])
-    flatbuffer = convert(model, "uint8", images[::4])
+    flatbuffer = convert(model, "uint8", images[::6])
     keras.backend.clear_session()
 
     classifier = Classifier.from_flatbuffer(flatbuffer, LABELS, spec)

@@ -19,7 +19,7 @@ from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import open_rgb
 from edgeall.edge_runtime.preprocess import load_input
 
-IMAGES = 200
+IMAGES = 60
 
 PROGRAM = """
 import json, sys

@@ -81,11 +81,11 @@ def test_integer_kernels_are_those_that_litert_has_too(
     smear_bundle: Path, test_data: Path, there: Callable[..., dict[str, Any]]
 ) -> None:
     """Per image on real images of every class; labels may only swap within one unit."""
-    images = [str(file) for label in LABELS for file in sorted((test_data / "all4" / label).iterdir())[1::20]]
+    images = [str(file) for label in LABELS for file in sorted((test_data / "all4" / label).iterdir())[1::80]]
     here = with_builtin_kernels(smear_bundle)
     ours = [list(prediction.probabilities.values()) for prediction in classify(here, images)]
     answer = there(smear_bundle, images)
-    assert len(ours) >= 100
+    assert len(ours) >= 30
     assert_same_answers(ours, answer["probabilities"], UNITS_ROUNDING * here.model.output.scale)
     assert_same_labels(ours, list(map(LABELS.index, answer["labels"])), UNITS_ROUNDING * here.model.output.scale)
     assert answer["runtime"] == "tflite-runtime 2.14.0"
