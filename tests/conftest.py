@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,18 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _less_overhead() -> None:
+    """TensorFlow does not optimize graphs that run a few times; garbage is not sought among imported modules.
+
+    Programs that tests start run as they do for a user.
+    """
+    gc.collect()
+    gc.freeze()
+    if tensorflow := sys.modules.get("tensorflow"):  # test modules import it
+        tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(autouse=True)
