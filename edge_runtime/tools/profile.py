@@ -124,21 +124,11 @@ def _measure(path: str, threads: int) -> list[tuple[str, float]]:
     main = ctypes.c_size_t()
     lib.call("LiteRtGetMainModelSubgraphIndex", model, ctypes.byref(main))
     graph = lib.make("LiteRtGetModelSubgraph", model, main)
-    buffers = []
-    for side in ("Input", "Output"):
-        tensor = lib.make(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(0))
-        # A struct of the library. It has -1 for a variable size (of the batch), for which the buffer needs a number.
-        shape = (ctypes.c_int32 * 256)()
-        lib.call("LiteRtGetRankedTensorType", tensor, shape)
-        shape[:] = [1 if size == -1 else size for size in shape]
-        needs = lib.make(f"LiteRtGetCompiledModel{side}BufferRequirements", compiled, *[ctypes.c_size_t(0)] * 2)
-        buffers.append(lib.make("LiteRtCreateManagedTensorBufferFromRequirements", environment, shape, needs))
-        lib.call("LiteRtClearTensorBuffer", buffers[-1])
-    inputs, outputs = ((ctypes.c_void_p * 1)(buffer) for buffer in buffers)
-    one = ctypes.c_size_t(1)
+    inputs, outputs = (_buffers(lib, environment, compiled, graph, side) for side in ("Input", "Output"))
 
     def run() -> None:
-        lib.call("LiteRtRunCompiledModel", compiled, ctypes.c_size_t(0), one, inputs, one, outputs)
+        sizes = ctypes.c_size_t(len(inputs)), ctypes.c_size_t(len(outputs))
+        lib.call("LiteRtRunCompiledModel", compiled, ctypes.c_size_t(0), sizes[0], inputs, sizes[1], outputs)
 
     for _ in range(_WARM_UP_RUNS):
         run()
@@ -154,6 +144,26 @@ def _measure(path: str, threads: int) -> list[tuple[str, float]]:
     if not names or any([name for name, _ in found] != names for found in runs):
         raise RuntimeError("its runs have different operators")
     return [(name, statistics.median(found[index][1] for found in runs)) for index, name in enumerate(names)]
+
+
+def _buffers(
+    lib: _Library, environment: ctypes.c_void_p, compiled: ctypes.c_void_p, graph: ctypes.c_void_p, side: str
+) -> ctypes.Array[ctypes.c_void_p]:
+    """Buffers of zeros for all inputs or outputs of a graph: the library refuses to run with fewer."""
+    count = ctypes.c_size_t()
+    lib.call(f"LiteRtGetNumSubgraph{side}s", graph, ctypes.byref(count))
+    buffers = []
+    for index in range(count.value):
+        tensor = lib.make(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(index))
+        # A struct of the library. It has -1 for a variable size (of the batch), for which the buffer needs a number.
+        shape = (ctypes.c_int32 * 256)()
+        lib.call("LiteRtGetRankedTensorType", tensor, shape)
+        shape[:] = [1 if size == -1 else size for size in shape]
+        place = ctypes.c_size_t(0), ctypes.c_size_t(index)
+        needs = lib.make(f"LiteRtGetCompiledModel{side}BufferRequirements", compiled, *place)
+        buffers.append(lib.make("LiteRtCreateManagedTensorBufferFromRequirements", environment, shape, needs))
+        lib.call("LiteRtClearTensorBuffer", buffers[-1])
+    return (ctypes.c_void_p * count.value)(*buffers)
 
 
 def _operators(lib: _Library, profiler: ctypes.c_void_p) -> list[tuple[str, int]]:

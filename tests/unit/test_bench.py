@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 from fixtures_models import LABELS, grainy_image, png
 
+from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
 from edgeall.edge_runtime.pipeline import classify
@@ -25,6 +26,7 @@ from edgeall.edge_runtime.tools.bench_result import BenchResult
 from edgeall.edge_runtime.tools.device import condition_warnings, describe_device, machine_state, peak_rss_bytes
 from edgeall.edge_runtime.tools.layout import possible_layouts
 from edgeall.edge_runtime.tools.profile import profile_model
+from edgeall.rig.serve import DEMO_MODEL
 
 
 def bench(
@@ -380,6 +382,12 @@ def test_operators_are_timed(tiny_bundle: Path) -> None:
     assert 0 < profile["ms"] < 20 * result["stages"]["invoke"]["p50_ms"]
     text = bench_text(from_json(BenchResult, result))
     assert all(row["operator"] in text for row in profile["operators"])
+
+
+def test_operators_of_a_model_with_two_outputs_are_timed() -> None:
+    assert len(open_bundle(DEMO_MODEL).graph.main.outputs) == 2
+    operators = [row.operator.lower() for row in profile_model(DEMO_MODEL, 1).operators]
+    assert any("convolution" in name for name in operators) and "softmax" in operators
 
 
 def test_a_profiler_that_fails_is_an_error(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
