@@ -277,7 +277,7 @@ def report(
         f"`python benchmarks/rig.py {arguments.model.name} --seconds {arguments.seconds:g} --rounds {arguments.rounds} "
         f"--frames {arguments.frames} --viewers {arguments.viewers}`, {datetime.now(timezone.utc):%Y-%m-%d}. Simulated "
         "camera, 1280x960 (the page's: 30 frames/s), a session being recorded; one thread for the "
-        "model. Medians of the rounds.",
+        "model. Medians of the rounds; the ratio is the median of their ratios.",
         "",
         f"- Alone, ms a frame: gate {middle['gate']:.2f}, preprocess {middle['preprocess']:.2f}, invoke "
         f"{middle['invoke']:.2f}: {middle['limit']:.1f} frames/s at most.",

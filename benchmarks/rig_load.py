@@ -108,7 +108,7 @@ def slow_connections(model: Path, count: int, seconds: float) -> list[Row]:
             rate >= RATE,
         ),
         (f"pages that failed, of {len(during[1])}", str(during[2]), "0", during[2] == 0),
-        ("p95 of a page, ms, before and during", f"{p95[0]:.0f}, {p95[1]:.0f}", "", True),
+        ("p95 of a page, ms, before and during, without a limit", f"{p95[0]:.0f}, {p95[1]:.0f}", "", True),
         ("slow connections that the rig ended", str(ended[0]), "", True),
         ("problems of the record", str(len(problems)), "0", not problems),
     ]
@@ -204,7 +204,7 @@ def summary(frames: int) -> list[Row]:
     return [
         (name, f"{middle:.2f}", f"< {SUMMARY_S:g}", middle < SUMMARY_S),
         (
-            "the same: wall clock, which other work on the machine lengthens, s",
+            "the same: wall clock, without a limit: other work on the machine lengthens it, s",
             f"{statistics.median(times):.2f}",
             "",
             True,
