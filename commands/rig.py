@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..edge_runtime.errors import UsageError
-from .options import CELL_MODEL, FILE, JSON, RED_CELL_PX, UM_PER_PX, command
+from .options import CELL_MODEL, FILE, INPUT_SIZE, JSON, LABELS, MEAN, RED_CELL_PX, STD, UM_PER_PX, command
 from .output import note, note_research_use, print_result
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def record() -> None:
 @CELL_MODEL
 @RED_CELL_PX
 @UM_PER_PX
+@LABELS
+@MEAN
+@STD
+@INPUT_SIZE
 @click.option("--install-service", is_flag=True, help="Install as a systemd service; requires root.")
 def rig(
     model: Path | None, camera: str | None, record: Path | None, demo: bool, install_service: bool, **settings: Any
@@ -65,6 +69,7 @@ def rig(
     edgeall rig --demo
     edgeall rig model.tflite --camera picamera2 --record slides
     """
+    from ..edge_runtime.tasks import ForeignFacts
     from ..edge_runtime.vision.scale import red_cell_from
     from ..rig import serve as server
 
@@ -75,7 +80,8 @@ def rig(
         raise UsageError("a rig needs MODEL, --camera and --record", hint="or use --demo, which provides all three")
     note_research_use(False)
     settings["red_cell_px"] = red_cell_from(settings.pop("um_per_px"), settings["red_cell_px"])
-    options = server.RigOptions(model, camera, record, **settings)
+    facts = ForeignFacts(*(settings.pop(name) for name in ("labels", "mean", "std", "input_size")))
+    options = server.RigOptions(model, camera, record, facts=facts, **settings)
     if install_service:
         for command in server.install(options):
             print(command)

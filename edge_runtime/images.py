@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from .errors import ImageError, UsageError
 from .files import is_empty
+from .messages import N_, Message, message
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """Formats that Pillow may open. Its JPEG reader also opens a phone's multi-picture JPEG, with the format MPO."""
@@ -72,11 +73,13 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
     name = os.fspath(path)
     try:
         if os.path.getsize(name) == 0:
-            raise ImageError(f"{name}: the file is empty", hint="copy the image again or remove the file")
+            raise ImageError(
+                message("{file}: the file is empty", file=name), hint="copy the image again or remove the file"
+            )
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else f"can't be read ({error.strerror})"
-        raise ImageError(f"{name}: {reason}", hint="check the path") from error
+        text = message("{file}: no such file", file=name) if missing else _unreadable(name, error)
+        raise ImageError(text, hint="check the path") from error
     return _open(name, name)
 
 
@@ -219,19 +222,21 @@ def _open(source: str | io.BytesIO, name: str) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: not an image in one of the formats {', '.join(FORMATS)}",
+            message("{file}: not an image in one of the formats {formats}", file=name, formats=", ".join(FORMATS)),
             hint="convert it to PNG or JPEG, or remove the file",
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name) from error
     except (PermissionError, IsADirectoryError) as error:
-        raise ImageError(f"{name}: can't be read ({error.strerror})", hint="check its owner and mode") from error
+        raise ImageError(_unreadable(name, error), hint="check its owner and mode") from error
     except OSError as error:
         if error.errno is not None:  # of the system, e.g. too many open files; Pillow's own errors have no errno
-            raise ImageError(f"{name}: can't be read ({error.strerror})", hint="check the disk, try again") from error
+            raise ImageError(_unreadable(name, error), hint="check the disk, try again") from error
         raise _damaged(name, error) from error
     except MemoryError as error:
-        raise ImageError(f"{name}: not enough memory to decode it", hint="use a smaller image") from error
+        raise ImageError(
+            message("{file}: not enough memory to decode it", file=name), hint="use a smaller image"
+        ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise _damaged(name, error) from error
 
@@ -242,19 +247,26 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise _too_large(name)
     # Not `n_frames`: for a TIFF file Pillow needs quadratic time in the number of pages.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageError(f"{name}: has several frames or pages", hint="save the one to be classified as PNG")
+        raise ImageError(
+            message("{file}: has several frames or pages", file=name), hint="save the one to be classified as PNG"
+        )
     if image.mode not in _MODES:  # I and F: 32 bits; LAB
-        raise ImageError(f"{name}: {image.mode}-mode pixels have no agreed range as RGB", hint="save it as 8-bit PNG")
+        text = message("{file}: {mode}-mode pixels have no agreed range as RGB", file=name, mode=image.mode)
+        raise ImageError(text, hint="save it as 8-bit PNG")
     if image.info.get("progressive") and _scans(image) > MAX_SCANS:
-        raise ImageError(f"{name}: a progressive JPEG of more than {MAX_SCANS} scans", hint="save it as PNG")
+        text = message("{file}: a progressive JPEG of more than {count} scans", file=name, count=MAX_SCANS)
+        raise ImageError(text, hint="save it as PNG")
     tags = getattr(image, "tag_v2", {})
     sixteen = image.mode in _SIXTEEN_BIT or ";16" in str(getattr(image, "tile", ""))
     wider = max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8 and len(image.getbands()) > 1
     if wider and tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1:  # Pillow misreads these samples
-        raise ImageError(
-            f"{name}: {image.mode} samples of {max(tags[_BITS_PER_SAMPLE])} bits in separate planes can't be read",
-            hint="save it as PNG, or as TIFF with interleaved channels",
+        text = message(
+            "{file}: {mode} samples of {bits} bits in separate planes can't be read",
+            file=name,
+            mode=image.mode,
+            bits=max(tags[_BITS_PER_SAMPLE]),
         )
+        raise ImageError(text, hint="save it as PNG, or as TIFF with interleaved channels")
     bits, zero_is_white = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
     image.load()
     used = _used_bits(image) if sixteen and bits == 16 else None
@@ -310,7 +322,8 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
         layout = _tiff_layout(file)
         if not layout:
             raise
-        raise ImageError(f"{name}: a TIFF file of {layout}, which can't be read", hint="save it as PNG") from error
+        text = message("{file}: a TIFF file of {layout}, which can't be read", file=name, layout=layout)
+        raise ImageError(text, hint="save it as PNG") from error
 
 
 def _tiff_layout(file: IO[bytes]) -> str:
@@ -321,20 +334,25 @@ def _tiff_layout(file: IO[bytes]) -> str:
         file.seek(directory.next)
         directory.load(file)
         bits, kind = directory[_BITS_PER_SAMPLE], directory.get(_FORMAT, (1,))[0]
-        kind_text = {2: "signed", 3: "float"}.get(kind, "integer")
-        return f"{directory.get(_SAMPLES, len(bits))} {kind_text} samples of {bits[0]} bits"
+        kind_text = message({2: N_("signed"), 3: N_("float")}.get(kind, N_("integer")))
+        count = directory.get(_SAMPLES, len(bits))
+        return message("{count} {kind} samples of {bits} bits", count=count, kind=kind_text, bits=bits[0])
     except Exception:  # Pillow's decoders raise many types
         return ""
 
 
 def _damaged(name: str, error: Exception) -> ImageError:
-    return ImageError(
-        f"{name}: truncated or damaged ({_first_line(error)})", hint="copy the image again or remove the file"
-    )
+    text = message("{file}: truncated or damaged ({reason})", file=name, reason=_first_line(error))
+    return ImageError(text, hint="copy the image again or remove the file")
+
+
+def _unreadable(name: str, error: OSError) -> Message:
+    return message("{file}: can't be read ({reason})", file=name, reason=error.strerror)
 
 
 def _too_large(name: str) -> ImageError:
-    return ImageError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels", hint="crop or downscale it first")
+    text = message("{file}: more than {count} megapixels", file=name, count=MAX_PIXELS // 1_000_000)
+    return ImageError(text, hint="crop or downscale it first")
 
 
 def _first_line(error: Exception) -> str:

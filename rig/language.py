@@ -9,12 +9,17 @@ the station's threads or as errors, are a `Message`: English for logs and the co
 from __future__ import annotations
 
 import gettext as catalogues
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from ..edge_runtime.messages import N_ as N_
+from ..edge_runtime.messages import Message as Message
+from ..edge_runtime.messages import as_message as as_message
+from ..edge_runtime.messages import message as message
+from ..edge_runtime.messages import plural as plural
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français", "es": "Español"}
 """Each language by its code, under its own name; the first one is the source's."""
@@ -22,35 +27,6 @@ SOURCE = "en"
 LOCALE = Path(__file__).with_name("locale")
 DOMAIN = "rig"
 _current: ContextVar[str] = ContextVar("language", default=SOURCE)
-
-
-class Message(str):
-    """An English text that can be translated later: ``template`` with its ``values``, and for a plural its ``one``."""
-
-    __slots__ = ("number", "one", "template", "values")
-    template: str
-    values: Mapping[str, Any]
-    one: str | None
-    number: int
-
-
-def message(template: str, **values: object) -> Message:
-    """A text with ``{names}`` of values, to be translated when it is shown. Values may be messages themselves."""
-    made = Message(template.format(**values) if values else template)
-    made.template, made.values, made.one, made.number = template, values, None, 0
-    return made
-
-
-def plural(one: str, many: str, count: int, **values: object) -> Message:
-    """The same with a form for one and a form for other counts, with ``{count}`` among the values."""
-    made = message(one if count == 1 else many, count=count, **values)
-    made.template, made.one, made.number = many, one, count
-    return made
-
-
-def N_(text: str) -> str:
-    """Mark a text for translation that is translated elsewhere, with `gettext`."""
-    return text
 
 
 def gettext(text: str) -> str:

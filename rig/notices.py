@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .capture.interface import SKIPPED
 from .capture.reconnecting import CameraState
 from .capture.seen import SeenImages
-from .language import message, plural
+from .language import Message, message, plural
 
 
 def notes(camera: CameraState, seen: SeenImages, waits: bool, asks: bool) -> tuple[str, ...]:
@@ -41,10 +42,15 @@ def notes(camera: CameraState, seen: SeenImages, waits: bool, asks: bool) -> tup
                 "{count} file could not be used and was skipped; the last one: {reason}",
                 "{count} files could not be used and were skipped; the last one: {reason}",
                 camera.skipped,
-                reason=camera.fault.removeprefix("skipped: "),
+                reason=_skipped(camera.fault),
             )
         )
     return tuple(found)
+
+
+def _skipped(fault: str) -> object:
+    """The reason in the message of a skipped file; a later fault of the camera as it is."""
+    return fault.values["reason"] if isinstance(fault, Message) and fault.template == SKIPPED else fault
 
 
 def problems(camera: CameraState, space: str, *others: str) -> tuple[str, ...]:

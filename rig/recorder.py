@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..edge_runtime.errors import EdgeallError
 from .capture.interface import SkippedFile
-from .language import message
+from .language import as_message, message
 from .record.found import News
 from .record.record import Record
 from .record.rows import FrameRow
@@ -174,4 +174,4 @@ class Recorder:
 
 def error_text(error: Exception) -> str:
     """An error as one line for the operator."""
-    return error.message if isinstance(error, EdgeallError) else f"{type(error).__name__}: {error}"
+    return as_message(error.message) if isinstance(error, EdgeallError) else f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,6 +20,8 @@ from PIL import Image
 
 from ..edge_runtime.classifier import Classifier
 from ..edge_runtime.errors import UsageError
+from ..edge_runtime.preprocess import numbers_text
+from ..edge_runtime.tasks import ForeignFacts
 from ..edge_runtime.tools.explain import explains, overlay_renderer
 from ..edge_runtime.vision.cells import Box, cut_out
 from ..edge_runtime.vision.finder import open_finder
@@ -69,7 +71,7 @@ class RigOptions:
     """What `edgeall rig` is started with.
 
     Attributes:
-        model: a packed model.
+        model: a packed model, or a foreign one.
         camera: see `open_camera`.
         record: folder of the record.
         listen: ``HOST:PORT``. Beyond loopback, ``users`` must name at least one user, and the page is served over TLS.
@@ -78,6 +80,7 @@ class RigOptions:
         exit_at_end: end the slide and the rig when a replay has ended.
         cell_model: packed segmentation model that finds the cells for a model of cells; None takes the default one.
         red_cell_px: diameter of a red cell in pixels of the camera; None measures it.
+        facts: labels, normalization and input size of a foreign model.
     """
 
     model: Path
@@ -89,6 +92,7 @@ class RigOptions:
     exit_at_end: bool = False
     cell_model: Path | None = None
     red_cell_px: float | None = None
+    facts: ForeignFacts = field(default_factory=ForeignFacts)
 
 
 def serve(
@@ -108,7 +112,7 @@ def serve(
     address, camera, record = parse_address(options.listen), options.camera, options.record
     _check_options(address, options)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
-    given = open_model(options.model, {"camera": camera, "listen": options.listen})
+    given = open_model(options.model, {"camera": camera, "listen": options.listen}, options.facts)
     if _path_of(camera) is not None:
         open_camera(camera).close()  # a mistyped path fails now; a device may be connected later
     _check_apart(camera, record)
@@ -244,11 +248,22 @@ def install(options: RigOptions) -> list[str]:
         files.append(options.cell_model)
     if options.red_cell_px is not None:
         arguments += ["--red-cell-px", f"{options.red_cell_px:g}"]
+    told = _facts(options.facts)
+    arguments += told
+    files += [Path(file) for option, file in zip(told[::2], told[1::2], strict=True) if option == "--labels"]
     if users is not None:
         arguments += ["--users", str(users.absolute())]
         if not users.absolute().is_relative_to(service.STATE):  # files below it belong to the service
             files.append(users)
     return service.install(arguments, files)
+
+
+def _facts(facts: ForeignFacts) -> list[str]:
+    """The options that tell `edgeall rig` about a foreign model."""
+    labels = None if facts.labels_file is None else os.path.abspath(facts.labels_file)
+    mean, std = (None if value is None else numbers_text(value) for value in (facts.mean, facts.std))
+    given = {"--labels": labels, "--mean": mean, "--std": std, "--input-size": facts.input_size}
+    return [word for option, value in given.items() if value is not None for word in (option, str(value))]
 
 
 def show(address: str) -> None:

@@ -7,7 +7,9 @@ where a translator fills the new ones in, and compiles them to ``rig.mo``, which
 from __future__ import annotations
 
 import ast
+import builtins
 import io
+import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,24 +22,50 @@ from jinja2.ext import babel_extract
 from edgeall.rig.language import DOMAIN, LANGUAGES, LOCALE, SOURCE
 from edgeall.rig.web.display import script_texts
 
-RIG = Path(__file__).resolve().parents[1] / "rig"
+PACKAGE = Path(__file__).resolve().parents[1]
+RIG, RUNTIME = PACKAGE / "rig", PACKAGE / "edge_runtime"
 SINGLE, PLURAL = ("_", "N_", "gettext", "message"), ("ngettext", "plural")
-SHOWN = ("*_page.py", "exports.py", "app.py", "errors.py", "context.py", "station.py", "open_slide.py", "record.py")
-SHOWN += ("count.py", "queries.py", "reader.py", "chain.py", "lessons.py", "model.py")
-"""Files whose errors a page shows: their constant messages and hints are texts too."""
+SHOWN_OF_RUNTIME = ("images.py", "vision/tiles.py", "vision/scale.py", "vision/finder.py", "vision/instances.py")
+"""Files of ``edge_runtime/`` whose errors and doubts a page of the rig shows."""
+COMMAND_LINE: dict[str, tuple[str, ...]] = {
+    "serve.py": (),
+    "service.py": (),
+    "snapshot.py": (),
+    "capture/slide.py": (),
+    "record/backup.py": (),
+    "record/check.py": (),
+    "record/lock.py": (),
+    "record/ome.py": (),
+    "web/address.py": (),
+    "web/certificate.py": (),
+    "record/backup_zip.py": ("restore_zip",),
+    "record/export.py": ("_create", "_write"),
+    "record/record.py": ("__init__",),
+    "web/access.py": ("add_user", "remove_user", "form_key"),
+    "web/page.py": ("research_use_note",),
+    "edge_runtime/images.py": ("not_an_image", "refuse_inside"),
+    "edge_runtime/vision/finder.py": ("open_finder",),
+    "edge_runtime/vision/scale.py": ("red_cell_from",),
+}
+"""Files of ``rig/``, or some of their functions, whose errors only the command line shows. They stay in English."""
 MADE = datetime(2026, 11, 30, tzinfo=timezone.utc)
 """A constant: a catalogue changes only with its texts."""
 Text = str | tuple[str, str]
 """A text, or its forms for one and for several."""
 
 
+def modules() -> Iterator[tuple[str, str]]:
+    """The modules whose texts a page can show: name relative to the package, and source."""
+    for file in (*sorted(RIG.rglob("*.py")), *(RUNTIME / name for name in SHOWN_OF_RUNTIME)):
+        yield file.relative_to(PACKAGE).as_posix(), file.read_text(encoding="utf-8")
+
+
 def texts() -> dict[Text, set[str]]:
-    """All texts with the files, relative to ``rig/``, that use them."""
+    """All texts with the files, relative to ``rig/`` or to the package, that use them."""
     found: dict[Text, set[str]] = {}
-    for file in sorted(RIG.rglob("*.py")):
-        name = file.relative_to(RIG).as_posix()
-        for text in in_python(file.read_text(encoding="utf-8"), errors=any(map(file.match, SHOWN))):
-            found.setdefault(text, set()).add(name)
+    for name, source in modules():
+        for text in in_python(source, command_line(name)):
+            found.setdefault(text, set()).add(name.removeprefix("rig/"))
     for file in sorted(RIG.rglob("templates/*.html")):
         keywords = {"_": None, "ngettext": (1, 2)}
         with open(file, "rb") as template:
@@ -51,21 +79,118 @@ def texts() -> dict[Text, set[str]]:
     return found
 
 
-def in_python(source: str, *, errors: bool) -> Iterator[Text]:
-    """The texts of a module; with ``errors`` also the constant messages and hints of the errors that it makes."""
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        constants = [each.value if isinstance(each, ast.Constant) else None for each in node.args]
-        if name in PLURAL and len(constants) > 1 and isinstance(constants[0], str) and isinstance(constants[1], str):
+def command_line(name: str) -> tuple[str, ...] | None:
+    """Functions of a module whose errors only the command line shows; None for all of them."""
+    found = COMMAND_LINE.get(name.removeprefix("rig/"))
+    return None if found == () else found or ()
+
+
+def in_python(source: str, command_line: tuple[str, ...] | None = ()) -> Iterator[Text]:
+    """The texts of a module: those that are marked, and the constant messages and hints of the errors of a page."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        constants = [_constant(each) for each in node.args] if isinstance(node, ast.Call) else []
+        if _called(node) in PLURAL and len(constants) > 1 and constants[0] and constants[1]:
             yield constants[0], constants[1]
-        elif constants and isinstance(constants[0], str) and (name in SINGLE or (errors and name.endswith("Error"))):
+        elif _called(node) in SINGLE and constants and constants[0]:
             yield constants[0]
-        if errors and name.endswith("Error"):
-            for keyword in node.keywords:
-                if keyword.arg == "hint" and isinstance(keyword.value, ast.Constant) and keyword.value.value:
-                    yield str(keyword.value.value)
+    for error in _errors(_shown(tree, command_line)):
+        yield from filter(None, map(_constant, _told(error)))
+
+
+def untranslatable(source: str, command_line: tuple[str, ...] | None = ()) -> list[str]:
+    """Texts of a module that a page would show in English only: ``line: code``.
+
+    They are the parts of an error's message or hint that are put together, or named, without `message` or `N_`; the
+    text of a `message` likewise; and any other f-string that reads like a sentence.
+    """
+    tree = ast.parse(source)
+    named: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name):
+                named.setdefault(target.id, []).append(node.value)
+    shown = _shown(tree, command_line)
+    found: list[ast.expr] = []
+    for told in [each for error in _errors(shown) for each in _told(error)]:
+        found += _plain(told, named) if _constant(told) is None else []
+    for node in shown:
+        if isinstance(node, ast.Call) and _called(node) == "message" and _constant(node.args[0]) is None:
+            found += _plain(node.args[0], named)
+        if isinstance(node, ast.JoinedStr) and node not in found and _reads(node):
+            found.append(node)
+    return sorted(f"{node.lineno}: {ast.unparse(node)}" for node in found)
+
+
+_SENTENCE = re.compile(r"\b[a-z]{2,}[,;:.]? [a-z]{2,}\b")
+_NO_SENTENCE = re.compile(r"<|\b(SELECT|WHERE|AND|IS|NULL|FROM)\b|filename=|Path=/")
+"""HTML, SQL and headers of HTTP."""
+_COMMAND = re.compile("pip |sudo ")
+
+
+def _reads(node: ast.JoinedStr) -> bool:
+    text = "".join(str(each.value) if isinstance(each, ast.Constant) else "\0" for each in node.values)
+    return bool(_SENTENCE.search(text)) and not _NO_SENTENCE.search(text)
+
+
+def _plain(node: ast.expr, named: dict[str, list[ast.expr]]) -> list[ast.expr]:
+    """The strings in an expression, and in what its names are assigned, that are not marked. Values of calls are not
+    looked at: `str.join` and formats give no texts."""
+    if isinstance(node, ast.Call):
+        return []
+    if isinstance(node, ast.Constant):
+        text = str(node.value)
+        return [] if _COMMAND.match(text) or not re.search(r"[^\W\d_]{2}", text) else [node]
+    if isinstance(node, ast.JoinedStr):
+        words = "".join(str(each.value) for each in node.values if isinstance(each, ast.Constant))
+        return [node] if re.search(r"[^\W\d_]{2}", words) else []
+    if isinstance(node, ast.Name):
+        return [text for value in named.get(node.id, ()) for text in _plain(value, {})]
+    if isinstance(node, ast.BoolOp | ast.BinOp | ast.IfExp):
+        parts = [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr)]
+        kept = [each for each in parts if not (isinstance(node, ast.IfExp) and each is node.test)]
+        return [text for each in kept for text in _plain(each, named)]
+    return []
+
+
+def _shown(tree: ast.Module, command_line: tuple[str, ...] | None) -> list[ast.AST]:
+    """The nodes of a module without the functions of the command line, and without the errors of Python."""
+
+    def is_silent(node: ast.AST) -> bool:
+        of_python = _is_error(_called(node)) and hasattr(builtins, _called(node))
+        return of_python or (isinstance(node, ast.FunctionDef) and node.name in (command_line or ()))
+
+    silent = {id(each) for node in ast.walk(tree) if is_silent(node) for each in ast.walk(node)}
+    return [] if command_line is None else [node for node in ast.walk(tree) if id(node) not in silent]
+
+
+def _errors(shown: list[ast.AST]) -> Iterator[ast.Call]:
+    """The calls among nodes that make an error of edgeall."""
+    for node in shown:
+        if isinstance(node, ast.Call) and _is_error(_called(node)):
+            yield node
+        if isinstance(node, ast.ClassDef) and _is_error(node.name):
+            yield from (each for each in ast.walk(node) if isinstance(each, ast.Call) and _called(each) == "__init__")
+
+
+def _is_error(name: str) -> bool:
+    return name.endswith("Error")
+
+
+def _told(error: ast.Call) -> list[ast.expr]:
+    """An error's message and hint."""
+    return [*error.args[:2], *(each.value for each in error.keywords if each.arg == "hint")]
+
+
+def _called(node: ast.AST) -> str:
+    """Name of the function that a call calls; empty for any other node."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _constant(node: ast.expr) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def po_file(language: str) -> Path:

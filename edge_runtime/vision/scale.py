@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UsageError
+from ..messages import N_, message
 from .tiles import TileSegmenter, padded
 
 RED_CELL_UM = 7.1
@@ -88,9 +89,12 @@ class Scale:
         if self.confidence >= LEAST_CONFIDENCE:
             return ""
         low, high = self.range_px
-        return (
-            f"the scale is uncertain: red cells seem to measure {low:.0f} to {high:.0f} px, {self.red_cell_px:.0f} px"
-            " is used; give --red-cell-px or --um-per-px"
+        return message(
+            "the scale is uncertain: red cells seem to measure {low} to {high} px, {used} px is used;"
+            " give --red-cell-px or --um-per-px",
+            low=f"{low:.0f}",
+            high=f"{high:.0f}",
+            used=f"{self.red_cell_px:.0f}",
         )
 
 
@@ -135,16 +139,21 @@ def measure_scale(field: Image.Image, segmenter: TileSegmenter) -> Scale:
     return Scale(2.0**refined, "image", clear * math.exp(-((unsure / _UNSURE) ** 2)), range_px)
 
 
+_SOURCES = {"given": N_("given"), "remembered": N_("remembered"), "calibrated": N_("calibrated")}
+
+
 def contradiction(scale: Scale, red_cells: tuple[float, ...]) -> str:
     """A line if a known scale contradicts the answers of the tiles (`ClassMap.red_cells`); otherwise empty."""
     off = float(np.median(red_cells))
     if scale.source == "image" or abs(off) <= MOST_OFF:
         return ""
     seems = scale.red_cell_px * 2.0 ** max(min(off, _REACH), -_REACH)
-    bound = " or more" if off >= _REACH else " or less" if off <= -_REACH else ""
-    return (
-        f"the {scale.source} scale looks wrong: red cells of {scale.red_cell_px:.0f} px, but here they seem to measure"
-        f" {seems:.0f} px{bound}"
+    seen = N_("{size} px or more") if off >= _REACH else N_("{size} px or less") if off <= -_REACH else N_("{size} px")
+    return message(
+        "the {source} scale looks wrong: red cells of {known} px, but here they seem to measure {seen}",
+        source=message(_SOURCES[scale.source]),
+        known=f"{scale.red_cell_px:.0f}",
+        seen=message(seen, size=f"{seems:.0f}"),
     )
 
 
@@ -152,15 +161,18 @@ def implausible(scale: Scale, size: tuple[int, int]) -> str:
     """A line if no field of this size (width, height) has such a scale; otherwise empty."""
     shorter, longer = min(size), max(size)
     if scale.red_cell_px > shorter:
-        why = "not one whole red cell would fit into"
+        text = N_(
+            "the scale is implausible: red cells of {cell} px, not one whole red cell would fit into an image of"
+            " {image} pixels; give --red-cell-px or --um-per-px"
+        )
     elif scale.red_cell_px < _SMALLEST / 2 * longer:
-        why = "which is far below 20x, for"
+        text = N_(
+            "the scale is implausible: red cells of {cell} px, which is far below 20x, for an image of {image} pixels;"
+            " give --red-cell-px or --um-per-px"
+        )
     else:
         return ""
-    return (
-        f"the scale is implausible: red cells of {scale.red_cell_px:.0f} px, {why} an image of {size[0]}x{size[1]}"
-        " pixels; give --red-cell-px or --um-per-px"
-    )
+    return message(text, cell=f"{scale.red_cell_px:.0f}", image=f"{size[0]}x{size[1]}")
 
 
 def _assumed(longer: int) -> list[float]:

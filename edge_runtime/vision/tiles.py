@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ImageError
+from ..messages import message
 from ..preprocess import InputSpec, rescaled
 
 Floats = NDArray[np.float32]
@@ -94,7 +95,12 @@ def segment_field(field: Image.Image, segmenter: TileSegmenter, red_cell_px: flo
     width, height = max(1, round(field.width * zoom)), max(1, round(field.height * zoom))
     if width * height > MOST_PIXELS:
         raise ImageError(
-            f"a field of {field.width}x{field.height} with red cells of {red_cell_px:.1f} px is too large to search",
+            message(
+                "a field of {width}x{height} with red cells of {size} px is too large to search",
+                width=field.width,
+                height=field.height,
+                size=f"{red_cell_px:.1f}",
+            ),
             hint="check the scale; or cut the field into parts",
         )
     size = segmenter.input.width

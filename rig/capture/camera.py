@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
+from ..language import message
 from .devices import PiCamera, UsbCamera, Video
 from .files import ImageSequence, WatchedFolder
 from .interface import Camera
@@ -42,6 +43,6 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
     elif Path(source).is_dir():
         return WatchedFolder(Path(source), seen)
     raise UsageError(
-        f"{source}: no camera, folder or video",
+        message("{source}: no camera, folder or video", source=source),
         hint="give simulated, picamera2, /dev/video0, a folder to watch, or replay:PATH",
     )

@@ -13,7 +13,7 @@ from typing import Any
 from ...edge_runtime.vision.frame import Frame
 from ..language import N_, Message, message
 from .interface import SIZE, CameraError
-from .replay import Replay, ReplayedImage
+from .replay import Replay, ReplayedImage, replay_name
 from .seen import SeenImages
 
 INSTALL_OPENCV = "pip install opencv-python-headless"
@@ -26,7 +26,9 @@ class _OpenCvCapture:
         try:
             import cv2
         except ImportError as error:
-            raise CameraError(f"{name}: requires OpenCV ({error})", hint=INSTALL_OPENCV) from error
+            raise CameraError(
+                message("{camera}: requires OpenCV ({reason})", camera=name, reason=str(error)), hint=INSTALL_OPENCV
+            ) from error
         self.name = name
         self._cv2: Any = cv2
         self._capture: Any = cv2.VideoCapture(source, getattr(cv2, interface))
@@ -34,7 +36,7 @@ class _OpenCvCapture:
         """Number of frames read so far."""
         if not self._capture.isOpened():
             self._capture.release()
-            raise CameraError(f"{name}: cannot be opened", hint=hint)
+            raise CameraError(message("{camera}: cannot be opened", camera=name), hint=hint)
 
     def property(self, name: str) -> float:
         """A property of the capture by its name in OpenCV; 0 if unknown."""
@@ -64,8 +66,8 @@ class Video(Replay):
     """
 
     def __init__(self, path: Path, rate: float | None, seen: SeenImages) -> None:
-        hint = "is it a complete video? An interrupted recording or copy cannot be played"
-        self._video = video = _OpenCvCapture(f"replay of {path}", str(path), "CAP_FFMPEG", hint)
+        hint = N_("is it a complete video? An interrupted recording or copy cannot be played")
+        self._video = video = _OpenCvCapture(replay_name(path), str(path), "CAP_FFMPEG", hint)
         self._own_rate = video.property("CAP_PROP_FPS") or 30.0
         self._expected = int(video.property("CAP_PROP_FRAME_COUNT"))
         self._file = path.name
@@ -84,7 +86,8 @@ class Video(Replay):
         frame = self._video.next_frame()
         if frame is None:
             if self._video.number == 0:
-                raise CameraError(f"{self.name}: has no frame that can be decoded", hint="is the file complete?")
+                text = message("{camera}: has no frame that can be decoded", camera=self.name)
+                raise CameraError(text, hint="is the file complete?")
             return None
         digest = hashlib.sha256(frame.pixels.data).hexdigest()
         return ReplayedImage(f"{self._file} frame {self._video.number}", digest, frame)
@@ -109,8 +112,10 @@ class UsbCamera(_OpenCvCapture):
     """
 
     def __init__(self, source: str) -> None:
-        hint = "is it plugged in, and does no other program use it?"
-        super().__init__(f"camera {source}", int(source) if source.isdigit() else source, "CAP_V4L2", hint)
+        hint = N_("is it plugged in, and does no other program use it?")
+        super().__init__(
+            message("camera {source}", source=source), int(source) if source.isdigit() else source, "CAP_V4L2", hint
+        )
         cv2 = self._cv2
         self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))  # raw is 10 frames/s on USB 2
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, SIZE[0])
@@ -121,7 +126,7 @@ class UsbCamera(_OpenCvCapture):
         """See `Camera`. The driver has its own timeout of ten seconds."""
         frame = self.next_frame()
         if frame is None:
-            raise CameraError(f"{self.name}: returns no frame", hint="check its cable")
+            raise CameraError(message("{camera}: returns no frame", camera=self.name), hint="check its cable")
         return frame
 
 
@@ -137,7 +142,7 @@ class PiCamera:
             from picamera2 import Picamera2  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise CameraError(
-                f"picamera2 is not installed ({error})",
+                message("picamera2 is not installed ({reason})", reason=str(error)),
                 hint="sudo apt install python3-picamera2, and make the virtual environment with --system-site-packages",
             ) from error
         self.name = "picamera2"
@@ -153,7 +158,8 @@ class PiCamera:
                 raise
         except (RuntimeError, IndexError) as error:  # IndexError: there is no camera number 0
             raise CameraError(
-                f"picamera2: {error}", hint="`rpicam-hello --list-cameras` lists the connected cameras"
+                message("picamera2: {reason}", reason=str(error)),
+                hint="`rpicam-hello --list-cameras` lists the connected cameras",
             ) from error
 
     def read(self, timeout_s: float) -> Frame:
@@ -162,7 +168,8 @@ class PiCamera:
             job = self._camera.capture_array("main", wait=False)
             pixels = self._camera.wait(job, timeout=timeout_s)
         except (RuntimeError, TimeoutError, FutureTimeoutError) as error:
-            raise CameraError(f"picamera2: returns no frame ({error or type(error).__name__})") from error
+            reason = str(error) or type(error).__name__
+            raise CameraError(message("picamera2: returns no frame ({reason})", reason=reason)) from error
         self._number += 1
         return Frame(pixels, datetime.now(timezone.utc), self._number - 1, clock_s=time.monotonic())
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...edge_runtime.errors import ImageError
 from ...edge_runtime.images import SUFFIXES, USED_BITS, find_images, open_rgb
 from ...edge_runtime.vision.frame import Frame
-from ..language import N_
+from ..language import N_, Message, message
 from .interface import CameraError, NoFrameError, SkippedFileError, check_file_frame
 from .replay import Replay, ReplayedImage
 from .seen import ListedFile, SeenImages, printable_name
@@ -40,7 +40,7 @@ class WatchedFolder:
     """
 
     def __init__(self, folder: Path, seen: SeenImages) -> None:
-        self.name = f"folder {folder}"
+        self.name: str = message("folder {path}", path=folder)
         self._folder = folder
         self._seen = seen
         self._number = 0
@@ -73,7 +73,7 @@ class WatchedFolder:
             if self._broken:
                 continue
             if self._waiting or self._list_at >= until:
-                raise NoFrameError(f"{self._folder}: no new image")
+                raise NoFrameError(message("{folder}: no new image", folder=self._folder))
             began = time.monotonic()
             images = self._images()
             self._seen.begin_folder(os.path.abspath(self._folder), images)
@@ -116,7 +116,7 @@ class WatchedFolder:
             self._returned = image, digest, pixels_digest
             taken, source = _file_time(image.changed_ns), printable_name(image.name)
             frame = Frame(pixels, taken, self._number, source, digest, used_bits=used_bits)
-            frame = check_file_frame(frame, path)
+            frame = check_file_frame(frame, str(path))
             self._number += 1
             return frame
         return None
@@ -131,7 +131,7 @@ class WatchedFolder:
         """Report a name without a file behind it, once. One such entry must not stop the whole folder."""
         if entry.name not in self._reported and (entry.is_symlink() or not isinstance(error, FileNotFoundError)):
             self._reported.add(entry.name)
-            reason = f"{self._folder / entry.name}: cannot be read ({error.strerror})"
+            reason = _unreadable(self._folder / entry.name, error)
             self._broken.append(SkippedFileError(reason, "remove the link", source=printable_name(entry.name)))
 
     def _images(self) -> list[ListedFile]:
@@ -149,7 +149,8 @@ class WatchedFolder:
                             images.append(ListedFile(state.st_mtime_ns, entry.name, state.st_size))
             return sorted(images, key=lambda image: (image.changed_ns, image.name))
         except OSError as error:
-            raise CameraError(f"{self._folder}: cannot be listed ({error.strerror})", hint="check the path") from error
+            text = message("{folder}: cannot be listed ({reason})", folder=self._folder, reason=error.strerror)
+            raise CameraError(text, hint="check the path") from error
 
 
 class ImageSequence(Replay):
@@ -204,8 +205,12 @@ def _file_digest(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})", hint="check its owner and mode") from error
+        raise ImageError(_unreadable(path, error), hint="check its owner and mode") from error
     return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> Message:
+    return message("{file}: can't be read ({reason})", file=path, reason=error.strerror)
 
 
 def _file_time(ns: int) -> datetime:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +11,12 @@ import numpy as np
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.images import MAX_PIXELS
 from ...edge_runtime.vision.frame import Frame
+from ..language import N_, as_message, message
 
 SIZE = (1280, 960)
 """(width, height) in pixels that is requested from a camera with a choice."""
+SKIPPED = N_("skipped: {reason}")
+"""Message of a `SkippedFileError`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class SkippedFileError(NoFrameError):
     """
 
     def __init__(self, reason: str, hint: str = "", *, source: str = "", digest: str = "", waits: bool = False) -> None:
-        super().__init__(f"skipped: {reason}", hint)
+        super().__init__(message(SKIPPED, reason=as_message(reason)), hint)
         self.skipped = SkippedFile(source, digest, reason, waits)
 
 
@@ -82,21 +84,23 @@ def check_frame(frame: Frame, name: str) -> Frame:
     pixels: Any = frame.pixels
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         kind = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise CameraError(f"{name}: returned {kind}, not an 8-bit RGB image")
+        raise CameraError(message("{camera}: returned {kind}, not an 8-bit RGB image", camera=name, kind=kind))
     height, width = pixels.shape[:2]
     if min(height, width) < 32 or height * width > MAX_PIXELS:
-        raise CameraError(f"{name}: returned an image of {width}x{height} pixels")
+        text = N_("{camera}: returned an image of {width}x{height} pixels")
+        raise CameraError(message(text, camera=name, width=width, height=height))
     if not pixels[::16, ::16].any() and not pixels.any():
-        raise CameraError(f"{name}: every pixel is black", hint="is the lamp on and the light path open?")
+        text = N_("{camera}: every pixel is black")
+        raise CameraError(message(text, camera=name), hint="is the lamp on and the light path open?")
     pixels = np.ascontiguousarray(pixels).view()  # a view, so that the camera can still write to its own array
     pixels.flags.writeable = False
     return dataclasses.replace(frame, pixels=pixels)
 
 
-def check_file_frame(frame: Frame, path: Path | str) -> Frame:
+def check_file_frame(frame: Frame, name: str) -> Frame:
     """`check_frame` for a file. Raises SkippedFileError: reopening cannot repair the file, the next one can be read."""
     try:
-        return check_frame(frame, str(path))
+        return check_frame(frame, name)
     except CameraError as error:
         raise SkippedFileError(
             error.message, error.hint, source=frame.source, digest=frame.digest, waits=frame.waits

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.vision.frame import Frame
-from ..language import N_, message
+from ..language import N_, as_message, message
 from .interface import Camera, NoFrameError, ReplayEndedError, SkippedFile, SkippedFileError, check_frame
 
 _POLL_S = 0.1
@@ -85,7 +85,9 @@ class ReconnectingCamera:
         self._taken = 0
         self._dropped = 0
         self._openings = 0
-        self._state, self._detail, self._name = "reopening", "not opened yet", "camera"
+        self._state = "reopening"
+        self._detail: str = message("not opened yet")
+        self._name: str = message("camera")
         self._fault = ""
         self._waiting = 0
         self._skipped = 0
@@ -245,9 +247,13 @@ class _Reader:
             while self._wanted():
                 self._read(camera)
         except EdgeallError as error:
-            self.failure = error.message + (f" ({error.hint})" if error.hint else "")
+            self.failure = error.message
+            if error.hint:
+                problem, hint = as_message(error.message), as_message(error.hint)
+                self.failure = message("{problem} ({hint})", problem=problem, hint=hint)
         except Exception as error:  # drivers raise all kinds of errors
-            self.failure = f"{self._owner._name}: {type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
+            self.failure = message("{camera}: {reason}", camera=self._owner._name, reason=reason)
         finally:
             if camera is not None:
                 with suppress(Exception):

@@ -39,7 +39,7 @@ class Replay(ABC):
     """
 
     def __init__(self, path: Path, rate: float, unit: str, seen: SeenImages) -> None:
-        self.name = f"replay of {path}"
+        self.name: str = replay_name(path)
         self._pace = Pace(rate)
         self._unit, self._seen = unit, seen
         self._number = self._known = self._unreadable = 0
@@ -66,7 +66,9 @@ class Replay(ABC):
                 return self._hand_out(image)
             self._known += 1
             if time.monotonic() >= until:
-                raise NoFrameError(f"{self.name}: skipped {self._known} {self._unit} that were seen before")
+                text = N_("{replay}: skipped {count} {unit} that were seen before")
+                unit = message(self._unit)
+                raise NoFrameError(message(text, replay=self.name, count=self._known, unit=unit))
 
     @abstractmethod
     def close(self) -> None:
@@ -86,7 +88,8 @@ class Replay(ABC):
             decoded = self._decoded(image)
             self._pace.wait()
             frame = check_file_frame(
-                dataclasses.replace(decoded, source=source, digest=image.digest, waits=True), f"{self.name}, {source}"
+                dataclasses.replace(decoded, source=source, digest=image.digest, waits=True),
+                message("{replay}, {file}", replay=self.name, file=source),
             )
         except ImageError as error:
             self._seen.add(listed, image.digest)
@@ -115,6 +118,11 @@ class Replay(ABC):
         text = texts[self._known > 0, self._unreadable > 0]
         values = {"known": self._known, "unreadable": self._unreadable}
         return message(text, count=self._number, unit=message(self._unit), **values)
+
+
+def replay_name(path: Path) -> Message:
+    """The name of a replay as a camera."""
+    return message("replay of {path}", path=path)
 
 
 class Pace:

@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 
 from ...edge_runtime.errors import UsageError
 from ...edge_runtime.vision.frame import Frame
+from ..language import message
 
 Floats = NDArray[np.float32]
 
@@ -172,7 +173,7 @@ class SimulatedCamera:
         size: tuple[int, int] = (1280, 960),
         rate: float | None = 30.0,
         blur_px: float = 8.0,
-        name: str = "simulated slide",
+        name: str = message("simulated slide"),
     ) -> None:
         self.name = name
         self.slide = slide

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import BundleError, EdgeallError
+from ...edge_runtime.tasks import ForeignFacts
 from ...edge_runtime.tools.golden import check_golden
 from ..judge import Judge
-from ..language import message
+from ..language import as_message, message
 from ..open_slide import OpenSlide
 from ..record.image_store import file_digest
 from ..record.record import Record
@@ -62,9 +63,9 @@ class InUse:
         return self.model is not self.given
 
 
-def open_model(path: Path, settings: dict[str, str]) -> Model:
-    """Open a model. Raises BundleError as `Classifier.open`."""
-    classifier = Classifier.open(path)
+def open_model(path: Path, settings: dict[str, str], facts: ForeignFacts | None = None) -> Model:
+    """Open a model; ``facts`` are of a foreign one. Raises BundleError and UsageError as `Classifier.open`."""
+    classifier = Classifier.open(path, **vars(facts or ForeignFacts()))
     manifest = classifier.bundle.manifest if classifier.bundle else None
     flatbuffer = classifier.bundle.flatbuffer if classifier.bundle else b""
     name = manifest.name if manifest else path.name
@@ -83,7 +84,7 @@ def model_in_use(record: Record, given: Model) -> InUse:
     try:
         return InUse(stored_model(record, last, given), given)
     except (EdgeallError, OSError) as error:
-        reason = error.message if isinstance(error, EdgeallError) else str(error.strerror)
+        reason = as_message(error.message) if isinstance(error, EdgeallError) else str(error.strerror)
         fault = message("the model that the rig learned cannot be used ({reason}): the given one judges", reason=reason)
         return InUse(given, given, fault)
 
@@ -102,10 +103,12 @@ def check_model(model: Model, given: Model) -> None:
     """Raise BundleError unless a learned model computes here what it should, and labels as the given one."""
     old, new = given.classifier, model.classifier
     if (new.labels, new.input) != (old.labels, old.input):
-        raise BundleError(f"{model.path}: other labels or another input than {given.path}", hint="learn again")
+        text = message("{file}: other labels or another input than {given}", file=model.path, given=given.path)
+        raise BundleError(text, hint="learn again")
     for result in check_golden(new):
         if not result.ok:
-            raise BundleError(f"{model.path}: golden image {result.describe()}", hint="see `edgeall doctor`")
+            text = message("{file}: golden image {result}", file=model.path, result=result.describe())
+            raise BundleError(text, hint="see `edgeall doctor`")
 
 
 def last_switch(record: Record) -> Event | None:

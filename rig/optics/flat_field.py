@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.vision.instances import opencv
+from ..language import message
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -91,7 +92,7 @@ def measure_empty_field(pictures: Sequence[Pixels]) -> Pixels:
     surface, odd = _fit(blocks)
     if odd > _DIRTY:
         raise NotEmptyError(
-            f"the field is not empty: {100 * odd:.0f} % of it differ from an even light",
+            message("the field is not empty: {share} % of it differ from an even light", share=f"{100 * odd:.0f}"),
             hint="move to a place without cells, out of focus if there is none; open the field diaphragm",
         )
     if surface.min() < surface.max() / _MOST_GAIN:

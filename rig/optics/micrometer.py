@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.vision.instances import opencv
+from ..language import N_, message
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +44,9 @@ _TURNS = np.radians(np.arange(-2.0, 2.01, 0.25)), np.radians(np.arange(-0.25, 0.
 """Angles that are tried around the first estimate, coarse and fine, radians."""
 _SPARSE = 13
 """Of so many pixels, one is enough for these trials."""
-_HINT = "focus on the lines of a stage micrometer, so that at least three cross the picture and nothing else is in it"
+_HINT = N_(
+    "focus on the lines of a stage micrometer, so that at least three cross the picture and nothing else is in it"
+)
 
 
 class NotARulingError(EdgeallError):
@@ -177,9 +180,8 @@ def _lines(profile: Floats, period: float) -> Floats:
         else:
             centre += period
     if len(found) < LEAST_LINES:
-        raise NotARulingError(
-            f"this is not a ruling: {len(found)} lines at equal distances, {LEAST_LINES} are needed", hint=_HINT
-        )
+        text = N_("this is not a ruling: {count} lines at equal distances, {least} are needed")
+        raise NotARulingError(message(text, count=len(found), least=LEAST_LINES), hint=_HINT)
     middle = float(np.median(depths))
     if middle < _CONTRAST or min(depths) < _DEPTH * middle:
         raise NotARulingError("this is not a ruling: its lines are too faint, or some are missing", hint=_HINT)

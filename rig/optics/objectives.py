@@ -14,6 +14,7 @@ from ...edge_runtime.errors import UsageError
 from ...edge_runtime.vision.finder import Finder, open_finder
 from ...edge_runtime.vision.scale import LEAST_PX, MOST_PX, RED_CELL_UM, Scale, given_scale
 from ..counting.picture import read_picture
+from ..language import message
 from ..record.record import Record
 from ..record.rows import MAX_TEXT
 from .flat_field import FlatField, flat_field, measure_empty_field, to_jpeg
@@ -119,11 +120,19 @@ class Objectives:
 
     def doubts(self, objective: str, size: tuple[int, int]) -> tuple[str, ...]:
         """What is stored for the objective, but not for frames of ``size`` (width, height)."""
-        stored = {"calibration": self._scales.get(objective), "flat field": self._empty.get(objective)}
+        stored = (
+            (message("the calibration"), self._scales.get(objective)),
+            (message("the flat field"), self._empty.get(objective)),
+        )
         return tuple(
-            f"the {name} of {objective} is for frames of {found.size[0]}x{found.size[1]} pixels, the camera gives"
-            f" {size[0]}x{size[1]}: it is not used"
-            for name, found in stored.items()
+            message(
+                "{what} of {objective} is for frames of {stored} pixels, the camera gives {size}: it is not used",
+                what=what,
+                objective=objective,
+                stored="x".join(map(str, found.size)),
+                size="x".join(map(str, size)),
+            )
+            for what, found in stored
             if found is not None and found.size != size
         )
 
@@ -150,8 +159,13 @@ class Objectives:
         red_cell_px = RED_CELL_UM / found.um_per_px
         if not LEAST_PX <= red_cell_px <= MOST_PX:
             raise UsageError(
-                f"a scale of {found.um_per_px:.4g} µm/px gives red cells of {red_cell_px:.3g} px:"
-                f" {LEAST_PX:g} to {MOST_PX:g} px are possible",
+                message(
+                    "a scale of {scale} µm/px gives red cells of {size} px: {least} to {most} px are possible",
+                    scale=f"{found.um_per_px:.4g}",
+                    size=f"{red_cell_px:.3g}",
+                    least=f"{LEAST_PX:g}",
+                    most=f"{MOST_PX:g}",
+                ),
                 hint="check the length of a division",
             )
         detail = {

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.vision.finder import Finder
 from ...edge_runtime.vision.scale import LEAST_CONFIDENCE, RED_CELL_UM
+from ..language import N_, message
 
 AGREE = 1.15
 """Maximum ratio of the largest to the smallest diameter in the pictures."""
-_HINT = "show a monolayer with many single red cells, in focus; a stage micrometer is more accurate"
+_HINT = N_("show a monolayer with many single red cells, in focus; a stage micrometer is more accurate")
 
 
 class NoRedCellsError(EdgeallError):
@@ -37,7 +38,11 @@ def measure_red_cells(finder: Finder, pictures: Sequence[NDArray[np.uint8]]) -> 
     diameters = [each.red_cell_px for each in scales]
     if max(diameters) > AGREE * min(diameters):
         raise NoRedCellsError(
-            f"the red cells seem to measure {min(diameters):.0f} px in one picture, {max(diameters):.0f} px in another",
+            message(
+                "the red cells seem to measure {low} px in one picture, {high} px in another",
+                low=f"{min(diameters):.0f}",
+                high=f"{max(diameters):.0f}",
+            ),
             hint=_HINT,
         )
     diameter = float(np.median(diameters))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
+from ..language import N_, message
 from . import chain
 from .backup import Copied, copy_database, named_images
 from .chain import RecordError
@@ -58,16 +59,17 @@ def snapshot(folder: Path) -> Iterator[Snapshot]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=folder))
     except OSError as error:
-        raise RecordError(f"{folder}: cannot be written ({error.strerror})", hint="check the disk") from error
+        text = message("{path}: cannot be written ({reason})", path=folder, reason=error.strerror)
+        raise RecordError(text, hint="check the disk") from error
     try:
         database = scratch / chain.DATABASE
         copy_database(folder, database)
         (scratch / "images").symlink_to(folder.resolve() / "images")
         found = check(scratch)
         if found.problems:
+            altered = N_("{folder}: {problem}; there is no backup of an altered record")
             raise RecordError(
-                f"{folder}: {found.problems[0]}; there is no backup of an altered record",
-                hint="run `edgeall record verify`",
+                message(altered, folder=folder, problem=found.problems[0]), hint="run `edgeall record verify`"
             )
         yield Snapshot(database, found.rows, found.images, found.head)
     finally:
@@ -88,7 +90,8 @@ def zipped(folder: Path, state: Snapshot) -> Iterator[bytes]:
             if path is None:
                 continue  # pruned: `snapshot` has compared with the rows
             if file_digest(path) != digest:
-                raise RecordError(f"{path}: was altered while the backup was made", hint="make another one")
+                text = message("{path}: was altered while the backup was made", path=path)
+                raise RecordError(text, hint="make another one")
             file.writestr(f"images/{digest[:2]}/{path.name}", path.read_bytes())
             yield from sink.take()
         with (

@@ -126,7 +126,7 @@ def open_writer(folder: Path) -> sqlite3.Connection:
             mode = database.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise RecordError(
-                    f"{path}: this file system does not support a write-ahead log",
+                    message("{path}: this file system does not support a write-ahead log", path=path),
                     hint="put the record on a local disk, not on a network share",
                 )
             database.execute("PRAGMA synchronous = FULL")
@@ -149,7 +149,8 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
     try:
         there = path.is_file()
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror})", hint="check its disk") from error
+        text = message("{file}: can't be read ({reason})", file=path, reason=error.strerror)
+        raise RecordError(text, hint="check its disk") from error
     if not there:
         raise RecordGoneError(
             message("{folder}: no record here ({file} is missing)", folder=folder, file=DATABASE), hint="check the path"
@@ -166,7 +167,12 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
         version = _check_version(database, path)
         if version < len(MIGRATIONS):
             raise RecordError(
-                f"{path}: written by an older edgeall (format {version}, this version reads {len(MIGRATIONS)})",
+                message(
+                    "{path}: written by an older edgeall (format {format}, this version reads {newest})",
+                    path=path,
+                    format=version,
+                    newest=len(MIGRATIONS),
+                ),
                 hint="start `edgeall rig` on it once to migrate it",
             )
         database.row_factory = sqlite3.Row
@@ -235,11 +241,16 @@ def _check_version(database: sqlite3.Connection, path: Path) -> int:
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise RecordError(
-            f"{path}: written by a newer edgeall (format {version}, this version knows {len(MIGRATIONS)})",
+            message(
+                "{path}: written by a newer edgeall (format {format}, this version knows {newest})",
+                path=path,
+                format=version,
+                newest=len(MIGRATIONS),
+            ),
             hint="update edgeall",
         )
     if version == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise RecordError(f"{path}: the database of another program", hint="choose another folder")
+        raise RecordError(message("{path}: the database of another program", path=path), hint="choose another folder")
     return version
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
+from ..language import message
 from . import chain
 from .chain import RecordError
 from .found import CELL, Found, read_found
@@ -60,7 +61,7 @@ def scales_of(record: Record, frames: Collection[int]) -> dict[int, tuple[float,
 def review_found(record: Record, found: Found, label: str, by: str, note: str = "", adjudicates: bool = False) -> int:
     """Record a reviewer's label for a field or cell; returns the review's id. Raises as `Record.add_review`."""
     if found.frame_id is None:
-        raise RecordError(f"{found.kind} {found.id} has no frame")
+        raise RecordError(message("no frame shows number {number}", number=found.id))
     index = found.index if found.kind == CELL else None
     return record.add_review(found.frame_id, label, by, note, index, adjudicates)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ..language import message
 from .chain import RecordError, full, sync_folder
 
 _PNG = b"\x89PNG\r\n"
@@ -76,16 +77,16 @@ class ImageStore:
         try:
             if path.exists():
                 if path.read_bytes() != image:
-                    raise RecordError(
-                        f"{path}: altered since it was recorded", hint="check it with `edgeall record verify`"
-                    )
+                    text = message("{path}: altered since it was recorded", path=path)
+                    raise RecordError(text, hint="check it with `edgeall record verify`")
                 sync_folder(path.parent)  # its writer may have been killed before this
                 return digest
             self._write(image, path)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise full(path) from error
-            raise RecordError(f"{path}: cannot be written ({error.strerror})", hint="check the disk") from error
+            text = message("{path}: cannot be written ({reason})", path=path, reason=error.strerror)
+            raise RecordError(text, hint="check the disk") from error
         return digest
 
     def remove(self, digest: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ... import __version__
 from ...edge_runtime.errors import UsageError
-from ..language import message
+from ..language import N_, message
 from . import chain
 from .chain import NoSuchRowError, RecordError, RecordFullError, RecordGoneError
 from .found import Found, to_row
@@ -185,7 +185,8 @@ class Record(RecordReader):
         check_label(label)
         frame = self.frame(frame_id)
         if cell is not None and not 0 <= cell < len(frame.row.cells):
-            raise UsageError(f"frame {frame_id} has {len(frame.row.cells)} cells: there is no cell {cell}")
+            text = N_("frame {frame} has {count} cells: there is no cell {cell}")
+            raise UsageError(message(text, frame=frame_id, count=len(frame.row.cells), cell=cell))
         facts = {"session": frame.session, "frame": frame_id, "cell": cell, "label": label, "by": by, "note": note}
         facts |= frame.row.found_ids(cell) | ({"adjudicates": True} if adjudicates else {})
         return self._add("review", facts)
@@ -298,7 +299,7 @@ class Record(RecordReader):
     def _check_open(self, session_id: int) -> None:
         found = self._database.execute("SELECT kind FROM entries WHERE number = ?", (session_id,)).fetchone()
         if found != ("session",):
-            raise NoSuchRowError(f"{self.folder}: no session {session_id}")
+            raise NoSuchRowError(message("{folder}: no session {number}", folder=self.folder, number=session_id))
         if last_end(self._database, session_id) is not None:
             raise RecordError(
                 message("{folder}: session {number} has ended", folder=self.folder, number=session_id),

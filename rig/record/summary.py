@@ -65,6 +65,11 @@ def differential_of(database: sqlite3.Connection, session_id: int) -> Differenti
     )
 
 
+def shares_by_laboratory(results: Summary, names: Mapping[str, str]) -> tuple[Share, ...]:
+    """The shares of a slide by the laboratory's labels; empty if the settings name none."""
+    return by_laboratory(results.cells or results.labels, names) if names else ()
+
+
 def by_laboratory(shares: Sequence[Share], names: Mapping[str, str]) -> tuple[Share, ...]:
     """Shares by the laboratory's own labels.
 

@@ -13,9 +13,10 @@ from ..record.count import readings_on
 from ..record.found import CELL, Found, FoundOnSlide
 from ..record.readings import Readings, standing
 from ..record.record import Record
-from ..record.results import Summary
+from ..record.results import Share, Summary
 from ..record.rows import SET_ASIDE, Session
 from ..record.slide_scale import SlideScale, slide_scale
+from ..record.summary import shares_by_laboratory
 
 PER_LABEL = 12
 """Pictures of each label."""
@@ -51,6 +52,7 @@ class ReportFacts:
     Attributes:
         session: the slide.
         summary: its results.
+        by_laboratory: the shares by the laboratory's own labels; empty if the settings name none.
         laboratory: its header: name and address, in lines.
         reviewers: name and number of labelled cells or fields.
         shown: pictures by label, the most frequent label first; those that ask for a review or are least confident
@@ -62,6 +64,7 @@ class ReportFacts:
 
     session: Session
     summary: Summary
+    by_laboratory: tuple[Share, ...]
     laboratory: str
     reviewers: tuple[tuple[str, int], ...]
     shown: Mapping[str, Sequence[Shown]]
@@ -75,12 +78,14 @@ def report_facts(record: Record, session_id: int) -> ReportFacts:
     session, summary = record.session(session_id), record.summary(session_id)
     found, readings = record.found(session_id), readings_on(record, session_id)
     scale = slide_scale(record, session)
-    settings = record.events(1, kind="settings")
+    last = record.events(1, kind="settings")
+    settings = last[0].detail if last else {}
     names = Counter(name for reviews in readings.values() for name in {each.by for each in reviews})
     return ReportFacts(
         session=session,
         summary=summary,
-        laboratory=str(settings[0].detail.get("laboratory", "")) if settings else "",
+        by_laboratory=shares_by_laboratory(summary, settings.get("names", {})),
+        laboratory=str(settings.get("laboratory", "")),
         reviewers=tuple(sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))),
         shown=_shown(record, found, readings, scale),
         scale=scale,

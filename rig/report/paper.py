@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...edge_runtime.errors import EdgeallError
 from ..language import gettext as _
+from ..language import message
 from ..web.guard import USE
 
 if TYPE_CHECKING:
@@ -143,9 +144,8 @@ class Paper:
             import uharfbuzz  # noqa: F401 by fpdf2, for scripts that join letters or run from right to left
             from fpdf import FPDF
         except ImportError as error:
-            raise EdgeallError(
-                f"a report needs {error.name}", hint='install it with pip install "edgeall[rig]"'
-            ) from error
+            text = message("a report needs {library}", library=error.name)
+            raise EdgeallError(text, hint='install it with pip install "edgeall[rig]"') from error
         paper = self
 
         class Pages(FPDF):

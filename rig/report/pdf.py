@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -100,12 +101,13 @@ def _results(paper: Paper, facts: ReportFacts) -> None:
         paper.notice(
             _("An older version recorded this slide: shares are over frames, and the intervals are too narrow.")
         )
-    widths = [48.0, 24.0, 26.0, 46.0, 34.0]
-    paper.row([_("Label"), name, _("Share"), _("95 % interval"), _("By the model")], widths, bold=True)
-    for share in shares:
-        paper.row(_share(share), widths)
+    _table(paper, name, shares)
+    if facts.by_laboratory:
+        paper.pdf.ln(2)
+        paper.text(_("By the laboratory's labels"), 10, bold=True)
+        _table(paper, name, facts.by_laboratory)
     paper.pdf.ln(1.5)
-    notes = [_("Wilson intervals over what is different; labels after review.")]
+    notes = [_("Wilson intervals over different cells or fields; labels after review.")]
     aside = summary.counts.set_aside if summary.counts else {}
     if aside:
         listed = ", ".join(f"{count} {label_name(label)}" for label, count in aside.items())
@@ -115,6 +117,14 @@ def _results(paper: Paper, facts: ReportFacts) -> None:
     paper.text(" ".join(notes), 8.5, grey=True)
     paper.pdf.ln(1)
     paper.pairs(_checks(facts))
+
+
+def _table(paper: Paper, name: str, shares: Sequence[Share]) -> None:
+    """Counts and shares by label; ``name`` is that of what is counted."""
+    widths = [48.0, 24.0, 26.0, 46.0, 34.0]
+    paper.row([_("Label"), name, _("Share"), _("95 % interval"), _("By the model")], widths, bold=True)
+    for share in shares:
+        paper.row(_share(share), widths)
 
 
 def not_reviewed(facts: ReportFacts) -> str:

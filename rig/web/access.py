@@ -141,7 +141,8 @@ def _write_users(path: Path, users: dict[str, User]) -> None:
 
 
 def _invalid_file(path: Path) -> EdgeallError:
-    return EdgeallError(f"{path}: not a users file", hint="create one with `edgeall rig-user add NAME --users FILE`")
+    text = message("{path}: not a users file", path=path)
+    return EdgeallError(text, hint="create one with `edgeall rig-user add NAME --users FILE`")
 
 
 def form_key(path: Path) -> bytes:

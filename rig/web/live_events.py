@@ -63,7 +63,7 @@ class LiveEncoder:
                 "bar": _bar(live),
                 "focus": round(live.quality.focus, 3) if live.quality else 0,
                 "rate": _("{rate} frames/s").format(rate=localized(f"{live.frames_per_s:.1f}")),
-                "camera": f"{live.camera.name}: {_(live.camera.state)}{_scale(live)}",
+                "camera": f"{_(live.camera.name)}: {_(live.camera.state)}{_scale(live)}",
                 "files": _files(live),
                 "asks": live.asked_session_id is not None,
                 "session": self._session_facts(live.asked_session_id or live.session_id),

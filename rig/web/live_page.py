@@ -197,8 +197,10 @@ def _read_names(text: str, labels: Sequence[str]) -> dict[str, str]:
         label, equals, name = (part.strip() for part in line.partition("="))
         if not equals or label not in labels:
             raise UsageError(
-                f"{line!r}: is not a label of the model, an equals sign and a label of the laboratory",
-                hint=f"the model's labels: {', '.join(labels)}",
+                message(
+                    "“{line}” is not a label of the model, an equals sign and a label of the laboratory", line=line
+                ),
+                hint=message("the model's labels: {labels}", labels=", ".join(labels)),
             )
         check_label(name)
         names[label] = name

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from numpy.typing import NDArray
 
+from ..language import N_
 from ..optics.micrometer import measure_ruling
 from ..optics.objectives import MICROMETER, RED_CELLS, Calibration, check_objective
 from ..optics.red_cells import measure_red_cells
@@ -148,7 +149,7 @@ def _pictures(rig: Context, count: int) -> list[NDArray[np.uint8]]:
     """
     live = rig.station.live()
     if live.picture is None:
-        raise StationError("there is no picture", hint=live.camera.detail or "wait for the camera")
+        raise StationError("there is no picture", hint=live.camera.detail or N_("wait for the camera"))
     found, until = [live.picture], time.monotonic() + NEXT_S
     while len(found) < count and time.monotonic() < until:
         live = rig.station.wait(live.number, NEXT_S)

@@ -9,10 +9,9 @@ from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from ..drift import drift_of
-from ..record.results import Share, Summary
 from ..record.rows import MAX_TEXT, RecordedFrame
-from ..record.summary import by_laboratory
-from .context import Context, Rig
+from ..record.summary import shares_by_laboratory
+from .context import Rig
 
 PER_PAGE = 48
 REPORT_FRAMES = 24
@@ -40,7 +39,7 @@ def summary(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         summary=results,
         drift=drift_of(record, session),
         unit=unit,
-        laboratory=_by_laboratory(rig, results),
+        laboratory=shares_by_laboratory(results, rig.station.settings.names),
         skipped=record.skipped(session),
         current=session in (station.session_id, station.live().asked_session_id),
         free=station.session_id is None and station.live().asked_session_id is None,
@@ -93,18 +92,12 @@ def report(request: Request, rig: Rig, session: Id) -> HTMLResponse:
         "report.html",
         session=record.session(session),
         summary=results,
-        laboratory=_by_laboratory(rig, results),
+        laboratory=shares_by_laboratory(results, rig.station.settings.names),
         skipped=record.skipped(session),
         frames=[rig.page.pictures.with_current_image(frame) for frame in chosen.values()],
         head=record.head(),
         unit=rig.page.unit,
     )
-
-
-def _by_laboratory(rig: Context, results: Summary) -> tuple[Share, ...]:
-    """The shares by the laboratory's labels; empty if the settings name none."""
-    names = rig.station.settings.names
-    return by_laboratory(results.cells or results.labels, names) if names else ()
 
 
 @routes.get("/gallery", response_class=HTMLResponse)

@@ -21,12 +21,18 @@ from starlette.testclient import TestClient
 
 pytest.importorskip("babel", reason="babel is not installed")
 
-from translations import RIG, compiled, forms, po_file, read_catalog, texts
+from translations import RIG, command_line, compiled, forms, modules, po_file, read_catalog, texts, untranslatable
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.tools.throttle import REASONS
 from edgeall.rig import language
+from edgeall.rig.capture.interface import Camera, CameraError, SkippedFileError
+from edgeall.rig.capture.reconnecting import CameraState, ReconnectingCamera, _Reader
+from edgeall.rig.capture.seen import SeenImages
 from edgeall.rig.language import LANGUAGES, SOURCE, accepted, gettext, message, plural, speaking
+from edgeall.rig.notices import notes
+from edgeall.rig.optics.flat_field import NotEmptyError, measure_empty_field
+from edgeall.rig.optics.micrometer import NotARulingError, measure_ruling
 from edgeall.rig.record.rows import SET_ASIDE, UNCLEAR
 from edgeall.rig.report.facts import report_facts
 from edgeall.rig.report.pdf import report_pdf
@@ -127,6 +133,44 @@ def test_scripts_have_no_text_of_their_own() -> None:
     assert literals('text("x", _("No connection")); light.className = "light bad";') == []
 
 
+def test_modules_put_no_text_together_that_a_page_shows() -> None:
+    found = {name: untranslatable(source, command_line(name)) for name, source in modules()}
+    assert len(found) > 50
+    assert {name: each for name, each in found.items() if each} == {}, "use message() or N_(), or see COMMAND_LINE"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'raise CameraError(f"{name}: cannot be opened")',
+        'raise CameraError("it failed: " + name)',
+        'raise CameraError(message("{name}: closed", name=name), hint=detail or "wait for the camera")',
+        'HINT = "focus on the lines"\nraise NotARulingError("this is not a ruling", hint=HINT)',
+        'text = "{name}: closed"\nraise CameraError(message(text, name=name))',
+        'self.failure = f"{name}: is not open"',
+        'class LostError(EdgeallError):\n    def __init__(self, name):\n        super().__init__(f"{name}: lost")',
+    ],
+)
+def test_a_text_that_is_put_together_without_a_message_is_found(code: str) -> None:
+    assert len(untranslatable(code)) == 1
+    assert untranslatable(code, None) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'raise CameraError("no picture", hint="wait for it")',
+        'raise CameraError(message("{name}: closed", name=", ".join(names)), hint=error.hint)',
+        'HINT = N_("focus on the lines")\nraise NotARulingError("no ruling", hint=HINT)',
+        'raise ValueError(f"{size}: is not a size")',
+        'query = f"SELECT row FROM entries WHERE {condition} and so on"',
+        'raise CameraError(f"{path}: {error}")',
+    ],
+)
+def test_constant_and_marked_texts_can_be_translated(code: str) -> None:
+    assert untranslatable(code) == []
+
+
 class Marks(catalogues.NullTranslations):
     """A language in which every text stands between brackets."""
 
@@ -168,6 +212,13 @@ DATA = {
 """Words of the fixtures, of people and of machines."""
 
 
+_OF_DATA = (
+    r"(?s)<bdi>.*?</bdi>|<ul[^>]*translate=.no.*?</ul>|<meta[^>]*>|<option[^>]*>[^<]*UTC|<textarea.*?</textarea>"
+    r'|value="[^"]*"'
+)
+"""Parts of a page that hold what people, cameras and machines are called, or what the record says."""
+
+
 def outside(text: str) -> str:
     """A text without what stands between brackets, which may be nested."""
     while (shorter := re.sub("\u27e6[^\u27e6\u27e7]*\u27e7", " ", text)) != text:
@@ -181,12 +232,11 @@ def test_every_word_of_every_page_goes_through_translation(rig: Rig, page: TestC
     frame = rig.record.frames(slide, with_image=True)[0].id
     of_slide = ("", "/map", "/cells", "/review", "/review?queue=all&blind=true", "/report")
     addresses = ["/", "/slides", f"/gallery?session={slide}", "/gallery?status=unjudged", "/settings?saved=true"]
+    addresses += ["/objectives?done=scale", "/health", "/learn", "/phone"]
     addresses += [f"/slides/{slide}{each}" for each in of_slide] + [f"/frames/{frame}", "/frames/999999", "/nowhere"]
     for address in addresses:
         html = page.get(address).text
-        html = re.sub(
-            r"(?s)<bdi>.*?</bdi>|<meta[^>]*>|<option[^>]*>[^<]*UTC|<textarea.*?</textarea>|value=\"[^\"]*\"", "", html
-        )
+        html = re.sub(_OF_DATA, "", html)
         words = {word for text in visible(outside(html)) for word in re.findall(r"[^\W\d_]{2,}", text)}
         assert words - DATA == set(), address
 
@@ -274,6 +324,39 @@ def test_a_message_is_english_until_it_is_shown() -> None:
         assert gettext(copy.deepcopy(text)) == "c: hängt, kein Bild nach 3 s; neuer Versuch"
         assert gettext("a text of nobody") == "a text of nobody"
     assert gettext(text) == text
+
+
+def test_what_a_camera_says_is_translated_with_its_hint() -> None:
+    def unplugged() -> Camera:
+        camera = message("camera {source}", source=0)
+        raise CameraError(message("{camera}: returns no frame", camera=camera), "check its cable")
+
+    reader = _Reader(ReconnectingCamera(unplugged))
+    reader._run()
+    assert reader.failure == "camera 0: returns no frame (check its cable)"
+    with speaking("de"):
+        assert gettext(reader.failure) == "Kamera 0: liefert kein Bild (das Kabel prüfen)"
+    fault = SkippedFileError(message("{file}: the file is empty", file="a.png")).message
+    (note,) = notes(CameraState("live", "", fault, "camera", 0, 0, 0, 0, skipped=1), SeenImages(), False, False)
+    with speaking("fr"):
+        assert gettext(note).endswith("a.png\u00a0: le fichier est vide")
+
+
+@pytest.mark.usefixtures("marked")
+def test_refusals_of_the_optics_are_translated() -> None:
+    grey = np.full((120, 160, 3), 120, np.uint8)
+    ruled = grey.copy()
+    ruled[:, ::40] = 20
+    cells = np.where(np.random.default_rng(0).random(grey.shape) > 0.5, grey, 60).astype(np.uint8)
+    refused: list[tuple[Callable[[Any], object], Any]] = [(measure_ruling, grey), (measure_ruling, ruled[:, :60])]
+    refused += [
+        (measure_empty_field, [each]) for each in (grey // 4, grey * 2 + 15, np.where(ruled > 100, grey, 1), cells)
+    ]
+    for measure, given in refused:
+        with pytest.raises((NotARulingError, NotEmptyError)) as caught:
+            measure(given)
+        assert outside(gettext(caught.value.message)).strip() == "" != caught.value.hint
+        assert outside(gettext(caught.value.hint)).strip() == ""
 
 
 def test_numbers_have_the_decimal_sign_of_the_language() -> None:

@@ -154,7 +154,7 @@ def test_no_model_is_offered_by_chance(rig: Rig, page: TestClient) -> None:
             rig.record.add_review(frame.id, LABELS[random.integers(2)], "olga", cell=index)
     learn(rig.lessons, session)
     assert rig.lessons.lesson.phase == NOT_BETTER
-    assert "Not better than by chance" in page.get("/learn").text
+    assert "Not better than chance" in page.get("/learn").text
     with pytest.raises(StationError, match="no learned model"):
         rig.lessons.adopt("olga")
     assert page.post("/learn/discard").status_code == 200 and not switches(rig)

@@ -68,6 +68,15 @@ def test_a_report_states_what_it_must(facts: ReportFacts) -> None:
     assert [each for each in stated if each not in text] == []
 
 
+def test_the_laboratorys_own_labels_have_a_table_as_on_the_page(slide: tuple[Record, int]) -> None:
+    assert "laboratory's labels" not in " ".join(pages(report_pdf(report_facts(*slide))))
+    slide[0].add_event("settings", {"names": {"Pre": "blast", "Benign": "other", "Pro": "blast"}})
+    text = " ".join(pages(report_pdf(report_facts(*slide))))
+    found = text[text.index("By the laboratory's labels") :]
+    low, high = wilson_interval(5, 7)
+    assert f"other 5 {percent(5 / 7)} {percent(low)} to {percent(high)} 5 blast 2" in found
+
+
 def test_what_was_not_reviewed_comes_before_any_percentage(facts: ReportFacts) -> None:
     first = pages(report_pdf(facts))[0]
     assert not_reviewed(facts) == "5 of 7 not reviewed"

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -27,12 +28,15 @@ from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import EdgeallError, UsageError
 from edgeall.edge_runtime.preprocess import InputSpec
+from edgeall.edge_runtime.tasks import ForeignFacts
 from edgeall.rig import serve as rig_serve
 from edgeall.rig import service
 from edgeall.rig.capture.slide import draw_slide
+from edgeall.rig.learning.model import Model
 from edgeall.rig.record.chain import RecordError
 from edgeall.rig.record.lock import LOCK, lock_record
 from edgeall.rig.record.record import Record
+from edgeall.rig.record.rows import Program
 from edgeall.rig.serve import RigOptions
 from edgeall.rig.web import address
 from edgeall.rig.web.access import read_users
@@ -136,7 +140,11 @@ def test_the_demos_model_is_small_and_says_what_it_is() -> None:
 def test_a_cell_is_explained_as_its_model_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Image.Image] = []
     monkeypatch.setattr(rig_serve, "overlay_renderer", lambda model: lambda image: asked.append(image) or b"a png")
-    explain, field = rig_serve._explain(rig_serve.DEMO_MODEL, InputSpec(50, 100)), Image.new("RGB", (640, 480))
+    monkeypatch.setattr(rig_serve, "explains", lambda classifier: True)
+    classifier: Any = SimpleNamespace(input=InputSpec(50, 100))
+    model = Model(rig_serve.DEMO_MODEL, "", classifier, Program("demo", "", ("A", "B")))
+    explain, field = rig_serve._explain(model), Image.new("RGB", (640, 480))
+    assert explain is not None
     assert explain(field, None) == explain(field, (100, 100, 140, 140)) == b"a png"
     assert [image.size for image in asked] == [(640, 480), (80, 40)]
 
@@ -267,6 +275,24 @@ def test_how_cells_are_found_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert cli.main(["rig", "--demo", "--um-per-px", "0.071", "--cell-model", "cells.tflite"]) == 0
     assert (called[0].cell_model, called[0].red_cell_px) == (Path("cells.tflite"), pytest.approx(100))
     assert cli.main(["rig", "--demo", "--um-per-px", "0.071", "--red-cell-px", "100"]) == 2
+
+
+def test_a_foreign_model_is_told_about_as_in_other_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[RigOptions] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(rig_serve, "serve", lambda options, **named: called.append(options))
+        told = ["--labels", "a.txt", "--mean", "1,2,3", "--std", "127.5", "--input-size", "96"]
+        assert cli.main(["rig", "--demo", *told]) == 0
+    assert called[0].facts == ForeignFacts(Path("a.txt"), (1.0, 2.0, 3.0), 127.5, 96)
+    asked: list[tuple[list[str], list[Path]]] = []
+    monkeypatch.setattr(service, "install", lambda *given: asked.append(given) or [])
+    rig_serve.install(replace(called[0], record=service.STATE / "record"))
+    ((arguments, files),) = asked
+    assert arguments[-8:] == ["--labels", os.path.abspath("a.txt"), *told[2:]] and files[-1] == Path("a.txt").absolute()
+    assert cli.main(["rig", "--demo", "--record", str(tmp_path / "r"), "--input-size", "96"]) == 2
+    assert "packed" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
 def test_users_from_the_command_line(
