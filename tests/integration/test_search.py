@@ -19,7 +19,6 @@ from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.errors import DataError, GateError, UsageError
 from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.preprocess import InputSpec
-from edgeall.optimize import prune
 from edgeall.optimize.experiments import candidate, search_choice, search_trial
 from edgeall.optimize.experiments.candidate import (
     Candidate,
@@ -101,21 +100,19 @@ def settings(synthetic_fields: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def found(settings: SearchSettings) -> tuple[SearchResult, Listening]:
     """What a search found that was interrupted after an epoch and begun again, with the test subset sealed."""
-    opened = {module: module.load_subsets for module in (runs, prune)}
+    load_subsets = runs.load_subsets
     hand_over = search_choice._hand_over
 
     def sealed(*arguments: Any) -> dict[str, Any]:
-        sides = opened[runs](*arguments)
+        sides = load_subsets(*arguments)
         return {**sides, "test": Sealed(sides["test"])}
 
     def unsealed(*arguments: Any) -> None:
-        for module, load_subsets in opened.items():
-            patch.setattr(module, "load_subsets", load_subsets)
+        patch.setattr(runs, "load_subsets", load_subsets)
         hand_over(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in opened:
-            patch.setattr(module, "load_subsets", sealed)
+        patch.setattr(runs, "load_subsets", sealed)
         patch.setattr(search_choice, "_hand_over", unsealed)
         with pytest.raises(KeyboardInterrupt):
             search(settings, Listening("finetune 1/2"))
