@@ -146,22 +146,12 @@ def build_rig(
     return Rig(record, station, access, app, broadcast, lessons)
 
 
-CALM = """
-from edgeall.rig.capture import camera
-made, drawn = camera.SimulatedCamera, camera.draw_slide
-camera.SimulatedCamera = lambda slide, rate: made(slide, rate=10.0, blur_px=0.0)
-camera.draw_slide = lambda seed: drawn(seed, size=(4096, 2048))
-"""
-"""Fewer frames of a smaller slide, always in focus: a rig of 30 frames/s and its page keep two cores busy."""
-
-
 class Served:
-    """`edgeall rig` in a process of its own, over a simulated slide; ``calm``: see `CALM`."""
+    """`edgeall rig` in a process of its own, over a simulated slide."""
 
-    def __init__(self, folder: Path, *options: object, listen: str = "127.0.0.1:0", calm: bool = False) -> None:
+    def __init__(self, folder: Path, *options: object, listen: str = "127.0.0.1:0") -> None:
         self.folder = folder
-        program = "import sys; from edgeall.cli import main; sys.exit(main(sys.argv[1:]))"
-        command = [sys.executable, "-c", (CALM if calm else "") + program]
+        command = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.exit(main(sys.argv[1:]))"]
         arguments = ["rig", "--demo", "--record", folder / "record", "--listen", listen, *options]
         environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
         self.process = subprocess.Popen(

@@ -37,7 +37,7 @@ WAIT_MS = 60_000
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """On the machine itself, without a log-in."""
-    rig = Served(tmp_path_factory.mktemp("rig"), calm=True)
+    rig = Served(tmp_path_factory.mktemp("rig"))
     yield rig
     rig.stop()
 
@@ -45,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, users_file: Path) -> Iterator[Served]:
     """With a users file."""
-    rig = Served(tmp_path_factory.mktemp("guarded"), "--users", users_file, calm=True)
+    rig = Served(tmp_path_factory.mktemp("guarded"), "--users", users_file)
     yield rig
     rig.stop()
 
@@ -417,7 +417,7 @@ def shows_nothing(page: Any) -> None:
 def test_an_open_page_survives_a_kill_and_a_restart(tmp_path: Path, lonely: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen = f"127.0.0.1:{free.getsockname()[1]}"
-    rig, page = Served(tmp_path, listen=listen, calm=True), lonely
+    rig, page = Served(tmp_path, listen=listen), lonely
     try:
         page.goto(rig.address)
         start_slide(page, "S-kill")
@@ -426,7 +426,7 @@ def test_an_open_page_survives_a_kill_and_a_restart(tmp_path: Path, lonely: Any)
         shows_nothing(page)
     finally:
         rig.stop()
-    again = Served(tmp_path, listen=listen, calm=True)
+    again = Served(tmp_path, listen=listen)
     try:
         page.evaluate("window.unchanged = true")
         wait_for_good_field(page)
@@ -442,7 +442,7 @@ def test_an_open_page_survives_a_kill_and_a_restart(tmp_path: Path, lonely: Any)
 
 
 def test_a_rig_that_hangs_looks_dead(tmp_path: Path, lonely: Any) -> None:
-    rig, page = Served(tmp_path, calm=True), lonely
+    rig, page = Served(tmp_path), lonely
     try:
         page.goto(rig.address)
         start_slide(page, "S-hang")
@@ -470,7 +470,7 @@ def test_the_sample_id_is_corrected(served: Served, open_page: Callable[..., Any
 
 
 def test_stopped_in_order_with_its_slide_intact(tmp_path: Path, chromium: Any) -> None:
-    rig = Served(tmp_path, calm=True)
+    rig = Served(tmp_path)
     try:
         page = chromium.new_page()
         page.goto(rig.address)
@@ -481,7 +481,7 @@ def test_stopped_in_order_with_its_slide_intact(tmp_path: Path, chromium: Any) -
         status = rig.stop()  # while its live view is open
     assert status == 0 and time.monotonic() - began < 90, "systemd would have killed it"
     page.get_by_text("No connection to the rig").wait_for()
-    again = Served(tmp_path, calm=True)
+    again = Served(tmp_path)
     try:
         page.goto(again.address)
         page.get_by_role("heading", name="S-lasting").wait_for()
