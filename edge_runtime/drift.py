@@ -68,7 +68,8 @@ def coordinates(features: NDArray[np.float32], detector: OodDetector) -> F:
     Their number is even, as `by_chance` needs it.
     """
     along = (roots(features) - detector.mean) @ detector.axes[: (len(detector.axes) - 1) // 2 * 2 + 1].T
-    return np.append(along, np.log(distance(features, detector) + 1e-6)).astype(np.float64)
+    beside = np.maximum(distance(features, detector), 0.0)  # rounding can make a distance of 0 negative
+    return np.append(along, np.log(beside + 1e-6)).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ def test_log_in_roles_and_log_out(guarded: Served, open_page: Callable[..., Any]
     page.wait_for_url("**/login")
     log_in("olga")
     start_slide(page, "S-olga")
-    assert page.get_by_role("button", name="Capture").is_enabled()
+    page.locator("button:enabled", has_text="Capture").first.wait_for()
     end_slide(page)
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
@@ -365,7 +366,7 @@ def test_heat_on_x86_and_other_programs_are_warned_of(tmp_path: Path) -> None:
     assert ["for heat" in warning for warning in condition_warnings([cool, hot])] == [True]
     busy = machine_state(a_board(tmp_path, load="99.00 0 0"))
     assert ["other programs" in warning for warning in condition_warnings([busy, busy])] == [True]
-    assert condition_warnings([cool, {**cool, "load": 99.0}]) == [], "which is our own"
+    assert condition_warnings([cool, replace(cool, load=99.0)]) == [], "which is our own"
 
 
 def test_operators_are_timed(tiny_bundle: Path) -> None:

@@ -308,7 +308,7 @@ def test_a_backbone_is_described_by_what_it_is() -> None:
     assert row.macs == 128**2 * (27 * 32 + 9 * 32 * 64 // 4 + 9 * 64 * 128 // 16)
     assert row.float32_bytes == 4 * row.parameters
     assert row.int8 is True
-    assert [row["name"] for row in listing.listing()] == list(registry.names())
+    assert [row.name for row in listing.listing()] == list(registry.names())
 
 
 def test_the_cells_of_a_small_nasnet_are_rewritten() -> None:

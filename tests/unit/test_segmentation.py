@@ -481,9 +481,10 @@ def test_robustness_of_masks(masked_int8: Any, masked_settings: TrainSettings) -
     from edgeall.train.segmentation.robustness import robustness_of_masks
 
     settings = EvaluateSettings(data=masked_settings.data)
-    segmenter, own, root, _ = _open_model(Path(masked_int8.out), settings)
-    images, _, _ = _select(segmenter, own, root, settings, QUIET)
-    found = robustness_of_masks(segmenter, replace(images, entries=images.entries[:2]), QUIET, ("jpeg", "underexposed"))
+    opened = _open_model(Path(masked_int8.out), settings)
+    images = _select(opened, settings, QUIET).images
+    some = replace(images, entries=images.entries[:2])
+    found = robustness_of_masks(opened.segmenter, some, QUIET, ("jpeg", "underexposed"))
     assert found.images == 2 and 0 <= found.worst <= found.mean <= 1
     assert "jpeg" in robustness_text(found)
 

@@ -142,8 +142,10 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
     assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
     written = result.to_json()
     assert set(written) == set(values) - {"layers", "robustness"}
-    assessed = ("reliability", "risk_coverage", "review")
-    assert all(written[key] == values[key] for key in written if key not in assessed)
+    for name in ("calibration", "novelty", "decision"):
+        assert {key: written[name][key] for key in values[name]} == values[name]
+    same = set(written) - {"reliability", "risk_coverage", "review", "calibration", "novelty", "decision"}
+    assert {key: written[key] for key in same} == {key: values[key] for key in same}
     assert {"layers", "report"} <= set(replace(result, layers=[], report="m.report.html").to_json())
 
 
