@@ -123,9 +123,9 @@ def _classify(
     counts: Counter[bool],
 ) -> Iterator[str]:
     """The lines of a classifier: with all cores for a single image, with several interpreters for a folder."""
+    from ..edge_runtime.drift import drift_groups
     from ..edge_runtime.pipeline import classify
     from ..edge_runtime.tasks import ForeignFacts, open_given
-    from ..edge_runtime.tools.drift import followed
     from ..edge_runtime.tools.layout import choose_layout
     from ..edge_runtime.tools.predictions import prediction_lines
 
@@ -135,9 +135,12 @@ def _classify(
     choose = partial(
         choose_layout, classifier, interpreters=settings["workers"], threads=settings["threads"], note=note
     )
-    predictions = classify(classifier, paths, None if single else choose, skipped, with_facts=not single)
-    if not single:
-        predictions = followed(classifier, predictions, note)
+    groups = {} if single else drift_groups(classifier)
+    predictions = classify(classifier, paths, None if single else choose, skipped, with_facts=bool(groups))
+    if groups:
+        from ..edge_runtime.tools.drift import followed
+
+        predictions = followed(classifier, groups, predictions, note)
     if settings["explain"] is not None:
         predictions = _explained(ctx, classifier, predictions, paths, settings["explain"])
     return prediction_lines(_counted(predictions, counts), classifier.labels, form)

@@ -2,7 +2,7 @@
 
 Two groups of numbers describe an image: six facts about light, stain and focus, and its features along the axes of the
 out-of-distribution detector. The packed model holds their means for each predicted label, so that a slide with other
-shares of the labels is no drift, and their scatter: between runs of successive images, which stand for slides, and
+shares of the labels raises no alarm, and their scatter: between runs of successive images, which stand for slides, and
 within them. The mean over a slide is compared with what the home laboratory's own slides do.
 
 Source: H. Hotelling 1931, "The generalization of Student's ratio", with the covariance of a random-effects model.
@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError
 from .ood import OodDetector, distance, roots
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 F = NDArray[np.float64]
 FACTS = ("brightness", "warmth", "tint", "stain", "stain colour", "sharpness")
@@ -32,7 +35,7 @@ LEVEL = {IMAGE: 1e-3, FEATURES: 1e-4}
 """Probability of an alarm by chance at one look at each group. Runs of home's images differ more in their features than
 their distribution says."""
 CLIP = 4.0
-"""Standard deviations of an image from the mean of its label at which it is cut off: a single odd image is no drift."""
+"""Standard deviations of an image from the mean of its label at which it is cut off: a single odd image raises no alarm."""
 NAMED = 3.0
 """Shift of a fact that is named, in standard deviations of the home laboratory's slides."""
 _TAIL, _STEP = 25, 2
@@ -43,12 +46,13 @@ def image_facts(pixels: NDArray[np.uint8]) -> F:
 
     Its background is the brightest quarter of its pixels, its stain the darkest quarter relative to the background.
     """
-    small = pixels[::_STEP, ::_STEP].astype(np.float64)
-    grey = small.mean(axis=-1)
-    dark, bright = np.percentile(grey, (_TAIL, 100 - _TAIL))
-    light = np.log1p(small[grey >= bright].mean(axis=0))
-    density = light - np.log1p(small[grey <= dark].mean(axis=0))
-    edges = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
+    small = pixels[::_STEP, ::_STEP].astype(np.float32)
+    # Sums of three channels, as integers: this is on the path of every image of `edgeall run`.
+    total = (small @ np.ones(3, np.float32)).astype(np.int16)
+    dark, bright = np.percentile(total, (_TAIL, 100 - _TAIL))
+    light = np.log1p(_mean_colour(small, total >= bright))
+    density = light - np.log1p(_mean_colour(small, total <= dark))
+    edges = np.abs(np.diff(total, axis=0)).mean() + np.abs(np.diff(total, axis=1)).mean()
     red, green, blue = light
     return np.array(
         [
@@ -57,9 +61,15 @@ def image_facts(pixels: NDArray[np.uint8]) -> F:
             green - (red + blue) / 2,
             density.mean(),
             density[0] - density[2],
-            math.log(edges / max(bright - dark, 1.0) + 1e-3),
+            math.log(edges / max(bright - dark, 3.0) + 1e-3),
         ]
     )
+
+
+def _mean_colour(small: NDArray[np.float32], chosen: NDArray[np.bool_]) -> F:
+    """Mean of the chosen pixels, float64 ``(3,)``. A product with the mask is ten times as fast as an index."""
+    weights = chosen.ravel().astype(np.float32)
+    return np.asarray((weights @ small.reshape(-1, 3)) / weights.sum(), np.float64)
 
 
 def coordinates(features: NDArray[np.float32], detector: OodDetector) -> F:
@@ -189,6 +199,18 @@ def read_drift(facts: Mapping[str, Any], labels: int, name: str) -> dict[str, Gr
             f"{name}: its drift reference is not what `edgeall quantize` writes", hint="quantize the run again"
         ) from error
     return groups
+
+
+def drift_groups(classifier: Classifier) -> dict[str, Group]:
+    """The groups of an open model's file; none without a reference or an out-of-distribution detector.
+
+    Raises:
+        BundleError: as `read_drift`.
+    """
+    manifest = classifier.bundle.manifest if classifier.bundle else None
+    if manifest is None or classifier.ood_detector is None:
+        return {}
+    return read_drift(manifest.drift, len(classifier.labels), classifier.model.name)
 
 
 def by_chance(numbers: int, free: int, ratio: float) -> float:

@@ -157,6 +157,14 @@ def prediction(classifier: Classifier, image: str, outputs: Inference) -> Predic
     )
 
 
+@dataclass
+class _Item:
+    """An image in progress, with the facts that its loading found."""
+
+    image: str
+    facts: NDArray[np.float64] | None = None
+
+
 def _in_parallel(
     classifier: Classifier, images: Iterator[str], choose: Callable[[Sequence[str]], Layout], with_facts: bool
 ) -> Iterator[Prediction]:
@@ -167,20 +175,18 @@ def _in_parallel(
     from . import parallel  # late: one image does not need its imports
 
     first += islice(images, parallel.WORTH_MEASURING - len(first))
-    facts: dict[str, NDArray[np.float64]] = {}  # of the images in progress
 
-    def load(image: str) -> NDArray[np.uint8]:
-        pixels = load_input(image, classifier.input)
-        if with_facts:
-            facts[image] = _facts(pixels)
+    def load(item: _Item) -> NDArray[np.uint8]:
+        pixels = load_input(item.image, classifier.input)
+        item.facts = _facts(pixels) if with_facts else None
         return pixels
 
     with parallel.Pool(classifier, choose(first)) as pool:
-        for image, outcome in pool.map(load, chain(first, images)):
+        for item, outcome in pool.map(load, map(_Item, chain(first, images))):
             if isinstance(outcome, ImageError):
-                yield Prediction(image, error=outcome.message)
+                yield Prediction(item.image, error=outcome.message)
             else:
-                yield replace(prediction(classifier, image, outcome), facts=facts.pop(image, None))
+                yield replace(prediction(classifier, item.image, outcome), facts=item.facts)
 
 
 def _facts(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..edge_runtime.classifier import Classifier
-from ..edge_runtime.drift import Drift, Finding, image_facts, read_drift
+from ..edge_runtime.drift import Drift, Finding, drift_groups, image_facts
 from ..edge_runtime.errors import EdgeallError
 from ..edge_runtime.pipeline import Prediction
 from .record.record import Record
@@ -31,9 +31,7 @@ class SlideDrift:
 
     def __init__(self, classifier: Classifier, record: Record | None) -> None:
         self._classifier, self._record = classifier, record
-        manifest = classifier.bundle.manifest if classifier.bundle else None
-        name, facts = classifier.model.name, manifest.drift if manifest else {}
-        self._groups = read_drift(facts, len(classifier.labels), name) if classifier.ood_detector else {}
+        self._groups = drift_groups(classifier)
         self.start(None)
 
     def start(self, session_id: int | None) -> None:

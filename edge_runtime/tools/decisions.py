@@ -58,7 +58,7 @@ class ReviewRule(Result):
         rule: ``review_budget`` or ``target_sensitivity``.
         target: of the rule.
         reviewed: share of the images sent to review, as uncertain or as out of distribution.
-        accuracy_of_the_rest: None if there is no rest.
+        accuracy_of_the_rest: of the images not sent to review; None if all were sent.
         reviewed_unchanged: share of the unchanged validation images sent to review.
     """
 

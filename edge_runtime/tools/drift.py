@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..classifier import Classifier
-from ..drift import CLIP, FEATURES, IMAGE, Drift, F, Group, read_drift
+from ..drift import CLIP, FEATURES, IMAGE, Drift, F, Group
 from ..pipeline import Prediction
 
 RUN, LEAST_RUN = 30, 5
@@ -17,7 +17,7 @@ RUN, LEAST_RUN = 30, 5
 RUNS = 40
 """Runs that the reference is fitted to, at most."""
 _SPARE = 4
-"""Degrees of freedom that must be left, or there is no reference."""
+"""Degrees of freedom that must be left for a reference to be fitted."""
 
 
 def chosen_runs(truth: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -70,21 +70,25 @@ def _fitted(numbers: F, predicted: NDArray[np.int64], runs: int, labels: int) ->
 
 
 def followed(
-    classifier: Classifier, predictions: Iterable[Prediction], note: Callable[[str], None]
+    classifier: Classifier,
+    groups: Mapping[str, Group],
+    predictions: Iterable[Prediction],
+    note: Callable[[str], None],
 ) -> Iterator[Prediction]:
-    """The predictions. An alarm, if the model has a reference for one, is noted at their end.
+    """The predictions. An alarm is noted at their end.
 
     Args:
-        classifier: that made them.
+        classifier: that made them, with an out-of-distribution detector.
+        groups: its reference, not empty.
         predictions: with `Prediction.facts`.
         note: receives one line.
     """
-    manifest, detector = classifier.bundle.manifest if classifier.bundle else None, classifier.ood_detector
-    groups = read_drift(manifest.drift, len(classifier.labels), classifier.model.name) if manifest else {}
+    detector = classifier.ood_detector
+    assert detector is not None
     drift = Drift(groups)
     for each in predictions:
         yield each
-        if groups and detector is not None and each.facts is not None and each.units is not None:
+        if each.facts is not None and each.units is not None:
             drift.add(each.facts, classifier.pooled(each.units), detector, classifier.labels.index(each.label))
     if drift.finding is not None:
         note(f"warning: {drift.finding.describe()}")

@@ -119,21 +119,18 @@ def _drift(fitting: Fitting) -> dict[str, Any]:
     classifier, training = fitting.classifier, fitting.subsets["train"]
     assert classifier.ood_detector is not None
     runs = chosen_runs(training.labels)
-    rows = training.rows[runs.ravel()]
-    image, coordinated, predicted = [], [], []
-    with fitting.progress.task("fitting the drift alarm", len(rows)) as advance:
-        for done, row in enumerate(rows, start=1):
-            pixels = training.pixels[row]
-            answer = classifier.infer(pixels)
-            assert answer.units is not None
-            image.append(image_facts(pixels))
-            coordinated.append(coordinates(classifier.pooled(answer.units), classifier.ood_detector))
-            predicted.append(int(answer.probabilities.argmax()))
-            advance(done, "")
-    if not image:
+    if not runs.size:
         return {}
+    chosen = replace(training, rows=training.rows[runs.ravel()], labels=training.labels[runs.ravel()])
+    probabilities, features = predictions_and_features(
+        classifier, pixels_of(chosen), len(chosen), "fitting the drift alarm", fitting.progress
+    )
     return fit_drift(
-        np.stack(image), np.stack(coordinated), np.array(predicted), len(runs), answer.probabilities.shape[0]
+        np.stack([image_facts(pixels) for pixels in pixels_of(chosen)]),
+        np.stack([coordinates(each, classifier.ood_detector) for each in features]),
+        probabilities.argmax(axis=1),
+        len(runs),
+        probabilities.shape[1],
     )
 
 

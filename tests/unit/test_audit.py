@@ -190,5 +190,5 @@ def test_the_shortcut_of_the_four_class_set_is_found(test_data: Path) -> None:
     found = audit(test_data / "all4", QUIET)
     named = " ".join(finding.text for finding in _about(found, "shortcut"))
     assert "colour of the background" in named and "nine colour statistics" in named
-    assert found.report.exact_duplicates > 0
+    assert found.report.listing.exact_duplicates > 0
     assert "width and height" not in named

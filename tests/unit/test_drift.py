@@ -24,6 +24,7 @@ from edgeall.edge_runtime.drift import (
     Group,
     by_chance,
     coordinates,
+    drift_groups,
     image_facts,
     read_drift,
 )
@@ -164,19 +165,22 @@ def packed(reference: dict[str, Any]) -> Any:
 
 
 def test_run_notes_an_alarm_at_its_end(reference: dict[str, Any]) -> None:
-    def lines(shift: float, drift: dict[str, Any]) -> list[str]:
+    def lines(shift: float) -> list[str]:
         facts, features, _ = home(np.random.default_rng(2), runs=2)
         found = [
             Prediction(str(row), "Benign" if row < RUN else "Pre", units=features[row], facts=facts[row] + shift)
             for row in range(2 * RUN)
         ]
         noted: list[str] = []
-        assert list(followed(packed(drift), [*found, Prediction("x", error="damaged")], noted.append))[:-1] == found
+        model = packed(reference)
+        every = [*found, Prediction("x", error="damaged")]
+        assert list(followed(model, drift_groups(model), every, noted.append)) == every
         return noted
 
-    assert lines(0, reference) == lines(-5, {}) == []
-    (line,) = lines(-5, reference)
+    assert lines(0) == []
+    (line,) = lines(-5)
     assert line.startswith("warning: after 60 images") and "brightness -" in line
+    assert drift_groups(packed({})) == {}, "and nothing is followed"
 
 
 def test_the_rig_counts_each_cell_once_and_records_the_alarm(

@@ -13,12 +13,9 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from ...edge_runtime.cache import cache_dir
 from ...edge_runtime.errors import DISK_FULL, DataError, NoSpaceError
 from ...edge_runtime.network import cores
 from ...edge_runtime.preprocess import InputSpec, load_input
+from ...edge_runtime.threads import Threads
 from ...edge_runtime.tools import atomic
 from ...edge_runtime.tools.atomic import atomic_write
 from .split import SplitEntry
@@ -197,7 +195,7 @@ def _is_sound(path: Path, at: int, size: int) -> bool:
         begin = at + index * _CHUNK
         return zlib.crc32(read(begin, min(_CHUNK, end - begin))) == sums[index]
 
-    with ThreadPoolExecutor(cores()) as pool:  # reading and zlib release the interpreter lock
+    with Threads(cores()) as pool:  # reading and zlib release the interpreter lock
         return all(pool.map(sound, range(count)))
 
 
@@ -218,14 +216,7 @@ def _preprocessed(
     root: Path, entries: Sequence[SplitEntry], spec: InputSpec, progress: Progress
 ) -> Iterator[NDArray[np.uint8]]:
     """Every preprocessed image, in order. A few are in progress at a time."""
-    threads = cores()
-    pool, window, waiting = ThreadPoolExecutor(threads), deque[Future[NDArray[np.uint8]]](), iter(entries)
-    try:
-        with progress.task("preprocessing", len(entries)) as advance:
-            for done in range(1, len(entries) + 1):
-                for entry in islice(waiting, 4 * threads - len(window)):
-                    window.append(pool.submit(load_input, root / entry.path, spec))
-                yield window.popleft().result()
-                advance(done, "")
-    finally:
-        pool.shutdown(cancel_futures=True)  # do not wait for the rest after an interrupt
+    with Threads(cores()) as pool, progress.task("preprocessing", len(entries)) as advance:
+        for done, pixels in enumerate(pool.map(lambda entry: load_input(root / entry.path, spec), entries), start=1):
+            yield pixels
+            advance(done, "")

@@ -10,7 +10,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.network import cores
+from ...edge_runtime.threads import Threads
 from .scan import THUMBNAIL, Facts, Scan
 from .scan_cache import load_result, save_result
 
@@ -191,7 +191,7 @@ class _Comparison:
                 result[fields] = _same_spot(self.structure, left[fields], right[fields])
             result[cut] = _cell_correlation(self.grey[left[cut]], self.grey[right[cut]]) >= CELL_CORRELATION
 
-        with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
+        with Threads(min(_MOST_THREADS, cores())) as pool:
             list(pool.map(confirm_some, range(0, len(worth), _CHUNK)))
         return result
 

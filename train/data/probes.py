@@ -7,7 +7,6 @@ duplicates, kept together. A network can learn from the images whatever the fore
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.network import cores
+from ...edge_runtime.threads import Threads
 from .scan import Facts
 
 MAX_SIDE = 256
@@ -93,7 +93,7 @@ def measure(
     root: Path, facts: Sequence[Facts], on_progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Features]:
     """The features of each of `PROBES` for all images: ``(images, features)`` by name."""
-    with ThreadPoolExecutor(min(16, cores())) as pool:
+    with Threads(min(16, cores())) as pool:
         rows = []
         for row in pool.map(lambda item: _look(root / item.sample.path, item), facts):
             rows.append(row)

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +30,7 @@ from ...edge_runtime.errors import DataError, ImageError
 from ...edge_runtime.images import USED_BITS, open_rgb
 from ...edge_runtime.masks import open_mask
 from ...edge_runtime.network import cores
+from ...edge_runtime.threads import Threads
 from .samples import Dataset, Problem, Sample
 from .scan_cache import Known, ScanCache
 
@@ -170,7 +170,7 @@ def with_masks(root: Path, facts: list[Facts]) -> tuple[list[Facts], list[Proble
             return Problem(item.sample.path, error.message.replace(str(mask), str(item.sample.mask)).splitlines()[0])
         return replace(item, mask_sha256=_hash_file(mask))
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with Threads(_threads()) as pool:
         found = list(pool.map(checked, facts))
     usable = [item for item in found if isinstance(item, Facts)]
     return usable, [item for item in found if isinstance(item, Problem)]
@@ -196,7 +196,7 @@ def hash_files(paths: list[Path]) -> list[str | None]:
     begun = time.time_ns()
     found = [cached.get(text) for text in texts]
     unknown = [path for path, (_, known) in zip(paths, found, strict=True) if known is None]
-    with ThreadPoolExecutor(_threads()) as pool:
+    with Threads(_threads()) as pool:
         read = pool.map(_hash_file, unknown)
         digests = [known.sha256 if known is not None else next(read) for _, known in found]
     for text, (stamp, known), digest in zip(texts, found, digests, strict=True):
@@ -231,8 +231,7 @@ def _scan_images(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Pro
     import imagehash  # loads scipy and PyWavelets: once, before the threads start
 
     alone = _threads() == 1 or len(samples) < _MANY or not sys.executable
-    pool = ThreadPoolExecutor(_threads())
-    try:
+    with Threads(_threads()) as pool:
         if alone:
             yield from pool.map(lambda sample: _scan_image(root, sample, imagehash.phash), samples)
             return
@@ -240,8 +239,6 @@ def _scan_images(root: Path, samples: Sequence[Sample]) -> Generator[Facts | Pro
             portions = [samples[at : at + _PORTION] for at in range(0, len(samples), _PORTION)]
             for results in pool.map(helpers.scan, portions):
                 yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Helpers:

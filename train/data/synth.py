@@ -11,11 +11,8 @@ import csv
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +22,7 @@ from ...edge_runtime.errors import DataError, UsageError
 from ...edge_runtime.files import is_empty, output_lock
 from ...edge_runtime.masks import mask_image
 from ...edge_runtime.network import cores
+from ...edge_runtime.threads import Threads
 from ...edge_runtime.tools.atomic import atomic_write, sync_tree
 from .samples import Dataset
 from .synth_draw import (
@@ -196,48 +194,14 @@ def synthesize(
 def _drawn(
     draw: Callable[[int], list[dict[str, Any]]], paths: Sequence[str], on_progress: Callable[[int, int], None] | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """``draw(index)`` of every path, on all cores: the boxes of its cells, by path.
-
-    A signal may interrupt the main thread anywhere. Inside the locks of `concurrent.futures`, which are written in
-    Python, it can leave one locked, and the program never ends. `SimpleQueue` has no such place.
-    """
-    threads = min(cores(), 4)
-    asked: SimpleQueue[int | None] = SimpleQueue()
-    drawn: SimpleQueue[tuple[int, list[dict[str, Any]] | BaseException]] = SimpleQueue()
-    boxes: dict[int, list[dict[str, Any]]] = {}
-
-    def work() -> None:
-        for index in iter(asked.get, None):
-            try:
-                drawn.put((index, draw(index)))
-            except BaseException as error:
-                drawn.put((index, error))
-
-    workers = [Thread(target=work, daemon=True) for _ in range(threads)]
-    given = 0
-    try:
-        for worker in workers:
-            worker.start()
-        while len(boxes) < len(paths):
-            while given < min(len(boxes) + 4 * threads, len(paths)):
-                asked.put(given)
-                given += 1
-            index, result = drawn.get()
-            if isinstance(result, BaseException):
-                raise result
-            boxes[index] = result
+    """``draw(index)`` of every path, on all cores: the boxes of its cells, by path."""
+    boxes: dict[str, list[dict[str, Any]]] = {}
+    with Threads(min(cores(), 4)) as threads:
+        for path, found in zip(paths, threads.map(draw, range(len(paths))), strict=True):
+            boxes[path] = found
             if on_progress is not None:
                 on_progress(len(boxes), len(paths))
-    finally:
-        with suppress(Empty):  # after an interrupt nobody waits for the rest
-            while True:
-                asked.get_nowait()
-        for _ in workers:
-            asked.put(None)
-        for worker in workers:
-            if worker.is_alive():
-                worker.join()
-    return {path: boxes[index] for index, path in enumerate(paths)}
+    return boxes
 
 
 def _synthesize(

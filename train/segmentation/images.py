@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ...edge_runtime.images import open_rgb
 from ...edge_runtime.masks import CLASSES, open_mask
 from ...edge_runtime.network import cores
 from ...edge_runtime.preprocess import InputSpec, rescaled
+from ...edge_runtime.threads import Threads
 from ..data import cache
 from ..data.split import Split, SplitEntry
 from ..data.subsets import SUBSETS
@@ -104,7 +104,7 @@ def _pictures(
 ) -> list[Picture]:
     names = [[entry.sha256, entry.mask_sha256, entry.red_cell_px] for entry in entries]
     key = cache.digest({"format": _FORMAT, "stored": STORED_PX, "spec": asdict(spec), "images": names})
-    with ThreadPoolExecutor(cores()) as pool:
+    with Threads(cores()) as pool:
         sizes = list(pool.map(lambda entry: _upright_size(root / entry.path), entries))
     red_cells = [red_cell_of(entry, size, spec) for entry, size in zip(entries, sizes, strict=True)]
     stored = [_stored_size(size, red_cell) for size, red_cell in zip(sizes, red_cells, strict=True)]
@@ -140,7 +140,7 @@ def _decoded(
             image = rescaled(image, size)
         return np.dstack([np.asarray(image, np.uint8), classes]).ravel()
 
-    with ThreadPoolExecutor(cores()) as pool, progress.task("preprocessing", len(entries)) as advance:
+    with Threads(cores()) as pool, progress.task("preprocessing", len(entries)) as advance:
         for done, block in enumerate(pool.map(decode, zip(entries, sizes, strict=True)), 1):
             yield block
             advance(done, "")
