@@ -35,7 +35,8 @@ LEVEL = {IMAGE: 1e-3, FEATURES: 1e-4}
 """Probability of an alarm by chance at one look at each group. Runs of home's images differ more in their features than
 their distribution says."""
 CLIP = 4.0
-"""Standard deviations of an image from the mean of its label at which it is cut off: a single odd image raises no alarm."""
+"""Standard deviations of an image from the mean of its label at which it is cut off, so that one odd image raises no
+alarm."""
 NAMED = 3.0
 """Shift of a fact that is named, in standard deviations of the home laboratory's slides."""
 _TAIL, _STEP = 25, 2
