@@ -42,7 +42,7 @@ _evaluated = partial(option, EvaluateSettings)
 @_setting("task", "Classify images, or segment cells.")
 @_setting("model", "Backbone, see `edgeall models`.")
 @_setting("alpha", "Width multiplier of the backbone.  [default: 1.0 if it has one]")
-@_setting("weights", "imagenet (downloaded), none, or a file of no_top weights.")
+@_setting("weights", "imagenet (downloaded), none, a file of no_top weights, or a run with the same backbone.")
 @_setting("input_size", "Input size in pixels.  [default: the backbone's]", type=click.IntRange(1))
 @_setting("epochs_head", "Epochs of the head stage, on cached features.", type=click.IntRange(0))
 @_setting(

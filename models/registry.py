@@ -137,4 +137,7 @@ def check_args(spec: ModelSpec, args: BuildArgs) -> None:
     if args.weights == "imagenet" and not spec.pretrained:
         raise UsageError(f"{spec.name} has no pretrained weights", hint="use --weights none")
     if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():
-        raise UsageError(f"{args.weights}: no such weights file", hint="give imagenet, none or the path of a .h5 file")
+        raise UsageError(
+            f"{args.weights}: no such weights file",
+            hint="give imagenet, none, a .h5 file or a run folder",
+        )

@@ -61,7 +61,7 @@ class TrainSettings(SplitOptions):
         task: one of `edgeall.edge_runtime.manifest.TASKS`.
         model: name of the backbone.
         alpha: width multiplier of the backbone.
-        weights: ``imagenet``, ``none`` or a file.
+        weights: ``imagenet``, ``none``, a file, or a run folder, see `edgeall.train.transfer`.
         input_size: pixels; square.
         epochs_head: epochs on the cached features of the frozen backbone.
         epochs_finetune: epochs of the fine-tuning; 0 leaves the backbone unchanged; None: see `FINETUNE_IMAGES`.

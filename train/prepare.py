@@ -27,10 +27,19 @@ from .runs import input_spec, positive_of, read_json, start_over
 from .settings import filled, parse_fold, resolve
 from .tasks import registry as tasks
 from .teacher import Teacher, check_teachers
+from .transfer import Source, check_source
 from .workers import Workers
 
 NAMED_PROBLEMS = 20
 """Largest number of problems of images with masks that are noted one by one."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """The other runs that a run learns from: its teachers, and the one whose backbone it starts from."""
+
+    teachers: tuple[Teacher, ...] = ()
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Prepared:
     Attributes:
         resuming: whether an unfinished run is resumed.
         split: of the run.
-        facts: for ``run.json``; with ``teachers`` in a run of `train`.
+        facts: for ``run.json``; with ``teachers`` and ``transfer`` in a run of `train`.
     """
 
     resuming: bool
@@ -54,9 +63,7 @@ def prepare(settings: TrainSettings, progress: Progress) -> tuple[Split, Facts]:
     return found.split, found.facts
 
 
-def prepare_run(
-    settings: TrainSettings, teachers: tuple[Teacher, ...], workers: Workers, progress: Progress
-) -> Prepared:
+def prepare_run(settings: TrainSettings, others: Others, workers: Workers, progress: Progress) -> Prepared:
     """Prepare a run on every worker. The chief decides; the others receive its split and facts.
 
     Raises:
@@ -64,13 +71,13 @@ def prepare_run(
         DataError: data, teachers or a split that do not match.
     """
     if workers.alone:
-        return _prepare_alone(settings, teachers, progress)
+        return _prepare_alone(settings, others, progress)
     check_shares(settings, workers)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "split.json")
 
         def begin() -> tuple[Any, ...]:
-            found = _prepare_alone(settings, teachers, progress)
+            found = _prepare_alone(settings, others, progress)
             images = len(found.split.subset("train"))
             if images < filled(settings.batch_size):
                 raise UsageError(
@@ -92,8 +99,10 @@ def prepare_run(
         )
     if not workers.chief:
         check_split(split, settings.data)
-        if facts.teachers != [teacher.record() for teacher in teachers]:
+        if facts.teachers != [teacher.record() for teacher in others.teachers]:
             raise DataError("--teacher: not the same run as on the first worker", hint="copy it from there")
+        if facts.transfer != (others.source and others.source.record()):
+            raise DataError("--weights: not the same run as on the first worker", hint="copy it from there")
     return Prepared(resuming, split, facts)
 
 
@@ -138,18 +147,25 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
     return Prepared(False, split, Facts(unit(dataset), data_info(settings.data, dataset, split)))
 
 
-def _prepare_alone(settings: TrainSettings, teachers: tuple[Teacher, ...], progress: Progress) -> Prepared:
+def _prepare_alone(settings: TrainSettings, others: Others, progress: Progress) -> Prepared:
     """Prepare a run on one worker, without the others."""
     resuming = check_out(settings.out, settings.as_json(), settings.force)
     found = prepare_data(settings, resuming, progress)
-    check_teachers(teachers, tasks.get(settings.task), found.split, input_spec(settings.as_json()))
-    record = [teacher.record() for teacher in teachers]
+    check_teachers(others.teachers, tasks.get(settings.task), found.split, input_spec(settings.as_json()))
+    check_source(others.source, found.split)
+    record = [teacher.record() for teacher in others.teachers]
+    transfer = others.source and others.source.record()
     if found.facts.teachers not in (None, record):
         raise UsageError(
             f"{settings.out}: was begun with another run at {', '.join(map(str, settings.teacher))}",
             hint="restore that, or --force to start over",
         )
-    return Prepared(resuming, found.split, replace(found.facts, teachers=record))
+    if found.facts.transfer not in (None, transfer):
+        raise UsageError(
+            f"{settings.out}: was begun with another run at {settings.weights}",
+            hint="restore that, or --force to start over",
+        )
+    return Prepared(resuming, found.split, replace(found.facts, teachers=record, transfer=transfer))
 
 
 def _scan(settings: TrainSettings, progress: Progress) -> Scan:

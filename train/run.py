@@ -27,14 +27,15 @@ from .data import balance, cache
 from .data.subsets import SUBSETS
 from .features import feature_batches
 from .fit import fit, keep_statistics_current, pretrained_statistics, strategy_for, use_accelerator
-from .prepare import prepare_run
+from .prepare import Others, prepare_run
 from .run_folder import claim
 from .run_info import ModelInfo, RunInfo, read_run
 from .runs import build_args, complete_run, input_spec, provenance
 from .settings import HEAD_PATIENCE, filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
 from .tasks import registry as tasks
-from .teacher import WEIGHT, Teacher, open_teachers
+from .teacher import WEIGHT, open_teachers
+from .transfer import open_source
 from .workers import Workers, join
 
 __all__ = ["TrainSettings", "train"]
@@ -64,12 +65,12 @@ def train(
     started = time.perf_counter()
     settings = resolve(settings)
     refuse_inside(settings.data, settings.out)
-    teachers = open_teachers(settings.teacher, settings.out)
+    others = Others(open_teachers(settings.teacher, settings.out), open_source(settings))
     settings = replace(settings, cache_dir=cache.ready(settings.cache_dir))
     workers = join(os.environ.get("TF_CONFIG"), progress) or Workers(strategy=strategy_for(devices))
     with workers.together(), ExitStack() as lock:
         workers.from_chief(lambda: lock.enter_context(output_lock(settings.out, "train")))
-        return _Session(settings, teachers, workers, progress, on_epoch).run(evaluated, started)
+        return _Session(settings, others, workers, progress, on_epoch).run(evaluated, started)
 
 
 class _Session:
@@ -78,13 +79,13 @@ class _Session:
     def __init__(
         self,
         settings: TrainSettings,
-        teachers: tuple[Teacher, ...],
+        others: Others,
         workers: Workers,
         progress: Progress,
         on_epoch: Callable[[Row], None] | None,
     ) -> None:
         self.settings = settings
-        self.teachers = teachers
+        self.others = others
         self.workers = workers
         self.progress = progress
         self.on_epoch = on_epoch
@@ -98,12 +99,13 @@ class _Session:
         """Train, evaluate and complete the run folder. ``started`` is of `time.perf_counter`."""
         settings, workers = self.settings, self.workers
         made_with = provenance()
-        prepared = prepare_run(settings, self.teachers, workers, self.progress)
+        prepared = prepare_run(settings, self.others, workers, self.progress)
         self.split = prepared.split
         self.labels = self.task.labels(self.split)
         accelerated = use_accelerator()
         with workers.scope():
-            self.teach = self.task.teach(self.teachers, self.spec) if self.teachers else None
+            teachers = self.others.teachers
+            self.teach = self.task.teach(teachers, self.spec) if teachers else None
         keras.utils.set_random_seed(settings.seed)
         workers.from_chief(self._build_for_head)
         self._load_images()
@@ -134,7 +136,10 @@ class _Session:
     def _build_for_head(self) -> None:
         """Build the network. With several workers the chief trains the head on a network of its own."""
         with self.workers.scope() if self.workers.alone else nullcontext():
-            self._build(self.args.weights)
+            source = self.others.source
+            self._build("none" if source else self.args.weights)
+            if source:
+                source.copy_to(self.backbone)
 
     def _load_images(self) -> None:
         """Load the preprocessed images; ``training`` is the same with classes filled up to ``--per-class``."""

@@ -46,12 +46,23 @@ class TeacherInfo(Result):
 
 
 @dataclass(frozen=True)
+class TransferInfo(Result):
+    """The run whose backbone a run started from: folder, digests of its ``run.json`` and of its data set, labels."""
+
+    run: str
+    run_sha256: str
+    dataset_sha256: str
+    labels: list[str]
+
+
+@dataclass(frozen=True)
 class Facts(Result):
     """``data.json``: what is known before the training. ``unit`` is the content of one image, ``field`` or ``cell``."""
 
     unit: str
     data: DataInfo
     teachers: list[TeacherInfo] | None = field(default=None, metadata=OPTIONAL)
+    transfer: TransferInfo | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ class RunInfo(Result):
     unit: str
     data: DataInfo
     teachers: list[TeacherInfo] | None = field(default=None, metadata=OPTIONAL)
+    transfer: TransferInfo | None = field(default=None, metadata=OPTIONAL)
     model: ModelInfo
     pruned: PrunedInfo | None = field(default=None, metadata=OPTIONAL)
     ensemble: EnsembleInfo | None = field(default=None, metadata=OPTIONAL)

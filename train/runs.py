@@ -162,7 +162,23 @@ def load_model(run: Path, facts: RunInfo) -> Any:
 
         return build(read_network(run / "model.keras"))
     model = _untrained(facts, len(facts.labels))
-    path = run / "model.keras"
+    _load_weights(model, run / "model.keras")
+    return model
+
+
+def load_backbone(run: Path, facts: RunInfo) -> Any:
+    """The backbone of a run, from the input to the pooled features, with its trained weights.
+
+    Not for imported, joined or pruned networks. Raises DataError if ``model.keras`` is damaged.
+    """
+    settings = {**facts.settings, "weights": "none"}
+    backbone = registry.get(settings["model"]).build(build_args(settings))
+    _load_weights(tasks.of_run(facts).add_head(backbone, settings, len(facts.labels)), run / "model.keras")
+    return backbone
+
+
+def _load_weights(model: Any, path: Path) -> None:
+    """Load the weights of a ``model.keras``. Raises DataError if it is missing, damaged or of another network."""
     # Keras's load_model seeks inside the archive, and every seek backwards reads it again from the start.
     try:
         with ZipFile(path) as archive:
@@ -178,7 +194,6 @@ def load_model(run: Path, facts: RunInfo) -> Any:
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, *DISK_FULL):
                 raise  # not a fault of the file
             raise _damaged(path, error) from error
-    return model
 
 
 def _has_imported(network: RunInfo | MemberNetwork) -> bool:

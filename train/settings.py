@@ -15,6 +15,7 @@ from .runs import build_args
 from .stage import Optimizer
 from .tasks import registry as tasks
 from .teacher import WEIGHT
+from .transfer import is_run
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     if settings.weights == "none":
         # The features of an untrained backbone are noise: the head is trained with the backbone, not before.
         settings = replace(settings, epochs_head=0)
-    registry.check_args(spec, build_args(settings.as_json()))
+    args = build_args(settings.as_json())
+    registry.check_args(spec, replace(args, weights="none") if is_run(settings.weights) else args)
     if settings.per_class is not None:
         parse_per_class(settings.per_class)
     _check_split_options(settings)
