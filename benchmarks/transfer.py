@@ -74,7 +74,7 @@ def report(arguments: argparse.Namespace, pretrained: dict[str, Any], rows: list
         f"# Transfer from white cells to the four-class set, {arguments.input_size} pixels",
         "",
         f"`python benchmarks/transfer.py DATA --weights FILE --input-size {arguments.input_size}`, "
-        f"{datetime.now(timezone.utc):%Y-%m-%d}. MobileNetV2 0.35, float, default settings but the input size. The run on "
+        f"{datetime.now(timezone.utc):%Y-%m-%d}. MobileNetV2 0.35, float, default settings but the size. The run on "
         f"PBC's white cells, from ImageNet weights, reached {100 * cells['accuracy']:.1f} % of {cells['images']} test "
         "images. Contiguous folds of the four-class set, embargo 37.",
         "",
