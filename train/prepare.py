@@ -101,7 +101,7 @@ def prepare_run(settings: TrainSettings, others: Others, workers: Workers, progr
         check_split(split, settings.data)
         if facts.teachers != [teacher.record() for teacher in others.teachers]:
             raise DataError("--teacher: not the same run as on the first worker", hint="copy it from there")
-        if facts.transfer != (others.source and others.source.record()):
+        if facts.transfer != (others.source.record() if others.source else None):
             raise DataError("--weights: not the same run as on the first worker", hint="copy it from there")
     return Prepared(resuming, split, facts)
 
@@ -154,7 +154,7 @@ def _prepare_alone(settings: TrainSettings, others: Others, progress: Progress) 
     check_teachers(others.teachers, tasks.get(settings.task), found.split, input_spec(settings.as_json()))
     check_source(others.source, found.split)
     record = [teacher.record() for teacher in others.teachers]
-    transfer = others.source and others.source.record()
+    transfer = others.source.record() if others.source else None
     if found.facts.teachers not in (None, record):
         raise UsageError(
             f"{settings.out}: was begun with another run at {', '.join(map(str, settings.teacher))}",
