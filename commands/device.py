@@ -316,11 +316,13 @@ def bench(
         return
     if on is not None:
         from ..console.progress import Progress
+        from ..deploy.bench import RemoteBench
         from ..deploy.command import bench_on, given_options
+        from ..deploy.environment import Install
 
         forwarded = given_options(ctx, leave_out=("images", "json", "html", "on", "wheel", "device_python"))
-        chosen = {"images": settings["images"], "wheel": wheel, "python": python}
-        result = bench_on(on, model, arguments=forwarded, progress=Progress(), **chosen)
+        job = RemoteBench(model, settings["images"], forwarded, Install(wheel, python))
+        result = bench_on(on, job, Progress())
     else:
         result = bench_model(model, BenchConfig(labels_file=labels, **settings), note=note)
     print_result(result, json, lambda: bench_text(result))

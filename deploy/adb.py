@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from ..edge_runtime.preprocess import preprocess
 from ..edge_runtime.tools.bench_result import BenchResult
 from ..edge_runtime.tools.golden import UNITS_TOLERANCE, pixels_digest
 from . import benchmark_model, package
-from .bench import pack_images, parse_result
+from .bench import RemoteBench, pack_images
 from .benchmark_model import AndroidDevice, ModelTimes
-from .release import PYTHON, verify_output
+from .remote import bench_output, verify_output
 from .shell import Finished, Reporter, command_line
 from .target import AdbTarget, DeviceError
 from .upload import sha256
@@ -124,47 +124,34 @@ def connect(target: AdbTarget) -> Iterator[Adb]:
             shell.run("rm", "-rf", folder)
 
 
-def bench_over_adb(
-    adb: Adb,
-    model: Path,
-    images: Path | None,
-    arguments: Sequence[str],
-    progress: Reporter,
-    *,
-    wheel: Path | None = None,
-    python: str = PYTHON,
-) -> BenchResult:
+def bench_over_adb(adb: Adb, job: RemoteBench, progress: Reporter) -> BenchResult:
     """Run `edgeall bench` with a Python on the device that has numpy, Pillow, click and an interpreter.
 
     Copies edgeall as a wheel, which Python imports directly. Removes everything it copied.
 
     Args:
         adb: the device.
-        model: on the host; a packed model is verified on the device first.
-        images: on the host, folder or file; None times the golden images.
-        arguments: further options of `edgeall bench`, as on its command line.
+        job: model, images and options; the Python on the device is a command or an absolute path.
         progress: shows the steps.
-        wheel: of edgeall, see `edgeall.deploy.package.wheel`.
-        python: Python executable on the device, a command or an absolute path.
 
     Raises:
         BundleError: the model is damaged, or a golden image gives another output on the device.
         DeviceError: a step failed on the device; with the device's message.
     """
-    bundle = open_bundle(model)
-    progress.note(f"{adb.name}: copying edgeall and {model.name}")
-    sent = package.wheel(wheel)
-    edgeall = ["env", f"PYTHONPATH={adb.push(sent, sent.name)}", python, "-c", EDGEALL]
-    remote_path = adb.push(model, model.name)
+    bundle = open_bundle(job.model)
+    progress.note(f"{adb.name}: copying edgeall and {job.model.name}")
+    sent = package.wheel(job.install.wheel)
+    edgeall = ["env", f"PYTHONPATH={adb.push(sent, sent.name)}", job.install.python, "-c", EDGEALL]
+    remote_path = adb.push(job.model, job.model.name)
     if bundle.manifest is not None:
         verify_output(adb.name, adb.run(*edgeall, "inspect", remote_path, "--json"))
-    words = [*edgeall, "bench", remote_path, "--json", *arguments]
-    if images is not None:
-        words += ["--images", _push_images(adb, images)]
+    words = [*edgeall, "bench", remote_path, "--json", *job.arguments]
+    if job.images is not None:
+        words += ["--images", _push_images(adb, job.images)]
     result = f"{adb.folder}/bench.json"
     done = adb.run(*words, into=result)
     out = adb.pull(result).decode() if not done.status else ""
-    return parse_result(adb.name, done.status, out, done.reason)
+    return bench_output(adb.name, done.status, out, done.reason)
 
 
 def bench_by_benchmark_model(

@@ -2,76 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from ..edge_runtime.errors import UsageError
 from ..edge_runtime.tools.bench_result import BenchResult
+from ..edge_runtime.tools.compare_bench import percentage
+from .bench import RemoteBench, bench_over_ssh
 from .benchmark_model import ModelTimes
-from .devices import find_target
-from .release import PYTHON, Deployed, deploy, rollback
+from .devices import find_ssh_target, find_target
+from .environment import Install
+from .fleet import Fleet, FleetJob, update_fleet
+from .fleet_list import read_fleet
+from .health import HealthConfig
+from .release import Deployed, deploy, rollback
 from .shell import Reporter
 from .target import SshTarget
 
+FORMS = "give MODEL and TARGET, or MODEL and --to FILE; with --rollback TARGET, or MODEL and --to FILE"
 
-def deploy_to(
-    arguments: Sequence[str], back: bool, progress: Reporter, *, python: str = PYTHON, **settings: Any
-) -> Deployed:
+
+@dataclass(frozen=True)
+class DeployRequest:
+    """The command line of `edgeall deploy`.
+
+    Attributes:
+        arguments: MODEL and TARGET; with ``to`` MODEL alone, with ``back`` TARGET alone.
+        to: file of targets.
+        back: ``--rollback``.
+        health_seconds: None takes 60 with ``to`` and no check without; 0 is no check.
+        max_regression: as ``100%``; None takes the default.
+        install: how edgeall is installed on a device.
+    """
+
+    arguments: tuple[str, ...]
+    to: Path | None = None
+    back: bool = False
+    health_seconds: float | None = None
+    max_regression: str | None = None
+    install: Install = field(default_factory=Install)
+
+    def health(self) -> HealthConfig | None:
+        """The check before a model is activated. Raises UsageError for settings of a check that does not take place."""
+        default = HealthConfig()
+        seconds = self.health_seconds
+        if seconds is None:
+            seconds = default.seconds if self.to is not None and not self.back else 0.0
+        elif seconds and self.back:
+            raise UsageError("--health-seconds does not apply to --rollback", hint="leave it out")
+        if self.max_regression is None:
+            limit = default.max_regression_percent
+        elif seconds:
+            limit = percentage(self.max_regression)
+        else:
+            raise UsageError("--max-regression is a limit of the health check", hint="add --health-seconds 60")
+        return HealthConfig(seconds, limit) if seconds else None
+
+
+def deploy_to(request: DeployRequest, progress: Reporter) -> Deployed:
     """`edgeall deploy MODEL TARGET`, or ``--rollback TARGET``.
 
     Args:
-        arguments: MODEL and TARGET, or only TARGET with ``back``.
-        back: ``--rollback``.
+        request: the command line, without ``to``.
         progress: shows steps and bytes.
-        python: Python executable on the device.
-        settings: of `edgeall.deploy.release.deploy`.
 
     Raises:
         UsageError: wrong number of arguments, or a target without ssh; otherwise as `deploy` and `rollback`.
     """
-    if len(arguments) != (1 if back else 2):
-        raise UsageError("give MODEL and TARGET; with --rollback only TARGET")
+    health = request.health()
+    if len(request.arguments) != (1 if request.back else 2):
+        raise UsageError(FORMS)
     from .ssh import connect
 
-    target = find_target(arguments[-1])
-    if not isinstance(target, SshTarget):
-        raise UsageError(
-            f"{target}: deploy needs an ssh target",
-            hint="on Android the model ships in the app: docs/methods/android.md",
-        )
-    with connect(target) as shell:
-        if back:
-            return rollback(shell, python)
-        return deploy(shell, arguments[0], progress, python=python, **settings)
+    with connect(find_ssh_target(request.arguments[-1])) as shell:
+        if request.back:
+            return rollback(shell, request.install.python)
+        return deploy(shell, request.arguments[0], progress, request.install, health)
 
 
-def bench_on(
-    on: str,
-    model: Path,
-    images: Path | None,
-    arguments: Sequence[str],
-    progress: Reporter,
-    *,
-    wheel: Path | None = None,
-    python: str = PYTHON,
-) -> BenchResult:
+def deploy_to_all(request: DeployRequest, progress: Reporter) -> tuple[Fleet, BaseException | None]:
+    """`edgeall deploy MODEL --to FILE`, with or without ``--rollback``.
+
+    Args:
+        request: the command line.
+        progress: shows devices, steps and bytes.
+
+    Returns:
+        The state of each device; and what stopped the work, None if all devices are done.
+
+    Raises:
+        UsageError: wrong number of arguments, or a file with wrong lines.
+        BundleError: the model cannot be deployed. Nothing is sent in these cases.
+    """
+    health = request.health()
+    if request.to is None or len(request.arguments) != 1:
+        raise UsageError(FORMS)
+    job = FleetJob(Path(request.arguments[0]), request.install, health, request.back)
+    return update_fleet(read_fleet(request.to), job, progress)
+
+
+def bench_on(on: str, job: RemoteBench, progress: Reporter) -> BenchResult:
     """`edgeall bench --on TARGET`: the result on the device. See `edgeall.deploy.bench` and `edgeall.deploy.adb`."""
     target = find_target(on)
-    settings: dict[str, Any] = {"wheel": wheel, "python": python}
     if isinstance(target, SshTarget):
-        from .bench import bench_over_ssh
         from .ssh import connect
 
         with connect(target) as shell:
-            return bench_over_ssh(shell, model, images, arguments, progress, **settings)
+            return bench_over_ssh(shell, job, progress)
     from . import adb
 
     with adb.connect(target) as phone:
-        return adb.bench_over_adb(phone, model, images, arguments, progress, **settings)
+        return adb.bench_over_adb(phone, job, progress)
 
 
 def benchmark_model_on(

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..edge_runtime.cache import home
 from ..edge_runtime.errors import DataError, UsageError
 from ..edge_runtime.tools.atomic import write_text
-from .target import FORMS, Target, parse_target
+from .target import FORMS, SshTarget, Target, parse_target
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -70,6 +70,17 @@ def find_target(text: str) -> Target:
         target = parse_target(listed)
     if target is None:
         raise UsageError(f"{text}: no such device", hint=FORMS)
+    return target
+
+
+def find_ssh_target(text: str) -> SshTarget:
+    """`find_target` for a deployment. Raises UsageError for a phone."""
+    target = find_target(text)
+    if not isinstance(target, SshTarget):
+        raise UsageError(
+            f"{target}: deploy needs an ssh target",
+            hint="on Android the model ships in the app: docs/methods/android.md",
+        )
     return target
 
 

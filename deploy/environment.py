@@ -15,6 +15,7 @@ from .shell import Finished, Reporter, Shell, ask, checked, command_line
 from .target import DeviceError
 from .upload import upload
 
+PYTHON = "python3"
 OLDEST_PYTHON = (3, 10)
 NEWEST_PYTHON_32 = (3, 11)
 """The last Python with a wheel of tflite-runtime, the interpreter for 32-bit Arm."""
@@ -34,6 +35,22 @@ print(json.dumps({
     "python": tags.interpreter_version(),
 }))
 """
+
+
+@dataclass(frozen=True)
+class Install:
+    """How edgeall is installed on a device.
+
+    Attributes:
+        wheel: of edgeall, see `edgeall.deploy.package.wheel`; None builds one.
+        python: Python executable on the device.
+        offline: collect the dependencies on the host and copy them, for a device without a network. Otherwise the
+            device's pip downloads them.
+    """
+
+    wheel: Path | None = None
+    python: str = PYTHON
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ def check_python(shell: Shell, facts: Mapping[str, Any]) -> None:
     if facts["implementation"] != "cpython" or version < OLDEST_PYTHON:
         raise DeviceError(
             f"{shell.name}: its Python is {facts['implementation']} {text}, edgeall needs CPython 3.10 or later",
-            hint="a Raspberry Pi OS of 2023 or later has one; --python selects another Python on the device",
+            hint="a Raspberry Pi OS of 2023 or later has one; --device-python selects another Python on the device",
         )
     if facts["bits"] == 32 and version > NEWEST_PYTHON_32:
         raise DeviceError(
@@ -73,31 +90,21 @@ def check_python(shell: Shell, facts: Mapping[str, Any]) -> None:
         )
 
 
-def prepare(
-    shell: Shell,
-    python: str,
-    facts: Mapping[str, Any],
-    progress: Reporter,
-    wheel: Path | None = None,
-    offline: bool = False,
-) -> Environment:
+def prepare(shell: Shell, install: Install, facts: Mapping[str, Any], progress: Reporter) -> Environment:
     """Install edgeall on the device in a virtual environment, unless the same wheel is already installed.
 
     Args:
         shell: the device.
-        python: Python executable on the device.
+        install: wheel, Python and source of the dependencies.
         facts: of `edgeall.deploy.on_device.facts`.
         progress: shows the steps.
-        wheel: of edgeall; None builds one.
-        offline: collect the dependencies on the host and copy them, for a device without a network. Otherwise the
-            device's pip downloads them.
 
     Raises:
         DeviceError: an unsupported Python, not enough disk space, or an install command that fails.
         EdgeallError: the wheel cannot be built, or a dependency has no wheel for this device.
     """
     check_python(shell, facts)
-    wheel = package.wheel(wheel)
+    wheel, python = package.wheel(install.wheel), install.python
     name = package.environment_name(wheel)
     state = ask(shell, python, "environment", name=name)
     environment = Environment(name, f"{state['path']}/bin/edgeall")
@@ -113,17 +120,17 @@ def prepare(
     if made.status:
         raise _no_venv(shell, python, made)
     inside = f"{state['path']}/bin/python"
-    install = [inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
+    pip = [inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
     if facts["bits"] == 32 and facts["machine"] in ("aarch64", "x86_64"):
         # A 32-bit system with a 64-bit kernel: without this, pip detects a 64-bit system (docs/how-to/install.md).
-        install.insert(0, "linux32")
+        pip.insert(0, "linux32")
     folder = f"{WHEELS}/{name}"
-    if offline:
+    if install.offline:
         remote_path = _send_wheelhouse(shell, python, inside, wheel, folder, progress)
-        install += ["--no-index", "--find-links", remote_path, f"{remote_path}/{wheel.name}"]
+        pip += ["--no-index", "--find-links", remote_path, f"{remote_path}/{wheel.name}"]
     else:
-        install += [upload(shell, python, wheel, f"{folder}/{wheel.name}", progress)]
-    checked(shell, install)
+        pip += [upload(shell, python, wheel, f"{folder}/{wheel.name}", progress)]
+    checked(shell, pip)
     checked(shell, [environment.edgeall, "--version"])
     ask(shell, python, "environment_done", name=name)
     ask(shell, python, "remove", path=WHEELS)

@@ -27,7 +27,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """A completed command on a device: its exit status, stdout and stderr."""
+    """A completed command on a device: its exit status, -1 if a signal killed it, stdout and stderr."""
 
     status: int
     out: str
@@ -37,7 +37,10 @@ class Finished:
     def reason(self) -> str:
         """The last lines of stderr, or of stdout if stderr is empty: usually the error message."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return " / ".join(line.strip() for line in lines[-3:]) or f"status {self.status}, no output"
+        end = " / ".join(line.strip() for line in lines[-3:])
+        if self.status < 0:
+            return f"killed by a signal{f': {end}' if end else ''}"
+        return end or f"status {self.status}, no output"
 
 
 class Shell(Protocol):
@@ -82,7 +85,7 @@ def ask(shell: Shell, python: str, action: str, **arguments: Any) -> dict[str, A
     if done.status == 127 or (done.status == 126 and not done.out):
         raise DeviceError(
             f"{shell.name}: no {python} on the device ({done.reason})",
-            hint="install Python 3.10 or later on the device, or name it with --python",
+            hint="install Python 3.10 or later on the device, or name it with --device-python",
         )
     try:
         result: dict[str, Any] = json.loads(done.out)

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class Ssh:
             out.join()
             err.join()
             status = channel.recv_exit_status()
-        if status < 0:
+        # A program that a signal killed has an end, but no exit status. A lost connection has neither.
+        if status < 0 and not channel.eof_received:
             raise self._lost(None)
         return Finished(status, out.text, err.text)
 
@@ -100,6 +102,34 @@ def _feed(channel: paramiko.Channel, stdin: Iterable[bytes]) -> None:
         pass  # the command ended without reading all: its status and output tell why
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a target is, and how to log in there.
+
+    Attributes:
+        keys: existing key files that ``~/.ssh/config`` names.
+    """
+
+    host: str
+    port: int
+    user: str
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}{f':{self.port}' if self.port != 22 else ''}"
+
+
+def resolve(target: SshTarget) -> Address:
+    """Complete a target by ``~/.ssh/config``. Connects to nothing. Raises DeviceError if no user is known."""
+    options = _config(target.host)
+    return Address(
+        host=str(options.get("hostname", target.host)),
+        port=target.port or int(options.get("port", 22)),
+        user=target.user or options.get("user") or _own_name(),
+        keys=tuple(file for file in options.get("identityfile", ()) if Path(file).exists()),
+    )
+
+
 @contextmanager
 def connect(target: SshTarget) -> Iterator[Ssh]:
     """Log in; closes the connection at the end.
@@ -110,12 +140,9 @@ def connect(target: SshTarget) -> Iterator[Ssh]:
         DeviceError: the device does not respond; its host key is unknown or has changed; or it accepts no key. The hint
             names the command that resolves it.
     """
-    options = _config(target.host)
-    host = str(options.get("hostname", target.host))
-    user = target.user or options.get("user") or _own_name()
-    port = target.port or int(options.get("port", 22))
-    name = f"{user}@{host}{f':{port}' if port != 22 else ''}"
-    keys: Any = [file for file in options.get("identityfile", ()) if Path(file).exists()]
+    address = resolve(target)
+    host, port, user, name = address.host, address.port, address.user, str(address)
+    keys: Any = list(address.keys)
     with paramiko.SSHClient() as client:
         if SYSTEM_KNOWN_HOSTS.exists():
             client.load_system_host_keys(str(SYSTEM_KNOWN_HOSTS))

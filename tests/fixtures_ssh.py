@@ -15,7 +15,7 @@ import threading
 import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -54,6 +54,23 @@ class Device:
     @property
     def root(self) -> Path:
         return self.home / ".edgeall"
+
+    def replace_program(self, script: str) -> Callable[[], None]:
+        """Let the device's edgeall begin with these lines of shell script. Returns the function that repairs it."""
+        (environment,) = (self.root / "env").iterdir()
+        real = environment.resolve()
+        environment.unlink()
+        program = environment / "bin" / "edgeall"
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\n{script}\nexec "{real}/bin/edgeall" "$@"\n')
+        program.chmod(0o755)
+        (environment / COMPLETE).write_text("")
+
+        def repair() -> None:
+            shutil.rmtree(environment)
+            environment.symlink_to(real)
+
+        return repair
 
     def trust(self, port: int) -> None:
         """Let the server's host key stand for another port as well."""
@@ -163,29 +180,41 @@ def ready_environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 
 
 @pytest.fixture
-def device(
+def make_device(
     tmp_path: Path,
     ssh_keys: Path,
     device_python: Path,
     ready_environment: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Device]:
-    """A device that is switched on: `Device.url` is where."""
-    home, user_home = tmp_path / "device", tmp_path / "user"
-    home.mkdir()
+) -> Iterator[Callable[[str], Device]]:
+    """Switches on devices by name, each with a home of its own: `Device.url` is where."""
+    user_home = tmp_path / "user"
     (user_home / ".ssh").mkdir(parents=True)
     shutil.copy(ssh_keys / "user", user_home / ".ssh" / "id_ecdsa")
     shutil.copy(ssh_keys / "server.pub", user_home / "server_key.pub")
-    wheel, environment = ready_environment
-    (home / ".edgeall" / "env").mkdir(parents=True)
-    (home / ".edgeall" / "env" / environment.name).symlink_to(environment)
     monkeypatch.setenv("HOME", str(user_home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(user_home / ".config"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    with serve(tmp_path, ssh_keys, home, f"{device_python}:/usr/bin:/bin") as port:
-        made = Device(home, user_home, port, wheel)
-        made.trust(port)
-        yield made
+    wheel, environment = ready_environment
+    with ExitStack() as servers:
+
+        def make(name: str) -> Device:
+            home, server = tmp_path / name, tmp_path / f"{name}.sshd"
+            server.mkdir()
+            (home / ".edgeall" / "env").mkdir(parents=True)
+            (home / ".edgeall" / "env" / environment.name).symlink_to(environment)
+            port = servers.enter_context(serve(server, ssh_keys, home, f"{device_python}:/usr/bin:/bin"))
+            made = Device(home, user_home, port, wheel)
+            made.trust(port)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def device(make_device: Callable[[str], Device]) -> Device:
+    """A device that is switched on."""
+    return make_device("device")
 
 
 @contextmanager
@@ -300,7 +329,8 @@ class _Session(paramiko.ServerInterface):
         for thread in outputs:
             thread.join()
         with suppress(OSError, EOFError):
-            channel.send_exit_status(process.wait())
+            if (status := process.wait()) >= 0:  # there is none of a program that a signal killed
+                channel.send_exit_status(status)
             channel.close()
 
 

@@ -11,8 +11,9 @@ import itertools
 import os
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def bench(
         images=len(sources),
         load_ms=load_ms,
         first_ms=first_ms,
-        **_summary(streams, samples),
+        **_summary(streams, samples, loop.answers.differ),
         thread_sweep=sweep[0],
         offline=sweep[1],
         peak_rss_bytes=peak,
@@ -143,14 +144,31 @@ class _Stream:
         return Repetition(len(self.times), self.images_per_s, self.p50_ms("invoke"), self.p50_ms("end_to_end"))
 
 
+class _Answers:
+    """Compares each answer with the first one to the same image: the same computation gives the same bits.
+
+    Attributes:
+        differ: number of answers that differ.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}
+        self.differ = 0
+
+    def check(self, image: int, answer: NDArray[np.generic]) -> None:
+        checksum = zlib.crc32(np.ascontiguousarray(answer).data)
+        self.differ += self._first.setdefault(image, checksum) != checksum
+
+
 @dataclass(frozen=True)
 class _Loop:
-    """The timed loops over one set of images."""
+    """The timed loops over one set of images. ``answers`` are those of ``network``."""
 
     network: Network[Any]
     decoders: Sequence[Decode]
     config: BenchConfig
     note: Callable[[str], None]
+    answers: _Answers = field(default_factory=_Answers)
 
     def repetitions(self) -> Iterator[int]:
         """The number of each repetition of the single stream, from 1."""
@@ -159,12 +177,17 @@ class _Loop:
             yield number
 
     def single_stream(self, network: Network[Any]) -> _Stream:
+        answers = self.answers if network is self.network else _Answers()
         times: list[tuple[int, int, int, int]] = []
         begin = time.perf_counter_ns()
         elapsed_ns = 0
         while elapsed_ns < self.config.seconds * 1e9 or len(times) < self.config.min_queries:
-            times.append(_query(network, self.decoders[len(times) % len(self.decoders)]))
+            image = len(times) % len(self.decoders)
+            query, answer = _query(network, self.decoders[image])
+            times.append(query)
             elapsed_ns = time.perf_counter_ns() - begin
+            answers.check(image, answer)
+            begin += time.perf_counter_ns() - begin - elapsed_ns  # the check is not part of the measurement
         return _Stream(times, elapsed_ns / 1e9)
 
     def thread_sweep(self, measured: _Stream) -> list[ThreadRow]:
@@ -207,8 +230,8 @@ class _Loop:
         return profile_model(path, self.config.threads)
 
 
-def _summary(streams: Sequence[_Stream], samples: Sequence[MachineState]) -> dict[str, Any]:
-    """The fields of `BenchResult` that come from the single streams."""
+def _summary(streams: Sequence[_Stream], samples: Sequence[MachineState], differ: int) -> dict[str, Any]:
+    """The fields of `BenchResult` that come from the single streams; ``differ`` counts answers, see `_Answers`."""
     times = [query for stream in streams for query in stream.times]
     spread = _spread_percent([stream.p50_ms("end_to_end") for stream in streams])
     return {
@@ -217,7 +240,12 @@ def _summary(streams: Sequence[_Stream], samples: Sequence[MachineState]) -> dic
         "images_per_s": len(times) / sum(stream.seconds for stream in streams),
         "repetitions": [stream.repetition() for stream in streams],
         "spread_percent": spread,
-        "warnings": [*condition_warnings(samples), *_spread_warnings(spread, samples)],
+        "answers_differ": differ,
+        "warnings": [
+            *condition_warnings(samples),
+            *_spread_warnings(spread, samples),
+            *_answer_warnings(differ, len(times)),
+        ],
     }
 
 
@@ -235,16 +263,25 @@ def _spread_warnings(spread: float | None, samples: Sequence[MachineState]) -> l
     return [f"repetitions differ by {spread:.1f} %: stop other programs, or increase --seconds{clock}"]
 
 
-def _query(network: Network[Any], decode: Decode) -> tuple[int, int, int, int]:
-    """Nanoseconds of each of `STAGES` for one image."""
+def _answer_warnings(differ: int, queries: int) -> list[str]:
+    if not differ:
+        return []
+    return [
+        f"{differ:,} of {queries:,} answers differ from the first answer to the same image: check the power supply, "
+        "the clock and the memory of the device"
+    ]
+
+
+def _query(network: Network[Any], decode: Decode) -> tuple[tuple[int, int, int, int], NDArray[np.generic]]:
+    """Nanoseconds of each of `STAGES` for one image, and the answer."""
     start = time.perf_counter_ns()
     image = decode()
     decoded = time.perf_counter_ns()
     pixels = preprocess(image, network.input)
     ready = time.perf_counter_ns()
-    network.predict(pixels)
+    answer = network.predict(pixels)
     done = time.perf_counter_ns()
-    return decoded - start, ready - decoded, done - ready, done - start
+    return (decoded - start, ready - decoded, done - ready, done - start), answer
 
 
 def _warm_up(network: Network[Any], sources: dict[str, Decode], problems: dict[str, str]) -> int:
@@ -256,7 +293,7 @@ def _warm_up(network: Network[Any], sources: dict[str, Decode], problems: dict[s
     first_ns = 0
     for name, decode in list(sources.items()):
         try:
-            end_to_end = _query(network, decode)[-1]
+            end_to_end = _query(network, decode)[0][-1]
         except ImageError as error:
             problems[name] = error.message
             del sources[name]

@@ -91,6 +91,8 @@ class BenchResult(Result):
         steady_rss_bytes: at the end of the single stream.
         accuracy: 0..1, over the images in folders with the name of a label; None if there are none.
         accuracy_images: number of those images.
+        answers_differ: number of timed queries of the single stream whose answer is not bit for bit the first answer to
+            the same image. Not 0 means a faulty device or interpreter.
         profile: time of each operator; None if not requested.
         warnings: reasons to doubt the figures: throttling, other programs, repetitions that differ much.
         problems: images that could not be read or classified.
@@ -118,6 +120,7 @@ class BenchResult(Result):
     steady_rss_bytes: int | None
     accuracy: float | None
     accuracy_images: int
+    answers_differ: int = 0
     profile: OperatorProfile | None
     warnings: list[str]
     problems: list[Unreadable]

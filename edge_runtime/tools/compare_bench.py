@@ -86,7 +86,7 @@ def compare_bench(
         UsageError: ``max_regression`` is not a percentage, or the results are not comparable.
         DataError: a file does not exist, or was not written by ``edgeall bench``.
     """
-    allowed = _percentage(max_regression)
+    allowed = percentage(max_regression)
     old, new = _load(before), _load(after)
     differences = _differences(old, new, models=across_models, images=across_images, devices=across_devices)
     same = old.model_sha256 == new.model_sha256 and old.images_sha256 == new.images_sha256
@@ -118,7 +118,8 @@ def compare_text(result: BenchComparison) -> str:
     return "\n".join([*lines, *(f"differs: {difference}" for difference in result.differences)])
 
 
-def _percentage(text: str) -> float:
+def percentage(text: str) -> float:
+    """The value of ``--max-regression``: ``5%`` or ``5``. Raises UsageError for anything else."""
     try:
         value = float(text.strip().removesuffix("%"))
     except ValueError:

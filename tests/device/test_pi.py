@@ -20,7 +20,8 @@ from fixtures_pi import PATH, Pi, fresh_home, make_root, sshd_in
 
 from edgeall.console.progress import Progress
 from edgeall.deploy import package, ssh
-from edgeall.deploy.bench import bench_over_ssh
+from edgeall.deploy.bench import RemoteBench, bench_over_ssh
+from edgeall.deploy.environment import Install
 from edgeall.deploy.release import Deployed, deploy, rollback
 from edgeall.deploy.target import SshTarget
 from edgeall.edge_runtime.classifier import Classifier
@@ -87,7 +88,7 @@ def pi64(
         with sshd_in(root, ssh_keys, port, environment, folder / "sshd.log"):
             target = SshTarget("127.0.0.1", "root", port)
             with ssh.connect(target) as shell:
-                result = deploy(shell, tiny_bundle, Progress(), wheel=edgeall_wheel, offline=True)
+                result = deploy(shell, tiny_bundle, Progress(), Install(edgeall_wheel, offline=True))
             assert (home / ".edgeall" / "current" / "model.tflite").read_bytes() == tiny_bundle.read_bytes()
             yield Pi(root, "cortex-a72", {"HOME": "/home/pi", "PATH": PATH}), target, result
 
@@ -123,7 +124,8 @@ def test_bench_runs_there_and_comes_home(
 ) -> None:
     options = ("--seconds", "0.5", "--min-queries", "5", "--repetitions", "1", "--no-sweep")
     with ssh.connect(pi64[1]) as shell:
-        result = bench_over_ssh(shell, tiny_bundle, photographs, options, Progress(), wheel=edgeall_wheel)
+        job = RemoteBench(tiny_bundle, photographs, options, Install(edgeall_wheel))
+        result = bench_over_ssh(shell, job, Progress())
     assert result.device.machine == "aarch64"
     assert result.model_sha256 == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
     assert result.accuracy_images == 6
@@ -144,7 +146,7 @@ def test_deploy_again_and_roll_back(
     """Runs last: the wheel is already installed, so only the model is copied and verified."""
     current = pi64[0].root / "home" / "pi" / ".edgeall" / "current" / "model.tflite"
     with ssh.connect(pi64[1]) as shell:
-        second = deploy(shell, other_model, Progress(), wheel=edgeall_wheel, offline=True)
+        second = deploy(shell, other_model, Progress(), Install(edgeall_wheel, offline=True))
         assert current.read_bytes() == other_model.read_bytes()
         assert second.current.edgeall == pi64[2].current.edgeall
         back = rollback(shell)

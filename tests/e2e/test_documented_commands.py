@@ -53,6 +53,7 @@ PLACES = {
 
 NOT_RUN = {
     r"ssh://": "no device to reach; tests/unit/test_deploy.py goes over a real ssh connection to this machine",
+    r"--to clinics\.txt": "no devices to reach; tests/unit/test_deploy_fleet.py has three",
     r"\badb:": "no phone; tests/unit/test_deploy_benchmark_model.py has a program in adb's place",
     r"\bpicamera2\b": "no camera; `edgeall rig --demo` is run instead",
     r"--exit-at-end": "run with images of cells by tests/unit/test_rig_serve.py",

@@ -220,16 +220,35 @@ def test_a_wide_spread_is_warned_of(tiny_bundle: Path, monkeypatch: pytest.Monke
 
     query, calls = module._query, 0
 
-    def slowed(classifier: Classifier, decode: module.Decode) -> tuple[int, int, int, int]:
+    def slowed(classifier: Classifier, decode: module.Decode) -> Any:
         nonlocal calls
         calls += 1
-        decoded, preprocessed, invoked, whole = query(classifier, decode)
-        return decoded, preprocessed, invoked, whole * 100 if calls > 10 + 20 else whole
+        (decoded, preprocessed, invoked, whole), answer = query(classifier, decode)
+        return (decoded, preprocessed, invoked, whole * 100 if calls > 10 + 20 else whole), answer
 
     monkeypatch.setattr(module, "_query", slowed)
     result = bench(tiny_bundle, seconds=0, min_queries=20, repetitions=2)
     assert result["spread_percent"] > 100
     assert any("repetitions differ by" in warning for warning in result["warnings"])
+
+
+def test_answers_that_change_are_counted(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two queries give another answer than the first one to that image, as on a board whose memory fails."""
+    from edgeall.edge_runtime.tools import bench as module
+
+    query, calls = module._query, 0
+
+    def failing(classifier: Classifier, decode: module.Decode) -> Any:
+        nonlocal calls
+        calls += 1
+        times, answer = query(classifier, decode)
+        return times, answer[::-1] if calls in (10 + 15, 10 + 25) else answer
+
+    assert bench(tiny_bundle, seconds=0, min_queries=20)["answers_differ"] == 0
+    monkeypatch.setattr(module, "_query", failing)
+    result = bench(tiny_bundle, seconds=0, min_queries=20, repetitions=2)
+    assert result["answers_differ"] == 2
+    assert any("2 of 40 answers differ" in warning for warning in result["warnings"])
 
 
 def test_the_sweep(tiny_bundle: Path, labelled: tuple[Path, float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +362,7 @@ def test_a_throttled_board_is_warned_of(
     query, begun = module._query, False
     a_board(tmp_path, throttled=f"{before:x}", load="0.00 0 0")
 
-    def changing(classifier: Classifier, decode: module.Decode) -> tuple[int, int, int, int]:
+    def changing(classifier: Classifier, decode: module.Decode) -> Any:
         nonlocal begun
         if not begun:
             a_board(tmp_path, throttled=f"{after:x}")

@@ -25,7 +25,8 @@ from venvs import HANG_S
 from edgeall import cli
 from edgeall.console.progress import Progress
 from edgeall.deploy import environment, ssh, upload
-from edgeall.deploy.bench import bench_over_ssh
+from edgeall.deploy.bench import RemoteBench, bench_over_ssh
+from edgeall.deploy.environment import Install
 from edgeall.deploy.release import Deployed, deploy, rollback
 from edgeall.deploy.target import DeviceError, SshTarget, parse_target
 from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
@@ -41,7 +42,7 @@ def connected(device: Device, port: int | None = None) -> Iterator[ssh.Ssh]:
 
 def put(device: Device, model: Path, port: int | None = None) -> Deployed:
     with connected(device, port) as shell:
-        return deploy(shell, model, QUIET, wheel=device.wheel)
+        return deploy(shell, model, QUIET, Install(device.wheel))
 
 
 def serving(device: Device) -> bytes:
@@ -287,7 +288,7 @@ def test_names_and_keys_come_from_the_ssh_config(device: Device, tiny_bundle: Pa
     target = parse_target("ssh://pi")
     assert isinstance(target, SshTarget)
     with ssh.connect(target) as shell:
-        deploy(shell, tiny_bundle, QUIET, wheel=device.wheel)
+        deploy(shell, tiny_bundle, QUIET, Install(device.wheel))
     assert serving(device) == tiny_bundle.read_bytes()
 
 
@@ -322,7 +323,7 @@ def test_an_install_that_fails_leaves_the_old_model(device: Device, tiny_bundle:
     broken = tmp_path / "edgeall-9.9.9-py3-none-any.whl"
     broken.write_bytes(b"no zip")
     with connected(device) as shell, pytest.raises(DeviceError, match=r"step 2 of 5, install edgeall;.*still active"):
-        deploy(shell, tiny_bundle, QUIET, wheel=broken)
+        deploy(shell, tiny_bundle, QUIET, Install(broken))
     assert serving(device) == tiny_bundle.read_bytes()
 
 
@@ -340,8 +341,8 @@ def test_a_python_that_no_interpreter_fits(device: Device, facts: dict[str, Any]
 
 def test_a_device_without_python(device: Device, tiny_bundle: Path) -> None:
     with connected(device) as shell, pytest.raises(DeviceError, match="no python9 on the device") as caught:
-        deploy(shell, tiny_bundle, QUIET, wheel=device.wheel, python="python9")
-    assert "--python" in caught.value.hint
+        deploy(shell, tiny_bundle, QUIET, Install(device.wheel, "python9"))
+    assert "--device-python" in caught.value.hint
 
 
 def test_a_command_that_talks_much_on_both_sides_does_not_hang(device: Device) -> None:
@@ -355,6 +356,14 @@ def test_a_command_that_talks_much_on_both_sides_does_not_hang(device: Device) -
         assert shell.run("exit 3", stdin=[data]).status == 3
 
 
+def test_a_command_that_a_signal_kills_is_no_lost_connection(device: Device) -> None:
+    """The kernel kills the largest program where memory is short: often pip on a small board."""
+    with connected(device) as shell:
+        done = shell.run("echo packing >&2; kill -KILL $$")
+        assert (done.status, done.reason) == (-1, "killed by a signal: packing")
+        assert shell.run("exit 4").status == 4
+
+
 def test_bench_runs_there_and_leaves_nothing(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
     for seed in range(4):
         path = tmp_path / "smears" / LABELS[seed] / f"{seed}.png"
@@ -362,21 +371,22 @@ def test_bench_runs_there_and_leaves_nothing(device: Device, tiny_bundle: Path, 
         grainy_image(seed).save(path)
     options = ("--seconds", "0.1", "--repetitions", "1", "--no-sweep", "--threads", "2")
     with connected(device) as shell:
-        result = bench_over_ssh(shell, tiny_bundle, tmp_path / "smears", options, QUIET, wheel=device.wheel)
+        install = Install(device.wheel)
+        result = bench_over_ssh(shell, RemoteBench(tiny_bundle, tmp_path / "smears", options, install), QUIET)
         assert result.model_sha256 == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
         assert (result.threads, result.images, result.accuracy_images) == (2, 4, 4)
         assert result.stages["invoke"].p50_ms > 0
         with pytest.raises(DeviceError, match=r"status 2.*no-such-option"):
-            bench_over_ssh(shell, tiny_bundle, None, ["--no-such-option"], QUIET, wheel=device.wheel)
+            bench_over_ssh(shell, RemoteBench(tiny_bundle, None, ["--no-such-option"], install), QUIET)
         with pytest.raises(DataError, match="no such"):
-            bench_over_ssh(shell, tiny_bundle, tmp_path / "nowhere", [], QUIET, wheel=device.wheel)
+            bench_over_ssh(shell, RemoteBench(tiny_bundle, tmp_path / "nowhere", [], install), QUIET)
     assert list((device.root / "bench").iterdir()) == []
 
 
 def test_bench_checks_the_golden_images_first(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
     spoilt = repack(tiny_bundle, tmp_path / "spoilt.tflite", other_units)
     with connected(device) as shell, pytest.raises(BundleError, match="golden images"):
-        bench_over_ssh(shell, spoilt, None, [], QUIET, wheel=device.wheel)
+        bench_over_ssh(shell, RemoteBench(spoilt, install=Install(device.wheel)), QUIET)
 
 
 def test_a_file_that_changes_while_it_is_copied_is_not_accepted(device: Device, tmp_path: Path) -> None:

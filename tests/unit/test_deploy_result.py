@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgeall.deploy.release import _result, deploy_text, verify_output
+from edgeall.deploy.release import _result, deploy_text
+from edgeall.deploy.remote import verify_output
 from edgeall.deploy.shell import Finished
 from edgeall.edge_runtime.errors import BundleError
 
