@@ -116,7 +116,9 @@ def judge(device: str, measured: BenchResult, before_ms: float | None, config: H
         before_invoke_p50_ms=before_ms,
         warnings=list(measured.warnings),
     )
-    if measured.answers_differ:
+    if measured.answers_differ is None:
+        health.warnings.append("answers are not compared: the edgeall of --wheel is too old")
+    elif measured.answers_differ:
         raise DeviceError(
             f"{device}: {measured.answers_differ:,} of {measured.queries:,} answers differ from the first answer to "
             "the same golden image",

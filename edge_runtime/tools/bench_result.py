@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..results import Result
+from ..results import OPTIONAL, Result
 from .device import Device, MachineState
 from .profile import OperatorProfile
 
@@ -92,7 +92,7 @@ class BenchResult(Result):
         accuracy: 0..1, over the images in folders with the name of a label; None if there are none.
         accuracy_images: number of those images.
         answers_differ: number of timed queries of the single stream whose answer is not bit for bit the first answer to
-            the same image. Not 0 means a faulty device or interpreter.
+            the same image. Not 0 means a faulty device or interpreter; None is a result of a version that did not compare.
         profile: time of each operator; None if not requested.
         warnings: reasons to doubt the figures: throttling, other programs, repetitions that differ much.
         problems: images that could not be read or classified.
@@ -120,7 +120,7 @@ class BenchResult(Result):
     steady_rss_bytes: int | None
     accuracy: float | None
     accuracy_images: int
-    answers_differ: int = 0
+    answers_differ: int | None = field(default=None, metadata=OPTIONAL)
     profile: OperatorProfile | None
     warnings: list[str]
     problems: list[Unreadable]

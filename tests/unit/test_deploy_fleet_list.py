@@ -115,7 +115,7 @@ def test_a_trial_takes_place_with_to_alone_by_default() -> None:
     assert DeployRequest(("m", "t"), one, health_seconds=5, max_regression="20%").health() == HealthConfig(5, 20)
 
 
-def measured(slices: tuple[float, ...], differ: int = 0) -> Any:
+def measured(slices: tuple[float, ...], differ: int | None = 0) -> Any:
     return SimpleNamespace(
         queries=1000,
         stages={"invoke": SimpleNamespace(p50_ms=slices[0])},
@@ -138,6 +138,7 @@ def test_the_slowest_part_of_a_trial_is_compared_with_the_release_before() -> No
     assert caught.value.hint.endswith("--max-regression 160%")
     with pytest.raises(DeviceError, match="3 of 1,000 answers differ"):
         judge("pi", measured((10,), differ=3), 10, config)
+    assert "not compared" in judge("pi", measured((10,), differ=None), 10, config).warnings[-1]
 
 
 class BrokenDevice:
@@ -162,7 +163,9 @@ class BrokenDevice:
 def test_a_release_that_does_not_run_does_not_keep_its_successor_away() -> None:
     repetition = {"queries": 100, "images_per_s": 50.0, "invoke_p50_ms": 9.0, "end_to_end_p50_ms": 10.0}
     stages = {"invoke": {"p50_ms": 9.0, "p90_ms": 9.0, "p99_ms": 9.0}}
-    device = BrokenDevice({"queries": 1200, "stages": stages, "repetitions": [repetition] * 12, "warnings": []})
+    device = BrokenDevice(
+        {"queries": 1200, "stages": stages, "repetitions": [repetition] * 12, "warnings": [], "answers_differ": 0}
+    )
     new, old = Installed("env/bin/edgeall", "releases/new/model.tflite"), Installed.in_folder("/home/pi/current")
     health = check_health(device, HealthConfig(60), new, old, Progress(quiet=True))
     assert (health.queries, health.slowest_invoke_p50_ms, health.before_invoke_p50_ms) == (1200, 9.0, None)
