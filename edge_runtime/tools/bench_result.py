@@ -92,7 +92,7 @@ class BenchResult(Result):
         accuracy: 0..1, over the images in folders with the name of a label; None if there are none.
         accuracy_images: number of those images.
         answers_differ: number of timed queries of the single stream whose answer is not bit for bit the first answer to
-            the same image. Not 0 means a faulty device or interpreter; None is a result of a version that did not compare.
+            the same image. Not 0 means a faulty device or interpreter. None: an older version that did not compare.
         profile: time of each operator; None if not requested.
         warnings: reasons to doubt the figures: throttling, other programs, repetitions that differ much.
         problems: images that could not be read or classified.
