@@ -29,9 +29,11 @@ STAIN, BACKGROUND = 0.2, 0.03
 """Largest natural logarithm of a stain's strength, and largest optical density of stain that is everywhere."""
 VIGNETTE = 0.3
 """Largest share of the light that is missing in the corners."""
-COLOURLESS, GREY = 0.15, 0.5
+COLOURLESS, GREY = 0.3, 0.5
 """Share of images that lose colour, and of those the share that lose all of it; the others' saturation varies by
 `SATURATION`."""
+RESPONSE = 0.1, 1.1
+"""Least and largest response to a channel of a camera without colour; the responses are then divided by their sum."""
 SATURATION = 0.3
 BLURRED, SIGMA = 1 / 2, (0.3, 2.0)
 """Share of images that the focus is changed of; standard deviation in pixels of a 224-pixel field, log-uniform."""
@@ -104,11 +106,18 @@ def vignette(shape: Any, seed: Any) -> Any:
 
 
 def saturated(images: Any, seed: Any) -> Any:
-    """Colours nearer to or further from grey; some images are entirely grey."""
-    draws = tf.random.stateless_uniform((2, tf.shape(images)[0], 1, 1, 1), seed)
+    """Colours nearer to or further from grey; some images are entirely grey.
+
+    What grey a colour becomes depends on the camera: ITU-R BT.601 counts green five times as much as blue, a plain mean
+    does not. So each image has its own response to the three channels.
+    """
+    seeds = tf.random.split(seed, 2)
+    draws = tf.random.stateless_uniform((2, tf.shape(images)[0], 1, 1, 1), seeds[0])
+    response = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 3), seeds[1], *RESPONSE)
     lost = tf.nn.relu(draws[1] - GREY) / (1.0 - GREY)
     kept = tf.where(draws[0] < COLOURLESS, lost, 1.0 + SATURATION * (2.0 * draws[1] - 1.0))
-    grey = tf.reduce_mean(images, axis=3, keepdims=True)
+    weights = response / tf.reduce_sum(response, axis=3, keepdims=True)
+    grey = tf.reduce_sum(weights * images, axis=3, keepdims=True)
     return grey + kept * (images - grey)
 
 
