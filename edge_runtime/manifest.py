@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,13 +90,18 @@ class Manifest:
         return str(self.output.get("scores", SCORES[0]))
 
     def to_json(self) -> str:
-        """The indented text of ``edgeall.json``. Raises ValueError for values that JSON cannot represent."""
+        """The indented text of ``edgeall.json``, a list of numbers on one line.
+
+        Raises ValueError for values that JSON cannot represent.
+        """
         values = dataclasses.asdict(self)
         for key in ("segmentation", "output", "exemplars", "lineage", "drift"):
             if not values[key]:
                 del values[key]
         ordered = {key: values.pop(key) for key in _FIRST} | values
-        return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)
+        # A string has no line break in JSON, so only lists match.
+        return re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
 
 def parse_manifest(text: str | bytes, name: str) -> Manifest:

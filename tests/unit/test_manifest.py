@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -18,6 +19,16 @@ OPTIONAL = {"quality", "task"}
 
 def test_what_is_written_is_read_back() -> None:
     assert parse_manifest(PACKED.to_json(), "m") == PACKED
+
+
+def test_lists_of_numbers_stand_on_one_line_and_texts_stay() -> None:
+    """A reference for the drift alarm has hundreds of numbers; one on each line doubles the size of the text."""
+    drift = {"image": {"means": [[1.5, -2e-05], [0.25, 3]]}}
+    changed = dataclasses.replace(PACKED, name="[\n 1 ]", drift=drift)
+    text = changed.to_json()
+    assert "[ 1.5, -2e-05 ]" in text and "[ 0.25, 3 ]" in text
+    found = json.loads(text)
+    assert found["name"] == "[\n 1 ]" and found["drift"] == drift
 
 
 def test_fields_of_a_later_minor_version_are_left_aside() -> None:

@@ -93,8 +93,19 @@ def test_some_images_lose_their_colour_and_grey_stays_grey() -> None:
     changed = np.asarray(microscope.saturated(tf.constant(images), SEED))
     colour = (changed - changed.mean(axis=3, keepdims=True)).std(axis=(1, 2, 3))
     kept = colour / (images - images.mean(axis=3, keepdims=True)).std(axis=(1, 2, 3))
-    assert 3 <= (kept < 0.69).sum() <= 20
-    np.testing.assert_allclose(changed.mean(axis=3), images.mean(axis=3), atol=0.01)
+    assert 6 <= (kept < 0.69).sum() <= 30
+    grey = np.repeat(images.mean(axis=3, keepdims=True), 3, axis=3)
+    np.testing.assert_allclose(microscope.saturated(tf.constant(grey), SEED), grey, atol=0.01)
+
+
+def test_cameras_without_colour_differ_in_their_response_to_the_channels() -> None:
+    primaries = 200 * np.broadcast_to(np.eye(3, dtype=np.float32), (256, 1, 3, 3))
+    changed = np.asarray(microscope.saturated(tf.constant(primaries), SEED))
+    weights = changed[np.ptp(changed, axis=3).max(axis=(1, 2)) < 0.01][:, 0, :, 0] / 200
+    assert len(weights) > 20
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-4)
+    green_to_blue = weights[:, 1] / weights[:, 2]
+    assert green_to_blue.min() < 1 / 2 and green_to_blue.max() > 2
 
 
 def test_a_lens_darkens_corners_alone() -> None:
