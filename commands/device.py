@@ -210,6 +210,11 @@ def _explained(
 @click.option("--masks", is_flag=True, help="Write a mask for each image: 0 background, 128 cytoplasm, 255 nucleus.")
 @click.option("--crops", is_flag=True, help="Write a crop of each whole cell.")
 @click.option(
+    "--central",
+    is_flag=True,
+    help="One crop for each image, around its central cell, in the folders of the images: a training set of cells.",
+)
+@click.option(
     "--model",
     type=FILE,
     help="Crop to the input size of this packed model.  [default: square crops of the original size]",
@@ -238,7 +243,8 @@ def cells(
     wanted = Wanted(
         scale=None if red_cell_px is None else given_scale(red_cell_px),
         masks=settings["masks"],
-        crops=settings["crops"] or model is not None,
+        crops=settings["crops"] or settings["central"] or model is not None,
+        central=settings["central"],
         spec=None if manifest is None else manifest.input,
     )
     skipped = Skipped()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..files import file_name, is_empty, output_lock
 from ..images import mark_output, open_rgb
 from ..pipeline import expand
 from ..preprocess import InputSpec
-from .cells import crop, cut_out
+from .cells import Box, Cell, crop, cut_out
 from .finder import Finder, Found
 from .quality import looks_stained
 from .scale import Scale
@@ -30,6 +31,9 @@ COLUMNS = (
 )
 WHOLE, CUT = (0, 160, 60), (230, 120, 0)
 """Box colours of whole cells and of cells that the border cuts."""
+NEAR = 0.25
+"""Largest distance of a central cell's nucleus from the centre, as a share of the shorter side of the image."""
+NO_CENTRAL = "no cell found at the centre; the crop is the whole image"
 NOT_A_SMEAR = "does not look like a stained smear in a bright field"
 _LONGEST_ENDING = "-9999.png"
 """The longest ending that is added to a name."""
@@ -43,12 +47,15 @@ class Wanted:
         scale: of all images; None measures it in each.
         masks: whether to write ``masks/``.
         crops: whether to write ``crops/`` of the whole cells.
+        central: whether each image gives one crop instead, around the cell at its centre, under the image's path in its
+            folder: a training set of cells. An image without such a cell is taken whole.
         spec: a model's input, which the crops are resized to. None writes square crops at the original scale.
     """
 
     scale: Scale | None = None
     masks: bool = False
     crops: bool = False
+    central: bool = False
     spec: InputSpec | None = None
 
 
@@ -79,20 +86,22 @@ def cells_of_files(
     """
     with output_lock(out, "cells"):
         own = out.resolve()  # may be inside a searched folder
-        images = (path for path in expand(paths, skipped) if own not in Path(path).resolve().parents)
+        given = list(paths)
+        images = (path for path in expand(given, skipped) if own not in Path(path).resolve().parents)
         if out.exists() and (not out.is_dir() or not is_empty(out)):
             raise UsageError(f"{out}: is not an empty folder", hint="choose a new folder")
         out.mkdir(parents=True, exist_ok=True)
         mark_output(out)
-        return _Writer(out, finder, wanted).write(images)
+        return _Writer(out, finder, wanted, [Path(path) for path in given]).write(images)
 
 
 class _Writer:
     """Writes the results of one command into its folder."""
 
-    def __init__(self, out: Path, finder: Finder, wanted: Wanted) -> None:
-        self._out, self._finder, self._wanted = out, finder, wanted
+    def __init__(self, out: Path, finder: Finder, wanted: Wanted, roots: Sequence[Path]) -> None:
+        self._out, self._finder, self._wanted, self._roots = out, finder, wanted, roots
         self._masks: set[str] = set()
+        self._places: set[str] = set()
 
     def write(self, images: Iterable[str]) -> dict[str, Any]:
         """Find and write the cells of all images; see `cells_of_files`."""
@@ -122,14 +131,14 @@ class _Writer:
         # Images in different folders may have the same name; and a name may be too long for an ending.
         name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
         try:
-            rows = self._write_crops(image, found, name)
+            rows, note = self._write_crops(image, found, path, name)
             overlay(image, found).save(self._out / "overlays" / f"{name}.png")
             mask = self._write_mask(found, path, name)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
             return {"image": path, "error": f"{path}: its cells can't be written ({error.strerror})"}
-        warnings = [*found.warnings, *([] if looks_stained(pixels) else [NOT_A_SMEAR])]
+        warnings = [*found.warnings, *([] if looks_stained(pixels) else [NOT_A_SMEAR]), *note]
         return {
             "image": path,
             "cells": rows,
@@ -139,20 +148,46 @@ class _Writer:
             "warnings": warnings,
         }
 
-    def _write_crops(self, image: Image.Image, found: Found, name: str) -> list[dict[str, Any]]:
-        """The rows of `COLUMNS` without the image."""
-        spec, rows = self._wanted.spec, []
+    def _write_crops(
+        self, image: Image.Image, found: Found, path: str, name: str
+    ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        """The rows of `COLUMNS` without the image, and a warning if there is no cell at its centre."""
+        wanted, rows = self._wanted, []
         scale = found.scale.to_json()
+        middle = central(found.cells, image.size) if wanted.central else None
         for number, cell in enumerate(found.cells, 1):
             file = None
-            if self._wanted.crops and not cell.touches_border:
-                file = f"crops/{name}-{number}.png"
-                cut = cut_out(image, cell.box) if spec is None else Image.fromarray(crop(image, cell.box, spec))
-                cut.save(self._out / file)
+            if cell is middle:
+                file = self._write_crop(image, cell.box, self._own_place(path))
+            elif wanted.crops and not wanted.central and not cell.touches_border:
+                file = self._write_crop(image, cell.box, f"{name}-{number}")
             values: tuple[Any, ...] = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px)
             values += (cell.touches_border, file, cell.cell_area_px, round(cell.nc_ratio, 3), round(cell.roundness, 3))
             rows.append(dict(zip(COLUMNS[1:], (*values, scale["red_cell_px"], scale["um_per_px"]), strict=True)))
-        return rows
+        if not wanted.central or middle is not None:
+            return rows, ()
+        self._write_crop(image, (0, 0, *image.size), self._own_place(path))
+        return rows, (NO_CENTRAL,)
+
+    def _write_crop(self, image: Image.Image, box: Box, name: str) -> str:
+        """Write the crop around a box, at the original scale or in the size of a model's input; returns its path."""
+        file, spec = f"crops/{name}.png", self._wanted.spec
+        cut = cut_out(image, box) if spec is None else Image.fromarray(crop(image, box, spec))
+        (self._out / file).parent.mkdir(parents=True, exist_ok=True)
+        cut.save(self._out / file)
+        return file
+
+    def _own_place(self, path: str) -> str:
+        """The path of an image in the folder that was given, without its suffix; numbered if it is taken."""
+        given = next((root for root in self._roots if Path(path).is_relative_to(root) and Path(path) != root), None)
+        inside = Path(path).relative_to(given) if given else Path(Path(path).name)
+        own = place = inside.with_suffix("").as_posix()
+        number = 1
+        while place.casefold() in self._places:
+            number += 1
+            place = f"{own}-{number}"
+        self._places.add(place.casefold())
+        return place
 
     def _write_mask(self, found: Found, path: str, name: str) -> str | None:
         """Write the mask under the image's own name, or a numbered one if that is taken; returns its path."""
@@ -163,6 +198,16 @@ class _Writer:
         self._masks.add(file.casefold())
         Image.fromarray(found.mask()).save(self._out / "masks" / file)
         return f"masks/{file}"
+
+
+def central(cells: Iterable[Cell], size: tuple[int, int]) -> Cell | None:
+    """The cell whose nucleus is nearest to the centre of an image of ``size`` (width, height), if it is near."""
+
+    def away(cell: Cell) -> float:
+        return math.hypot(cell.centre[0] - size[0] / 2, cell.centre[1] - size[1] / 2)
+
+    nearest = min(cells, key=away, default=None)
+    return nearest if nearest is not None and away(nearest) <= NEAR * min(size) else None
 
 
 def overlay(image: Image.Image, found: Found) -> Image.Image:

@@ -20,6 +20,7 @@ from edgeall.edge_runtime.vision import finder as finding
 from edgeall.edge_runtime.vision.cells import crop, cut_out
 from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, CellFinder, open_finder
 from edgeall.rig.capture.slide import draw_slide
+from edgeall.train.data.dataset import load_dataset, unit
 
 MOST_BYTES = 400_000
 
@@ -82,6 +83,36 @@ def test_the_command_crops_to_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
         assert cli.main(["cells", str(smear), "--out", str(tmp_path / str(status)), "--model", "m.tflite"]) == status
     with Image.open(tmp_path / "0" / "crops" / "0001-a-1.png") as cut:
         assert cut.size == (64, 96)
+
+
+@pytest.mark.usefixtures("drawn_model")
+def test_central_crops_are_a_training_set_of_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folders of classes stay; an image without a cell at its centre is taken whole, and said to be."""
+    off_centre = draw([((120, 100), 0.8)], SOME_RED)
+    for label in ("blast", "other"):
+        (tmp_path / "smears" / label).mkdir(parents=True)
+        Image.fromarray(draw([((320, 240), 0.8), ((120, 100), 0.8)], SOME_RED)).save(
+            tmp_path / "smears" / label / "a.bmp"
+        )
+        Image.fromarray(off_centre).save(tmp_path / "smears" / label / "b.png")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["cells", "smears", "--central", "--out", "found", "--json"]) == 0
+    printed = capsys.readouterr()
+    crops = sorted(path.relative_to("found/crops").as_posix() for path in Path("found/crops").rglob("*.png"))
+    assert crops == ["blast/a.png", "blast/b.png", "other/a.png", "other/b.png"]
+    first = json.loads(printed.out)["images"][0]["cells"]
+    assert [cell["crop"] for cell in first] == [None, "crops/blast/a.png"]
+    left, top, right, bottom = (first[1][key] for key in ("left", "top", "right", "bottom"))
+    with Image.open("found/crops/blast/a.png") as cut:
+        assert cut.size == (max(right - left, bottom - top),) * 2
+    with Image.open("found/crops/other/b.png") as whole:
+        np.testing.assert_array_equal(np.asarray(whole), off_centre)
+    assert printed.err.count("b.png: no cell found at the centre; the crop is the whole image") == 2
+    data = load_dataset(Path("found/crops"))
+    assert (unit(data), [sample.label for sample in data.samples]) == ("cell", ["blast"] * 2 + ["other"] * 2)
+    assert unit(load_dataset(Path("smears"))) == "field"
 
 
 # The model of the package

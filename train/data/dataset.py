@@ -71,5 +71,6 @@ def positive_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def unit(dataset: Dataset) -> str:
-    """What one image shows: a ``cell`` (C-NMC) or a ``field`` of a smear."""
-    return "cell" if dataset.layout == "cnmc" else "field"
+    """What one image shows: a ``cell`` (C-NMC, and crops that `edgeall cells` wrote) or a ``field`` of a smear."""
+    crops = dataset.root.name == "crops" and is_output(dataset.root.resolve().parent)
+    return "cell" if crops or dataset.layout == "cnmc" else "field"
