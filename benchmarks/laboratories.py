@@ -4,7 +4,8 @@ python benchmarks/laboratories.py DATA --weights FILE --write benchmarks/results
 
 DATA holds cells/{pbc,bccd}, masks/all-idb2 and cnmc; FILE is MobileNetV2 0.35 with ImageNet weights, without its top.
 Five types of white cell: trained on the Barcelona laboratory (PBC), tested on BCCD. Leukaemia against healthy cells:
-trained on ALL-IDB2, tested on C-NMC's sample. Each model is trained and quantized once by `edgeall`; a complete one in
+trained on ALL-IDB2, tested on C-NMC's sample. The white cells are measured as they are and as `edgeall cells --central`
+frames them, in both laboratories. Each model is trained and quantized once by `edgeall`; a complete one in
 --work is used again. Each draw takes labelled images of the other laboratory, learns from them by the function behind
 `edgeall adapt`, and is tested on all images of that laboratory that were not drawn. Where the product would not write
 a file, because nothing was gained by more than chance, the old model counts. No limit: it reports.
@@ -80,7 +81,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="write the Markdown page here")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    tasks = [_cells(arguments), _leukaemia(arguments)]
+    tasks = [_framed_cells(arguments), _cells(arguments), _leukaemia(arguments)]
     page = report(arguments, tasks)
     print(page)
     if arguments.write:
@@ -90,7 +91,21 @@ def main() -> int:
 
 def _cells(arguments: argparse.Namespace) -> Task:
     model = _model(arguments, "pbc", arguments.data / "cells" / "pbc")
-    return _task(arguments, "White cells: PBC to BCCD", model, arguments.data / "cells" / "bccd", COUNTS)
+    return _task(arguments, "White cells as they are: PBC to BCCD", model, arguments.data / "cells" / "bccd", COUNTS)
+
+
+def _framed_cells(arguments: argparse.Namespace) -> Task:
+    """The same, framed alike by the cell finder."""
+    home, site = (_framed(arguments, name) for name in ("pbc", "bccd"))
+    model = _model(arguments, "pbc-framed", home)
+    return _task(arguments, "White cells, framed by `edgeall cells --central`: PBC to BCCD", model, site, COUNTS)
+
+
+def _framed(arguments: argparse.Namespace, name: str) -> Path:
+    out = arguments.work / f"{name}-cells"
+    if not (out / "cells.csv").exists():
+        command.answer("cells", arguments.data / "cells" / name, "--central", "--out", out)
+    return out / "crops"
 
 
 def _leukaemia(arguments: argparse.Namespace) -> Task:
