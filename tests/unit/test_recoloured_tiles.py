@@ -40,7 +40,9 @@ def test_red_cells_take_any_hue_but_that_of_the_nuclei(
         hue, saturation, _ = colorsys.rgb_to_hsv(*found[32, 18].tolist())
         if saturation > 0.1:
             away.append((hue * 360 - own) % 360)
-    assert min(away) > light.OWN_HUE - 8 and max(away) < 360 - light.OWN_HUE + 8
+    blue, red = light.OWN_HUE
+    assert min(away) > red - 8 and max(away) < 360 - blue + 8
+    assert max(away) > 360 - red, "nearer to the nuclei on the side of blue"
     assert np.histogram(away, 4, (0, 360))[0].min() > 0, "every other part of the circle"
 
 
@@ -68,6 +70,8 @@ def test_tiles_without_a_counted_mask_keep_their_colours(
     monkeypatch.setattr("edgeall.train.segmentation.batches.recoloured", never)
     far = np.full_like(tile[1], IGNORED)
     for pixels, classes, augment in ((tile[0], far, "microscope"), (*tile, "light"), (*tile, "none")):
-        assert _seen(pixels, classes, augment, np.random.default_rng(0)).shape == (64, 64, 3)
+        seen, truth = _seen(pixels, classes, augment, np.random.default_rng(0))
+        assert seen.shape == (64, 64, 3)
+        assert (truth == classes).all()
     with pytest.raises(AssertionError, match="recoloured"):
         _seen(*tile, "microscope", np.random.default_rng(0))

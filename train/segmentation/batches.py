@@ -11,6 +11,7 @@ from ...models.keras_compat import tf
 from ..batches import normalize
 from .images import MaskedImages
 from .light import changed, recoloured
+from .scene import painted, resized_cells
 from .tiles import IGNORED, mosaic_tile, plain_tiles
 
 
@@ -29,8 +30,8 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
         random = np.random.default_rng((seed, epoch, int(step)))
         tiles = [mosaic_tile(pools[int(random.integers(len(pools)))], size, random) for _ in range(batch_size)]
         pixels, masks, octaves = zip(*tiles, strict=True)
-        seen = np.stack([_seen(*tile, augment, random) for tile in zip(pixels, masks, strict=True)])
-        return seen, np.stack(masks), np.array(octaves, np.float32)[:, np.newaxis]
+        seen, truth = zip(*(_seen(*tile, augment, random) for tile in zip(pixels, masks, strict=True)), strict=True)
+        return np.stack(seen), np.stack(truth), np.array(octaves, np.float32)[:, np.newaxis]
 
     def load(step: Any) -> Any:
         pixels, masks, octaves = tf.numpy_function(draw, [step], [tf.uint8, tf.uint8, tf.float32], stateful=False)
@@ -45,11 +46,12 @@ def training_tiles(images: MaskedImages, batch_size: int, *, augment: str, seed:
 
 def _seen(
     pixels: NDArray[np.uint8], classes: NDArray[np.uint8], augment: str, random: np.random.Generator
-) -> NDArray[np.uint8]:
-    """A tile as the network sees it in training."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A tile as the network sees it in training, and its classes."""
     if augment == "microscope" and classes.max() != IGNORED:
-        pixels = recoloured(pixels, classes, random)
-    return changed(pixels, augment, random)
+        pixels, classes = resized_cells(pixels, classes, random)
+        pixels, classes = painted(recoloured(pixels, classes, random), classes, random)
+    return changed(pixels, augment, random), classes
 
 
 def validation_tiles(images: MaskedImages, batch_size: int) -> Any:

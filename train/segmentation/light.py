@@ -38,8 +38,9 @@ HUE, SATURATION = 35.0, (-0.9, 0.6)
 """Largest change of the hue in degrees, and natural logarithms of the factor of the saturation."""
 RECOLOURED = 0.5
 """Share of the tiles whose red cells have another colour."""
-OWN_HUE = 50.0
-"""Least distance of the red cells' hue from that of the nuclei then, degrees."""
+OWN_HUE = (30.0, 50.0)
+"""Least distance of the red cells' hue from that of the nuclei then, degrees, towards blue and towards red: in strongly
+stained smears, red cells are blue and nuclei violet."""
 RED_SATURATION, RED_DENSITY = (-1.0, 0.7), (-0.3, 0.4)
 """Natural logarithms of the factors of the saturation and of the optical density of the red cells then."""
 PALE_SHARE, PALE = 0.4, (-1.0, 0.1)
@@ -117,7 +118,7 @@ def _turned(tile: Tile, classes: NDArray[np.uint8], random: np.random.Generator)
     colour = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
     weight = colour[..., 1] * (classes == 0)
     own = _mean_hue(colour[..., 0], colour[..., 1] * (classes == CLASSES.index("nucleus")))
-    wanted = own + random.uniform(OWN_HUE, 360 - OWN_HUE)
+    wanted = own + random.uniform(OWN_HUE[1], 360 - OWN_HUE[0])
     colour[..., 0] = (colour[..., 0] + np.float32(wanted - _mean_hue(colour[..., 0], weight))) % 360
     colour[..., 1] = np.clip(colour[..., 1] * math.exp(random.uniform(*RED_SATURATION)), 0, 1)
     return _cv(cv2.cvtColor(colour, cv2.COLOR_HSV2RGB))
