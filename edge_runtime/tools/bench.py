@@ -30,7 +30,7 @@ from ..preprocess import preprocess
 from ..tasks import ForeignFacts, open_given
 from .bench_config import BenchConfig
 from .bench_images import Decode, accuracy, decoders, images_digest, list_files, true_labels
-from .bench_result import BenchResult, Conditions, OfflineRow, Repetition, StageTimes, ThreadRow, Unreadable
+from .bench_result import SPREAD, BenchResult, Conditions, OfflineRow, Repetition, StageTimes, ThreadRow, Unreadable
 from .device import MachineState, condition_warnings, describe_device, machine_state, peak_rss_bytes, rss_bytes
 from .layout import layouts_in_memory, measure_throughput, possible_layouts
 from .profile import OperatorProfile, profile_model
@@ -260,7 +260,7 @@ def _spread_warnings(spread: float | None, samples: Sequence[MachineState]) -> l
         return []
     governor = samples[0].governor
     clock = f" (CPU frequency governor: {governor})" if governor not in (None, "performance") else ""
-    return [f"repetitions differ by {spread:.1f} %: stop other programs, or increase --seconds{clock}"]
+    return [f"{SPREAD} {spread:.1f} %: stop other programs, or increase --seconds{clock}"]
 
 
 def _answer_warnings(differ: int, queries: int) -> list[str]:

@@ -8,6 +8,9 @@ from ..results import OPTIONAL, Result
 from .device import Device, MachineState
 from .profile import OperatorProfile
 
+SPREAD = "repetitions differ by"
+"""Begins the warning of a wide spread of the repetitions."""
+
 
 @dataclass(frozen=True)
 class StageTimes(Result):

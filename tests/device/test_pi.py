@@ -22,6 +22,7 @@ from edgeall.console.progress import Progress
 from edgeall.deploy import package, ssh
 from edgeall.deploy.bench import RemoteBench, bench_over_ssh
 from edgeall.deploy.environment import Install
+from edgeall.deploy.health import HealthConfig
 from edgeall.deploy.release import Deployed, deploy, rollback
 from edgeall.deploy.target import SshTarget
 from edgeall.edge_runtime.classifier import Classifier
@@ -146,7 +147,10 @@ def test_deploy_again_and_roll_back(
     """Runs last: the wheel is already installed, so only the model is copied and verified."""
     current = pi64[0].root / "home" / "pi" / ".edgeall" / "current" / "model.tflite"
     with ssh.connect(pi64[1]) as shell:
-        second = deploy(shell, other_model, Progress(), Install(edgeall_wheel, offline=True))
+        check = HealthConfig(seconds=1, max_regression_percent=1e6)  # an emulated processor is as fast as its host
+        second = deploy(shell, other_model, Progress(), Install(edgeall_wheel, offline=True), check)
+        assert second.health is not None
+        assert second.health.before_invoke_p50_ms is not None
         assert current.read_bytes() == other_model.read_bytes()
         assert second.current.edgeall == pi64[2].current.edgeall
         back = rollback(shell)

@@ -121,7 +121,7 @@ def measured(slices: tuple[float, ...], differ: int | None = 0) -> Any:
         stages={"invoke": SimpleNamespace(p50_ms=slices[0])},
         repetitions=[SimpleNamespace(invoke_p50_ms=ms) for ms in slices],
         answers_differ=differ,
-        warnings=["slowed down"],
+        warnings=["slowed down", "repetitions differ by 9.0 %: increase --seconds"],
     )
 
 
