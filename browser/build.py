@@ -17,6 +17,7 @@ from ..edge_runtime.bundle import Bundle, open_bundle
 from ..edge_runtime.errors import DataError, UsageError
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.manifest import SCORES, Manifest
+from ..edge_runtime.messages import message
 from ..edge_runtime.signature import public_key_text
 from . import runtime
 from .icons import icon
@@ -35,7 +36,7 @@ CONTENT_SECURITY = (
 )
 """The page can load nothing from, and send nothing to, another host."""
 HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY,
+    "Content-Security-Policy": f"{CONTENT_SECURITY}; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
 }
@@ -84,21 +85,15 @@ def write_app(model: Path, out: Path, *, public_key: Path | None = None, litertj
         DataError: ``litertjs`` cannot be used.
         EdgeallError: the runtime cannot be fetched, or the key cannot be used.
     """
-    bundle = open_bundle(model, public_key)
-    if bundle.manifest is None:
-        raise UsageError(f"{model}: not packed by edgeall, so the page could not verify it", hint="give a packed model")
-    if bundle.task != "classification":
-        raise UsageError(f"{model}: a {bundle.task} model, where a classifier is needed", hint="give a classifier")
-    _check_types(bundle)
-    _check_contract(bundle.manifest, model)
+    manifest = app_manifest(open_bundle(model, public_key))
     with output_lock(out, "web"):
         _check_replaceable(out)
-        files = _files(model.read_bytes(), bundle.manifest, public_key, runtime.runtime_files(litertjs))
+        files = app_files(model.read_bytes(), manifest, runtime.runtime_files(litertjs), public_key)
         _replace(out, files)
     return WebApp(
         folder=str(out),
-        model=bundle.manifest.name,
-        flatbuffer_sha256=bundle.manifest.flatbuffer_sha256,
+        model=manifest.name,
+        flatbuffer_sha256=manifest.flatbuffer_sha256,
         signature_required=public_key is not None,
         litertjs=runtime.VERSION,
         files=len(files),
@@ -106,16 +101,29 @@ def write_app(model: Path, out: Path, *, public_key: Path | None = None, litertj
     )
 
 
-def _check_contract(manifest: Manifest, model: Path) -> None:
-    """Raise UsageError for a model of `edgeall pack` that the page cannot run."""
+def app_manifest(bundle: Bundle) -> Manifest:
+    """The manifest of a model that the page can run. Raises UsageError for any other model."""
+    name, manifest = bundle.path, bundle.manifest
+    if manifest is None:
+        text = message("{model}: not packed by edgeall, so the page could not verify it", model=name)
+        raise UsageError(text, hint="give a packed model")
+    if bundle.task != "classification":
+        text = message("{model}: a {task} model, where a classifier is needed", model=name, task=bundle.task)
+        raise UsageError(text, hint="give a classifier")
+    _check_types(bundle)
     spec = manifest.input
     plain = isinstance(spec.mean, float) and isinstance(spec.std, float)
     if manifest.scores != SCORES[0] or spec.color != "RGB" or not plain:
-        raise UsageError(
-            f"{model}: takes {spec.color} images, {spec.normalization}, and gives {manifest.scores}: the page takes RGB"
-            " images with one normalization, and a softmax",
-            hint="run it with `edgeall run`",
+        text = message(
+            "{model}: takes {color} images, {normalization}, and gives {scores}: the page takes RGB images with one"
+            " normalization, and a softmax",
+            model=name,
+            color=spec.color,
+            normalization=spec.normalization,
+            scores=manifest.scores,
         )
+        raise UsageError(text, hint="run it with `edgeall run`")
+    return manifest
 
 
 def is_app(folder: Path) -> bool:
@@ -126,8 +134,17 @@ def is_app(folder: Path) -> bool:
         return False
 
 
-def _files(model: bytes, manifest: Manifest, public_key: Path | None, litert: dict[str, bytes]) -> dict[str, bytes]:
-    """The content of every file by its path in the app."""
+def app_files(
+    model: bytes, manifest: Manifest, litert: dict[str, bytes], public_key: Path | None = None
+) -> dict[str, bytes]:
+    """The content of every file by its path in the app.
+
+    Args:
+        model: the packed file.
+        manifest: of the model, see `app_manifest`.
+        litert: see `runtime.runtime_files`.
+        public_key: see `write_app`.
+    """
     key = None if public_key is None else public_key_text(public_key)
     files = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.is_file()}
     worker = files.pop("sw.js")
@@ -178,10 +195,13 @@ def _check_types(bundle: Bundle) -> None:
     main = bundle.graph.main
     for index in (*main.inputs, *main.outputs):
         if main.tensors[index].type not in TYPES:
-            raise UsageError(
-                f"{bundle.path}: an input or output of type {main.tensors[index].type}, which LiteRT.js does not take",
-                hint="pack the model again with `edgeall quantize`",
+            kind = main.tensors[index].type
+            text = message(
+                "{model}: an input or output of type {type}, which LiteRT.js does not take",
+                model=bundle.path,
+                type=kind,
             )
+            raise UsageError(text, hint="pack the model again with `edgeall quantize`")
 
 
 def _check_replaceable(out: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..edge_runtime.cache import cache_dir
 from ..edge_runtime.errors import DataError, EdgeallError
+from ..edge_runtime.messages import message
 
 VERSION = "2.5.3"
 URL = f"https://registry.npmjs.org/@litertjs/core/-/core-{VERSION}.tgz"
@@ -35,49 +36,80 @@ SHA256 = {
 """The files of the package that the page needs, with their digests."""
 TIMEOUT_S = 60
 _IMPORT = '"@litertjs/wasm-utils"'
-_OFFLINE = (
-    f"without a network: download {URL} elsewhere, and give the file, or the folder that is unpacked from it, with"
-    " --litertjs"
-)
 
 
-def runtime_files(given: Path | None = None) -> dict[str, bytes]:
-    """The files of the app's ``runtime/`` folder by name.
+def runtime_files(given: Path | None = None, *, fetch: bool = True) -> dict[str, bytes]:
+    """The files of the app's ``runtime/`` folder by name. Compressing them takes seconds. See `package_files`."""
+    return _app_files(package_files(given, fetch=fetch))
+
+
+def package_files(given: Path | None = None, *, fetch: bool = True) -> dict[str, bytes]:
+    """The verified files of `SHA256` by name.
 
     Args:
         given: the package ``.tgz``, or the folder that it unpacks to. None takes it from the cache, or fetches it.
+        fetch: whether it may be fetched.
 
     Raises:
         DataError: a given file is missing, unreadable, or not that of `VERSION`.
-        EdgeallError: the package cannot be fetched.
+        EdgeallError: the package cannot be fetched, or is not in the cache and may not be fetched.
     """
     if given is None:
-        return _app_files(_unpacked(_fetched(), URL))
+        package = _fetched() if fetch else _cached()
+        if package is None:
+            raise not_here()
+        return _unpacked(package, URL)
     if given.is_dir():
-        return _app_files(_read_folder(given))
+        return _read_folder(given)
     try:
         package = given.read_bytes()
     except OSError as error:
-        raise DataError(f"{given}: can't be read ({error.strerror})", hint="check --litertjs") from error
-    return _app_files(_unpacked(package, str(given)))
+        text = message("{path}: can't be read ({reason})", path=given, reason=error.strerror)
+        raise DataError(text, hint="check --litertjs") from error
+    return _unpacked(package, str(given))
+
+
+def kept_package() -> Path:
+    """Where the fetched package is kept."""
+    return cache_dir() / "litertjs" / Path(URL).name
+
+
+def not_here() -> EdgeallError:
+    """The error for a machine that neither was given the package nor has fetched it."""
+    hint = message(
+        "download {url} on a computer with internet, copy it here, and restart with --litertjs {file}",
+        url=URL,
+        file=Path(URL).name,
+    )
+    return EdgeallError("the runtime of the app, LiteRT.js, is not on this machine", hint=hint)
+
+
+def _cached() -> bytes | None:
+    """The package from the cache; None if it is not there, or damaged."""
+    try:
+        package = kept_package().read_bytes()
+    except OSError:
+        return None
+    return package if _integrity(package) == INTEGRITY else None
 
 
 def _fetched() -> bytes:
     """The package from the cache. Fetches it if it is not there, or damaged."""
-    kept = cache_dir() / "litertjs" / Path(URL).name
-    try:
-        cached = kept.read_bytes()
-        if _integrity(cached) == INTEGRITY:
-            return cached
-    except OSError:
-        pass
+    cached = _cached()
+    if cached is not None:
+        return cached
+    offline = (
+        f"without a network: download {URL} elsewhere, and give the file, or the folder that is unpacked from it, with"
+        " --litertjs"
+    )
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as response:
             package: bytes = response.read()
     except (urllib.error.URLError, OSError) as error:
-        raise EdgeallError(f"{URL}: can't be fetched ({getattr(error, 'reason', error)})", hint=_OFFLINE) from error
+        raise EdgeallError(f"{URL}: can't be fetched ({getattr(error, 'reason', error)})", hint=offline) from error
     if _integrity(package) != INTEGRITY:
-        raise EdgeallError(f"{URL}: what was fetched is not @litertjs/core {VERSION}", hint=_OFFLINE)
+        raise EdgeallError(f"{URL}: what was fetched is not @litertjs/core {VERSION}", hint=offline)
+    kept = kept_package()
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_name(f"{kept.name}.{os.getpid()}")
     partial.write_bytes(package)
@@ -91,7 +123,8 @@ def _integrity(package: bytes) -> str:
 
 def _unpacked(package: bytes, name: str) -> dict[str, bytes]:
     if _integrity(package) != INTEGRITY:
-        raise DataError(f"{name}: not the npm package @litertjs/core {VERSION}", hint=f"download {URL}")
+        text = message("{path}: not the npm package @litertjs/core {version}", path=name, version=VERSION)
+        raise DataError(text, hint=message("download {url}", url=URL))
     files = {}
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         for name in SHA256:
@@ -103,15 +136,18 @@ def _unpacked(package: bytes, name: str) -> dict[str, bytes]:
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
     inside = folder / "package" if (folder / "package").is_dir() else folder
+    hint = message("unpack {url} there", url=URL)
     files = {}
     for name, digest in SHA256.items():
         path = inside / name
         try:
             files[name] = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: can't be read ({error.strerror})", hint=f"unpack {URL} there") from error
+            text = message("{path}: can't be read ({reason})", path=path, reason=error.strerror)
+            raise DataError(text, hint=hint) from error
         if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise DataError(f"{path}: not the file of @litertjs/core {VERSION}", hint=f"unpack {URL} there")
+            text = message("{path}: not the file of @litertjs/core {version}", path=path, version=VERSION)
+            raise DataError(text, hint=hint)
     return files
 
 

@@ -27,6 +27,11 @@ TYPES = {
 """By suffix: the system's own table may know them by other names, or not at all."""
 
 
+def content_type(name: str) -> str:
+    """The type of a file of an app."""
+    return TYPES.get(Path(name).suffix, "application/octet-stream")
+
+
 def serve(folder: Path, port: int, note: Callable[[str], None]) -> None:
     """Serve until Ctrl-C.
 
@@ -62,7 +67,7 @@ class _Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def guess_type(self, path: Any) -> str:
-        return TYPES.get(Path(path).suffix, "application/octet-stream")
+        return content_type(str(path))
 
     def end_headers(self) -> None:
         for name, value in {**HEADERS, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}.items():

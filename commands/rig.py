@@ -59,6 +59,13 @@ def record() -> None:
 @MEAN
 @STD
 @INPUT_SIZE
+@click.option(
+    "--litertjs",
+    type=FILE,
+    metavar="DIR",
+    help="The npm package @litertjs/core, for the app that runs the model on a phone: its .tgz file, or the unpacked"
+    " folder.  [default: what `edgeall web` has fetched]",
+)
 @click.option("--install-service", is_flag=True, help="Install as a systemd service; requires root.")
 def rig(
     model: Path | None, camera: str | None, record: Path | None, demo: bool, install_service: bool, **settings: Any

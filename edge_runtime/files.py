@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UsageError
+from .messages import Message, message
 
 try:
     import fcntl
@@ -46,10 +47,12 @@ def output_lock(out: Path, command: str) -> Iterator[None]:
         try:
             path, opened = inside, _try_lock(inside)
         except OSError:
-            raise UsageError(f"{out}: can't be written ({error.strerror})", hint="choose another place") from error
+            text = message("{path}: can't be written ({reason})", path=out, reason=error.strerror)
+            raise UsageError(text, hint="choose another place") from error
     try:
         if opened is None:
-            raise UsageError(f"{out}: in use by {_holder(path)}", hint="wait until it ends, or choose another place")
+            text = message("{path}: in use by {holder}", path=out, holder=_holder(path))
+            raise UsageError(text, hint="wait until it ends, or choose another place")
         holder = {"command": command, "process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
             os.ftruncate(opened, 0)
@@ -87,13 +90,13 @@ def _try_lock(path: Path) -> int | None:
         os.close(opened)
 
 
-def _holder(lock: Path) -> str:
+def _holder(lock: Path) -> Message:
     try:
         holder = json.loads(lock.read_text(encoding="utf-8"))
-        process = f"process {holder['process']} on {holder['host']}, since {holder['since']}"
-        return f"`edgeall {holder['command']}` ({process})"
+        known = {name: holder[name] for name in ("command", "process", "host", "since")}
+        return message("`edgeall {command}` (process {process} on {host}, since {since})", **known)
     except (OSError, ValueError, KeyError, TypeError):  # the other process has not written it yet
-        return "another edgeall"
+        return message("another edgeall")
 
 
 def is_same_file(opened: int, path: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError, EdgeallError
+from .messages import message
 
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 """Packages with an ``interpreter`` module, the preferred one first."""
@@ -162,7 +163,7 @@ def runtime_version() -> str:
 
 def _refused(name: str, error: Exception) -> BundleError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return BundleError(f"{name}: the interpreter refuses the model ({reason})")
+    return BundleError(message("{file}: the interpreter refuses the model ({reason})", file=name, reason=reason))
 
 
 def _only(details: list[dict[str, Any]], what: str) -> TensorInfo:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BundleError
+from .messages import N_, message
 from .preprocess import Channels, InputSpec
 
 SCHEMA = 1
@@ -122,10 +123,13 @@ def parse_manifest(text: str | bytes, name: str) -> Manifest:
         raise _bad(name, "it is not a JSON object")
     schema = _take(values, "schema", int, name)
     if schema != SCHEMA:
-        raise BundleError(
-            f"{name}: manifest schema {schema} is unknown, this version reads {SCHEMA}",
-            hint="update edgeall on this device" if schema > SCHEMA else "pack the model again with `edgeall quantize`",
+        text = message(
+            "{file}: manifest schema {schema} is unknown, this version reads {known}",
+            file=name,
+            schema=schema,
+            known=SCHEMA,
         )
+        raise BundleError(text, hint=_UPDATE if schema > SCHEMA else _PACK_AGAIN)
     manifest = Manifest(
         schema=schema,
         name=_take(values, "name", str, name),
@@ -251,7 +255,9 @@ def _finite(text: str) -> float:
 
 
 def _bad(name: str, what: str) -> BundleError:
-    return BundleError(f"{name}: edgeall.json: {what}", hint="pack the model again with `edgeall quantize`")
+    return BundleError(f"{name}: edgeall.json: {what}", hint=_PACK_AGAIN)
 
 
+_UPDATE = N_("update edgeall on this device")
+_PACK_AGAIN = N_("pack the model again with `edgeall quantize`")
 _KINDS = {int: "a whole number", str: "a text", dict: "an object", list: "a list"}

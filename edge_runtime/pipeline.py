@@ -16,6 +16,7 @@ from .calibration import apply_temperature, review_reason, temperature_of
 from .classifier import Classifier, Inference
 from .errors import DataError, ImageError
 from .images import find_images
+from .messages import message
 from .preprocess import load_input
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ def prediction(classifier: Classifier, image: str, outputs: Inference) -> Predic
     """The calibrated prediction from the outputs of a model. Non-finite outputs give an error."""
     probabilities = outputs.probabilities
     if not np.isfinite(probabilities).all():
-        return Prediction(image, error=f"{image}: the model's outputs for it are not finite numbers")
+        error = message("{image}: the model's outputs for it are not finite numbers", image=image)
+        return Prediction(image, error=error)
     manifest = classifier.bundle.manifest if classifier.bundle else None
     probabilities = apply_temperature(probabilities, temperature_of(manifest))
     best = int(probabilities.argmax())

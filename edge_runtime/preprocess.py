@@ -12,6 +12,7 @@ from PIL import Image
 
 from .errors import BundleError
 from .images import open_rgb
+from .messages import message
 
 FITS = ("stretch", "center-crop")
 COLORS = ("RGB", "BGR", "GREY")
@@ -47,16 +48,18 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if self.color not in COLORS or self.resize != "bilinear" or self.fit not in FITS:
-            raise BundleError(
-                f"input contract {self.color!r}, {self.resize!r}, {self.fit!r} is unknown to this version",
-                hint="update edgeall on this device",
+            text = message(
+                "input contract {contract} is unknown to this version",
+                contract=f"{self.color!r}, {self.resize!r}, {self.fit!r}",
             )
+            raise BundleError(text, hint="update edgeall on this device")
         shape_ok = 0 < self.height <= 4096 and 0 < self.width <= 4096
         # Wider than any training uses, and safe in float32; NaN fails every comparison.
         values_ok = all(abs(mean) <= 1e6 for mean in self.means) and all(1e-6 <= std <= 1e6 for std in self.stds)
         counts_ok = len(self.means) == len(self.stds) == self.channels
         if not (shape_ok and values_ok and counts_ok):
-            raise BundleError(f"input contract {self.width}x{self.height}, {self.normalization} is invalid")
+            contract = f"{self.width}x{self.height}, {self.normalization}"
+            raise BundleError(message("input contract {contract} is invalid", contract=contract))
 
     @property
     def channels(self) -> int:

@@ -13,6 +13,7 @@ from . import interpreter
 from .bundle import Bundle, open_bundle
 from .errors import BundleError
 from .flatbuffer import Graph, read_graph
+from .messages import message
 from .network import Network, default_threads, dequantized
 from .preprocess import InputSpec
 
@@ -144,7 +145,7 @@ class Segmenter(Network[Segmentation]):
         red_cell = float(dequantized(second, self.model.second).reshape(-1)[0])
         if mask.dtype == np.float32:
             if not np.isfinite(mask).all() or not np.isfinite(red_cell):
-                raise BundleError(f"{self.model.name}: its outputs are not finite numbers")
+                raise BundleError(message("{file}: its outputs are not finite numbers", file=self.model.name))
             mask = np.clip(np.rint(mask * np.float32(STEPS)), 0, STEPS - 1).astype(np.uint8)
         return Segmentation(mask.astype(np.uint8, copy=False), red_cell)
 

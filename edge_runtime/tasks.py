@@ -15,6 +15,7 @@ from .classifier import Classifier
 from .errors import BundleError
 from .images import decode_rgb
 from .masks import classes_of
+from .messages import N_, message
 from .network import Network
 from .preprocess import Channels
 from .segmenter import STEPS, Segmenter
@@ -98,12 +99,14 @@ def _compare_scores(
     units = classifier.predict_units(pixels)
     if golden.units is not None:
         difference = float(np.abs(units.astype(np.int64) - np.array(golden.units)).max())
-        return Difference(difference, float(tolerance_units), "units")
+        return Difference(difference, float(tolerance_units), N_("units"))
     probabilities = classifier.probabilities(units).astype(np.float64)
     difference = float(np.abs(probabilities - np.array(golden.probabilities)).max())
     if not np.isfinite(difference):
-        raise BundleError(f"{classifier.model.name}: its outputs for {golden.name} are not finite numbers")
-    return Difference(difference, FLOAT_TOLERANCE, "probability")
+        name = classifier.model.name
+        text = message("{file}: its outputs for {image} are not finite numbers", file=name, image=golden.name)
+        raise BundleError(text)
+    return Difference(difference, FLOAT_TOLERANCE, N_("probability"))
 
 
 def _compare_mask(segmenter: Segmenter, golden: Golden, pixels: NDArray[np.uint8], tolerance_units: int) -> Difference:

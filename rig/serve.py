@@ -46,6 +46,7 @@ from .web.address import BACKLOG, Address, Reach, Tls, listening, page_address, 
 from .web.app import create_app
 from .web.connections import LimitedProtocol
 from .web.page import Page
+from .web.phone_app import PhoneApp
 from .web.pictures import Explain
 from .web.server import RigServer
 
@@ -81,6 +82,7 @@ class RigOptions:
         cell_model: packed segmentation model that finds the cells for a model of cells; None takes the default one.
         red_cell_px: diameter of a red cell in pixels of the camera; None measures it.
         facts: labels, normalization and input size of a foreign model.
+        litertjs: npm package of the app for a phone, see `edgeall.rig.web.phone_app`; None takes it from the cache.
     """
 
     model: Path
@@ -93,6 +95,7 @@ class RigOptions:
     cell_model: Path | None = None
     red_cell_px: float | None = None
     facts: ForeignFacts = field(default_factory=ForeignFacts)
+    litertjs: Path | None = None
 
 
 def serve(
@@ -113,9 +116,7 @@ def serve(
     _check_options(address, options)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     given = open_model(options.model, {"camera": camera, "listen": options.listen}, options.facts)
-    if _path_of(camera) is not None:
-        open_camera(camera).close()  # a mistyped path fails now; a device may be connected later
-    _check_apart(camera, record)
+    phone = PhoneApp(options.litertjs)
     with Record(record, program=given.program) as opened_record, lock_record(record):
         in_use = _model_in_use(opened_record, given, note)
         classifier = in_use.model.classifier
@@ -130,7 +131,9 @@ def serve(
         page, lessons = _page(opened_record, in_use, station, synthetic=camera == SIMULATED)
         access = Access(options.users, key=form_key(record / FORM_KEY))
         reach = Reach(address.host, tls.fingerprint) if tls.fingerprint else None
-        app, broadcast = create_app(station, page, access, tls.names, lessons=lessons, secure=bool(reach), reach=reach)
+        app, broadcast = create_app(
+            station, page, access, tls.names, lessons=lessons, secure=bool(reach), reach=reach, phone=phone
+        )
         with listening(address) as listener:
             place = page_address(address, listener, tls)
             watchdog = Watchdog(heartbeat.recent)
@@ -158,15 +161,16 @@ def serve(
 
 
 def _check_options(address: Address, options: RigOptions) -> None:
-    """Raise UsageError if the page would be open to everybody, or if the camera never ends."""
+    """Raise UsageError if the page would be open to everybody, or if the camera is wrong or never ends."""
     _check_users(address, options.users)
+    _check_camera(options.camera, options.record)
     if options.exit_at_end and not options.camera.startswith("replay:"):
         raise UsageError("--exit-at-end requires --camera replay:PATH", hint="other cameras do not end")
 
 
 def _search(options: RigOptions, classifier: Classifier, record: Record) -> CellSearch:
-    """How cells are found. A wrong model of cells fails now, if the classifier needs one."""
-    finder = open_finder(options.cell_model) if unit_of(classifier) == "cell" else None
+    """How cells are found. A wrong model of cells fails now; a classifier of fields needs none before it is asked."""
+    finder = open_finder(options.cell_model) if unit_of(classifier) == "cell" or options.cell_model else None
     given = given_scale(options.red_cell_px) if options.red_cell_px else None
     return CellSearch(record, finder, given, Objectives(record, lambda: open_finder(options.cell_model)))
 
@@ -234,11 +238,10 @@ def install(options: RigOptions) -> list[str]:
             f"--record {record}: the service may only write below {service.STATE}",
             hint=f"use --record {service.STATE}/record",
         )
-    _check_apart(camera, record)
+    _check_camera(camera, record)
     files = [model]
     watched = _path_of(camera)
     if watched is not None:
-        open_camera(camera).close()
         camera = ("replay:" if camera.startswith("replay:") else "") + str(watched.absolute())
         files.append(watched.absolute())
     arguments = ["rig", str(model.absolute()), "--camera", camera, "--record", str(record.absolute())]
@@ -248,6 +251,9 @@ def install(options: RigOptions) -> list[str]:
         files.append(options.cell_model)
     if options.red_cell_px is not None:
         arguments += ["--red-cell-px", f"{options.red_cell_px:g}"]
+    if options.litertjs is not None:
+        arguments += ["--litertjs", str(options.litertjs.absolute())]
+        files.append(options.litertjs)
     told = _facts(options.facts)
     arguments += told
     files += [Path(file) for option, file in zip(told[::2], told[1::2], strict=True) if option == "--labels"]
@@ -279,10 +285,10 @@ def _path_of(camera: str) -> Path | None:
     return Path(camera.removeprefix("replay:"))
 
 
-def _check_apart(camera: str, record: Path) -> None:
-    """Raises UsageError if the rig would read the images that it saves as new ones."""
+def _check_camera(camera: str, record: Path) -> None:
+    """Raise UsageError if there is no such folder or video, or if the rig would judge the images that it saves."""
     source = _path_of(camera)
-    if source is None:
+    if source is None:  # a device may be connected later
         return
     folder, own = source.resolve(), record.resolve()
     replayed = camera.startswith("replay:") and own.is_relative_to(folder)  # with all its subfolders
@@ -291,6 +297,7 @@ def _check_apart(camera: str, record: Path) -> None:
             f"--record {record} and --camera {camera}: the rig would judge the images that it saves itself",
             hint="choose a record folder outside the folder of images",
         )
+    open_camera(camera).close()
 
 
 def _model_in_use(record: Record, given: Model, note: Callable[[str], None]) -> InUse:

@@ -23,31 +23,62 @@ from edgeall.rig.language import DOMAIN, LANGUAGES, LOCALE, SOURCE
 from edgeall.rig.web.display import script_texts
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RIG, RUNTIME = PACKAGE / "rig", PACKAGE / "edge_runtime"
+RIG = PACKAGE / "rig"
 SINGLE, PLURAL = ("_", "N_", "gettext", "message"), ("ngettext", "plural")
-SHOWN_OF_RUNTIME = ("images.py", "vision/tiles.py", "vision/scale.py", "vision/finder.py", "vision/instances.py")
-"""Files of ``edge_runtime/`` whose errors and doubts a page of the rig shows."""
 COMMAND_LINE: dict[str, tuple[str, ...]] = {
-    "serve.py": (),
-    "service.py": (),
-    "snapshot.py": (),
-    "capture/slide.py": (),
-    "record/backup.py": (),
-    "record/check.py": (),
-    "record/lock.py": (),
-    "record/ome.py": (),
-    "web/address.py": (),
-    "web/certificate.py": (),
-    "record/backup_zip.py": ("restore_zip",),
-    "record/export.py": ("_create", "_write"),
-    "record/record.py": ("__init__",),
-    "web/access.py": ("add_user", "remove_user", "form_key"),
-    "web/page.py": ("research_use_note",),
+    "rig/serve.py": (),
+    "rig/service.py": (),
+    "rig/capture/slide.py": (),
+    "rig/record/backup.py": ("back_up", "restore", "_check_target", "_copy", "_check_same"),
+    "rig/record/backup_zip.py": ("restore_zip",),
+    "rig/record/lock.py": (),
+    "rig/record/ome.py": ("_metadata",),
+    "rig/record/record.py": ("__init__",),
+    "rig/snapshot.py": ("__post_init__",),
+    "rig/web/access.py": ("add_user", "remove_user", "form_key"),
+    "rig/web/address.py": (),
+    "rig/web/certificate.py": (),
+    "rig/web/page.py": ("research_use_note",),
+    # The app is written by a command, too.
+    "browser/build.py": ("_check_replaceable", "_replace"),
+    "browser/runtime.py": ("_fetched",),
+    "browser/serve.py": (),
+    # What only a command asks of an adaptation.
+    "edge_runtime/adaptation/adapt.py": ("require_better", "_warnings", "_check", "_open"),
+    "edge_runtime/adaptation/learn.py": ("_learn_unlabelled",),
+    "edge_runtime/adaptation/site.py": ("_labelled",),
+    "edge_runtime/adaptation/verdict.py": (),
+    "edge_runtime/adaptation/write.py": ("_card", "_change"),
+    "edge_runtime/tools/archive.py": (),
+    "edge_runtime/tools/device.py": ("condition_warnings",),
+    "console/tables.py": (),
+    "edge_runtime/tools/decisions.py": (),
+    "edge_runtime/tools/explain.py": ("dense_head", "__init__", "draw", "_weights", "_values", "_drawing"),
+    "edge_runtime/pipeline.py": ("expand",),
     "edge_runtime/images.py": ("not_an_image", "refuse_inside"),
+    # A model that cannot be opened stops the rig when it starts. Files that it opens later are those that it has opened
+    # before, or has written: their digests are compared first.
+    "edge_runtime/bundle.py": (),
+    "edge_runtime/classifier.py": (),
+    "edge_runtime/drift.py": (),
+    "edge_runtime/exemplars.py": (),
+    "edge_runtime/flatbuffer.py": (),
+    "edge_runtime/foreign.py": (),
+    "edge_runtime/interpreter.py": ("load", "runtime_package"),
+    "edge_runtime/manifest.py": ("check_manifest", "_bad", "_input", "_take", "_choice", "_texts", "_objects"),
+    "edge_runtime/masks.py": (),
+    "edge_runtime/network.py": (),
+    "edge_runtime/ood.py": (),
+    "edge_runtime/probe.py": (),
+    "edge_runtime/segmenter.py": ("__init__", "from_bundle", "mask_index"),
+    "edge_runtime/signature.py": (),
+    "edge_runtime/tasks.py": ("_compare_mask",),
     "edge_runtime/vision/finder.py": ("open_finder",),
+    "edge_runtime/vision/quality.py": (),
     "edge_runtime/vision/scale.py": ("red_cell_from",),
 }
-"""Files of ``rig/``, or some of their functions, whose errors only the command line shows. They stay in English."""
+"""Files that the rig reaches, or some of their functions, whose errors only the command line shows. They stay in
+English."""
 MADE = datetime(2026, 11, 30, tzinfo=timezone.utc)
 """A constant: a catalogue changes only with its texts."""
 Text = str | tuple[str, str]
@@ -56,8 +87,28 @@ Text = str | tuple[str, str]
 
 def modules() -> Iterator[tuple[str, str]]:
     """The modules whose texts a page can show: name relative to the package, and source."""
-    for file in (*sorted(RIG.rglob("*.py")), *(RUNTIME / name for name in SHOWN_OF_RUNTIME)):
+    for file in sorted(reached(RIG)):
         yield file.relative_to(PACKAGE).as_posix(), file.read_text(encoding="utf-8")
+
+
+def reached(folder: Path) -> set[Path]:
+    """The modules of a folder, and all of the package that they import, also indirectly or late."""
+    found: set[Path] = set()
+    waiting = set(folder.rglob("*.py"))
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        waiting |= set(imported(file)) - found
+    return found
+
+
+def imported(file: Path) -> Iterator[Path]:
+    """The modules of the package that a module imports. Inside the package imports are relative."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            names = (place.with_suffix(".py"), *(place / f"{each.name}.py" for each in node.names))
+            yield from (each for each in names if each.is_file())
 
 
 def texts() -> dict[Text, set[str]]:
@@ -81,7 +132,7 @@ def texts() -> dict[Text, set[str]]:
 
 def command_line(name: str) -> tuple[str, ...] | None:
     """Functions of a module whose errors only the command line shows; None for all of them."""
-    found = COMMAND_LINE.get(name.removeprefix("rig/"))
+    found = COMMAND_LINE.get(name)
     return None if found == () else found or ()
 
 

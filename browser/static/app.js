@@ -104,8 +104,13 @@ async function keepOffline() {
   if (!("serviceWorker" in navigator)) return;
   try {
     const kept = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+    const tell = () => {
+      const isOld = kept.active && kept.waiting; // the first version waits for a moment too
+      element("offline").textContent = isOld ? "new version: close all windows of this page" : "works offline";
+    };
+    kept.onupdatefound = () => kept.installing?.addEventListener("statechange", tell);
     await navigator.serviceWorker.ready;
-    element("offline").textContent = kept.waiting ? "new version: close all windows of this page" : "works offline";
+    tell();
   } catch {
     element("offline").textContent = navigator.onLine ? "needs the network" : "";
   }

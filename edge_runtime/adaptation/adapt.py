@@ -24,6 +24,7 @@ from ..errors import BundleError, GateError, UsageError
 from ..files import output_lock
 from ..images import refuse_inside
 from ..manifest import TASKS
+from ..messages import message
 from ..tools.golden import check_golden
 from .learn import LEAST_LABELLED, LEAST_PER_CLASS, Learned, learn
 from .site import Site, read_site
@@ -188,7 +189,8 @@ def _open(bundle: Bundle) -> Classifier:
     classifier = Classifier.from_bundle(bundle, threads=1)
     for result in check_golden(classifier):
         if not result.ok:
-            raise BundleError(f"{bundle.path}: golden image {result.describe()}", hint="see `edgeall doctor`")
+            text = message("{file}: golden image {result}", file=bundle.path, result=result.describe())
+            raise BundleError(text, hint="see `edgeall doctor`")
     return classifier
 
 

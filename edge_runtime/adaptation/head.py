@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ..classifier import probabilities_index
 from ..errors import BundleError
 from ..flatbuffer import Graph, Operator, Subgraph, Tensor
+from ..messages import N_, message
 
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE"})
 _TYPES = {"INT8": np.int8, "INT32": np.int32, "FLOAT16": np.float16, "FLOAT32": np.float32}
-_HINT = "quantize the run again, or train on the images of both laboratories"
+_HINT = N_("quantize the run again, or train on the images of both laboratories")
 _LEVELS = 127
 """Largest weight of an int8 layer; TFLite quantizes weights symmetrically."""
 
@@ -72,8 +73,11 @@ def find_layer(graph: Graph, name: str) -> Layer:
     softmax = _producer(main, probabilities_index(graph, name))
     dense = _producer(main, softmax.inputs[0]) if softmax else None
     if dense is None or dense.name != "FULLY_CONNECTED" or len(dense.inputs) < 3 or dense.inputs[2] < 0:
-        found = dense.name if dense else "nothing"
-        raise BundleError(f"{name}: {found} before its softmax, where a dense layer with a bias is needed", hint=_HINT)
+        found = dense.name if dense else message("nothing")
+        text = message(
+            "{file}: {found} before its softmax, where a dense layer with a bias is needed", file=name, found=found
+        )
+        raise BundleError(text, hint=_HINT)
     features, weights, bias = (_stored(main, index) for index in dense.inputs[:3])
     layer = Layer(features, weights, bias, main.tensors[dense.outputs[0]])
     _check(layer, main, name)
@@ -169,10 +173,12 @@ def _check(layer: Layer, main: Subgraph, name: str) -> None:
     if fits and sizes:
         fits = _scales_fit(layer, labels)
     if not fits or not sizes:
-        raise BundleError(f"{name}: the types of its last dense layer are not those of `edgeall quantize`", hint=_HINT)
+        text = message("{file}: the types of its last dense layer are not those of `edgeall quantize`", file=name)
+        raise BundleError(text, hint=_HINT)
     places = Counter(tensor.constant_at for tensor in main.tensors if tensor.constant_bytes)
     if places[weights.constant_at] > 1 or places[bias.constant_at] > 1:
-        raise BundleError(f"{name}: its last dense layer shares its weights with another layer", hint=_HINT)
+        text = message("{file}: its last dense layer shares its weights with another layer", file=name)
+        raise BundleError(text, hint=_HINT)
 
 
 def _scales_fit(layer: Layer, labels: int) -> bool:

@@ -18,6 +18,7 @@ from ..classifier import Classifier
 from ..errors import BundleError, DataError
 from ..flatbuffer import read_graph
 from ..manifest import Manifest
+from ..messages import message
 from ..ood import is_out_of_distribution, read_ood_detector
 from ..tools.decisions import Calibration, Decisions, fit_temperature, review_rule
 from ..tools.novelty import CLEAN_SHARE, Novelty, refit_novelty
@@ -133,9 +134,10 @@ def learn(classifier: Classifier, site: Site) -> Learned:
     free = counts >= LEAST_PER_CLASS
     if free.sum() < 2:
         found = ", ".join(f"{label} {count}" for label, count in zip(manifest.labels, counts, strict=True))
-        raise DataError(
-            f"two classes must have at least {LEAST_PER_CLASS} labelled images ({found})", hint="label more images"
+        text = message(
+            "two classes must have at least {least} labelled images ({found})", least=LEAST_PER_CLASS, found=found
         )
+        raise DataError(text, hint="label more images")
     fitted = refit(old, Examples(features, site.truth), free)
     seen = [features]
     if bundle.exemplars is not None:
@@ -165,10 +167,12 @@ def check_agreement(
     # An output that is one step off changes a probability by a quarter of the step; two may be.
     allowed = 0.05 if layer.logits.type != "INT8" else layer.logits.scale[0] / 2 + 2 * FLOOR
     if not found <= allowed:
-        raise BundleError(
-            f"{bundle.path}: its second output is not what its last layer reads (difference {found:.3g})",
-            hint="quantize the run again",
+        text = message(
+            "{file}: its second output is not what its last layer reads (difference {difference})",
+            file=bundle.path,
+            difference=f"{found:.3g}",
         )
+        raise BundleError(text, hint="quantize the run again")
 
 
 def softmax(outputs: NDArray[np.float64]) -> NDArray[np.float32]:

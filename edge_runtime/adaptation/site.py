@@ -14,6 +14,7 @@ from ...console.progress import Progress
 from ..classifier import Classifier
 from ..errors import BundleError, DataError, ImageError
 from ..images import decode_rgb, find_images
+from ..messages import message
 from ..preprocess import preprocess
 
 
@@ -65,11 +66,11 @@ def read_site(
             labels.
     """
     if classifier.model.second is None:
-        raise BundleError(
-            f"{classifier.model.name}: has no second output with features", hint="pack it with `edgeall quantize`"
-        )
+        text = message("{file}: has no second output with features", file=classifier.model.name)
+        raise BundleError(text, hint="pack it with `edgeall quantize`")
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", hint="give the folder with the images of the site")
+        text = message("{folder}: no such folder", folder=folder)
+        raise DataError(text, hint="give the folder with the images of the site")
     labels = _labelled(folder, classifier.labels, skipped) if labelled else _unlabelled(folder, skipped)
     seen: dict[str, tuple[Path, int | None]] = {}
     answers, problems, repeated = [], [], 0
@@ -92,10 +93,11 @@ def read_site(
             seen[digest] = path, label
             answers.append((answer.probabilities, classifier.pooled(answer.units)))
     if not answers:
-        raise DataError(f"{folder}: no readable image in it", hint="check the path")
+        raise DataError(message("{folder}: no readable image in it", folder=folder), hint="check the path")
     probabilities, features = (np.stack(rows) for rows in zip(*answers, strict=True))
     if not (np.isfinite(probabilities).all() and np.isfinite(features).all()):
-        raise DataError(f"{folder}: the model's outputs for some of its images are not finite numbers")
+        text = message("{folder}: the model's outputs for some of its images are not finite numbers", folder=folder)
+        raise DataError(text)
     paths = tuple(path for path, _ in seen.values())
     truth = np.array([label for _, label in seen.values()], np.int64) if labelled else None
     return Site(paths, tuple(seen), truth, probabilities, features, repeated, tuple(problems))
@@ -103,7 +105,8 @@ def read_site(
 
 def _check_repeated(path: Path, label: int | None, first: Path, other: int | None) -> None:
     if other != label:
-        raise DataError(f"{path}: the same image as {first}, with another label", hint="remove one of them")
+        text = message("{path}: the same image as {first}, with another label", path=path, first=first)
+        raise DataError(text, hint="remove one of them")
 
 
 def _unlabelled(folder: Path, skipped: Callable[[Path, str], None] | None) -> list[tuple[Path, int | None]]:

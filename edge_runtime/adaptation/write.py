@@ -23,6 +23,7 @@ from ..errors import BundleError, DataError
 from ..flatbuffer import read_graph
 from ..images import decode_rgb, open_rgb
 from ..manifest import Manifest
+from ..messages import message
 from ..ood import MEMBER as NOVELTY
 from ..preprocess import preprocess
 from ..tools.archive import signature_of, write_archive
@@ -126,9 +127,10 @@ def _write(out: Path, flatbuffer: bytes, members: dict[str, bytes], origin: Orig
             written = Classifier.from_bundle(open_bundle(temporary, origin.public_key), threads=1)
             for result in check_golden(written):
                 if not result.ok:
-                    raise BundleError(f"{out}: golden image {result.describe()}")
+                    raise BundleError(message("{file}: golden image {result}", file=out, result=result.describe()))
     except OSError as error:
-        raise DataError(f"{out}: can't be written ({error.strerror})", hint="check the folder and the disk") from error
+        text = message("{path}: can't be written ({reason})", path=out, reason=error.strerror)
+        raise DataError(text, hint="check the folder and the disk") from error
 
 
 def _manifest(parent: Manifest, learned: Learned, origin: Origin, entry: dict[str, Any], golden: list[str]) -> Manifest:

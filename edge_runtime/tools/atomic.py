@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import DISK_FULL, NoSpaceError
 from ..files import LONGEST, is_same_file, shorten
+from ..messages import N_, message
 
 try:
     import fcntl
@@ -43,7 +44,7 @@ class atomic_write:
         NoSpaceError: the disk is full; the temporary file is removed.
     """
 
-    def __init__(self, path: Path, hint: str = "free some space, then give the command again") -> None:
+    def __init__(self, path: Path, hint: str = N_("free some space, then give the command again")) -> None:
         self.path = path
         self.hint = hint
         self._begin = f"{shorten('.' + path.stem, LONGEST - len(os.fsencode(path.suffix)) - 24)}-"
@@ -79,9 +80,13 @@ class atomic_write:
 
     def _explain(self, error: OSError) -> None:
         if error.errno in DISK_FULL:
-            raise NoSpaceError(
-                f"{self.path.parent}: no space is left for {self.path.name} ({error.strerror})", hint=self.hint
-            ) from error
+            text = message(
+                "{folder}: no space is left for {name} ({reason})",
+                folder=self.path.parent,
+                name=self.path.name,
+                reason=error.strerror,
+            )
+            raise NoSpaceError(text, hint=self.hint) from error
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
@@ -221,7 +226,9 @@ def scratch() -> Iterator[Path]:
 
 
 def _no_scratch(error: OSError) -> NoSpaceError:
-    return NoSpaceError(
-        f"{tempfile.gettempdir()}: no space is left for temporary files ({error.strerror})",
-        hint="free some space there, or name another folder in TMPDIR",
+    text = message(
+        "{folder}: no space is left for temporary files ({reason})",
+        folder=tempfile.gettempdir(),
+        reason=error.strerror,
     )
+    return NoSpaceError(text, hint="free some space there, or name another folder in TMPDIR")

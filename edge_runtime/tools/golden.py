@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Golden
 from ..images import decode_rgb
+from ..messages import N_, Message, message
 from ..network import Network
 from ..preprocess import preprocess
 from ..results import Result
@@ -19,6 +20,8 @@ from ..tasks import compare_golden
 UNITS_TOLERANCE = {"ai_edge_litert": 0, "tflite_runtime": 3}
 """Tolerance in output units, for integer outputs. LiteRT's integer kernels are exact; the builtin kernels of
 tflite-runtime round differently by up to three units."""
+AS_PACKED = N_("{name}: as packed, differs by {difference} {unit} (allowed {tolerance})")
+NOT_AS_PACKED = N_("{name}: NOT as packed, differs by {difference} {unit} (allowed {tolerance})")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,13 @@ class GoldenResult(Result):
         """The fields, with ``ok`` behind the name."""
         return {"name": self.name, "ok": self.ok} | super().to_json()
 
-    def describe(self) -> str:
+    def describe(self) -> Message:
         """The result as one line of text."""
         if not self.pixels_ok:
-            return f"{self.name}: preprocessing gives other pixels than where the model was packed"
-        verdict = "as packed" if self.ok else "NOT as packed"
-        return f"{self.name}: {verdict}, differs by {self.difference:g} {self.unit} (allowed {self.tolerance:g})"
+            return message("{name}: preprocessing gives other pixels than where the model was packed", name=self.name)
+        template = AS_PACKED if self.ok else NOT_AS_PACKED
+        values = {"name": self.name, "unit": message(self.unit)}
+        return message(template, **values, difference=f"{self.difference:g}", tolerance=f"{self.tolerance:g}")
 
 
 def check_golden(network: Network[Any], tolerance_units: int | None = None) -> list[GoldenResult]:

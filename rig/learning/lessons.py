@@ -23,7 +23,7 @@ from ..language import message
 from ..record.record import Record
 from ..snapshot import StationError
 from .examples import Example, Reviewed, read_examples, reviewed_slides, write_examples
-from .model import ADAPTED, GIVEN, InUse, Model, ModelSwitch, check_model, open_model
+from .model import ADAPTED, GIVEN, InUse, Model, ModelSwitch, check_model, open_model, unchanged
 
 FOLDER = "learning"
 """In the record's folder: images and the offered model while they are needed."""
@@ -118,9 +118,12 @@ class Lessons:
         """Learn from the reviews of some slides, in a thread, which is returned.
 
         Raises:
-            StationError: it is learning already, a model waits for an answer, or the disk is nearly full.
+            StationError: the model has no features, it is learning already, a model waits for an answer, or the disk
+                is nearly full.
             DataError: too few reviewed cells or fields.
         """
+        if not self.can_learn:
+            raise StationError("this model has no features to learn from", hint="pack it with `edgeall quantize`")
         reviewed = self.examples(sessions)
         counts = reviewed.counts(self.labels)
         if sum(count >= LEAST_PER_CLASS for count in counts.values()) < 2:
@@ -184,6 +187,7 @@ class Lessons:
         given, images = self.in_use.given, self._folder / "images"
         spec = given.classifier.input
         try:
+            unchanged(given)
             self._tidy()
             write_examples(self._record, reviewed.examples, images, spec.width / spec.height)
             config = AdaptConfig(given.path, images, self._folder / _OFFER, by=by)

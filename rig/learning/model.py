@@ -99,6 +99,20 @@ def stored_model(record: Record, event: Event, given: Model) -> Model:
     return model
 
 
+def unchanged(model: Model) -> bytes:
+    """The content of a model's file. Raises BundleError unless it is the one that the rig opened."""
+    try:
+        content = model.path.read_bytes()
+    except OSError as error:
+        text = message("{path}: can't be read ({reason})", path=model.path, reason=error.strerror)
+        raise BundleError(text, hint="check the disk") from error
+    if hashlib.sha256(content).hexdigest() != model.file_sha256:
+        raise BundleError(
+            message("{path}: has changed since the rig opened it", path=model.path), hint="restart the rig"
+        )
+    return content
+
+
 def check_model(model: Model, given: Model) -> None:
     """Raise BundleError unless a learned model computes here what it should, and labels as the given one."""
     old, new = given.classifier, model.classifier

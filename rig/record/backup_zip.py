@@ -69,7 +69,7 @@ def snapshot(folder: Path) -> Iterator[Snapshot]:
         if found.problems:
             altered = N_("{folder}: {problem}; there is no backup of an altered record")
             raise RecordError(
-                message(altered, folder=folder, problem=found.problems[0]), hint="run `edgeall record verify`"
+                message(altered, folder=folder, problem=found.problems[0].told()), hint="run `edgeall record verify`"
             )
         yield Snapshot(database, found.rows, found.images, found.head)
     finally:

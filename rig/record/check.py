@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...console.tables import record
+from ..language import N_, message
 from . import chain
 from .image_store import ImageStore
 
+MISSING, ALTERED, ADDED = N_("{name} is missing"), N_("{name} was altered"), N_("{name} was added")
+"""What can have happened to a table, an index or a trigger."""
 WITH_IMAGES = ("frame", "field", "cell", "event")
 """The kinds of rows that may name an image."""
 
@@ -25,7 +28,13 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return self.text if self.number is None else f"row {self.number}: {self.text}"
+        return self.told()
+
+    def told(self) -> str:
+        """The text with its row; it can be translated."""
+        if self.number is None:
+            return self.text
+        return message("row {number}: {problem}", number=self.number, problem=self.text)
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,12 @@ def check(folder: Path, head: str | None = None) -> Verification:
         expected = 1
         for number, text, digest in database.execute("SELECT number, row, digest FROM entries ORDER BY number"):
             if number != expected:
-                missing = "it is" if number == expected + 1 else f"{expected} to {number - 1} are"
-                problems.append(Problem(expected, f"{missing} missing"))
+                several = message("{first} to {last} are missing", first=expected, last=number - 1)
+                problems.append(Problem(expected, message("it is missing") if number == expected + 1 else several))
             row, wrong = _read_row(number, text)
             problems += wrong
             if digest != chain.chained(last, text):
-                problems.append(Problem(number, "altered, or does not follow the row before it"))
+                problems.append(Problem(number, message("altered, or does not follow the row before it")))
             if row.get("kind") in WITH_IMAGES and isinstance(row.get("image"), str):
                 named[row["image"]] = (number, str(row.get("at")))  # the last frame that names it decides
             if row.get("kind") == "prune":
@@ -87,7 +96,8 @@ def check(folder: Path, head: str | None = None) -> Verification:
             rows, last, expected = rows + 1, digest, number + 1
             met = met or digest == head
     if not met:
-        problems.append(Problem(None, f"no row has the digest {head}: rows were cut off, or rewritten up to there"))
+        text = message("no row has the digest {head}: rows were cut off, or rewritten up to there", head=head)
+        problems.append(Problem(None, text))
     images = pruned = 0
     store = ImageStore(folder)
     for image, (number, at) in named.items():
@@ -112,30 +122,33 @@ def _read_row(number: int, text: str) -> tuple[dict[str, Any], list[Problem]]:
         wrong = not isinstance(row, dict) or row.get("number") != number or chain.canonical(row) != text
     except (ValueError, RecursionError, TypeError):
         row, wrong = {}, True
-    return (row if isinstance(row, dict) else {}), [Problem(number, "not in edgeall's format")] if wrong else []
+    problems = [Problem(number, message("not in edgeall's format"))] if wrong else []
+    return (row if isinstance(row, dict) else {}), problems
 
 
 def _check_image(store: ImageStore, image: str, number: int) -> list[Problem]:
     if store.path(image) is None:
-        return [Problem(number, f"its image {image} is missing")]
+        return [Problem(number, message("its image {image} is missing", image=image))]
     try:
-        return [] if store.is_intact(image) else [Problem(number, f"its image {image} was altered")]
+        altered = Problem(number, message("its image {image} was altered", image=image))
+        return [] if store.is_intact(image) else [altered]
     except OSError as error:
-        return [Problem(number, f"its image {image} cannot be read ({error.strerror})")]
+        text = message("its image {image} cannot be read ({reason})", image=image, reason=error.strerror)
+        return [Problem(number, text)]
 
 
 def _damage(database: sqlite3.Connection) -> list[Problem]:
     """Errors that SQLite finds, and tables, indexes or triggers that were removed, changed or added."""
-    found = [text for (text,) in database.execute("PRAGMA integrity_check") if text != "ok"]
+    found: list[str] = [text for (text,) in database.execute("PRAGMA integrity_check") if text != "ok"]
     with closing(sqlite3.connect(":memory:")) as new:
         for statement in (statement for script in chain.MIGRATIONS for statement in script):
             new.execute(statement)
         expected, actual = _schema(new), _schema(database)
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
-            change = "is missing" if name not in actual else "was altered" if name in expected else "was added"
-            found.append(f"{name} {change}")
-    return [Problem(None, f"{chain.DATABASE}: {text}") for text in found]
+            change = MISSING if name not in actual else ALTERED if name in expected else ADDED
+            found.append(message(change, name=name))
+    return [Problem(None, message("{file}: {problem}", file=chain.DATABASE, problem=text)) for text in found]
 
 
 def _schema(database: sqlite3.Connection) -> dict[str, tuple[str, str]]:

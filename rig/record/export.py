@@ -17,6 +17,7 @@ from ...edge_runtime.errors import ImageError, UsageError
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.manifest import RESEARCH_USE
 from ...edge_runtime.vision.cells import cut_out
+from ..language import message
 from .chain import RecordError
 from .count import reviews_on
 from .ome import export_fields
@@ -123,7 +124,7 @@ def _write(out: Path, columns: Sequence[str], lines: Iterable[Mapping[str, objec
                 writer.writerow({name: as_text(value) for name, value in line.items()})
                 count += 1
     except FileExistsError as error:
-        raise UsageError(f"{out}: already exists", hint="choose another name") from error
+        raise UsageError(message("{path}: already exists", path=out), hint="choose another name") from error
     return count
 
 
@@ -296,8 +297,10 @@ def _create(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         used = any(folder.iterdir())
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{folder}: not a folder", hint="choose another name") from error
+        raise UsageError(message("{path}: not a folder", path=folder), hint="choose another name") from error
     except OSError as error:
-        raise RecordError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise RecordError(
+            message("{path}: cannot be written ({reason})", path=folder, reason=error.strerror)
+        ) from error
     if used:
-        raise UsageError(f"{folder}: is not empty", hint="choose a new folder")
+        raise UsageError(message("{path}: is not empty", path=folder), hint="choose a new folder")

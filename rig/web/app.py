@@ -39,6 +39,7 @@ from .errors import NotFoundError, add_error_pages
 from .guard import Guard
 from .live_events import LiveEncoder
 from .page import Page
+from .phone_app import PhoneApp
 
 TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _static = APIRouter()
@@ -53,6 +54,7 @@ def create_app(
     lessons: Lessons,
     secure: bool,
     reach: Reach | None = None,
+    phone: PhoneApp | None = None,
 ) -> tuple[FastAPI, Broadcast[Live]]:
     """Build the app with all pages behind `Guard`.
 
@@ -64,6 +66,7 @@ def create_app(
         lessons: what the rig learns from reviews.
         secure: served over TLS.
         reach: where other computers reach it; None if it listens on this machine alone.
+        phone: the app for a visitor's own browser; None for one whose runtime is that of the cache.
 
     Returns:
         The app, and the broadcast of the live view. Close the broadcast before the server waits for open streams.
@@ -79,7 +82,8 @@ def create_app(
 
     # Without openapi_url FastAPI adds no documentation pages, which would load scripts from other servers.
     app = FastAPI(title="edgeall rig", version=__version__, lifespan=lifespan, openapi_url=None)
-    app.state.context = Context(page, station, access, broadcast, describe_device(), lessons, reach)
+    phone = phone or PhoneApp()
+    app.state.context = Context(page, station, access, broadcast, describe_device(), lessons, reach, phone)
     for pages in (
         live_page,
         slides_page,

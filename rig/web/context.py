@@ -16,6 +16,7 @@ from .access import Access
 from .address import Reach
 from .broadcast import Broadcast
 from .page import Page
+from .phone_app import PhoneApp
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Context:
         device: the machine.
         lessons: what the rig learns from reviews.
         reach: where other computers reach the page; None if it listens on this machine alone.
+        phone: the app for a visitor's own browser.
         exporting: held while an export is made.
         backing_up: held while a backup is made and sent.
     """
@@ -41,6 +43,7 @@ class Context:
     device: Device
     lessons: Lessons
     reach: Reach | None = None
+    phone: PhoneApp = field(default_factory=PhoneApp)
     exporting: threading.Lock = field(default_factory=threading.Lock)
     backing_up: threading.Lock = field(default_factory=threading.Lock)
 

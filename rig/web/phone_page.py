@@ -1,25 +1,63 @@
-"""The address of the page for a phone, as a QR code."""
+"""The address of the page for a phone, as a QR code, and the app that runs the rig's model in the phone's browser."""
 
 from __future__ import annotations
 
 import io
 import ipaddress
+from collections.abc import AsyncIterator
+from typing import Annotated
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi import Path as InPath
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
+from ...browser.build import HEADERS
+from ...browser.serve import content_type
+from ...edge_runtime.errors import EdgeallError
 from .address import own_addresses
 from .context import Context, Rig
 from .errors import NotFoundError
+
+APP_HEADERS = HEADERS | {"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}
+"""In place of those of `edgeall.rig.web.guard`: the app compiles WebAssembly, runs threads and uses the camera."""
+_BLOCK_BYTES = 1 << 16
 
 routes = APIRouter()
 
 
 @routes.get("/phone", response_class=HTMLResponse)
 def phone(request: Request, rig: Rig) -> HTMLResponse:
-    """How to open the page on a phone."""
-    reach = rig.reach
-    return rig.page.html(request, "phone.html", reach=reach, addresses=_addresses(request, rig))
+    """How to open the page on a phone, and to run the model there."""
+    fault = None
+    try:
+        rig.phone.check(rig.lessons.in_use.model)
+    except EdgeallError as error:
+        fault = error
+    return rig.page.html(
+        request,
+        "phone.html",
+        reach=rig.reach,
+        addresses=_addresses(request, rig),
+        fault=fault,
+        model=rig.page.model,
+        digest=rig.page.model_sha256,
+        unit=rig.page.unit,
+    )
+
+
+@routes.get("/phone/app/{file:path}")
+def app(rig: Rig, file: Annotated[str, InPath(max_length=80)]) -> StreamingResponse:
+    """A file of the app of the model that the rig uses now."""
+    try:
+        files = rig.phone.files(rig.lessons.in_use.model)
+    except EdgeallError as error:
+        raise NotFoundError(error.message, hint=error.hint) from error
+    name = file or "index.html"
+    if name not in files:
+        raise NotFoundError("there is no such file")
+    content = files[name]
+    headers = APP_HEADERS | {"Content-Length": str(len(content)), "Content-Type": content_type(name)}
+    return StreamingResponse(_blocks(content), headers=headers)
 
 
 @routes.get("/phone.svg")
@@ -52,6 +90,12 @@ def reachable(host: str, own: set[str]) -> list[str]:
     if ipaddress.ip_address(host).version == 4:
         found = [each for each in found if each.version == 4]
     return [str(each) for each in sorted(found, key=lambda each: (each.version, not each.is_private, str(each)))]
+
+
+async def _blocks(content: bytes) -> AsyncIterator[bytes]:
+    """In blocks, a slow phone reads all the time: a connection that takes nothing for long is ended."""
+    for begin in range(0, len(content), _BLOCK_BYTES):
+        yield content[begin : begin + _BLOCK_BYTES]
 
 
 def _addresses(request: Request, rig: Context) -> list[str]:

@@ -27,7 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 WIDE, PHONE = (1400, 900), (380, 760)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-PAGES = ("", "/slides", "/gallery", "/settings", "/objectives", "/learn", "/health")
+PAGES = ("", "/slides", "/gallery", "/settings", "/objectives", "/learn", "/health", "/phone")
 DASH = "\u2013"
 """Shown where there is no value."""
 WAIT_MS = 60_000

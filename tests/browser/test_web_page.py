@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -16,14 +17,13 @@ import numpy as np
 import pytest
 from fixtures_models import grainy_image
 from fixtures_packed import other_units, repack
+from fixtures_web import real_litertjs  # noqa: F401 fixtures
 from PIL import Image
 
-from edgeall.browser import runtime
 from edgeall.browser.build import write_app
 from edgeall.browser.serve import server
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.errors import EdgeallError
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import load_input
@@ -48,19 +48,12 @@ ASK = """async ([name, base64]) => {
   return { ...answer, overlay: Array.from(context.getImageData(0, 0, map.width, map.height).data) };
 }"""
 """Asks the page's own worker; with the pixels of the overlay."""
-
-
-@pytest.fixture(scope="module")
-def litertjs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runtime's package; EDGEALL_TEST_LITERTJS names one that is there already."""
-    if given := os.environ.get("EDGEALL_TEST_LITERTJS"):
-        return Path(given)
-    path = tmp_path_factory.mktemp("npm") / "core.tgz"
-    try:
-        path.write_bytes(runtime._fetched())
-    except EdgeallError as error:
-        pytest.skip(f"no LiteRT.js: {error.message}")
-    return path
+MODEL_DIGEST = """async () => {
+  const content = await (await fetch("model.tflite")).arrayBuffer();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  return Array.from(digest, (value) => value.toString(16).padStart(2, "0")).join("");
+}"""
+"""Of the model that the page uses."""
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +167,10 @@ def overlays(classifier: Classifier, path: Path) -> Iterator[np.ndarray]:
         yield np.asarray(overlay(pixels, activation).resize((48, 48), Image.Resampling.BOX)).astype(int)
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def results(page: Any) -> list[dict[str, Any]]:
     """The saved predictions."""
     with page.expect_download() as download:
@@ -226,6 +223,30 @@ def test_the_page_installs_and_works_without_a_network(
     assert page.evaluate("crossOriginIsolated")
     page.locator("#files").set_input_files(images[0])
     page.locator("#list .label").wait_for()
+
+
+def test_another_model_comes_when_all_windows_were_closed(
+    litertjs: Path, tmp_path: Path, open_page: Callable[..., Any]
+) -> None:
+    def digest(page: Any) -> str:
+        return str(page.evaluate(MODEL_DIGEST))
+
+    write_app(DEMO_MODEL, tmp_path / "app", litertjs=litertjs)
+    with server(tmp_path / "app") as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{running.server_port}/"
+        page = open_page(address)
+        page.get_by_text("works offline").wait_for()
+        other = repack(DEMO_MODEL, tmp_path / "other.tflite", pad=100)
+        write_app(other, tmp_path / "app", litertjs=litertjs)
+        page.reload()
+        page.get_by_text("new version: close all windows of this page").wait_for()
+        assert digest(page) == sha256(DEMO_MODEL)
+        page.close()
+        later = open_page(address)
+        later.get_by_text("works offline").wait_for()
+        assert digest(later) == sha256(other)
+        running.shutdown()
 
 
 def test_the_camera(address: str, open_page: Callable[..., Any]) -> None:

@@ -128,6 +128,7 @@ install has no cryptography: it is asked for where a signature is."""
 RIG = DEVICE | {
     ".",
     ".rig",
+    ".browser",
     "fastapi",
     "pydantic",
     "starlette",
@@ -144,7 +145,8 @@ RIG = DEVICE | {
     "uharfbuzz",
     "segno",
 }
-"""What rig/ may import besides: its extra, and what drives a camera. "." is the package itself, for its version."""
+"""What rig/ may import besides: its extra, what drives a camera, and the app that it serves. "." is the package itself,
+for its version."""
 HARMLESS = ("importlib.metadata", "import importlib.util", "importlib.util.find_spec")
 """What looks for a package and imports nothing of it."""
 

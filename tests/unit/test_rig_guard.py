@@ -21,6 +21,7 @@ from edgeall.rig.web.page import Page
 
 MakeRig = Callable[..., Rig]
 FILLED = {"session": "1", "frame": "1", "cell": "0", "digest": "0" * 64, "number": "0", "name": "rig.css"}
+FILLED["file"] = "nothing.js"  # the files of the app have headers of their own: tests/unit/test_rig_phone.py
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 STREAM = "/events"
 """A stream without an end: its tests are in tests/browser and below."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_sites import LABELS
+from fixtures_packed import other_units, repack
 from fixtures_rig import Rig
+from fixtures_web import litertjs_package  # noqa: F401 fixtures
 from reviewed_slide import CELLS, reviewed_slide
 from starlette.testclient import TestClient
 from venvs import HANG_S
 
+from edgeall.browser.runtime import runtime_files
 from edgeall.edge_runtime.errors import DataError
 from edgeall.rig.learning.examples import DISAGREE, NO_IMAGE, OTHER_LABEL, read_examples
 from edgeall.rig.learning.lessons import FAILED, NOT_BETTER, OFFERED, Lessons
@@ -73,7 +77,13 @@ def test_a_picture_that_two_slides_show_counts_once(rig: Rig) -> None:
     assert [each.label for each in found.examples] == ["Early"] and found.left_out == {DISAGREE: 1}
 
 
+@pytest.mark.usefixtures("package")
 def test_a_better_model_is_offered_used_on_request_and_taken_back(rig: Rig, page: TestClient, tmp_path: Path) -> None:
+    runtime_files()
+
+    def on_a_phone() -> str:
+        return hashlib.sha256(page.get("/phone/app/model.tflite").content).hexdigest()
+
     sessions = [reviewed_slide(rig.record, [0, 1, 2] * 4 + [3] * 2, sample=f"S-{seed}", seed=seed) for seed in (1, 2)]
     before = rig.record.head()
     assert "S-1" in page.get("/learn").text
@@ -95,6 +105,7 @@ def test_a_better_model_is_offered_used_on_request_and_taken_back(rig: Rig, page
     assert event.detail["use"] == ADAPTED and event.image == adapted.file_sha256
     assert event.detail["slides"] == sessions and event.detail["images"] == 28
     assert page.get(f"/images/{event.image}.jpg").status_code == 404
+    assert on_a_phone() == adapted.file_sha256
     later = rig.session("S-later")
     assert rig.record.session(later).model_sha256 == adapted.program.model_sha256
     assert rig.record.session(open_session).model_sha256 == "0" * 64
@@ -104,6 +115,7 @@ def test_a_better_model_is_offered_used_on_request_and_taken_back(rig: Rig, page
     back = page.post("/learn/back")
     assert back.status_code == 200 and "The rig judges with the model that it was given" in back.text
     assert [each.detail["use"] for each in switches(rig)] == [GIVEN, ADAPTED]
+    assert on_a_phone() == rig.lessons.in_use.given.file_sha256
     assert rig.record.session(rig.session("S-last")).model_sha256 == "0" * 64
 
 
@@ -181,6 +193,35 @@ def test_the_page_explains_why_nothing_can_be_learned(
     assert page.get("/learn/state").json()["phase"] == FAILED
     with pytest.raises(StationError, match="given"):
         rig.lessons.go_back("olga")
+
+
+def test_why_nothing_was_learned_is_said_in_the_language_of_the_page(
+    rig: Rig, page: TestClient, tmp_path: Path
+) -> None:
+    path, session = tmp_path / "model.tflite", reviewed_slide(rig.record, [0, 1] * 6)
+
+    def said(spoil: Callable[[], object]) -> str:
+        path.write_bytes(repack(DEMO_MODEL, tmp_path / "other.tflite", other_units).read_bytes())
+        model = open_model(path, {})
+        rig.lessons.in_use = InUse(model, model)
+        spoil()
+        learn(rig.lessons, session)
+        assert rig.lessons.lesson.phase == FAILED
+        shown = page.get("/learn", headers={"accept-language": "de"}).text
+        rig.lessons.discard()
+        return shown
+
+    shown = said(lambda: None)
+    assert "Referenzbild" in shown and "NICHT wie gepackt" in shown and "Einheiten" in shown
+    assert "golden image" not in shown and "as packed" not in shown
+    assert "hat sich geändert, seit die Station es geöffnet hat" in said(lambda: path.write_bytes(b"another model"))
+
+
+def test_a_model_without_features_learns_nothing(rig: Rig, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = reviewed_slide(rig.record, [0, 1] * 6)
+    monkeypatch.setattr(Lessons, "can_learn", False)
+    refused = page.post("/learn", data={"slide": [session]}, headers={"accept-language": "fr"})
+    assert refused.status_code == 409 and "caractéristiques dont apprendre" in refused.text
 
 
 def test_an_interrupted_learning_leaves_nothing(rig: Rig) -> None:

@@ -178,6 +178,10 @@ def test_install_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_
     with pytest.raises(UsageError, match="the service may only write below") as caught:
         rig_serve.install(replace(given, record=Path("../elsewhere")))
     assert str(tmp_path / "record") in caught.value.hint
+    (tmp_path / "core.tgz").touch()
+    rig_serve.install(replace(given, litertjs=Path("core.tgz")))
+    words, files = called[-1]
+    assert words[words.index("--litertjs") + 1] == str(tmp_path / "core.tgz") and Path("core.tgz") in files
     for scripted in ({"slide": "S-1"}, {"exit_at_end": True}):
         with pytest.raises(UsageError, match="--install-service takes neither"):
             rig_serve.install(replace(given, **scripted))
@@ -374,5 +378,5 @@ def test_a_record_folder_inside_the_image_folder_is_refused(tmp_path: Path) -> N
             told: dict[str, Any] = {"note": print} if start is rig_serve.serve else {}
             with pytest.raises(UsageError, match=r"the rig would judge the images that it saves itself|may only write"):
                 start(RigOptions(rig_serve.DEMO_MODEL, camera, record, "127.0.0.1:0"), **told)
-    rig_serve._check_apart(str(images), own)  # a watched folder's subfolders are left alone
-    rig_serve._check_apart("simulated", own)
+    rig_serve._check_camera(str(images), own)  # a watched folder's subfolders are left alone
+    rig_serve._check_camera("simulated", own)

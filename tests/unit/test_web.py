@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import io
 import json
 import tarfile
 import threading
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures_web import CONTENT, litertjs_package  # noqa: F401 fixtures
 
 from edgeall import cli
 from edgeall.browser import build, runtime
@@ -25,25 +25,6 @@ from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
 from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL
 from edgeall.optimize.packaging.sign import make_key, sign
 from edgeall.rig.serve import DEMO_MODEL
-
-IMPORT = b'import { createWasmLib } from "@litertjs/wasm-utils";'
-CONTENT = {name: b"// " + name.encode() for name in runtime.SHA256} | {MODULE: IMPORT + b"\n//# sourceMappingURL=x"}
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package with the names of the real one; the network has it too."""
-    path = tmp_path / "core.tgz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in CONTENT.items():
-            info = tarfile.TarInfo(f"package/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    monkeypatch.setattr(runtime, "INTEGRITY", runtime._integrity(path.read_bytes()))
-    monkeypatch.setattr(runtime, "SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in CONTENT.items()})
-    monkeypatch.setattr(runtime, "URL", path.as_uri())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return path
 
 
 def test_the_package_is_fetched_once(package: Path) -> None:

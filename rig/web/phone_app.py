@@ -1,0 +1,67 @@
+"""The app that runs the rig's model in a visitor's browser: the files of `edgeall web`, made when they are wanted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...browser import runtime
+from ...browser.build import app_files, app_manifest
+from ...edge_runtime.manifest import Manifest
+from ..learning.model import Model, unchanged
+
+
+class PhoneApp:
+    """The app of the model that the rig uses. Thread-safe.
+
+    Nothing is fetched: LiteRT.js is given, or `edgeall web` has fetched it before on this machine. All files come from
+    the package and from LiteRT.js, whose digests are known: they run with a visitor's log-in, as the rig's pages do.
+
+    Args:
+        litertjs: see `edgeall.browser.runtime.package_files`; None takes it from the cache.
+
+    Raises:
+        DataError: ``litertjs`` cannot be used.
+    """
+
+    def __init__(self, litertjs: Path | None = None) -> None:
+        if litertjs is not None:
+            runtime.package_files(litertjs)
+        self._given = litertjs
+        self._runtime: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+        self._digest = ""
+        self._files: Mapping[str, bytes] = {}
+
+    def check(self, model: Model) -> None:
+        """Raise EdgeallError if there is no app of a model: no browser could run it, or there is no runtime."""
+        _manifest(model)
+        if not self._runtime and not (self._given or runtime.kept_package()).exists():
+            raise runtime.not_here()
+
+    def files(self, model: Model) -> Mapping[str, bytes]:
+        """The content of every file of the app by its path in it.
+
+        Raises:
+            BundleError: the model's file has changed since the rig opened it.
+            EdgeallError: as `check`.
+        """
+        with self._lock:
+            if self._digest != model.file_sha256:
+                self._files = self._made(model)
+                self._digest = model.file_sha256
+            return self._files
+
+    def _made(self, model: Model) -> dict[str, bytes]:
+        manifest = _manifest(model)
+        content = unchanged(model)
+        if not self._runtime:
+            self._runtime = runtime.runtime_files(self._given, fetch=False)
+        return app_files(content, manifest, self._runtime)
+
+
+def _manifest(model: Model) -> Manifest:
+    bundle = model.classifier.bundle
+    assert bundle is not None, "the rig opens its model from a file"
+    return app_manifest(bundle)
