@@ -25,6 +25,7 @@ from .options import (
     PROTOCOLS,
     SEED,
     SHARE,
+    FlagOrJson,
     command,
     listed,
     numbers,
@@ -50,11 +51,22 @@ _quantize = partial(option, QuantizeConfig)
 @_quantize("data", "Current location of the images.  [default: where the run read them]")
 @_quantize("golden", "Golden images in the file: from the test subset, or synthetic.")
 @_quantize("clusters", "Weight clustering: at most N distinct weights per layer (qat-int8).", metavar="N")
-@_quantize("layer_report", "Report the quantization error of each layer, worst first (int8 schemes).")
+@_quantize(
+    "layer_report",
+    "Report the quantization error of each layer, worst first (int8 schemes). With a file: also write it there, for "
+    "Model Explorer.",
+    type=FlagOrJson(),
+    metavar="[FILE.json]",
+    show_default=False,
+)
 @click.option(
     "--float-layers",
     metavar="LAYERS",
     help="Layers to leave in float, comma-separated (int8 schemes).",
+)
+@_quantize(
+    "auto_float",
+    "Where --max-drop is not met, leave as few layers as it takes in float, the worst first (int8 schemes).",
 )
 @click.option(
     "--robustness",

@@ -156,12 +156,47 @@ _COMMON = together(
 )
 
 
+_JSON_FILE = ".json"
+
+
+class FlagOrJson(click.ParamType):  # type: ignore[type-arg]  # generic, but not in click 8.2
+    """The type of a flag that may name a ``.json`` file: true, false, or the file.
+
+    The flag takes the next word only where it ends in ``.json``, so that `--flag RUN` remains a flag and an argument.
+    """
+
+    name = "file.json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool | Path:
+        if isinstance(value, (bool, Path)):
+            return value
+        if value.endswith(_JSON_FILE):
+            return Path(value)
+        try:
+            return click.BOOL.convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} does not end in {_JSON_FILE}", param, ctx)
+
+
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Attach its value to every flag of the type `FlagOrJson`."""
+        flags = {name for one in self.params if isinstance(one.type, FlagOrJson) for name in one.opts}
+        ready: list[str] = []
+        for index, word in enumerate(args):
+            if index and args[index - 1] in flags and word.endswith(_JSON_FILE):
+                ready[-1] = f"{args[index - 1]}={word}"
+            else:
+                ready.append(f"{word}=true" if word in flags else word)
+        return super().parse_args(ctx, ready)
+
+
 def command(name: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], click.Command]:
     """A click command of this name, in ``group`` if there is one, with the options that every command has."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         make = click.command if group is None else group.command
-        return make(name, no_args_is_help=False)(_COMMON(function))
+        return make(name, cls=_Command, no_args_is_help=False)(_COMMON(function))
 
     return decorate
 

@@ -73,12 +73,13 @@ class Operator:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Tensors, operators in execution order, and the indices of the graph's inputs and outputs."""
+    """Tensors, operators in execution order, the indices of the graph's inputs and outputs, and its name."""
 
     tensors: Sequence[Tensor]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    name: str = ""
 
     def producer(self, tensor: int) -> Operator | None:
         """The operator that writes ``tensor``."""
@@ -233,7 +234,7 @@ def _buffer(buffer: Table) -> tuple[int, int]:
 
 
 def _read_subgraph(table: Table, names: list[str], lazy: _Tensors, whole: bool) -> Subgraph:
-    # SubGraph: tensors 0, inputs 1, outputs 2, operators 3
+    # SubGraph: tensors 0, inputs 1, outputs 2, operators 3, name 4
     tensors = tuple(lazy) if whole else lazy
     operators = []
     for operator in table.tables(3):
@@ -242,7 +243,7 @@ def _read_subgraph(table: Table, names: list[str], lazy: _Tensors, whole: bool) 
         if code >= len(names):
             raise DamagedError
         operators.append(Operator(names[code], operator.numbers(1, "i"), operator.numbers(2, "i")))
-    subgraph = Subgraph(tensors, tuple(operators), table.numbers(1, "i"), table.numbers(2, "i"))
+    subgraph = Subgraph(tensors, tuple(operators), table.numbers(1, "i"), table.numbers(2, "i"), table.text(4))
     ends = [(subgraph.inputs, 0), (subgraph.outputs, 0)]
     for indices, lowest in ends + [(op.inputs, -1) for op in operators] + [(op.outputs, 0) for op in operators]:
         if any(not lowest <= index < len(tensors) for index in indices):

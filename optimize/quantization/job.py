@@ -25,7 +25,8 @@ from .config import QuantizeConfig
 from .convert import convert
 from .fold import fold_batch_normalization
 from .layer_error import LayerError
-from .placement import Placement, input_range, place, ranges, rounded
+from .placement import Placement, Range, input_range, place, ranges, rounded
+from .result import AutoFloat
 
 FOLD_TOLERANCE = 1e-4
 """Largest accepted change of a probability by folding BatchNormalization; `check_folding` has the one exception."""
@@ -72,13 +73,32 @@ class Folded:
 
 
 @dataclass(frozen=True)
+class IntegerNetwork:
+    """The float network whose weights an integer scheme quantizes, and the extremes of its activations by layer."""
+
+    network: Any
+    measured: dict[str, Range]
+
+
+@dataclass(frozen=True)
 class Converted:
-    """The flatbuffers; ``output`` is the name of the layer behind the second output."""
+    """The flatbuffers, and what they were made from.
+
+    Attributes:
+        flatbuffer: of the scheme.
+        float32: for comparison.
+        output: name of the layer behind the second output.
+        integer: None for a float scheme.
+        layers: rounding error of each layer, if it was measured.
+        auto_float: the search for float layers, if there was one.
+    """
 
     flatbuffer: bytes
     float32: bytes
     output: str
-    layers: list[LayerError] | None
+    integer: IntegerNetwork | None = None
+    layers: list[LayerError] | None = None
+    auto_float: AutoFloat | None = None
 
 
 def open_job(config: QuantizeConfig, progress: Progress) -> Job:
@@ -139,30 +159,36 @@ def convert_network(job: Job, network: Folded) -> Converted:
     float32 = convert(network.folded, "float32", spec)
     if network.placement is None:
         whole = job.task.outputs(network.folded, config.explain)
-        return Converted(convert(whole, config.scheme, spec), float32, whole.output_names[0], None)
-    placement = network.placement
-    trained, spanned = _integer_network(job, network.folded, placement)
-    whole = job.task.outputs(rounded(trained, placement, spanned), config.explain)
-    flatbuffer = convert(whole, config.scheme, spec, placement.floats)
-    layers = None
-    if config.layer_report:
-        layers = layer_report(
-            trained, placement, spanned, job.task.sample(job.subsets["validation"], REPORT_IMAGES, 0), job.progress
-        )
-    return Converted(flatbuffer, float32, whole.output_names[0], layers)
+        return Converted(convert(whole, config.scheme, spec), float32, whole.output_names[0])
+    integer = _integer_network(job, network.folded, network.placement)
+    flatbuffer, output = convert_integer(job, integer, network.placement)
+    return Converted(flatbuffer, float32, output, integer)
 
 
-def _integer_network(job: Job, folded: Any, placement: Placement) -> tuple[Any, dict[str, Any]]:
-    """The float network whose weights are quantized, and its activation ranges; ``qat-int8`` trains both."""
+def convert_integer(job: Job, integer: IntegerNetwork, placement: Placement) -> tuple[bytes, str]:
+    """The flatbuffer of an integer scheme, and the name of the layer behind its second output."""
+    spanned = ranges(placement, integer.measured)
+    whole = job.task.outputs(rounded(integer.network, placement, spanned), job.config.explain)
+    return convert(whole, job.config.scheme, job.spec, placement.floats), whole.output_names[0]
+
+
+def measure_layers(job: Job, integer: IntegerNetwork, placement: Placement) -> list[LayerError]:
+    """Rounding error of each layer on validation images, the worst first."""
+    images = job.task.sample(job.subsets["validation"], REPORT_IMAGES, 0)
+    return layer_report(integer.network, placement, ranges(placement, integer.measured), images, job.progress)
+
+
+def _integer_network(job: Job, folded: Any, placement: Placement) -> IntegerNetwork:
+    """Measure the activation ranges; ``qat-int8`` also trains them and the weights."""
     config, settings = job.config, job.facts.settings
     images = job.task.sample(job.subsets["train"], config.representative, job.seed)
     measured = activation_extremes(folded, placement, images, settings, job.progress)
     if config.scheme != "qat-int8":
-        return folded, ranges(placement, measured)
+        return IntegerNetwork(folded, measured)
     from .qat import quantization_aware  # imports tfmot
     from .qat_training import sparsity_masks, train_quantized
 
     masks = sparsity_masks(folded, job.facts, job.progress)
     trainable = quantization_aware(folded, placement, measured, masks, config.clusters)
     train_quantized(job, trainable, len(images))
-    return trainable.trained(), ranges(placement, trainable.measured())
+    return IntegerNetwork(trainable.trained(), trainable.measured())

@@ -75,7 +75,8 @@ def layer_errors(
         placement: its placement, from `edgeall.optimize.quantization.placement.place`.
         spanned: its ranges, from `edgeall.optimize.quantization.placement.ranges`.
         images: float32 batches ``(n, h, w, 3)``; read several times.
-        worst: number of layers with the lowest ``channel_sqnr_db`` whose effect on the predictions is measured.
+        worst: number of layers with the lowest ``channel_sqnr_db`` whose effect on the predictions is measured; none
+            is for a network of several outputs.
 
     Returns:
         One entry per rounded output: first those whose effect was measured, by falling ``kl``, then the others, by
@@ -86,6 +87,8 @@ def layer_errors(
     parts = [batch[at : at + step] for batch in images for at in range(0, len(batch), step)]
     rows = network.errors(parts)
     rows.sort(key=lambda row: math.inf if row.channel_sqnr_db is None else row.channel_sqnr_db)
+    if len(folded.outputs) > 1:
+        return rows
     return network.with_effects(rows[:worst], parts) + rows[worst:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,56 @@ def conversion_facts(job: Job, network: Folded, converted: Converted) -> dict[st
         "sparsity_frac": sparsity(flatbuffer),
         "clusters": job.config.clusters,
         "layers": converted.layers,
+        "auto_float": converted.auto_float,
     }
+
+
+DROP_UNITS = {"classification": "points of validation accuracy", "segmentation": "hundredths of validation Dice"}
+"""What `Trial.drop_points` counts, by task."""
+
+
+@dataclass(frozen=True)
+class Trial(Result):
+    """One candidate of `AutoFloat`.
+
+    Attributes:
+        layers: number of layers left in float, besides those that the user named.
+        drop_points: what it loses on the validation subset, see `DROP_UNITS`; None: it could not be converted.
+    """
+
+    layers: int
+    drop_points: float | None
+
+    def within(self, limit: float) -> bool:
+        """Whether it loses no more than ``limit``."""
+        return self.drop_points is not None and self.drop_points <= limit
+
+
+@dataclass(frozen=True)
+class AutoFloat(Result):
+    """The search for float layers, see `edgeall.optimize.quantization.auto_float`.
+
+    Attributes:
+        layers: the layers of ``--float-layers`` that give the same file: those that the user named, then those that
+            were found, the worst first.
+        trials: in the order in which they were measured; the first one without further float layers.
+    """
+
+    layers: list[str]
+    trials: list[Trial]
+
+    @property
+    def argument(self) -> str:
+        """The option that repeats it without a search."""
+        return f"--float-layers {shlex.quote(','.join(self.layers))}"
+
+    def tried(self, task: str) -> str:
+        """Every trial in one line."""
+        drops = [
+            f"{trial.layers}: " + ("not converted" if trial.drop_points is None else f"{trial.drop_points:.2f}")
+            for trial in self.trials
+        ]
+        return f"drop in {DROP_UNITS[task]} by number of layers in float: {', '.join(drops)}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +115,7 @@ class QuantizationResult(Result):
         float_layers: layers that compute in float; None: the scheme is not integer.
         sparsity_frac: share of zeros among the weights in the file.
         layers: rounding error of each layer, if it was measured.
+        auto_float: the search for float layers, if there was one.
         decided: as in the manifest.
         assessed: calibration and review of the verified images.
         robustness: under corruptions, if it was measured.
@@ -89,6 +140,7 @@ class QuantizationResult(Result):
     sparsity_frac: float
     clusters: int | None
     layers: list[LayerError] | None = field(default=None, metadata=OPTIONAL)
+    auto_float: AutoFloat | None = field(default=None, metadata=OPTIONAL)
     decided: Decisions = field(metadata=SPREAD)
     assessed: ReliabilityReport = field(metadata=SPREAD)
     robustness: Robustness | None = field(default=None, metadata=OPTIONAL)
@@ -144,6 +196,7 @@ class SegmentationResult(Result):
     sparsity_frac: float
     clusters: int | None
     layers: list[LayerError] | None = field(default=None, metadata=OPTIONAL)
+    auto_float: AutoFloat | None = field(default=None, metadata=OPTIONAL)
     robustness: MaskRobustness | None = field(default=None, metadata=OPTIONAL)
     out: str
     file_bytes: int

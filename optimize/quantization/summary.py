@@ -92,4 +92,8 @@ def _optional(result: QuantizationResult | SegmentationResult) -> dict[str, obje
         facts["clusters"] = f"at most {result.clusters} different weights in each prunable layer"
     if result.float_layers is not None:
         facts["left in float"] = ", ".join(result.float_layers) or "nothing"
+    if result.auto_float is not None:
+        task = "segmentation" if isinstance(result, SegmentationResult) else "classification"
+        again = f"{result.auto_float.argument} repeats it; " if result.auto_float.layers else ""
+        facts["auto-float"] = again + result.auto_float.tried(task)
     return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,11 @@ from numpy.typing import NDArray
 
 from ...edge_runtime import parallel
 from ...edge_runtime.classifier import Classifier
-from ...edge_runtime.errors import GateError
 from ...edge_runtime.exemplars import store_exemplars
 from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.tools.decisions import wanted_rule
 from ...edge_runtime.tools.golden_images import choose_golden
-from ...models.keras_compat import tf
+from ...models.keras_compat import exact_float32, tf
 from ...train.batches import Images, plain, shuffled
 from ...train.evaluation.metrics import Metrics
 from ...train.evaluation.reliability import ReliabilityReport
@@ -33,6 +33,7 @@ from ..quantization.activations import stratified
 from ..quantization.config import QuantizeConfig
 from ..quantization.convert import with_second_output
 from ..quantization.decisions import Fitted, Fitting, assess, fit_decisions
+from ..quantization.gate import gate_error
 from ..quantization.job import Converted, Folded, Job
 from ..quantization.placement import images_at_once
 from ..quantization.result import Agreement, QuantizationResult, conversion_facts
@@ -84,9 +85,21 @@ class Classification(QuantizationTask):
             batches, validation.map(lambda pixels, labels: (pixels, tf.one_hot(labels, classes))), CLASSIFICATION
         )
 
+    def validation_drop(self, job: Job, network: Folded) -> Callable[[bytes], float]:
+        images, labels = job.subsets["validation"], job.split.labels
+        with exact_float32():
+            reference = self.predictions(network.folded, images)
+
+        def lost(flatbuffer: bytes) -> float:
+            candidate = Classifier.from_flatbuffer(flatbuffer, labels, job.spec, name=f"{job.config.scheme} model")
+            found = predict(candidate, images, f"trying {job.config.scheme}", job.progress)
+            return compare(labels, images.labels, reference, found).drop_points
+
+        return lost
+
     def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult:
         verified = _verify(job, network, converted)
-        _check_drop(job, verified)
+        _check_drop(job, verified, converted)
         fitted = fit_decisions(_fitting(job, verified))
         assessed = _assess(job, verified, fitted)
         measured = _measured(job, network, converted, verified) | {"decided": fitted.decisions}
@@ -131,16 +144,15 @@ def _verify(job: Job, network: Folded, converted: Converted) -> _Verified:
     return _Verified(candidate, probabilities, features, cost, float_cost)
 
 
-def _check_drop(job: Job, verified: _Verified) -> None:
+def _check_drop(job: Job, verified: _Verified, converted: Converted) -> None:
     """Raise GateError where the accuracy drops by more than ``max_drop``."""
     config, cost = job.config, verified.cost
     if config.max_drop is not None and cost.drop_points > config.max_drop:
-        raise GateError(
-            f"{config.scheme} loses {cost.drop_points:.2f} points of {config.subset} accuracy "
-            f"({100 * cost.reference_accuracy:.2f} % to {100 * cost.accuracy:.2f} %), "
-            f"more than --max-drop {config.max_drop:g}; {config.out} was not written",
-            hint="try --scheme qat-int8, more --epochs, or a larger --max-drop",
+        lost = (
+            f"{cost.drop_points:.2f} points of {config.subset} accuracy "
+            f"({100 * cost.reference_accuracy:.2f} % to {100 * cost.accuracy:.2f} %)"
         )
+        raise gate_error(config, lost, "classification", converted.auto_float)
 
 
 def _fitting(job: Job, verified: _Verified) -> Fitting:

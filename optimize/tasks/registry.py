@@ -60,6 +60,10 @@ class QuantizationTask(ABC):
         """What quantization-aware training learns from: the outputs of ``folded`` for augmented training images."""
 
     @abstractmethod
+    def validation_drop(self, job: Job, network: Folded) -> Callable[[bytes], float]:
+        """A function that gives what a flatbuffer loses on the validation subset against float32, as ``max_drop``."""
+
+    @abstractmethod
     def finish(self, job: Job, network: Folded, converted: Converted) -> QuantizationResult | SegmentationResult:
         """Verify the converted model, check the gate, and pack it.
 

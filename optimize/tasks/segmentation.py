@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...edge_runtime.errors import GateError, UsageError
+from ...edge_runtime.errors import UsageError
 from ...edge_runtime.images import decode_rgb
 from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.preprocess import preprocess
 from ...edge_runtime.segmenter import STEPS, Segmentation, Segmenter
 from ...edge_runtime.tools.golden_images import golden_png
-from ...models.keras_compat import keras
+from ...edge_runtime.vision.tiles import TileSegmenter
+from ...models.keras_compat import exact_float32, keras
 from ...train.batches import Images, plain
 from ...train.evaluation.robustness import robustness_text
 from ...train.evaluation.text import metrics_text
@@ -35,6 +36,7 @@ from ..packaging.contents import golden_candidates, manifest_of
 from ..packaging.pack import pack
 from ..quantization.activations import stratified
 from ..quantization.config import QuantizeConfig
+from ..quantization.gate import gate_error
 from ..quantization.job import Converted, Folded, Job
 from ..quantization.placement import images_at_once
 from ..quantization.result import Agreement, ClassDice, SegmentationResult, conversion_facts
@@ -50,7 +52,7 @@ METRICS = (
 FAR = (0.5, 2.0)
 """Scales of half of the calibration tiles, relative to the network's. The network also tells how far a scale is off; at
 its own scale alone, the range of that output would end at a fraction of an octave."""
-_UNUSED = ("target_sensitivity", "review_budget", "explain", "layer_report")
+_UNUSED = ("target_sensitivity", "review_budget", "explain")
 """Settings that only classification has."""
 
 
@@ -101,12 +103,22 @@ class SegmentationQuantization(QuantizationTask):
 
         return Distillation(batches, validation_tiles(job.subsets["validation"], stage.batch_size), OBJECTIVE)
 
+    def validation_drop(self, job: Job, network: Folded) -> Callable[[bytes], float]:
+        images = job.subsets["validation"]
+
+        def dice(segmenter: TileSegmenter) -> float:
+            return float(np.mean([score.dice for score in assess_images(segmenter, images)]))
+
+        with exact_float32():
+            reference = dice(KerasSegmenter(network.folded, job.spec))
+        return lambda flatbuffer: 100.0 * (reference - dice(_open(job, flatbuffer, f"{job.config.scheme} model")))
+
     def finish(self, job: Job, network: Folded, converted: Converted) -> SegmentationResult:
         segmenter = _open(job, converted.flatbuffer, f"{job.config.scheme} model")
         job.progress.note(f"verifying {job.config.scheme} on {len(job.verified_images)} images")
         scores = assess_images(segmenter, job.verified_images)
         measured = _verify(job, network, converted, segmenter, scores)
-        _check_drop(job, measured)
+        _check_drop(job, measured, converted)
         robust = robustness_of_masks(segmenter, job.verified_images, job.progress) if job.config.robust else None
         measured["robustness"] = robust
         manifest = _pack(job, converted, segmenter, measured)
@@ -167,16 +179,15 @@ def _compared(segmenter: Segmenter, pixels: NDArray[np.uint8], reference: NDArra
     return Agreement(float(np.mean(same)), largest)
 
 
-def _check_drop(job: Job, measured: Mapping[str, Any]) -> None:
+def _check_drop(job: Job, measured: Mapping[str, Any], converted: Converted) -> None:
     """Raise GateError where the Dice drops by more than ``max_drop``."""
     config = job.config
     if config.max_drop is not None and measured["drop_points"] > config.max_drop:
-        raise GateError(
-            f"{config.scheme} loses {measured['drop_points']:.2f} hundredths of {config.subset} Dice "
-            f"({measured['float_dice']:.4f} to {measured['dice']:.4f}), more than --max-drop {config.max_drop:g}; "
-            f"{config.out} was not written",
-            hint="try --scheme qat-int8, more --epochs, or a larger --max-drop",
+        lost = (
+            f"{measured['drop_points']:.2f} hundredths of {config.subset} Dice "
+            f"({measured['float_dice']:.4f} to {measured['dice']:.4f})"
         )
+        raise gate_error(config, lost, "segmentation", converted.auto_float)
 
 
 def _pack(job: Job, converted: Converted, segmenter: Segmenter, measured: dict[str, Any]) -> Manifest:

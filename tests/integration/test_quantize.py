@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import calibration_error
+from ai_edge_litert.schema_py_generated import ModelT
 
 from edgeall import cli
 from edgeall.console.progress import Progress
@@ -86,6 +87,25 @@ def test_quantize_without_an_option_packs_a_rule_fitted_on_changed_images_too(ti
     assert f"Of its {review['wrong']} wrong predictions {review['wrong_reviewed']} are sent to review" in card
     page = Path(summary["report"]).read_text(encoding="utf-8")
     assert f"{review['wrong_reviewed']} of {review['wrong']} sent to review" in page
+
+
+def test_the_report_for_model_explorer_names_the_tensors_of_the_written_file(
+    tiny_run: Path, tiny_settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = tmp_path / "m.tflite", tmp_path / "layers.json"
+    words = ["quantize", "--layer-report", str(report), str(tiny_run), "--out", str(out), "--max-drop", "100"]
+    assert cli.main([*words, "--auto-float", "--cache-dir", str(tiny_settings.cache_dir), "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert f"{report}: node data for Model Explorer" in printed.err
+    (graph,) = ModelT.InitFromPackedBuf(out.read_bytes(), 0).subgraphs
+    written = {graph.tensors[at].name.decode() for operator in graph.operators for at in operator.outputs}
+    (name, data) = next(iter(json.loads(report.read_text()).items()))
+    assert name == graph.name.decode() and set(data["results"]) <= written
+    found = {value["value"] for value in data["results"].values()}
+    assert found == {row["channel_sqnr_db"] for row in result["layers"]} - {None} != set()
+    assert result["float_layers"] == [] == result["auto_float"]["layers"]
+    assert [trial["layers"] for trial in result["auto_float"]["trials"]] == [0]
 
 
 def test_a_budget_of_0_sends_only_out_of_distribution_images_to_review(

@@ -139,6 +139,48 @@ def test_config_reaches_flags_and_paths(edgeall: Run, monkeypatch: pytest.Monkey
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "file", "report"),
+    [
+        ((), None, None, False),
+        (("--layer-report",), None, None, True),
+        (("--layer-report", "RUN"), None, None, True),
+        (("--layer-report", "--force"), None, None, True),
+        (("--layer-report", "found.json"), None, None, Path("found.json")),
+        (("--layer-report=found.json",), None, None, Path("found.json")),
+        ((), "1", None, True),
+        ((), "0", "true", False),
+        ((), "found.json", None, Path("found.json")),
+        ((), None, "true", True),
+        ((), None, '"found.json"', Path("found.json")),
+        (("--layer-report",), "found.json", None, True),
+    ],
+)
+def test_the_layer_report_is_a_flag_that_may_name_a_file(
+    edgeall: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    environment: str | None,
+    file: str | None,
+    report: bool | Path,
+) -> None:
+    called: list[QuantizeConfig] = []
+
+    def recorder(config: QuantizeConfig, _: object) -> NoReturn:
+        called.append(config)
+        raise DataError("enough")
+
+    monkeypatch.setattr("edgeall.optimize.quantize.quantize", recorder)
+    if environment:
+        monkeypatch.setenv("EDGEALL_QUANTIZE_LAYER_REPORT", environment)
+    config = tmp_path / "c.toml"
+    config.write_text(f"[quantize]\nlayer-report = {file}\n" if file else "")
+    run = () if "RUN" in words else ("RUN",)
+    assert edgeall("quantize", *words, *run, "--out", "m.tflite", "--config", config)[0] == 1
+    assert (called[0].run, called[0].layer_report) == (Path("RUN"), report)
+
+
 @pytest.mark.parametrize("command", LEAVES, ids=" ".join)
 def test_every_flag_is_named_like_its_setting(command: tuple[str, ...]) -> None:
     """Names of environment variables and config keys come from the parameter, help from the flag."""
@@ -217,6 +259,7 @@ def test_traceback_only_with_debug(edgeall: Run, monkeypatch: pytest.MonkeyPatch
         ("data", "synth", "--out", "x", "--images", "4", "--seed", "4294967296"),
         ("quantize", "run"),
         ("quantize", "run", "--out", "m.tflite", "--scheme", "int4"),
+        ("quantize", "run", "--out", "m.tflite", "--layer-report=found.csv"),
         ("run", "m.tflite"),
         ("run", "m.tflite", "x.png", "--threads", "0"),
         ("run", "m.tflite", "x.png", "--json", "--csv"),

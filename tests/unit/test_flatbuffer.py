@@ -31,6 +31,7 @@ def test_agrees_with_the_generated_schema(tiny_flatbuffers: dict[str, bytes], ki
     assert graph.version == reference.version
     assert list(graph.metadata) == [entry.name.decode() for entry in reference.metadata]
     (subgraph,) = reference.subgraphs
+    assert graph.main.name == subgraph.name.decode()
     assert list(graph.main.inputs) == list(subgraph.inputs)
     assert list(graph.main.outputs) == list(subgraph.outputs)
     for tensor, expected in zip(graph.main.tensors, subgraph.tensors, strict=True):

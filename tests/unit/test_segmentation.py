@@ -26,14 +26,18 @@ from edgeall.edge_runtime.segmenter import Segmenter
 from edgeall.edge_runtime.tools.golden import check_golden
 from edgeall.models import registry
 from edgeall.models.registry import BuildArgs
+from edgeall.optimize.quantization.summary import quantize_text
+from edgeall.train.data import cache
 from edgeall.train.data.make_split import make_split
 from edgeall.train.data.masked import load_masked
 from edgeall.train.data.scan import scan
 from edgeall.train.data.split import check_split, load_split
 from edgeall.train.data.split_settings import SplitSettings
 from edgeall.train.evaluation.evaluate import EvaluateSettings, evaluate
+from edgeall.train.segmentation.assess import assess_images, read_dice
 from edgeall.train.segmentation.results import MaskEvaluation
 from edgeall.train.settings import TrainSettings
+from edgeall.train.tasks.segmentation import TASK
 
 QUIET = Progress(quiet=True)
 PART = 54
@@ -349,7 +353,8 @@ def masked_model(masked_run: Path, masked_settings: TrainSettings) -> Callable[.
 @pytest.fixture(scope="module")
 def masked_int8(masked_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of full-integer quantization; its file is not to be changed."""
-    return masked_model("ptq-int8", tmp_path_factory.mktemp("int8") / "cells.tflite", golden="synthetic")
+    searched = {"auto_float": True, "max_drop": 100.0, "layer_report": True}
+    return masked_model("ptq-int8", tmp_path_factory.mktemp("int8") / "cells.tflite", golden="synthetic", **searched)
 
 
 def test_a_run_says_its_task_and_figures(masked_run: Path) -> None:
@@ -375,6 +380,20 @@ def test_the_packed_model_is_what_the_device_runs(masked_int8: Any, masked_run: 
     assert masked_int8.float_layers == [] and masked_int8.agreement > 0.5
     assert masked_int8.tflite_float.max_abs_difference < 0.01
     assert Path(masked_int8.out).stat().st_size < 400_000 and Path(masked_int8.report).exists()
+
+
+def test_the_gate_is_tried_on_validation_images_before_layers_are_left_in_float(
+    masked_int8: Any, masked_run: Path, masked_settings: TrainSettings
+) -> None:
+    found = masked_int8.auto_float
+    assert found.layers == [] and [trial.layers for trial in found.trials] == [0]
+    segmenter, split = Segmenter.open(masked_int8.out), load_split(masked_run / "split.json")
+    images = TASK.load(split, masked_settings.data, segmenter.input, cache.ready(masked_settings.cache_dir), QUIET)
+    exact = np.mean(read_dice(masked_run / "predictions.csv", "validation"))
+    dice = np.mean([one.dice for one in assess_images(segmenter, images["validation"])])
+    assert found.trials[0].drop_points == pytest.approx(100 * (exact - dice), abs=0.05)
+    assert "hundredths of validation Dice by number of layers in float: 0: " in quantize_text(masked_int8)
+    assert masked_int8.layers and all(row.kl is None for row in masked_int8.layers), "it has two outputs"
 
 
 @pytest.mark.parametrize("scheme", ["qat-int8", "float32"])

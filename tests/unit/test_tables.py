@@ -15,7 +15,7 @@ from edgeall.edge_runtime.tools.bench_result import BenchResult
 from edgeall.edge_runtime.tools.inspect import Inspection, inspect_text
 from edgeall.edge_runtime.tools.predictions import prediction_lines
 from edgeall.optimize.demo import Demo, demo_text
-from edgeall.optimize.quantization.result import QuantizationResult
+from edgeall.optimize.quantization.result import AutoFloat, QuantizationResult, Trial
 from edgeall.optimize.quantization.summary import quantize_text
 from edgeall.train.data.listing import DataListing, data_text
 from edgeall.train.evaluation.metrics import compute_metrics
@@ -139,6 +139,12 @@ def test_a_quantized_model_s_cost_is_shown() -> None:
         assert figure in text
     assert ["left", "in", "float", "logits"] in [line.split() for line in text.splitlines()]
     assert "left in float" not in quantize_text(replace(result, float_layers=None))
+    searched = replace(result, auto_float=AutoFloat(["conv1", "add"], [Trial(0, 2.5), Trial(1, None), Trial(2, 0.25)]))
+    assert "--float-layers conv1,add repeats it" in quantize_text(searched)
+    assert "points of validation accuracy by number of layers in float: 0: 2.50, 1: not converted, 2: 0.25" in (
+        quantize_text(searched)
+    )
+    assert searched.to_json()["auto_float"]["trials"][2] == {"layers": 2, "drop_points": 0.25}
     assert ["Pro", "100.00", "%", "-", "100"] in [line.split() for line in text.splitlines()]
     written = result.to_json()
     assert set(written) == set(values) - {"layers", "robustness"}
