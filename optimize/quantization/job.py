@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...console.progress import Progress
 from ...edge_runtime.errors import EdgeallError
 from ...edge_runtime.preprocess import InputSpec
+from ...models.graph import targets
 from ...models.keras_compat import exact_float32
 from ...train.data import cache
 from ...train.data.split import Split, check_split
@@ -25,7 +26,7 @@ from .config import QuantizeConfig
 from .convert import convert
 from .fold import fold_batch_normalization
 from .layer_error import LayerError
-from .placement import Placement, Range, input_range, place, ranges, rounded
+from .placement import Placement, Range, input_range, place, range_of, ranges, rounded, rounded_second
 from .result import AutoFloat
 
 FOLD_TOLERANCE = 1e-4
@@ -74,10 +75,17 @@ class Folded:
 
 @dataclass(frozen=True)
 class IntegerNetwork:
-    """The float network whose weights an integer scheme quantizes, and the extremes of its activations by layer."""
+    """The float network whose weights an integer scheme quantizes.
+
+    Attributes:
+        network: folded.
+        measured: extremes of the activations by layer, those of ``second`` among them.
+        second: name of the layer behind the second output.
+    """
 
     network: Any
     measured: dict[str, Range]
+    second: str
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,11 @@ def convert_integer(job: Job, integer: IntegerNetwork, placement: Placement) -> 
     """The flatbuffer of an integer scheme, and the name of the layer behind its second output."""
     spanned = ranges(placement, integer.measured)
     whole = job.task.outputs(rounded(integer.network, placement, spanned), job.config.explain)
-    return convert(whole, job.config.scheme, job.spec, placement.floats), whole.output_names[0]
+    second = integer.network.get_layer(integer.second)
+    if any(layer.name in placement.floats for layer in (second, *targets(second))):
+        whole = rounded_second(whole, range_of([integer.measured[integer.second]]))
+    allowed = (*placement.floats, *placement.movers)
+    return convert(whole, job.config.scheme, job.spec, allowed), whole.output_names[0]
 
 
 def measure_layers(job: Job, integer: IntegerNetwork, placement: Placement) -> list[LayerError]:
@@ -182,13 +194,15 @@ def _integer_network(job: Job, folded: Any, placement: Placement) -> IntegerNetw
     """Measure the activation ranges; ``qat-int8`` also trains them and the weights."""
     config, settings = job.config, job.facts.settings
     images = job.task.sample(job.subsets["train"], config.representative, job.seed)
-    measured = activation_extremes(folded, placement, images, settings, job.progress)
+    second = job.task.outputs(folded, config.explain).output_names[0]
+    wanted = replace(placement, spans={**placement.spans, "(second output)": (second,)})
+    measured = activation_extremes(folded, wanted, images, settings, job.progress)
     if config.scheme != "qat-int8":
-        return IntegerNetwork(folded, measured)
+        return IntegerNetwork(folded, measured, second)
     from .qat import quantization_aware  # imports tfmot
     from .qat_training import sparsity_masks, train_quantized
 
     masks = sparsity_masks(folded, job.facts, job.progress)
     trainable = quantization_aware(folded, placement, measured, masks, config.clusters)
     train_quantized(job, trainable, len(images))
-    return IntegerNetwork(trainable.trained(), trainable.measured())
+    return IntegerNetwork(trainable.trained(), measured | trainable.measured(), second)

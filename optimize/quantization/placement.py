@@ -62,6 +62,7 @@ class Placement:
         fixed: fixed ranges by name.
         kernels: layers whose kernel is quantized.
         floats: layers that compute in float, in execution order.
+        movers: layers that only move integers, which one of ``floats`` reads. The converter may move them in float.
     """
 
     outputs: dict[str, str]
@@ -69,6 +70,7 @@ class Placement:
     fixed: dict[str, Range]
     kernels: tuple[str, ...]
     floats: tuple[str, ...]
+    movers: tuple[str, ...]
 
 
 def input_range(spec: InputSpec) -> Range:
@@ -131,7 +133,17 @@ def place(folded: Any, bounds: Range, float_layers: Collection[str] = ()) -> Pla
         else:
             at[name] = outputs[name] = name
             spans[name] = (name,)
-    return Placement(outputs, spans, fixed, tuple(kernels), tuple(floats))
+    return Placement(outputs, spans, fixed, tuple(kernels), tuple(floats), _movers(folded, outputs, floats))
+
+
+def _movers(folded: Any, outputs: Collection[str], floats: Collection[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for layer in reversed(folded.layers):
+        name, in_float = layer.name, (*floats, *found)
+        read = any(after.name in in_float for after in targets(layer))
+        if read and name not in (*in_float, *outputs) and _keeps_range(layer):
+            found.append(name)
+    return tuple(found)
 
 
 def fused(layer: Any) -> bool:
@@ -175,9 +187,15 @@ def ranges(placement: Placement, measured: dict[str, Range]) -> dict[str, Range]
     """Every range by name: it spans its layers' values and the zero of padding, and is never empty."""
     found = dict(placement.fixed)
     for name, span in placement.spans.items():
-        low, high = min(0.0, *(measured[one][0] for one in span)), max(0.0, *(measured[one][1] for one in span))
-        found[name] = (low, high if high - low > NARROWEST else low + 1.0)
+        found[name] = range_of([measured[one] for one in span])
     return found
+
+
+def range_of(extremes: Iterable[Range]) -> Range:
+    """The range of all these values and zero, which is never empty."""
+    lows, highs = zip(*extremes, strict=True)
+    low, high = min(0.0, *lows), max(0.0, *highs)
+    return low, high if high - low > NARROWEST else low + 1.0
 
 
 def rounded(network: Any, placement: Placement, spanned: dict[str, Range]) -> Any:
@@ -205,6 +223,21 @@ def rounded(network: Any, placement: Placement, spanned: dict[str, Range]) -> An
         return tf.quantization.fake_quant_with_min_max_args(output, *spanned[placement.outputs[layer.name]])
 
     return rebuild(network, make)
+
+
+def rounded_second(whole: Any, limits: Range) -> Any:
+    """The network with a rounding of its own for the second output, where a layer makes or reads its tensor in float.
+
+    Without it the converter (TensorFlow 2.21) gives the uint8 output to that reader. It merges equal roundings, so the
+    range is a quarter of a step wider.
+
+    Args:
+        whole: its outputs are the second one and the first one, as in `QuantizationTask.outputs`.
+        limits: of the second output.
+    """
+    second, first = whole.outputs
+    low, high = (value * (1 + 1 / 1024) for value in limits)
+    return keras.Model(whole.input, [tf.quantization.fake_quant_with_min_max_args(second, low, high), first])
 
 
 def rounded_input(images: Any, bounds: Range) -> Any:

@@ -18,11 +18,13 @@ from edgeall.console.progress import Progress
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import EdgeallError, GateError, UsageError
 from edgeall.edge_runtime.preprocess import normalize
+from edgeall.models.keras_compat import keras
 from edgeall.optimize.quantization import auto_float
 from edgeall.optimize.quantization.auto_float import candidates, fewest, leave_in_float
 from edgeall.optimize.quantization.config import QuantizeConfig
+from edgeall.optimize.quantization.convert import float_tensors, with_second_output
 from edgeall.optimize.quantization.fold import fold_batch_normalization
-from edgeall.optimize.quantization.job import Converted, Folded, Job, convert_network
+from edgeall.optimize.quantization.job import Converted, Folded, Job, convert_integer, convert_network
 from edgeall.optimize.quantization.placement import input_range, place
 from edgeall.train.batches import Images
 
@@ -57,6 +59,14 @@ def test_only_layers_that_change_something_are_candidates() -> None:
     assert found[0] not in candidates(folded, BOUNDS, worst, found[:1])
 
 
+def test_layers_that_move_integers_to_one_in_float_may_be_in_float() -> None:
+    placement = place(fold_batch_normalization(network("factorized_reduction")), BOUNDS, ("two",))
+    assert placement.movers == () and "two" in placement.floats
+    folded = fold_batch_normalization(network("input_maps"))
+    assert place(folded, BOUNDS).movers == ()
+    assert place(folded, BOUNDS, ("stem",)).movers == ("pad",)
+
+
 @dataclass(frozen=True)
 class _Job(Job):
     """Without a run: its task measures how far a file's answers are from the float network's, in hundredths."""
@@ -70,7 +80,7 @@ class _Job(Job):
         return SimpleNamespace(
             name="classification",
             sample=lambda images, count, seed: images,
-            outputs=lambda network, explain: network,
+            outputs=with_second_output,
             validation_drop=validation_drop,
         )
 
@@ -132,6 +142,20 @@ def test_the_culprit_alone_is_left_in_float_as_if_it_had_been_named(
     assert result.auto_float.trials[0].drop_points == pytest.approx(lost)
     assert placed.placement == place(network.folded, BOUNDS, (CULPRIT,))
     assert named == [(chosen, placed)]
+
+
+def test_the_second_output_is_rounded_where_its_layer_is_in_float(spoilt: Case) -> None:
+    job, network, converted, _ = spoilt
+    assert converted.integer is not None and converted.integer.second == "fc2_relu"
+    placement = place(network.folded, BOUNDS, (CULPRIT, "fc2_relu"))
+    flatbuffer, _ = convert_integer(job, converted.integer, placement)
+    assert [name for name in float_tensors(flatbuffer) if name.endswith("logits/BiasAdd")], "it reads the float tensor"
+    classifier = Classifier.from_flatbuffer(flatbuffer, LABELS, SPEC)
+    features = keras.Model(network.folded.input, network.folded.get_layer("fc2_relu").output)
+    exact = features(normalize(PIXELS, SPEC), training=False).numpy()
+    units = np.stack([classifier.infer(image).units for image in PIXELS])
+    assert units.dtype == np.uint8
+    np.testing.assert_allclose(units * exact.max() / 255, exact, atol=0.05 * exact.max())
 
 
 def test_layers_that_the_user_names_stay_in_float_too(
