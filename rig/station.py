@@ -1,7 +1,7 @@
 """The rig's loop over camera, quality gate, model and record.
 
-One thread judges, always the newest frame; one writes the record; one monitors the machine. No lock is held while the
-model runs or the disk is written. Viewers get frozen snapshots.
+One thread judges, always the newest frame; one writes the record (`recorder.py`); one watches the machine
+(`health.py`). No lock is held while the model runs or the disk is written. Viewers get frozen snapshots.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 
 from ..edge_runtime.classifier import Classifier
-from ..edge_runtime.tools.device import machine_state, rss_bytes
 from ..edge_runtime.vision.frame import Frame
 from ..edge_runtime.vision.quality import Gate
 from . import notices
 from .capture.interface import SkippedFile
 from .capture.reconnecting import CameraState, ReconnectingCamera
 from .capture.seen import SeenImages
+from .health import HealthMonitor
 from .judge import Judge
 from .language import message
 from .learning.model import ModelSwitch
@@ -29,14 +29,11 @@ from .open_slide import OpenSlide
 from .record.record import Record
 from .record.rows import SessionNotes
 from .recorder import BEAT_S, Job, Recorder, error_text, make_job, skipped_job
+from .saved_images import SavedImages
 from .scales import CellSearch
-from .snapshot import Health, Live, Settings, StationError, Verdict
+from .snapshot import Live, Settings, StationError, Verdict
 
-_HEALTH_S = 5.0
 _RATE_S = 2.0
-_SAVE_INTERVAL_S = 0.5
-"""Minimum time between saved images of frames that ask for a review. Where a whole slide is out of distribution, saving
-all of them would fill a card within the hour and slow down judging."""
 
 
 class Station:
@@ -80,13 +77,10 @@ class Station:
         self._waits = False
         self._left_out = 0
         self._fault = ""
-        self._saved_at = -_SAVE_INTERVAL_S
+        self._images = SavedImages()
         self._held: list[SkippedFile] = []
-        self._changes: deque[CameraState] = deque()
         self._processed = 0
-        self._saved_fields: set[int] = set()
-        space = record.space()
-        self._health = Health(space.free_bytes, space.state)
+        self._health = HealthMonitor(record, self._recorder, camera, self._stop)
         self._shown: tuple[Verdict, int | None] | None = None
         self._changed = threading.Condition()
         self._live = self._snapshot(0)
@@ -98,7 +92,7 @@ class Station:
         self._camera.start()
         judging = threading.Thread(target=self._judge_frames, name="judge", daemon=True)
         recording = threading.Thread(target=self._recorder.run, args=(judging.is_alive,), name="recorder", daemon=True)
-        monitoring = threading.Thread(target=self._monitor_health, name="health", daemon=True)
+        monitoring = threading.Thread(target=self._health.run, name="health", daemon=True)
         for thread in (judging, recording, monitoring):
             thread.start()
             self._threads.append(thread)
@@ -255,11 +249,11 @@ class Station:
             self._stop.wait(BEAT_S)
 
     def _recordable(self) -> bool:
-        return self._health.space != "full" and not self._recorder.problem
+        return self._health.state.space != "full" and not self._recorder.problem
 
     def _verdict(self, frame: Frame, session_id: int | None) -> Verdict:
         if self._slide.take_new():
-            self._saved_fields.clear()
+            self._images.new_slide()
             self._judge.new_slide()
         run_model = self._settings.judge and self._recordable()
         return self._judge.verdict(frame, run_model, session_id, self._settings)
@@ -271,7 +265,7 @@ class Station:
         if session_id is None or paused or self._recorder.problem or verdict.status == "unjudged":
             self._judge.lose_news(news)
             return False
-        with_image = verdict.status == "judged" and self._saves_image(verdict)
+        with_image = self._images.takes(verdict, self._settings)
         job = make_job(session_id, verdict, with_image, news=news, lossless=self._settings.lossless)
         job.done.add_done_callback(lambda done: self._judge.lose_news(news if done.exception() else ()))
         with self._slide.queueing:
@@ -285,20 +279,6 @@ class Station:
                     self._publish(None)
         self._judge.lose_news(news)
         return False
-
-    def _saves_image(self, verdict: Verdict) -> bool:
-        """Whether the settings save the frame's image."""
-        if self._settings.save == "every frame":
-            return True
-        if self._settings.save != "on review" or verdict.review_reason is None:
-            return False
-        known = verdict.field_id is None or verdict.field_id in self._saved_fields
-        if known and not verdict.picture.frame.source and time.monotonic() < self._saved_at + _SAVE_INTERVAL_S:
-            return False
-        if verdict.field_id is not None:
-            self._saved_fields.add(verdict.field_id)
-        self._saved_at = time.monotonic()
-        return True
 
     def _record_skipped(self) -> None:
         """Queue files that could not be used for the record. Those of a replay wait for a slide, as its images do."""
@@ -323,34 +303,6 @@ class Station:
 
     def _is_open(self, session_id: int | None) -> bool:
         return self._slide.is_open(session_id) and not self._stop.is_set()
-
-    # The health thread
-
-    def _monitor_health(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._record.check_present()
-                space, found = self._record.space(), machine_state()
-                self._health = Health(
-                    space.free_bytes,
-                    space.state,
-                    found.temperature_c,
-                    found.throttled,
-                    rss_bytes(),
-                    found.load,
-                )
-                self._recorder.retry_when_due()
-                self._note_camera()
-            except Exception as error:  # for example a disk that was removed: reported as a problem
-                self._recorder.report(error)
-            self._stop.wait(_HEALTH_S)
-
-    def _note_camera(self) -> None:
-        """Record each time that the camera failed or works again, but not every attempt to open it."""
-        self._changes += self._camera.take_changes()
-        while self._changes:
-            self._record.add_event("camera", dataclasses.asdict(self._changes[0]))
-            self._changes.popleft()
 
     # Snapshots
 
@@ -383,8 +335,8 @@ class Station:
             camera=camera,
             session_id=self._slide.session_id,
             settings=self._settings,
-            problems=notices.problems(camera, self._health.space, self._fault, self._recorder.problem),
-            health=self._health,
+            problems=notices.problems(camera, self._health.state.space, self._fault, self._recorder.problem),
+            health=self._health.state,
             waits=self._waits,
             notes=notices.notes(camera, self._seen, self._waits, self._slide.asked is not None),
             left_out=(self._seen.before, self._left_out),

@@ -17,7 +17,7 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.vision.frame import Frame
-from edgeall.rig import recorder
+from edgeall.rig import health, recorder
 from edgeall.rig import station as station_module
 from edgeall.rig.capture.interface import Camera
 from edgeall.rig.capture.reconnecting import ReconnectingCamera
@@ -67,7 +67,7 @@ def make_station(
     slide: Slide, record: Record, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Station]]:
     """``make(**changes)`` starts a station on `Stills` with short intervals."""
-    monkeypatch.setattr(station_module, "_HEALTH_S", 0.05)
+    monkeypatch.setattr(health, "_PERIOD_S", 0.05)
     monkeypatch.setattr(recorder, "_RETRY_S", 0.1)
     for module in (station_module, recorder):
         monkeypatch.setattr(module, "BEAT_S", 0.1)
