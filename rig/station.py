@@ -255,14 +255,17 @@ class Station:
         if self._slide.take_new():
             self._images.new_slide()
             self._judge.new_slide()
-        run_model = self._settings.judge and self._recordable()
+        # A file's image does not come again: it has waited, and recording may fail anew at this moment.
+        has_waited = bool(frame.source) and session_id is not None
+        run_model = self._settings.judge and (has_waited or self._recordable())
         return self._judge.verdict(frame, run_model, session_id, self._settings)
 
     def _queue(self, verdict: Verdict, session_id: int | None) -> bool:
         """Queue the frame for the session in which it was judged. False if that has ended or recording fails."""
         news = self._judge.take_news()
         paused = self._settings.paused and verdict.field_id is None
-        if session_id is None or paused or self._recorder.problem or verdict.status == "unjudged":
+        fails = self._recorder.problem and not verdict.picture.frame.source  # a file's image is tried again
+        if session_id is None or paused or fails or verdict.status == "unjudged":
             self._judge.lose_news(news)
             return False
         with_image = self._images.takes(verdict, self._settings)

@@ -183,6 +183,25 @@ def test_a_replay_waits_for_a_slide_and_gives_it_every_frame(
     assert set(names) == set(recorded())
 
 
+def test_a_folders_image_is_not_lost_when_recording_fails_at_that_moment(
+    make: Callable[..., Station], record: Record, slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = tmp_path / "in", SeenImages()
+    folder.mkdir()
+    station = make(lambda: open_camera(str(folder), seen=seen), stall_s=30.0)
+    session, waited = station.start_session(NOTES), station._wait_until_recordable
+
+    def wait(frame: Frame) -> None:
+        waited(frame)
+        station._recorder.report(RecordError("the disk is away"))
+
+    monkeypatch.setattr(station, "_wait_until_recordable", wait)
+    Image.fromarray(slide.pixels[:960, 1400:2680]).save(folder / ".new", "png", compress_level=1)
+    (folder / ".new").rename(folder / "1.png")
+    until(station, lambda live: len(record.frames(session)) == 1)
+    assert record.frames(session)[0].row.status != "unjudged"
+
+
 def test_a_folders_images_wait_while_nothing_can_be_recorded(
     make: Callable[..., Station], record: Record, slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
