@@ -44,6 +44,8 @@ PLACES = {
     "DATA": "smears/",
     "/data/all4": "smears/",
     "site/": "smears/",
+    "white-cells/": "smears/",
+    "framed/crops": "smears/",
     "DIR": "none",
     "OUT": "found",
     "3f7a90c1": "HEAD",
