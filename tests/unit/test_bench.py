@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def test_measures_what_the_design_lists(tiny_bundle: Path, labelled: tuple[Path,
     assert max(result["stages"][stage]["p50_ms"] for stage in STAGES[:3]) <= whole
     assert result["first_ms"] > 0
     assert result["load_ms"] > 0
-    assert 10e6 < result["peak_rss_bytes"] < 4e9
+    # Of this process, in which other tests may have trained.
+    assert 10e6 < result["peak_rss_bytes"] <= 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert result["queries"] / result["images_per_s"] >= 0.2, "the loop is shorter than asked"
 
 
