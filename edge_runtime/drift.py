@@ -50,7 +50,7 @@ def image_facts(pixels: NDArray[np.uint8]) -> F:
     small = pixels[::_STEP, ::_STEP].astype(np.float32)
     # Sums of three channels, as integers: this is on the path of every image of `edgeall run`.
     total = (small @ np.ones(3, np.float32)).astype(np.int16)
-    dark, bright = np.percentile(total, (_TAIL, 100 - _TAIL))
+    dark, bright = _percentiles(total, (_TAIL, 100 - _TAIL))
     light = np.log1p(_mean_colour(small, total >= bright))
     density = light - np.log1p(_mean_colour(small, total <= dark))
     edges = np.abs(np.diff(total, axis=0)).mean() + np.abs(np.diff(total, axis=1)).mean()
@@ -65,6 +65,14 @@ def image_facts(pixels: NDArray[np.uint8]) -> F:
             math.log(edges / max(bright - dark, 3.0) + 1e-3),
         ]
     )
+
+
+def _percentiles(values: NDArray[np.int16], percents: tuple[int, ...]) -> list[float]:
+    """`numpy.percentile` of small numbers from 0, by counting: in a tenth of the time."""
+    below = np.cumsum(np.bincount(values.ravel()))
+    places = [(values.size - 1) * percent / 100 for percent in percents]
+    low, high = (np.searchsorted(below, [int(place) + more for place in places], side="right") for more in (0, 1))
+    return [float(a + (b - a) * (place % 1)) for a, b, place in zip(low, high, places, strict=True)]
 
 
 def _mean_colour(small: NDArray[np.float32], chosen: NDArray[np.bool_]) -> F:

@@ -22,6 +22,7 @@ from edgeall.edge_runtime.drift import (
     Drift,
     Finding,
     Group,
+    _percentiles,
     by_chance,
     coordinates,
     drift_groups,
@@ -239,3 +240,9 @@ def test_run_gives_the_facts_of_each_image(tmp_path: Any) -> None:
         one.facts is not None and (one.facts == two.facts).all() for one, two in zip(single, parallel, strict=True)
     )
     assert next(iter(pipeline.classify(classifier, [folder]))).facts is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_percentiles_by_counting_are_those_of_numpy(size: int) -> None:
+    values = np.random.default_rng(size).integers(0, 766, size).astype(np.int16)
+    np.testing.assert_allclose(_percentiles(values, (25, 75)), np.percentile(values, (25, 75)))
