@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="write the Markdown page here")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    tasks = [_framed_cells(arguments), _cells(arguments), _leukaemia(arguments)]
+    tasks = [_cells(arguments), _framed_cells(arguments), _leukaemia(arguments)]
     page = report(arguments, tasks)
     print(page)
     if arguments.write:
@@ -175,7 +175,8 @@ def one_draw(task: Task, count: int, even: bool, seed: int) -> Drawn:
     if found is not None and written:
         flatbuffer = found.flatbuffer
         if found.detector is not None:
-            detector = read_ood_detector(found.decisions["novelty"], found.detector, "drawn")
+            assert found.decisions.novelty is not None
+            detector = read_ood_detector(found.decisions.novelty.to_json(), found.detector, "drawn")
     layer = find_layer(read_graph(flatbuffer, "drawn"), "drawn")
     head = read_head(flatbuffer, layer)
     predicted, at_home = (
