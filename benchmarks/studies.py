@@ -208,6 +208,8 @@ def front(rows: Sequence[Row], cost: str) -> list[Row]:
 
 def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
     """A Markdown page."""
+    from edgeall.edge_runtime.tools.device import describe_device
+
     hours = sum(row["seconds"] for row in rows) / 3600
     measured = [row for row in rows if "failure" not in row]
     missing = [step.name for step in planned if all(row["step"] != step.name for row in rows)]
@@ -231,6 +233,10 @@ def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
             if "failure" in row
         ),
         *([f"Left out so far: {', '.join(missing)}."] if missing else []),
+        "",
+        "Research use only, not a diagnosis.",
+        "",
+        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines)
