@@ -44,19 +44,17 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/cell-model"))
     parser.add_argument("--out", type=Path, help="copy the packed model here")
     parser.add_argument("--leave-one-out", action="store_true")
-    parser.add_argument("--epochs", type=int, help="of each training  [default: that of edgeall train]")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     synthetic = _draw(arguments.work)
     manifest = write_manifest(arguments.data.resolve(), synthetic, arguments.work, split=not arguments.leave_one_out)
-    epochs = ("--epochs-finetune", arguments.epochs) if arguments.epochs else ()
     if arguments.leave_one_out:
         for fold, name in enumerate(sorted(IMAGES), 1):  # the synthetic ones, last by name, are never the test
             run = arguments.work / f"without-{name}"
             fold_of = f"{fold}/{len(IMAGES) + 1}"
-            _make(manifest, arguments.weights, run, *epochs, "--split-by", "laboratory", "--fold", fold_of)
+            _make(manifest, arguments.weights, run, "--split-by", "laboratory", "--fold", fold_of)
         return 0
-    model = _make(manifest, arguments.weights, arguments.work / "run", *epochs)
+    model = _make(manifest, arguments.weights, arguments.work / "run")
     if arguments.out:
         shutil.copyfile(model, arguments.out)
     return 0

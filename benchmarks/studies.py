@@ -5,8 +5,8 @@ python benchmarks/studies.py DATA --weights FOLDER [--only PART,...] [--hours 8]
 DATA holds all4 and cnmc; FOLDER holds MODEL_no_top.h5 files of the backbones whose ImageNet weights are at hand. Each
 step is one `edgeall compare` of the installed program, on contiguous stretches of file numbers with an embargo, or by
 subject. Its rows are added to `studies.jsonl` when it ends, and `studies.md` is written anew. The same command resumes:
-finished steps are not run again, and `compare` resumes the one that was interrupted. A step that does not fit in
---hours, measured over all sessions, is left out, and the page names it. Run nothing else on the machine.
+finished steps are not run again, and `compare` resumes the one that was interrupted. When the finished steps have taken
+--hours, no other one begins; the page names those that are left. Run nothing else on the machine.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import command
+
+from edgeall.optimize.experiments.pareto import front
 
 Row = dict[str, Any]
 
@@ -172,7 +174,7 @@ def _measured(step: Step, arguments: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for measured in found["rows"]:
         model = found["models"][measured["model"]]
-        robust = _robustness(out, model["schemes"][measured["scheme"]]["files"], arguments.data / step.data, step)
+        robust = _robustness(out, model["schemes"][measured["scheme"]]["files"], arguments.data / step.data)
         figures = ("accuracy", "accuracy_low", "accuracy_high", "weighted_f1", "sensitivity", "specificity")
         costs = ("file_bytes", "macs", "latency_p50_ms", "test_images", "split_level")
         timed = {"input_px": model["input"]["width"], "training_s": model["training_s"]}
@@ -189,21 +191,12 @@ def _since(started: float) -> float:
     return round(time.perf_counter() - started, 1)
 
 
-def _robustness(out: Path, files: Sequence[str], data: Path, step: Step) -> Row:
+def _robustness(out: Path, files: Sequence[str], data: Path) -> Row:
     """Mean and worst accuracy under the robustness suite, of a single int8 file; folds are not measured."""
     if len(files) > 1:
         return {"robust_mean": None, "robust_worst": None}
     found = command.answer("evaluate", out / files[0], "--data", data, "--robustness")["robustness"]
     return {"robust_mean": found["mean"], "robust_worst": found["worst"]}
-
-
-def front(rows: Sequence[Row], cost: str) -> list[Row]:
-    """The rows that no other one matches in accuracy at a lower ``cost``, cheapest first."""
-    best: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row[cost], -row["accuracy"])):
-        if not best or row["accuracy"] > best[-1]["accuracy"]:
-            best.append(row)
-    return best
 
 
 def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
@@ -263,7 +256,8 @@ def _best(measured: Sequence[Row]) -> list[str]:
     rows = [row for row in measured if row["part"] == "backbones"]
     lines = []
     for cost, name in (("latency_p50_ms", "millisecond"), ("file_bytes", "byte")):
-        named = (f"{row['model']} {row['scheme']} ({_pc(row['accuracy'])} %)" for row in front(rows, cost))
+        best = [rows[index] for index in front([(row[cost], row["accuracy"]) for row in rows])]
+        named = (f"{row['model']} {row['scheme']} ({_pc(row['accuracy'])} %)" for row in best)
         lines += [f"Pareto front per {name}: {'; '.join(named)}.", ""]
     return lines if rows else []
 

@@ -41,11 +41,10 @@ def main() -> int:
         for seed in range(arguments.seeds):
             row: dict[str, Any] = {"fold": fold, "seed": seed}
             for kind, weights in zip(KINDS, (arguments.weights, source), strict=True):
-                out = (
-                    arguments.work / f"{kind.replace(' ', '-')}-{arguments.input_size}-{fold.replace('/', 'of')}-{seed}"
-                )
+                name = f"{kind}-{arguments.input_size}-{fold}-{seed}".replace(" ", "-").replace("/", "of")
                 words = ("--split-by", "block", "--fold", fold, "--seed", seed)
-                row[kind] = _run(arguments, out, arguments.data / "all4", weights, *words)["metrics"]["test"]
+                run = _run(arguments, arguments.work / name, arguments.data / "all4", weights, *words)
+                row[kind] = run["metrics"]["test"]
             rows.append(row)
     page = report(arguments, pretrained, rows)
     print(page)
@@ -88,6 +87,8 @@ def report(arguments: argparse.Namespace, pretrained: dict[str, Any], rows: list
         ),
         "",
         *(verdict(rows, name) for name in FIGURES),
+        "",
+        "Research use only, not a diagnosis.",
         "",
         *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",

@@ -209,7 +209,7 @@ def _explained(
 @click.option("--out", type=FILE, required=True, help="A new or empty folder.")
 @click.option("--masks", is_flag=True, help="Write a mask for each image: 0 background, 128 cytoplasm, 255 nucleus.")
 @click.option("--crops", is_flag=True, help="Write a crop of each whole cell.")
-@click.option("--central", is_flag=True, help="Write one crop of each image, of its central cell, in its own folders.")
+@click.option("--central", is_flag=True, help="Crop the central cell of each image; keep the folders of the images.")
 @click.option(
     "--model",
     type=FILE,

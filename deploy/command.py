@@ -34,7 +34,7 @@ class DeployRequest:
         arguments: MODEL and TARGET; with ``to`` MODEL alone, with ``back`` TARGET alone.
         to: file of targets.
         back: ``--rollback``.
-        health_seconds: None takes 60 with ``to`` and no check without; 0 is no check.
+        health_seconds: duration of the health check; 0 leaves it out. None: 60 with ``to``, else 0.
         max_regression: as ``100%``; None takes the default.
         install: how edgeall is installed on a device.
     """

@@ -101,7 +101,7 @@ def update_fleet(devices: Sequence[Listed], job: FleetJob, progress: Reporter) -
 
     Raises:
         BundleError: the model cannot be deployed.
-        EdgeallError: there is no wheel of edgeall. Nothing is sent in these cases.
+        EdgeallError: the wheel of edgeall cannot be built. Nothing is sent in these cases.
     """
     packed = open_packed(job.model)
     if not job.back:

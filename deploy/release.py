@@ -206,7 +206,7 @@ def _verify_in_use(shell: Shell, python: str, status: Mapping[str, Any]) -> list
     except EdgeallError as error:
         previous = status["previous"]
         if previous is None:
-            message = f"{error.message} [it is active: there is no earlier release to go back to]"
+            message = f"{error.message} [it stays active: the device has no earlier release]"
             raise type(error)(message, hint=error.hint) from error
         try:
             with uninterrupted():

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..edge_runtime.errors import UsageError
 
+WEIGHT_WORDS = ("imagenet", "none")
+"""Values of ``--weights`` that are words, not paths."""
 FAMILIES = ("densenet", "efficientnet", "inception", "mobilenet_v2", "nasnet", "plain", "resnet", "vgg")
 """Modules of this package that register backbones when imported."""
 
@@ -136,7 +138,7 @@ def check_args(spec: ModelSpec, args: BuildArgs) -> None:
         raise UsageError(f"{spec.name} supports inputs of {low} to {high} pixels, not {args.width}x{args.height}")
     if args.weights == "imagenet" and not spec.pretrained:
         raise UsageError(f"{spec.name} has no pretrained weights", hint="use --weights none")
-    if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():
+    if args.weights not in WEIGHT_WORDS and not Path(args.weights).is_file():
         raise UsageError(
             f"{args.weights}: no such weights file",
             hint="give imagenet, none, a .h5 file or a run folder",

@@ -286,7 +286,7 @@ def _path_of(camera: str) -> Path | None:
 
 
 def _check_camera(camera: str, record: Path) -> None:
-    """Raise UsageError if there is no such folder or video, or if the rig would judge the images that it saves."""
+    """Raise UsageError if the folder or video is missing, or if the rig would judge the images that it saves."""
     source = _path_of(camera)
     if source is None:  # a device may be connected later
         return

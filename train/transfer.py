@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..edge_runtime.errors import UsageError
+from ..models import registry
 from .config import TrainSettings
 from .data.split import Split
 from .run_info import RunInfo, TransferInfo
 from .runs import load_backbone, load_own_split, load_run, run_digest
 from .tasks import registry as tasks
-
-NAMED = ("imagenet", "none")
-"""Values of ``--weights`` that are no path."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Source:
 
 def is_run(weights: str) -> bool:
     """Whether a value of ``--weights`` is the folder of a run."""
-    return weights not in NAMED and Path(weights).is_dir()
+    return weights not in registry.WEIGHT_WORDS and Path(weights).is_dir()
 
 
 def open_source(settings: TrainSettings) -> Source | None:
@@ -66,12 +64,17 @@ def open_source(settings: TrainSettings) -> Source | None:
         raise UsageError(f"{name}: is --out itself", hint="choose another --out")
     facts = load_run(run)
     found = facts.model
-    changed = "an import" if found.imported else "an ensemble" if found.members else "pruned" if found.channels else ""
-    if changed:
-        raise UsageError(f"{name}: is {changed}, its backbone has another architecture", hint="give the unpruned run")
+    kind = "an imported" if found.imported else "an ensemble" if found.members else "a pruned" if found.channels else ""
+    if kind:
+        raise UsageError(
+            f"{name}: is {kind} run, whose backbone has another architecture",
+            hint="give a run that `edgeall train` made",
+        )
     own, wanted = (facts.settings["model"], facts.settings["alpha"]), (settings.model, settings.alpha)
     if own != wanted:
-        given = " ".join(f"{name} {value}" for name, value in zip(("--model", "--alpha"), own, strict=True) if value)
+        given = " ".join(
+            f"{option} {value}" for option, value in zip(("--model", "--alpha"), own, strict=True) if value
+        )
         raise UsageError(f"{name}: has another backbone", hint=f"give {given}")
     if tasks.of_run(facts).name == "segmentation" and settings.task != "segmentation":
         raise UsageError(

@@ -151,7 +151,7 @@ class _Writer:
     def _write_crops(
         self, image: Image.Image, found: Found, path: str, name: str
     ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-        """The rows of `COLUMNS` without the image, and a warning if there is no cell at its centre."""
+        """The rows of `COLUMNS` without the image, and a warning if no cell was found at its centre."""
         wanted, rows = self._wanted, []
         scale = found.scale.to_json()
         middle = central(found.cells, image.size) if wanted.central else None

@@ -133,7 +133,7 @@ def model_name(name: str, alpha: float | None) -> str:
 
 def check_weights(weights: str) -> None:
     """Raise UsageError unless ``weights`` is ``imagenet``, ``none`` or a folder."""
-    if weights not in ("imagenet", "none") and not Path(weights).is_dir():
+    if weights not in registry.WEIGHT_WORDS and not Path(weights).is_dir():
         raise UsageError(f"--weights {weights}: no such folder", hint="give imagenet, none or a folder of .h5 files")
 
 
@@ -141,7 +141,7 @@ def weights_of(name: str, alpha: float | None, weights: str) -> str:
     """`TrainSettings.weights` of one backbone, from the ``weights`` of the whole comparison."""
     if not registry.get(name).pretrained:
         return "none"
-    if weights in ("imagenet", "none"):
+    if weights in registry.WEIGHT_WORDS:
         return weights
     return str(Path(weights) / f"{model_name(name, alpha)}_no_top.h5")
 
@@ -173,7 +173,7 @@ def _plan(
             )
             for split in splits
         ]
-        if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        if weights not in registry.WEIGHT_WORDS and not Path(weights).is_file():
             failures.append(failure_of(name, None, DataError(f"{weights}: no such weights file")))
             continue
         for one in settings:  # refuses settings that cannot be trained

@@ -129,7 +129,7 @@ class GridConfig:
         check_weights(self.weights)
         for model in self.grid.models:
             settings = self.training(replace(self.grid.points()[0], model=model))
-            if settings.weights not in ("imagenet", "none") and not Path(settings.weights).is_file():
+            if settings.weights not in registry.WEIGHT_WORDS and not Path(settings.weights).is_file():
                 raise UsageError(
                     f"{settings.weights}: no such weights file", hint="every backbone of a grid needs its file"
                 )

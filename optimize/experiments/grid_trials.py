@@ -13,6 +13,7 @@ from typing import Any
 
 from ...console.progress import Progress
 from ...edge_runtime.errors import EdgeallError, NoSpaceError, UsageError
+from ...models import registry
 from ...train.run import train
 from ...train.run_folder import is_complete
 from ...train.runs import load_run
@@ -84,7 +85,7 @@ def join(study: Any, config: GridConfig) -> None:
         "frozen": config.frozen,
         "input_size": config.input_size,
         "seed": config.seed,
-        "weights": config.weights if config.weights in ("imagenet", "none") else "files",
+        "weights": config.weights if config.weights in registry.WEIGHT_WORDS else "files",
     }
     if "settings" not in study.user_attrs:
         study.set_user_attr("settings", wanted)

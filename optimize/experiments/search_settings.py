@@ -85,7 +85,7 @@ def space_of(settings: SearchSettings) -> tuple[Space, list[str]]:
         kept = []
         for alpha in sorted(set(alphas), key=lambda value: value or 0.0):
             weights = weights_of(name, alpha, settings.weights)
-            missing = weights not in ("imagenet", "none") and not Path(weights).is_file()
+            missing = weights not in registry.WEIGHT_WORDS and not Path(weights).is_file()
             for size in sizes:
                 registry.check_args(spec, BuildArgs(size, size, alpha, "none" if missing else weights))
             if missing:

@@ -35,7 +35,7 @@ class PhoneApp:
         self._files: Mapping[str, bytes] = {}
 
     def check(self, model: Model) -> None:
-        """Raise EdgeallError if there is no app of a model: no browser could run it, or there is no runtime."""
+        """Raise EdgeallError for a model that no browser can run, or if the runtime is not on this machine."""
         _manifest(model)
         if not self._runtime and not (self._given or runtime.kept_package()).exists():
             raise runtime.not_here()

@@ -67,7 +67,7 @@ def test_a_run_that_does_not_fit_is_refused_before_any_work(
     unseen = {"data": elsewhere}
     for source, changes, kind, message in (
         (tiny_run, {**unseen, **other}, UsageError, "has another backbone"),
-        (pruned, unseen, UsageError, "is pruned"),
+        (pruned, unseen, UsageError, "is a pruned run"),
         (tmp_path, unseen, DataError, "not a complete run"),
         (damaged, unseen, DataError, "missing or damaged"),
         (tiny_run, {"out": tiny_run, "force": True}, UsageError, "is --out itself"),

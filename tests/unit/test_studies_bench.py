@@ -117,8 +117,3 @@ def test_the_test_subset_does_not_choose_what_stands_beside_a_study(studies: Mod
     page = studies.report([chosen, lucky, large], [])
     assert "| A | 98.50 | 90.0 (chosen, part backbones) |" in page
     assert "| C | 82.75 | not measured |" in page
-
-
-def test_the_front_has_what_nothing_cheaper_matches(studies: ModuleType) -> None:
-    rows = [{"ms": ms, "accuracy": accuracy} for ms, accuracy in ((3, 0.9), (1, 0.8), (2, 0.8), (4, 0.95), (3, 0.85))]
-    assert [row["ms"] for row in studies.front(rows, "ms")] == [1, 3, 4]
