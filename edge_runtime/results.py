@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,6 +23,11 @@ SPREAD_NULL = {"spread": True, "null": True}
 @dataclass(frozen=True)
 class Result:
     """A result that is printed or written as JSON."""
+
+    @classmethod
+    def read(cls: type[R], found: Mapping[str, Any]) -> R:
+        """From what `to_json` wrote, see `from_json`."""
+        return from_json(cls, found)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`: dataclasses become objects, tuples lists."""
@@ -87,7 +92,9 @@ def _typed(kind: Any, value: Any) -> Any:
     Of several dataclasses it is the one with the largest share of its keys in the value.
     """
     if dataclasses.is_dataclass(kind):
-        return from_json(kind, value) if isinstance(value, Mapping) else value  # type: ignore[arg-type]
+        if not isinstance(value, Mapping):
+            return value
+        return _reader(kind)(value)
     inner = [part for part in get_args(kind) if part not in (type(None), ...)]
     if isinstance(value, Mapping) and get_origin(kind) is dict:
         return {key: _typed(inner[-1], item) for key, item in value.items()}
@@ -97,6 +104,10 @@ def _typed(kind: Any, value: Any) -> Any:
     if len(kinds) > 1 and isinstance(value, Mapping):
         return _typed(max(kinds, key=lambda each: _share(each, value)), value)
     return _typed(inner[0], value) if len(inner) == 1 and get_origin(kind) not in (dict, list, tuple) else value
+
+
+def _reader(kind: Any) -> Callable[[Mapping[str, Any]], Any]:
+    return kind.read if issubclass(kind, Result) else lambda found: from_json(kind, found)
 
 
 def _share(kind: Any, found: Mapping[str, Any]) -> float:

@@ -19,6 +19,7 @@ from ..train.data.levels import split_text
 from ..train.data.synth import MARKER, synthesize
 from ..train.run import train
 from ..train.run_info import RunInfo
+from ..train.run_settings import RunSettings
 from ..train.runs import is_whole, load_run
 from .quantization.config import QuantizeConfig
 from .quantize import quantize_classifier
@@ -119,7 +120,7 @@ def _finished(settings: TrainSettings) -> RunInfo | None:
     if not is_whole(settings.out):
         return None
     facts = load_run(settings.out)
-    same = facts.settings == settings.as_json() and facts.edgeall_version == __version__
+    same = facts.settings == RunSettings.of(settings) and facts.edgeall_version == __version__
     return facts if same else None
 
 

@@ -36,7 +36,7 @@ from ..train.runs import (
     read_history,
     test_probabilities,
 )
-from ..train.tasks.registry import only_classification
+from ..train.tasks.registry import Trained, only_classification
 from ..train.teacher import Teacher, check_split_of, open_teachers
 from .experiments.latency import interleaved
 from .quantization.convert import convert
@@ -107,7 +107,7 @@ def ensemble(config: EnsembleConfig, progress: Progress) -> EnsembleResult:
     first = members[0].facts
     root = config.data or data_root(first)
     refuse_inside(root, config.out)
-    settings = {**first.settings, "ensemble_run_sha256": [member.sha256 for member in members]}
+    settings = first.settings.with_(ensemble_run_sha256=[member.sha256 for member in members])
     cache_dir = cache.ready(config.cache_dir)
     with output_lock(config.out, "ensemble"):
         begun = check_out(config.out, settings, config.force)
@@ -130,7 +130,7 @@ def ensemble(config: EnsembleConfig, progress: Progress) -> EnsembleResult:
             **vars(provenance()),
         )
         history = [row for member in members for row in read_history(member.run)]
-        run = complete_run(config.out, run, model, split, subsets, history, started)
+        run = complete_run(config.out, run, Trained(model, split, subsets, history), started, progress)
         return EnsembleResult(run, _worth(config.out, run, split))
 
 

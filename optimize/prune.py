@@ -25,6 +25,7 @@ from ..train.data.split import Split, check_split
 from ..train.data.subsets import SUBSETS
 from ..train.run_folder import check_out, claim
 from ..train.run_info import Facts, PrunedInfo, RunInfo
+from ..train.run_settings import RunSettings
 from ..train.runs import (
     Provenance,
     complete_run,
@@ -97,7 +98,8 @@ def prune(
         timing: dict[str, float | None] = {"prepare_s": prepared - started, "rank_s": ranked - prepared}
         run = _run_info(job, pruned, timing | _training_time(job, history, trained))
         history = [*read_history(config.run), *history]
-        run = complete_run(config.out, run, model, job.split, job.subsets, history, started, evaluated)
+        whole = training.Trained(model, job.split, job.subsets, history)
+        run = complete_run(config.out, run, whole, started, progress, evaluated)
         shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
         return run
 
@@ -114,7 +116,8 @@ class _Job:
     split: Split
     spec: InputSpec
     subsets: dict[str, Any]
-    settings: dict[str, Any]
+    settings: RunSettings
+    parent_sha256: str
     facts: Facts
     provenance: Provenance
     resumed: bool
@@ -122,14 +125,14 @@ class _Job:
 
 def _open(config: PruneConfig, parent: RunInfo, root: Path, cache_dir: Path, progress: Progress) -> _Job:
     """Open the parent run and its data, check the target, and begin or resume the new run's folder."""
-    settings = {
-        **parent.settings,
-        "sparsity": config.sparsity,
-        "macs": config.macs,
-        "epochs_prune": config.training_epochs,
-        "lr_prune": config.learning_rate,
-        "pruned_run_sha256": run_digest(config.run),
-    }
+    parent_sha256 = run_digest(config.run)
+    settings = parent.settings.with_(
+        sparsity=config.sparsity,
+        macs=config.macs,
+        epochs_prune=config.training_epochs,
+        lr_prune=config.learning_rate,
+        pruned_run_sha256=parent_sha256,
+    )
     resumed = check_out(config.out, settings, config.force)
     teacher = load_model(config.run, parent)
     _check_target(config, teacher)
@@ -142,7 +145,7 @@ def _open(config: PruneConfig, parent: RunInfo, root: Path, cache_dir: Path, pro
     subsets = training.of_run(parent).load(split, root, spec, cache_dir, progress)
     if not resumed:
         claim(config.out, settings, split, facts)
-    return _Job(config, parent, teacher, split, spec, subsets, settings, facts, provenance(), resumed)
+    return _Job(config, parent, teacher, split, spec, subsets, settings, parent_sha256, facts, provenance(), resumed)
 
 
 def _check_target(config: PruneConfig, teacher: Any) -> None:
@@ -159,7 +162,7 @@ def _check_target(config: PruneConfig, teacher: Any) -> None:
 
 def _narrowed(job: _Job, progress: Progress) -> Any:
     """A copy of the parent's network, without the channels that ``macs`` removes."""
-    keras.utils.set_random_seed(job.settings["seed"])
+    keras.utils.set_random_seed(job.settings.seed)
     if job.config.kind == "sparsity":
         return narrow(job.teacher, {})
     images = job.subsets["train"]
@@ -178,7 +181,7 @@ def _pruned(job: _Job, model: Any, progress: Progress) -> PrunedInfo:
         asked=job.config.target,
         found=sparsity_of(model) if kind == "sparsity" else macs_of(model) / macs_of(teacher),
         parent=str(job.config.run.resolve()),
-        run_sha256=job.settings["pruned_run_sha256"],
+        run_sha256=job.parent_sha256,
         parent_accuracy={name: metrics.accuracy for name, metrics in job.parent.classified.items()},
         parent_dice={name: metrics.dice for name, metrics in job.parent.segmented.items()} or None,
         parameters=int(model.count_params()),

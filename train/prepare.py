@@ -23,6 +23,7 @@ from .data.subsets import LEFT_OUT
 from .data.synth import is_synthetic
 from .run_folder import check_out
 from .run_info import DataInfo, Facts
+from .run_settings import RunSettings
 from .runs import input_spec, positive_of, read_json, start_over
 from .settings import filled, parse_fold, resolve
 from .tasks import registry as tasks
@@ -149,9 +150,9 @@ def prepare_data(settings: TrainSettings, resuming: bool, progress: Progress) ->
 
 def _prepare_alone(settings: TrainSettings, others: Others, progress: Progress) -> Prepared:
     """Prepare a run on one worker, without the others."""
-    resuming = check_out(settings.out, settings.as_json(), settings.force)
+    resuming = check_out(settings.out, RunSettings.of(settings), settings.force)
     found = prepare_data(settings, resuming, progress)
-    check_teachers(others.teachers, tasks.get(settings.task), found.split, input_spec(settings.as_json()))
+    check_teachers(others.teachers, tasks.get(settings.task), found.split, input_spec(RunSettings.of(settings)))
     check_source(others.source, found.split)
     record = [teacher.record() for teacher in others.teachers]
     transfer = others.source.record() if others.source else None

@@ -30,6 +30,7 @@ from .fit import fit, keep_statistics_current, pretrained_statistics, strategy_f
 from .prepare import Others, prepare_run
 from .run_folder import claim
 from .run_info import ModelInfo, RunInfo, read_run
+from .run_settings import RunSettings
 from .runs import build_args, complete_run, input_spec, provenance
 from .settings import HEAD_PATIENCE, filled, optimizer_of, resolve
 from .stage import FitOptions, Row, Stage
@@ -90,8 +91,8 @@ class _Session:
         self.progress = progress
         self.on_epoch = on_epoch
         self.task = tasks.get(settings.task)
-        self.args = build_args(settings.as_json())
-        self.spec = input_spec(settings.as_json())
+        self.args = build_args(RunSettings.of(settings))
+        self.spec = input_spec(RunSettings.of(settings))
         self.backbone: Any = None
         self.model: Any = None
 
@@ -110,7 +111,7 @@ class _Session:
         workers.from_chief(self._build_for_head)
         self._load_images()
         if not prepared.resuming:  # only now, so that a command that fails leaves no folder behind
-            workers.from_chief(lambda: claim(settings.out, settings.as_json(), self.split, prepared.facts))
+            workers.from_chief(lambda: claim(settings.out, RunSettings.of(settings), self.split, prepared.facts))
         self.loaded_at = self.featured_at = time.perf_counter()
         history = workers.from_chief(self._train_head)
         self._share_head()
@@ -118,7 +119,7 @@ class _Session:
         self._convert_to_float32(accelerated)
         epochs = self.task.epochs(settings, self.training["train"]).epochs
         run = RunInfo(
-            settings=settings.as_json() | {"epochs_finetune": epochs},
+            settings=RunSettings.of(settings).with_(epochs_finetune=epochs),
             **vars(prepared.facts),
             model=self._model_info(),
             timing=self._timing(history, prepared.resuming, started),
@@ -131,7 +132,7 @@ class _Session:
 
     def _build(self, weights: str) -> None:
         self.backbone = registry.get(self.settings.model).build(replace(self.args, weights=weights))
-        self.model = self.task.add_head(self.backbone, self.settings.as_json(), len(self.labels))
+        self.model = self.task.add_head(self.backbone, RunSettings.of(self.settings), len(self.labels))
 
     def _build_for_head(self) -> None:
         """Build the network. With several workers the chief trains the head on a network of its own."""
@@ -298,7 +299,8 @@ class _Session:
 
     def _complete(self, run: RunInfo, history: list[Row], started: float, evaluated: Sequence[str]) -> RunInfo:
         out = self.settings.out
-        complete = complete_run(out, run, self.model, self.split, self.images, history, started, evaluated)
+        trained = tasks.Trained(self.model, self.split, self.images, history)
+        complete = complete_run(out, run, trained, started, self.progress, evaluated)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return complete
 

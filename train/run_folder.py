@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..edge_runtime.errors import UsageError
 from ..edge_runtime.files import file_name, is_empty
@@ -16,6 +16,7 @@ from ..edge_runtime.tools.atomic import sync
 from .config import TrainSettings
 from .data.split import Split, save_split
 from .run_info import SCHEMA, Facts
+from .run_settings import RunSettings
 from .runs import is_damaged, is_whole, write_json
 from .settings import resolve
 
@@ -30,7 +31,7 @@ _DEFAULTS = {
 """Settings that runs of older versions do not record, with the values that they had."""
 
 
-def check_out(out: Path, wanted: dict[str, Any], force: bool) -> bool:
+def check_out(out: Path, wanted: RunSettings, force: bool) -> bool:
     """Whether ``out`` holds an unfinished run of the same command, which can be resumed. Changes nothing.
 
     Args:
@@ -75,7 +76,7 @@ def is_complete(settings: TrainSettings) -> bool:
         UsageError: invalid settings, or the folder holds another run or something else.
     """
     settings = resolve(settings)
-    out, wanted = settings.out, settings.as_json()
+    out, wanted = settings.out, RunSettings.of(settings)
     if not is_whole(out):
         check_out(out, wanted, settings.force)
         return False
@@ -85,7 +86,7 @@ def is_complete(settings: TrainSettings) -> bool:
     return not changes
 
 
-def claim(out: Path, settings: dict[str, Any], split: Split, facts: Facts) -> None:
+def claim(out: Path, settings: RunSettings, split: Split, facts: Facts) -> None:
     """Create a run folder atomically. Whatever `check_out` allowed to overwrite is removed.
 
     This process must hold the lock of the folder.
@@ -96,20 +97,21 @@ def claim(out: Path, settings: dict[str, Any], split: Split, facts: Facts) -> No
     mark_output(begun)
     save_split(split, begun / "split.json")
     write_json(begun / "data.json", facts.to_json())
-    write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings})
+    write_json(begun / "settings.json", {"edgeall_run": SCHEMA, "settings": settings.to_json()})
     if out.exists():
         shutil.rmtree(out)
     os.replace(begun, out)
     sync(out.parent)
 
 
-def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _changes(found: Mapping[str, object], wanted: RunSettings) -> str:
     """The settings that differ, in words; empty if none do."""
-    differing = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    return ", ".join(f"{key} was {found.get(key)}, is {wanted.get(key)}" for key in differing)
+    asked = wanted.recorded
+    differing = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
+    return ", ".join(f"{key} was {found.get(key)}, is {asked.get(key)}" for key in differing)
 
 
-def _settings_in(out: Path) -> dict[str, Any] | None:
+def _settings_in(out: Path) -> Mapping[str, object] | None:
     """The settings that a run folder was created with; None for another folder."""
     try:
         begun = json.loads((out / "settings.json").read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from ..edge_runtime.results import OPTIONAL, Result, from_json
 from ..edge_runtime.tools.device import Device
 from .data.samples import Problem
 from .evaluation.metrics import Metrics
+from .run_settings import RunSettings
 from .segmentation.results import MaskMetrics
 
 SCHEMA = 1
@@ -130,7 +131,7 @@ class ModelInfo(Result):
 class MemberNetwork(Result):
     """What the network of an ensemble's member is rebuilt from: ``settings`` and ``model`` of its run."""
 
-    settings: dict[str, Any]
+    settings: RunSettings
     model: ModelInfo
 
 
@@ -203,7 +204,7 @@ class RunInfo(Result):
     positive_labels: list[str] = field(default_factory=list)
     split: SplitInfo = SplitInfo("", "", None, None, {}, 0, 0, 0)
     metrics: Mapping[str, Metrics | MaskMetrics] = field(default_factory=dict)
-    settings: dict[str, Any]
+    settings: RunSettings
     unit: str
     data: DataInfo
     teachers: list[TeacherInfo] | None = field(default=None, metadata=OPTIONAL)
@@ -236,6 +237,8 @@ class RunInfo(Result):
 
 def read_run(found: Mapping[str, Any]) -> RunInfo:
     """A run from the content of its ``run.json``."""
-    kind: type[Metrics | MaskMetrics] = MaskMetrics if found["settings"].get("task") == "segmentation" else Metrics
+    kind: type[Metrics | MaskMetrics] = (
+        MaskMetrics if RunSettings.read(found["settings"]).task == "segmentation" else Metrics
+    )
     metrics = {name: from_json(kind, each) for name, each in found["metrics"].items()}
     return replace(from_json(RunInfo, found), metrics=metrics)

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -38,7 +38,9 @@ from .data.dataset import positive_labels
 from .data.split import Split, load_split
 from .data.subsets import SUBSETS
 from .run_info import SCHEMA, MemberNetwork, RunInfo, SplitInfo, read_run
+from .run_settings import RunSettings
 from .tasks import registry as tasks
+from .tasks.registry import Trained
 
 IMPORTED = "imported"
 """``settings.model`` of a run that `edgeall import` made. Its network is described in its own ``model.keras``."""
@@ -171,8 +173,8 @@ def load_backbone(run: Path, facts: RunInfo) -> Any:
 
     Not for imported, joined or pruned networks. Raises DataError if ``model.keras`` is damaged.
     """
-    settings = {**facts.settings, "weights": "none"}
-    backbone = registry.get(settings["model"]).build(build_args(settings))
+    settings = facts.settings.with_(weights="none")
+    backbone = registry.get(settings.model).build(build_args(settings))
     _load_weights(tasks.of_run(facts).add_head(backbone, settings, len(facts.labels)), run / "model.keras")
     return backbone
 
@@ -206,8 +208,8 @@ def _untrained(network: RunInfo | MemberNetwork, classes: int) -> Any:
     if network.model.members:  # a run made by `edgeall ensemble`
         model = join([_untrained(member, classes) for member in network.model.members], classes)
     else:
-        settings = {**network.settings, "weights": "none"}
-        backbone = registry.get(settings["model"]).build(build_args(settings))
+        settings = network.settings.with_(weights="none")
+        backbone = registry.get(settings.model).build(build_args(settings))
         model = tasks.of_run(network).add_head(backbone, settings, classes)
     if network.model.channels:  # a run made by `edgeall prune --macs`
         model = with_channels(model, network.model.channels)
@@ -227,18 +229,18 @@ def load_own_split(run: Path, facts: RunInfo) -> Split:
     return split
 
 
-def build_args(settings: dict[str, Any]) -> BuildArgs:
+def build_args(settings: RunSettings) -> BuildArgs:
     """The arguments with which the registry builds the run's backbone."""
-    size = settings["input_size"]
-    return BuildArgs(height=size, width=size, alpha=settings["alpha"], weights=settings["weights"])
+    size = settings.input_size
+    return BuildArgs(height=size, width=size, alpha=settings.alpha, weights=settings.weights)
 
 
-def input_spec(settings: dict[str, Any]) -> InputSpec:
+def input_spec(settings: RunSettings) -> InputSpec:
     """The input contract of the run's model."""
-    size = settings["input_size"]
-    if settings["model"] == IMPORTED:  # its normalization is inside, in front of the common one
+    size = settings.input_size
+    if settings.model == IMPORTED:  # its normalization is inside, in front of the common one
         return InputSpec(height=size, width=size)
-    spec = registry.get(settings["model"])
+    spec = registry.get(settings.model)
     return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
 
 
@@ -308,11 +310,9 @@ def data_root(facts: RunInfo) -> Path:
 def complete_run(
     out: Path,
     run: RunInfo,
-    model: Any,
-    split: Split,
-    images: Mapping[str, Any],
-    history: list[dict[str, Any]],
+    trained: Trained,
     started: float,
+    progress: Progress,
     evaluated: Sequence[str] = SUBSETS,
 ) -> RunInfo:
     """Evaluate a trained model on its subsets and write the files of a complete run, ``run.json`` last.
@@ -320,14 +320,13 @@ def complete_run(
     Args:
         out: the run folder, with ``split.json``.
         run: everything but what this function fills in.
-        model: float32; it is saved.
-        split: of the run.
-        images: of every subset, from `tasks.Task.load`.
-        history: every epoch of every stage, see `edgeall.train.stage.Row`.
+        trained: the network and what it was made from.
         started: ``time.perf_counter()`` at the start, for the total time.
+        progress: of the evaluation.
         evaluated: the subsets to evaluate. Without test there is no report (`edgeall search`).
     """
     settings, task = run.settings, tasks.of_run(run)
+    model, split, images = trained.model, trained.split, trained.images
     labels = task.labels(split)
     run = replace(
         run,
@@ -335,23 +334,23 @@ def complete_run(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         task=task.name,
         labels=list(labels),
-        positive_labels=list(positive_of(settings["positive"], labels)),
+        positive_labels=list(positive_of(settings.positive, labels)),
         split=SplitInfo(
             sha256=split.sha256,
             level=split.level,
-            fold=settings["fold"],
+            fold=settings.fold,
             embargo=split.embargo,
             left_out=split.left_out,
             **{name: len(images[name]) for name in SUBSETS},
         ),
-        metrics=task.assess(out, model, split, images, settings, evaluated),
+        metrics=task.assess(out, trained, settings, evaluated, progress),
         timing={**run.timing, "total_s": time.perf_counter() - started},
     )
-    write_history(out / "history.csv", history)
+    write_history(out / "history.csv", trained.history)
     with atomic.atomic_write(out / "model.keras") as temporary:
         model.save(temporary)
     if "test" in evaluated:
-        task.report(out, run, model, images)
+        task.report(out, run, trained, progress)
     atomic.sync_tree(out)  # before run.json, which means that all files are complete
     write_json(out / "run.json", run.to_json())
     return run

@@ -11,6 +11,7 @@ from .augment_names import augment_steps
 from .config import OPTIMIZERS, SCHEDULES, TrainSettings
 from .data.balance import parse_per_class
 from .data.split_settings import check_embargo
+from .run_settings import RunSettings
 from .runs import build_args
 from .stage import Optimizer
 from .tasks import registry as tasks
@@ -43,7 +44,7 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     if settings.weights == "none":
         # The features of an untrained backbone are noise: the head is trained with the backbone, not before.
         settings = replace(settings, epochs_head=0)
-    args = build_args(settings.as_json())
+    args = build_args(RunSettings.of(settings))
     registry.check_args(spec, replace(args, weights="none") if is_run(settings.weights) else args)
     if settings.per_class is not None:
         parse_per_class(settings.per_class)

@@ -53,10 +53,18 @@ class Teacher:
 
     def record(self) -> TeacherInfo:
         """The entry in the student's ``run.json``."""
-        kept = {key: self.facts.settings[key] for key in ("model", "alpha", "input_size")}
+        own = self.facts.settings
         accuracy = {side: metrics.accuracy for side, metrics in self.facts.classified.items()}
         dice = {side: metrics.dice for side, metrics in self.facts.segmented.items()} or None
-        return TeacherInfo(run=str(self.run), run_sha256=self.sha256, **kept, accuracy=accuracy, dice=dice)
+        return TeacherInfo(
+            run=str(self.run),
+            run_sha256=self.sha256,
+            model=own.model,
+            alpha=own.alpha,
+            input_size=own.input_size,
+            accuracy=accuracy,
+            dice=dice,
+        )
 
 
 def open_teachers(runs: Sequence[Path], out: Path, option: str = "--teacher ") -> tuple[Teacher, ...]:

@@ -70,7 +70,7 @@ def open_source(settings: TrainSettings) -> Source | None:
             f"{name}: is {kind} run, whose backbone has another architecture",
             hint="give a run that `edgeall train` made",
         )
-    own, wanted = (facts.settings["model"], facts.settings["alpha"]), (settings.model, settings.alpha)
+    own, wanted = (facts.settings.model, facts.settings.alpha), (settings.model, settings.alpha)
     if own != wanted:
         given = " ".join(
             f"{option} {value}" for option, value in zip(("--model", "--alpha"), own, strict=True) if value

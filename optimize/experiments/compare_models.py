@@ -47,7 +47,9 @@ def describe(name: str, runs: Sequence[OpenRun]) -> ComparedModel:
         labels=first.labels,
         backbone=first.model.name,
         alpha=first.model.alpha,
-        **{key: first.settings[key] for key in ("weights", "augment", "seed")},
+        weights=first.settings.weights,
+        augment=first.settings.augment,
+        seed=first.settings.seed,
         input=first.model.input,
         parameters=first.model.parameters,
         macs=macs(load_model(runs[0].folder, first)),
@@ -132,7 +134,7 @@ def _check_origin(bundle: Bundle, run: OpenRun, scheme: str) -> None:
         "split_sha256": run.split.sha256,
         "backbone": model.name,
         "alpha": model.alpha,
-        "seed": run.facts.settings["seed"],
+        "seed": run.facts.settings.seed,
     }
     # Files of older versions do not name their run; the facts that they hold must match.
     differing = [key for key, value in wanted.items() if key in found and found[key] != value]

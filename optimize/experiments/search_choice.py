@@ -30,6 +30,7 @@ from ...train.runs import (
     read_history,
     write_json,
 )
+from ...train.tasks.registry import Trained
 from ..quantization.verify import predict
 from .candidate import spec_of
 from .search_result import (
@@ -144,7 +145,8 @@ def _hand_over(search: Search, chosen: TrialRow) -> None:
     with _in_place_of(best) as begun:
         # The checkpoint of quantization-aware training in the run makes the same model again.
         shutil.copytree(run, begun, ignore=shutil.ignore_patterns("run.json", "*.tflite"))
-        complete_run(begun, facts, load_model(run, facts), split, subsets, read_history(run), started)
+        trained = Trained(load_model(run, facts), split, subsets, read_history(run))
+        complete_run(begun, facts, trained, started, progress)
     model = out / "model.tflite"
     quantized(search, best, candidate, model, subset="test", golden=settings.golden)
     validation = subsets["validation"]

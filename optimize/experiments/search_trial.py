@@ -17,6 +17,7 @@ from ...train.data.split import Split
 from ...train.run import train
 from ...train.run_folder import claim
 from ...train.run_info import Facts
+from ...train.run_settings import RunSettings
 from ...train.runs import is_whole, load_run, read_history
 from ...train.settings import resolve
 from ..prune import prune
@@ -172,7 +173,7 @@ def _trained_run(search: Search, candidate: Candidate, on_epoch: OnEpoch) -> Pat
         return run
     settings = training_of(search.settings, candidate)
     if not run.exists():
-        claim(run, resolve(settings).as_json(), search.split, search.facts)
+        claim(run, RunSettings.of(resolve(settings)), search.split, search.facts)
     train(settings, search.progress, on_epoch=on_epoch, evaluated=EVALUATED)
     return run
 

@@ -18,6 +18,7 @@ from ...edge_runtime.tools.atomic import atomic_write
 from ...models.keras_compat import keras
 from ...train.fit import fit, keep_statistics_current
 from ...train.run_info import RunInfo
+from ...train.run_settings import RunSettings
 from ...train.stage import AfterStep, FitOptions, Row, Stage
 from .channels import Budget, importance
 from .config import PruneConfig
@@ -29,7 +30,7 @@ RANKING_BATCH = 8
 
 
 def kept_channels(
-    config: PruneConfig, teacher: Any, training: Any, run: RunInfo, settings: Mapping[str, Any], progress: Progress
+    config: PruneConfig, teacher: Any, training: Any, run: RunInfo, settings: RunSettings, progress: Progress
 ) -> dict[str, NDArray[np.int64]]:
     """The channels to keep, by group; computed once per run. ``run`` is the parent."""
     path = config.out / "checkpoints" / "channels.npz"
@@ -39,7 +40,7 @@ def kept_channels(
         steps = RANKING_IMAGES // RANKING_BATCH
         task = tasks.of_run(run)
         images = task.ranking(training, settings, RANKING_BATCH).take(steps)
-        scores = importance(teacher, lambda: images, np.random.default_rng(settings["seed"]), task.scores)
+        scores = importance(teacher, lambda: images, np.random.default_rng(settings.seed), task.scores)
         kept = {**Budget(teacher).allocate(scores, config.target)}
         arrays: dict[str, Any] = dict(kept)
         with atomic_write(path) as temporary:
@@ -62,7 +63,7 @@ def train_pruned(
     teacher: Any,
     subsets: Mapping[str, Any],
     run: RunInfo,
-    settings: Mapping[str, Any],
+    settings: RunSettings,
     progress: Progress,
     on_epoch: Callable[[Row], None] | None,
 ) -> list[Row]:
@@ -84,7 +85,7 @@ def train_pruned(
         The rows of the history.
     """
     task, training, classes = tasks.of_run(run), subsets["train"], len(run.labels)
-    epochs, batch_size = config.training_epochs, settings["batch_size"]
+    epochs, batch_size = config.training_epochs, settings.batch_size
     name = "prune" if config.kind == "sparsity" else "recover"
     images = task.epoch_images(training)
     stage = Stage(name, epochs, config.learning_rate, epochs, images, batch_size, soft=True)
@@ -95,7 +96,7 @@ def train_pruned(
         stage = replace(stage, settle=-(-masks.settled // stage.steps))
     keep_statistics_current(model, stage.steps)
     batches = task.batches(training, settings, stage, teacher, classes)
-    keras.utils.set_random_seed(settings["seed"])
+    keras.utils.set_random_seed(settings.seed)
     return fit(
         model,
         stage,

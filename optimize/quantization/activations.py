@@ -12,6 +12,7 @@ import numpy as np
 from ...console.progress import Progress
 from ...models.keras_compat import exact_float32
 from ...train.batches import Images, normalized, shuffled
+from ...train.run_settings import RunSettings
 from .layer_error import LayerError, layer_errors
 from .placement import Placement, Range, extremes
 
@@ -35,7 +36,7 @@ def stratified(images: Images, count: int, seed: int) -> Images:
 
 
 def activation_extremes(
-    folded: Any, placement: Placement, calibration: Images, settings: dict[str, Any], progress: Progress
+    folded: Any, placement: Placement, calibration: Images, settings: RunSettings, progress: Progress
 ) -> dict[str, Range]:
     """Extremes of the activations over the calibration images, unchanged and augmented as in training.
 
@@ -47,8 +48,8 @@ def activation_extremes(
     augmented = shuffled(
         calibration,
         CALIBRATION_BATCH,
-        augment=settings["augment"],
-        seed=settings["seed"] + CALIBRATION_SEED,
+        augment=settings.augment,
+        seed=settings.seed + CALIBRATION_SEED,
         epoch=0,
         class_weights=None,
     ).map(lambda pixels, labels, weights: pixels)

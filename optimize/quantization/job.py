@@ -57,7 +57,7 @@ class Job:
 
     @property
     def seed(self) -> int:
-        return int(self.facts.settings["seed"])
+        return int(self.facts.settings.seed)
 
 
 @dataclass(frozen=True)

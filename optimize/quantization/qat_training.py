@@ -48,7 +48,7 @@ def train_quantized(job: Job, network: QuantizationAware, calibration_images: in
     """
     config, settings, folded = job.config, job.facts.settings, network.folded
     images = job.task.epoch_images(job.subsets["train"])
-    epochs, batch_size = config.epochs, settings["batch_size"]
+    epochs, batch_size = config.epochs, settings.batch_size
     stage = Stage("qat", epochs, config.learning_rate, epochs, images, batch_size, xla=False, soft=True)
     digests = [hashlib.sha256(value.tobytes()).hexdigest() for value in folded.get_weights()]
     masks = {name: int(mask.sum()) for name, mask in network.masks.items()}

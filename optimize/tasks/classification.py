@@ -67,14 +67,14 @@ class Classification(QuantizationTask):
 
     def distillation(self, job: Job, stage: Stage, folded: Any) -> Distillation:
         settings, training, classes = job.facts.settings, job.subsets["train"], folded.output_shape[-1]
-        weights = training.class_weights(classes) if settings["class_weights"] else None
+        weights = training.class_weights(classes) if settings.class_weights else None
 
         def batches(epoch: int) -> Any:
             images = shuffled(
                 training,
                 stage.batch_size,
-                augment=settings["augment"],
-                seed=settings["seed"] + 1,
+                augment=settings.augment,
+                seed=settings.seed + 1,
                 epoch=epoch,
                 class_weights=weights,
             )

@@ -94,8 +94,8 @@ class SegmentationQuantization(QuantizationTask):
             tiles = training_tiles(
                 training,
                 stage.batch_size,
-                augment=settings["augment"],
-                seed=settings["seed"] + 1,
+                augment=settings.augment,
+                seed=settings.seed + 1,
                 epoch=epoch,
                 count=stage.images,
             )
@@ -107,7 +107,9 @@ class SegmentationQuantization(QuantizationTask):
         images = job.subsets["validation"]
 
         def dice(segmenter: TileSegmenter) -> float:
-            return float(np.mean([score.dice for score in assess_images(segmenter, images)]))
+            return float(
+                np.mean([score.dice for score in assess_images(segmenter, images, "validation", job.progress)])
+            )
 
         with exact_float32():
             reference = dice(KerasSegmenter(network.folded, job.spec))
@@ -115,8 +117,7 @@ class SegmentationQuantization(QuantizationTask):
 
     def finish(self, job: Job, network: Folded, converted: Converted) -> SegmentationResult:
         segmenter = _open(job, converted.flatbuffer, f"{job.config.scheme} model")
-        job.progress.note(f"verifying {job.config.scheme} on {len(job.verified_images)} images")
-        scores = assess_images(segmenter, job.verified_images)
+        scores = assess_images(segmenter, job.verified_images, f"verifying {job.config.scheme}", job.progress)
         measured = _verify(job, network, converted, segmenter, scores)
         _check_drop(job, measured, converted)
         robust = robustness_of_masks(segmenter, job.verified_images, job.progress) if job.config.robust else None
@@ -152,7 +153,7 @@ def _verify(
     exact = segmenter
     if job.config.scheme != "float32":
         exact = _open(job, converted.float32, "float32 model")
-    exact_scores = assess_images(KerasSegmenter(network.folded, job.spec), images)
+    exact_scores = assess_images(KerasSegmenter(network.folded, job.spec), images, "verifying Keras", job.progress)
     found, reference = (figures(each, subset, level, job.seed) for each in (scores, exact_scores))
     return conversion_facts(job, network, converted) | {
         "test_images": len(images),

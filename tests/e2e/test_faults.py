@@ -35,16 +35,22 @@ from edgeall.optimize.quantize import quantize
 from edgeall.train.run import train
 from edgeall.train.run_folder import check_out, claim
 from edgeall.train.run_info import Facts
+from edgeall.train.run_settings import RunSettings
 from edgeall.train.runs import load_model, load_own_split, load_run
 
 QUIET = Progress(quiet=True)
 PROGRAM = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.exit(main())"]
 
 
+def recorded(run: Path) -> RunSettings:
+    """The settings that a run was begun with."""
+    return RunSettings.read(json.loads((run / "settings.json").read_text())["settings"])
+
+
 def begun(tiny_run: Path, out: Path) -> Path:
     """The run as it was when its training began."""
     facts = from_json(Facts, json.loads((tiny_run / "data.json").read_text()))
-    settings = json.loads((tiny_run / "settings.json").read_text())["settings"]
+    settings = recorded(tiny_run)
     claim(out, settings, load_own_split(tiny_run, load_run(tiny_run)), facts)
     return out
 
@@ -66,7 +72,7 @@ def test_a_begun_run_with_a_damaged_file_names_it(
 
 
 def test_damaged_settings_may_be_overwritten_by_force_and_other_folders_may_not(tiny_run: Path, tmp_path: Path) -> None:
-    wanted = json.loads((tiny_run / "settings.json").read_text())["settings"]
+    wanted = recorded(tiny_run)
     out = begun(tiny_run, tmp_path / "run")
     (out / "settings.json").write_bytes(b"")
     assert check_out(out, wanted, force=True) is False
@@ -78,7 +84,7 @@ def test_damaged_settings_may_be_overwritten_by_force_and_other_folders_may_not(
 def test_an_empty_run_json_is_not_a_complete_run(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(tiny_run, out)
-    wanted = json.loads((out / "settings.json").read_text())["settings"]
+    wanted = recorded(out)
     with pytest.raises(UsageError, match="complete run"):
         check_out(out, wanted, force=False)
     (out / "run.json").write_bytes(b"")

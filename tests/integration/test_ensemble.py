@@ -20,6 +20,7 @@ from edgeall.optimize.ensemble import EnsembleConfig, EnsembleResult, ensemble, 
 from edgeall.optimize.quantization.convert import with_second_output
 from edgeall.optimize.quantization.fold import fold_batch_normalization
 from edgeall.train.run_folder import check_out
+from edgeall.train.run_settings import RunSettings
 from edgeall.train.runs import load_model, load_run
 
 QUIET = Progress(quiet=True)
@@ -116,4 +117,4 @@ def test_settings_that_an_older_version_did_not_record_are_its_defaults(tiny_set
     wanted = replace(tiny_settings, optimizer="adam").as_json() | {"weight_decay": 0.0, "batch_size": 32}
     old = {key: value for key, value in wanted.items() if key not in ("optimizer", "schedule", "warmup", "dense")}
     (tmp_path / "settings.json").write_text(json.dumps({"edgeall_run": 1, "settings": old}), encoding="utf-8")
-    assert check_out(tmp_path, json.loads(json.dumps(wanted)), force=False), "it can be resumed"
+    assert check_out(tmp_path, RunSettings.read(json.loads(json.dumps(wanted))), force=False), "it can be resumed"

@@ -18,6 +18,7 @@ from edgeall.models.keras_compat import keras, tf
 from edgeall.train.fit import fit
 from edgeall.train.run import TrainSettings, train
 from edgeall.train.run_folder import check_out
+from edgeall.train.run_settings import RunSettings
 from edgeall.train.runs import load_model, load_run
 from edgeall.train.stage import Stage
 from edgeall.train.teacher import TEMPERATURE, _resized, ensemble, make_student, open_teachers
@@ -146,9 +147,9 @@ def test_a_run_begun_before_there_were_teachers_continues(tiny_settings: TrainSe
     wanted = tiny_settings.as_json()
     old = {key: value for key, value in wanted.items() if not key.startswith("teacher")}
     (tmp_path / "settings.json").write_text(json.dumps({"edgeall_run": 1, "settings": old}))
-    assert check_out(tmp_path, wanted, force=False)
+    assert check_out(tmp_path, RunSettings.read(wanted), force=False)
     with pytest.raises(UsageError, match="teacher was None"):
-        check_out(tmp_path, replace(tiny_settings, teacher=(tmp_path,)).as_json(), force=False)
+        check_out(tmp_path, RunSettings.of(replace(tiny_settings, teacher=(tmp_path,))), force=False)
 
 
 def _changed(run: Path, to: Path, **facts: Any) -> Path:

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,18 @@ def _few_tiles() -> Any:
         yield
 
 
+class _Recorded(Progress):
+    """Remembers how far each bar came."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.seen: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def task(self, title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str], None]]:
+        yield lambda done, text: self.seen.append((title, total, done))
+
+
 class _Stop(Exception):
     pass
 
@@ -390,7 +403,10 @@ def test_the_gate_is_tried_on_validation_images_before_layers_are_left_in_float(
     segmenter, split = Segmenter.open(masked_int8.out), load_split(masked_run / "split.json")
     images = TASK.load(split, masked_settings.data, segmenter.input, cache.ready(masked_settings.cache_dir), QUIET)
     exact = np.mean(read_dice(masked_run / "predictions.csv", "validation"))
-    dice = np.mean([one.dice for one in assess_images(segmenter, images["validation"])])
+    progress = _Recorded()
+    dice = np.mean([one.dice for one in assess_images(segmenter, images["validation"], "assessed", progress)])
+    count = len(images["validation"])
+    assert progress.seen == [("assessed", count, done) for done in range(1, count + 1)]
     assert found.trials[0].drop_points == pytest.approx(100 * (exact - dice), abs=0.05)
     assert "hundredths of validation Dice by number of layers in float: 0: " in quantize_text(masked_int8)
     assert masked_int8.layers and all(row.kl is None for row in masked_int8.layers), "it has two outputs"
@@ -601,7 +617,7 @@ def test_a_student_learns_from_a_segmentation_run(
     taught = {"epochs_finetune": 1, "input_size": 128, "split_by": "auto", "split": masked_run}
     student = replace(masked_settings, out=masked_run.with_name("student"), teacher=(masked_run,), **taught)
     run = train(student, QUIET)
-    assert run.teachers is not None and run.model.input.width == 128 and run.settings["teacher_weight"] == 0.5
+    assert run.teachers is not None and run.model.input.width == 128 and run.settings.recorded["teacher_weight"] == 0.5
     own = json.loads((masked_run / "run.json").read_text())["metrics"]
     assert run.teachers[0].dice == {name: metrics["dice"] for name, metrics in own.items()}
     other = replace(student, out=masked_run.with_name("other"), teacher=(tiny_run,))

@@ -123,7 +123,7 @@ def _evaluate_run(run: Path, settings: EvaluateSettings, progress: Progress) -> 
         truth, names = _truth(selected.entries, labels), [entry.path for entry in selected.entries]
         explained = Explained(model, spec, pixels, probabilities, names)
         cells = explain(settings.explain, explained, truth, labels, runs.image_folder(root), progress)
-    positive, seed = facts.positive_labels, facts.settings["seed"]
+    positive, seed = facts.positive_labels, facts.settings.seed
     metrics = metrics_of(selected.entries, labels, probabilities, positive, selected.subset, selected.level, seed)
     report = reliability_report(probabilities, _truth(selected.entries, labels), _indices(labels, positive))
     seen = None

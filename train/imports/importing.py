@@ -31,6 +31,7 @@ from ..data.subsets import SUBSETS
 from ..prepare import prepare_data
 from ..run_folder import check_out, claim
 from ..run_info import ImportedInfo, ModelInfo, RunInfo
+from ..run_settings import RunSettings
 from ..runs import IMPORTED, complete_run, input_spec, provenance
 from ..tasks import registry as tasks
 from .config import ImportSettings
@@ -74,23 +75,24 @@ def import_model(settings: ImportSettings, progress: Progress) -> RunInfo:
     size = _input_size(settings, network, start)
     core, head = with_head(without_start(network, start), size)
     own = _run_settings(settings, size)
+    recorded = RunSettings.of(own)
     cache_dir = cache.ready(settings.cache_dir)
     with output_lock(settings.out, "import"):
-        resuming = check_out(settings.out, own.as_json(), settings.force)
+        resuming = check_out(settings.out, recorded, settings.force)
         prepared = prepare_data(own, resuming, progress)
         order = _labels(settings, head, prepared.split)
         split = replace(prepared.split, labels=tuple(sorted(order)))
-        spec = input_spec(own.as_json())
+        spec = input_spec(recorded)
         images = tasks.get(own.task).load(split, settings.data, spec, cache_dir, progress)
         session = _Session(settings, core, head, start, size, progress)
         trials, choice = session.tried(images, split, order)
         network, model = session.network(choice, order)
         imported = session.facts(network, choice, trials)
         if not resuming:
-            claim(settings.out, own.as_json(), split, prepared.facts)
+            claim(settings.out, recorded, split, prepared.facts)
         model_info = ModelInfo(core.name, None, int(model.count_params()), macs(model), spec, imported=imported)
         run = RunInfo(
-            settings=own.as_json(),
+            settings=recorded,
             **vars(prepared.facts),
             model=model_info,
             timing={"import_s": time.perf_counter() - started},
@@ -98,7 +100,7 @@ def import_model(settings: ImportSettings, progress: Progress) -> RunInfo:
             replicas=1,
             **vars(provenance()),
         )
-        return complete_run(settings.out, run, model, split, images, [], started)
+        return complete_run(settings.out, run, tasks.Trained(model, split, images, []), started, progress)
 
 
 def _input_size(settings: ImportSettings, network: Network, start: Start) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...console.progress import Progress
 from ...edge_runtime.images import open_rgb
 from ...edge_runtime.masks import CLASSES, GREYS, open_mask
 from ...edge_runtime.preprocess import InputSpec, normalize
@@ -121,21 +122,19 @@ def drawn_cells(truth: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.
     return find_instances(ClassMap(cell, nucleus, (1.0, 1.0), ()), float(RED_CELL_PX))[0]
 
 
-def assess_images(
-    segmenter: TileSegmenter, images: MaskedImages, on_progress: Callable[[int], None] | None = None
-) -> list[Score]:
-    """The figures of every image; ``on_progress`` is called with their number after each one.
+def assess_images(segmenter: TileSegmenter, images: MaskedImages, title: str, progress: Progress) -> list[Score]:
+    """The figures of every image, under a progress bar with this title.
 
     Raises:
         ImageError: one cannot be read any more.
     """
     scores: list[Score] = []
-    for entry in images.entries:
-        image = open_rgb(images.root / entry.path)
-        truth = open_mask(images.root / str(entry.mask), image.size)
-        scores.append(score(entry, truth, answer_of(segmenter, entry, image, images.spec)))
-        if on_progress:
-            on_progress(len(scores))
+    with progress.task(title, len(images.entries)) as advance:
+        for entry in images.entries:
+            image = open_rgb(images.root / entry.path)
+            truth = open_mask(images.root / str(entry.mask), image.size)
+            scores.append(score(entry, truth, answer_of(segmenter, entry, image, images.spec)))
+            advance(len(scores), "")
     return scores
 
 

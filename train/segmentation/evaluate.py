@@ -131,7 +131,7 @@ def _open_run(run: Path, settings: EvaluateSettings) -> _Opened:
         own_images=runs.image_folder(root),
         metrics={} if test is None else test.to_json(),
         split_sha256=own.sha256,
-        seed=facts.settings["seed"],
+        seed=facts.settings.seed,
     )
 
 
@@ -166,8 +166,7 @@ def _open_other(path: Path, model: Path, first: _Opened, chosen: _Chosen) -> Seg
 
 def _assessed(segmenter: TileSegmenter, images: MaskedImages, title: str, progress: Progress) -> list[Score]:
     own = replace(images, spec=segmenter.input)
-    with progress.task(title, len(images.entries)) as advance:
-        return assess_images(segmenter, own, lambda done: advance(done, ""))
+    return assess_images(segmenter, own, title, progress)
 
 
 def _paired(

@@ -32,7 +32,7 @@ def ensemble(teachers: Sequence[Teacher], spec: InputSpec) -> TeacherFunction:
     """
     models = []
     for teacher in teachers:
-        settings = {**teacher.facts.settings, "input_size": spec.width}
+        settings = teacher.facts.settings.with_(input_size=spec.width)
         models.append(load_model(teacher.run, replace(teacher.facts, settings=settings)))
         models[-1].trainable = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from ...edge_runtime.tools import atomic
 from ..data.dataset import load_dataset
 from ..data.samples import Dataset
 from ..data.split import Split
-from .registry import Epochs, Task
+from .registry import Epochs, Task, Trained
 
 if TYPE_CHECKING:
     from ...console.progress import Progress
     from ..config import TrainSettings
     from ..evaluation.metrics import Metrics
     from ..run_info import RunInfo
+    from ..run_settings import RunSettings
     from ..stage import Objective, Stage
     from ..teacher import Teacher
 
@@ -47,10 +48,10 @@ class Classification(Task):
     def labels(self, split: Split) -> tuple[str, ...]:
         return split.labels
 
-    def add_head(self, backbone: Any, settings: Mapping[str, Any], classes: int) -> Any:
+    def add_head(self, backbone: Any, settings: RunSettings, classes: int) -> Any:
         from ...models.head import add_head
 
-        return add_head(backbone, classes, settings["dropout"], settings.get("dense"))
+        return add_head(backbone, classes, settings.dropout, settings.dense)
 
     def load(self, split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Any]:
         from ..runs import load_subsets
@@ -102,34 +103,30 @@ class Classification(Task):
         return CLASSIFICATION
 
     def assess(
-        self,
-        out: Path,
-        model: Any,
-        split: Split,
-        images: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        evaluated: Sequence[str],
+        self, out: Path, trained: Trained, settings: RunSettings, evaluated: Sequence[str], progress: Progress
     ) -> dict[str, Metrics]:
         from ..evaluation.metrics import metrics_of
         from ..runs import positive_of
 
-        probabilities = {name: model.predict(self.validation(images[name]), verbose=0) for name in evaluated}
-        positive = positive_of(settings["positive"], split.labels)
+        images, split = trained.images, trained.split
+        progress.note("evaluating")
+        probabilities = {name: trained.model.predict(self.validation(images[name]), verbose=0) for name in evaluated}
+        positive = positive_of(settings.positive, split.labels)
         write_predictions(out / "predictions.csv", split, probabilities)
         return {
             name: metrics_of(
-                split.subset(name), split.labels, probabilities[name], positive, name, split.level, settings["seed"]
+                split.subset(name), split.labels, probabilities[name], positive, name, split.level, settings.seed
             )
             for name in evaluated
         }
 
-    def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: RunInfo, trained: Trained, progress: Progress) -> None:
         from ..reports.augmented import draw_augmented
         from ..reports.report import write_report
 
         folder = out / "plots"
         folder.mkdir(exist_ok=True)
-        draw_augmented(folder, images["train"], run.settings["augment"], run.settings["seed"])
+        draw_augmented(folder, trained.images["train"], run.settings.augment, run.settings.seed)
         write_report(out, run)
 
 

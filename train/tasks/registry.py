@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..data.split import Split
     from ..evaluation.metrics import Metrics
     from ..run_info import MemberNetwork, RunInfo
+    from ..run_settings import RunSettings
     from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
     from ..teacher import Teacher
@@ -36,6 +37,23 @@ class Epochs:
 
     epochs: int
     images: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what it was made from.
+
+    Attributes:
+        model: float32 Keras model.
+        split: of the run.
+        images: of every subset, from `Task.load`.
+        history: every epoch of every stage, see `edgeall.train.stage.Row`.
+    """
+
+    model: Any
+    split: Split
+    images: Mapping[str, Any]
+    history: list[dict[str, Any]]
 
 
 class Task(ABC):
@@ -56,7 +74,7 @@ class Task(ABC):
         """The classes that the model tells apart."""
 
     @abstractmethod
-    def add_head(self, backbone: Any, settings: Mapping[str, Any], classes: int) -> Any:
+    def add_head(self, backbone: Any, settings: RunSettings, classes: int) -> Any:
         """The whole network: a flat functional Keras model on top of a backbone; ``settings`` are those of the run."""
 
     @abstractmethod
@@ -103,18 +121,12 @@ class Task(ABC):
 
     @abstractmethod
     def assess(
-        self,
-        out: Path,
-        model: Any,
-        split: Split,
-        images: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        evaluated: Sequence[str],
+        self, out: Path, trained: Trained, settings: RunSettings, evaluated: Sequence[str], progress: Progress
     ) -> Mapping[str, Metrics | MaskMetrics]:
         """The metrics of a trained model by subset. Writes ``predictions.csv`` into ``out``."""
 
     @abstractmethod
-    def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: RunInfo, trained: Trained, progress: Progress) -> None:
         """Write ``report.html`` of a run whose test subset was evaluated; ``run`` will be its ``run.json``."""
 
 
@@ -128,7 +140,7 @@ def get(name: str) -> Task:
 
 def of_run(facts: RunInfo | MemberNetwork) -> Task:
     """The task of a run. Runs of older versions are classifiers."""
-    return get(facts.settings.get("task") or NAMES[0])
+    return get(facts.settings.task)
 
 
 def only_classification(facts: RunInfo, command: str) -> None:

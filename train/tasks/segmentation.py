@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from ...edge_runtime.preprocess import InputSpec
 from ..data.masked import load_masked
 from ..data.samples import Dataset
 from ..data.split import Split
-from .registry import Epochs, Task
+from .registry import Epochs, Task, Trained
 
 if TYPE_CHECKING:
     from ...console.progress import Progress
     from ..config import TrainSettings
     from ..run_info import RunInfo
+    from ..run_settings import RunSettings
     from ..segmentation.results import MaskMetrics
     from ..stage import Objective, Stage
     from ..teacher import Teacher
@@ -66,11 +67,11 @@ class Segmentation(Task):
     def labels(self, split: Split) -> tuple[str, ...]:
         return CLASSES
 
-    def add_head(self, backbone: Any, settings: Mapping[str, Any], classes: int) -> Any:
+    def add_head(self, backbone: Any, settings: RunSettings, classes: int) -> Any:
         from ...models import registry
         from ...models.decoder import add_decoder
 
-        return add_decoder(backbone, registry.get(settings["model"]).skips, classes, settings["dropout"])
+        return add_decoder(backbone, registry.get(settings.model).skips, classes, settings.dropout)
 
     def load(self, split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Any]:
         from ..runs import image_folder
@@ -110,28 +111,25 @@ class Segmentation(Task):
         return OBJECTIVE
 
     def assess(
-        self,
-        out: Path,
-        model: Any,
-        split: Split,
-        images: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        evaluated: Sequence[str],
+        self, out: Path, trained: Trained, settings: RunSettings, evaluated: Sequence[str], progress: Progress
     ) -> dict[str, MaskMetrics]:
         from ..segmentation.assess import KerasSegmenter, assess_images, figures, write_figures
 
-        segmenter = KerasSegmenter(model, images["test"].spec)
-        found = {name: assess_images(segmenter, images[name]) for name in evaluated}
+        images, split, found = trained.images, trained.split, {}
+        segmenter = KerasSegmenter(trained.model, images["test"].spec)
+        for name in evaluated:
+            found[name] = assess_images(segmenter, images[name], f"evaluating {name}", progress)
         write_figures(out / "predictions.csv", found)
-        return {name: figures(scores, name, split.level, settings["seed"]) for name, scores in found.items()}
+        return {name: figures(scores, name, split.level, settings.seed) for name, scores in found.items()}
 
-    def report(self, out: Path, run: RunInfo, model: Any, images: Mapping[str, Any]) -> None:
+    def report(self, out: Path, run: RunInfo, trained: Trained, progress: Progress) -> None:
         from ..runs import read_history
         from ..segmentation.assess import KerasSegmenter, read_dice
         from ..segmentation.report import draw_overlays, write_run_report
 
-        test = images["test"]
-        segmenter = KerasSegmenter(model, test.spec)
+        test = trained.images["test"]
+        segmenter = KerasSegmenter(trained.model, test.spec)
+        progress.note("drawing the report")
         overlays = draw_overlays(segmenter, test, read_dice(out / "predictions.csv", "test"))
         write_run_report(out, run, overlays, read_history(out))
 

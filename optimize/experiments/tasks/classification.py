@@ -138,7 +138,7 @@ def _over_runs(runs: Sequence[OpenRun], subset: str) -> SubsetFigures:
 def _metrics(runs: Sequence[OpenRun], probabilities: NDArray[np.float32]) -> FoldMetrics:
     first = runs[0]
     test = [entry for run in runs for entry in run.test]
-    positive, seed, labels = first.facts.positive_labels, first.facts.settings["seed"], first.split.labels
+    positive, seed, labels = first.facts.positive_labels, first.facts.settings.seed, first.split.labels
     pooled = metrics_of(test, labels, probabilities, positive, "test", first.split.level, seed)
     ends = np.cumsum([len(run.test) for run in runs])[:-1]
     accuracies = [

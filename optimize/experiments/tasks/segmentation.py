@@ -77,7 +77,7 @@ class SegmentationComparison(ComparisonTask):
         (run,), (bundle,) = runs, bundles
         segmenter = Segmenter.from_bundle(bundle, threads=1)
         scores = _scores(run, bundle, segmenter, out, progress)
-        metrics = figures(scores, "test", run.split.level, run.facts.settings["seed"])
+        metrics = figures(scores, "test", run.split.level, run.facts.settings.seed)
         order = np.argsort([entry.sha256 for entry in run.test], kind="stable")
         return Measured(
             drop_points=100.0 * (run.reference.dice - metrics.dice),
@@ -135,8 +135,7 @@ def _scores(run: OpenRun, bundle: Bundle, segmenter: Segmenter, out: Path, progr
     path = out / "predictions" / f"{made_of}.json"
     scores = _kept(path, len(images))
     if scores is None:
-        with progress.task(f"{run.model} {Path(bundle.path).stem}", len(images)) as advance:
-            scores = assess_images(segmenter, run.images, lambda done: advance(done, ""))
+        scores = assess_images(segmenter, run.images, f"{run.model} {Path(bundle.path).stem}", progress)
         path.parent.mkdir(exist_ok=True)
         write_text(path, json.dumps([asdict(score) for score in scores]))
     return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ....models.keras_compat import tf
 from ....train.batches import Images, plain, shuffled
 from ....train.fit import CLASSIFICATION
 from ....train.run_info import RunInfo
+from ....train.run_settings import RunSettings
 from ....train.stage import Objective, Stage
 from .registry import PruningTask
 
@@ -28,16 +29,16 @@ class ClassificationPruning(PruningTask):
     scores = (LOGITS,)
     figure = "accuracy"
 
-    def ranking(self, images: Images, settings: Mapping[str, Any], batch_size: int) -> Any:
+    def ranking(self, images: Images, settings: RunSettings, batch_size: int) -> Any:
         return _augmented(images, settings, 0, batch_size, None).map(lambda *batch: batch[0])
 
     def epoch_images(self, images: Images) -> int:
         return len(images)
 
     def batches(
-        self, images: Images, settings: Mapping[str, Any], stage: Stage, teacher: Any, classes: int
+        self, images: Images, settings: RunSettings, stage: Stage, teacher: Any, classes: int
     ) -> Callable[[int], Any]:
-        weights = images.class_weights(classes) if settings["class_weights"] else None
+        weights = images.class_weights(classes) if settings.class_weights else None
         return lambda epoch: _augmented(images, settings, epoch, stage.batch_size, weights).map(
             lambda pixels, labels, weight: (
                 pixels,
@@ -71,13 +72,13 @@ TASK = ClassificationPruning()
 
 
 def _augmented(
-    images: Images, settings: Mapping[str, Any], epoch: int, batch_size: int, weights: NDArray[np.float32] | None
+    images: Images, settings: RunSettings, epoch: int, batch_size: int, weights: NDArray[np.float32] | None
 ) -> Any:
     return shuffled(
         images,
         batch_size,
-        augment=settings["augment"],
-        seed=settings["seed"] + 2,  # other augmentations than in training and in quantization-aware training
+        augment=settings.augment,
+        seed=settings.seed + 2,  # other augmentations than in training and in quantization-aware training
         epoch=epoch,
         class_weights=weights,
     )

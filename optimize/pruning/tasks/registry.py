@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ....edge_runtime.network import Network
     from ....edge_runtime.preprocess import InputSpec
     from ....train.run_info import RunInfo
+    from ....train.run_settings import RunSettings
     from ....train.stage import Objective, Stage
 
 
@@ -28,7 +29,7 @@ class PruningTask(ABC):
     """Name of the figure by which the network is compared with its parent, in `prune_text`."""
 
     @abstractmethod
-    def ranking(self, images: Any, settings: Mapping[str, Any], batch_size: int) -> Any:
+    def ranking(self, images: Any, settings: RunSettings, batch_size: int) -> Any:
         """tf.data of augmented training images, float32 ``(batch, h, w, 3)``, the same each time."""
 
     @abstractmethod
@@ -37,7 +38,7 @@ class PruningTask(ABC):
 
     @abstractmethod
     def batches(
-        self, images: Any, settings: Mapping[str, Any], stage: Stage, teacher: Any, classes: int
+        self, images: Any, settings: RunSettings, stage: Stage, teacher: Any, classes: int
     ) -> Callable[[int], Any]:
         """For each epoch, what `edgeall.train.fit.fit` takes: targets halfway between the labels and the teacher's
         outputs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ....edge_runtime.preprocess import InputSpec
 from ....edge_runtime.segmenter import Segmenter
 from ....models.decoder import RED_CELL, SCORES
 from ....train.run_info import RunInfo
+from ....train.run_settings import RunSettings
 from ....train.segmentation.batches import training_tiles, validation_tiles
 from ....train.segmentation.images import RED_CELL_PX, MaskedImages
 from ....train.segmentation.objective import OBJECTIVE, halfway
@@ -30,14 +31,14 @@ class SegmentationPruning(PruningTask):
     scores = (SCORES, RED_CELL)
     figure = "Dice"
 
-    def ranking(self, images: MaskedImages, settings: Mapping[str, Any], batch_size: int) -> Any:
+    def ranking(self, images: MaskedImages, settings: RunSettings, batch_size: int) -> Any:
         return _augmented(images, settings, 0, batch_size, self.epoch_images(images)).map(lambda *batch: batch[0])
 
     def epoch_images(self, images: MaskedImages) -> int:
         return training.TILES
 
     def batches(
-        self, images: MaskedImages, settings: Mapping[str, Any], stage: Stage, teacher: Any, classes: int
+        self, images: MaskedImages, settings: RunSettings, stage: Stage, teacher: Any, classes: int
     ) -> Callable[[int], Any]:
         def taught(pixels: Any, truth: Any) -> Any:
             return pixels, halfway(truth, teacher(pixels, training=False))
@@ -67,12 +68,12 @@ class SegmentationPruning(PruningTask):
 TASK = SegmentationPruning()
 
 
-def _augmented(images: MaskedImages, settings: Mapping[str, Any], epoch: int, batch_size: int, count: int) -> Any:
+def _augmented(images: MaskedImages, settings: RunSettings, epoch: int, batch_size: int, count: int) -> Any:
     return training_tiles(
         images,
         batch_size,
-        augment=settings["augment"],
-        seed=settings["seed"] + 2,  # other tiles than in training and in quantization-aware training
+        augment=settings.augment,
+        seed=settings.seed + 2,  # other tiles than in training and in quantization-aware training
         epoch=epoch,
         count=count,
     )
