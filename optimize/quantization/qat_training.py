@@ -54,7 +54,9 @@ def train_quantized(job: Job, network: QuantizationAware, calibration_images: in
     masks = {name: int(mask.sum()) for name, mask in network.masks.items()}
     books = {name: integers.tolist() for name, integers in network.codebooks.items()}
     floats = network.placement.floats
-    key = cache.digest([PLACEMENT, asdict(stage), calibration_images, settings, digests, floats, masks, books])
+    key = cache.digest(
+        [PLACEMENT, asdict(stage), calibration_images, settings.to_json(), digests, floats, masks, books]
+    )
     checkpoint = config.run / "qat" / f"{key}.npz"
     with output_lock(checkpoint, "quantize"):
         if checkpoint.exists():
