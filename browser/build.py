@@ -17,6 +17,7 @@ from ..edge_runtime.bundle import Bundle, open_bundle
 from ..edge_runtime.errors import DataError, UsageError
 from ..edge_runtime.files import output_lock
 from ..edge_runtime.manifest import SCORES, Manifest
+from ..edge_runtime.masks import CLASSES
 from ..edge_runtime.messages import message
 from ..edge_runtime.signature import public_key_text
 from . import runtime
@@ -26,8 +27,11 @@ STATIC = Path(__file__).with_name("static")
 TYPES = ("UINT8", "FLOAT32")
 """Types of inputs and outputs that LiteRT.js takes, of those that edgeall packs."""
 MODEL = "model.tflite"
+CELLS = "cells.tflite"
+CELL_MODEL = Path(__file__).parents[1] / "edge_runtime" / "vision" / CELLS
+"""`edgeall.edge_runtime.vision.finder.DEFAULT_MODEL`, without OpenCV."""
 FACTS = "app.json"
-"""What the page reads first: the model's file name and the key that must have signed it."""
+"""What the page reads first: the model's file name and the key that must have signed it; the model of cells."""
 _MARK = "edgeall_web"
 """Key in `FACTS`: the folder was written by this module, and may be replaced."""
 CONTENT_SECURITY = (
@@ -74,14 +78,14 @@ def write_app(model: Path, out: Path, *, public_key: Path | None = None, litertj
     """Write an app into a folder, which is replaced as a whole if it holds an earlier one.
 
     Args:
-        model: a packed classifier.
+        model: a packed classifier, or a packed segmentation model of cells.
         out: a new or empty folder, or one that this function wrote.
         public_key: the page requires that the model is signed with this key's private half.
         litertjs: see `runtime.runtime_files`.
 
     Raises:
         BundleError: the model is damaged or not signed as required.
-        UsageError: it is not a packed classifier with inputs and outputs in `TYPES`, or ``out`` holds something else.
+        UsageError: it is not such a model with inputs and outputs in `TYPES`, or ``out`` holds something else.
         DataError: ``litertjs`` cannot be used.
         EdgeallError: the runtime cannot be fetched, or the key cannot be used.
     """
@@ -107,11 +111,17 @@ def app_manifest(bundle: Bundle) -> Manifest:
     if manifest is None:
         text = message("{model}: not packed by edgeall, so the page could not verify it", model=name)
         raise UsageError(text, hint="give a packed model")
-    if bundle.task != "classification":
-        text = message("{model}: a {task} model, where a classifier is needed", model=name, task=bundle.task)
-        raise UsageError(text, hint="give a classifier")
     _check_types(bundle)
     spec = manifest.input
+    if bundle.task == "segmentation":
+        if manifest.labels != CLASSES or spec.width != spec.height:
+            text = message(
+                "{model}: finding cells needs the classes {classes} in a square input",
+                model=name,
+                classes=", ".join(CLASSES),
+            )
+            raise UsageError(text, hint="run it with `edgeall run`")
+        return manifest
     plain = isinstance(spec.mean, float) and isinstance(spec.std, float)
     if manifest.scores != SCORES[0] or spec.color != "RGB" or not plain:
         text = message(
@@ -135,7 +145,11 @@ def is_app(folder: Path) -> bool:
 
 
 def app_files(
-    model: bytes, manifest: Manifest, litert: dict[str, bytes], public_key: Path | None = None
+    model: bytes,
+    manifest: Manifest,
+    litert: dict[str, bytes],
+    public_key: Path | None = None,
+    cells: bytes | None = None,
 ) -> dict[str, bytes]:
     """The content of every file by its path in the app.
 
@@ -144,14 +158,19 @@ def app_files(
         manifest: of the model, see `app_manifest`.
         litert: see `runtime.runtime_files`.
         public_key: see `write_app`.
+        cells: the packed model that finds cells beside a classifier; None takes the default one.
     """
     key = None if public_key is None else public_key_text(public_key)
     files = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.is_file()}
     worker = files.pop("sw.js")
     files |= {f"runtime/{name}": content for name, content in litert.items()}
+    finder = None
+    if manifest.task != "segmentation":  # which finds cells itself
+        files[CELLS] = cells or CELL_MODEL.read_bytes()
+        finder = {"model": CELLS, "sha256": hashlib.sha256(files[CELLS]).hexdigest()}
     files |= {
         MODEL: model,
-        FACTS: _json({_MARK: __version__, "model": MODEL, "public_key": key}),
+        FACTS: _json({_MARK: __version__, "model": MODEL, "public_key": key, "cells": finder}),
         "app.webmanifest": _json(_install_manifest(manifest.name)),
         "icon-192.png": icon(192),
         "icon-512.png": icon(512),
@@ -171,7 +190,7 @@ def _install_manifest(name: str) -> dict[str, Any]:
         "id": "./",
         "name": f"edgeall {name}",
         "short_name": "edgeall",
-        "description": "Classifies microscope images on this device. Research use only, not a diagnosis.",
+        "description": "Analyses microscope images on this device. Research use only, not a diagnosis.",
         "start_url": "./",
         "scope": "./",
         "display": "standalone",

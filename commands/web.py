@@ -36,12 +36,13 @@ def web(
     port: int,
     json: bool,
 ) -> None:
-    """Write an app that runs a packed classifier in any browser, also offline: a folder of static files.
+    """Write an app that runs a packed model in any browser, also offline: a folder of static files.
 
     \b
     edgeall web model.tflite --out app
     edgeall web model.tflite --serve
 
+    The app also finds and measures cells, as `edgeall cells` does; MODEL may be a segmentation model that finds them.
     With --serve and without MODEL, the app in --out is served as it is. The page verifies the model before its first
     answer; with --require-signature, also its signature.
     """

@@ -21,6 +21,9 @@ Channels = float | tuple[float, ...]
 _LUMA = np.array([19595, 38470, 7471], np.uint32)
 """Weights of red, green and blue in units of 1/65536, as in Pillow's ``convert("L")``. Source: ITU-R BT.601."""
 
+_GAP = 3.0
+"""A field is reduced by whole numbers to no less than this many times the wanted size before it is resized."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -106,7 +109,20 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 def rescaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """An image at a segmentation network's scale, ``size`` (width, height): what is then cut into its input tiles."""
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    across, down = (int(have / want / _GAP) or 1 for have, want in zip(image.size, size, strict=True))
+    whole = image.width / across, image.height / down
+    return window(image.reduce((across, down)), size, (0.0, 0.0, *whole))
+
+
+def window(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """A part of an image, (left, top, right, bottom), resized to ``size`` (width, height)."""
+    left, top, right, bottom = box
+    reach = math.ceil(max(1.0, (bottom - top) / size[1])) + 1  # of the filter
+    first, last = max(0, math.floor(top) - reach), min(image.height, math.ceil(bottom) + reach)
+    rows = image if last - first == image.height else image.crop((0, first, image.width, last))
+    # In two steps, as in `preprocess`.
+    wide = rows.resize((size[0], rows.height), Image.Resampling.BILINEAR, (left, 0, right, rows.height))
+    return wide.resize(size, Image.Resampling.BILINEAR, (0, top - first, size[0], bottom - first))
 
 
 def load_input(path: str | os.PathLike[str], spec: InputSpec) -> NDArray[np.uint8]:

@@ -116,7 +116,7 @@ def serve(
     _check_options(address, options)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     given = open_model(options.model, {"camera": camera, "listen": options.listen}, options.facts)
-    phone = PhoneApp(options.litertjs)
+    phone = PhoneApp(options.litertjs, options.cell_model)
     with Record(record, program=given.program) as opened_record, lock_record(record):
         in_use = _model_in_use(opened_record, given, note)
         classifier = in_use.model.classifier

@@ -24,6 +24,7 @@ def draw(
     size: Point = (640, 480),
     scale: float = 1.0,
     platelets: Iterable[Point] = (),
+    noise: float = 3,
 ) -> NDArray[np.uint8]:
     """A smear: nuclei (centre, diameter in red cell diameters) with cytoplasm, and sensor noise."""
     image = Image.new("RGB", size, GLASS)
@@ -43,8 +44,8 @@ def draw(
         disc(centre, diameter, BLUE)
     for centre in platelets:
         disc(centre, 0.3, PLATELET)
-    noise = np.random.default_rng(0).normal(0, 3, (size[1], size[0], 3))
-    return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+    added = np.random.default_rng(0).normal(0, noise, (size[1], size[0], 3))
+    return np.clip(np.asarray(image) + added, 0, 255).astype(np.uint8)
 
 
 SOME_RED = [(60, 400), (150, 420), (560, 60), (330, 440), (100, 250), (580, 250), (470, 130)]

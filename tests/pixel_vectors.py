@@ -7,7 +7,6 @@ pixels changes on purpose: models that are packed already were trained with the 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import random
@@ -17,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cell_vectors
 import numpy as np
-from numpy.typing import NDArray
+from cell_vectors import digest, drawn
 from PIL import Image
 
 from edgeall.edge_runtime.calibration import apply_temperature
@@ -41,16 +41,6 @@ DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 1
 PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 WIDTH, HEIGHT = 13, 11
 PROBABILITIES = [[250, 6, 0, 0], [68, 45, 83, 61], [0, 0, 255, 1]]
-
-
-def drawn(width: int, height: int) -> NDArray[np.uint8]:
-    """An RGB image that JavaScript draws alike: byte i is the upper byte of ``i * 2654435761`` in 32 bits."""
-    numbers = np.arange(width * height * 3, dtype=np.uint64) * np.uint64(2654435761)
-    return ((numbers & np.uint64(0xFFFFFFFF)) >> np.uint64(24)).astype(np.uint8).reshape(height, width, 3)
-
-
-def digest(pixels: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def decoded(content: bytes) -> dict[str, Any]:
@@ -102,7 +92,7 @@ def make() -> dict[str, Any]:
         for units in PROBABILITIES
         for t in (1.0, 0.5, 1.0802784881370786)
     ]
-    return {"preprocess": resized, "png": decode, "calibration": calibrated}
+    return {"preprocess": resized, "png": decode, "calibration": calibrated, **cell_vectors.make()}
 
 
 def _rows(rng: random.Random, bits: int, interlaced: bool) -> bytes:

@@ -1,11 +1,14 @@
 /** The page: the model is checked first; then files and the camera give results. */
 
 import { connectCamera } from "./camera.js";
+import { connectCells, wantedCells } from "./cells.js";
 import { ask } from "./client.js";
-import { addResult, connectResults, element } from "./results.js";
+import { element } from "./page.js";
+import { addResult, connectResults } from "./results.js";
 
 /**
  * @typedef {object} Facts what the worker says of the model
+ * @property {"classification" | "segmentation"} task
  * @property {string} name
  * @property {string} created
  * @property {string} unit
@@ -15,6 +18,7 @@ import { addResult, connectResults, element } from "./results.js";
  * @property {string} digest
  * @property {number} threads
  * @property {boolean} explains
+ * @property {{digest: string, golden: number}} cells the same of the model of cells
  */
 
 const files = /** @type {HTMLInputElement} */ (element("files"));
@@ -22,7 +26,9 @@ const files = /** @type {HTMLInputElement} */ (element("files"));
 async function main() {
   try {
     const app = await (await fetch("app.json")).json();
-    ready(await ask("start", { model: new URL(app.model, location.href).href, publicKey: app.public_key }));
+    const address = (/** @type {string} */ name) => new URL(name, location.href).href;
+    const cells = app.cells && { ...app.cells, model: address(app.cells.model) };
+    ready(await ask("start", { model: address(app.model), publicKey: app.public_key, cells }));
   } catch (error) {
     refuse(error);
   }
@@ -33,12 +39,15 @@ async function main() {
 function ready(facts) {
   document.title = `edgeall ${facts.name}`;
   element("name").textContent = facts.name;
+  const segments = facts.task === "segmentation";
+  if (segments) element("input-title").textContent = "Find cells";
   element("unit").textContent = facts.unit === "cell" ? "One cell in each image." : "One smear field in each image.";
   const rows = {
     labels: facts.labels.join(", "),
     created: facts.created,
     digest: `${facts.digest} matches`,
     "golden images": `${facts.golden} as packed`,
+    "cell finder": `${facts.cells.digest} matches; ${facts.cells.golden} golden images as packed`,
     signature: facts.signed ? "valid, by the key of this page" : "not required",
     threads: String(facts.threads),
   };
@@ -47,8 +56,9 @@ function ready(facts) {
     [term.textContent, text.textContent] = [name, value];
     element("facts").append(term, text);
   }
-  connectResults(facts.labels);
-  connectCamera(facts.explains, trouble);
+  connectResults(facts.labels, segments);
+  connectCells(segments || facts.unit !== "cell", segments);
+  connectCamera({ explains: facts.explains, segments }, trouble);
   files.onchange = () => take(Array.from(files.files ?? []), facts.explains);
   document.ondragover = (event) => event.preventDefault();
   document.ondrop = (event) => {
@@ -90,8 +100,8 @@ async function take(chosen, explain) {
   files.value = "";
   for (const file of chosen) {
     try {
-      const { prediction, map } = await ask("classifyFile", { name: file.name, file, explain });
-      addResult(prediction, map || prediction.error ? null : await createImageBitmap(file), map);
+      const { prediction, map } = await ask("classifyFile", { name: file.name, file, explain, cells: wantedCells() });
+      addResult(prediction, prediction.error ? null : await createImageBitmap(file), map);
     } catch (error) {
       trouble(error);
       return;

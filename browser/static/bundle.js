@@ -15,9 +15,11 @@ import { readOodDetector } from "./ood.js";
  * @typedef {object} Golden a golden image, with the outputs that it had where the model was packed
  * @property {string} name
  * @property {Uint8Array} image the PNG file
- * @property {number[]} probabilities
- * @property {number[] | null} units of a model with integer outputs
  * @property {string} pixelsSha256
+ * @property {number[]} probabilities of a classifier
+ * @property {number[] | null} units of a classifier with integer outputs
+ * @property {Uint8Array | null} mask of a segmentation model: the PNG file of the expected mask
+ * @property {number} redCell of a segmentation model
  */
 
 /**
@@ -67,7 +69,7 @@ export async function openBundle(file, name, publicKey) {
     flatbuffer,
     graph: graphOf(flatbuffer, name),
     manifest,
-    golden: await readGolden(archive, manifest.labels.length, name),
+    golden: await readGolden(archive, manifest, name),
     oodDetector: novelty ? readOodDetector(novelty, await archive.read("novelty.bin"), name) : null,
     signed: publicKey !== null,
   };
@@ -155,11 +157,11 @@ function fromBase64(text) {
 
 /**
  * @param {Archive} archive
- * @param {number} labels
+ * @param {Manifest} manifest
  * @param {string} name
  * @returns {Promise<Golden[]>}
  */
-async function readGolden(archive, labels, name) {
+async function readGolden(archive, manifest, name) {
   const invalid = new BundleError(`${name}: ${GOLDEN} is not what \`edgeall quantize\` writes`, COPY_AGAIN);
   const text = await archive.text(GOLDEN);
   let entries;
@@ -172,10 +174,17 @@ async function readGolden(archive, labels, name) {
     throw new BundleError(`${name}: ${GOLDEN} must list 1 to ${MAX_GOLDEN} images`, COPY_AGAIN);
   const golden = [];
   for (const entry of entries) {
-    const { probabilities, units, pixels_sha256: pixelsSha256 } = entry ?? {};
-    if (!isVector(probabilities, labels) || (units !== null && !isVector(units, labels))) throw invalid;
+    const { probabilities = [], units = null, mask, red_cell: redCell = 0, pixels_sha256: pixelsSha256 } = entry ?? {};
+    const isMask = manifest.task === "segmentation";
+    const labels = manifest.labels.length;
+    const valid = isMask
+      ? typeof mask === "string" && Number.isFinite(redCell)
+      : isVector(probabilities, labels) && (units === null || isVector(units, labels));
+    if (!valid) throw invalid;
     const image = await archive.read(`golden/${entry.name}`);
-    golden.push({ name: String(entry.name), image, probabilities, units, pixelsSha256: String(pixelsSha256) });
+    const expected = isMask ? await archive.read(`golden/${mask}`) : null;
+    const facts = { probabilities, units, mask: expected, redCell };
+    golden.push({ name: String(entry.name), image, pixelsSha256: String(pixelsSha256), ...facts });
   }
   return golden;
 }

@@ -1,12 +1,13 @@
-/** Computes probabilities from pixels with LiteRT.js. See `edge_runtime/network.py` and `classifier.py`. */
+/** Computes probabilities from pixels. See `edge_runtime/classifier.py`. */
 
-import { BundleError, EdgeallError } from "./errors.js";
+import { BundleError } from "./errors.js";
 import { probabilitiesIndex } from "./flatbuffer.js";
+import { dequantized, Network, otherOutputs } from "./network.js";
 import { oodScore } from "./ood.js";
 
 /** @typedef {import("./bundle.js").Bundle} Bundle */
 /** @typedef {import("./flatbuffer.js").Tensor} Tensor */
-/** @typedef {Uint8Array | Float32Array} Units raw values, in the type of their tensor */
+/** @typedef {import("./network.js").Units} Units */
 
 /**
  * @typedef {object} Inference
@@ -16,74 +17,30 @@ import { oodScore } from "./ood.js";
  * @property {Units | null} units the raw second output
  */
 
-const MAX_THREADS = 4;
-
-/**
- * Start the runtime.
- * @param {string} folder of its files, an absolute address
- * @param {number} threads 1, or more if the page is cross-origin isolated
- * @returns {Promise<any>} LiteRT.js
- */
-export async function loadRuntime(folder, threads) {
-  // The golden outputs are those of the processor's kernels, so no graphics device is set up.
-  Object.defineProperty(navigator, "gpu", { value: undefined, configurable: true });
-  const litert = await import(`${folder}litert.js`);
-  try {
-    await litert.loadLiteRt(folder, { threads: threads > 1 });
-  } catch (error) {
-    throw new EdgeallError(`the runtime can't be started (${error})`, "update the browser, or load the page again");
-  }
-  return litert;
-}
-
-/** Number of threads that this page may use. */
-export function possibleThreads() {
-  return globalThis.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
-}
-
 /** An open classifier. */
 export class Classifier {
   /**
    * @param {Bundle} bundle
-   * @param {any} litert LiteRT.js
-   * @param {any} model compiled by it
+   * @param {Network} network
    */
-  constructor(bundle, litert, model) {
+  constructor(bundle, network) {
     this.bundle = bundle;
-    this.litert = litert;
-    this.model = model;
-    const { graph, manifest, name } = bundle;
-    const output = probabilitiesIndex(graph);
-    if (output === undefined) throw new BundleError(`${name}: a packed model must end in SOFTMAX`);
-    const second = graph.outputs.find((each) => each !== output);
-    this.input = graph.tensors[graph.inputs[0]];
-    this.output = graph.tensors[output];
-    this.second = second === undefined ? null : graph.tensors[second];
-    /** @type {string[]} */
-    const names = model.getOutputDetails().map((/** @type {{name: string}} */ detail) => detail.name);
-    this.places = [output, second].map((each) => names.findIndex((one) => graph.outputNames.get(one) === each));
-    const { height, width } = manifest.input;
-    const fits = this.input.shape.join() === [1, height, width, 3].join();
-    const unknown = [this.input, this.output, this.second].find((each) => each && !["UINT8", "FLOAT32"].includes(each.type));
-    if (unknown) throw new BundleError(`${name}: LiteRT.js takes no inputs or outputs of type ${unknown.type}`);
-    if (!fits || this.places[0] < 0 || this.output.shape.at(-1) !== manifest.labels.length)
-      throw new BundleError(`${name}: its inputs and outputs are not those of its manifest`);
+    this.network = network;
+    this.output = network.outputs[0];
+    this.second = network.outputs[1] ?? null;
+    if (this.output.shape.at(-1) !== bundle.manifest.labels.length) throw otherOutputs(bundle.name);
   }
 
   /**
    * @param {Bundle} bundle
-   * @param {any} litert
+   * @param {any} litert LiteRT.js
    * @param {number} threads
    */
   static async open(bundle, litert, threads) {
-    const options = { accelerator: "wasm", cpuOptions: { numThreads: threads } };
-    let model;
-    try {
-      model = await litert.loadAndCompile(bundle.flatbuffer, options);
-    } catch (error) {
-      throw new BundleError(`${bundle.name}: the interpreter refuses the model (${error})`);
-    }
-    return new Classifier(bundle, litert, model);
+    const output = probabilitiesIndex(bundle.graph);
+    if (output === undefined) throw new BundleError(`${bundle.name}: a packed model must end in SOFTMAX`);
+    const outputs = [output, ...bundle.graph.outputs.filter((each) => each !== output)];
+    return new Classifier(bundle, await Network.open(bundle, litert, threads, outputs));
   }
 
   /**
@@ -91,35 +48,12 @@ export class Classifier {
    * @returns {Promise<Inference>}
    */
   async infer(pixels) {
-    const input = new this.litert.Tensor(this.#input(pixels), this.input.shape);
-    const outputs = await this.model.run(input);
-    input.delete();
-    const [scores, units] = this.places.map((place) => outputs[place]?.toTypedArray() ?? null);
-    for (const output of outputs) output.delete();
+    const [scores, units = null] = await this.network.run(pixels);
     const { oodDetector } = this.bundle;
     const probabilities = dequantized(scores, this.output);
     const novelty = oodDetector && units && this.second ? oodScore(pooled(units, this.second), oodDetector) : null;
     return { scores, probabilities, novelty, units };
   }
-
-  /** @param {Uint8Array} pixels */
-  #input(pixels) {
-    if (this.input.type === "UINT8") return pixels;
-    const { mean, std } = this.bundle.manifest.input;
-    const [m, s] = [Math.fround(mean), Math.fround(std)];
-    return Float32Array.from(pixels, (value) => Math.fround(value - m) / s);
-  }
-}
-
-/**
- * Raw values as float32: `(unit - zero point) * scale` where the tensor is quantized.
- * @param {Units} units
- * @param {Tensor} tensor
- * @returns {Float32Array}
- */
-export function dequantized(units, { scale, zeroPoint }) {
-  if (!scale.length) return Float32Array.from(units);
-  return Float32Array.from(units, (unit) => (unit - zeroPoint[0]) * scale[0]);
 }
 
 /**

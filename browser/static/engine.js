@@ -1,40 +1,76 @@
-/** What the worker does for the page: open and verify the model, classify files and frames. */
+/** What the worker does for the page: open and verify the models, classify files and frames, find cells. */
 
-import { openBundle } from "./bundle.js";
-import { Classifier, loadRuntime, possibleThreads } from "./classifier.js";
-import { EdgeallError, ImageError } from "./errors.js";
+import { openBundle, sha256 } from "./bundle.js";
+import { Classifier } from "./classifier.js";
+import { BundleError, EdgeallError, ImageError } from "./errors.js";
 import { activationMap } from "./explain.js";
+import { findCells } from "./finder.js";
 import { decodeRgb, fromSource } from "./images.js";
+import { classCounts, outlined } from "./masks.js";
+import { loadRuntime, possibleThreads } from "./network.js";
 import { checkGolden, prediction } from "./pipeline.js";
 import { preprocess } from "./preprocess.js";
+import { givenScale } from "./scale.js";
+import { checkGoldenMasks, Segmenter } from "./segmenter.js";
 
 /** @typedef {import("./preprocess.js").Image} Image */
 /** @typedef {import("./pipeline.js").Prediction} Prediction */
 
+/**
+ * @typedef {object} Wanted what is wanted of an image
+ * @property {boolean} [explain] the class-activation map
+ * @property {{redCellPx: number | null} | null} [cells] its cells; null measures the scale
+ */
+
 /** @type {Classifier | undefined} */
 let classifier;
+/** @type {Segmenter | undefined} */
+let segmenter;
 
 const RUNTIME = new URL("runtime/", self.location.href).href;
 
 /**
- * Open the model, and check it before its first answer.
- * @param {{model: string, publicKey: string | null}} values the model's address; see `openBundle`
+ * Open the models, and check them before their first answer. A segmentation model finds the cells itself.
+ * @param {{model: string, publicKey: string | null, cells: {model: string, sha256: string} | null}} values the
+ *   addresses; see `openBundle`. The model of cells belongs to the page, which knows its digest.
  */
-async function start({ model, publicKey }) {
+async function start({ model, publicKey, cells }) {
   const threads = possibleThreads();
   const runtime = loadRuntime(RUNTIME, threads);
   runtime.catch(() => {}); // a model that is refused is the more important error
-  const response = await fetch(model);
-  const file = model.split("/").at(-1) ?? model;
-  if (!response.ok) throw new EdgeallError(`${file}: can't be loaded (${response.status})`, "load the page again");
-  const bundle = await openBundle(new Uint8Array(await response.arrayBuffer()), file, publicKey);
-  const opened = await Classifier.open(bundle, await runtime, threads);
-  await checkGolden(opened);
-  classifier = opened;
-  const { name, created, unit, labels, flatbufferSha256: digest } = bundle.manifest;
-  const { golden, signed } = bundle;
-  const facts = { name, created, unit, labels, digest, golden: golden.length, signed, threads, explains: explains() };
-  return { result: facts };
+  const { name: file, content } = await fetched(model);
+  const bundle = await openBundle(content, file, publicKey);
+  const { task, name, created, unit, labels, flatbufferSha256: digest } = bundle.manifest;
+  const finder = task === "segmentation" ? bundle : await cellBundle(cells);
+  const litert = await runtime;
+  const opened = task === "segmentation" ? undefined : await Classifier.open(bundle, litert, threads);
+  if (opened) await checkGolden(opened);
+  const found = await Segmenter.open(finder, litert, threads);
+  await checkGoldenMasks(found);
+  [classifier, segmenter] = [opened, found];
+  const facts = { task, name, created, unit, labels, digest, golden: bundle.golden.length, signed: bundle.signed };
+  const finderFacts = { digest: finder.manifest.flatbufferSha256, golden: finder.golden.length };
+  return { result: { ...facts, threads, explains: explains(), cells: finderFacts } };
+}
+
+/**
+ * The model of cells that belongs to the page.
+ * @param {{model: string, sha256: string} | null} cells
+ */
+async function cellBundle(cells) {
+  if (!cells) throw new EdgeallError("the model of cells is missing from this page", "copy the page again");
+  const { name, content } = await fetched(cells.model);
+  if ((await sha256(content)) !== cells.sha256)
+    throw new BundleError(`${name}: not the model of cells of this page`, "copy the page again");
+  return openBundle(content, name, null);
+}
+
+/** @param {string} address */
+async function fetched(address) {
+  const name = address.split("/").at(-1) ?? address;
+  const response = await fetch(address);
+  if (!response.ok) throw new EdgeallError(`${name}: can't be loaded (${response.status})`, "load the page again");
+  return { name, content: new Uint8Array(await response.arrayBuffer()) };
 }
 
 function explains() {
@@ -42,12 +78,12 @@ function explains() {
 }
 
 /**
- * @param {{name: string, file: Blob, explain?: boolean}} values
+ * @param {{name: string, file: Blob} & Wanted} values
  */
-async function classifyFile({ name, file, explain = false }) {
+async function classifyFile({ name, file, ...wanted }) {
   try {
     const bytes = new Uint8Array(await file.arrayBuffer());
-    return await classify(await decodeRgb(bytes, name), name, explain);
+    return await classify(await decodeRgb(bytes, name), name, wanted);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     return { result: { prediction: { image: name, error: error.message } } };
@@ -55,21 +91,21 @@ async function classifyFile({ name, file, explain = false }) {
 }
 
 /**
- * @param {{name: string, frame: ImageBitmap, explain?: boolean}} values the frame is closed
+ * @param {{name: string, frame: ImageBitmap} & Wanted} values the frame is closed
  */
-async function classifyFrame({ name, frame, explain = false }) {
+async function classifyFrame({ name, frame, ...wanted }) {
   const image = fromSource(frame);
   frame.close();
-  return classify(image, name, explain);
+  return classify(image, name, wanted);
 }
 
 /**
  * @param {Image} image
  * @param {string} name
- * @param {boolean} explain
+ * @param {Wanted} wanted
  */
-async function classify(image, name, explain) {
-  if (!classifier) throw new EdgeallError("the model is not open");
+async function classify(image, name, { explain = false, cells = null }) {
+  if (!classifier) return segment(image, name, cells);
   const begun = performance.now();
   const pixels = preprocess(image, classifier.bundle.manifest.input);
   const prepared = performance.now();
@@ -77,7 +113,46 @@ async function classify(image, name, explain) {
   const milliseconds = { preprocess: prepared - begun, model: performance.now() - prepared };
   const found = prediction(classifier, name, outputs);
   const map = explain && explains() && found.label ? await activationMap(classifier, pixels, outputs, found.label) : null;
+  if (cells) Object.assign(found, await cellsOf(image, cells));
   return { result: { prediction: found, scores: Array.from(outputs.scores), milliseconds, map }, move: map ? [map] : [] };
+}
+
+/**
+ * The cells of an image; none, and the reason as a warning, if it cannot be searched.
+ * @param {Image} image
+ * @param {{redCellPx: number | null}} settings
+ */
+async function cellsOf(image, settings) {
+  try {
+    return (await search(image, settings)).found;
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    return { cells: null, scale: null, warnings: [error.message] };
+  }
+}
+
+/**
+ * The cells of an image by the app's own segmentation model, with their outlines.
+ * @param {Image} image
+ * @param {string} name
+ * @param {{redCellPx: number | null} | null} settings
+ */
+async function segment(image, name, settings) {
+  const { found, classes } = await search(image, settings ?? { redCellPx: null });
+  const mask = classes();
+  const map = await createImageBitmap(outlined(image, mask));
+  const { cells, scale, warnings } = found;
+  const line = { image: name, cells, pixels: classCounts(mask), scale, warnings };
+  return { result: { prediction: line, map }, move: [map] };
+}
+
+/**
+ * @param {Image} image
+ * @param {{redCellPx: number | null}} settings
+ */
+async function search(image, { redCellPx }) {
+  if (!segmenter) throw new EdgeallError("the model is not open");
+  return findCells(image, segmenter, redCellPx === null ? null : givenScale(redCellPx));
 }
 
 /** By the name in the page's message. */

@@ -1,7 +1,7 @@
 /** Class-activation maps: the regions of an image that support its label. See `edge_runtime/tools/explain.py`. */
 
-import { dequantized } from "./classifier.js";
 import { OP, producer } from "./flatbuffer.js";
+import { dequantized } from "./network.js";
 
 /** @typedef {import("./classifier.js").Classifier} Classifier */
 /** @typedef {import("./flatbuffer.js").Graph} Graph */

@@ -1,4 +1,4 @@
-/** The manifest `edgeall.json` of a packed classifier. See `edge_runtime/manifest.py`. */
+/** The manifest `edgeall.json` of a packed model. See `edge_runtime/manifest.py`. */
 
 import { BundleError } from "./errors.js";
 
@@ -6,6 +6,7 @@ import { BundleError } from "./errors.js";
 
 /**
  * @typedef {object} Manifest
+ * @property {"classification" | "segmentation"} task
  * @property {string} name of the model
  * @property {string} created
  * @property {string} unit content of one image, `field` or `cell`
@@ -14,6 +15,7 @@ import { BundleError } from "./errors.js";
  * @property {number} temperature of the calibration; 1: none
  * @property {number} reviewBelow probability below which an image needs review
  * @property {Record<string, unknown> | null} novelty the out-of-distribution detector
+ * @property {number} redCellPx of a segmentation model: diameter in pixels that a red cell must have; otherwise 0
  * @property {string} flatbufferSha256
  * @property {number} flatbufferBytes
  */
@@ -39,8 +41,8 @@ export function parseManifest(text, name) {
       `${name}: manifest schema ${values.schema} is unknown, this version reads ${SCHEMA}`,
       "make the page again with a newer edgeall",
     );
-  if ((values.task ?? "classification") !== "classification")
-    throw new BundleError(`${name}: a ${values.task} model, where a classifier is needed`);
+  const task = values.task ?? "classification";
+  if (!["classification", "segmentation"].includes(task)) throw bad(name, `task ${task} is unknown to this version`);
   const { labels, input } = values;
   if (!Array.isArray(labels) || labels.length < 2 || new Set(labels).size !== labels.length)
     throw bad(name, "`labels` must have two or more distinct labels");
@@ -53,7 +55,11 @@ export function parseManifest(text, name) {
   if (!within(temperature, 0.01, 100)) throw bad(name, "`calibration.temperature` must be a number from 0.01 to 100");
   const reviewBelow = values.decision?.review_below ?? 0;
   if (!within(reviewBelow, 0, 1)) throw bad(name, "`decision.review_below` must be a number from 0 to 1");
+  const redCellPx = values.segmentation?.red_cell_px ?? 0;
+  if (task === "segmentation" && !within(redCellPx, 1, 4096))
+    throw bad(name, "`segmentation.red_cell_px` must be a number from 1 to 4096");
   return {
+    task,
     name: String(values.name),
     created: String(values.created),
     unit: String(values.unit),
@@ -62,6 +68,7 @@ export function parseManifest(text, name) {
     temperature,
     reviewBelow,
     novelty: Object.keys(values.novelty ?? {}).length ? values.novelty : null,
+    redCellPx,
     flatbufferSha256: String(values.flatbuffer_sha256),
     flatbufferBytes: Number(values.flatbuffer_bytes),
   };

@@ -30,6 +30,14 @@
  * @property {Int32Array} weights fixed point, `size` for each output pixel
  */
 
+/**
+ * @typedef {object} Filter
+ * @property {number} support in pixels of the result
+ * @property {(distance: number) => number} weight
+ */
+
+/** Pillow's `BILINEAR`. */
+export const TRIANGLE = { support: 1, weight: triangle };
 const PRECISION_BITS = 32 - 8 - 2;
 const HALF = 1 << (PRECISION_BITS - 1);
 
@@ -82,34 +90,52 @@ export function crop(image, [left, top, right, bottom]) {
  * @returns {Image}
  */
 export function resize(image, width, height) {
+  return resizeBox(image, width, height, [0, 0, image.width, image.height]);
+}
+
+/**
+ * Pillow's `image.resize((width, height), filter, box)`, horizontally, then vertically, as two calls of one axis each.
+ * @param {Image} image
+ * @param {number} width
+ * @param {number} height
+ * @param {number[]} box left, top, right and bottom in the image; fractions of pixels are possible
+ * @param {Filter} [filter]
+ * @returns {Image}
+ */
+export function resizeBox(image, width, height, [left, top, right, bottom], filter = TRIANGLE) {
   let { data } = image;
-  if (image.width !== width) data = horizontally(image, coefficients(image.width, width), width);
-  if (image.height !== height) data = vertically(data, coefficients(image.height, height), width, height);
+  if (image.width !== width || left !== 0 || right !== width)
+    data = horizontally(image, coefficients(image.width, width, filter, left, right), width);
+  if (image.height !== height || top !== 0 || bottom !== height)
+    data = vertically(data, coefficients(image.height, height, filter, top, bottom), width, height);
   return { width, height, data };
 }
 
 /**
- * The weights of the triangle filter; it widens when an image gets smaller.
+ * The weights of a filter; it widens when an image gets smaller.
  * @param {number} from pixels
  * @param {number} to pixels
+ * @param {Filter} [filter]
+ * @param {number} [start] of the part that is resized
+ * @param {number} [end]
  * @returns {Coefficients}
  */
-function coefficients(from, to) {
-  const scale = from / to;
-  const support = Math.max(scale, 1);
+function coefficients(from, to, filter = TRIANGLE, start = 0, end = from) {
+  const [first32, end32] = [Math.fround(start), Math.fround(end)]; // as Pillow keeps a box
+  const scale = Math.fround(end32 - first32) / to;
+  const support = filter.support * Math.max(scale, 1);
   const size = Math.ceil(support) * 2 + 1;
-  const inverse = 1 / support;
+  const inverse = 1 / Math.max(scale, 1);
   const bounds = new Int32Array(to * 2);
   const weights = new Int32Array(to * size);
   const exact = new Float64Array(size);
   for (let out = 0; out < to; out++) {
-    const center = (out + 0.5) * scale;
+    const center = first32 + (out + 0.5) * scale;
     const first = Math.max(0, Math.trunc(center - support + 0.5));
     const count = Math.min(from, Math.trunc(center + support + 0.5)) - first;
     let total = 0;
     for (let x = 0; x < count; x++) {
-      const distance = Math.abs((x + first - center + 0.5) * inverse);
-      exact[x] = distance < 1 ? 1 - distance : 0;
+      exact[x] = filter.weight((x + first - center + 0.5) * inverse);
       total += exact[x];
     }
     bounds[2 * out] = first;
@@ -120,6 +146,11 @@ function coefficients(from, to) {
     }
   }
   return { size, bounds, weights };
+}
+
+/** @param {number} distance */
+function triangle(distance) {
+  return Math.max(0, 1 - Math.abs(distance));
 }
 
 /**

@@ -152,18 +152,13 @@ class _Writer:
         self, image: Image.Image, found: Found, path: str, name: str
     ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         """The rows of `COLUMNS` without the image, and a warning if no cell was found at its centre."""
-        wanted, rows = self._wanted, []
-        scale = found.scale.to_json()
+        wanted, rows = self._wanted, cell_rows(found)
         middle = central(found.cells, image.size) if wanted.central else None
-        for number, cell in enumerate(found.cells, 1):
-            file = None
+        for row, cell in zip(rows, found.cells, strict=True):
             if cell is middle:
-                file = self._write_crop(image, cell.box, self._own_place(path))
+                row["crop"] = self._write_crop(image, cell.box, self._own_place(path))
             elif wanted.crops and not wanted.central and not cell.touches_border:
-                file = self._write_crop(image, cell.box, f"{name}-{number}")
-            values: tuple[Any, ...] = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px)
-            values += (cell.touches_border, file, cell.cell_area_px, round(cell.nc_ratio, 3), round(cell.roundness, 3))
-            rows.append(dict(zip(COLUMNS[1:], (*values, scale["red_cell_px"], scale["um_per_px"]), strict=True)))
+                row["crop"] = self._write_crop(image, cell.box, f"{name}-{row['cell']}")
         if not wanted.central or middle is not None:
             return rows, ()
         self._write_crop(image, (0, 0, *image.size), self._own_place(path))
@@ -198,6 +193,16 @@ class _Writer:
         self._masks.add(file.casefold())
         Image.fromarray(found.mask()).save(self._out / "masks" / file)
         return f"masks/{file}"
+
+
+def cell_rows(found: Found) -> list[dict[str, Any]]:
+    """The rows of `COLUMNS` without the image and without crops."""
+    rows, scale = [], found.scale.to_json()
+    for number, cell in enumerate(found.cells, 1):
+        values: tuple[Any, ...] = (number, *cell.box, *(round(at, 1) for at in cell.centre), cell.area_px)
+        values += (cell.touches_border, None, cell.cell_area_px, round(cell.nc_ratio, 3), round(cell.roundness, 3))
+        rows.append(dict(zip(COLUMNS[1:], (*values, scale["red_cell_px"], scale["um_per_px"]), strict=True)))
+    return rows
 
 
 def central(cells: Iterable[Cell], size: tuple[int, int]) -> Cell | None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..messages import N_, message
+from ..preprocess import window
 from .tiles import TileSegmenter, padded
 
 RED_CELL_UM = 7.1
@@ -194,7 +195,7 @@ class _Windows:
     def __init__(self, field: Image.Image, segmenter: TileSegmenter) -> None:
         self._segmenter = segmenter
         self._levels = [field]  # each half as large as the one before, which saves time for large windows
-        self._places = _busiest(self._level(max(field.size) // 512))
+        self._places = busiest(self._level(max(field.size) // 512))
 
     def crossing(self, assumed: list[float]) -> tuple[float, float] | None:
         """The log2 diameter at which the answers first turn from positive to negative; and how clearly, 0..1.
@@ -237,13 +238,9 @@ class _Windows:
         wide, high = min(size / zoom, view.width), min(size / zoom, view.height)
         left = min(max(centre[0] * view.width - wide / 2, 0), view.width - wide)
         top = min(max(centre[1] * view.height - high / 2, 0), view.height - high)
-        # Not `rescaled`, which resizes a whole field: of a window, only its own pixels are computed.
-        window = view.resize(
-            (max(1, round(wide * zoom)), max(1, round(high * zoom))),
-            Image.Resampling.BILINEAR,
-            (left, top, left + wide, top + high),
-        )
-        return self._segmenter.infer(padded(np.asarray(window), size)[0]).red_cell
+        shape = max(1, round(wide * zoom)), max(1, round(high * zoom))
+        seen = window(view, shape, (left, top, left + wide, top + high))
+        return self._segmenter.infer(padded(np.asarray(seen), size)[0]).red_cell
 
     def _level(self, reduction: int) -> Image.Image:
         """The field at the smallest level that is reduced by at most this."""
@@ -253,11 +250,13 @@ class _Windows:
         return self._levels[level]
 
 
-def _busiest(field: Image.Image) -> list[tuple[float, float]]:
+def busiest(field: Image.Image) -> list[tuple[float, float]]:
     """Centres of up to `_WINDOWS` parts of the field, in fractions of it, those with the highest contrast: cells."""
     parts, inside = 16, 12
     small = field.convert("L").resize((parts * inside, parts * inside), Image.Resampling.BOX)
-    blocks = np.asarray(small, np.float32).reshape(parts, inside, parts, inside).std(axis=(1, 3))
+    blocks = np.asarray(small, np.int64).reshape(parts, inside, parts, inside)
+    # From whole numbers, so that equal contrasts are equal on every processor, and in the browser.
+    blocks = np.sqrt(inside**2 * (blocks**2).sum(axis=(1, 3)) - blocks.sum(axis=(1, 3)) ** 2)
     near = np.pad(blocks, 1, mode="edge")
     contrast = sum(near[y : y + parts, x : x + parts] for y in range(3) for x in range(3))
     chosen: list[tuple[int, int]] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...browser import runtime
 from ...browser.build import app_files, app_manifest
+from ...edge_runtime.bundle import open_bundle
 from ...edge_runtime.manifest import Manifest
 from ..learning.model import Model, unchanged
 
@@ -20,23 +21,25 @@ class PhoneApp:
 
     Args:
         litertjs: see `edgeall.browser.runtime.package_files`; None takes it from the cache.
+        cell_model: the rig's own model of cells; None takes the default one.
 
     Raises:
         DataError: ``litertjs`` cannot be used.
     """
 
-    def __init__(self, litertjs: Path | None = None) -> None:
+    def __init__(self, litertjs: Path | None = None, cell_model: Path | None = None) -> None:
         if litertjs is not None:
             runtime.package_files(litertjs)
-        self._given = litertjs
+        self._given, self._cell_model = litertjs, cell_model
         self._runtime: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._digest = ""
         self._files: Mapping[str, bytes] = {}
 
     def check(self, model: Model) -> None:
-        """Raise EdgeallError for a model that no browser can run, or if the runtime is not on this machine."""
+        """Raise EdgeallError for models that no browser can run, or if the runtime is not on this machine."""
         _manifest(model)
+        self._cells()
         if not self._runtime and not (self._given or runtime.kept_package()).exists():
             raise runtime.not_here()
 
@@ -58,7 +61,13 @@ class PhoneApp:
         content = unchanged(model)
         if not self._runtime:
             self._runtime = runtime.runtime_files(self._given, fetch=False)
-        return app_files(content, manifest, self._runtime)
+        return app_files(content, manifest, self._runtime, cells=self._cells())
+
+    def _cells(self) -> bytes | None:
+        if self._cell_model is None:
+            return None
+        app_manifest(open_bundle(self._cell_model))
+        return self._cell_model.read_bytes()
 
 
 def _manifest(model: Model) -> Manifest:

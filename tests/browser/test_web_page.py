@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_cells import SOME_RED, draw
 from fixtures_models import grainy_image
 from fixtures_packed import other_units, repack
 from fixtures_web import real_litertjs  # noqa: F401 fixtures
 from PIL import Image
 
+from edgeall import cli
 from edgeall.browser.build import write_app
 from edgeall.browser.serve import server
 from edgeall.edge_runtime.bundle import open_bundle
@@ -28,6 +30,8 @@ from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.explain import dense_head, evidence, overlay
+from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, CellFinder, open_finder
+from edgeall.edge_runtime.vision.masks_files import segment_files, segmented_lines
 from edgeall.optimize.packaging.sign import make_key, sign
 from edgeall.rig.serve import DEMO_MODEL
 
@@ -208,6 +212,103 @@ def test_outputs_are_those_of_edgeall_run(
     assert page.locator("#list canvas[aria-label^='Evidence for']").count() == len(images) - 1
 
 
+def smears(folder: Path) -> list[Path]:
+    """Drawn fields at several scales, one without cells; and real ones, if there are some."""
+    several = [((120, 100), 0.9), ((330, 240), 0.8), ((430, 250), 0.9), ((630, 400), 0.9)]
+    fields = {
+        "drawn": draw(several, SOME_RED),
+        "large": draw([((500, 400), 0.9), ((900, 500), 0.7)], [(200, 300), (700, 800)], (1301, 960), 1.6),
+        "none": draw((), SOME_RED),
+        "small": draw([((60, 50), 0.9)], [(20, 90), (100, 30)], (120, 110), 0.25),
+    }
+    for name, pixels in fields.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    data = Path(os.environ.get("EDGEALL_TEST_DATA", "absent"))
+    for path in (*sorted(data.glob("bccd/JPEGImages/*.jpg"))[::150], *sorted(data.glob("all4/Early/*"))[::500]):
+        shutil.copy(path, folder / f"real {path.name}")
+    return sorted(folder.iterdir())
+
+
+def test_cells_are_those_of_edgeall_cells(
+    address: str,
+    open_page: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The network runs, and all after it: every number of the table and of the JSON is the same."""
+    monkeypatch.chdir(tmp_path)
+    Path("smears").mkdir()
+    files = smears(Path("smears"))
+    assert cli.main(["cells", *map(str, files), "--out", "found", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    page = open_page(f"{address}/good/")
+    page.get_by_role("button", name="Find cells").click()
+    page.locator("#files").set_input_files(files)
+    page.locator(f"#list li:nth-child({len(files)})").wait_for()
+    for wanted, found in zip(expected["images"], results(page), strict=True):
+        assert f"smears/{found['image']}" == wanted["image"] and found["label"]
+        assert {key: found[key] for key in ("cells", "scale", "warnings")}.items() <= wanted.items()
+    assert expected["cells"] > 3
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save cells as CSV").click()
+    assert RESEARCH_USE in download.value.suggested_filename
+    table = Path(download.value.path()).read_bytes().decode()
+    assert table == Path("found/cells.csv").read_bytes().decode().replace("smears/", "")
+    assert page.locator("#list canvas.boxes").count() == len(files)
+    assert page.get_by_text("no nucleated cell found").first.is_visible()
+
+
+def test_a_segmentation_model_is_an_app_too(
+    site: Path, litertjs: Path, address: str, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The pixels and the table are those of `edgeall run`; the cells those of `edgeall cells`."""
+    app = write_app(DEFAULT_MODEL, site / "segments", litertjs=litertjs)
+    assert app.files == sum(path.is_file() for path in (site / "segments").rglob("*"))
+    finder = open_finder(DEFAULT_MODEL)
+    assert isinstance(finder, CellFinder)
+    files = smears(tmp_path)
+    page = open_page(f"{address}/segments/")
+    assert page.get_by_role("heading", level=1).inner_text() == "Find cells"
+    page.locator("#files").set_input_files([*files, Path(__file__)])
+    page.locator(f"#list li:nth-child({len(files) + 1})").wait_for()
+    *found, wrong = results(page)
+    assert wrong["error"].startswith(f"{Path(__file__).name}: not an image")
+    expected = list(segment_files(finder, files))
+    for one, other in zip(found, expected, strict=True):
+        values = other.to_json()
+        assert len(one["cells"]) == values["cells"]
+        assert (one["pixels"], one["scale"]) == (values["pixels"], values["scale"])
+        assert set(values["warnings"]) <= set(one["warnings"])
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    *rows, last = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    lines = [line.replace(f"{tmp_path}/", "") for line in segmented_lines(expected, "csv")]
+    assert rows == lines and wrong["error"] in last
+    assert page.locator("#list canvas.boxes").count() == len(files)
+    page.get_by_role("button", name="Camera").click()
+    page.locator("#live-result .count").wait_for()
+    page.get_by_role("button", name="Keep this picture").click()
+    page.locator(f"#list li:nth-child({len(files) + 2})").wait_for()
+    page.get_by_role("button", name="Camera").click()
+    page.locator("#live").wait_for(state="hidden")
+
+
+def test_a_given_scale(address: str, open_page: Callable[..., Any], tmp_path: Path) -> None:
+    smear = tmp_path / "drawn.png"
+    Image.fromarray(draw([((330, 240), 0.8)], SOME_RED)).save(smear)
+    page = open_page(f"{address}/good/")
+    page.get_by_role("button", name="Find cells").click()
+    page.get_by_label("Red cell, pixels").fill("2")
+    page.locator("#files").set_input_files(smear)
+    page.get_by_text("the size of a red cell must be 4 to 900 px").wait_for()
+    page.get_by_label("Red cell, pixels").fill("700")
+    page.locator("#files").set_input_files(smear)
+    page.get_by_text("not one whole red cell would fit into an image of 640x480 pixels; give the size").wait_for()
+    (found,) = results(page)
+    assert (found["scale"]["source"], found["scale"]["red_cell_px"]) == ("given", 700)
+
+
 def test_the_page_installs_and_works_without_a_network(
     site: Path, browser: Any, open_page: Callable[..., Any], images: list[Path]
 ) -> None:
@@ -325,12 +426,36 @@ def test_a_model_is_refused(
     assert page.locator("#ready").is_hidden()
 
 
-def test_accessible(address: str, open_page: Callable[..., Any], images: list[Path]) -> None:
+def test_another_model_of_cells_is_refused(site: Path, address: str, open_page: Callable[..., Any]) -> None:
+    """It is not signed: the page knows its digest. And its golden images are checked as those of the classifier."""
+
+    def other_size(golden: dict[str, Any]) -> None:
+        golden["images"][0]["red_cell"] += 0.1
+
+    folder = site / "other cells"
+    shutil.copytree(site / "good", folder, copy_function=os.link)
+    (folder / "cells.tflite").unlink()
+    repack(DEFAULT_MODEL, folder / "cells.tflite", other_size)
+    page = open_page(f"{address}/other cells/")
+    assert page.get_by_role("alert").inner_text().startswith("cells.tflite: not the model of cells of this page")
+    facts = json.loads((folder / "app.json").read_bytes())
+    facts["cells"]["sha256"] = sha256(folder / "cells.tflite")
+    (folder / "app.json").unlink()
+    (folder / "app.json").write_text(json.dumps(facts))
+    page = open_page(f"{address}/other cells/")
+    alert = page.get_by_role("alert").inner_text()
+    assert alert.startswith("cells.tflite: 0.png: NOT as packed, differs by ") and "units" in alert
+
+
+def test_accessible(address: str, open_page: Callable[..., Any], images: list[Path], tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = open_page(f"{address}/good/")
-    page.locator("#files").set_input_files(images[:2])
-    page.locator("#list li:nth-child(2)").wait_for()
-    page.locator("details summary").click()
+    page.get_by_role("button", name="Find cells").click()
+    Image.fromarray(draw([((330, 240), 0.8), ((630, 400), 0.9)], SOME_RED)).save(tmp_path / "cells.png")
+    page.locator("#files").set_input_files([*images[:2], tmp_path / "cells.png"])
+    page.locator("#list li:nth-child(3)").wait_for()
+    for summary in page.locator("details summary").all():
+        summary.click()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         # Its script is run as the test's, not as the page's, whose policy allows none from elsewhere.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 import shutil
 import subprocess
@@ -11,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cell_vectors import digest, drawn, found_in, opened, scaled, separated, tiled
 from PIL import Image
-from pixel_vectors import decoded, digest, drawn, make
+from pixel_vectors import decoded, make
 
 from edgeall.edge_runtime.calibration import apply_temperature
 from edgeall.edge_runtime.pipeline import Prediction
 from edgeall.edge_runtime.preprocess import InputSpec, preprocess
 from edgeall.edge_runtime.tools.predictions import prediction_lines
+from edgeall.edge_runtime.vision.cells_files import COLUMNS
+from edgeall.edge_runtime.vision.scale import busiest
 
 HERE = Path(__file__).parent
 VECTORS = json.loads((HERE / "vectors.json").read_text(encoding="utf-8"))
@@ -29,6 +34,7 @@ PREDICTIONS = (
     Prediction("c.png", "Benign", 0.875, dict(zip(LABELS, (0.875, 0.125), strict=True)), "unfamiliar", 1.5),
     Prediction("d.png", error="d.png: the file is empty"),
 )
+FOUND = ({"image": "=1+1.png", "cells": VECTORS["fields"][0]["cells"]}, {"image": "none.png", "cells": None})
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict
         shutil.copy(file, folder)
     (folder / "package.json").write_text('{"type": "module"}')
     command = [node, HERE / "compute.mjs", folder, HERE / "vectors.json"]
-    given = json.dumps({"predictions": [each.as_json() for each in PREDICTIONS], "labels": LABELS})
+    given = json.dumps({"predictions": [each.as_json() for each in PREDICTIONS], "labels": LABELS, "found": FOUND})
     done = subprocess.run(command, input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answers: dict[str, Any] = json.loads(done.stdout)
@@ -62,6 +68,29 @@ def test_decoding_is_that_of_the_vectors() -> None:
         assert found == {key: case[key] for key in ("size", "sha256")}, case["what"]
 
 
+def test_finding_cells_is_that_of_the_vectors() -> None:
+    for case in VECTORS["scaling"]:
+        assert scaled(*case["image"], case["size"], case["box"]) == case["sha256"], case
+    for case in VECTORS["tiles"]:
+        assert tiled(*case["image"], case["red_cell_px"]).items() <= case.items()
+    for number, case in enumerate(VECTORS["busiest"]):
+        assert [list(place) for place in busiest(Image.fromarray(drawn(*case["image"])))] == case["places"], number
+    for number, case in enumerate(VECTORS["instances"]):
+        found = json.loads(json.dumps(separated(opened(case))))
+        assert found["labels"] == case["labels"], number
+        same_instances(found["instances"], case["instances"])
+    for number, case in enumerate(VECTORS["fields"]):
+        assert found_in(opened(case), case["red_cell_px"]).items() <= case.items(), number
+
+
+def same_instances(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """All is equal but the last digits of the moments, whose additions differ in their order."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.pop("roundness") == pytest.approx(other["roundness"], abs=1e-9)
+        assert one.pop("centre") == pytest.approx(other["centre"], abs=1e-9)
+        assert one.items() <= other.items()
+
+
 def test_the_vectors_cover_what_the_command_makes() -> None:
     made = make()
     assert {key: len(cases) for key, cases in made.items()} == {key: len(cases) for key, cases in VECTORS.items()}
@@ -76,6 +105,33 @@ def test_javascript_preprocesses_bit_for_bit(computed: dict[str, Any]) -> None:
 def test_javascript_decodes_png_bit_for_bit(computed: dict[str, Any]) -> None:
     for case, found in zip(VECTORS["png"], computed["png"], strict=True):
         assert found == {key: case[key] for key in ("size", "sha256")}, case["what"]
+
+
+def test_javascript_scales_and_blends_bit_for_bit(computed: dict[str, Any]) -> None:
+    assert computed["scaling"] == [case["sha256"] for case in VECTORS["scaling"]]
+    assert computed["busiest"] == [case["places"] for case in VECTORS["busiest"]]
+    for case, found in zip(VECTORS["tiles"], computed["tiles"], strict=True):
+        assert found.items() <= case.items(), case
+
+
+def test_javascript_separates_cells_pixel_for_pixel(computed: dict[str, Any]) -> None:
+    for case, found in zip(VECTORS["instances"], computed["instances"], strict=True):
+        assert found["labels"] == case["labels"]
+        same_instances(found["instances"], case["instances"])
+
+
+def test_javascript_finds_the_cells_of_edgeall_cells(computed: dict[str, Any]) -> None:
+    """Boxes, areas, scale and warnings; from colours, instead of by a network."""
+    for number, (case, found) in enumerate(zip(VECTORS["fields"], computed["fields"], strict=True)):
+        assert found.items() <= case.items(), number
+
+
+def test_javascript_writes_the_table_of_cells(computed: dict[str, Any]) -> None:
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, COLUMNS)
+    table.writeheader()
+    table.writerows({"image": "'=1+1.png", **row} for row in FOUND[0]["cells"])
+    assert computed["cellsCsv"] == file.getvalue()
 
 
 def test_javascript_calibrates(computed: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 from edgeall.browser import build, runtime
 from edgeall.browser.runtime import runtime_files
-from edgeall.edge_runtime.errors import DataError, EdgeallError
+from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
+from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL
 from edgeall.rig.language import LANGUAGES
 from edgeall.rig.learning.model import InUse, open_model
 from edgeall.rig.record.image_store import file_digest
@@ -132,6 +133,17 @@ def test_a_given_package_is_verified_when_the_rig_starts(package: Path, tmp_path
     (tmp_path / "other.tgz").write_bytes(b"another package")
     with pytest.raises(DataError, match=r"other\.tgz: not the npm package"):
         PhoneApp(tmp_path / "other.tgz")
+
+
+def test_the_app_finds_cells_as_the_rig_does(package: Path, tmp_path: Path) -> None:
+    model, own = open_model(DEMO_MODEL, {}), repack(DEFAULT_MODEL, tmp_path / "own.tflite", pad=100)
+    runtime_files()
+    assert PhoneApp().files(model)["cells.tflite"] == DEFAULT_MODEL.read_bytes()
+    app = PhoneApp(cell_model=own)
+    app.check(model)
+    assert app.files(model)["cells.tflite"] == own.read_bytes()
+    with pytest.raises(BundleError, match="other"):
+        PhoneApp(cell_model=tmp_path / "other.tflite").check(model)
 
 
 def test_a_file_that_was_exchanged_is_not_the_model_of_the_rig(rig: Rig, page: TestClient, tmp_path: Path) -> None:

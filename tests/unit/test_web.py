@@ -87,7 +87,10 @@ def test_an_app(package: Path, tmp_path: Path) -> None:
     assert kept["digests"] == digests and kept["headers"] == HEADERS
     for icon in json.loads(files["app.webmanifest"])["icons"]:
         assert icon["src"] in files
-    assert json.loads(files["app.json"])["public_key"] is None
+    facts = json.loads(files["app.json"])
+    assert facts["public_key"] is None
+    assert files["cells.tflite"] == DEFAULT_MODEL.read_bytes()
+    assert facts["cells"] == {"model": "cells.tflite", "sha256": hashlib.sha256(files["cells.tflite"]).hexdigest()}
     assert f'content="{build.CONTENT_SECURITY}"' in files["index.html"].decode()
     write_app(DEMO_MODEL, out)  # the same again
     assert (out / "files.js").read_text().removeprefix("self.FILES = ").removesuffix(";\n") == listed
@@ -114,10 +117,13 @@ def test_what_cannot_become_an_app(package: Path, tmp_path: Path, monkeypatch: p
     foreign.write_bytes(build.open_bundle(DEMO_MODEL).flatbuffer.replace(b"edgeall", b"nowhere"))
     with pytest.raises(UsageError, match="not packed by edgeall"):
         write_app(foreign, tmp_path / "app")
-    with pytest.raises(UsageError, match="a segmentation model"):
-        write_app(DEFAULT_MODEL, tmp_path / "app")
-    bundle = build.open_bundle(DEMO_MODEL)
-    assert bundle.manifest is not None
+    bundle, cells = build.open_bundle(DEMO_MODEL), build.open_bundle(DEFAULT_MODEL)
+    assert bundle.manifest is not None and cells.manifest is not None
+    other = replace(cells, manifest=replace(cells.manifest, labels=("background", "yeast", "nucleus")))
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "open_bundle", lambda *_: other)
+        with pytest.raises(UsageError, match="needs the classes background, cytoplasm, nucleus in a square"):
+            write_app(DEFAULT_MODEL, tmp_path / "app")
     packed = replace(bundle, manifest=replace(bundle.manifest, output={"scores": "logits"}))  # as `edgeall pack` does
     with monkeypatch.context() as patch:
         patch.setattr(build, "open_bundle", lambda *_: packed)
