@@ -93,7 +93,7 @@ function boxes(cells, scale, picture) {
   canvas.ariaLabel = `Boxes around ${summary(cells)}`;
   const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  const line = Math.max(1, Math.round(Math.max(canvas.width, canvas.height) / 320));
+  const line = Math.max(1, Math.round(Math.max(canvas.width, canvas.height) / 200));
   pen.lineWidth = line;
   pen.font = `${8 * line + 4}px sans-serif`;
   pen.textBaseline = "top";
