@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -61,13 +62,12 @@ def shuffled(
     order = np.random.default_rng((seed, epoch)).permutation(len(images))
     labels = images.labels[order]
     weights = np.ones(len(order), np.float32) if class_weights is None else class_weights[labels]
-    change = augment_named(augment)
+    augmented = _augmented(augment, images.spec)
     stream = np.random.default_rng((seed, epoch, 1)).integers(0, 2**31 - 1)
 
     def load(step: Any, batch: Any) -> Any:
         rows, labels, weights = batch
-        pixels = change(tf.cast(_gather(images, rows), tf.float32), tf.stack([tf.cast(stream, tf.int64), step]))
-        return normalize(pixels, images.spec), labels, weights
+        return augmented(_gather(images, rows), tf.stack([tf.cast(stream, tf.int64), step])), labels, weights
 
     dataset = tf.data.Dataset.from_tensor_slices((images.rows[order], labels, weights))
     dataset = dataset.batch(batch_size, drop_remainder=len(order) >= batch_size)
@@ -77,15 +77,25 @@ def shuffled(
 def changed(images: Images, batch_size: int, *, augment: str) -> Any:
     """tf.data of ``(float32 images, labels)``: every image once, with the same random changes on every pass."""
     order = np.random.default_rng(0).permutation(len(images))
-    change = augment_named(augment)
+    augmented = _augmented(augment, images.spec)
 
     def load(step: Any, batch: Any) -> Any:
         rows, labels = batch
-        pixels = change(tf.cast(_gather(images, rows), tf.float32), tf.stack([tf.cast(0, tf.int64), step]))
-        return normalize(pixels, images.spec), labels
+        return augmented(_gather(images, rows), tf.stack([tf.cast(0, tf.int64), step])), labels
 
     dataset = tf.data.Dataset.from_tensor_slices((images.rows[order], images.labels[order])).batch(batch_size)
     return dataset.enumerate().map(load, tf.data.AUTOTUNE).prefetch(2)
+
+
+@cache
+def _augmented(augment: str, spec: InputSpec) -> Any:
+    """A function of (uint8 pixels, seed) that gives the network's input. It is traced once, not for every epoch."""
+    change = augment_named(augment)
+
+    def augmented(pixels: Any, seed: Any) -> Any:
+        return normalize(change(tf.cast(pixels, tf.float32), seed), spec)
+
+    return tf.function(augmented, autograph=False)
 
 
 def _gather(images: Images, rows: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,18 @@ def mildly_changed(images: Images, copies: int, seed: int) -> Iterator[NDArray[n
     Yields:
         uint8 ``(h, w, 3)``.
     """
-    stream = np.random.default_rng((seed, 2)).integers(0, 2**31 - 1)
+    change, stream = _mild_change(), np.random.default_rng((seed, 2)).integers(0, 2**31 - 1)
     step = 0
     for _ in range(copies):
         for start in range(0, len(images), BATCH):
             pixels = tf.constant(images.pixels[images.rows[start : start + BATCH]], tf.float32)
-            changed = microscope(pixels, tf.constant([stream, step], tf.int64), STRENGTH)
+            changed = change(pixels, tf.constant([stream, step], tf.int64))
             yield from np.clip(np.rint(changed.numpy()), 0, 255).astype(np.uint8)
             step += 1
+
+
+@cache
+def _mild_change() -> Any:
+    """`edgeall.train.augment.microscope` at `STRENGTH` for images of any size, traced once."""
+    shapes = [tf.TensorSpec((None, None, None, 3), tf.float32), tf.TensorSpec((2,), tf.int64)]
+    return tf.function(lambda pixels, seed: microscope(pixels, seed, STRENGTH), input_signature=shapes, autograph=False)

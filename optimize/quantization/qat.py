@@ -130,11 +130,19 @@ def quantization_aware(
         span = placement.spans.get(range_name, ())
         output = _Range(layer, extremes.get(name), [extremes[one] for one in span]) if span else None
         if weight or output:
-            inner = tfmot.quantization.keras.QuantizeWrapperV2(inner, _Config(weight, output))
+            inner = _Wrapper(inner, _Config(weight, output))
         result = call(inner, tensors)
         return tf.quantization.fake_quant_with_min_max_args(result, *given) if given else result
 
     return QuantizationAware(rebuild(folded, place), folded, placement, masks or {}, books, variables, extremes)
+
+
+class _Wrapper(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[name-defined]
+    """tfmot's wrapper without AutoGraph: there is no condition on a tensor to convert, and parsing takes seconds."""
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        return super().call(inputs, training=training, **kwargs)
 
 
 class _Extremes:

@@ -28,6 +28,8 @@ TRAIN, VALIDATION = "#0072b2", "#d55e00"
 CLASS_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#882255", "#999933")
 """The colour-blind safe palette of Okabe and Ito, with yellow and black replaced."""
 LINE_STYLES = ("-", "--", "-.", ":")
+SHEET_ROW = 1.25
+"""Height of a row of the sheet of wrong images, in widths of a column: the image and two lines of text."""
 
 
 @dataclass(frozen=True)
@@ -317,19 +319,23 @@ def plot_errors(errors: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = 4
     rows = max(1, -(-len(errors) // columns))
     figure = _figure(8.0, 2.5 * rows if errors else 1.2)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all images: one for each takes longer to make than all other plots
+    axes.axis("off")
     if not errors:
         figure.text(0.5, 0.5, "no image of the test subset is classified wrongly", ha="center", color=QUIET)
-    for axes, error in zip(grid, errors, strict=False):
+    for number, error in enumerate(errors):
+        row, column = divmod(number, columns)
+        x, y, high = column + 0.5, SHEET_ROW * row + 0.76, 0.47
         thumbnail: Image.Image | None = error["thumbnail"]
         if thumbnail is None:
-            axes.text(0.5, 0.5, "image not readable", ha="center", va="center", transform=axes.transAxes, color=QUIET)
+            axes.text(x, y, "image not readable", ha="center", va="center", color=QUIET)
         else:
-            axes.imshow(np.asarray(thumbnail))
+            wide, high = (0.47 * edge / max(thumbnail.size) for edge in thumbnail.size)
+            axes.imshow(np.asarray(thumbnail), extent=(x - wide, x + wide, y + high, y - high))
         title = f"{_plain(error['predicted'], 22)} {error['probability']:.3f}\ntrue {_plain(error['label'], 22)}"
-        axes.set_title(title, fontsize=9, color=INK)
+        axes.text(x, y - high - 0.02, title, ha="center", va="bottom", fontsize=8, color=INK)
+    axes.set(xlim=(0, columns), ylim=(SHEET_ROW * rows, 0))
     _save(figure, path)
 
 
