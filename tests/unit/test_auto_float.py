@@ -104,7 +104,7 @@ def spoilt() -> Case:
     rows = np.arange(len(PIXELS))
     images = Images(PIXELS, rows, rows % len(LABELS), SPEC)
     config = QuantizeConfig(Path("run"), "ptq-int8", Path("model.tflite"), auto_float=True)
-    facts: Any = SimpleNamespace(settings={"augment": "none", "seed": 0})
+    facts: Any = SimpleNamespace(settings=SimpleNamespace(augment="none", seed=0))
     split: Any = None
     subsets = {"train": images, "validation": images}
     job = _Job(config, Progress(quiet=True), facts, Path("data"), split, SPEC, subsets)

@@ -344,8 +344,10 @@ def test_results_of_drawn_images_are_marked(
     from edgeall.optimize.quantization.result import QuantizationResult
     from edgeall.train.evaluation.evaluate import Evaluation
     from edgeall.train.run_info import read_run
+    from edgeall.train.settings import TrainSettings
 
-    run = {"schema": 1, "settings": {}, "metrics": {}, "data": {"synthetic": drawn}}
+    settings = TrainSettings(Path("data"), Path("run")).as_json()
+    run = {"schema": 1, "settings": settings, "metrics": {}, "data": {"synthetic": drawn}}
     monkeypatch.setattr("edgeall.train.run.train", lambda *_: read_run(run))
     quantized = from_json(QuantizationResult, {"synthetic": drawn})
     monkeypatch.setattr("edgeall.optimize.quantize.quantize", lambda *_: quantized)
