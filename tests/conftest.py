@@ -18,8 +18,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 pytest_plugins = ["fixtures_models", "fixtures_plots", "fixtures_rig", "fixtures_run", "fixtures_ssh"]
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = ("e2e", "integration", "parity", "browser", "contracts", "test_segmentation.py", "test_families.py")
-"""Folders and files that take longest. They come first, so that all processes of `make test` end together."""
+FIRST = (
+    "e2e",
+    "integration",
+    "test_golden.py",
+    "browser",
+    "parity",
+    "contracts",
+    "test_segmentation.py",
+    "test_families.py",
+)
+"""Folders and files that take longest. They come first, so that all processes of `make test` end together. Of the files
+in parity/ that share a model, one comes much earlier: else the other process would wait while the model is made."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
