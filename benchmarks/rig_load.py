@@ -5,10 +5,14 @@ python benchmarks/rig_load.py MODEL [--connections 500] [--minutes 10] [--frames
 - Slow connections: an `edgeall rig` process records a simulated slide. Half a request is sent on each of many
   connections from ten addresses, a byte more every few seconds; a connection that the rig ends is opened again.
   Recorded frames/s and the latency of the page are compared with the time before. Limits: `RATE` of the frames/s, no
-  failed page, an intact record.
+  failed page, an intact record; a backup taken meanwhile restores whole.
 - Long slide: a record of --frames frames is written, and its summary computed (limit `SUMMARY_S` of processor time).
-- Kills: `tests/e2e/record_writer.py` and `edgeall record backup` are killed at random moments, --kills times in all.
-  Limits: every acknowledged row is there, the record verifies, the older backup is intact, and a last backup is whole.
+  Its backup is restored into a new folder and verified before and after (limits: `RESTORE_S` of processor time, the
+  same head).
+- Kills: --kills in all, at random moments. A fifth each are of `tests/e2e/record_writer.py`, of `edgeall record
+  backup`, and of the three kinds of update in `rig_updates.py`: deploy, switch of the rig's model, schema of the
+  record. Limits: every acknowledged row is there, the record verifies, the older backup is intact, a last backup is
+  whole, and what was updated is in its old or its new state, whole.
 
 A part with 0 is left out. Exits with 1 when a limit is missed.
 """
@@ -34,15 +38,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from rig_updates import update_kills
 
 from edgeall.edge_runtime.tools.device import describe_device
 from edgeall.rig.record import chain
-from edgeall.rig.record.backup import back_up
+from edgeall.rig.record.backup import back_up, restore
 from edgeall.rig.record.check import check
 from edgeall.rig.record.record import Record
 from edgeall.rig.record.rows import Limits, SessionNotes
 
-RATE, SUMMARY_S = 0.5, 2.0
+RATE, SUMMARY_S, RESTORE_S = 0.5, 2.0, 60.0
 ADDRESSES = 10
 WRITER = Path(__file__).parent.parent / "tests" / "e2e" / "record_writer.py"
 PROGRAM = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -63,7 +68,10 @@ def main() -> int:
     arguments = parser.parse_args()
     rows: list[Row] = []
     rows += summary(arguments.frames) if arguments.frames else []
-    rows += kills(arguments.kills) if arguments.kills else []
+    if arguments.kills:
+        rows += kills(2 * arguments.kills // 5)
+        with tempfile.TemporaryDirectory() as name:
+            rows += update_kills(arguments.kills // 5, Path(name))
     if arguments.connections:
         rows += slow_connections(arguments.model, arguments.connections, 60 * arguments.minutes)
     page = report(arguments, rows)
@@ -82,6 +90,8 @@ def slow_connections(model: Path, count: int, seconds: float) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with _rig(model, folder) as port:
+            while not _frames(folder):
+                time.sleep(0.5)
             before = _watch(folder, port, seconds / 3)
             stop, ended = threading.Event(), [0]
             attackers = [
@@ -92,13 +102,14 @@ def slow_connections(model: Path, count: int, seconds: float) -> list[Row]:
                 each.start()
             try:
                 during = _watch(folder, port, seconds)
+                whole = _restores(folder)
             finally:
                 stop.set()
                 for each in attackers:
                     each.join()
         problems = check(folder).problems
     rate = during[0] / max(before[0], 1e-9)
-    print(f"before {before}, during {during}, {ended[0]} ended", file=sys.stderr)
+    print(f"{before[0]:.3f} frames/s before, {during[0]:.3f} during, {ended[0]} ended", file=sys.stderr)
     p95 = [float(np.percentile(times, 95)) for times in (before[1], during[1])]
     return [
         (
@@ -110,8 +121,19 @@ def slow_connections(model: Path, count: int, seconds: float) -> list[Row]:
         (f"pages that failed, of {len(during[1])}", str(during[2]), "0", during[2] == 0),
         ("p95 of a page, ms, before and during, without a limit", f"{p95[0]:.0f}, {p95[1]:.0f}", "", True),
         ("slow connections that the rig ended", str(ended[0]), "", True),
+        ("a backup taken beside them restores whole", "yes" if whole else "no", "yes", whole),
         ("problems of the record", str(len(problems)), "0", not problems),
     ]
+
+
+def _restores(folder: Path) -> bool:
+    """Whether a backup of a record that is being written restores with its rows and images, and continues its chain."""
+    with tempfile.TemporaryDirectory() as name:
+        copied = back_up(folder, Path(name) / "backup")
+        found = restore(Path(name) / "backup", Path(name) / "restored")
+        verified = check(Path(name) / "restored", copied.head)
+    same = (found.head, found.rows, found.images) == (copied.head, copied.rows, copied.images)
+    return same and copied.missing_images == 0 and not verified.problems and not check(folder, copied.head).problems
 
 
 @contextmanager
@@ -197,6 +219,7 @@ def summary(frames: int) -> list[Row]:
                 times.append(time.perf_counter() - began)
                 processor.append(time.process_time() - used)
         assert sum(found.frames.values()) == frames, found.frames
+        restored = _restored(folder)
     print(f"summary: {times}, processor {processor}", file=sys.stderr)
     cells = found.counts.cells if found.counts else 0
     name = f"summary of {frames:,} frames, {cells:,} different cells, median of five: processor time, s"
@@ -209,6 +232,22 @@ def summary(frames: int) -> list[Row]:
             "",
             True,
         ),
+        *restored,
+    ]
+
+
+def _restored(folder: Path) -> list[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        copied = back_up(folder, Path(name) / "backup")
+        began, used = time.perf_counter(), time.process_time()
+        found = restore(Path(name) / "backup", Path(name) / "restored")
+        took, used = time.perf_counter() - began, time.process_time() - used
+    same = found.head == copied.head == check(folder).head
+    title = f"restore of a backup of this record, {found.rows:,} rows, verified: processor time, s"
+    return [
+        (title, f"{used:.1f}", f"< {RESTORE_S:g}", used < RESTORE_S),
+        ("the same: wall clock, without a limit, s", f"{took:.1f}", "", True),
+        ("its head is that of the record", "yes" if same else "no", "yes", same),
     ]
 
 

@@ -67,19 +67,23 @@ def tour(stops: Sequence[Point], px_per_frame: float, rest: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class Stage:
-    """Views of ``view`` (width, height) pixels over a slide along a path; frames have a defocus, a lamp and noise."""
+    """Views of ``view`` (width, height) pixels over a slide along a path; frames have a defocus, a lamp and noise.
+
+    ``blur``: largest standard deviation of the defocus, as a fraction of the width.
+    """
 
     slide: Slide
     path: Sequence[Point]
     view: tuple[int, int]
     seed: int = 0
     period_s: float = 0.1
+    blur: float = 0.004
 
     def pixels(self, number: int) -> NDArray[np.uint8]:
         """Frame ``number``."""
         (x, y), (width, height) = self.path[number], self.view
         window = self.slide.pixels[y : y + height, x : x + width]
-        blur = 0.004 * width * (0.5 + 0.5 * math.sin(number / 9))
+        blur = self.blur * width * (0.5 + 0.5 * math.sin(number / 9))
         rng = np.random.default_rng((self.seed, number))
         noise = rng.integers(-4, 5, (height, width, 1))
         lit = cv2.GaussianBlur(window, (0, 0), max(blur, 0.1)) * (1 + 0.04 * math.sin(number / 31))

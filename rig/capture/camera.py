@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from pathlib import Path
 
 from ...edge_runtime.errors import UsageError
@@ -10,7 +12,9 @@ from .devices import PiCamera, UsbCamera, Video
 from .files import ImageSequence, WatchedFolder
 from .interface import Camera
 from .seen import SeenImages
-from .slide import SimulatedCamera, draw_slide
+from .slide import SimulatedCamera, Slide, draw_slide
+
+_drawing = threading.Lock()
 
 
 def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | None = None) -> Camera:
@@ -29,7 +33,9 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
     """
     seen = seen or SeenImages()
     if source == "simulated":
-        return SimulatedCamera(draw_slide(seed=0), rate=rate or 30.0)
+        with _drawing:  # an opening that is abandoned as too slow goes on drawing; the next one waits for it
+            slide = _simulated_slide()
+        return SimulatedCamera(slide, rate=rate or 30.0)
     if source == "picamera2":
         return PiCamera()
     if source.startswith("replay:"):
@@ -46,3 +52,8 @@ def open_camera(source: str, *, rate: float | None = None, seen: SeenImages | No
         message("{source}: no camera, folder or video", source=source),
         hint="give simulated, picamera2, /dev/video0, a folder to watch, or replay:PATH",
     )
+
+
+@functools.cache
+def _simulated_slide() -> Slide:
+    return draw_slide(seed=0)

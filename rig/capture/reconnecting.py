@@ -59,7 +59,8 @@ class ReconnectingCamera:
     A newer frame replaces the one before it. Frames from files are never replaced: each waits until it is taken.
 
     A camera that fails is reopened after a wait that doubles each time. One that hangs is abandoned with its thread and
-    opened again. At most `MAX_HUNG` threads are abandoned at a time: after that, one of them has to return first.
+    opened again. At most `MAX_HUNG` threads are abandoned at a time: after that, one of them has to return first. The
+    limit of an opening doubles each time that one was abandoned: a busy machine would otherwise open it never.
 
     Args:
         factory: opens the camera.
@@ -68,7 +69,8 @@ class ReconnectingCamera:
 
     MAX_HUNG = 3
     OPEN_S = 20.0
-    """Opening counts as hanging after this many seconds."""
+    """The first opening counts as hanging after this many seconds, later ones after at most `SLOWEST` times as many."""
+    SLOWEST = 16
     FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
     READ_S = 1.0
 
@@ -151,14 +153,14 @@ class ReconnectingCamera:
         )
 
     def _supervise(self) -> None:
-        failures = 0
+        failures, slowness = 0, 1
         while not self._stop.is_set():
             reader = _Reader(self)
             self._readers = [old for old in self._readers if old.thread.is_alive()] + [reader]
             self._openings += 1
             reader.thread.start()
             while not reader.thread_done.wait(_POLL_S) and not self._stop.is_set():
-                limit = self._stall_s if reader.open else self.OPEN_S
+                limit = self._stall_s if reader.open else slowness * self.OPEN_S
                 if time.monotonic() - reader.last_sign > limit:
                     reader.abandoned = True
                     problem = N_("no frame") if reader.open else N_("not open")
@@ -174,6 +176,10 @@ class ReconnectingCamera:
                     break
             if not reader.abandoned and not self._stop.is_set():
                 self._set_state("reopening", reader.failure)
+            if reader.open:
+                slowness = 1
+            elif reader.abandoned:
+                slowness = min(2 * slowness, self.SLOWEST)
             # After a long period without a failure, the wait starts again from its shortest.
             failures = 1 if reader.worked_s() > self.LONGEST_WAIT_S else failures + 1
             self._stop.wait(min(self.FIRST_WAIT_S * 2 ** (failures - 1), self.LONGEST_WAIT_S))

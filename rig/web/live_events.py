@@ -172,10 +172,13 @@ def _scale(live: Live) -> str:
         return (
             " · " + _("{value} µm/px (calibrated)").format(value=localized(f"{live.scale.um_per_px:.4g}")) + corrected
         )
-    sources = {"image": N_("measured"), "given": N_("given"), "remembered": N_("as before")}
+    size = f"{live.scale.red_cell_px:.0f}"
+    if live.scale.source == "image":
+        text = _("red cell {size} px (measured, confidence {confidence})")
+        return " · " + text.format(size=size, confidence=display.percent(live.scale.confidence, 0)) + corrected
+    sources = {"given": N_("given"), "remembered": N_("as before")}
     text = _("red cell {size} px ({source})")
-    source = _(sources[live.scale.source])
-    return " · " + text.format(size=f"{live.scale.red_cell_px:.0f}", source=source) + corrected
+    return " · " + text.format(size=size, source=_(sources[live.scale.source])) + corrected
 
 
 def _advice(live: Live) -> Callable[[str], str]:

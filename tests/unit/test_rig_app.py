@@ -24,6 +24,7 @@ from venvs import HANG_S
 
 from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.vision.quality import REASONS
+from edgeall.edge_runtime.vision.scale import Scale, given_scale
 from edgeall.rig.capture.reconnecting import CameraState
 from edgeall.rig.record.chain import RecordError
 from edgeall.rig.record.found import Found
@@ -199,6 +200,14 @@ def test_one_blast_among_benign_cells_is_not_hidden_by_them(rig: Rig) -> None:
     assert json.loads(LiveEncoder(page)(live(rig, cells=())))["label"] == "no cells"
     said = json.loads(LiveEncoder(page)(live(rig, cells=cells, status="refused")))
     assert (said["label"], said["cells"]) == ("", [])
+
+
+def test_a_measured_scale_has_its_confidence(rig: Rig) -> None:
+    encode = LiveEncoder(SimpleNamespace(labels=("Pre",), record=rig.record, unit="field"))  # type: ignore[arg-type]
+    measured = live(rig, scale=Scale(73.2, "image", 0.82, (70.0, 75.0)))
+    assert "red cell 73 px (measured, confidence 82 %)" in json.loads(encode(measured))["camera"]
+    remembered = live(rig, scale=given_scale(73.2, "remembered"))
+    assert "red cell 73 px (as before)" in json.loads(encode(remembered))["camera"]
 
 
 def test_the_slide_in_the_live_view_is_counted(rig: Rig) -> None:

@@ -25,7 +25,7 @@ from venvs import HANG_S
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.edge_runtime.vision.frame import Frame
 from edgeall.rig.capture import files
-from edgeall.rig.capture.camera import open_camera
+from edgeall.rig.capture.camera import _simulated_slide, open_camera
 from edgeall.rig.capture.files import WatchedFolder
 from edgeall.rig.capture.interface import (
     Camera,
@@ -37,6 +37,7 @@ from edgeall.rig.capture.interface import (
 )
 from edgeall.rig.capture.reconnecting import CameraState, ReconnectingCamera
 from edgeall.rig.capture.seen import SeenImages
+from edgeall.rig.capture.slide import SimulatedCamera, Slide, draw_slide
 
 GOOD = np.full((48, 64, 3), 200, np.uint8)
 PAUSE_FACTOR = files._LISTING_PAUSE_FACTOR
@@ -218,6 +219,18 @@ def test_a_hanging_opening_is_abandoned(keep: Callable[..., ReconnectingCamera])
     release.set()
 
 
+def test_a_camera_that_opens_slowly_opens_in_the_end(keep: Callable[..., ReconnectingCamera]) -> None:
+    """On a busy machine; each of its openings takes longer than the first limit."""
+
+    def factory() -> Scripted:
+        time.sleep(1.2)
+        return Scripted([])
+
+    camera = keep(factory)
+    until(lambda: "hangs, not open after 0.5 s" in camera.state().detail)
+    until(lambda: camera.state().state == "live")
+
+
 def test_threads_do_not_pile_up_and_it_recovers_when_one_returns(keep: Callable[..., ReconnectingCamera]) -> None:
     release = threading.Event()
     opened: list[Scripted] = []
@@ -290,6 +303,24 @@ def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no camera, folder or video") as caught:
             open_camera(source)
         assert "simulated" in caught.value.hint
+
+
+def test_the_simulated_slide_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An opening that takes too long is abandoned: the next one must find what it has drawn."""
+    slide = draw_slide(seed=0, size=(1400, 1000))
+    drawn: list[int] = []
+
+    def draw(seed: int) -> Slide:
+        drawn.append(seed)
+        return slide
+
+    monkeypatch.setattr("edgeall.rig.capture.camera.draw_slide", draw)
+    _simulated_slide.cache_clear()
+    try:
+        cameras = [open_camera("simulated") for _ in range(2)]
+        assert drawn == [0] and all(isinstance(each, SimulatedCamera) and each.slide is slide for each in cameras)
+    finally:
+        _simulated_slide.cache_clear()
 
 
 def test_the_simulated_slide_is_a_camera() -> None:
