@@ -42,7 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     rig.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def guarded(tmp_path_factory: pytest.TempPathFactory, users_file: Path) -> Iterator[Served]:
     """With a users file."""
     rig = Served(tmp_path_factory.mktemp("guarded"), "--users", users_file)
