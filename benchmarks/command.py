@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_LOAD = os.getloadavg()[0]
 EDGEALL = str(Path(sys.executable).parent / "edgeall")
 
 
@@ -53,6 +54,14 @@ def answer(*words: object) -> dict[str, Any]:
     if done.status:
         raise SystemExit(f"edgeall {' '.join(map(str, words))} ended with status {done.status}")
     return done.answer
+
+
+def machine_lines() -> list[str]:
+    """Markdown: the machine, and its load when the benchmark began."""
+    from edgeall.edge_runtime.tools.device import describe_device
+
+    facts = describe_device().to_json().items()
+    return [*(f"- {key}: {value}" for key, value in facts if value is not None), f"- load before: {_LOAD:.1f}"]
 
 
 def revision(*folders: str) -> str:

@@ -39,13 +39,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.preprocess import preprocess
-from edgeall.edge_runtime.tools.device import describe_device, rss_bytes
+from edgeall.edge_runtime.tools.device import rss_bytes
 from edgeall.edge_runtime.vision import cells
 from edgeall.edge_runtime.vision.finder import Found, open_finder
 from edgeall.edge_runtime.vision.frame import Frame
@@ -400,9 +401,7 @@ def report(
         lines += ["| frames | resident MB |", "| ---: | ---: |"]
         lines += [f"| {seen:,} | {held / 1e6:.1f} |" for seen, held in memory]
         lines.append("")
-    lines += [f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None]
-    lines.append(f"- load before: {LOAD[0]:.2f}")
-    return "\n".join([*lines, ""]), all(met)
+    return "\n".join([*lines, *command.machine_lines(), ""]), all(met)
 
 
 def _rate_lines(middle: dict[str, float], core: int | None) -> list[str]:
@@ -415,8 +414,6 @@ def _rate_lines(middle: dict[str, float], core: int | None) -> list[str]:
         *([f"- Frames/s on core {core} alone."] if core is not None else []),
     ]
 
-
-LOAD = os.getloadavg()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,6 @@ and with those that were drawn. Limits: `AWAY` from both; no cell more in the mi
 from __future__ import annotations
 
 import argparse
-import os
 import runpy
 import sys
 import tempfile
@@ -20,11 +19,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.tools.device import describe_device
 from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, open_finder
 from edgeall.edge_runtime.vision.scale import RED_CELL_UM, given_scale
 from edgeall.rig.capture.reconnecting import ReconnectingCamera
@@ -140,7 +139,6 @@ def record_stage(model: Path, record: Record, stage: Any, session: int | None) -
 
 def report(arguments: argparse.Namespace, rows: list[str]) -> str:
     """A Markdown page."""
-    facts = {key: value for key, value in describe_device().to_json().items() if value is not None}
     words = f"--speeds {' '.join(map(str, arguments.speeds))} --seeds {' '.join(map(str, arguments.seeds))}"
     lines = [
         "# The count of the rig",
@@ -159,13 +157,10 @@ def report(arguments: argparse.Namespace, rows: list[str]) -> str:
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
         *rows,
         "",
-        *(f"- {key}: {value}" for key, value in facts.items()),
-        f"- load before: {LOAD:.1f}",
+        *command.machine_lines(),
     ]
     return "\n".join([*lines, ""])
 
-
-LOAD = os.getloadavg()[0]
 
 if __name__ == "__main__":
     sys.exit(main())

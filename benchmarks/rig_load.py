@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
 import random
 import re
 import signal
@@ -37,10 +36,10 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+import command
 import numpy as np
 from rig_updates import update_kills
 
-from edgeall.edge_runtime.tools.device import describe_device
 from edgeall.rig.record import chain
 from edgeall.rig.record.backup import back_up, restore
 from edgeall.rig.record.check import check
@@ -349,7 +348,6 @@ def _is_there(record: Record, words: list[str]) -> bool:
 
 def report(arguments: argparse.Namespace, rows: list[Row]) -> str:
     """A Markdown page."""
-    facts = {key: value for key, value in describe_device().to_json().items() if value is not None}
     lines = [
         "# The rig under load",
         "",
@@ -364,13 +362,10 @@ def report(arguments: argparse.Namespace, rows: list[Row]) -> str:
             for name, figure, limit, met in rows
         ),
         "",
-        *(f"- {key}: {value}" for key, value in facts.items()),
-        f"- load before: {LOAD:.1f}",
+        *command.machine_lines(),
     ]
     return "\n".join([*lines, ""])
 
-
-LOAD = os.getloadavg()[0]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,6 +20,7 @@ from ..edge_runtime.manifest import SCORES, Manifest
 from ..edge_runtime.masks import CLASSES
 from ..edge_runtime.messages import message
 from ..edge_runtime.signature import public_key_text
+from ..edge_runtime.vision import DEFAULT_MODEL
 from . import runtime
 from .icons import icon
 
@@ -28,8 +29,6 @@ TYPES = ("UINT8", "FLOAT32")
 """Types of inputs and outputs that LiteRT.js takes, of those that edgeall packs."""
 MODEL = "model.tflite"
 CELLS = "cells.tflite"
-CELL_MODEL = Path(__file__).parents[1] / "edge_runtime" / "vision" / CELLS
-"""`edgeall.edge_runtime.vision.finder.DEFAULT_MODEL`, without OpenCV."""
 FACTS = "app.json"
 """What the page reads first: the model's file name and the key that must have signed it; the model of cells."""
 _MARK = "edgeall_web"
@@ -166,7 +165,7 @@ def app_files(
     files |= {f"runtime/{name}": content for name, content in litert.items()}
     finder = None
     if manifest.task != "segmentation":  # which finds cells itself
-        files[CELLS] = cells or CELL_MODEL.read_bytes()
+        files[CELLS] = cells or DEFAULT_MODEL.read_bytes()
         finder = {"model": CELLS, "sha256": hashlib.sha256(files[CELLS]).hexdigest()}
     files |= {
         MODEL: model,

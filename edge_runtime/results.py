@@ -107,6 +107,7 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def _reader(kind: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """`Result.read` of a dataclass, which some override; `from_json` for one that is not a `Result`."""
     return kind.read if issubclass(kind, Result) else lambda found: from_json(kind, found)
 
 

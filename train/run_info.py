@@ -189,8 +189,7 @@ class RunInfo(Result):
     Attributes:
         task: None in runs of older versions, which are classifiers.
         metrics: by subset.
-        settings: `edgeall.train.settings.TrainSettings.as_json`, with the resolved number of epochs; of a pruned run
-            also those of the pruning.
+        settings: with the resolved number of epochs; of a pruned run also those of the pruning.
         timing: seconds (suffix ``_s``) and images/s of the stages; ``resumed``: whether a killed run was resumed:
             ``total_s`` is then of the last process only.
         workers: processes that trained together, with ``replicas`` their devices.

@@ -2,3 +2,8 @@
 
 Imports `edgeall.edge_runtime` and `edgeall.console`; OpenCV is loaded to find cells.
 """
+
+from pathlib import Path
+
+DEFAULT_MODEL = Path(__file__).with_name("cells.tflite")
+"""The packed model that finds cells unless another one is given."""

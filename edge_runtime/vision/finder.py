@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import BundleError
 from ..masks import CLASSES, GREYS
 from ..segmenter import Segmenter
+from . import DEFAULT_MODEL as DEFAULT_MODEL
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
 from .scale import Scale, contradiction, implausible, measure_scale
@@ -23,8 +24,6 @@ from .tiles import ClassMap, TileSegmenter, segment_field
 _, CYTOPLASM, NUCLEUS = GREYS
 MARGIN = 0.1
 """Margin of a cell's box, in red cell diameters."""
-DEFAULT_MODEL = Path(__file__).with_name("cells.tflite")
-"""The packed model that finds cells unless another one is given."""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def quantization_aware(
 
 
 class _Wrapper(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[name-defined]
-    """tfmot's wrapper without AutoGraph: there is no condition on a tensor to convert, and parsing takes seconds."""
+    """tfmot's wrapper without AutoGraph, which would parse each layer for seconds and convert nothing."""
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:

@@ -60,7 +60,7 @@ class ReconnectingCamera:
 
     A camera that fails is reopened after a wait that doubles each time. One that hangs is abandoned with its thread and
     opened again. At most `MAX_HUNG` threads are abandoned at a time: after that, one of them has to return first. The
-    limit of an opening doubles each time that one was abandoned: a busy machine would otherwise open it never.
+    limit of an opening doubles each time that one was abandoned. Otherwise a busy machine would never open the camera.
 
     Args:
         factory: opens the camera.

@@ -26,7 +26,7 @@ RED_CELL_PX = 28
 surroundings fit into 192 pixels, and a lobe of a nucleus has some pixels."""
 STORED_PX = 2 * RED_CELL_PX
 """Largest diameter of a red cell in a cached image: augmentation enlarges no further."""
-_FORMAT = 2
+_FORMAT = 3  # 3: fields are resized in two passes in a fixed order
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
