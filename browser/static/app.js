@@ -118,7 +118,9 @@ async function keepOffline() {
       const isOld = kept.active && kept.waiting; // the first version waits for a moment too
       element("offline").textContent = isOld ? "new version: close all windows of this page" : "works offline";
     };
-    kept.onupdatefound = () => kept.installing?.addEventListener("statechange", tell);
+    const watch = (/** @type {ServiceWorker | null} */ worker) => worker?.addEventListener("statechange", tell);
+    kept.onupdatefound = () => watch(kept.installing);
+    watch(kept.waiting); // from an earlier visit: it becomes active as soon as the last old page is gone
     await navigator.serviceWorker.ready;
     tell();
   } catch {
