@@ -222,7 +222,7 @@ def digest(file: Path) -> str:
 def switch_for_ever(folder: Path, learned: list[Path]) -> None:
     """Judge slides with the given and with learned models in turn; prints each acknowledged row."""
     given = open_model(DEMO_MODEL, {})
-    with Record(folder, program=given.program, limits=Limits(0, 0)) as record, lock_record(folder):
+    with lock_record(folder), Record(folder, program=given.program, limits=Limits(0, 0)) as record:
         in_use = model_in_use(record, given)
         if in_use.is_adapted:
             record.use_program(in_use.model.program)

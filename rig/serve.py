@@ -117,7 +117,7 @@ def serve(
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     given = open_model(options.model, {"camera": camera, "listen": options.listen}, options.facts)
     phone = PhoneApp(options.litertjs, options.cell_model)
-    with Record(record, program=given.program) as opened_record, lock_record(record):
+    with lock_record(record), Record(record, program=given.program) as opened_record:
         in_use = _model_in_use(opened_record, given, note)
         classifier = in_use.model.classifier
         tls = prepare_tls(address, record)

@@ -228,6 +228,14 @@ def full(path: Path) -> RecordFullError:
     )
 
 
+def make_folder(folder: Path) -> None:
+    """Create the folder of a record, for its owner alone, if it does not exist. Raises RecordError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be created ({error.strerror})") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the file names in ``folder`` to the disk."""
     handle = os.open(folder, os.O_RDONLY)

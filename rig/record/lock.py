@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .chain import RecordError
+from .chain import RecordError, make_folder
 
 LOCK = "rig.lock"
 """In the record's folder. The operating system releases it when the process ends, for whatever reason."""
@@ -19,9 +19,15 @@ LOCK = "rig.lock"
 def lock_record(record: Path) -> Iterator[None]:
     """Lock the record against every other rig. Tools that verify, prune or export it may still run.
 
+    A rig locks before it opens the record: opening migrates it and removes what a killed rig left.
+
+    Args:
+        record: folder of the record; created if it does not exist.
+
     Raises:
         RecordError: another rig, which the message names, holds the lock; or the lock file cannot be written.
     """
+    make_folder(record)
     path = record / LOCK
     try:
         file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 closed below

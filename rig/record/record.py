@@ -65,10 +65,7 @@ class Record(RecordReader):
         self._opening: int | None = None
         self._space = SPACES[0]
         if create:
-            try:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise RecordError(f"{self.folder}: cannot be created ({error.strerror})") from error
+            chain.make_folder(self.folder)
         else:
             with chain.reading(self.folder):
                 pass

@@ -33,10 +33,11 @@ from edgeall.rig import serve as rig_serve
 from edgeall.rig import service
 from edgeall.rig.capture.slide import draw_slide
 from edgeall.rig.learning.model import Model
+from edgeall.rig.record import chain
 from edgeall.rig.record.chain import RecordError
 from edgeall.rig.record.lock import LOCK, lock_record
 from edgeall.rig.record.record import Record
-from edgeall.rig.record.rows import Program
+from edgeall.rig.record.rows import Program, SessionNotes
 from edgeall.rig.serve import RigOptions
 from edgeall.rig.web import address
 from edgeall.rig.web.access import read_users
@@ -360,6 +361,27 @@ def test_a_second_rig_on_one_record_is_refused_and_a_dead_ones_lock_is_none(tmp_
     assert (tmp_path / "record" / LOCK).read_text().startswith(f"process {first.process.pid} on ")
     with lock_record(tmp_path / "record"):
         pass
+
+
+def test_a_second_rig_of_a_newer_version_leaves_a_record_in_use_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "record"
+    newer = (*chain.MIGRATIONS, ("CREATE INDEX entries_of_digest ON entries (digest)",))
+    with Record(folder) as record:
+        record.start_session(SessionNotes("S-1"))
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    with lock_record(folder):
+        before = content()
+        monkeypatch.setattr(chain, "MIGRATIONS", newer)
+        with pytest.raises(RecordError, match="another rig uses this record"):
+            rig_serve.serve(options(tmp_path, "127.0.0.1:0", None), note=print)
+        assert content() == before
+        with Record(folder):
+            assert content() != before  # it would have been migrated
 
 
 def test_a_record_folder_inside_the_image_folder_is_refused(tmp_path: Path) -> None:
