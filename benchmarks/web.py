@@ -1,8 +1,10 @@
 """The app of `edgeall web` in Chromium, compared with `edgeall run` on real images.
 
-python benchmarks/web.py MODEL IMAGES [--images 1000] [--litertjs FILE] [--out benchmarks/results/web.md]
+python benchmarks/web.py MODEL IMAGES [--images 1000] [--fields DIR] [--number-of-fields 100] [--litertjs FILE]
+    [--out benchmarks/results/web.md]
 
-Outputs of PNG and JPEG files, bit for bit; milliseconds per image beside the native interpreter; cold start; size.
+Outputs of PNG and JPEG files, bit for bit; milliseconds per image beside the native interpreter; cold start; size. With
+--fields, also the cells that the page finds, compared with those of `edgeall cells`, and the time per field.
 Needs Chromium and playwright. Exits with 1 when a limit is missed.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -24,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command import EDGEALL, answer, revision
+from command import EDGEALL, answer, machine_lines, revision
 from playwright.sync_api import sync_playwright
+from web_cells import CellFields, Cells, cell_limits, cell_lines
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.images import SUFFIXES, open_rgb
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import preprocess
-from edgeall.edge_runtime.tools.device import describe_device
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TIMED = 200
@@ -197,54 +200,76 @@ def cold_start(playwright: Any, profile: Path, address: str, image: Path) -> flo
     return seconds
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> tuple[str, bool]:
-    """The page of results, and whether all limits are met."""
-    app = folder / "app"
-    given = ("--litertjs", arguments.litertjs) if arguments.litertjs else ()
-    facts = answer("web", arguments.model, "--out", app, *given)
-    every = sorted(path for path in arguments.images_folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    step = max(1, len(every) / arguments.images)
-    chosen = [every[int(index * step)] for index in range(min(arguments.images, len(every)))]
+@dataclass(frozen=True)
+class Measured:
+    """All results. ``apart``: see `deviations`, None without JPEG files; ``starts``: seconds, the first visit first."""
+
+    app: dict[str, Any]
+    found: dict[str, Agreement]
+    apart: tuple[int, int, float] | None
+    timed: list[Times]
+    cells: Cells | None
+    starts: list[float]
+    chromium: str
+
+
+def chosen(folder: Path, number: int) -> list[Path]:
+    """Images of a folder, evenly."""
+    every = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    step = max(1, len(every) / number)
+    return [every[int(index * step)] for index in range(min(number, len(every)))]
+
+
+def copied(arguments: argparse.Namespace, app: Path) -> dict[str, list[str]]:
+    """Names of the images by kind. Copies them into the app: ``images/``, each also as PNG; ``fields/`` as they are."""
     jpeg, png = [], []
     (app / "images").mkdir()
-    for number, path in enumerate(chosen):
+    for number, path in enumerate(chosen(arguments.images_folder, arguments.images)):
         png.append(f"{number:05d}.png")
         open_rgb(path).save(app / "images" / png[-1])
         if path.suffix.lower() in (".jpg", ".jpeg"):
             jpeg.append(f"{number:05d}.jpg")
             shutil.copy(path, app / "images" / jpeg[-1])
-    files = {"PNG": png, "JPEG": jpeg}
+    if arguments.fields:
+        (app / "fields").mkdir()
+        for number, path in enumerate(chosen(arguments.fields, arguments.number_of_fields)):
+            shutil.copy(path, app / "fields" / f"{number:05d}{path.suffix.lower()}")
+    return {"PNG": png, "JPEG": jpeg}
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> Measured:
+    """Write the app into a folder, and measure it."""
+    app = folder / "app"
+    given = ("--litertjs", arguments.litertjs) if arguments.litertjs else ()
+    facts = answer("web", arguments.model, "--out", app, *given)
+    files = copied(arguments, app)
+    images, png, jpeg = app / "images", files["PNG"], files["JPEG"]
+    fields = CellFields(app / "fields", folder / "cells") if arguments.fields else None
     classifier = Classifier.open(arguments.model, threads=1)
-    images = app / "images"
     with served(app) as address, sync_playwright() as playwright:
         profile = folder / "profile"
         starts = [cold_start(playwright, profile, address, images / png[0]) for _ in range(STARTS + 1)]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(service_workers="block")
         context.set_default_timeout(120_000)
-        single = opened(context, address, isolated=False)
+        single, threaded = opened(context, address, isolated=False), opened(context, address)
         found = {kind: agreement(classifier, images, answers(single, names)) for kind, names in files.items() if names}
         apart = deviations(single, classifier, images, jpeg[:TIMED]) if jpeg else None
-        timed = [times(single, classifier, images, png[:TIMED])]
-        single.close()
-        timed.append(times(opened(context, address), classifier, images, png[:TIMED]))
+        pages = single, threaded
+        timed = [times(page, classifier, images, png[:TIMED]) for page in pages]
+        cells = (
+            fields.measure([(page, each.threads) for page, each in zip(pages, timed, strict=True)]) if fields else None
+        )
         version = browser.version
         browser.close()
-    return report(arguments, facts, found, apart, timed, starts, version)
+    return Measured(facts, found, apart, timed, cells, starts, version)
 
 
-def report(
-    arguments: argparse.Namespace,
-    facts: dict[str, Any],
-    found: dict[str, Agreement],
-    apart: tuple[int, int, float] | None,
-    timed: list[Times],
-    starts: list[float],
-    version: str,
-) -> tuple[str, bool]:
-    first, again = starts[0], statistics.median(starts[1:])
-    png, jpeg = found["PNG"], found.get("JPEG")
-    size, equal = facts["bytes"] / 1e6, min(png.labels, png.reasons)
+def limits_of(measured: Measured) -> list[tuple[str, str, str, bool]]:
+    """What, measured, limit, and whether it is met."""
+    again, size = statistics.median(measured.starts[1:]), measured.app["bytes"] / 1e6
+    png, jpeg = measured.found["PNG"], measured.found.get("JPEG")
+    equal = min(png.labels, png.reasons)
     limits = [
         ("PNG: outputs identical", f"{png.scores} of {png.images}", "all", png.scores == png.images),
         ("PNG: label and reason equal", f"{equal} of {png.images}", "all", equal == png.images),
@@ -254,19 +279,30 @@ def report(
     if jpeg:
         share = 100 * jpeg.labels / jpeg.images
         limits.append(("JPEG: labels equal", f"{jpeg.labels} of {jpeg.images}", f"{MIN_JPEG} %", share >= MIN_JPEG))
-    for each, limit in zip(timed, (MAX_SINGLE, MAX_THREADED), strict=True):
+    for each, limit in zip(measured.timed, (MAX_SINGLE, MAX_THREADED), strict=True):
         what, ratio = f"model, threads: {each.threads}; ratio to native with one", each.model / each.native_model
         limits.append((what, f"{ratio:.2f}", f"{limit:g}", ratio <= limit))
+    return limits + (cell_limits(measured.cells, (MAX_SINGLE, MAX_THREADED)) if measured.cells else [])
+
+
+def report(measured: Measured) -> str:
+    """The page of results."""
+    facts, png, jpeg = measured.app, measured.found["PNG"], measured.found.get("JPEG")
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     lines = [
         "# The app in the browser",
         "",
-        f"`python benchmarks/web.py {arguments.model.name} {arguments.images_folder.name} --images {png.images}`, "
-        f"edgeall {revision('browser', 'edge_runtime')}, {datetime.now(timezone.utc):%Y-%m-%d}. Chromium {version}, "
-        f"headless; LiteRT.js {facts['litertjs']}. Model `{facts['model']}`, {facts['flatbuffer_sha256'][:16]}.",
+        f"`python benchmarks/{shlex.join(words)}`, edgeall {revision('browser', 'edge_runtime')}, "
+        f"{datetime.now(timezone.utc):%Y-%m-%d}.",
+        f"Chromium {measured.chromium}, headless; LiteRT.js {facts['litertjs']}. Model `{facts['model']}`, "
+        f"{facts['flatbuffer_sha256'][:16]}.",
         "",
         "| what | measured | limit | met |",
         "| --- | ---: | ---: | --- |",
-        *(f"| {what} | {value} | {limit} | {'yes' if ok else 'NO'} |" for what, value, limit, ok in limits),
+        *(
+            f"| {what} | {value} | {limit} | {'yes' if ok else 'NO'} |"
+            for what, value, limit, ok in limits_of(measured)
+        ),
         "",
         "Medians in ms per image, the native interpreter with one thread, in turns with the page:",
         "",
@@ -274,21 +310,21 @@ def report(
         "| ---: | ---: | ---: | ---: | ---: |",
         *(
             f"| {t.threads} | {t.model:.2f} | {t.native_model:.2f} | {t.whole:.2f} | {t.native_whole:.2f} |"
-            for t in timed
+            for t in measured.timed
         ),
         "",
-        f"First visit, everything fetched from this machine: {first:.2f} s to the first answer.",
+        *(cell_lines(measured.cells) if measured.cells else []),
+        f"First visit, everything fetched from this machine: {measured.starts[0]:.2f} s to the first answer.",
         f"PNG: the largest difference of a probability is {png.probability:.1e}.",
     ]
-    if jpeg and apart:
-        images, largest, values = apart
+    if jpeg and measured.apart:
+        images, largest, values = measured.apart
         lines += [
             f"JPEG: outputs identical for {jpeg.scores} of {jpeg.images}; largest difference {jpeg.largest:g}, of a",
             f"probability {jpeg.probability:.1e}; reason equal for {jpeg.reasons}. Pixels of {min(TIMED, jpeg.images)}",
             f"files: {images} differ from Pillow's, in {100 * values:.4f} % of the values, by at most {largest}.",
         ]
-    machine = [f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None]
-    return "\n".join([*lines, "", *machine, ""]), all(ok for *_, ok in limits)
+    return "\n".join([*lines, "", *machine_lines(), ""])
 
 
 def main() -> int:
@@ -296,15 +332,18 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="a packed classifier")
     parser.add_argument("images_folder", metavar="IMAGES", type=Path, help="folder")
     parser.add_argument("--images", type=int, default=1000, help="number of images, evenly from the folder")
+    parser.add_argument("--fields", metavar="DIR", type=Path, help="folder of smear fields whose cells are found")
+    parser.add_argument("--number-of-fields", type=int, default=100, help="evenly from the folder")
     parser.add_argument("--litertjs", type=Path, help="see `edgeall web`")
     parser.add_argument("--out", type=Path, help="Markdown file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        page, ok = measure(arguments, Path(folder))
+        measured = measure(arguments, Path(folder))
+    page = report(measured)
     print(page)
     if arguments.out:
         arguments.out.write_text(page, encoding="utf-8")
-    return 0 if ok else 1
+    return 0 if all(met for *_, met in limits_of(measured)) else 1
 
 
 if __name__ == "__main__":

@@ -110,10 +110,16 @@ async function classify(image, name, { explain = false, cells = null }) {
   const pixels = preprocess(image, classifier.bundle.manifest.input);
   const prepared = performance.now();
   const outputs = await classifier.infer(pixels);
-  const milliseconds = { preprocess: prepared - begun, model: performance.now() - prepared };
+  const answered = performance.now();
   const found = prediction(classifier, name, outputs);
   const map = explain && explains() && found.label ? await activationMap(classifier, pixels, outputs, found.label) : null;
+  const mapped = performance.now();
   if (cells) Object.assign(found, await cellsOf(image, cells));
+  const milliseconds = {
+    preprocess: prepared - begun,
+    model: answered - prepared,
+    cells: cells ? performance.now() - mapped : null,
+  };
   return { result: { prediction: found, scores: Array.from(outputs.scores), milliseconds, map }, move: map ? [map] : [] };
 }
 
