@@ -99,6 +99,8 @@ class Manifest:
         for key in ("segmentation", "output", "exemplars", "lineage", "drift"):
             if not values[key]:
                 del values[key]
+        if not values["input"]["white_background"]:
+            del values["input"]["white_background"]
         ordered = {key: values.pop(key) for key in _FIRST} | values
         text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)
         # A string has no line break in JSON, so only lists match.
@@ -198,6 +200,9 @@ def _input(values: dict[str, Any], name: str) -> InputSpec:
             resize=_take(values, "resize", str, name, "input."),
             mean=_channels(values["mean"]),
             std=_channels(values["std"]),
+            white_background=_take(values, "white_background", bool, name, "input.")
+            if "white_background" in values
+            else False,
         )
     except BundleError as error:
         raise error if error.message.startswith(name) else BundleError(f"{name}: {error.message}", error.hint) from None

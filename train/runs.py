@@ -241,7 +241,8 @@ def input_spec(settings: RunSettings) -> InputSpec:
     if settings.model == IMPORTED:  # its normalization is inside, in front of the common one
         return InputSpec(height=size, width=size)
     spec = registry.get(settings.model)
-    return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
+    white = settings.white_background
+    return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std, white_background=white)
 
 
 def load_subsets(split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Images]:
