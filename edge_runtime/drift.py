@@ -3,7 +3,8 @@
 Two groups of numbers describe an image: six facts about light, stain and focus, and its features along the axes of the
 out-of-distribution detector. The packed model holds their means for each predicted label, so that a slide with other
 shares of the labels raises no alarm, and their scatter: between runs of successive images, which stand for slides, and
-within them. The mean over a slide is compared with what the home laboratory's own slides do.
+within them. The mean over a slide is compared with what the home laboratory's own slides do. In an adapted file the
+means are those of the other laboratory, see `edgeall.edge_runtime.adaptation.drift`.
 
 Source: H. Hotelling 1931, "The generalization of Student's ratio", with the covariance of a random-effects model.
 """
@@ -101,6 +102,7 @@ class Group:
         within: covariance of images within a run.
         run: images of a run.
         runs: number of runs.
+        site: images of another laboratory that the means are of, as if of one slide; None: the means are of the runs.
     """
 
     means: F
@@ -108,6 +110,7 @@ class Group:
     within: F
     run: int
     runs: int
+    site: int | None = None
 
     @property
     def deviations(self) -> F:
@@ -120,16 +123,28 @@ class Group:
         return np.asarray(np.clip(numbers - self.means[label], -most, most))
 
     def by_chance(self, mean: F, images: int) -> float:
-        """Probability that a slide of home has a mean residual as far from 0."""
-        covariance = self.between + self.within * max(1 / images - 1 / self.run, 0.0)
+        """Probability that a slide of the laboratory has a mean residual as far from 0."""
+        covariance = self._of_means(images)
+        if self.site is not None:  # the means are those of a slide too
+            covariance = covariance + self._of_means(self.site)
         distance = float(mean @ np.linalg.solve(covariance, mean))
         free, count = self.runs - len(self.means), len(mean)
         return by_chance(count, free - count + 1, distance * (free - count + 1) / (free * count))
 
+    @property
+    def spread(self) -> F:
+        """Standard deviations of the mean residuals of slides of many images, ``(numbers,)``."""
+        return np.asarray(np.sqrt(np.diag(self.between) * (1 if self.site is None else 2)))
+
+    def _of_means(self, images: int) -> F:
+        """Covariance of the mean of a slide of so many images."""
+        return np.asarray(self.between + self.within * max(1 / images - 1 / self.run, 0.0))
+
     def to_json(self) -> dict[str, Any]:
         """The object in the manifest, with six digits."""
         tables = {name: _rounded(getattr(self, name)) for name in ("means", "between", "within")}
-        return {**tables, "run": self.run, "runs": self.runs}
+        site = {} if self.site is None else {"site": self.site}
+        return {**tables, "run": self.run, "runs": self.runs, **site}
 
 
 @dataclass(frozen=True)
@@ -188,7 +203,7 @@ class Drift:
         if all(probability[name] > LEVEL[name] for name in probability):
             return None
         group = self._groups[IMAGE]
-        shifts = dict(zip(FACTS, means[IMAGE] / np.sqrt(np.diag(group.between)), strict=True))
+        shifts = dict(zip(FACTS, means[IMAGE] / group.spread, strict=True))
         moved = sorted((name for name in FACTS if abs(shifts[name]) >= NAMED), key=lambda name: -abs(shifts[name]))
         return Finding(self.images, probability, {name: round(float(shifts[name]), 1) for name in moved})
 
@@ -237,15 +252,16 @@ def by_chance(numbers: int, free: int, ratio: float) -> float:
 def _group(facts: Mapping[str, Any], labels: int) -> Group:
     means, between, within = (np.array(facts[name], float) for name in ("means", "between", "within"))
     run, runs, count = int(facts["run"]), int(facts["runs"]), means.shape[1]
+    site = None if facts.get("site") is None else int(facts["site"])
     square = (count, count)
     fits = means.shape == (labels, count) and between.shape == within.shape == square and count % 2 == 0
-    if not fits or run < 1 or runs - labels - count < 1:
+    if not fits or run < 1 or runs - labels - count < 1 or (site is not None and site < 1):
         raise ValueError("invalid numbers")
     if not all(np.isfinite(table).all() for table in (means, between, within)):
         raise ValueError("not finite")
     if np.linalg.eigvalsh(between).min() <= 0 or np.diag(within).min() < 0:
         raise ValueError("no covariance")
-    return Group(means, between, within, run, runs)
+    return Group(means, between, within, run, runs, site)
 
 
 def _rounded(table: F) -> list[list[float]]:

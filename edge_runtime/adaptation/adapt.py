@@ -161,6 +161,8 @@ def _warnings(bundle: Bundle, config: AdaptConfig, learned: Learned) -> Iterator
         yield "the file holds no exemplars of home, so the cost there is unknown; quantize the run again"
     if labelled is not None and learned.detector is None and bundle.ood_detector is not None:
         yield f"fewer than {LEAST_LABELLED} images: the out-of-distribution detector stays"
+    if bundle.manifest is not None and bundle.manifest.drift and not learned.drift:
+        yield "too few images for the drift alarm: the adapted model has none"
     if bundle.is_signed and config.key is None:
         yield "the model is signed and the adapted one is not: devices that require a signature refuse it (--key)"
 

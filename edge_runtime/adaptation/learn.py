@@ -6,7 +6,7 @@ Nothing is written here, see `edgeall.edge_runtime.adaptation.adapt`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from ..errors import BundleError, DataError
 from ..flatbuffer import read_graph
 from ..manifest import Manifest
 from ..messages import message
-from ..ood import is_out_of_distribution, read_ood_detector
+from ..ood import OodDetector, is_out_of_distribution, read_ood_detector
 from ..tools.decisions import Calibration, Decisions, fit_temperature, review_rule
 from ..tools.novelty import CLEAN_SHARE, Novelty, refit_novelty
+from .drift import site_drift
 from .fit import Examples, Refit, refit
 from .head import Layer, as_read, computed, find_layer, patched, read_head
 from .site import Site
@@ -92,6 +93,7 @@ class Learned:
         unfamiliar: shares of the site's images above the thresholds of the old and the new OOD detector, each image
             from a detector that was fitted without it; None if the detector stays.
         is_better: whether the site gains more than by chance.
+        drift: reference of the drift alarm, see `edgeall.edge_runtime.adaptation.drift.site_drift`.
     """
 
     flatbuffer: bytes
@@ -100,6 +102,7 @@ class Learned:
     detector: bytes | None
     unfamiliar: tuple[float, float] | None
     is_better: bool
+    drift: dict[str, Any] = field(default_factory=dict)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -147,8 +150,11 @@ def learn(classifier: Classifier, site: Site) -> Learned:
     if bundle.ood_detector is not None and len(site) >= LEAST_LABELLED:
         novelty, detector, unfamiliar = _refit_detector(bundle, site.features)
     labelled = _judged(bundle, site, fitted, flatbuffer)
-    decisions = _decisions(manifest, classifier, site, fitted, novelty, detector)
-    return Learned(flatbuffer, labelled, decisions, detector, unfamiliar, labelled.gained.is_better)
+    plane = _plane(novelty, detector) or classifier.ood_detector
+    decisions = _decisions(manifest, classifier, site, fitted, novelty, plane)
+    layer = find_layer(read_graph(flatbuffer, bundle.path), bundle.path)
+    drift = site_drift(bundle, site, computed(flatbuffer, layer, features).argmax(axis=1), plane)
+    return Learned(flatbuffer, labelled, decisions, detector, unfamiliar, labelled.gained.is_better, drift)
 
 
 def check_agreement(
@@ -194,7 +200,13 @@ def _learn_unlabelled(bundle: Bundle, manifest: Manifest, site: Site) -> Learned
     novelty, detector, unfamiliar = _refit_detector(bundle, site.features)
     flagged = round(unfamiliar[0] * len(site))
     is_better = _tail(flagged, len(site), float(manifest.novelty.get("target", CLEAN_SHARE))) <= LEVEL
-    return Learned(bundle.flatbuffer, None, Decisions(novelty=novelty), detector, unfamiliar, is_better)
+    drift = site_drift(bundle, site, site.probabilities.argmax(axis=1), _plane(novelty, detector))
+    return Learned(bundle.flatbuffer, None, Decisions(novelty=novelty), detector, unfamiliar, is_better, drift)
+
+
+def _plane(novelty: Novelty | None, detector: bytes | None) -> OodDetector | None:
+    """The detector that was fitted, if it was."""
+    return None if novelty is None or detector is None else read_ood_detector(novelty.to_json(), detector, "novelty")
 
 
 def _flatbuffer(
@@ -249,7 +261,7 @@ def _decisions(
     site: Site,
     fitted: Refit,
     novelty: Novelty | None,
-    detector: bytes | None,
+    plane: OodDetector | None,
 ) -> Decisions:
     """Temperature and review threshold from the images that were left out; the rule is that of the old model."""
     assert site.truth is not None
@@ -258,9 +270,7 @@ def _decisions(
     if scale > 0:  # as an integer model gives them
         probabilities = np.asarray(np.rint(probabilities / scale) * scale, np.float32)
     temperature = fit_temperature(probabilities, site.truth)
-    plane, rule = classifier.ood_detector, None
-    if novelty is not None and detector is not None:
-        plane = read_ood_detector(novelty.to_json(), detector, "novelty")
+    rule = None
     if manifest.decision:
         by_sensitivity = manifest.decision.get("rule") == "target_sensitivity"
         target = manifest.decision.get("target")

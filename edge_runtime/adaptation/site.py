@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...console.progress import Progress
 from ..classifier import Classifier
+from ..drift import image_facts
 from ..errors import BundleError, DataError, ImageError
 from ..images import decode_rgb, find_images
 from ..messages import message
@@ -28,6 +29,7 @@ class Site:
         truth: class indices ``(n,)``; None for unlabelled images.
         probabilities: float32 ``(n, labels)``, not calibrated.
         features: float32 ``(n, features)``, pooled.
+        facts: float64 ``(n, facts)``, see `edgeall.edge_runtime.drift.image_facts`.
         repeated: number of files that repeat another one.
         problems: messages about images that could not be read.
     """
@@ -37,6 +39,7 @@ class Site:
     truth: NDArray[np.int64] | None
     probabilities: NDArray[np.float32]
     features: NDArray[np.float32]
+    facts: NDArray[np.float64]
     repeated: int = 0
     problems: tuple[str, ...] = ()
 
@@ -91,16 +94,16 @@ def read_site(
             answer = classifier.infer(pixels)
             assert answer.units is not None
             seen[digest] = path, label
-            answers.append((answer.probabilities, classifier.pooled(answer.units)))
+            answers.append((answer.probabilities, classifier.pooled(answer.units), image_facts(pixels)))
     if not answers:
         raise DataError(message("{folder}: no readable image in it", folder=folder), hint="check the path")
-    probabilities, features = (np.stack(rows) for rows in zip(*answers, strict=True))
+    probabilities, features, facts = (np.stack(rows) for rows in zip(*answers, strict=True))
     if not (np.isfinite(probabilities).all() and np.isfinite(features).all()):
         text = message("{folder}: the model's outputs for some of its images are not finite numbers", folder=folder)
         raise DataError(text)
     paths = tuple(path for path, _ in seen.values())
     truth = np.array([label for _, label in seen.values()], np.int64) if labelled else None
-    return Site(paths, tuple(seen), truth, probabilities, features, repeated, tuple(problems))
+    return Site(paths, tuple(seen), truth, probabilities, features, facts, repeated, tuple(problems))
 
 
 def _check_repeated(path: Path, label: int | None, first: Path, other: int | None) -> None:

@@ -147,7 +147,7 @@ def _manifest(parent: Manifest, learned: Learned, origin: Origin, entry: dict[st
         metrics=metrics,
         golden={**parent.golden, "site": [name for name in golden if name.startswith("site")]},
         lineage=(*parent.lineage, entry),
-        drift={},  # it is of the old laboratory
+        drift=learned.drift,
         **learned.changed,
     )
 

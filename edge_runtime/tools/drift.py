@@ -58,8 +58,7 @@ def fit_drift(image: F, features: F, predicted: NDArray[np.int64], runs: int, la
 
 
 def _fitted(numbers: F, predicted: NDArray[np.int64], runs: int, labels: int) -> Group:
-    known = [numbers[predicted == label] for label in range(labels)]
-    means = np.stack([(own if len(own) else numbers).mean(axis=0) for own in known])
+    means = means_of(numbers, predicted, labels)
     rest = numbers - means[predicted]
     most = CLIP * rest.std(axis=0)
     by_run = np.clip(rest, -most, most).reshape(runs, -1, numbers.shape[1])
@@ -67,6 +66,12 @@ def _fitted(numbers: F, predicted: NDArray[np.int64], runs: int, labels: int) ->
     apart = (by_run - middles[:, None]).reshape(len(rest), -1)
     between = middles.T @ middles / (runs - labels)
     return Group(means, between, apart.T @ apart / (len(rest) - runs), by_run.shape[1], runs)
+
+
+def means_of(numbers: F, labelled: NDArray[np.int64], labels: int) -> F:
+    """Means of the labels ``(labels, numbers)``; of all images for a label without any."""
+    known = [numbers[labelled == label] for label in range(labels)]
+    return np.stack([(own if len(own) else numbers).mean(axis=0) for own in known])
 
 
 def followed(

@@ -16,7 +16,7 @@ from ...edge_runtime.errors import UsageError
 from ...edge_runtime.flatbuffer import read_graph
 from ...edge_runtime.interpreter import load
 from ...edge_runtime.manifest import SCORES, Manifest
-from ...edge_runtime.tools.decisions import Decisions, wanted_rule
+from ...edge_runtime.tools.decisions import wanted_rule
 from ...edge_runtime.tools.golden_images import choose_golden
 from ...train.data import cache
 from ...train.data.split import Split, save_split
@@ -26,7 +26,7 @@ from ...train.runs import load_subsets, positive_of, source_revision, versions
 from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_metrics, quality_gate
 from ..packaging.pack import pack
-from ..quantization.decisions import UNFITTED, Fitting, assess, fit_decisions
+from ..quantization.decisions import UNFITTED, Fitted, Fitting, assess, fit_decisions
 from ..quantization.verify import pixels_of, predictions_and_features
 from .config import PackConfig
 from .data import Data, Images, open_data
@@ -62,11 +62,13 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
     known = know(bundle, config, data, cache_dir, progress)
     fitting, flatbuffer = _open(config, bundle, known, data, cache_dir, progress)
     fitted = fit_decisions(fitting) if data.divided else UNFITTED
+    if fitted.detector is not None and not fitted.drift:
+        progress.note("too few training images for the labels: no drift alarm")
     classifier, test = fitting.classifier, fitting.subsets["test"]
     probabilities, features = predictions_and_features(classifier, pixels_of(test), len(test), "measuring", progress)
     metrics, report = assess(fitting, fitted, probabilities, features, "test")
     metrics = only_seen(metrics)
-    manifest = _manifest(config, known, fitting, fitted.decisions, manifest_metrics(metrics, report, None, None), data)
+    manifest = _manifest(config, known, fitting, fitted, manifest_metrics(metrics, report, None, None), data)
     source, candidates = golden_candidates("test", data.facts, fitting.split, config.data)
     golden = choose_golden(classifier, candidates, GOLDEN_IMAGES)
     pack(flatbuffer, manifest, golden, model_card(manifest), config.out, fitted.detector)
@@ -164,7 +166,7 @@ def _manifest(
     config: PackConfig,
     known: Known,
     fitting: Fitting,
-    decisions: Decisions,
+    fitted: Fitted,
     metrics: dict[str, Any],
     data: Data,
 ) -> Manifest:
@@ -197,5 +199,6 @@ def _manifest(
         golden={"source": "images of the data that it was packed with"},
         quality=quality_gate(data.facts, split, config.data) if data.divided else {},
         output={} if scores == SCORES[0] else {"scores": scores},
-        **decisions.to_json(),
+        drift=fitted.drift,
+        **fitted.decisions.to_json(),
     )

@@ -5,16 +5,23 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from drawn_sites import draw_site
+from fixtures_packed import with_reference
 from fixtures_rig import Rig, demo_classifier
+from PIL import Image
 from starlette.testclient import TestClient
 from venvs import HANG_S
 
+from edgeall.cli import main
 from edgeall.edge_runtime import pipeline
+from edgeall.edge_runtime.adaptation.adapt import AdaptConfig, adapt
+from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.drift import (
     FACTS,
     FEATURES,
@@ -32,9 +39,12 @@ from edgeall.edge_runtime.drift import (
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.ood import OodDetector
 from edgeall.edge_runtime.pipeline import Prediction
+from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.drift import chosen_runs, fit_drift, followed
 from edgeall.rig.drift import EVENT, SlideDrift, drift_of
 from edgeall.rig.language import speaking
+from edgeall.rig.record.rows import SessionNotes
+from edgeall.rig.serve import DEMO_MODEL
 from edgeall.rig.web.display import drifted
 from edgeall.rig.web.live_events import LiveEncoder
 
@@ -229,8 +239,6 @@ def test_the_live_view_says_it(make_rig: Callable[..., Rig], monkeypatch: pytest
 
 
 def test_run_gives_the_facts_of_each_image(tmp_path: Any) -> None:
-    from drawn_sites import draw_site
-
     folder = draw_site(tmp_path / "site", (2, 1, 0, 0))
     classifier = demo_classifier()
     single = list(pipeline.classify(classifier, [folder], with_facts=True))
@@ -246,3 +254,76 @@ def test_run_gives_the_facts_of_each_image(tmp_path: Any) -> None:
 def test_percentiles_by_counting_are_those_of_numpy(size: int) -> None:
     values = np.random.default_rng(size).integers(0, 766, size).astype(np.int16)
     np.testing.assert_allclose(_percentiles(values, (25, 75)), np.percentile(values, (25, 75)))
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file with a reference, one adapted from it, and fresh cells of home, of the site and under a third lamp."""
+    top = tmp_path_factory.mktemp("moved")
+    homes = [draw_site(top / f"home-{seed}", (count,) * 4, seed) for seed, count in ((1, 40), (2, 8))]
+    parent = with_reference(DEMO_MODEL, top / "parent.tflite", homes[0])
+    warm, blue = (1.0, 0.85, 0.65), (0.7, 0.8, 1.0)
+    site = lit(draw_site(top / "site", (12, 12, 12, 4), 3), warm)
+    adapted = adapt(AdaptConfig(parent, site, top / "adapted.tflite"))
+    assert adapted.written and not any("drift" in each for each in adapted.warnings)
+    fresh = lit(draw_site(top / "fresh", (8,) * 4, 4), warm)
+    third = lit(draw_site(top / "third", (10,) * 4, 5), blue)
+    return {"parent": parent, "adapted": adapted.out, "home": homes[1], "site": fresh, "third": third}
+
+
+def lit(folder: Path, lamp: tuple[float, float, float]) -> Path:
+    """The images of a folder under another lamp."""
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            pixels = np.asarray(image) * lamp
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "shown", "alarm"),
+    [
+        ("parent", "home", False),
+        ("parent", "site", True),
+        ("adapted", "site", False),
+        ("adapted", "home", True),
+        ("adapted", "third", True),
+    ],
+)
+def test_an_adapted_file_knows_its_site_as_its_parent_knows_home(
+    moved: dict[str, Path],
+    model: str,
+    shown: str,
+    alarm: bool,
+    capfd: pytest.CaptureFixture[str],
+    make_rig: Callable[..., Rig],
+) -> None:
+    assert main(["run", str(moved[model]), str(moved[shown])]) == 0
+    assert ("differ from those that the model was fitted on" in capfd.readouterr().err) == alarm
+    record = make_rig(unit="cell").record
+    classifier = Classifier.open(moved[model], threads=1)
+    follow = SlideDrift(classifier, record)
+    follow.start(record.start_session(SessionNotes("S-1")))
+    for number, path in enumerate(sorted(moved[shown].rglob("*.png"))):
+        pixels = load_input(path, classifier.input)
+        follow.see([number], [(pixels, pipeline.prediction(classifier, "cell", classifier.infer(pixels)))])
+    assert (follow.finding is not None) == alarm == bool(record.events(9, kind=EVENT))
+
+
+def test_an_adapted_file_can_be_adapted_again_and_its_scatter_stays(moved: dict[str, Path], tmp_path: Path) -> None:
+    parent, adapted = (drift_groups(Classifier.open(moved[name], threads=1)) for name in ("parent", "adapted"))
+    assert parent[IMAGE].site is None and adapted[IMAGE].site == 40
+    again = adapt(AdaptConfig(moved["adapted"], moved["third"], tmp_path / "again.tflite", unlabelled=True))
+    groups = read_drift(again.learned.drift, 4, "x")
+    for found in (adapted, groups):
+        np.testing.assert_array_equal(found[IMAGE].between, parent[IMAGE].between)
+        assert (found[IMAGE].spread > parent[IMAGE].spread).all()
+    assert np.abs(groups[IMAGE].means - adapted[IMAGE].means).max() > 0.1
+
+
+def test_too_few_images_for_a_reference_are_said(moved: dict[str, Path], tmp_path: Path) -> None:
+    few = lit(draw_site(tmp_path / "few", (6, 6, 6, 0), 6), (1.0, 0.85, 0.65))
+    home = draw_site(tmp_path / "home", (40,) * 4, 1)
+    parent = with_reference(DEMO_MODEL, tmp_path / "parent.tflite", home, exemplars=False)
+    result = adapt(AdaptConfig(parent, few, tmp_path / "out.tflite"))
+    assert result.learned.drift == {} and any("drift alarm" in each for each in result.warnings)

@@ -15,6 +15,7 @@ from PIL import Image
 from edgeall import cli
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
+from edgeall.edge_runtime.drift import drift_groups
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.inspect import inspect_model
 
@@ -113,7 +114,9 @@ def test_a_bare_file_becomes_a_verified_one(kind: str, packed: Pack, few: Path, 
     assert "It is not known which images it was trained on" in card
 
 
-def test_decisions_are_fitted_where_there_are_enough_images(packed: Pack, tmp_path: Path) -> None:
+def test_decisions_and_the_drift_alarm_are_fitted_where_there_are_enough_images(
+    packed: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, found, err = packed("softmax", folder(tmp_path / "data", 110), "--normalization=-1..1")
     assert status == 0, err
     assert found["normalization"] == "-1..1" and found["normalization_from"] == "named"
@@ -124,6 +127,15 @@ def test_decisions_are_fitted_where_there_are_enough_images(packed: Pack, tmp_pa
     own = Classifier.open(tmp_path / "out.tflite")
     assert own.ood_detector is not None
     assert own.infer(load_input(tmp_path / "data" / "dark" / "000.png", own.input)).novelty is not None
+    assert drift_groups(own)
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for place, shift in ((home, 0), (elsewhere, 40)):
+        place.mkdir()
+        for number in range(30):
+            drawn(tuple(COLOURS.values())[number % 2] + shift, 7_000_000 + number).save(place / f"{number:02}.png")
+        assert cli.main(["run", str(tmp_path / "out.tflite"), str(place)]) == 0
+        said = capsys.readouterr().err
+        assert ("differ from those that the model was fitted on" in said) == bool(shift), said
 
 
 def test_what_cannot_be_packed(packed: Pack, few: Path, tmp_path: Path) -> None:
