@@ -47,17 +47,18 @@ function ready(facts) {
     created: facts.created,
     digest: `${facts.digest} matches`,
     "golden images": `${facts.golden} as packed`,
-    "cell finder": `${facts.cells.digest} matches; ${facts.cells.golden} golden images as packed`,
+    "cell finder": `${facts.cells.digest} matches; its golden images are checked when cells are wanted`,
     signature: facts.signed ? "valid, by the key of this page" : "not required",
     threads: String(facts.threads),
   };
   for (const [name, value] of Object.entries(rows)) {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     [term.textContent, text.textContent] = [name, value];
+    text.id = `fact-${name.replaceAll(" ", "-")}`;
     element("facts").append(term, text);
   }
   connectResults(facts.labels, segments);
-  connectCells(segments || facts.unit !== "cell", segments);
+  connectCells(segments || facts.unit !== "cell", segments, () => openCells(facts.cells));
   connectCamera({ explains: facts.explains, segments }, trouble);
   files.onchange = () => take(Array.from(files.files ?? []), facts.explains);
   document.ondragover = (event) => event.preventDefault();
@@ -68,6 +69,22 @@ function ready(facts) {
   element("status").hidden = true;
   element("ready").hidden = false;
   document.body.dataset.state = "ready";
+}
+
+/**
+ * Open the model of cells, which is checked then: a classifier need not wait for it.
+ * @param {Facts["cells"]} facts
+ */
+async function openCells({ digest, golden }) {
+  const fact = element("fact-cell-finder");
+  try {
+    await ask("openCells", {});
+    fact.textContent = `${digest} matches; ${golden} golden images as packed`;
+  } catch (error) {
+    fact.textContent = `refused: ${textOf(error)}`;
+    trouble(error);
+    throw error;
+  }
 }
 
 /** @param {unknown} error */

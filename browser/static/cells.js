@@ -16,14 +16,21 @@ const SHARE = 0.2;
 /**
  * @param {boolean} on whether cells are looked for
  * @param {boolean} always whether the user has no choice
+ * @param {() => Promise<void>} open the model of cells; called when cells are wanted, rejects if it is refused
  */
-export function connectCells(on, always) {
-  element("cells").hidden = always;
+export function connectCells(on, always, open) {
+  const button = /** @type {HTMLButtonElement} */ (element("cells"));
+  button.hidden = always;
   const show = (/** @type {boolean} */ wanted) => {
-    element("cells").ariaPressed = String(wanted);
+    button.ariaPressed = String(wanted);
     element("scale").hidden = !wanted;
+    if (wanted)
+      open().catch(() => {
+        show(false);
+        button.disabled = true;
+      });
   };
-  element("cells").onclick = () => show(element("cells").ariaPressed !== "true");
+  button.onclick = () => show(button.ariaPressed !== "true");
   show(on);
 }
 

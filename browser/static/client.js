@@ -21,7 +21,7 @@ worker.onerror = (/** @type {ErrorEvent} */ event) => {
 };
 
 /**
- * @param {"start" | "classifyFile" | "classifyFrame"} task
+ * @param {"start" | "openCells" | "classifyFile" | "classifyFrame"} task
  * @param {object} values
  * @param {Transferable[]} [move]
  * @returns {Promise<any>}

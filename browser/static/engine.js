@@ -7,12 +7,13 @@ import { activationMap } from "./explain.js";
 import { findCells } from "./finder.js";
 import { decodeRgb, fromSource } from "./images.js";
 import { classCounts, outlined } from "./masks.js";
-import { loadRuntime, possibleThreads } from "./network.js";
+import { possibleThreads, startedRuntime } from "./network.js";
 import { checkGolden, prediction } from "./pipeline.js";
 import { preprocess } from "./preprocess.js";
 import { givenScale } from "./scale.js";
 import { checkGoldenMasks, Segmenter } from "./segmenter.js";
 
+/** @typedef {import("./bundle.js").Bundle} Bundle */
 /** @typedef {import("./preprocess.js").Image} Image */
 /** @typedef {import("./pipeline.js").Prediction} Prediction */
 
@@ -24,33 +25,67 @@ import { checkGoldenMasks, Segmenter } from "./segmenter.js";
 
 /** @type {Classifier | undefined} */
 let classifier;
-/** @type {Segmenter | undefined} */
-let segmenter;
-
-const RUNTIME = new URL("runtime/", self.location.href).href;
+/** @type {(() => Promise<Segmenter>) | undefined} */
+let finder;
 
 /**
- * Open the models, and check them before their first answer. A segmentation model finds the cells itself.
+ * Open the model, and check it before its first answer. A segmentation model finds the cells itself; beside a
+ * classifier, the digest of the model of cells is checked here, and its golden images before it is used.
  * @param {{model: string, publicKey: string | null, cells: {model: string, sha256: string} | null}} values the
  *   addresses; see `openBundle`. The model of cells belongs to the page, which knows its digest.
  */
 async function start({ model, publicKey, cells }) {
-  const threads = possibleThreads();
-  const runtime = loadRuntime(RUNTIME, threads);
-  runtime.catch(() => {}); // a model that is refused is the more important error
   const { name: file, content } = await fetched(model);
   const bundle = await openBundle(content, file, publicKey);
   const { task, name, created, unit, labels, flatbufferSha256: digest } = bundle.manifest;
-  const finder = task === "segmentation" ? bundle : await cellBundle(cells);
-  const litert = await runtime;
-  const opened = task === "segmentation" ? undefined : await Classifier.open(bundle, litert, threads);
-  if (opened) await checkGolden(opened);
-  const found = await Segmenter.open(finder, litert, threads);
-  await checkGoldenMasks(found);
-  [classifier, segmenter] = [opened, found];
+  const cellsBundle = task === "segmentation" ? bundle : await cellBundle(cells);
+  const [litert, threads] = [await startedRuntime(), possibleThreads()];
+  finder = once(() => openFinder(cellsBundle, litert, threads));
+  if (task === "segmentation") await finder();
+  else classifier = await openClassifier(bundle, litert, threads);
   const facts = { task, name, created, unit, labels, digest, golden: bundle.golden.length, signed: bundle.signed };
-  const finderFacts = { digest: finder.manifest.flatbufferSha256, golden: finder.golden.length };
+  const finderFacts = { digest: cellsBundle.manifest.flatbufferSha256, golden: cellsBundle.golden.length };
   return { result: { ...facts, threads, explains: explains(), cells: finderFacts } };
+}
+
+/** Open the model of cells, and check its golden images, if that was not done yet. */
+async function openCells() {
+  if (!finder) throw new EdgeallError("the model is not open");
+  await finder();
+  return { result: null };
+}
+
+/**
+ * @param {Bundle} bundle
+ * @param {any} litert
+ * @param {number} threads
+ */
+async function openClassifier(bundle, litert, threads) {
+  const opened = await Classifier.open(bundle, litert, threads);
+  await checkGolden(opened);
+  return opened;
+}
+
+/**
+ * @param {Bundle} bundle
+ * @param {any} litert
+ * @param {number} threads
+ */
+async function openFinder(bundle, litert, threads) {
+  const opened = await Segmenter.open(bundle, litert, threads);
+  await checkGoldenMasks(opened);
+  return opened;
+}
+
+/**
+ * @template T
+ * @param {() => Promise<T>} make
+ * @returns {() => Promise<T>} calls it at most once
+ */
+function once(make) {
+  /** @type {Promise<T> | undefined} */
+  let made;
+  return () => (made ??= make());
 }
 
 /**
@@ -157,9 +192,9 @@ async function segment(image, name, settings) {
  * @param {{redCellPx: number | null}} settings
  */
 async function search(image, { redCellPx }) {
-  if (!segmenter) throw new EdgeallError("the model is not open");
-  return findCells(image, segmenter, redCellPx === null ? null : givenScale(redCellPx));
+  if (!finder) throw new EdgeallError("the model is not open");
+  return findCells(image, await finder(), redCellPx === null ? null : givenScale(redCellPx));
 }
 
 /** By the name in the page's message. */
-export const tasks = { start, classifyFile, classifyFrame };
+export const tasks = { start, openCells, classifyFile, classifyFrame };

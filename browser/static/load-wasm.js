@@ -9,11 +9,10 @@
  */
 export async function createWasmLib(Library, script) {
   const url = String(script);
+  const compiled = compile(url.replace(/\.js$/, ".wasmz"));
+  compiled.catch(() => {}); // reported below
   importScripts(url);
-  const response = await fetch(url.replace(/\.js$/, ".wasmz"));
-  if (!response.ok || !response.body) throw new Error(`${response.url}: ${response.status}`);
-  const plain = response.body.pipeThrough(new DecompressionStream("gzip"));
-  const wasm = new Response(plain, { headers: { "content-type": "application/wasm" } });
+  const wasm = await compiled;
   const module = await /** @type {any} */ (self).ModuleFactory({
     mainScriptUrlOrBlob: url, // its threads run the same script
     printErr: (/** @type {string} */ line) => /^(INFO|WARNING)/.test(line) || console.error(line),
@@ -22,9 +21,20 @@ export async function createWasmLib(Library, script) {
      * @param {(instance: WebAssembly.Instance, module: WebAssembly.Module) => void} done
      */
     instantiateWasm(imports, done) {
-      WebAssembly.instantiateStreaming(wasm, imports).then(({ instance, module }) => done(instance, module));
+      WebAssembly.instantiate(wasm, imports).then((instance) => done(instance, wasm));
       return {};
     },
   });
   return new Library(module);
+}
+
+/**
+ * Compiles while it fetches and unpacks.
+ * @param {string} url
+ */
+async function compile(url) {
+  const response = await fetch(url);
+  if (!response.ok || !response.body) throw new Error(`${response.url}: ${response.status}`);
+  const plain = response.body.pipeThrough(new DecompressionStream("gzip"));
+  return WebAssembly.compileStreaming(new Response(plain, { headers: { "content-type": "application/wasm" } }));
 }

@@ -8,13 +8,27 @@ import { BundleError, EdgeallError } from "./errors.js";
 
 const MAX_THREADS = 4;
 
+/** @type {Promise<any> | undefined} */
+let runtime;
+
 /**
- * Start the runtime.
+ * The runtime, which the first call starts.
+ * @returns {Promise<any>} LiteRT.js
+ */
+export function startedRuntime() {
+  if (!runtime) {
+    runtime = loadRuntime(new URL("runtime/", self.location.href).href, possibleThreads());
+    runtime.catch(() => {}); // a model that is refused is the more important error
+  }
+  return runtime;
+}
+
+/**
  * @param {string} folder of its files, an absolute address
  * @param {number} threads 1, or more if the page is cross-origin isolated
  * @returns {Promise<any>} LiteRT.js
  */
-export async function loadRuntime(folder, threads) {
+async function loadRuntime(folder, threads) {
   // The golden outputs are those of the processor's kernels, so no graphics device is set up.
   Object.defineProperty(navigator, "gpu", { value: undefined, configurable: true });
   const litert = await import(`${folder}litert.js`);

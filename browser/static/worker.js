@@ -3,6 +3,8 @@
  * `importScripts`.
  */
 
+// What takes longest begins first, before all modules are here. Its errors are those of the task `start`.
+import("./network.js").then(({ startedRuntime }) => startedRuntime()).catch(() => {});
 const engine = import("./engine.js");
 
 onmessage = async ({ data: { id, task, values } }) => {

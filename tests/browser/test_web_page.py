@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -258,6 +259,8 @@ def test_cells_are_those_of_edgeall_cells(
     assert table == Path("found/cells.csv").read_bytes().decode().replace("smears/", "")
     assert page.locator("#list canvas.boxes").count() == len(files)
     assert page.get_by_text("no nucleated cell found").first.is_visible()
+    page.get_by_text("The model", exact=True).click()
+    assert page.locator("dd", has_text=re.compile("matches; [0-9]+ golden images as packed")).is_visible()
 
 
 def test_a_segmentation_model_is_an_app_too(
@@ -431,8 +434,10 @@ def test_a_model_is_refused(
     assert page.locator("#ready").is_hidden()
 
 
-def test_another_model_of_cells_is_refused(site: Path, address: str, open_page: Callable[..., Any]) -> None:
-    """It is not signed: the page knows its digest. And its golden images are checked as those of the classifier."""
+def test_another_model_of_cells_is_refused(
+    site: Path, address: str, open_page: Callable[..., Any], images: list[Path]
+) -> None:
+    """It is not signed: the page knows its digest. And its golden images are checked before its first answer."""
 
     def other_size(golden: dict[str, Any]) -> None:
         golden["images"][0]["red_cell"] += 0.1
@@ -448,8 +453,16 @@ def test_another_model_of_cells_is_refused(site: Path, address: str, open_page: 
     (folder / "app.json").unlink()
     (folder / "app.json").write_text(json.dumps(facts))
     page = open_page(f"{address}/other cells/")
+    button = page.get_by_role("button", name="Find cells")
+    button.click()
     alert = page.get_by_role("alert").inner_text()
     assert alert.startswith("cells.tflite: 0.png: NOT as packed, differs by ") and "units" in alert
+    assert button.is_disabled() and button.get_attribute("aria-pressed") == "false"
+    page.locator("details summary").click()
+    assert page.locator("dd", has_text="refused: cells.tflite: 0.png: NOT as packed").is_visible()
+    page.locator("#files").set_input_files(images[0])  # the classifier came out as packed
+    page.locator("#list .label").wait_for()
+    assert "cells" not in results(page)[0]
 
 
 def test_accessible(address: str, open_page: Callable[..., Any], images: list[Path], tmp_path: Path) -> None:
