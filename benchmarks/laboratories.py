@@ -5,11 +5,10 @@ python benchmarks/laboratories.py DATA --weights FILE --write benchmarks/results
 DATA holds cells/{pbc,bccd}, masks/all-idb2 and cnmc; FILE is MobileNetV2 0.35 with ImageNet weights, without its top.
 Five types of white cell: trained on the Barcelona laboratory (PBC), tested on BCCD. Leukaemia against healthy cells:
 trained on ALL-IDB2, tested on C-NMC's sample. The white cells are measured as they are and as `edgeall cells --central`
-frames them, in both laboratories; the latter with the options that the guide names for cells. Each model is trained and
-quantized once by `edgeall`; a complete one in --work is used again. Each draw takes labelled images of the other
-laboratory, learns from them by the function behind `edgeall adapt`, and is tested on all images of that laboratory that
-were not drawn. Where the product would not write a file, because nothing was gained by more than chance, the old model
-counts. No limit: it reports.
+frames them, in both laboratories. Each model is trained and quantized once by `edgeall`; a complete one in
+--work is used again. Each draw takes labelled images of the other laboratory, learns from them by the function behind
+`edgeall adapt`, and is tested on all images of that laboratory that were not drawn. Where the product would not write
+a file, because nothing was gained by more than chance, the old model counts. No limit: it reports.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ SMALL_COUNTS = (10, 16)
 """Of C-NMC's sample, which has 32 cells."""
 TRAINING = ("--model", "mobilenet_v2", "--alpha", 0.35, "--input-size", 96, "--epochs-finetune", 12)
 """Twelve epochs instead of the default of 39 for this number of images, to train in four minutes of one core."""
-CELLS = ("--white-background", "--augment", "laboratories")
-"""Further options for single cells, see `docs/how-to/find-cells.md`."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,10 @@ def _cells(arguments: argparse.Namespace) -> Task:
 
 
 def _framed_cells(arguments: argparse.Namespace) -> Task:
-    """The same, framed alike by the cell finder, and trained for the light and the colours of other laboratories."""
+    """The same, framed alike by the cell finder."""
     home, site = (_framed(arguments, name) for name in ("pbc", "bccd"))
-    model = _model(arguments, "pbc-framed", home, *CELLS)
-    name = f"White cells, framed by `edgeall cells --central`, trained with `{' '.join(CELLS)}`: PBC to BCCD"
-    return _task(arguments, name, model, site, COUNTS)
+    model = _model(arguments, "pbc-framed", home)
+    return _task(arguments, "White cells, framed by `edgeall cells --central`: PBC to BCCD", model, site, COUNTS)
 
 
 def _framed(arguments: argparse.Namespace, name: str) -> Path:
@@ -122,11 +118,11 @@ def _leukaemia(arguments: argparse.Namespace) -> Task:
     return _task(arguments, "Blasts against healthy cells: ALL-IDB2 to C-NMC's sample", model, site, SMALL_COUNTS)
 
 
-def _model(arguments: argparse.Namespace, name: str, data: Path, *options: str) -> Path:
+def _model(arguments: argparse.Namespace, name: str, data: Path) -> Path:
     """The packed model of a laboratory, trained and quantized unless it is there."""
     run, model = arguments.work / name, arguments.work / f"{name}.tflite"
     if not (run / "run.json").exists():
-        command.answer("train", "--data", data, "--weights", arguments.weights, *TRAINING, *options, "--out", run)
+        command.answer("train", "--data", data, "--weights", arguments.weights, *TRAINING, "--out", run)
     if not model.exists():
         command.answer("quantize", run, "--data", data, "--out", model)
     return model

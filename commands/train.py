@@ -45,7 +45,6 @@ _evaluated = partial(option, EvaluateSettings)
 @_setting("weights", "imagenet (downloaded), none, a file of no_top weights, or a run with the same backbone.")
 @_setting("input_size", "Input size in pixels.  [default: the backbone's]", type=click.IntRange(1))
 @_setting("epochs_head", "Epochs of the head stage, on cached features.", type=click.IntRange(0))
-@_setting("white_background", "Make the background of every image white, in training and on the device.")
 @_setting(
     "epochs_finetune",
     "Epochs of the fine-tuning stage.  [default: about 36,000 training images in all, 8 to 60 epochs]",
@@ -58,8 +57,8 @@ _evaluated = partial(option, EvaluateSettings)
 @_setting("dense", "Units of a hidden dense layer before the last.  [default: none]", type=click.IntRange(1))
 @_setting(
     "augment",
-    "Augmentation of training images: none, light, microscope, laboratories, studies, or a list of brightness, "
-    "contrast, rotation, flip, shift, shear, zoom, crop and jpeg. crop:0.7 changes a share of 0.7 of the images.",
+    "Augmentation of training images: none, light, microscope, studies, or a list of brightness, contrast, rotation, "
+    "flip, shift, shear, zoom, crop and jpeg. crop:0.7 changes a share of 0.7 of the images.",
 )
 @_setting("optimizer", "Optimizer of both stages.")
 @_setting("schedule", "Learning rate after the warm-up. step: a tenth after 50 % of the steps, a hundredth after 75 %.")

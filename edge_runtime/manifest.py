@@ -99,8 +99,6 @@ class Manifest:
         for key in ("segmentation", "output", "exemplars", "lineage", "drift"):
             if not values[key]:
                 del values[key]
-        if not values["input"]["white_background"]:
-            del values["input"]["white_background"]
         ordered = {key: values.pop(key) for key in _FIRST} | values
         text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)
         # A string has no line break in JSON, so only lists match.
@@ -191,8 +189,6 @@ def _input(values: dict[str, Any], name: str) -> InputSpec:
         listed: list[Any] = value if isinstance(value, list) else [value]
         if len(listed) not in (1, 3) or not all(map(_is_number, listed)):
             raise _bad(name, f"`input.{key}` must be a number, or three")
-    if not isinstance(values.get("white_background", False), bool):
-        raise _bad(name, "`input.white_background` must be true or false")
     try:
         return InputSpec(
             height=_take(values, "height", int, name, "input."),
@@ -202,7 +198,6 @@ def _input(values: dict[str, Any], name: str) -> InputSpec:
             resize=_take(values, "resize", str, name, "input."),
             mean=_channels(values["mean"]),
             std=_channels(values["std"]),
-            white_background=values.get("white_background", False),
         )
     except BundleError as error:
         raise error if error.message.startswith(name) else BundleError(f"{name}: {error.message}", error.hint) from None

@@ -21,9 +21,6 @@ Channels = float | tuple[float, ...]
 _LUMA = np.array([19595, 38470, 7471], np.uint32)
 """Weights of red, green and blue in units of 1/65536, as in Pillow's ``convert("L")``. Source: ITU-R BT.601."""
 
-_BACKGROUND = 9, 10
-"""Share of the pixels that are not brighter than the background, as a fraction: 9/10. The corners of a square around a
-round cell are a fifth of it."""
 _GAP = 3.0
 """A field is reduced by whole numbers to no less than this many times the wanted size before it is resized."""
 
@@ -42,7 +39,6 @@ class InputSpec:
         color: order of the network's channels, ``RGB`` or ``BGR``; or ``GREY`` for one channel, the grey of the RGB
             pixels.
         resize: only Pillow's antialiased ``bilinear`` exists.
-        white_background: whether the resized image goes through `on_white`.
     """
 
     height: int
@@ -52,7 +48,6 @@ class InputSpec:
     std: Channels = 127.5
     color: str = "RGB"
     resize: str = "bilinear"
-    white_background: bool = False
 
     def __post_init__(self) -> None:
         if self.color not in COLORS or self.resize != "bilinear" or self.fit not in FITS:
@@ -109,32 +104,7 @@ def preprocess(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     for step in ((spec.width, image.height), size):
         if image.size != step:
             image = image.resize(step, Image.Resampling.BILINEAR)
-    pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8)
-    return on_white(pixels) if spec.white_background else pixels
-
-
-def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image under a lamp that makes its background white.
-
-    Each channel is multiplied so that its value at `_BACKGROUND` of the sorted pixels becomes 255: bright-field images
-    are brightest where nothing absorbs. The result has the optical densities of the image, less those of the empty
-    slide. In whole numbers, so that every processor and the browser give the same.
-
-    Args:
-        pixels: uint8 ``(height, width, 3)``.
-
-    Returns:
-        The same shape and dtype.
-    """
-    count = pixels.shape[0] * pixels.shape[1]
-    values = np.arange(1, 257)  # value + 1: black has a density too
-    channels = []
-    for channel in np.moveaxis(pixels, 2, 0):
-        darker = np.bincount(channel.ravel(), minlength=256).cumsum()
-        white = int(np.searchsorted(darker * _BACKGROUND[1], count * _BACKGROUND[0])) + 1
-        table = np.minimum((2 * 256 * values + white) // (2 * white) - 1, 255).astype(np.uint8)
-        channels.append(table[channel])
-    return np.stack(channels, axis=2)
+    return np.asarray(image, dtype=np.uint8)
 
 
 def rescaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -35,8 +35,6 @@ SIZES = [
     *((224, 100, 224, 50, "stretch"), (100, 224, 50, 224, "center-crop")),
 ]
 """Width and height of an image, of an input, and the fit."""
-WHITE = [(640, 480, 96, 96), (50, 40, 224, 224), (1, 1, 24, 24), (7, 900, 33, 20), (96, 96, 96, 96)]
-"""Width and height of an image, and of an input with a white background."""
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By the colour type of a PNG file."""
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -86,11 +84,6 @@ def make() -> dict[str, Any]:
         | {"sha256": digest(preprocess(Image.fromarray(drawn(w, h)), InputSpec(height, width, fit=fit)))}
         for w, h, width, height, fit in SIZES
     ]
-    white = [
-        {"image": [w, h], "input": [width, height], "sha256": digest(preprocess(Image.fromarray(drawn(w, h)), spec))}
-        for w, h, width, height in WHITE
-        for spec in [InputSpec(height, width, white_background=True)]
-    ]
     decode = [
         {"what": what, "png": base64.b64encode(content).decode()} | decoded(content) for what, content in png_files()
     ]
@@ -99,7 +92,7 @@ def make() -> dict[str, Any]:
         for units in PROBABILITIES
         for t in (1.0, 0.5, 1.0802784881370786)
     ]
-    return {"preprocess": resized, "white": white, "png": decode, "calibration": calibrated, **cell_vectors.make()}
+    return {"preprocess": resized, "png": decode, "calibration": calibrated, **cell_vectors.make()}
 
 
 def _rows(rng: random.Random, bits: int, interlaced: bool) -> bytes:

@@ -85,21 +85,21 @@ def _drawn(count: Any, seed: Any, number: int, share: float) -> Any:
     return tf.cast(draw < share, tf.float32)
 
 
-def microscope(images: Any, seed: Any, strength: float = 1.0, laboratories: bool = False) -> Any:
+def microscope(images: Any, seed: Any, strength: float = 1.0) -> Any:
     """What another microscope would make of the same field: see `edgeall.train.microscope`.
 
     Any rotation and mirror image, magnification of +-20 %, shifts of +-5 %; then stain, focus, lamp, lens, sensor and
     colour; then, for every third image, a JPEG file. With a ``strength`` below 1 the magnification varies less, and
-    of every later change only that share is added to the image. ``laboratories`` see `optics`.
+    of every later change only that share is added to the image.
     """
     seeds = tf.random.split(seed, 3)
     turned = _rotate_zoom_shift(images, seeds[0], zoom=1.2**strength)
-    images = optics(turned, seeds[1], laboratories)
+    images = optics(turned, seeds[1])
     images = on_some(images, COMPRESSED, seeds[2], lambda some, seed: _jpeg(some, seed, *QUALITY))
     return images if strength == 1.0 else turned + strength * (images - turned)
 
 
-def half_microscope(images: Any, seed: Any, laboratories: bool = False) -> Any:
+def half_microscope(images: Any, seed: Any) -> Any:
     """Half of a batch as `light` makes it, the other half as `microscope` does.
 
     Under strong changes alone a small network spends its epochs on them, and learns the fields as they are too late.
@@ -107,26 +107,10 @@ def half_microscope(images: Any, seed: Any, laboratories: bool = False) -> Any:
     """
     seeds = tf.random.split(seed, 2)
     half = tf.shape(images)[0] // 2
-    changed = microscope(images[half:], seeds[1], laboratories=laboratories)
-    return tf.concat([light(images[:half], seeds[0]), changed], axis=0)
+    return tf.concat([light(images[:half], seeds[0]), microscope(images[half:], seeds[1])], axis=0)
 
 
-def half_laboratories(images: Any, seed: Any) -> Any:
-    """`half_microscope`, whose strong half also has the colours of other laboratories: for images of single cells.
-
-    On fields these colours cost more under noise and JPEG than they gain.
-    Source: docs/decisions/0027-cells-of-another-laboratory.md.
-    """
-    return half_microscope(images, seed, laboratories=True)
-
-
-AUGMENTS: dict[str, Augment] = {
-    "none": none,
-    "light": light,
-    "studies": studies,
-    "microscope": half_microscope,
-    "laboratories": half_laboratories,
-}
+AUGMENTS: dict[str, Augment] = {"none": none, "light": light, "studies": studies, "microscope": half_microscope}
 
 
 def augment_named(text: str) -> Augment:

@@ -11,7 +11,7 @@ from typing import Any
 
 TASKS = ("classification", "segmentation")
 """As in `edgeall.edge_runtime.manifest.TASKS`."""
-AUGMENTS = ("none", "light", "microscope", "laboratories", "studies")
+AUGMENTS = ("none", "light", "microscope", "studies")
 """The keys of `edgeall.train.augment.AUGMENTS`."""
 AUGMENT_STEPS = ("brightness", "contrast", "rotation", "flip", "shift", "shear", "zoom", "crop", "jpeg")
 """The steps of ``studies``, which ``augment`` takes one by one too, see `edgeall.train.augment.augment_named`."""
@@ -63,7 +63,6 @@ class TrainSettings(SplitOptions):
         alpha: width multiplier of the backbone.
         weights: ``imagenet``, ``none``, a file, or a run folder, see `edgeall.train.transfer`.
         input_size: pixels; square.
-        white_background: see `edgeall.edge_runtime.preprocess.InputSpec`; becomes part of the input contract.
         epochs_head: epochs on the cached features of the frozen backbone.
         epochs_finetune: epochs of the fine-tuning; 0 leaves the backbone unchanged; None: see `FINETUNE_IMAGES`.
         batch_size: images.
@@ -93,7 +92,6 @@ class TrainSettings(SplitOptions):
     alpha: float | None = None
     weights: str = "imagenet"
     input_size: int | None = None
-    white_background: bool = False
     epochs_head: int = 30
     epochs_finetune: int | None = None
     batch_size: int | None = None

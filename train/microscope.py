@@ -27,9 +27,6 @@ EXPOSURE = (-0.7, 0.5)
 """Natural logarithms between which the gain of all channels lies: a stop too dark to two thirds of one too bright."""
 STAIN, BACKGROUND = 0.2, 0.03
 """Largest natural logarithm of a stain's strength, and largest optical density of stain that is everywhere."""
-CROSSTALK, CHANNEL = 0.3, 0.5
-"""Between laboratories: largest share of one channel's optical density that another channel gains or loses, by which
-cameras differ in their colours; and largest natural logarithm of a channel's density, by which stains do."""
 VIGNETTE = 0.3
 """Largest share of the light that is missing in the corners."""
 COLOURLESS, GREY = 0.3, 0.5
@@ -48,17 +45,11 @@ COMPRESSED, QUALITY = 1 / 3, (25, 95)
 """Share of images that go through a JPEG file, and its quality."""
 
 
-def optics(images: Any, seed: Any, laboratories: bool = False) -> Any:
-    """Everything but the geometry and the file: float32 ``(batch, h, w, 3)`` in 0..255, the same shape and range.
-
-    ``laboratories`` adds what differs between the colours of laboratories (`CROSSTALK`).
-    """
+def optics(images: Any, seed: Any) -> Any:
+    """Everything but the geometry and the file: float32 ``(batch, h, w, 3)`` in 0..255, the same shape and range."""
     seeds = tf.random.split(seed, 5)
     images = on_some(images, BLURRED, seeds[0], refocused)
-    mixing, offset = _lamp_and_stain(tf.shape(images)[0], seeds[1])
-    if laboratories:
-        mixing = tf.matmul(mixing, _colours(tf.shape(images)[0], seeds[1]))
-    images = lit(images, mixing, offset, vignette(tf.shape(images), seeds[2]))
+    images = lit(images, *_lamp_and_stain(tf.shape(images)[0], seeds[1]), vignette(tf.shape(images), seeds[2]))
     images = on_some(images, NOISY, seeds[3], noisy)
     return tf.clip_by_value(saturated(images, seeds[4]), 0.0, 255.0)
 
@@ -103,13 +94,6 @@ def _lamp_and_stain(count: Any, seed: Any) -> tuple[Any, Any]:
     low, high = EXPOSURE
     gain = low + (high - low) * (draws[6:7] + 1.0) / 2.0 + LAMP * draws[7:10]
     return mixing, everywhere - tf.transpose(gain)
-
-
-def _colours(count: Any, seed: Any) -> Any:
-    """What another laboratory's stain and camera make of optical densities, ``(count, 3, 3)``, see `CROSSTALK`."""
-    draws = tf.random.stateless_uniform((2, count, 3, 3), tf.random.experimental.stateless_fold_in(seed, 1), -1.0, 1.0)
-    own = tf.eye(3)
-    return own * tf.exp(CHANNEL * draws[0]) + (1.0 - own) * CROSSTALK * draws[1]
 
 
 def vignette(shape: Any, seed: Any) -> Any:

@@ -23,7 +23,6 @@ class RunSettings(Result):
     task: str
     model: str
     input_size: int
-    white_background: bool = False
     seed: int
     augment: str
     alpha: float | None

@@ -241,8 +241,7 @@ def input_spec(settings: RunSettings) -> InputSpec:
     if settings.model == IMPORTED:  # its normalization is inside, in front of the common one
         return InputSpec(height=size, width=size)
     spec = registry.get(settings.model)
-    white = settings.white_background
-    return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std, white_background=white)
+    return InputSpec(height=size, width=size, mean=spec.mean, std=spec.std)
 
 
 def load_subsets(split: Split, root: Path, spec: InputSpec, cache_dir: Path, progress: Progress) -> dict[str, Images]:

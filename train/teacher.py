@@ -95,8 +95,7 @@ def check_teachers(teachers: Sequence[Teacher], task: Task, split: Split, spec: 
         spec: input contract of the student.
 
     Raises:
-        UsageError: a teacher of another task, with other labels, another split, another normalization or another
-            treatment of the background.
+        UsageError: a teacher of another task, with other labels, another split or another normalization.
     """
     wanted = task.labels(split)
     for teacher in teachers:
@@ -109,12 +108,6 @@ def check_teachers(teachers: Sequence[Teacher], task: Task, split: Split, spec: 
         hint = f"train the student on its split: --split {teacher.run}"
         check_split_of(teacher.facts, f"--teacher {teacher.run}", wanted, split.sha256, hint)
         own = input_spec(teacher.facts.settings)
-        if own.white_background != spec.white_background:
-            text = "makes the background white" if own.white_background else "takes the background as it is"
-            raise UsageError(
-                f"--teacher {teacher.run}: {text}, unlike the student",
-                hint="train both with or without --white-background",
-            )
         if (own.mean, own.std) != (spec.mean, spec.std):
             raise UsageError(
                 f"--teacher {teacher.run}: normalizes with {own.normalization}, the student with {spec.normalization}"

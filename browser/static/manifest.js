@@ -80,7 +80,6 @@ function isInput(input) {
     input?.color === "RGB" &&
     input.resize === "bilinear" &&
     ["stretch", "center-crop"].includes(input.fit) &&
-    [undefined, false, true].includes(input.white_background) &&
     [input.height, input.width].every((size) => Number.isInteger(size) && within(size, 1, 4096)) &&
     within(input.mean, -1e6, 1e6) &&
     within(input.std, 1e-6, 1e6)

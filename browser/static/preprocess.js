@@ -21,7 +21,6 @@
  * @property {number} std
  * @property {string} color
  * @property {string} resize
- * @property {boolean} [white_background]
  */
 
 /**
@@ -50,24 +49,7 @@ const HALF = 1 << (PRECISION_BITS - 1);
  */
 export function preprocess(image, spec) {
   const fitted = spec.fit === "center-crop" ? crop(image, centerBox(image, spec)) : image;
-  const resized = resize(fitted, spec.width, spec.height);
-  return spec.white_background ? onWhite(resized.data) : resized.data;
-}
-
-/**
- * Each channel multiplied so that the background becomes white.
- * @param {Uint8Array} pixels RGB bytes
- */
-export function onWhite(pixels) {
-  const tables = [0, 1, 2].map((channel) => {
-    const counts = new Uint32Array(256);
-    for (let at = channel; at < pixels.length; at += 3) counts[pixels[at]]++;
-    let value = 0;
-    for (let darker = counts[0]; 10 * darker < 9 * (pixels.length / 3); darker += counts[++value]);
-    const white = value + 1;
-    return counts.map((_, each) => Math.min(Math.floor((2 * 256 * (each + 1) + white) / (2 * white)) - 1, 255));
-  });
-  return pixels.map((value, at) => tables[at % 3][value]);
+  return resize(fitted, spec.width, spec.height).data;
 }
 
 /**

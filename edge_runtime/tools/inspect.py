@@ -158,7 +158,6 @@ def inspect_text(facts: Inspection) -> str:
             "metrics": {key: value for key, value in manifest["metrics"].items() if _is_short(value)},
             **(_decision_rows(manifest) if manifest["task"] == "classification" else {}),
             "fit": manifest["input"]["fit"],
-            "background": "made white" if manifest["input"].get("white_background") else None,
             **_lineage_rows(manifest.get("lineage", [])),
         }
     rows |= {

@@ -49,7 +49,6 @@ def _classifies(manifest: Manifest) -> str:
         return f"Classifies one image as one of {labels:,} labels: {shown}{more}. " + _positives(manifest)
     return (
         f"Classifies one image of a stained blood smear (one {manifest.unit}) as one of: {', '.join(manifest.labels)}. "
-        + ("The background of the image is made white first. " if manifest.input.white_background else "")
         + _positives(manifest)
     )
 

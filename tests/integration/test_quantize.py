@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from agreement import calibration_error
 from ai_edge_litert.schema_py_generated import ModelT
-from PIL import Image
 
 from edgeall import cli
 from edgeall.console.progress import Progress
@@ -38,7 +37,6 @@ from edgeall.train.data.split import load_split
 from edgeall.train.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
 from edgeall.train.evaluation.robustness import robustness
 from edgeall.train.evaluation.text import metrics_text
-from edgeall.train.run import train
 
 QUIET = Progress(quiet=True)
 START = datetime(2026, 11, 21, 10, tzinfo=timezone.utc)
@@ -235,20 +233,3 @@ def test_quantize_fits_the_gate_to_the_fields_it_was_trained_on(
     let_through = sum(Gate(fitted).judge(frame).ok for frame in frames)
     assert let_through >= 0.97 * len(frames)
     assert let_through >= sum(Gate().judge(frame).ok for frame in frames)
-
-
-def test_a_white_background_goes_from_the_training_to_the_device(tiny_settings: Any, tmp_path: Path) -> None:
-    """A lamp that the white balance did not correct changes nothing: its image gets the same answer."""
-    run = tmp_path / "run"
-    changes: dict[str, Any] = {"white_background": True, "augment": "laboratories", "epochs_finetune": 1}
-    train(replace(tiny_settings, out=run, **changes), QUIET)
-    model = tmp_path / "m.tflite"
-    quantize(QuantizeConfig(run, "ptq-int8", out=model, cache_dir=tiny_settings.cache_dir), QUIET)
-    classifier = Classifier.open(model)
-    assert classifier.input.white_background
-    path = next(iter(find_images(tiny_settings.data)))
-    seen = np.asarray(open_rgb(path), np.float64)
-    Image.fromarray(np.round(seen * [1.0, 0.9, 0.75]).astype(np.uint8)).save(tmp_path / "yellow.png")
-    whole, yellow = (load_input(each, classifier.input) for each in (path, tmp_path / "yellow.png"))
-    np.testing.assert_allclose(whole.astype(int), yellow, atol=3)  # the file rounds before the values are stretched
-    np.testing.assert_allclose(classifier.predict(whole), classifier.predict(yellow), atol=0.05)

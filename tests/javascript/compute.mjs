@@ -92,9 +92,6 @@ async function foundIn({ png, red_cell_px }) {
 }
 
 const answers = {
-  white: asked.white.map(({ image, input: [width, height] }) =>
-    digest(preprocess(drawn(...image), { width, height, fit: "stretch", white_background: true })),
-  ),
   preprocess: asked.preprocess.map(({ image, input: [width, height], fit }) =>
     digest(preprocess(drawn(...image), { width, height, fit })),
   ),

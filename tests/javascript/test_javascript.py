@@ -62,12 +62,6 @@ def test_preprocessing_is_that_of_the_vectors() -> None:
         assert digest(preprocess(Image.fromarray(drawn(*case["image"])), spec)) == case["sha256"], case
 
 
-def test_white_backgrounds_are_those_of_the_vectors() -> None:
-    for case in VECTORS["white"]:
-        spec = InputSpec(*reversed(case["input"]), white_background=True)
-        assert digest(preprocess(Image.fromarray(drawn(*case["image"])), spec)) == case["sha256"], case
-
-
 def test_decoding_is_that_of_the_vectors() -> None:
     for case in VECTORS["png"]:
         found = decoded(base64.b64decode(case["png"]))
@@ -106,10 +100,6 @@ def test_the_vectors_cover_what_the_command_makes() -> None:
 def test_javascript_preprocesses_bit_for_bit(computed: dict[str, Any]) -> None:
     for case, found in zip(VECTORS["preprocess"], computed["preprocess"], strict=True):
         assert found == case["sha256"], case
-
-
-def test_javascript_makes_backgrounds_white_bit_for_bit(computed: dict[str, Any]) -> None:
-    assert computed["white"] == [case["sha256"] for case in VECTORS["white"]]
 
 
 def test_javascript_decodes_png_bit_for_bit(computed: dict[str, Any]) -> None:

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures_models import LABELS, SPEC, golden_for, manifest
+from fixtures_models import LABELS, SPEC
 
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.errors import BundleError
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.tools import golden
-from edgeall.edge_runtime.tools.inspect import inspect_model, inspect_text
-from edgeall.optimize.packaging.card import model_card
-from edgeall.optimize.packaging.pack import pack
+from edgeall.edge_runtime.tools.inspect import inspect_model
 
 
 def test_a_packed_integer_model(tiny_bundle: Path) -> None:
@@ -90,20 +87,3 @@ def test_a_foreign_model(tiny_flatbuffers: dict[str, bytes], tmp_path: Path) -> 
     for unknown in ("manifest", "labels", "normalization", "digest_ok", "golden_ok", "model_card"):
         assert facts[unknown] is None, unknown
     assert facts["operators"]["CONV_2D"] == 2
-
-
-def test_a_model_with_a_white_background_is_verified_and_says_so(
-    tiny_flatbuffers: dict[str, bytes], tmp_path: Path
-) -> None:
-    """Its golden images go through the same contract; its answers do not depend on the lamp."""
-    white = dataclasses.replace(SPEC, white_background=True)
-    filled = manifest(input=white)
-    flatbuffer = tiny_flatbuffers["uint8"]
-    model = pack(flatbuffer, filled, golden_for(flatbuffer, white), model_card(filled), tmp_path / "m.tflite")
-    facts = inspect_model(model)
-    assert facts.golden_ok is True
-    assert "made white" in inspect_text(facts)
-    assert "background of the image is made white" in model_card(filled)
-    # The same network without it gives other probabilities for these images, so that older programs refuse the file.
-    with pytest.raises(BundleError, match="golden image"):
-        pack(flatbuffer, manifest(), golden_for(flatbuffer, white), model_card(filled), tmp_path / "plain.tflite")

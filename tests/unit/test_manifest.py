@@ -21,17 +21,6 @@ def test_what_is_written_is_read_back() -> None:
     assert parse_manifest(PACKED.to_json(), "m") == PACKED
 
 
-def test_a_white_background_is_part_of_the_input_contract() -> None:
-    """Left out where it is not wanted: such files stay as they were."""
-    white = dataclasses.replace(PACKED, input=dataclasses.replace(PACKED.input, white_background=True))
-    assert json.loads(white.to_json())["input"]["white_background"] is True
-    assert parse_manifest(white.to_json(), "m") == white
-    assert "white_background" not in json.loads(PACKED.to_json())["input"]
-    spoilt = white.to_json().replace('"white_background": true', '"white_background": "yes"')
-    with pytest.raises(BundleError, match=r"`input\.white_background` must be"):
-        parse_manifest(spoilt, "m")
-
-
 def test_lists_of_numbers_stand_on_one_line_and_texts_stay() -> None:
     """A reference for the drift alarm has hundreds of numbers; one on each line doubles the size of the text."""
     drift = {"image": {"means": [[1.5, -2e-05], [0.25, 3]]}}

@@ -137,34 +137,6 @@ def test_microscope_repeats_itself_and_changes_every_image_by_itself() -> None:
     assert len({image.tobytes() for image in first}) == 16
 
 
-def test_laboratories_differ_in_the_colours_of_the_strong_half_alone() -> None:
-    """A cell of one colour: the ratios of its optical densities vary more between laboratories."""
-    density = np.array([0.9, 1.4, 0.4])
-    images = np.broadcast_to(256 * np.exp(-density) - 1, (128, 8, 8, 3)).astype(np.float32)
-    usual, wide = (
-        np.asarray(augment.AUGMENTS[name](tf.constant(images), SEED)) for name in ("microscope", "laboratories")
-    )
-    np.testing.assert_array_equal(usual[:64], wide[:64])
-    assert not np.array_equal(usual[64:], wide[64:])
-
-    def spread(colours: np.ndarray) -> float:
-        seen = np.log(256 / (colours.mean(axis=(1, 2)) + 1)) + 0.1
-        return float(np.log(seen[:, 0] / seen[:, 2]).std())
-
-    assert spread(wide[64:]) > 1.1 * spread(usual[64:])
-
-
-def test_without_crosstalk_and_stain_the_colours_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = np.asarray(microscope._colours(tf.constant(500), SEED))
-    own, others = np.eye(3, dtype=bool), ~np.eye(3, dtype=bool)
-    assert np.abs(drawn[:, others]).max() <= microscope.CROSSTALK
-    assert np.abs(np.log(drawn[:, own])).max() <= microscope.CHANNEL
-    assert drawn[:, others].std() == pytest.approx(microscope.CROSSTALK / math.sqrt(3), rel=0.1)
-    monkeypatch.setattr(microscope, "CROSSTALK", 0.0)
-    monkeypatch.setattr(microscope, "CHANNEL", 0.0)
-    np.testing.assert_array_equal(microscope._colours(tf.constant(2), SEED), np.stack([np.eye(3)] * 2))
-
-
 def test_microscope_takes_batches_of_unknown_and_any_size() -> None:
     from edgeall.edge_runtime.preprocess import InputSpec
 

@@ -12,7 +12,7 @@ from fixtures_models import grainy_image, png
 from PIL import Image
 
 from edgeall.edge_runtime.errors import BundleError, ImageError
-from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize, on_white, preprocess
+from edgeall.edge_runtime.preprocess import InputSpec, load_input, normalize, preprocess
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -75,28 +75,6 @@ def test_stretch_is_resize(size: tuple[int, int]) -> None:
 def test_an_image_of_the_input_s_size_stays_as_it_is(fit: str) -> None:
     image = grainy_image(5, (48, 32))
     np.testing.assert_array_equal(preprocess(image, InputSpec(32, 48, fit=fit)), np.asarray(image))
-
-
-def test_another_lamp_gives_the_same_image_on_white() -> None:
-    """A cell on a background that each lamp colours in its own way; what the sensor clips aside."""
-    generator = np.random.default_rng(7)
-    density = np.zeros((40, 40, 3))
-    density[8:32, 8:32] = generator.uniform(0.1, 1.2, (24, 24, 3))
-    seen = [
-        preprocess(Image.fromarray(np.round(256 * lamp * np.exp(-density) - 1).astype(np.uint8)), spec).astype(int)
-        for spec in [InputSpec(40, 40, white_background=True)]
-        for lamp in (np.array([0.95, 0.8, 0.6]), np.array([0.7, 0.7, 0.9]))
-    ]
-    assert (seen[0][:8] == 255).all() and (seen[1][:8] == 255).all()
-    atol = 4  # the sensor rounds both the cell and the background before they are stretched by up to 1 / 0.6
-    np.testing.assert_allclose(seen[0], seen[1], atol=atol)
-    np.testing.assert_allclose(seen[0], 256 * np.exp(-density) - 1, atol=atol)
-
-
-@pytest.mark.parametrize("grey", [0, 1, 128, 255])
-def test_one_colour_becomes_white(grey: int) -> None:
-    pixels = np.full((5, 7, 3), grey, np.uint8)
-    assert (on_white(pixels) == 255).all()
 
 
 def test_load_input_is_both_steps(tmp_path: Path) -> None:

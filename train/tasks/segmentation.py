@@ -30,7 +30,7 @@ TILES = 800
 """Tiles of one epoch. They are cut out anew each time, so the number of images sets no limit."""
 EPOCHS = 25
 """Default epochs of the fine-tuning."""
-_UNUSED = ("per_class", "positive", "unfreeze", "white_background")
+_UNUSED = ("per_class", "positive", "unfreeze")
 """Settings that only classification has."""
 
 
@@ -44,7 +44,7 @@ class Segmentation(Task):
         from ...models.decoder import check_decoder
         from ..segmentation.light import check_augment
 
-        given = [name for name in _UNUSED if getattr(settings, name) not in (None, (), False)]
+        given = [name for name in _UNUSED if getattr(settings, name) not in (None, ())]
         if given:
             option = given[0].replace("_", "-")
             raise UsageError(f"--{option} is for classification, not for --task segmentation", hint="remove it")
