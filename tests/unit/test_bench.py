@@ -80,7 +80,8 @@ def test_measures_what_the_design_lists(tiny_bundle: Path, labelled: tuple[Path,
     assert result["first_ms"] > 0
     assert result["load_ms"] > 0
     # Of this process, in which other tests may have trained.
-    assert 10e6 < result["peak_rss_bytes"] <= 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts pages per processor and adds them up now and then: two readings of one peak differ by some pages.
+    assert 10e6 < result["peak_rss_bytes"] <= 1.01 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert result["queries"] / result["images_per_s"] >= 0.2, "the loop is shorter than asked"
 
 
