@@ -40,7 +40,8 @@ from edgeall.benchmarks.cells_truth import (
     read_points,
     true_cells,
 )
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, Finder, open_finder
+from edgeall.edge_runtime.vision import DEFAULT_MODEL
+from edgeall.edge_runtime.vision.finder import Finder, open_finder
 from edgeall.edge_runtime.vision.scale import given_scale
 
 FIELD = (1280, 960)

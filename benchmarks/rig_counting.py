@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from edgeall.edge_runtime.classifier import Classifier
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, open_finder
+from edgeall.edge_runtime.vision import DEFAULT_MODEL
+from edgeall.edge_runtime.vision.finder import open_finder
 from edgeall.edge_runtime.vision.scale import RED_CELL_UM, given_scale
 from edgeall.rig.capture.reconnecting import ReconnectingCamera
 from edgeall.rig.capture.slide import PX_PER_UM, Slide, draw_slide

@@ -22,7 +22,7 @@ from ..tools.drift import means_of
 from .site import Site
 
 FEWEST = 4
-"""Known images for each number of the features' scatter."""
+"""Least number of known images for each number of a feature vector: with fewer, its covariance is not estimated."""
 
 
 def site_drift(

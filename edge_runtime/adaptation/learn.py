@@ -150,10 +150,10 @@ def learn(classifier: Classifier, site: Site) -> Learned:
     if bundle.ood_detector is not None and len(site) >= LEAST_LABELLED:
         novelty, detector, unfamiliar = _refit_detector(bundle, site.features)
     labelled = _judged(bundle, site, fitted, flatbuffer)
-    plane = _plane(novelty, detector) or classifier.ood_detector
-    decisions = _decisions(manifest, classifier, site, fitted, novelty, plane)
+    in_use = _refitted(novelty, detector) or classifier.ood_detector
+    decisions = _decisions(manifest, classifier, site, fitted, novelty, in_use)
     layer = find_layer(read_graph(flatbuffer, bundle.path), bundle.path)
-    drift = site_drift(bundle, site, computed(flatbuffer, layer, features).argmax(axis=1), plane)
+    drift = site_drift(bundle, site, computed(flatbuffer, layer, features).argmax(axis=1), in_use)
     return Learned(flatbuffer, labelled, decisions, detector, unfamiliar, labelled.gained.is_better, drift)
 
 
@@ -200,12 +200,12 @@ def _learn_unlabelled(bundle: Bundle, manifest: Manifest, site: Site) -> Learned
     novelty, detector, unfamiliar = _refit_detector(bundle, site.features)
     flagged = round(unfamiliar[0] * len(site))
     is_better = _tail(flagged, len(site), float(manifest.novelty.get("target", CLEAN_SHARE))) <= LEVEL
-    drift = site_drift(bundle, site, site.probabilities.argmax(axis=1), _plane(novelty, detector))
+    drift = site_drift(bundle, site, site.probabilities.argmax(axis=1), _refitted(novelty, detector))
     return Learned(bundle.flatbuffer, None, Decisions(novelty=novelty), detector, unfamiliar, is_better, drift)
 
 
-def _plane(novelty: Novelty | None, detector: bytes | None) -> OodDetector | None:
-    """The detector that was fitted, if it was."""
+def _refitted(novelty: Novelty | None, detector: bytes | None) -> OodDetector | None:
+    """The detector of the adapted model; None where the old one stays."""
     return None if novelty is None or detector is None else read_ood_detector(novelty.to_json(), detector, "novelty")
 
 
@@ -261,7 +261,7 @@ def _decisions(
     site: Site,
     fitted: Refit,
     novelty: Novelty | None,
-    plane: OodDetector | None,
+    detector: OodDetector | None,
 ) -> Decisions:
     """Temperature and review threshold from the images that were left out; the rule is that of the old model."""
     assert site.truth is not None
@@ -280,7 +280,7 @@ def _decisions(
             [manifest.labels.index(label) for label in manifest.positive_labels],
             target if by_sensitivity else None,
             None if by_sensitivity else target,
-            None if plane is None else is_out_of_distribution(site.features, plane),
+            None if detector is None else is_out_of_distribution(site.features, detector),
         )
     return Decisions(Calibration(temperature, "site", len(site)), rule, novelty)
 

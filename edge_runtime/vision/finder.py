@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import BundleError
 from ..masks import CLASSES, GREYS
 from ..segmenter import Segmenter
-from . import DEFAULT_MODEL as DEFAULT_MODEL
+from . import DEFAULT_MODEL
 from .cells import Box, Cell
 from .instances import Instance, Labels, find_instances, nuclei, opencv
 from .scale import Scale, contradiction, implausible, measure_scale

@@ -32,7 +32,8 @@ from edgeall.edge_runtime.manifest import RESEARCH_USE
 from edgeall.edge_runtime.pipeline import classify_one
 from edgeall.edge_runtime.preprocess import load_input
 from edgeall.edge_runtime.tools.explain import dense_head, evidence, overlay
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, CellFinder, open_finder
+from edgeall.edge_runtime.vision import DEFAULT_MODEL
+from edgeall.edge_runtime.vision.finder import CellFinder, open_finder
 from edgeall.edge_runtime.vision.masks_files import segment_files, segmented_lines
 from edgeall.optimize.packaging.sign import make_key, sign
 from edgeall.rig.serve import DEMO_MODEL

@@ -16,9 +16,10 @@ from edgeall.benchmarks.cells import BOXES, boxes
 from edgeall.benchmarks.cells_truth import read_boxes
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.tools.inspect import inspect_model
+from edgeall.edge_runtime.vision import DEFAULT_MODEL
 from edgeall.edge_runtime.vision import finder as finding
 from edgeall.edge_runtime.vision.cells import crop, cut_out
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL, CellFinder, open_finder
+from edgeall.edge_runtime.vision.finder import CellFinder, open_finder
 from edgeall.rig.capture.slide import draw_slide
 from edgeall.train.data.dataset import load_dataset, unit
 

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from edgeall.browser import build, runtime
 from edgeall.browser.runtime import runtime_files
 from edgeall.edge_runtime.errors import BundleError, DataError, EdgeallError
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL
+from edgeall.edge_runtime.vision import DEFAULT_MODEL
 from edgeall.rig.language import LANGUAGES
 from edgeall.rig.learning.model import InUse, open_model
 from edgeall.rig.record.image_store import file_digest

@@ -22,7 +22,7 @@ from edgeall.browser.build import HEADERS, write_app
 from edgeall.browser.runtime import MODULE, runtime_files
 from edgeall.browser.serve import server
 from edgeall.edge_runtime.errors import DataError, EdgeallError, UsageError
-from edgeall.edge_runtime.vision.finder import DEFAULT_MODEL
+from edgeall.edge_runtime.vision import DEFAULT_MODEL
 from edgeall.optimize.packaging.sign import make_key, sign
 from edgeall.rig.serve import DEMO_MODEL
 
