@@ -5,9 +5,9 @@ python benchmarks/adaptation_kills.py [--kills 200] [--out FILE.md]
 A third of the kills each, with SIGKILL, at random moments:
 
 - Adapt: the command on drawn cells, half of the time over an output that is there. Half of the kills are in its last
-  step, which writes the file. Afterwards the output must be absent, or the file before, or the new one, as verified on
-  a device; the new one if the command had ended. The parent and the images must be unchanged. A last run must succeed
-  and leave no file but its output.
+  step, which writes and verifies the file. Afterwards the output must be absent, or the file before, or the new one, as
+  verified on a device; the new one if the command had ended. The parent and the images must be unchanged. A last run
+  must succeed and leave no file but its output.
 - Learn and switch: an `edgeall rig` process is driven over its page. After each kill the record must verify, continue
   its older head, and name the model that was acknowledged. The next rig on it must start with this model: its slide
   names it, and the cells of a field that it judges have the answers of this model and of no other that was learned. It
@@ -45,7 +45,7 @@ from PIL import Image, PngImagePlugin
 from rig_updates import TESTS, Row, digest
 
 from edgeall import cli
-from edgeall.edge_runtime.adaptation import adapt as adaptation
+from edgeall.edge_runtime.adaptation import write as writing
 from edgeall.edge_runtime.bundle import open_bundle
 from edgeall.edge_runtime.classifier import Classifier
 from edgeall.edge_runtime.pipeline import prediction
@@ -68,6 +68,26 @@ SAME = 1e-5
 """Difference of two probabilities of one model: the record rounds nothing, JSON keeps them."""
 
 
+class Moment:
+    """Random moments around the end of something whose duration changes with the load of the machine.
+
+    Args:
+        chance: draws them.
+        seconds: duration of what is to be killed.
+    """
+
+    def __init__(self, chance: random.Random, seconds: float) -> None:
+        self._chance, self._longest_s = chance, 1.3 * seconds
+
+    def wait(self) -> None:
+        """Sleep until the next moment."""
+        time.sleep(self._chance.uniform(0, self._longest_s))
+
+    def seen(self, has_ended: bool) -> None:
+        """Whether it had ended: a third of the kills shall come too late."""
+        self._longest_s *= 0.8 if has_ended else 1.12
+
+
 def kills(count: int, folder: Path) -> list[Row]:
     """``count`` kills in an empty folder, a third of them of each kind."""
     chance = random.Random(count)
@@ -80,13 +100,13 @@ def kills(count: int, folder: Path) -> list[Row]:
 
 def adapt_child(model: str, site: str, out: str, by: str) -> None:
     """`edgeall adapt` that says when it begins to write, and when it has ended."""
-    write = adaptation.write_adapted
+    write = writing.atomic_write
 
-    def told(*arguments: Any) -> Any:
+    def told(path: Path) -> Any:
         os.write(1, b"writing\n")
-        return write(*arguments)
+        return write(path)
 
-    adaptation.write_adapted = told
+    writing.atomic_write = told  # type: ignore[assignment]
     if cli.main(["adapt", model, "--data", site, "--out", out, "--by", by, "--force"]) == 0:
         os.write(1, b"adapted\n")
 
@@ -110,26 +130,27 @@ def adapt_kills(count: int, folder: Path, chance: random.Random) -> list[Row]:
     """Kills of `edgeall adapt`."""
     model, site, out = _site(folder)
     files = {path: digest(path) for path in (model, *site.rglob("*.png"))}
-    whole_s, write_s = _times(model, site, out)
+    whole, write = (Moment(chance, seconds) for seconds in _times(model, site, out))
+    older = out.read_bytes()
     states = {"absent": 0, "before": 0, "new": 0}
     bad = changed = most = ended = 0
     before: str | None = "timed"
     for number in range(count):
-        if number % 4 < 2 and before is not None:
-            out.unlink()
+        if number % 4 < 2:
+            out.unlink(missing_ok=True)
             before = None
+        elif before is None:
+            out.write_bytes(older)
+            before = "timed"
         by = f"kill {number}"
         with _adapting(model, site, out, by) as process:
             assert process.stdout is not None
-            said = ""
-            if number % 2:  # while it writes
-                said = process.stdout.readline()
-                time.sleep(chance.uniform(0, 1.3 * write_s))
-            else:
-                time.sleep(chance.uniform(0.1, 1.1 * whole_s))
+            moment, said = (write, process.stdout.readline()) if number % 2 else (whole, "")
+            moment.wait()
             process.kill()
             said += process.stdout.read()
         has_ended = "adapted\n" in said
+        moment.seen(has_ended)
         ended += has_ended
         found, problem = _adapted_by(out, model)
         allowed = {by} if has_ended else {by, before}
@@ -265,6 +286,7 @@ class _Seen:
         wrong: starts with another model than that of the last switch.
         misjudged, judged: slides.
         left: starts that left files of an interrupted learning.
+        learning: kills while the rig learned; of the others the model was offered.
     """
 
     models: dict[str, Classifier] = field(default_factory=dict)
@@ -278,6 +300,7 @@ class _Seen:
     misjudged: int = 0
     judged: int = 0
     left: int = 0
+    learning: int = 0
 
 
 def rig_kills(count: int, folder: Path, chance: random.Random) -> list[Row]:
@@ -287,16 +310,19 @@ def rig_kills(count: int, folder: Path, chance: random.Random) -> list[Row]:
     slides = _reviewed(record)
     given = open_model(DEMO_MODEL, {})
     seen = _Seen({given.program.model_sha256: given.classifier}, check(record).head)
-    learn_s, switch_s = _times_of_rig(record, camera, slides)
+    learn, switch = (Moment(chance, seconds) for seconds in _times_of_rig(record, camera, slides))
     seen.head = check(record).head
     for number in range(count):
         rig = _start(record, camera, number, seen)
         if number % 2:
-            _kill_switching(rig, record, slides[: 1 + number // 2 % 2], chance.uniform(0, 1.5 * switch_s), seen)
+            _kill_switching(rig, record, slides[: 1 + number // 2 % 2], switch, seen)
         else:
             rig.post("/learn", slide=slides)
-            time.sleep(chance.uniform(0, 1.2 * learn_s))
+            learn.wait()
+            phase = rig.phase()
             rig.kill()
+            learn.seen(phase != LEARNING)
+            seen.learning += phase == LEARNING
             _check_record(record, {seen.use}, seen)
         print(f"rig {number + 1}: {seen.use}, {vars(seen) | {'models': len(seen.models)}}", file=sys.stderr)
     _start(record, camera, count, seen).kill()
@@ -311,7 +337,8 @@ def _rows(count: int, seen: _Seen, problems: int) -> list[Row]:
     return [
         (name, str(seen.lost), "0", seen.lost == 0),
         (
-            f"records with a problem or without their older head, after these and {learning} kills of a learning rig",
+            f"records with a problem or without their older head, after these and {learning} kills of a learning rig "
+            f"({seen.learning} while it learned, the others when the model was offered)",
             str(seen.altered + problems),
             "0",
             seen.altered + problems == 0,
@@ -407,7 +434,7 @@ def _answers(model: Classifier, field: Path, boxes: list[Any], answers: list[dic
     )
 
 
-def _kill_switching(rig: Rig, record: Path, slides: list[int], seconds: float, seen: _Seen) -> None:
+def _kill_switching(rig: Rig, record: Path, slides: list[int], moment: Moment, seen: _Seen) -> None:
     """Kill a rig that switches: to a learned model, or back to the given one."""
     wanted = GIVEN if seen.use == ADAPTED else ADAPTED
     if wanted == ADAPTED:
@@ -423,9 +450,10 @@ def _kill_switching(rig: Rig, record: Path, slides: list[int], seconds: float, s
 
     thread = threading.Thread(target=switch)
     thread.start()
-    time.sleep(seconds)
+    moment.wait()
     rig.kill()
     thread.join()
+    moment.seen(bool(heard))
     seen.acknowledged += bool(heard)
     before = seen.use
     _check_record(record, {wanted} if heard else {wanted, seen.use}, seen)

@@ -233,7 +233,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"{folder}: cannot be created ({error.strerror})") from error
+        raise RecordError(
+            message("{path}: cannot be created ({reason})", path=folder, reason=error.strerror)
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
