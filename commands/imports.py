@@ -72,7 +72,9 @@ _pack = partial(option, PackConfig)
 @_pack("std", "Standard deviation of that normalization, see --mean.", metavar="S")
 @_pack("normalized_inside", "The model takes pixels in 0..255.")
 @_pack("input_size", "Input size in pixels, for a model without a fixed one.", type=click.IntRange(1))
-@_pack("scheme", "Conversion of a SavedModel.")
+@_pack("scheme", "Conversion of a SavedModel; ptq-int8 also quantizes a float .tflite.")
+@_pack("max_drop", "Allowed drop of test accuracy in percentage points by ptq-int8.", type=click.FloatRange(0))
+@_pack("auto_float", "Where --max-drop is not met, leave as few layers as it takes in float, the worst first.")
 @NEW_SPLIT
 @_pack("split", "Use the split of this split.json or run folder.")
 @POSITIVE

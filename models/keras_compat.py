@@ -75,6 +75,14 @@ def load_tfmot() -> Any:
     return tfmot
 
 
+def load_quantizer() -> tuple[Any, Any]:
+    """``Calibrator`` and ``mlir_quantize``, by which TensorFlow's converter quantizes a float flatbuffer."""
+    from tensorflow.lite.python.convert import mlir_quantize
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
+
+    return Calibrator, mlir_quantize
+
+
 def saved_metadata(content: bytes) -> Any:
     """The message in a SavedModel's ``keras_metadata.pb``. Raises protobuf's DecodeError."""
     from tf_keras.protobuf import saved_metadata_pb2

@@ -9,6 +9,8 @@ from ...train.imports.config import ForeignSettings
 
 SCHEMES = ("float32", "float16", "dynamic", "ptq-int8")
 """Conversions of a SavedModel, as in `edgeall.optimize.quantization.schemes`."""
+INTEGER = SCHEMES[-1]
+"""The one that a float ``.tflite`` can be quantized to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +21,16 @@ class PackConfig(ForeignSettings):
     the file.
 
     Attributes:
-        scheme: one of `SCHEMES`; of a SavedModel only, where it is required.
+        scheme: one of `SCHEMES`. Required for a SavedModel; of a float ``.tflite``, only `INTEGER`.
+        max_drop: largest accepted loss of test accuracy against the float model, in percentage points; with `INTEGER`.
+        auto_float: where more is lost on the validation subset, leave as few layers as it takes in float.
         target_sensitivity: see `edgeall.edge_runtime.tools.decisions.review_rule`.
         review_budget: largest share of images sent to review as uncertain; 0: no rule.
     """
 
     scheme: str | None = field(default=None, metadata={"choices": SCHEMES})
+    max_drop: float | None = None
+    auto_float: bool = False
     target_sensitivity: float | None = None
     review_budget: float | None = None
 
@@ -33,7 +39,14 @@ class PackConfig(ForeignSettings):
         super().check()
         if self.out.exists() and not self.force:
             raise UsageError(f"{self.out}: exists", hint="choose another --out, or --force to overwrite it")
-        if self.scheme is not None and not self.model.is_dir():
-            raise UsageError(f"--scheme {self.scheme}: {self.model} is converted already", hint="leave --scheme out")
+        if self.scheme not in (None, INTEGER) and not self.model.is_dir():
+            raise UsageError(
+                f"--scheme {self.scheme}: {self.model} is converted already",
+                hint=f"leave --scheme out; a float model can be quantized with --scheme {INTEGER}",
+            )
         if self.scheme is None and self.model.is_dir():
             raise UsageError(f"{self.model}: a SavedModel is converted first", hint="--scheme ptq-int8, for example")
+        if self.max_drop is not None and self.scheme != INTEGER:
+            raise UsageError(f"--max-drop requires --scheme {INTEGER}", hint="the other schemes are not compared")
+        if self.auto_float and self.max_drop is None:
+            raise UsageError("--auto-float without --max-drop", hint="give the allowed drop, as in --max-drop 0.5")

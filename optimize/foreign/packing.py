@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from ..packaging.card import model_card
 from ..packaging.contents import golden_candidates, manifest_metrics, quality_gate
 from ..packaging.pack import pack
 from ..quantization.decisions import UNFITTED, Fitted, Fitting, assess, fit_decisions
+from ..quantization.result import AutoFloat
 from ..quantization.verify import pixels_of, predictions_and_features
-from .config import PackConfig
+from .config import INTEGER, SCHEMES, PackConfig
 from .data import Data, Images, open_data
 from .features import with_features
 from .result import PackResult, only_seen
@@ -48,19 +49,24 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
     the metrics are of the test subset. Too few images for a split are all measured, and nothing is fitted.
 
     Raises:
-        UsageError: invalid settings; a packed model; facts about the model that are neither in the file nor named nor
-            told by the data.
+        UsageError: invalid settings; a packed model, or one to quantize that is not in float; facts about the model
+            that are neither in the file nor named nor told by the data.
         BundleError: a file that is no classifier.
         DataError: data that do not belong to the model.
+        GateError: the quantization loses more than ``max_drop``.
     """
     config.check()
     bundle = _bundle(config, progress)
     if bundle.manifest is not None:
         raise UsageError(f"{config.model}: packed already", hint="`edgeall quantize` packs what it makes")
+    if _quantizes(config):
+        from .post_training import require_float  # imports TensorFlow
+
+        require_float(bundle)
     cache_dir = cache.ready(config.cache_dir)
     data = open_data(config, progress)
     known = know(bundle, config, data, cache_dir, progress)
-    fitting, flatbuffer = _open(config, bundle, known, data, cache_dir, progress)
+    fitting, quantization = _open(config, bundle, known, data, cache_dir, progress)
     fitted = fit_decisions(fitting) if data.divided else UNFITTED
     if fitted.detector is not None and not fitted.drift:
         progress.note("too few training images for the labels: no drift alarm")
@@ -69,9 +75,12 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
     metrics, report = assess(fitting, fitted, probabilities, features, "test")
     metrics = only_seen(metrics)
     manifest = _manifest(config, known, fitting, fitted, manifest_metrics(metrics, report, None, None), data)
+    if quantization is not None:
+        manifest.quantization.update(quantization.facts())
     source, candidates = golden_candidates("test", data.facts, fitting.split, config.data)
     golden = choose_golden(classifier, candidates, GOLDEN_IMAGES)
-    pack(flatbuffer, manifest, golden, model_card(manifest), config.out, fitted.detector)
+    assert classifier.bundle is not None
+    pack(classifier.bundle.flatbuffer, manifest, golden, model_card(manifest), config.out, fitted.detector)
     if data.divided:
         save_split(fitting.split, config.out.with_suffix(".split.json"))
     return PackResult(
@@ -89,13 +98,27 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
         review=report.review,
         golden=f"{len(golden)} {source}",
         synthetic=data.facts.data.synthetic,
+        drop_points=quantization.drop_points if quantization else None,
+        auto_float=quantization.auto_float if quantization else None,
     )
+
+
+@dataclass(frozen=True)
+class _Quantization:
+    """What a quantization lost of the test accuracy in percentage points, and its search for float layers."""
+
+    drop_points: float
+    auto_float: AutoFloat | None
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"drop_points": self.drop_points, "float_layers": self.auto_float.layers if self.auto_float else []}
 
 
 def _open(
     config: PackConfig, bundle: Bundle, known: Known, data: Data, cache_dir: Path, progress: Progress
-) -> tuple[Fitting, bytes]:
-    """The model with its features, and the images; the flatbuffer of that model."""
+) -> tuple[Fitting, _Quantization | None]:
+    """The model, quantized if that is wanted, with its features; and the images."""
     own = known.classifier
     labels = own.labels
     split = replace(data.split, labels=labels)
@@ -108,7 +131,10 @@ def _open(
         warning = check_order(known.trials, known.normalization, labels, known.labels_named, shown)
     if warning:
         progress.note(f"warning: {warning}")
-    classifier, flatbuffer = _with_features(bundle, own, subsets["test"], progress)
+    quantization = None
+    if _quantizes(config):
+        own, quantization = _quantized(config, bundle, own, subsets, data, progress)
+    classifier = _with_features(own, subsets["test"], progress)
     fitting = Fitting(
         classifier,
         subsets,
@@ -120,7 +146,35 @@ def _open(
         config.out.name,
         progress,
     )
-    return fitting, flatbuffer
+    return fitting, quantization
+
+
+def _quantizes(config: PackConfig) -> bool:
+    """Whether the flatbuffer is quantized here. A SavedModel without a gate is quantized by its converter."""
+    return config.scheme == INTEGER and (config.max_drop is not None or not config.model.is_dir())
+
+
+def _quantized(
+    config: PackConfig,
+    bundle: Bundle,
+    own: Classifier,
+    subsets: dict[str, Images],
+    data: Data,
+    progress: Progress,
+) -> tuple[Classifier, _Quantization]:
+    """The quantized classifier. Raises GateError if it loses more than ``max_drop`` of the test subset."""
+    from .post_training import accuracy, gate_error, quantized  # imports TensorFlow
+
+    if config.max_drop is not None and not data.divided:
+        raise UsageError(
+            f"{config.data}: too few images for a validation subset, which --max-drop needs",
+            hint="leave --max-drop out, or give more images",
+        )
+    found, auto_float = quantized(config, bundle, own, subsets, progress)
+    drop = accuracy(own, subsets["test"]) - accuracy(found, subsets["test"])
+    if config.max_drop is not None and drop > config.max_drop:
+        raise gate_error(config, f"{drop:.2f} points of test accuracy", auto_float)
+    return found, _Quantization(drop, auto_float)
 
 
 def _bundle(config: PackConfig, progress: Progress) -> Bundle:
@@ -129,18 +183,21 @@ def _bundle(config: PackConfig, progress: Progress) -> Bundle:
         return open_bundle(config.model)
     from .saved_model import converted  # imports TensorFlow
 
-    return converted(config, progress)
+    # Its float flatbuffer is what a gate compares with.
+    return converted(config, SCHEMES[0] if _quantizes(config) else str(config.scheme), progress)
 
 
-def _with_features(bundle: Bundle, own: Classifier, test: Images, progress: Progress) -> tuple[Classifier, bytes]:
-    """The classifier with its features as a second output, and its flatbuffer.
+def _with_features(own: Classifier, test: Images, progress: Progress) -> Classifier:
+    """The classifier with its features as a second output.
 
     Without them if it has none, or if its answers would change.
     """
+    bundle = own.bundle
+    assert bundle is not None
     flatbuffer = with_features(bundle.flatbuffer, bundle.graph)
     if flatbuffer is None:
         progress.note("no features in front of the last layer: no out-of-distribution detector")
-        return own, bundle.flatbuffer
+        return own
     graph = read_graph(flatbuffer, bundle.path)
     model = load(flatbuffer, own.threads, bundle.path, graph.main.outputs[0], own.model.input.shape)
     changed = replace(bundle, flatbuffer=flatbuffer, graph=graph)
@@ -149,8 +206,8 @@ def _with_features(bundle: Bundle, own: Classifier, test: Images, progress: Prog
     )
     if not _same(own, found, test):
         progress.note("its answers change when its features are an output: no out-of-distribution detector")
-        return own, bundle.flatbuffer
-    return found, flatbuffer
+        return own
+    return found
 
 
 def _same(one: Classifier, other: Classifier, images: Images) -> bool:

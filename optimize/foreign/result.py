@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...console.tables import percent, record
-from ...edge_runtime.results import SPREAD, Result
+from ...edge_runtime.results import OPTIONAL, SPREAD, Result
 from ...edge_runtime.tools.decisions import Decisions
 from ...train.evaluation.metrics import Metrics
 from ...train.evaluation.reliability import Review
 from ...train.evaluation.text import metrics_text
 from ...train.imports.conventions import Trial, trials_text
 from ...train.imports.summary import UNKNOWN
+from ..quantization.result import AutoFloat
 
 MOST_LABELS = 20
 """Largest number of labels that are all listed."""
@@ -33,6 +34,8 @@ class PackResult(Result):
         review: see `edgeall.train.evaluation.reliability.review`.
         golden: number and source of the golden images.
         synthetic: whether the images are drawn.
+        drop_points: test accuracy that a quantization lost, in percentage points; None without one.
+        auto_float: the search for float layers, if there was one; named by the tensors that they write.
     """
 
     out: str
@@ -49,6 +52,8 @@ class PackResult(Result):
     review: Review | None
     golden: str
     synthetic: bool
+    drop_points: float | None = field(default=None, metadata=OPTIONAL)
+    auto_float: AutoFloat | None = field(default=None, metadata=OPTIONAL)
 
 
 def only_seen(metrics: Metrics) -> Metrics:
@@ -90,6 +95,11 @@ def pack_text(result: PackResult) -> str:
             else "no detector"
         ),
     }
+    if result.drop_points is not None:
+        facts["quantization"] = f"loses {result.drop_points:.2f} points of test accuracy"
+    if result.auto_float is not None:
+        layers = ", ".join(result.auto_float.layers) or "none"
+        facts["layers in float"] = f"{layers}; {result.auto_float.tried('classification')}"
     parts = [record(facts)]
     if result.trials:
         parts.append(trials_text(result.trials, result.tried_images, result.normalization, _tried_on(result)))

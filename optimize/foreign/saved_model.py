@@ -23,15 +23,15 @@ REPRESENTATIVE = 128
 """Images on which the activation ranges are measured."""
 
 
-def converted(config: PackConfig, progress: Progress) -> Bundle:
-    """The flatbuffer of a SavedModel in a scheme.
+def converted(config: PackConfig, scheme: str, progress: Progress) -> Bundle:
+    """The flatbuffer of a SavedModel in a scheme of `edgeall.optimize.foreign.config.SCHEMES`.
 
     Raises:
         DataError: not a SavedModel, or its graph runs Python or touches files.
         UsageError: an integer scheme without a named normalization, which its calibration needs.
         EdgeallError: the converter refuses it.
     """
-    folder, scheme = config.model, str(config.scheme)
+    folder = config.model
     _refuse_code(folder)
     try:
         with quiet():
