@@ -146,12 +146,31 @@ def build_rig(
     return Rig(record, station, access, app, broadcast, lessons)
 
 
+CALM = """
+import sys
+from edgeall.cli import main
+from edgeall.rig.capture.slide import SimulatedCamera
+
+read = SimulatedCamera.read
+
+def one_of_seven(camera, timeout_s):
+    camera._rate = 30 / 7
+    frame = read(camera, timeout_s)
+    camera._number += 6
+    return frame
+
+SimulatedCamera.read = one_of_seven
+sys.exit(main(sys.argv[1:]))
+"""
+"""The program with one frame of seven. The slide moves as always; the cores have time for the page and other tests."""
+
+
 class Served:
-    """`edgeall rig` in a process of its own, over a simulated slide."""
+    """`edgeall rig` in a process of its own, over a simulated slide. See `CALM`."""
 
     def __init__(self, folder: Path, *options: object, listen: str = "127.0.0.1:0") -> None:
         self.folder = folder
-        command = [sys.executable, "-c", "import sys; from edgeall.cli import main; sys.exit(main(sys.argv[1:]))"]
+        command = [sys.executable, "-c", CALM]
         arguments = ["rig", "--demo", "--record", folder / "record", "--listen", listen, *options]
         environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
         self.process = subprocess.Popen(

@@ -29,9 +29,10 @@ def make_venv(folder: Path, requirements: Sequence[str], python: str = sys.execu
     """
     stamp, wanted = folder / "requirements.txt", "\n".join([python, *requirements])
     if not stamp.exists() or stamp.read_text() != wanted:
-        run([python, "-m", "venv", "--clear", str(folder)])
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        run([str(folder / "bin" / "python"), *install, *requirements])
+        # Without its own pip, and without compiling what is never imported: half of the time.
+        run([python, "-m", "venv", "--clear", "--without-pip", str(folder)])
+        install = ["install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        run([sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), *install, *requirements])
         stamp.write_text(wanted)
     return folder / "bin" / "python"
 

@@ -47,6 +47,7 @@ def test_of_runs(printed: Callable[..., Printed], tiny_run: Path, tiny_settings:
     assert f"report: {tmp_path / 'out' / 'compare.html'}" in text
 
 
+@pytest.mark.long
 def test_of_backbones(
     printed: Callable[..., Printed], synthetic_fields: Path, tiny_settings: Any, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_masked_weights_stay_zero_from_training_into_the_file() -> None:
     assert asked / weights <= sparsity(flatbuffer) <= asked / weights + 0.05, "rounding makes a few more"
 
 
+@pytest.mark.long
 def test_clusters_hold_from_training_into_the_file() -> None:
     folded = fold_batch_normalization(network("pre_activation"))
     placement = place(folded, BOUNDS)
@@ -325,6 +326,7 @@ def test_fake_quantized_kernels_are_those_the_converter_stores(test_data: Path) 
         np.testing.assert_allclose(units * scale, faked, atol=1e-5 * np.abs(faked).max())
 
 
+@pytest.mark.long
 def test_a_deep_pretrained_network_agrees_with_its_faked_one(test_data: Path) -> None:
     model, spec, pixels = _mobilenet_v2(test_data)
     folded, images = fold_batch_normalization(model), normalize(pixels, spec)

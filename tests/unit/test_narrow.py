@@ -102,7 +102,7 @@ def _without_effect(model: Any, group: Group, removed: np.ndarray) -> None:
         (_squeezed, 8),
         (_joined, 8),
         (lambda: _backbone("basic_cnn", 32), 32),
-        (lambda: _backbone("mobilenet_v2", 96), 96),
+        pytest.param(lambda: _backbone("mobilenet_v2", 96), 96, marks=pytest.mark.long),
     ],
     ids=["flattened", "squeezed", "joined", "basic_cnn", "mobilenet_v2"],
 )

@@ -535,6 +535,7 @@ def masked_pruned(masked_run: Path, masked_settings: TrainSettings) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_a_pruned_segmentation_network_is_smaller_and_can_be_loaded(masked_run: Path, masked_pruned: Path) -> None:
     from edgeall.optimize.pruning.summary import prune_text
     from edgeall.train.runs import load_model, load_run
@@ -558,6 +559,7 @@ def test_zeros_stay_out_of_the_last_layers(masked_run: Path) -> None:
     assert "decoder16_project" in names and not names & {SCORES, RED_CELL}
 
 
+@pytest.mark.long
 def test_segmentation_runs_are_compared(
     masked_run: Path,
     masked_pruned: Path,
@@ -609,6 +611,7 @@ def test_runs_of_two_tasks_are_not_compared(masked_run: Path, tiny_run: Path, tm
         compare_runs([tiny_run, masked_run], tmp_path / "both", CompareOptions(("float32",)), QUIET)
 
 
+@pytest.mark.long
 def test_a_student_learns_from_a_segmentation_run(
     masked_run: Path, masked_settings: TrainSettings, tiny_run: Path
 ) -> None:
