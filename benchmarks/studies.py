@@ -211,7 +211,8 @@ def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
         "",
         f"`python benchmarks/studies.py DATA --weights FOLDER`, {datetime.now(timezone.utc):%Y-%m-%d}, {hours:.1f} h. "
         f"Trained by `edgeall compare`; int8 files; four-class fields in contiguous stretches with an "
-        f"embargo of 37, C-NMC by subject. `backbones`: {EPOCHS} epochs at {SMALL_PX} pixels for every network.",
+        f"embargo of 37, C-NMC by subject. `backbones`: {EPOCHS} epochs at {SMALL_PX} pixels for every network. "
+        "Steps run on different days, beside other work too: compare latencies and minutes within one network only.",
         "",
         "| part | network | starts from | px | scheme | accuracy % (95 % interval) | weighted F1 % | sensitivity % | "
         "specificity % | robust mean, worst % | file, MB | MMACs | ms | training, min |",
@@ -257,7 +258,10 @@ def _best(measured: Sequence[Row]) -> list[str]:
     lines = []
     for cost, name in (("latency_p50_ms", "millisecond"), ("file_bytes", "byte")):
         best = [rows[index] for index in front([(row[cost], row["accuracy"]) for row in rows])]
-        named = (f"{row['model']} {row['scheme']} ({_pc(row['accuracy'])} %)" for row in best)
+        named = (
+            f"{row['model']}{' ImageNet' if row['pretrained'] else ''} {row['scheme']} ({_pc(row['accuracy'])} %)"
+            for row in best
+        )
         lines += [f"Pareto front per {name}: {'; '.join(named)}.", ""]
     return lines if rows else []
 
