@@ -23,6 +23,7 @@ from typing import Any
 
 import command
 
+from edgeall.edge_runtime.tools.device import describe_device
 from edgeall.optimize.experiments.pareto import front
 
 Row = dict[str, Any]
@@ -168,6 +169,7 @@ def _measured(step: Step, arguments: argparse.Namespace) -> list[Row]:
         *(*step.words, *_SHARED, "--out", out),
     )
     shared = {"step": step.name, "part": step.part, "model": step.model, "pretrained": step.pretrained}
+    shared |= {"day": f"{datetime.now(timezone.utc):%Y-%m-%d}", "cpu": describe_device().cpu}
     if not (out / "compare.json").exists():
         return [{**shared, "scheme": None, "failure": f"exit status {done.status}", "seconds": _since(started)}]
     found = json.loads((out / "compare.json").read_text(encoding="utf-8"))
@@ -201,10 +203,9 @@ def _robustness(out: Path, files: Sequence[str], data: Path) -> Row:
 
 def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
     """A Markdown page."""
-    from edgeall.edge_runtime.tools.device import describe_device
-
     hours = sum(row["seconds"] for row in rows) / 3600
     measured = [row for row in rows if "failure" not in row]
+    days = sorted({f"{row['day']} ({row['cpu']})" for row in rows})
     missing = [step.name for step in planned if all(row["step"] != step.name for row in rows)]
     lines = [
         "# The studies, run",
@@ -212,7 +213,8 @@ def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
         f"`python benchmarks/studies.py DATA --weights FOLDER`, {datetime.now(timezone.utc):%Y-%m-%d}, {hours:.1f} h. "
         f"Trained by `edgeall compare`; int8 files; four-class fields in contiguous stretches with an "
         f"embargo of 37, C-NMC by subject. `backbones`: {EPOCHS} epochs at {SMALL_PX} pixels for every network. "
-        "Steps run on different days, beside other work too: compare latencies and minutes within one network only.",
+        f"Measured on {', '.join(days)}."
+        + ("" if len(days) == 1 else " Each day had another machine: compare latencies and minutes of one day only."),
         "",
         "| part | network | starts from | px | scheme | accuracy % (95 % interval) | weighted F1 % | sensitivity % | "
         "specificity % | robust mean, worst % | file, MB | MMACs | ms | training, min |",
@@ -229,8 +231,6 @@ def report(rows: Sequence[Row], planned: Sequence[Step]) -> str:
         *([f"Left out so far: {', '.join(missing)}."] if missing else []),
         "",
         "Research use only, not a diagnosis.",
-        "",
-        *(f"- {key}: {value}" for key, value in describe_device().to_json().items() if value is not None),
         "",
     ]
     return "\n".join(lines)
@@ -253,10 +253,17 @@ def _pc(value: float | None) -> str:
 
 
 def _best(measured: Sequence[Row]) -> list[str]:
-    """The Pareto fronts of `backbones`, from nothing and from ImageNet weights together."""
+    """The Pareto fronts of `backbones`, from nothing and from ImageNet weights together.
+
+    Latencies of several days are of several machines: then multiply-accumulates, the same on each, stand for them.
+    """
     rows = [row for row in measured if row["part"] == "backbones"]
+    one_day = len({row["day"] for row in rows}) == 1
     lines = []
-    for cost, name in (("latency_p50_ms", "millisecond"), ("file_bytes", "byte")):
+    for cost, name in (
+        ("latency_p50_ms", "millisecond") if one_day else ("macs", "multiply-accumulate"),
+        ("file_bytes", "byte"),
+    ):
         best = [rows[index] for index in front([(row[cost], row["accuracy"]) for row in rows])]
         named = (
             f"{row['model']}{' ImageNet' if row['pretrained'] else ''} {row['scheme']} ({_pc(row['accuracy'])} %)"
@@ -269,16 +276,18 @@ def _best(measured: Sequence[Row]) -> list[str]:
 def _beside_studies(measured: Sequence[Row]) -> list[str]:
     """A row for each study: its best figure, ours of at most `LIMIT_BYTES`, and what differs."""
     lines = [
-        f"Ours: of all int8 files of at most {LIMIT_BYTES / 1e6:.2f} MB, the one of the float network with the highest "
-        "validation accuracy.",
+        f"Ours: of all int8 files of at most {LIMIT_BYTES / 1e6:.2f} MB, those of the float network with the highest "
+        "validation accuracy; of several networks where it is equal.",
         "",
         "| study | its best figure % | ours % | what differs |",
         "| --- | ---: | ---: | --- |",
     ]
     for letter, study in STUDIES.items():
         own = [row for row in measured if row["file_bytes"] <= LIMIT_BYTES and _data(row) == study.data]
-        best = max(own, key=lambda row: row["validation_accuracy"], default=None)
-        ours = "not measured" if best is None else f"{_pc(best['accuracy'])} ({best['model']}, part {best['part']})"
+        highest = max((row["validation_accuracy"] for row in own), default=0.0)
+        chosen = [row for row in own if row["validation_accuracy"] == highest]
+        named = [f"{_pc(row['accuracy'])} ({row['model']} {row['scheme']}, part {row['part']})" for row in chosen]
+        ours = "; ".join(named) or "not measured"
         lines.append(f"| {letter} | {max(study.figure.values()):.2f} | {ours} | harder split; {study.differs} |")
     return [*lines, ""]
 

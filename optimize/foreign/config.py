@@ -34,6 +34,16 @@ class PackConfig(ForeignSettings):
     target_sensitivity: float | None = None
     review_budget: float | None = None
 
+    @property
+    def integer(self) -> bool:
+        """Whether the model is quantized to int8."""
+        return self.scheme == INTEGER
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """Options that may lower the drop: none, since nothing is trained."""
+        return ()
+
     def check(self) -> None:
         """Raise UsageError for settings that exclude each other, or an ``out`` that exists."""
         super().check()
@@ -46,7 +56,7 @@ class PackConfig(ForeignSettings):
             )
         if self.scheme is None and self.model.is_dir():
             raise UsageError(f"{self.model}: a SavedModel is converted first", hint="--scheme ptq-int8, for example")
-        if self.max_drop is not None and self.scheme != INTEGER:
+        if self.max_drop is not None and not self.integer:
             raise UsageError(f"--max-drop requires --scheme {INTEGER}", hint="the other schemes are not compared")
         if self.auto_float and self.max_drop is None:
             raise UsageError("--auto-float without --max-drop", hint="give the allowed drop, as in --max-drop 0.5")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ...edge_runtime.flatbuffer import Graph
+from dataclasses import replace
+
+from ...edge_runtime.classifier import Classifier
+from ...edge_runtime.flatbuffer import Graph, read_graph
+from ...edge_runtime.interpreter import load
 from ..packaging.metadata import with_metadata
 
 FEWEST, MOST = 8, 8192
@@ -35,3 +39,15 @@ def with_features(flatbuffer: bytes, graph: Graph) -> bytes | None:
     if index is None or len(graph.main.outputs) != 1:
         return None
     return with_metadata(flatbuffer, {}, outputs=(graph.main.outputs[0], index))
+
+
+def with_flatbuffer(own: Classifier, flatbuffer: bytes) -> Classifier:
+    """The classifier with another flatbuffer of the same input and first output."""
+    bundle = own.bundle
+    assert bundle is not None
+    graph = read_graph(flatbuffer, bundle.path)
+    model = load(flatbuffer, own.threads, bundle.path, graph.main.outputs[0], own.model.input.shape)
+    changed = replace(bundle, flatbuffer=flatbuffer, graph=graph)
+    return Classifier(
+        model, own.labels, own.input, threads=own.threads, logits=own.logits, sigmoid=own.sigmoid, bundle=changed
+    )

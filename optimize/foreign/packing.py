@@ -13,8 +13,6 @@ from ...console.progress import Progress
 from ...edge_runtime.bundle import Bundle, open_bundle
 from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import UsageError
-from ...edge_runtime.flatbuffer import read_graph
-from ...edge_runtime.interpreter import load
 from ...edge_runtime.manifest import SCORES, Manifest
 from ...edge_runtime.tools.decisions import wanted_rule
 from ...edge_runtime.tools.golden_images import choose_golden
@@ -29,9 +27,9 @@ from ..packaging.pack import pack
 from ..quantization.decisions import UNFITTED, Fitted, Fitting, assess, fit_decisions
 from ..quantization.result import AutoFloat
 from ..quantization.verify import pixels_of, predictions_and_features
-from .config import INTEGER, SCHEMES, PackConfig
+from .config import SCHEMES, PackConfig
 from .data import Data, Images, open_data
-from .features import with_features
+from .features import with_features, with_flatbuffer
 from .result import PackResult, only_seen
 from .trials import Known, know
 
@@ -59,7 +57,7 @@ def pack_foreign(config: PackConfig, progress: Progress) -> PackResult:
     bundle = _bundle(config, progress)
     if bundle.manifest is not None:
         raise UsageError(f"{config.model}: packed already", hint="`edgeall quantize` packs what it makes")
-    if _quantizes(config):
+    if config.integer:
         from .post_training import require_float  # imports TensorFlow
 
         require_float(bundle)
@@ -132,7 +130,7 @@ def _open(
     if warning:
         progress.note(f"warning: {warning}")
     quantization = None
-    if _quantizes(config):
+    if config.integer:
         own, quantization = _quantized(config, bundle, own, subsets, data, progress)
     classifier = _with_features(own, subsets["test"], progress)
     fitting = Fitting(
@@ -149,11 +147,6 @@ def _open(
     return fitting, quantization
 
 
-def _quantizes(config: PackConfig) -> bool:
-    """Whether the flatbuffer is quantized here. A SavedModel without a gate is quantized by its converter."""
-    return config.scheme == INTEGER and (config.max_drop is not None or not config.model.is_dir())
-
-
 def _quantized(
     config: PackConfig,
     bundle: Bundle,
@@ -163,17 +156,14 @@ def _quantized(
     progress: Progress,
 ) -> tuple[Classifier, _Quantization]:
     """The quantized classifier. Raises GateError if it loses more than ``max_drop`` of the test subset."""
-    from .post_training import accuracy, gate_error, quantized  # imports TensorFlow
+    from .post_training import quantized  # imports TensorFlow
 
     if config.max_drop is not None and not data.divided:
         raise UsageError(
             f"{config.data}: too few images for a validation subset, which --max-drop needs",
             hint="leave --max-drop out, or give more images",
         )
-    found, auto_float = quantized(config, bundle, own, subsets, progress)
-    drop = accuracy(own, subsets["test"]) - accuracy(found, subsets["test"])
-    if config.max_drop is not None and drop > config.max_drop:
-        raise gate_error(config, f"{drop:.2f} points of test accuracy", auto_float)
+    found, drop, auto_float = quantized(config, bundle, own, subsets, progress)
     return found, _Quantization(drop, auto_float)
 
 
@@ -183,8 +173,8 @@ def _bundle(config: PackConfig, progress: Progress) -> Bundle:
         return open_bundle(config.model)
     from .saved_model import converted  # imports TensorFlow
 
-    # Its float flatbuffer is what a gate compares with.
-    return converted(config, SCHEMES[0] if _quantizes(config) else str(config.scheme), progress)
+    # `post_training` quantizes it, as it does any float flatbuffer.
+    return converted(config, SCHEMES[0] if config.integer else str(config.scheme), progress)
 
 
 def _with_features(own: Classifier, test: Images, progress: Progress) -> Classifier:
@@ -198,12 +188,7 @@ def _with_features(own: Classifier, test: Images, progress: Progress) -> Classif
     if flatbuffer is None:
         progress.note("no features in front of the last layer: no out-of-distribution detector")
         return own
-    graph = read_graph(flatbuffer, bundle.path)
-    model = load(flatbuffer, own.threads, bundle.path, graph.main.outputs[0], own.model.input.shape)
-    changed = replace(bundle, flatbuffer=flatbuffer, graph=graph)
-    found = Classifier(
-        model, own.labels, own.input, threads=own.threads, logits=own.logits, sigmoid=own.sigmoid, bundle=changed
-    )
+    found = with_flatbuffer(own, flatbuffer)
     if not _same(own, found, test):
         progress.note("its answers change when its features are an output: no out-of-distribution detector")
         return own

@@ -1,7 +1,7 @@
 """Quantizes a float flatbuffer after training: ranges by TensorFlow's calibrator, then its quantizer of flatbuffers.
 
-With an allowed drop and ``auto_float``, as few layers as it takes stay in float, the worst of TensorFlow's
-QuantizationDebugger first, as `edgeall.optimize.quantization.auto_float` does for Keras models.
+With an allowed drop and ``auto_float``, as few layers stay in float as it takes, the worst of TensorFlow's
+QuantizationDebugger first, see `edgeall.optimize.quantization.auto_float`.
 Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_debugger.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,16 @@ from numpy.typing import NDArray
 from ...console.progress import Progress
 from ...edge_runtime.bundle import Bundle
 from ...edge_runtime.classifier import Classifier
-from ...edge_runtime.errors import EdgeallError, GateError, UsageError
-from ...edge_runtime.flatbuffer import read_graph
-from ...edge_runtime.interpreter import load
+from ...edge_runtime.errors import EdgeallError, UsageError
 from ...edge_runtime.preprocess import normalize
 from ...models.keras_compat import load_quantizer, quiet, tf
-from ..quantization.auto_float import fewest
-from ..quantization.result import DROP_UNITS, AutoFloat, Trial
+from ..quantization.auto_float import search
+from ..quantization.gate import gate_error
+from ..quantization.result import AutoFloat
+from ..quantization.verify import compare, predict
 from .config import PackConfig
 from .data import Images
+from .features import with_flatbuffer
 
 REPRESENTATIVE = 128
 """Images on which the activation ranges are measured."""
@@ -39,7 +39,7 @@ _TASK = "classification"
 
 def quantized(
     config: PackConfig, bundle: Bundle, own: Classifier, subsets: dict[str, Images], progress: Progress
-) -> tuple[Classifier, AutoFloat | None]:
+) -> tuple[Classifier, float, AutoFloat | None]:
     """The int8 twin of a float classifier; inputs and outputs stay float.
 
     Args:
@@ -51,60 +51,47 @@ def quantized(
         progress: told about every candidate.
 
     Returns:
-        The classifier, and the search for float layers if there was one.
+        The classifier, the test accuracy that it loses in percentage points, and the search for float layers if there
+        was one.
 
     Raises:
         EdgeallError: TensorFlow cannot quantize it.
-        GateError: with ``auto_float``, every candidate loses more than ``max_drop`` of the validation subset.
+        GateError: it loses more than ``max_drop`` of the test subset, or every candidate of the validation subset.
     """
     spread = subsets["train"] if len(subsets["train"]) else subsets["test"]
     progress.note(f"quantizing to {config.scheme}")
     ranges = _calibrated(bundle, _batches(spread, REPRESENTATIVE))
 
     def made(names: Collection[str]) -> Classifier:
-        return _opened(own, bundle, _converted(ranges, names, bundle.path))
+        return with_flatbuffer(own, _converted(ranges, names, bundle.path))
 
-    integer = made(())
-    if not config.auto_float:
-        return integer, None
-    assert config.max_drop is not None
-    validation, limit = subsets["validation"], config.max_drop
-    before = accuracy(own, validation)
-    trials = [_trial(0, before - accuracy(integer, validation), progress)]
-    if trials[0].within(limit):
-        return integer, AutoFloat([], trials)
-    names = _worst(ranges, _batches(spread, DEBUGGED), bundle.path)
-
-    def meets(count: int) -> bool:
-        trials.append(_trial(count, before - accuracy(made(names[:count]), validation), progress))
-        return trials[-1].within(limit)
-
-    count = fewest(len(names), meets)
-    found = AutoFloat(names[: count or 0], trials)
-    if count is None:
-        least = min(trial.drop_points for trial in trials if trial.drop_points is not None)
-        raise gate_error(config, f"{least:.2f} {DROP_UNITS[_TASK]} at best", found)
-    return made(found.layers), found
+    found, auto_float = made(()), None
+    if config.auto_float:
+        integer = found
+        lost = _loss(own, subsets["validation"], progress)
+        auto_float = search(
+            config,
+            lambda: _worst(ranges, _batches(spread, DEBUGGED), bundle.path),
+            lambda names: lost(made(names) if names else integer),
+            _TASK,
+            progress,
+        )
+        found = made(auto_float.layers) if auto_float.layers else integer
+    drop = _loss(own, subsets["test"], progress)(found)
+    if config.max_drop is not None and drop > config.max_drop:
+        raise gate_error(config, f"{drop:.2f} points of test accuracy", _TASK, auto_float)
+    return found, drop, auto_float
 
 
-def gate_error(config: PackConfig, lost: str, found: AutoFloat | None) -> GateError:
-    """The error of a gate that was not met; ``lost`` as in "2.50 points of test accuracy"."""
-    tried = "" if found is None else f" ({found.tried(_TASK)})"
-    return GateError(
-        f"{config.scheme} loses {lost}, more than --max-drop {config.max_drop:g}{tried}; {config.out} was not written",
-        hint="try a larger --max-drop" if found else "try --auto-float, or a larger --max-drop",
-    )
+def _loss(own: Classifier, images: Images, progress: Progress) -> Callable[[Classifier], float]:
+    """What another classifier loses of the accuracy on these images, in percentage points."""
+    reference = predict(own, images, "measuring float32", progress)
 
+    def lost(other: Classifier) -> float:
+        found = predict(other, images, "measuring int8", progress)
+        return compare(own.labels, images.labels, reference, found).drop_points
 
-def accuracy(classifier: Classifier, images: Images) -> float:
-    """Percent of the images with their own label."""
-    own = [int(np.argmax(classifier.predict(images.pixels[row]))) for row in images.rows]
-    return 100 * float(np.mean(np.array(own) == images.labels))
-
-
-def _trial(count: int, drop: float, progress: Progress) -> Trial:
-    progress.note(f"layers in float: {count}; drop of {drop:.2f} {DROP_UNITS[_TASK]}")
-    return Trial(count, drop)
+    return lost
 
 
 def require_float(bundle: Bundle) -> None:
@@ -168,15 +155,6 @@ def _worst(ranges: bytes, batches: Batches, path: str) -> list[str]:
     rows = list(csv.DictReader(io.StringIO(table.getvalue())))
     rows.sort(key=lambda row: -(float(row["mean_squared_error"]) ** 0.5) / float(row["scale"]))
     return list(dict.fromkeys(row["tensor_name"] for row in rows))
-
-
-def _opened(own: Classifier, bundle: Bundle, flatbuffer: bytes) -> Classifier:
-    graph = read_graph(flatbuffer, bundle.path)
-    model = load(flatbuffer, own.threads, bundle.path, graph.main.outputs[0], own.model.input.shape)
-    changed = replace(bundle, flatbuffer=flatbuffer, graph=graph)
-    return Classifier(
-        model, own.labels, own.input, threads=own.threads, logits=own.logits, sigmoid=own.sigmoid, bundle=changed
-    )
 
 
 def _failed(path: str, error: Exception) -> EdgeallError:

@@ -7,12 +7,13 @@ subset decides nothing: it is the gate of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...console.progress import Progress
 from ...edge_runtime.errors import EdgeallError, UsageError
-from .gate import gate_error
+from .gate import Gated, gate_error
 from .job import Converted, Folded, Job, convert_integer, convert_network, measure_layers
 from .placement import Range, input_range, place
 from .result import DROP_UNITS, AutoFloat, Trial
@@ -32,35 +33,72 @@ def leave_in_float(job: Job, network: Folded, converted: Converted) -> tuple[Job
     Raises:
         GateError: every candidate loses more.
     """
-    config, limit = job.config, job.config.max_drop
-    assert limit is not None and network.placement is not None and converted.integer is not None
-    integer, bounds = converted.integer, input_range(job.spec)
-    lost = job.task.validation_drop(job, network)
-    trials = [_measured(job, 0, lost(converted.flatbuffer))]
-    if trials[0].within(limit):
-        return job, network, replace(converted, auto_float=AutoFloat([*config.float_layers], trials))
-    rows = measure_layers(job, integer, network.placement)
-    names = candidates(network.folded, bounds, [row.layer for row in rows], config.float_layers)
+    config, given = job.config, job.config.float_layers
+    assert network.placement is not None and converted.integer is not None
+    placement, integer, bounds = network.placement, converted.integer, input_range(job.spec)
+    measured = job.task.validation_drop(job, network)
 
-    def meets(count: int) -> bool:
-        placement = place(network.folded, bounds, (*config.float_layers, *names[:count]))
-        try:
-            trial = _measured(job, count, lost(convert_integer(job, integer, placement)[0]))
-        except EdgeallError as error:  # of the converter; more layers may be converted
-            job.progress.note(f"{_shown(count)}: {error.message}")
-            trial = Trial(count, None)
-        trials.append(trial)
-        return trial.within(limit)
+    def worst() -> list[str]:
+        rows = measure_layers(job, integer, placement)
+        return candidates(network.folded, bounds, [row.layer for row in rows], given)
 
-    count = fewest(len(names), meets)
-    found = AutoFloat([*config.float_layers, *names[: count or 0]], trials)
-    if count is None:
-        least = min(trial.drop_points for trial in trials if trial.drop_points is not None)
-        raise gate_error(config, f"{least:.2f} {DROP_UNITS[job.task.name]} at best", job.task.name, found)
-    job.progress.note(f"{found.argument} meets --max-drop {limit:g} on the validation subset")
+    def lost(names: Sequence[str]) -> float:
+        if not names:
+            return measured(converted.flatbuffer)
+        return measured(convert_integer(job, integer, place(network.folded, bounds, (*given, *names)))[0])
+
+    found = search(config, worst, lost, job.task.name, job.progress)
+    found = replace(found, layers=[*given, *found.layers])
+    if len(found.layers) == len(given):
+        return job, network, replace(converted, auto_float=found)
+    job.progress.note(f"{found.argument} meets --max-drop {config.max_drop:g} on the validation subset")
     job = replace(job, config=replace(config, float_layers=tuple(found.layers)))
     network = replace(network, placement=place(network.folded, bounds, found.layers))
     return job, network, replace(convert_network(job, network), auto_float=found)
+
+
+def search(
+    config: Gated,
+    worst: Callable[[], Sequence[str]],
+    lost: Callable[[Sequence[str]], float],
+    task: str,
+    progress: Progress,
+) -> AutoFloat:
+    """As few layers in float as ``config.max_drop`` takes on the validation subset.
+
+    Args:
+        config: of the quantization.
+        worst: gives the layers, the worst first. Not called if no layer has to stay in float.
+        lost: gives the drop with these layers in float, in `DROP_UNITS` of the task. It must know the drop without
+            any. An EdgeallError says that the model cannot be converted with these; with more, it may be.
+        task: its name.
+        progress: told about every trial.
+
+    Raises:
+        GateError: every trial loses more.
+    """
+    limit, trials = config.max_drop, list[Trial]()
+    assert limit is not None
+
+    def meets(names: Sequence[str]) -> bool:
+        shown = "1 layer in float" if len(names) == 1 else f"{len(names)} layers in float"
+        try:
+            drop: float | None = lost(names)
+            progress.note(f"{shown}: drop of {drop:.2f} {DROP_UNITS[task]}")
+        except EdgeallError as error:
+            drop = None
+            progress.note(f"{shown}: {error.message}")
+        trials.append(Trial(len(names), drop))
+        return trials[-1].within(limit)
+
+    if meets(()):
+        return AutoFloat([], trials)
+    names = worst()
+    count = fewest(len(names), lambda count: meets(names[:count]))
+    if count is not None:
+        return AutoFloat(list(names[:count]), trials)
+    least = min(trial.drop_points for trial in trials if trial.drop_points is not None)
+    raise gate_error(config, f"{least:.2f} {DROP_UNITS[task]} at best", task, AutoFloat([], trials))
 
 
 def candidates(folded: Any, bounds: Range, worst: Iterable[str], given: Iterable[str] = ()) -> list[str]:
@@ -104,12 +142,3 @@ def fewest(most: int, meets: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)
     return high
-
-
-def _measured(job: Job, count: int, drop: float) -> Trial:
-    job.progress.note(f"{_shown(count)}: drop of {drop:.2f} {DROP_UNITS[job.task.name]}")
-    return Trial(count, drop)
-
-
-def _shown(count: int) -> str:
-    return "1 layer in float" if count == 1 else f"{count} layers in float"

@@ -71,6 +71,11 @@ class QuantizeConfig:
         """Whether the scheme is fully integer."""
         return self.scheme in INTEGER_SCHEMES
 
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """Options that may lower the drop."""
+        return "--scheme qat-int8", "more --epochs"
+
     def check(self) -> None:
         """Raise UsageError for invalid settings or an ``out`` that cannot be written."""
         check_scheme(self.scheme)

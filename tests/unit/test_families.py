@@ -311,7 +311,6 @@ def test_a_backbone_is_described_by_what_it_is() -> None:
     assert [row.name for row in listing.listing()] == list(registry.names())
 
 
-@pytest.mark.long
 def test_the_cells_of_a_small_nasnet_are_rewritten() -> None:
     """All types of NASNet cells in a quarter of its layers, so that quick test runs include them."""
     from edgeall.models.keras_compat import keras

@@ -24,7 +24,7 @@ LOUD = 3e4
 Pack = Callable[..., tuple[int, dict[str, Any], str]]
 
 
-def model(loud: bool, scheme: str = "float32") -> bytes:
+def network(loud: bool) -> Any:
     """Tells dark images from light ones, normalized to -1..1; in int8 not if it is loud."""
     from edgeall.models.keras_compat import keras
 
@@ -39,7 +39,11 @@ def model(loud: bool, scheme: str = "float32") -> bytes:
         kernel[..., 7], bias[7] = kernel[..., 7] * LOUD, LOUD
     convolution.set_weights([kernel, bias])
     last.set_weights([weight, middle * np.array([1.0, -1.0])])
-    return convert(made, scheme, np.zeros((1, SIZE, SIZE, 3), np.float32))
+    return made
+
+
+def model(loud: bool, scheme: str = "float32") -> bytes:
+    return convert(network(loud), scheme, np.zeros((1, SIZE, SIZE, 3), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +60,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pack(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pack:
-    """``pack(flatbuffer, *options)``: exit status, JSON and stderr of `edgeall pack` into ``out.tflite``."""
+    """``pack(flatbuffer or SavedModel, *options)``: status, JSON and stderr of `edgeall pack` into ``out.tflite``."""
 
-    def run(flatbuffer: bytes, *options: str) -> tuple[int, dict[str, Any], str]:
-        (tmp_path / "bare.tflite").write_bytes(flatbuffer)
-        words = ["pack", str(tmp_path / "bare.tflite"), "--data", str(data), "--out", str(tmp_path / "out.tflite")]
+    def run(flatbuffer: bytes | Path, *options: str) -> tuple[int, dict[str, Any], str]:
+        given = tmp_path / "bare.tflite"
+        if isinstance(flatbuffer, Path):
+            given = flatbuffer
+        else:
+            given.write_bytes(flatbuffer)
+        words = ["pack", str(given), "--data", str(data), "--out", str(tmp_path / "out.tflite")]
         named = ["--split-by", "image", "--normalization=-1..1", "--json"]
         status = cli.main([*words, *named, *options])
         out, err = capsys.readouterr()
@@ -137,6 +145,35 @@ def test_the_input_keeps_its_normalization_where_the_images_do_not_fill_the_rang
     status, found, err = pack(model(loud=False), "--scheme", "ptq-int8", "--data", str(tmp_path / "dim"))
     assert status == 0, err
     assert found["normalization"] == "-1..1" and ends(tmp_path / "out.tflite") == {"FLOAT32"}
+
+
+def test_a_saved_model_is_quantized_in_the_same_way(pack: Pack, tmp_path: Path) -> None:
+    from edgeall.models.keras_compat import quiet
+
+    with quiet():
+        network(loud=True).export(tmp_path / "loud")
+        network(loud=False).export(tmp_path / "calm")
+    gate = ("--scheme", "ptq-int8", "--max-drop", "2")
+    status, _, err = pack(tmp_path / "loud", *gate)
+    assert status == 3 and "more than --max-drop 2" in err
+    status, found, err = pack(tmp_path / "loud", *gate, "--auto-float")
+    assert status == 0, err
+    assert found["auto_float"]["layers"] and found["drop_points"] <= 2
+    status, found, err = pack(tmp_path / "calm", *gate, "--force")
+    assert status == 0 and found["drop_points"] <= 2, err
+    assert ends(tmp_path / "out.tflite") == {"FLOAT32"} and computed_in(tmp_path / "out.tflite") == {"INT8"}
+
+
+def test_a_gate_needs_a_validation_subset(pack: Pack, tmp_path: Path, data: Path) -> None:
+    for path in sorted(data.rglob("*.png"))[::20]:
+        few = tmp_path / "few" / path.relative_to(data)
+        few.parent.mkdir(parents=True, exist_ok=True)
+        few.write_bytes(path.read_bytes())
+    options = ("--scheme", "ptq-int8", "--data", str(tmp_path / "few"))
+    status, _, err = pack(model(loud=False), *options, "--max-drop", "2")
+    assert status == 2 and "too few images for a validation subset" in err and not (tmp_path / "out.tflite").exists()
+    status, found, err = pack(model(loud=False), *options)
+    assert status == 0 and "drop_points" in found, err
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_an_interrupted_study_goes_on_and_keeps_to_its_hours(
     studies: ModuleType, program: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"step": "backbones-basic_cnn", "part": "backbones", "model": "basic_cnn", "pretrained": False}
-    row |= {"scheme": None, "failure": "stopped", "seconds": 3600.0}
+    row |= {"day": "2026-11-30", "scheme": None, "failure": "stopped", "seconds": 3600.0}
     (tmp_path / "studies.jsonl").write_text(json.dumps(row) + "\n")
     monkeypatch.setattr(studies, "report", lambda rows, planned: str(len(rows)))
     (tmp_path / "studies.md").write_text("")
@@ -109,11 +109,12 @@ def test_an_interrupted_study_goes_on_and_keeps_to_its_hours(
 
 
 def test_the_test_subset_does_not_choose_what_stands_beside_a_study(studies: ModuleType) -> None:
-    shared = {"step": "s", "part": "backbones", "pretrained": False, "input_px": 96, "training_s": 1.0}
-    shared |= {"robust_mean": None, "robust_worst": None, "seconds": 1.0}
+    shared = {"step": "s", "part": "backbones", "pretrained": False, "day": "2026-11-30", "cpu": "x"}
+    shared |= {"input_px": 96, "training_s": 1.0, "robust_mean": None, "robust_worst": None, "seconds": 1.0}
     chosen = {**figures("ptq-int8", 0.90), **shared, "model": "chosen", "validation_accuracy": 0.9}
     lucky = {**figures("ptq-int8", 0.99), **shared, "model": "lucky", "validation_accuracy": 0.8}
     large = {**chosen, "model": "large", "file_bytes": 700_001, "validation_accuracy": 1.0}
-    page = studies.report([chosen, lucky, large], [])
-    assert "| A | 98.50 | 90.0 (chosen, part backbones) |" in page
+    equal = {**chosen, "model": "equal", "accuracy": 0.8}
+    page = studies.report([chosen, lucky, large, equal], [])
+    assert "| A | 98.50 | 90.0 (chosen ptq-int8, part backbones); 80.0 (equal ptq-int8, part backbones) |" in page
     assert "| C | 82.75 | not measured |" in page
