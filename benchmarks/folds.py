@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,16 +114,22 @@ def balanced_accuracy(label: Sequence[str], right: Sequence[bool]) -> float:
 
 def block_interval(rows: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES) -> tuple[float, float]:
     """95 % interval of the balanced accuracy; drawn are blocks of about `BLOCK` images in a row, within each class."""
+    return interval_of_means(rows, lambda row: float(row["label"] == row["predicted"]), resamples)
+
+
+def interval_of_means(
+    rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """95 % interval of the mean of the classes' means of ``value``, with blocks drawn as in `block_interval`."""
     generator = np.random.default_rng(0)
-    recalls = []
+    means = []
     for label in sorted({row["label"] for row in rows}):
         own = sorted((row for row in rows if row["label"] == label), key=lambda row: _number(row["path"]))
-        right = np.array([row["label"] == row["predicted"] for row in own], dtype=float)
-        blocks = np.array_split(right, max(1, round(len(right) / BLOCK)))
+        blocks = np.array_split(np.array([value(row) for row in own]), max(1, round(len(own) / BLOCK)))
         sums, sizes = np.array([block.sum() for block in blocks]), np.array([len(block) for block in blocks])
         drawn = generator.integers(0, len(blocks), (resamples, len(blocks)))
-        recalls.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    low, high = np.quantile(np.mean(recalls, axis=0), [0.025, 0.975])
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
     return float(low), float(high)
 
 
