@@ -158,20 +158,21 @@ def _segment(
     """The lines of a segmentation model; its masks are written into a folder that is locked until the command ends."""
     from ..edge_runtime.files import output_lock
     from ..edge_runtime.images import refuse_inside
-    from ..edge_runtime.segmenter import Segmenter
-    from ..edge_runtime.vision.finder import CellFinder
+    from ..edge_runtime.threads import Threads
+    from ..edge_runtime.vision.finder import finder_pool
     from ..edge_runtime.vision.masks_files import segment_files, segmented_lines
     from ..edge_runtime.vision.scale import given_scale, red_cell_from
 
     out = settings["masks"]
     red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
-    finder = CellFinder(Segmenter.from_bundle(bundle, threads=settings["threads"]))
+    images = None if any(map(os.path.isdir, paths)) else len(paths)
+    finder = finder_pool(bundle, images, settings["threads"])
     if out is not None:
         for path in paths:
             refuse_inside(Path(path), out, "--masks")
         ctx.with_resource(output_lock(out, "run"))
     scale = None if red_cell_px is None else given_scale(red_cell_px)
-    found = segment_files(finder, paths, scale, out, skipped)
+    found = segment_files(finder, paths, scale, out, skipped, ctx.with_resource(Threads(finder.count)))
     return segmented_lines(_counted(found, counts), form)
 
 
@@ -206,7 +207,7 @@ def _explained(
 
 @command("cells")
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True)
-@click.option("--out", type=FILE, required=True, help="A new or empty folder.")
+@click.option("--out", type=FILE, required=True, help="A new folder. The same command resumes an interrupted one.")
 @click.option("--masks", is_flag=True, help="Write a mask for each image: 0 background, 128 cytoplasm, 255 nucleus.")
 @click.option("--crops", is_flag=True, help="Write a crop of each whole cell.")
 @click.option("--central", is_flag=True, help="Crop the central cell of each image; keep the folders of the images.")
@@ -227,9 +228,9 @@ def cells(
 
     The scale is measured in each image, unless --red-cell-px or --um-per-px gives it.
     """
+    from ..console.progress import Progress
     from ..edge_runtime.bundle import open_bundle
     from ..edge_runtime.vision.cells_files import Wanted, cells_of_files, cells_text
-    from ..edge_runtime.vision.finder import open_finder
     from ..edge_runtime.vision.scale import given_scale, red_cell_from
 
     manifest = None if model is None else open_bundle(model).manifest
@@ -237,6 +238,7 @@ def cells(
         raise UsageError(f"{model}: has no manifest, so its input size is unknown", hint="give a packed model")
     red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
     wanted = Wanted(
+        cell_model=settings["cell_model"],
         scale=None if red_cell_px is None else given_scale(red_cell_px),
         masks=settings["masks"],
         crops=settings["crops"] or settings["central"] or model is not None,
@@ -244,7 +246,7 @@ def cells(
         spec=None if manifest is None else manifest.input,
     )
     skipped = Skipped()
-    result = cells_of_files(paths, out, open_finder(settings["cell_model"]), wanted, skipped)
+    result = cells_of_files(paths, out, wanted, skipped, Progress())
     print_result(result, json, lambda: cells_text(result))
     skipped.note()
     for image in result["images"]:

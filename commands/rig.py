@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..console.progress import Progress
 from ..edge_runtime.errors import UsageError
 from .options import CELL_MODEL, FILE, INPUT_SIZE, JSON, LABELS, MEAN, RED_CELL_PX, STD, UM_PER_PX, command
 from .output import note, note_research_use, print_result
@@ -151,7 +152,7 @@ def record_verify(ctx: click.Context, folder: Path, head: str | None, json: bool
     """
     from ..rig.record.check import check, check_text
 
-    found = check(folder, head)
+    found = check(folder, head, Progress())
     print_result(found.to_json(), json, lambda: check_text(found))
     ctx.exit(1 if found.problems else 0)
 
@@ -186,7 +187,7 @@ def record_backup(folder: Path, out: Path, json: bool) -> None:
     from ..console.tables import record as facts
     from ..rig.record.backup import back_up
 
-    found = back_up(folder, out)
+    found = back_up(folder, out, Progress())
     print_result(found.to_json(), json, lambda: facts(found.to_json()))
 
 
@@ -203,7 +204,7 @@ def record_restore(backup: Path, record: Path, json: bool) -> None:
     from ..rig.record.backup import restore
     from ..rig.record.backup_zip import restore_zip
 
-    found = (restore_zip if backup.is_file() else restore)(backup, record)
+    found = (restore_zip if backup.is_file() else restore)(backup, record, Progress())
     print_result(found.to_json(), json, lambda: facts(found.to_json()))
 
 
@@ -222,7 +223,7 @@ def record_export(folder: Path, session: int, out: Path, ome_tiff: bool, json: b
     from ..rig.record.record import Record
 
     with Record(folder, create=False) as opened:
-        result = export_session(opened, session, out, ome_tiff=ome_tiff)
+        result = export_session(opened, session, out, ome_tiff=ome_tiff, progress=Progress())
     print_result(result, json, lambda: facts(result))
     note_research_use(json)
 

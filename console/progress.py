@@ -75,5 +75,9 @@ class Progress:
         return advance
 
 
+QUIET = Progress(quiet=True)
+"""Shows nothing: where nobody looks."""
+
+
 def _nothing(done: int, info: str) -> None:
     """The bar of a quiet `Progress`."""

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ...console.progress import Progress
+from ...console.progress import QUIET, Progress
 from ..bundle import Bundle, open_bundle
 from ..classifier import Classifier
 from ..errors import BundleError, GateError, UsageError
@@ -103,7 +103,7 @@ class Adapted:
 
 
 def adapt(
-    config: AdaptConfig, skipped: Callable[[Path, str], None] | None = None, progress: Progress | None = None
+    config: AdaptConfig, skipped: Callable[[Path, str], None] | None = None, progress: Progress = QUIET
 ) -> Adapted:
     """Learn from the images of a site, and write the adapted model if the site gains more than by chance.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...console.progress import Progress
+from ...console.progress import QUIET, Progress
 from ..classifier import Classifier
 from ..drift import image_facts
 from ..errors import BundleError, DataError, ImageError
@@ -52,7 +52,7 @@ def read_site(
     folder: Path,
     labelled: bool,
     skipped: Callable[[Path, str], None] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> Site:
     """Read every image of a folder and run the model on it.
 
@@ -77,7 +77,7 @@ def read_site(
     labels = _labelled(folder, classifier.labels, skipped) if labelled else _unlabelled(folder, skipped)
     seen: dict[str, tuple[Path, int | None]] = {}
     answers, problems, repeated = [], [], 0
-    with (progress or Progress(quiet=True)).task("reading the site", len(labels)) as advance:
+    with progress.task("reading the site", len(labels)) as advance:
         for done, (path, label) in enumerate(labels, start=1):
             advance(done, "")
             try:

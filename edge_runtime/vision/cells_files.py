@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ...console.progress import QUIET, Progress
 from ...console.tables import as_text, table
-from ..errors import DISK_FULL, ImageError, UsageError
-from ..files import file_name, is_empty, output_lock
-from ..images import mark_output, open_rgb
+from ..errors import DISK_FULL, ImageError
+from ..files import file_name, output_lock
+from ..images import open_rgb
+from ..network import cores
 from ..pipeline import expand
 from ..preprocess import InputSpec
+from ..threads import Threads
 from .cells import Box, Cell, crop, cut_out
-from .finder import Finder, Found
+from .finder import Finder, FinderPool, Found, open_finder
+from .journal import Journal
 from .quality import looks_stained
 from .scale import Scale
 from .scale_bar import draw_scale_bar
@@ -41,9 +45,10 @@ _LONGEST_ENDING = "-9999.png"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `cells_of_files` writes beside the table and the overlays.
+    """What `cells_of_files` finds, and what it writes beside the table and the overlays.
 
     Attributes:
+        cell_model: packed segmentation model that finds the cells; None takes the one in the package.
         scale: of all images; None measures it in each.
         masks: whether to write ``masks/``.
         crops: whether to write ``crops/`` of the whole cells.
@@ -52,6 +57,7 @@ class Wanted:
         spec: a model's input, which the crops are resized to. None writes square crops at the original scale.
     """
 
+    cell_model: Path | None = None
     scale: Scale | None = None
     masks: bool = False
     crops: bool = False
@@ -62,37 +68,57 @@ class Wanted:
 def cells_of_files(
     paths: Iterable[str | os.PathLike[str]],
     out: Path,
-    finder: Finder,
     wanted: Wanted = Wanted(),
     skipped: Callable[[Path, str], None] | None = None,
+    progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Find the cells of each image and write ``cells.csv``, ``overlays/`` and what is wanted into a new folder.
+    """Find the cells of each image and write ``cells.csv``, ``overlays/`` and what is wanted into a folder.
+
+    Works on one image per core. The same call goes on where an interrupted one stopped, see `Journal`.
 
     Args:
         paths: files and folders. An image that cannot be read, or whose cells cannot be written, gives an error; the
             others are still processed.
-        out: a new or empty folder.
-        finder: finds the cells.
-        wanted: what is written.
+        out: a new or empty folder, or that of the interrupted call.
+        wanted: what is found and written.
         skipped: see `edgeall.edge_runtime.images.find_images`.
+        progress: told how many images are done.
 
     Returns:
         For each image its path, and its cells, scale and warnings, or an error; the number of cells and of whole cells.
 
     Raises:
+        BundleError: see `edgeall.edge_runtime.vision.finder.open_finder`.
         DataError: a path does not exist.
-        UsageError: the folder is not empty, or another process writes to it.
+        UsageError: the folder holds something else, or another process writes to it.
         OSError: the disk is full.
     """
     with output_lock(out, "cells"):
         own = out.resolve()  # may be inside a searched folder
         given = list(paths)
-        images = (path for path in expand(given, skipped) if own not in Path(path).resolve().parents)
-        if out.exists() and (not out.is_dir() or not is_empty(out)):
-            raise UsageError(f"{out}: is not an empty folder", hint="choose a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        mark_output(out)
-        return _Writer(out, finder, wanted, [Path(path) for path in given]).write(images)
+        images = [path for path in expand(given, skipped) if own not in Path(path).resolve().parents]
+        count = min(len(images), cores())
+        finders = [open_finder(wanted.cell_model, threads=None if count == 1 else 1) for _ in range(count)]
+        with Journal(out, images, wanted) as journal, Threads(count) as threads:
+            writer = _Writer(out, FinderPool(finders), wanted, [Path(path) for path in given])
+            return writer.write(images, journal, threads, progress)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An image, and where its files go.
+
+    Attributes:
+        path: of the image.
+        name: of its overlay and its crops.
+        mask: path of its mask below the folder.
+        place: path of its central crop below ``crops/``, without a suffix.
+    """
+
+    path: str
+    name: str
+    mask: str
+    place: str
 
 
 class _Writer:
@@ -103,37 +129,54 @@ class _Writer:
         self._masks: set[str] = set()
         self._places: set[str] = set()
 
-    def write(self, images: Iterable[str]) -> dict[str, Any]:
+    def write(self, images: Sequence[str], journal: Journal, threads: Threads, progress: Progress) -> dict[str, Any]:
         """Find and write the cells of all images; see `cells_of_files`."""
         for folder, made in (("crops", self._wanted.crops), ("overlays", True), ("masks", self._wanted.masks)):
             if made:
-                (self._out / folder).mkdir()
-        results: list[dict[str, Any]] = []
+                (self._out / folder).mkdir(exist_ok=True)
+        tasks = [self._task(path, number) for number, path in enumerate(images, 1)]
+        done = journal.done
+        if done:
+            progress.note(f"{self._out}: {len(done)} of {len(tasks)} images are done, going on with the others")
+        found = dict(done)
+        with progress.task("finding cells", len(tasks), len(done)) as advance:
+            for result in threads.map(self._one, (task for task in tasks if task.path not in done)):
+                journal.add(result)
+                found[result["image"]] = result
+                advance(len(found), "")
+        results = [found[task.path] for task in tasks]
         with open(self._out / "cells.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table_file = csv.DictWriter(file, COLUMNS)
             table_file.writeheader()
-            for number, path in enumerate(images, 1):
-                results.append(self._one(path, number))
-                rows = results[-1].get("cells", ())
-                table_file.writerows({"image": as_text(path), **row} for row in rows)
+            for result in results:
+                image = as_text(result["image"])
+                table_file.writerows({"image": image, **row} for row in result.get("cells", ()))
         rows = [row for result in results for row in result.get("cells", ())]
         whole = sum(not row["touches_border"] for row in rows)
         return {"out": str(self._out), "cells": len(rows), "whole_cells": whole, "images": results}
 
-    def _one(self, path: str, number: int) -> dict[str, Any]:
+    def _task(self, path: str, number: int) -> _Task:
+        # Images in different folders may have the same name; and a name may be too long for an ending.
+        name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
+        own = file_name("", Path(path).stem, ".png")
+        mask = f"{name}.png" if own.casefold() in self._masks else own
+        self._masks.add(mask.casefold())
+        return _Task(path, name, f"masks/{mask}", self._own_place(path))
+
+    def _one(self, task: _Task) -> dict[str, Any]:
         """Find and write the cells of one image. Raises OSError if the disk is full."""
+        path = task.path
         try:
             image = open_rgb(path)
             pixels = np.asarray(image)
             found = self._finder.find(pixels, self._wanted.scale)
         except ImageError as error:
             return {"image": path, "error": error.message}
-        # Images in different folders may have the same name; and a name may be too long for an ending.
-        name = file_name(f"{number:04d}-", Path(path).stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
         try:
-            rows, note = self._write_crops(image, found, path, name)
-            overlay(image, found).save(self._out / "overlays" / f"{name}.png")
-            mask = self._write_mask(found, path, name)
+            rows, note = self._write_crops(image, found, task)
+            overlay(image, found).save(self._out / "overlays" / f"{task.name}.png")
+            if self._wanted.masks:
+                Image.fromarray(found.mask()).save(self._out / task.mask)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
@@ -142,26 +185,26 @@ class _Writer:
         return {
             "image": path,
             "cells": rows,
-            "overlay": f"overlays/{name}.png",
-            "mask": mask,
+            "overlay": f"overlays/{task.name}.png",
+            "mask": task.mask if self._wanted.masks else None,
             "scale": found.scale.to_json(),
             "warnings": warnings,
         }
 
     def _write_crops(
-        self, image: Image.Image, found: Found, path: str, name: str
+        self, image: Image.Image, found: Found, task: _Task
     ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         """The rows of `COLUMNS` without the image, and a warning if no cell was found at its centre."""
         wanted, rows = self._wanted, cell_rows(found)
         middle = central(found.cells, image.size) if wanted.central else None
         for row, cell in zip(rows, found.cells, strict=True):
             if cell is middle:
-                row["crop"] = self._write_crop(image, cell.box, self._own_place(path))
+                row["crop"] = self._write_crop(image, cell.box, task.place)
             elif wanted.crops and not wanted.central and not cell.touches_border:
-                row["crop"] = self._write_crop(image, cell.box, f"{name}-{row['cell']}")
+                row["crop"] = self._write_crop(image, cell.box, f"{task.name}-{row['cell']}")
         if not wanted.central or middle is not None:
             return rows, ()
-        self._write_crop(image, (0, 0, *image.size), self._own_place(path))
+        self._write_crop(image, (0, 0, *image.size), task.place)
         return rows, (NO_CENTRAL,)
 
     def _write_crop(self, image: Image.Image, box: Box, name: str) -> str:
@@ -183,16 +226,6 @@ class _Writer:
             place = f"{own}-{number}"
         self._places.add(place.casefold())
         return place
-
-    def _write_mask(self, found: Found, path: str, name: str) -> str | None:
-        """Write the mask under the image's own name, or a numbered one if that is taken; returns its path."""
-        if not self._wanted.masks:
-            return None
-        own = file_name("", Path(path).stem, ".png")
-        file = f"{name}.png" if own.casefold() in self._masks else own
-        self._masks.add(file.casefold())
-        Image.fromarray(found.mask()).save(self._out / "masks" / file)
-        return f"masks/{file}"
 
 
 def cell_rows(found: Found) -> list[dict[str, Any]]:

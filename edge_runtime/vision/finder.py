@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import queue
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..bundle import Bundle
 from ..errors import BundleError
 from ..masks import CLASSES, GREYS
+from ..network import cores
 from ..segmenter import Segmenter
 from . import DEFAULT_MODEL
 from .cells import Box, Cell
@@ -77,6 +80,28 @@ class CellFinder:
         return Found(cells, scale, tuple(filter(None, doubts)), lambda: field_mask(classes, labels, field.size))
 
 
+class FinderPool:
+    """A `Finder` for several threads: each call takes an idle one of ``finders``.
+
+    Attributes:
+        count: number of finders, of threads that can find at a time.
+    """
+
+    def __init__(self, finders: Iterable[Finder]) -> None:
+        self._idle: queue.SimpleQueue[Finder] = queue.SimpleQueue()
+        for finder in finders:
+            self._idle.put(finder)
+        self.count = self._idle.qsize()
+
+    def find(self, pixels: NDArray[np.uint8], scale: Scale | None = None, /) -> Found:
+        """See `Finder`."""
+        finder = self._idle.get()
+        try:
+            return finder.find(pixels, scale)
+        finally:
+            self._idle.put(finder)
+
+
 def field_mask(classes: ClassMap, labels: Labels, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The mask of the cells in a field of ``size`` (width, height), see `Found`."""
     cv2 = opencv()
@@ -106,6 +131,19 @@ def open_finder(model: Path | None = None, threads: int | None = None) -> Finder
             hint="give a model of cells with --cell-model",
         )
     return CellFinder(segmenter)
+
+
+def finder_pool(bundle: Bundle, images: int | None, threads: int | None = None) -> FinderPool:
+    """Finders with a segmentation model of any classes: one per core for several images, else one with all cores.
+
+    Args:
+        bundle: the model.
+        images: number of images; None if it is unknown.
+        threads: of the interpreter; then there is one finder.
+    """
+    count = 1 if threads else cores() if images is None else min(images, cores())
+    each = threads or (None if count == 1 else 1)
+    return FinderPool(CellFinder(Segmenter.from_bundle(bundle, threads=each)) for _ in range(count))
 
 
 def _cell(found: Instance, zoom: tuple[float, float], size: tuple[int, int], margin: float) -> Cell:

@@ -18,7 +18,8 @@ from ..files import file_name, is_empty
 from ..images import mark_output, open_rgb
 from ..masks import CLASSES, GREYS, class_counts, outlined
 from ..pipeline import expand
-from .finder import CellFinder
+from ..threads import Threads
+from .finder import Finder
 from .scale import Scale
 from .scale_bar import draw_scale_bar
 
@@ -32,7 +33,7 @@ class Segmented:
     Attributes:
         image: path of the image.
         scale: of the image.
-        pixels: number of pixels of each class; cells only, see `CellFinder`.
+        pixels: number of pixels of each class; cells only, see `edgeall.edge_runtime.vision.finder.CellFinder`.
         cells: number of cells, those that the border cuts included.
         warnings: one line each: what makes the result doubtful.
         mask: path of the mask below the folder, with ``overlay`` that of the overlay; None without a folder.
@@ -64,20 +65,22 @@ class Segmented:
 
 
 def segment_files(
-    finder: CellFinder,
+    finder: Finder,
     paths: Iterable[str | os.PathLike[str]],
     scale: Scale | None = None,
     out: Path | None = None,
     skipped: Callable[[Path, str], None] | None = None,
+    threads: Threads | None = None,
 ) -> Iterator[Segmented]:
     """Segment every image of ``paths``, in order. An image that cannot be read gives an error; the others follow.
 
     Args:
-        finder: with the model.
+        finder: with the model; for several threads, a `edgeall.edge_runtime.vision.finder.FinderPool`.
         paths: files and folders.
         scale: of all images; None measures it in each.
         out: a new or empty folder for ``<number>-<name>.png``, the mask, and an overlay; None writes nothing.
         skipped: see `edgeall.edge_runtime.images.find_images`.
+        threads: that work on one image each; None uses this one.
 
     Raises:
         DataError: a path does not exist, or a folder has no image.
@@ -90,10 +93,15 @@ def segment_files(
             raise UsageError(f"{out}: is not an empty folder", hint="choose a new folder")
         out.mkdir(parents=True, exist_ok=True)
         mark_output(out)
-    return (_one(finder, path, number, scale, out) for number, path in enumerate(images, 1))
+
+    def one(item: tuple[int, str]) -> Segmented:
+        return _one(finder, item[1], item[0], scale, out)
+
+    numbered = enumerate(images, 1)
+    return map(one, numbered) if threads is None else threads.map(one, numbered)
 
 
-def _one(finder: CellFinder, path: str, number: int, scale: Scale | None, out: Path | None) -> Segmented:
+def _one(finder: Finder, path: str, number: int, scale: Scale | None, out: Path | None) -> Segmented:
     try:
         image = open_rgb(path)
     except ImageError as error:

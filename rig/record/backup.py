@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...console.progress import QUIET, Progress
 from ...edge_runtime.errors import UsageError
 from . import chain
 from .chain import RecordError
@@ -51,7 +52,7 @@ class Copied:
         return asdict(self)
 
 
-def back_up(folder: Path, out: Path) -> Copied:
+def back_up(folder: Path, out: Path, progress: Progress = QUIET) -> Copied:
     """Copy a record into a folder and verify the copy. A rig may write to the record meanwhile.
 
     ``out`` is new, empty, or an older or interrupted backup of the same record, which is brought up to date. Its
@@ -68,10 +69,10 @@ def back_up(folder: Path, out: Path) -> Copied:
         pass
     _check_target(out)
     with lock_record(out):  # no rig may write into a backup, nor two backups
-        return _copy(folder, out)
+        return _copy(folder, out, progress)
 
 
-def restore(backup: Path, folder: Path) -> Copied:
+def restore(backup: Path, folder: Path, progress: Progress = QUIET) -> Copied:
     """Make a record from a backup, verified before and after. For a ZIP file see `backup_zip.restore_zip`.
 
     Raises:
@@ -79,14 +80,14 @@ def restore(backup: Path, folder: Path) -> Copied:
         UsageError: ``folder`` is not empty.
         RecordFullError: its disk is full.
     """
-    found = check(backup)
+    found = check(backup, progress=progress)
     if found.problems:
         raise RecordError(
             f"{backup}: {found.problems[0]}", hint="use another backup; `edgeall record verify` lists all"
         )
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--record {folder}: is not empty", hint="choose a new folder")
-    copied = _copy(backup, folder)
+    copied = _copy(backup, folder, progress)
     if copied.head != found.head:
         raise RecordError(f"{folder}: its head is not that of the backup", hint="was the backup written to meanwhile?")
     return copied
@@ -104,7 +105,7 @@ def _check_target(out: Path) -> None:
         raise UsageError(f"--out {out}: holds other files", hint="choose a new folder, or an older backup")
 
 
-def _copy(source: Path, target: Path) -> Copied:
+def _copy(source: Path, target: Path, progress: Progress) -> Copied:
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = target / _PART
@@ -112,7 +113,7 @@ def _copy(source: Path, target: Path) -> Copied:
             (target / name).unlink(missing_ok=True)
         copy_database(source, part)
         _check_same(target, part)
-        new = _copy_images(part, ImageStore(source), ImageStore(target))  # an image is there before its row
+        new = _copy_images(part, ImageStore(source), ImageStore(target), progress)  # an image is there before its row
         for name in _LOGS:
             (target / name).unlink(missing_ok=True)
         os.replace(part, target / chain.DATABASE)
@@ -121,7 +122,7 @@ def _copy(source: Path, target: Path) -> Copied:
         if error.errno in NO_ROOM:
             raise chain.full(target) from error
         raise RecordError(f"{target}: cannot be written ({error.strerror})", hint="check the disk") from error
-    found = check(target)
+    found = check(target, progress=progress)
     missing = _missing_images(found)
     others = [problem for problem in found.problems if problem.number is None or "its image" not in problem.text]
     if others:
@@ -159,16 +160,17 @@ def _check_same(target: Path, part: Path) -> None:
             )
 
 
-def _copy_images(database: Path, source: ImageStore, target: ImageStore) -> int:
+def _copy_images(database: Path, source: ImageStore, target: ImageStore, progress: Progress) -> int:
     """Copy the images that rows name and ``target`` lacks, each compared with its digest. Returns their number."""
-    copied = 0
-    for digest in named_images(database):
-        path = source.path(digest)
-        if path is None or target.path(digest) is not None:
-            continue  # pruned, or copied before; a missing one is found by the verification
-        if file_digest(path) == digest:
-            target.save(path.read_bytes())
-            copied += 1
+    copied, named = 0, list(named_images(database))
+    with progress.task("copying images", len(named)) as advance:
+        for done, digest in enumerate(named, 1):
+            path = source.path(digest)
+            # Else pruned, or copied before; a missing one is found by the verification.
+            if path is not None and target.path(digest) is None and file_digest(path) == digest:
+                target.save(path.read_bytes())
+                copied += 1
+            advance(done, "")
     return copied
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...console.progress import QUIET, Progress
 from ...edge_runtime.errors import UsageError
 from ..language import N_, message
 from . import chain
@@ -104,7 +105,7 @@ def zipped(folder: Path, state: Snapshot) -> Iterator[bytes]:
     yield from sink.take()
 
 
-def restore_zip(backup: Path, folder: Path) -> Copied:
+def restore_zip(backup: Path, folder: Path, progress: Progress = QUIET) -> Copied:
     """Make a record from a ZIP file of `zipped`, and verify it.
 
     Raises:
@@ -121,9 +122,11 @@ def restore_zip(backup: Path, folder: Path) -> Copied:
             if chain.DATABASE not in names:
                 raise RecordError(f"{backup}: is not a backup of a record", hint="choose another file")
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in names:  # no other name: nothing outside of the folder is written
-                file.extract(name, folder)
-        found = check(folder)
+            with progress.task("extracting", len(names)) as advance:
+                for done, name in enumerate(names, 1):  # no other name: nothing outside of the folder is written
+                    file.extract(name, folder)
+                    advance(done, "")
+        found = check(folder, progress=progress)
         if found.problems:
             raise RecordError(f"{backup}: {found.problems[0]}", hint="use another backup")
     except BaseException as error:

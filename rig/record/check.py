@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...console.progress import QUIET, Progress
 from ...console.tables import record
 from ..language import N_, message
 from . import chain
@@ -61,12 +62,13 @@ class Verification:
         return asdict(self) | {"ok": not self.problems, "problems": [str(problem) for problem in self.problems]}
 
 
-def check(folder: Path, head: str | None = None) -> Verification:
+def check(folder: Path, head: str | None = None, progress: Progress = QUIET) -> Verification:
     """Follow the chain from the first row to the last and read every image.
 
     Args:
         folder: the record's.
         head: a head noted earlier; some row must have it.
+        progress: told how many images were read.
 
     Raises:
         RecordError: there is no record, or it has another version.
@@ -100,12 +102,14 @@ def check(folder: Path, head: str | None = None) -> Verification:
         problems.append(Problem(None, text))
     images = pruned = 0
     store = ImageStore(folder)
-    for image, (number, at) in named.items():
-        if store.path(image) is None and any(later > number and at < before for later, before in prunes):
-            pruned += 1
-            continue
-        images += 1
-        problems += _check_image(store, image, number)
+    with progress.task("verifying images", len(named)) as advance:
+        for done, (image, (number, at)) in enumerate(named.items(), 1):
+            if store.path(image) is None and any(later > number and at < before for later, before in prunes):
+                pruned += 1
+            else:
+                images += 1
+                problems += _check_image(store, image, number)
+            advance(done, "")
     return Verification(rows, images, pruned, last, problems)
 
 

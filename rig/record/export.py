@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...console.progress import QUIET, Progress
 from ...console.tables import as_text
 from ...edge_runtime.errors import ImageError, UsageError
 from ...edge_runtime.images import open_rgb
@@ -47,7 +48,9 @@ COUNTED_COLUMNS = (
 )
 
 
-def export_session(record: Record, session_id: int, out: Path, *, ome_tiff: bool = False) -> dict[str, Any]:
+def export_session(
+    record: Record, session_id: int, out: Path, *, ome_tiff: bool = False, progress: Progress = QUIET
+) -> dict[str, Any]:
     """Write everything that a record has on a session into a new folder.
 
     ``counted.csv`` and ``pictures/`` (different fields and cells), ``frames.csv``, ``cells.csv``, ``images/``,
@@ -65,8 +68,11 @@ def export_session(record: Record, session_id: int, out: Path, *, ome_tiff: bool
     export_counted(record, session_id, out / "counted.csv")
     images = 0
     (out / "images").mkdir()
-    for digest in {frame.image for frame in record.each_frame(session_id) if frame.image}:
-        images += _copy(record, digest, out / "images" / digest)
+    named = {frame.image for frame in record.each_frame(session_id) if frame.image}
+    with progress.task("copying images", len(named)) as advance:
+        for done, digest in enumerate(named, 1):
+            images += _copy(record, digest, out / "images" / digest)
+            advance(done, "")
     found = record.found(session_id)
     (out / "pictures").mkdir()
     for each in (*found.fields.values(), *found.cells.values()):

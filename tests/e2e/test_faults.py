@@ -27,7 +27,6 @@ from edgeall.edge_runtime.files import output_lock
 from edgeall.edge_runtime.images import is_output
 from edgeall.edge_runtime.results import from_json
 from edgeall.edge_runtime.vision.cells_files import Wanted, cells_of_files
-from edgeall.edge_runtime.vision.finder import open_finder
 from edgeall.optimize.prune import prune
 from edgeall.optimize.pruning.config import PruneConfig
 from edgeall.optimize.quantization.config import QuantizeConfig
@@ -132,7 +131,7 @@ def test_a_folder_in_use_is_refused_by_every_command_that_writes_it(
         for work in (
             lambda: train(replace(tiny_settings, out=out), QUIET),
             lambda: prune(PruneConfig(tiny_run, out, sparsity=0.5, cache_dir=tiny_settings.cache_dir), QUIET),
-            lambda: cells_of_files([tmp_path], out, open_finder()),
+            lambda: cells_of_files([tmp_path], out),
         ):
             with pytest.raises(UsageError, match="in use by `edgeall train`") as error:
                 work()
@@ -293,7 +292,7 @@ def odd_names(tmp_path: Path, synthetic_fields: Path) -> Path:
 
 
 def test_cells_of_images_with_odd_names(odd_names: Path, tmp_path: Path) -> None:
-    result = cells_of_files([odd_names], tmp_path / "cells", open_finder(), Wanted(crops=True))
+    result = cells_of_files([odd_names], tmp_path / "cells", Wanted(crops=True))
     assert len(result["images"]) == len(NAMES)
     assert not any("error" in image for image in result["images"])
     assert is_output(tmp_path / "cells")
@@ -316,7 +315,7 @@ def test_an_image_whose_cells_can_not_be_written_is_one_error(
         save(self, path, *rest, **more)
 
     monkeypatch.setattr(Image.Image, "save", refuse)
-    result = cells_of_files([odd_names], tmp_path / "cells", open_finder(), Wanted(crops=True))
+    result = cells_of_files([odd_names], tmp_path / "cells", Wanted(crops=True))
     errors = [image["error"] for image in result["images"] if "error" in image]
     assert len(errors) == 1
     assert "can't be written (File name too long)" in errors[0]

@@ -281,7 +281,10 @@ def test_the_mask_has_the_size_of_the_field() -> None:
 @pytest.fixture
 def drawn_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """`edgeall cells` reads drawn images."""
-    monkeypatch.setattr(finding, "open_finder", lambda model=None, threads=None: CellFinder(DrawnSegmenter()))
+    monkeypatch.setattr(
+        "edgeall.edge_runtime.vision.cells_files.open_finder",
+        lambda model=None, threads=None: CellFinder(DrawnSegmenter()),
+    )
 
 
 @pytest.mark.usefixtures("drawn_model")

@@ -17,7 +17,6 @@ from edgeall.benchmarks.cells_truth import read_boxes
 from edgeall.edge_runtime.preprocess import InputSpec
 from edgeall.edge_runtime.tools.inspect import inspect_model
 from edgeall.edge_runtime.vision import DEFAULT_MODEL
-from edgeall.edge_runtime.vision import finder as finding
 from edgeall.edge_runtime.vision.cells import crop, cut_out
 from edgeall.edge_runtime.vision.finder import CellFinder, open_finder
 from edgeall.rig.capture.slide import draw_slide
@@ -29,7 +28,10 @@ MOST_BYTES = 400_000
 @pytest.fixture
 def drawn_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """`edgeall cells` reads drawn images."""
-    monkeypatch.setattr(finding, "open_finder", lambda model=None, threads=None: CellFinder(DrawnSegmenter()))
+    monkeypatch.setattr(
+        "edgeall.edge_runtime.vision.cells_files.open_finder",
+        lambda model=None, threads=None: CellFinder(DrawnSegmenter()),
+    )
 
 
 def test_a_crop_is_what_the_model_takes() -> None:

@@ -14,6 +14,7 @@ import pytest
 from fixtures_models import grainy_image
 
 from edgeall import cli
+from edgeall.console import progress
 from edgeall.edge_runtime.errors import UsageError
 from edgeall.rig.record import backup
 from edgeall.rig.record.backup import back_up, restore
@@ -141,3 +142,20 @@ def test_the_commands(record: Record, tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(["record", "restore", str(tmp_path / "b"), "--record", str(tmp_path / "new"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["head"] == said["head"]
     assert cli.main(["record", "verify", str(tmp_path / "new"), "--head", said["head"]]) == 0
+
+
+def test_long_work_shows_how_far_it_is(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    (session,) = record.open_sessions()
+    folder, copy = str(record.folder), str(tmp_path / "b")
+    for words, shown in (
+        (("verify", folder), ("verifying images: 3/3",)),
+        (("backup", folder, "--out", copy), ("copying images: 3/3", "verifying images: 3/3")),
+        (("restore", copy, "--record", str(tmp_path / "new")), ("copying images: 3/3", "verifying images: 3/3")),
+        (("export", folder, "--session", str(session.id), "--out", str(tmp_path / "out")), ("copying images: 3/3",)),
+    ):
+        assert cli.main(["record", *words]) == 0
+        err = capsys.readouterr().err
+        assert all(text in err for text in shown), words
