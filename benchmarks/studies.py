@@ -1,6 +1,6 @@
 """The comparisons of the published studies, run on real data: every backbone with one budget, then B, E and C.
 
-python benchmarks/studies.py DATA --weights FOLDER [--only PART,...] [--hours 8]
+python benchmarks/studies.py DATA --weights FOLDER [--only PART|STEP,...] [--hours 8]
 
 DATA holds all4 and cnmc; FOLDER holds MODEL_no_top.h5 files of the backbones whose ImageNet weights are at hand. Each
 step is one `edgeall compare` of the installed program, on contiguous stretches of file numbers with an embargo, or by
@@ -130,19 +130,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", type=Path, required=True, help="folder of MODEL_no_top.h5 files")
-    parser.add_argument("--only", help="parts, comma-separated: backbones, B, C, E")
+    parser.add_argument("--only", help="parts (backbones, B, C, E) or steps, comma-separated")
     parser.add_argument("--hours", type=float, default=8.0, help="of all steps together [default: 8]")
     parser.add_argument("--work", type=Path, default=Path("runs/studies"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     at_hand = [model for model in CHEAPEST_FIRST if (arguments.weights / _weights_name(model)).is_file()]
-    parts = arguments.only.split(",") if arguments.only else ["backbones", *STUDIES]
+    wanted = arguments.only.split(",") if arguments.only else ["backbones", *STUDIES]
     kept = arguments.out / "studies.jsonl"
     rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
     planned = steps(at_hand)
     for step in planned:
-        if step.part not in parts or any(row["step"] == step.name for row in rows):
+        if not {step.part, step.name} & set(wanted) or any(row["step"] == step.name for row in rows):
             continue
         if sum(row["seconds"] for row in rows) >= 3600 * arguments.hours:
             break

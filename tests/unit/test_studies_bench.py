@@ -106,6 +106,8 @@ def test_an_interrupted_study_goes_on_and_keeps_to_its_hours(
     assert program == []
     run_main(studies, monkeypatch, tmp_path, "--only", "E", "--hours", "2")
     assert [name.split()[0] for name in program] == list(studies.STUDIES["E"].figure)
+    run_main(studies, monkeypatch, tmp_path, "--only", "B-basic_cnn", "--hours", "2")
+    assert [name.split()[0] for name in program[-1:]] == ["basic_cnn"] and len(program) == 5
 
 
 def test_the_test_subset_does_not_choose_what_stands_beside_a_study(studies: ModuleType) -> None:
