@@ -146,7 +146,10 @@ def check_is_run(run: Path) -> None:
     elif keras:
         hint = FROM_KERAS
     elif run.suffix == ".tflite":
-        hint = "give a folder made by `edgeall train`; `edgeall run`, `evaluate` and `bench` take a .tflite file"
+        hint = (
+            "give a folder made by `edgeall train`; `edgeall run`, `evaluate` and `bench` take a .tflite file, and "
+            "`edgeall pack --scheme ptq-int8` quantizes one"
+        )
     what = "a Keras model" if keras else "a model file" if run.suffix == ".tflite" else "a file"
     raise DataError(f"{run}: {what}, not a run folder made by `edgeall train`", hint=hint)
 
