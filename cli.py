@@ -17,9 +17,10 @@ from .edge_runtime import errors
 
 COMMANDS = {
     "adapt": ("adapt",),
+    "cells": ("cells",),
     "data": ("data",),
     "deploy": ("deploy", "devices"),
-    "device": ("bench", "cells", "compare-bench", "doctor", "inspect", "run"),
+    "device": ("bench", "compare-bench", "doctor", "inspect", "run"),
     "imports": ("import", "pack"),
     "optimize": ("compare", "demo", "ensemble", "models", "prune", "quantize", "search", "sign"),
     "rig": ("record", "rig", "rig-user"),

@@ -1,4 +1,4 @@
-"""`edgeall run`, `cells`, `bench`, `compare-bench`, `inspect` and `doctor`: what runs a model."""
+"""`edgeall run`, `bench`, `compare-bench`, `inspect` and `doctor`: what runs a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import click
 from ..edge_runtime.errors import GateError, UsageError
 from ..edge_runtime.tools.bench_config import BenchConfig
 from .options import (
-    CELL_MODEL,
     DEVICE_PYTHON,
     FILE,
     INPUT_SIZE,
@@ -66,6 +65,12 @@ _benched = partial(option, BenchConfig)
 @click.option(
     "--masks", type=FILE, metavar="DIR", help="Segmentation model: write a mask and an overlay for each image."
 )
+@click.option(
+    "--by-cells",
+    is_flag=True,
+    default=None,
+    help="Model of cells: classify each field by its whole cells, with the mean of their probabilities.",
+)
 @RED_CELL_PX
 @UM_PER_PX
 @LABELS
@@ -82,20 +87,20 @@ def run_model(
     """Classify images, on all cores. With a segmentation model: find cells, nuclei and cytoplasm.
 
     An unreadable image gives an error line, and the other images are still processed. The exit status is 1 if no
-    image could be processed. A segmentation model measures the scale in each image, unless --red-cell-px or
-    --um-per-px gives it.
+    image could be processed. A segmentation model and --by-cells measure the scale in each image, unless --red-cell-px
+    or --um-per-px gives it.
     """
     from ..edge_runtime.bundle import open_bundle
 
     form = one_of(ctx, json=json, csv=csv)
     bundle = open_bundle(model, settings["require_signature"])
-    unused = _OF_TASK["segmentation" if bundle.task == "classification" else "classification"]
-    given = [name for name in unused if settings[name] is not None]
-    if given:
-        option = given[0].replace("_", "-")
-        raise UsageError(f"{model}: --{option} is not for a {bundle.task} model", hint=f"leave --{option} out")
+    lines, taken = (_by_cells, _OF_CELLS) if settings["by_cells"] else _OF_TASK[bundle.task]
+    for name in sorted(_OF_CELLS.union(*(names for _, names in _OF_TASK.values())) - taken):
+        if settings[name] is not None:
+            option = name.replace("_", "-")
+            what = "is not used with --by-cells" if settings["by_cells"] else f"is not for a {bundle.task} model"
+            raise UsageError(f"{model}: --{option} {what}", hint=f"leave --{option} out")
     skipped, counts = Skipped(), Counter[bool]()
-    lines = _segment if bundle.task == "segmentation" else _classify
     for line in lines(ctx, bundle, paths, form or "table", settings, skipped, counts):
         print(line, flush=True)
     if counts[False]:
@@ -104,13 +109,6 @@ def run_model(
     skipped.note()
     note_research_use(form is not None)
     ctx.exit(0 if counts[True] else 1)
-
-
-_OF_TASK = {
-    "classification": ("explain", "labels", "mean", "std", "input_size", "workers"),
-    "segmentation": ("masks", "red_cell_px", "um_per_px"),
-}
-"""Options of `edgeall run` that only one task has."""
 
 
 def _classify(
@@ -176,6 +174,42 @@ def _segment(
     return segmented_lines(_counted(found, counts), form)
 
 
+def _by_cells(
+    ctx: click.Context,
+    bundle: Bundle,
+    paths: tuple[str, ...],
+    form: str,
+    settings: dict[str, Any],
+    skipped: Skipped,
+    counts: Counter[bool],
+) -> Iterator[str]:
+    """The lines of a classifier of cells, for the fields that they lie in."""
+    from ..edge_runtime.bundle import open_bundle
+    from ..edge_runtime.threads import Threads
+    from ..edge_runtime.tools.predictions import prediction_lines
+    from ..edge_runtime.vision import DEFAULT_MODEL
+    from ..edge_runtime.vision.by_cells import classify_by_cells, open_classifier_of_cells
+    from ..edge_runtime.vision.finder import finder_pool
+    from ..edge_runtime.vision.scale import given_scale, red_cell_from
+
+    red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
+    classifier = open_classifier_of_cells(bundle, settings["threads"] or 1)
+    images = None if any(map(os.path.isdir, paths)) else len(paths)
+    finder = finder_pool(open_bundle(DEFAULT_MODEL), images, settings["threads"])
+    scale = None if red_cell_px is None else given_scale(red_cell_px)
+    threads = ctx.with_resource(Threads(finder.count))
+    predictions = classify_by_cells(classifier, finder, paths, scale, skipped, threads)
+    return prediction_lines(_counted(predictions, counts), classifier.labels, form)
+
+
+_OF_TASK = {
+    "classification": (_classify, {"explain", "labels", "mean", "std", "input_size", "workers"}),
+    "segmentation": (_segment, {"masks", "red_cell_px", "um_per_px"}),
+}
+"""How `edgeall run` runs a model of each task, and the options that not all of them have."""
+_OF_CELLS = {"by_cells", "red_cell_px", "um_per_px"}
+
+
 def _counted(results: Iterable[T], counts: Counter[bool]) -> Iterator[T]:
     """The results, while those without an error and the others are counted."""
     for result in results:
@@ -203,59 +237,6 @@ def _explained(
             yield prediction
 
     return drawn()
-
-
-@command("cells")
-@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True)
-@click.option("--out", type=FILE, required=True, help="A new folder. The same command resumes an interrupted one.")
-@click.option("--masks", is_flag=True, help="Write a mask for each image: 0 background, 128 cytoplasm, 255 nucleus.")
-@click.option("--crops", is_flag=True, help="Write a crop of each whole cell.")
-@click.option("--central", is_flag=True, help="Crop the central cell of each image; keep the folders of the images.")
-@click.option(
-    "--model",
-    type=FILE,
-    help="Crop to the input size of this packed model.  [default: square crops of the original size]",
-)
-@CELL_MODEL
-@RED_CELL_PX
-@UM_PER_PX
-@JSON
-@click.pass_context
-def cells(
-    ctx: click.Context, /, paths: tuple[str, ...], out: Path, model: Path | None, json: bool, **settings: Any
-) -> None:
-    """Find and measure the nucleated cells of smear fields. Writes a table, and overlays with boxes.
-
-    The scale is measured in each image, unless --red-cell-px or --um-per-px gives it.
-    """
-    from ..console.progress import Progress
-    from ..edge_runtime.bundle import open_bundle
-    from ..edge_runtime.vision.cells_files import Wanted, cells_of_files, cells_text
-    from ..edge_runtime.vision.scale import given_scale, red_cell_from
-
-    manifest = None if model is None else open_bundle(model).manifest
-    if model is not None and manifest is None:
-        raise UsageError(f"{model}: has no manifest, so its input size is unknown", hint="give a packed model")
-    red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
-    wanted = Wanted(
-        cell_model=settings["cell_model"],
-        scale=None if red_cell_px is None else given_scale(red_cell_px),
-        masks=settings["masks"],
-        crops=settings["crops"] or settings["central"] or model is not None,
-        central=settings["central"],
-        spec=None if manifest is None else manifest.input,
-    )
-    skipped = Skipped()
-    result = cells_of_files(paths, out, wanted, skipped, Progress())
-    print_result(result, json, lambda: cells_text(result))
-    skipped.note()
-    for image in result["images"]:
-        for warning in image.get("warnings", ()):
-            note(f"warning: {image['image']}: {warning}")
-    written = ("cells.csv", "overlays/", *(["masks/"] if wanted.masks else []), *(["crops/"] if wanted.crops else []))
-    note(f"{out}: {', '.join(written)}")
-    note_research_use(json)
-    ctx.exit(0 if any("error" not in image for image in result["images"]) else 1)
 
 
 @command("bench")

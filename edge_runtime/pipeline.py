@@ -37,6 +37,7 @@ class Prediction:
         novelty: out-of-distribution score, see `edgeall.edge_runtime.ood`; None if the model has no detector.
         units: see `edgeall.edge_runtime.classifier.Inference`.
         error: None, or the problem of the image or of the model's outputs; then the other fields are invalid.
+        cells: number of cells that it is the mean of, see `edgeall.edge_runtime.vision.by_cells`; else None.
     """
 
     image: str
@@ -48,6 +49,7 @@ class Prediction:
     units: NDArray[np.generic] | None = field(default=None, repr=False, compare=False)
     error: str | None = None
     facts: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    cells: int | None = None
 
     @property
     def review(self) -> bool:
@@ -66,6 +68,7 @@ class Prediction:
             "review": self.review,
             "reason": self.reason,
             "novelty": self.novelty,
+            **({} if self.cells is None else {"cells": self.cells}),
         }
 
 

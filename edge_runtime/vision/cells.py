@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,19 @@ class Cell:
     def nc_ratio(self) -> float:
         """Area of the nucleus over that of the whole cell, 0..1."""
         return self.area_px / self.cell_area_px
+
+
+_CELL = re.compile(r"\.cell[0-9]+$")
+
+
+def crop_stem(field: str, number: int) -> str:
+    """The name of a cell's crop without its suffix: that of the field and the number of the cell."""
+    return f"{field}.cell{number}"
+
+
+def field_stem(stem: str) -> str:
+    """The name of the field of a crop, see `crop_stem`; of another image its own name. Without suffixes."""
+    return _CELL.sub("", stem)
 
 
 def crop(field: Image.Image, box: Box, spec: InputSpec) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from ..network import cores
 from ..pipeline import expand
 from ..preprocess import InputSpec
 from ..threads import Threads
-from .cells import Box, Cell, crop, cut_out
+from .cells import Box, Cell, crop, crop_stem, cut_out
 from .finder import Finder, FinderPool, Found, open_finder
 from .journal import Journal
 from .quality import looks_stained
@@ -39,7 +39,7 @@ NEAR = 0.25
 """Largest distance of a central cell's nucleus from the centre, as a share of the shorter side of the image."""
 NO_CENTRAL = "no cell found at the centre; the crop is the whole image"
 NOT_A_SMEAR = "does not look like a stained smear in a bright field"
-_LONGEST_ENDING = "-9999.png"
+_LONGEST_ENDING = ".cell9999.png"
 """The longest ending that is added to a name."""
 
 
@@ -51,7 +51,8 @@ class Wanted:
         cell_model: packed segmentation model that finds the cells; None takes the one in the package.
         scale: of all images; None measures it in each.
         masks: whether to write ``masks/``.
-        crops: whether to write ``crops/`` of the whole cells.
+        crops: whether to write ``crops/`` of the whole cells, each under its image's path in its folder with the
+            cell's number: a training set, see `edgeall.edge_runtime.vision.cells.field_stem`.
         central: whether each image gives one crop instead, around the cell at its centre, under the image's path in its
             folder: a training set of cells. An image without such a cell is taken whole.
         spec: a model's input, which the crops are resized to. None writes square crops at the original scale.
@@ -110,9 +111,9 @@ class _Task:
 
     Attributes:
         path: of the image.
-        name: of its overlay and its crops.
+        name: of its overlay.
         mask: path of its mask below the folder.
-        place: path of its central crop below ``crops/``, without a suffix.
+        place: path of its central crop below ``crops/``, without a suffix. Those of its cells begin like it.
     """
 
     path: str
@@ -201,7 +202,7 @@ class _Writer:
             if cell is middle:
                 row["crop"] = self._write_crop(image, cell.box, task.place)
             elif wanted.crops and not wanted.central and not cell.touches_border:
-                row["crop"] = self._write_crop(image, cell.box, f"{task.name}-{row['cell']}")
+                row["crop"] = self._write_crop(image, cell.box, crop_stem(task.place, row["cell"]))
         if not wanted.central or middle is not None:
             return rows, ()
         self._write_crop(image, (0, 0, *image.size), task.place)
@@ -219,7 +220,8 @@ class _Writer:
         """The path of an image in the folder that was given, without its suffix; numbered if it is taken."""
         given = next((root for root in self._roots if Path(path).is_relative_to(root) and Path(path) != root), None)
         inside = Path(path).relative_to(given) if given else Path(Path(path).name)
-        own = place = inside.with_suffix("").as_posix()
+        stem = file_name("", inside.stem, _LONGEST_ENDING)[: -len(_LONGEST_ENDING)]
+        own = place = inside.with_name(stem).as_posix()
         number = 1
         while place.casefold() in self._places:
             number += 1

@@ -22,7 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import pytest
 from commandline import leaves
 
 from edgeall.cli import main
+from edgeall.edge_runtime.bundle import open_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -46,6 +47,7 @@ PLACES = {
     "site/": "smears/",
     "white-cells/": "smears/",
     "framed/crops": "smears/",
+    "single/crops": "smears/",
     "DIR": "none",
     "OUT": "found",
     "3f7a90c1": "HEAD",
@@ -196,7 +198,7 @@ def is_part(line: Line) -> bool:
 RUN = [line for line in LINES if line.reason is None and not is_part(line)]
 LONG = (
     r"--alphas|--teacher|--target-sensitivity|--sparsity|--robustness --out|edgeall compare |vgg16|resnet50|runs/two"
-    r"|--data framed/crops|runs/white"
+    r"|--data framed/crops|runs/white|runs/single"
 )
 """Lines that train or quantize a large network, or do once more what another line or tests/integration does: for
 `make test-long`."""
@@ -255,10 +257,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here(folder, "train", "--data", "smears", "--out", "runs/a035", *how)
     packed = ("--scheme", "ptq-int8", "--representative", 8, "--explain", "--out", "explained.tflite")
     here(folder, "quantize", "runs/a035", *packed)
-    for name in ("a100", "half", "teacher", "mine"):
+    for name in ("a100", "half", "teacher", "mine", "single"):
         shutil.copytree(folder / "runs/a035", folder / "runs" / name)
     shutil.copy(folder / "runs/a035/model.keras", folder / "notebook.h5")
     bare_models(folder)
+    model_of_cells(folder)
     for name in ("model.tflite", "other.tflite", "adapted.tflite", "runs/a035/model.tflite"):
         shutil.copy(folder / "explained.tflite", folder / name)
     image = next((folder / "other-lab").rglob("*.png"), None) or next((folder / "other-lab").rglob("*.jpg"))
@@ -290,6 +293,17 @@ def bare_models(folder: Path) -> None:
         model.export(folder / "exported")
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "exported"))
         (folder / "bare.tflite").write_bytes(converter.convert())
+
+
+def model_of_cells(folder: Path) -> None:
+    """``single.tflite``, the same model for cells."""
+    from edgeall.optimize.packaging.pack import pack
+
+    bundle = open_bundle(folder / "explained.tflite")
+    assert bundle.manifest is not None
+    golden = [(each.name, each.image_bytes, each.probabilities) for each in bundle.golden]
+    manifest = replace(bundle.manifest, unit="cell", novelty={}, drift={}, exemplars={})
+    pack(bundle.flatbuffer, manifest, golden, "A model of cells.", folder / "single.tflite")
 
 
 def smaller(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -203,6 +203,28 @@ def test_auto_is_image_if_names_are_not_numbered() -> None:
     assert make_split(scan_of(sparse), note=never).level == "image"
 
 
+@pytest.mark.parametrize("level", ["block", "image"])
+def test_the_crops_of_a_field_are_in_one_subset(level: str) -> None:
+    """As `edgeall cells --crops` names them; their number is that of the field, not that of the cell."""
+    crops = [facts(f"{x}/{n:03}.cell{c}.png", x) for x in "ab" for n in range(1, 301) for c in range(1, 2 + n % 9)]
+    split = make_split(scan_of(crops), SplitSettings(by=level, embargo=10))
+    assert split.level == level
+    where = defaultdict(set)
+    for entry in split.entries:
+        where[entry.path.partition(".")[0]].add(entry.side)
+    assert all(len(found - {LEFT_OUT}) <= 1 for found in where.values())
+    assert {side for found in where.values() for side in found} >= set(SUBSETS)
+    if level == "block":
+        fields = {side: [path for path, found in where.items() if side in found] for side in SUBSETS}
+        apart = [
+            abs(int(one[2:]) - int(other[2:]))
+            for first, second in itertools.combinations(SUBSETS, 2)
+            for one, other in itertools.product(fields[first], fields[second])
+            if one[0] == other[0]
+        ]
+        assert min(apart) > 10
+
+
 def test_all_folds_of_a_cross_validation_have_one_level() -> None:
     """Room for the blocks of the first fold does not imply room for those of another."""
     found = []

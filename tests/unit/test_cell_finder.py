@@ -313,7 +313,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert mask.size == (640, 400) and mask.getcolors() == [(640 * 400, 0)]
     with open(out / "cells.csv", newline="") as file:
         whole, cut = csv.DictReader(file)
-    assert (whole["touches_border"], whole["crop"]) == ("False", "crops/0001-a-1.png")
+    assert (whole["touches_border"], whole["crop"]) == ("False", "crops/one/a.cell1.png")
     assert (cut["touches_border"], cut["crop"]) == ("True", "")
     assert float(whole["nc_ratio"]) == pytest.approx(int(whole["area_px"]) / int(whole["cell_area_px"]), abs=0.001)
     assert float(whole["red_cell_px"]) * float(whole["um_per_px"]) == pytest.approx(7.1, abs=0.01)

@@ -84,7 +84,7 @@ def test_the_command_crops_to_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
     for model, status in ((packed, 0), (SimpleNamespace(manifest=None), 2)):
         monkeypatch.setattr("edgeall.edge_runtime.bundle.open_bundle", lambda path, model=model: model)
         assert cli.main(["cells", str(smear), "--out", str(tmp_path / str(status)), "--model", "m.tflite"]) == status
-    with Image.open(tmp_path / "0" / "crops" / "0001-a-1.png") as cut:
+    with Image.open(tmp_path / "0" / "crops" / "a.cell1.png") as cut:
         assert cut.size == (64, 96)
 
 
@@ -116,6 +116,27 @@ def test_central_crops_are_a_training_set_of_cells(
     data = load_dataset(Path("found/crops"))
     assert (unit(data), [sample.label for sample in data.samples]) == ("cell", ["blast"] * 2 + ["other"] * 2)
     assert unit(load_dataset(Path("smears"))) == "field"
+
+
+@pytest.mark.usefixtures("drawn_model")
+def test_crops_are_a_training_set_of_the_classes_of_their_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("blast", "other"):
+        (tmp_path / "smears" / label).mkdir(parents=True)
+        field = draw([((320, 240), 0.8), ((120, 100), 0.8), ((20, 400), 0.8)], SOME_RED)  # the last one is cut
+        Image.fromarray(field).save(tmp_path / "smears" / label / "7.bmp")
+        Image.fromarray(field).save(tmp_path / "smears" / label / "7.png")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["cells", "smears", "--crops", "--out", "found", "--json"]) == 0
+    crops = sorted(path.relative_to("found/crops").as_posix() for path in Path("found/crops").rglob("*.png"))
+    assert crops == [
+        f"{label}/{name}.cell{n}.png" for label in ("blast", "other") for name in ("7-2", "7") for n in (1, 2)
+    ]
+    rows = json.loads(capsys.readouterr().out)["images"][1]["cells"]
+    assert [row["crop"] for row in rows] == ["crops/blast/7-2.cell1.png", "crops/blast/7-2.cell2.png", None]
+    data = load_dataset(Path("found/crops"))
+    assert (unit(data), [sample.label for sample in data.samples]) == ("cell", ["blast"] * 4 + ["other"] * 4)
 
 
 # The model of the package

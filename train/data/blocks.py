@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.errors import UsageError
+from ...edge_runtime.vision.cells import field_stem
 from .subsets import NOWHERE, TEST, TRAIN, VALIDATION
 
 EMBARGO = 37
@@ -74,7 +75,7 @@ def series(paths: Sequence[str]) -> list[Series]:
     """The numbered series among ``paths``.
 
     A series consists of the files of one folder whose names differ only in the counter. The counter is the last number
-    that differs between these files: not the 40 of ``12-40x``.
+    that differs between these files: not the 40 of ``12-40x``. Crops have the counter of their field.
 
     Raises:
         UsageError: a file without a number.
@@ -82,10 +83,11 @@ def series(paths: Sequence[str]) -> list[Series]:
     alike: dict[tuple[str, str], list[int]] = {}
     for index, path in enumerate(paths):
         pure = PurePosixPath(path)
-        alike.setdefault((pure.parent.as_posix(), _NUMBER.sub("#", pure.stem)), []).append(index)
+        alike.setdefault((pure.parent.as_posix(), _NUMBER.sub("#", field_stem(pure.stem))), []).append(index)
     found: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for key, members in alike.items():
-        rows = [[int(text) for text in _NUMBER.findall(PurePosixPath(paths[index]).stem)] for index in members]
+        stems = [field_stem(PurePosixPath(paths[index]).stem) for index in members]
+        rows = [[int(text) for text in _NUMBER.findall(stem)] for stem in stems]
         if not rows[0]:
             raise UsageError(f"--split-by block: no number in the file name {paths[members[0]]}", hint=_BLOCK_HINT)
         varying = [place for place in range(len(rows[0])) if any(row[place] != rows[0][place] for row in rows)]

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...edge_runtime.errors import DataError, UsageError
+from ...edge_runtime.vision.cells import field_stem
 from .blocks import is_numbered, place_blocks
 from .duplicates import Duplicates, connected
 from .partition import partition
@@ -84,15 +86,26 @@ def _all_numbered(scan: Scan) -> bool:
 
 
 def group_numbers(pool: Pool, keep_subjects: bool) -> NDArray[np.intp]:
-    """A group number for each image, (n,). Images of one group must be in the same subset."""
+    """A group number for each image, (n,). Images of one group must be in the same subset.
+
+    These are near duplicates, the crops of one field, and with ``keep_subjects`` the images of one subject.
+    """
     facts = pool.scan.facts
     links = [(a, b) for group in pool.duplicates.near for a, b in itertools.pairwise(group)]
+    links += _link_equal([_field_of(item.sample.path) for item in facts])
     if keep_subjects:
         links += _link_equal([item.sample.subject for item in facts])
     number = np.arange(len(facts))
     for group in connected(len(facts), links):
         number[list(group)] = group[0]
     return number
+
+
+def _field_of(path: str) -> str | None:
+    """The field that a crop was cut from; None for another image."""
+    pure = PurePosixPath(path)
+    stem = field_stem(pure.stem)
+    return None if stem == pure.stem else f"{pure.parent}/{stem}"
 
 
 def _link_equal(keys: list[Any]) -> list[tuple[int, int]]:
