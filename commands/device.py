@@ -15,6 +15,7 @@ import click
 from ..edge_runtime.errors import GateError, UsageError
 from ..edge_runtime.tools.bench_config import BenchConfig
 from .options import (
+    CELL_MODEL,
     DEVICE_PYTHON,
     FILE,
     INPUT_SIZE,
@@ -71,6 +72,7 @@ _benched = partial(option, BenchConfig)
     default=None,
     help="Model of cells: classify each field by its whole cells, with the mean of their probabilities.",
 )
+@CELL_MODEL
 @RED_CELL_PX
 @UM_PER_PX
 @LABELS
@@ -156,15 +158,20 @@ def _segment(
     """The lines of a segmentation model; its masks are written into a folder that is locked until the command ends."""
     from ..edge_runtime.files import output_lock
     from ..edge_runtime.images import refuse_inside
+    from ..edge_runtime.segmenter import Segmenter
     from ..edge_runtime.threads import Threads
-    from ..edge_runtime.vision.finder import finder_pool
+    from ..edge_runtime.vision.finder import CellFinder, finder_pool
     from ..edge_runtime.vision.masks_files import segment_files, segmented_lines
     from ..edge_runtime.vision.scale import given_scale, red_cell_from
 
     out = settings["masks"]
     red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
     images = None if any(map(os.path.isdir, paths)) else len(paths)
-    finder = finder_pool(bundle, images, settings["threads"])
+
+    def open_one(threads: int | None) -> CellFinder:
+        return CellFinder(Segmenter.from_bundle(bundle, threads=threads))
+
+    finder = finder_pool(open_one, images, settings["threads"])
     if out is not None:
         for path in paths:
             refuse_inside(Path(path), out, "--masks")
@@ -184,18 +191,16 @@ def _by_cells(
     counts: Counter[bool],
 ) -> Iterator[str]:
     """The lines of a classifier of cells, for the fields that they lie in."""
-    from ..edge_runtime.bundle import open_bundle
     from ..edge_runtime.threads import Threads
     from ..edge_runtime.tools.predictions import prediction_lines
-    from ..edge_runtime.vision import DEFAULT_MODEL
     from ..edge_runtime.vision.by_cells import classify_by_cells, open_classifier_of_cells
-    from ..edge_runtime.vision.finder import finder_pool
+    from ..edge_runtime.vision.finder import finder_pool, open_finder
     from ..edge_runtime.vision.scale import given_scale, red_cell_from
 
     red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
     classifier = open_classifier_of_cells(bundle, settings["threads"] or 1)
     images = None if any(map(os.path.isdir, paths)) else len(paths)
-    finder = finder_pool(open_bundle(DEFAULT_MODEL), images, settings["threads"])
+    finder = finder_pool(partial(open_finder, settings["cell_model"]), images, settings["threads"])
     scale = None if red_cell_px is None else given_scale(red_cell_px)
     threads = ctx.with_resource(Threads(finder.count))
     predictions = classify_by_cells(classifier, finder, paths, scale, skipped, threads)
@@ -207,7 +212,7 @@ _OF_TASK = {
     "segmentation": (_segment, {"masks", "red_cell_px", "um_per_px"}),
 }
 """How `edgeall run` runs a model of each task, and the options that not all of them have."""
-_OF_CELLS = {"by_cells", "red_cell_px", "um_per_px"}
+_OF_CELLS = {"by_cells", "cell_model", "red_cell_px", "um_per_px"}
 
 
 def _counted(results: Iterable[T], counts: Counter[bool]) -> Iterator[T]:

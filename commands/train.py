@@ -141,6 +141,7 @@ def train(json: bool, **settings: Any) -> None:
     "Also measure accuracy on cells alone, on the background alone, without corners and with the background of another"
     " class.",
 )
+@_evaluated("by_cells", "Model file of cells: classify each field of --data by its whole cells.")
 @CELL_MODEL
 @JSON
 def evaluate(

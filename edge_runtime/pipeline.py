@@ -37,7 +37,8 @@ class Prediction:
         novelty: out-of-distribution score, see `edgeall.edge_runtime.ood`; None if the model has no detector.
         units: see `edgeall.edge_runtime.classifier.Inference`.
         error: None, or the problem of the image or of the model's outputs; then the other fields are invalid.
-        cells: number of cells that it is the mean of, see `edgeall.edge_runtime.vision.by_cells`; else None.
+        cells: number of cells that it is the mean of, see `edgeall.edge_runtime.vision.by_cells`; None for an image
+            that was not searched for cells.
     """
 
     image: str

@@ -1,7 +1,6 @@
 """Classifies fields by their cells: each whole cell with a model of cells, a field by the mean of their probabilities.
 
-On fields of slides that were not trained on, this is more accurate than a model of whole fields, which learns the
-background of its slides too (benchmarks/results/field_cells.md).
+Compared with models of whole fields in benchmarks/results/field_cells.md.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def classify_by_cells(
 
 def _pooled(classifier: Classifier, path: str, crops: Crops) -> Prediction:
     if not crops:
-        return Prediction(path, error=f"{path}: no whole cell was found in it")
+        return Prediction(path, error=f"{path}: no whole cell was found in it", cells=0)
     cells = [prediction(classifier, path, classifier.infer(pixels)) for pixels in crops]
     failed = next((cell for cell in cells if cell.error is not None), None)
     if failed is not None:

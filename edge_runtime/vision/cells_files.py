@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ from ...console.tables import as_text, table
 from ..errors import DISK_FULL, ImageError
 from ..files import file_name, output_lock
 from ..images import open_rgb
-from ..network import cores
 from ..pipeline import expand
 from ..preprocess import InputSpec
 from ..threads import Threads
 from .cells import Box, Cell, crop, crop_stem, cut_out
-from .finder import Finder, FinderPool, Found, open_finder
+from .finder import Finder, Found, finder_pool, open_finder
 from .journal import Journal
 from .quality import looks_stained
 from .scale import Scale
@@ -98,10 +98,9 @@ def cells_of_files(
         own = out.resolve()  # may be inside a searched folder
         given = list(paths)
         images = [path for path in expand(given, skipped) if own not in Path(path).resolve().parents]
-        count = min(len(images), cores())
-        finders = [open_finder(wanted.cell_model, threads=None if count == 1 else 1) for _ in range(count)]
-        with Journal(out, images, wanted) as journal, Threads(count) as threads:
-            writer = _Writer(out, FinderPool(finders), wanted, [Path(path) for path in given])
+        finder = finder_pool(partial(open_finder, wanted.cell_model), len(images))
+        with Journal(out, images, wanted) as journal, Threads(finder.count) as threads:
+            writer = _Writer(out, finder, wanted, [Path(path) for path in given])
             return writer.write(images, journal, threads, progress)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..bundle import Bundle
 from ..errors import BundleError
 from ..masks import CLASSES, GREYS
 from ..network import cores
@@ -133,17 +132,16 @@ def open_finder(model: Path | None = None, threads: int | None = None) -> Finder
     return CellFinder(segmenter)
 
 
-def finder_pool(bundle: Bundle, images: int | None, threads: int | None = None) -> FinderPool:
-    """Finders with a segmentation model of any classes: one per core for several images, else one with all cores.
+def finder_pool(open_one: Callable[[int | None], Finder], images: int | None, threads: int | None = None) -> FinderPool:
+    """Finders, one per core for several images, else one with all cores.
 
     Args:
-        bundle: the model.
+        open_one: opens a finder whose interpreter has so many threads; None means all cores.
         images: number of images; None if it is unknown.
         threads: of the interpreter; then there is one finder.
     """
     count = 1 if threads else cores() if images is None else min(images, cores())
-    each = threads or (None if count == 1 else 1)
-    return FinderPool(CellFinder(Segmenter.from_bundle(bundle, threads=each)) for _ in range(count))
+    return FinderPool([open_one(threads or (None if count == 1 else 1)) for _ in range(count)])
 
 
 def _cell(found: Instance, zoom: tuple[float, float], size: tuple[int, int], margin: float) -> Cell:

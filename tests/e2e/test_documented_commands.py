@@ -198,7 +198,7 @@ def is_part(line: Line) -> bool:
 RUN = [line for line in LINES if line.reason is None and not is_part(line)]
 LONG = (
     r"--alphas|--teacher|--target-sensitivity|--sparsity|--robustness --out|edgeall compare |vgg16|resnet50|runs/two"
-    r"|--data framed/crops|runs/white|runs/single"
+    r"|--data framed/crops|runs/white|quantize runs/single|--data single/crops"
 )
 """Lines that train or quantize a large network, or do once more what another line or tests/integration does: for
 `make test-long`."""
@@ -296,14 +296,14 @@ def bare_models(folder: Path) -> None:
 
 
 def model_of_cells(folder: Path) -> None:
-    """``single.tflite``, the same model for cells."""
+    """``runs/single/model.tflite``, the same model for cells."""
     from edgeall.optimize.packaging.pack import pack
 
     bundle = open_bundle(folder / "explained.tflite")
     assert bundle.manifest is not None
     golden = [(each.name, each.image_bytes, each.probabilities) for each in bundle.golden]
     manifest = replace(bundle.manifest, unit="cell", novelty={}, drift={}, exemplars={})
-    pack(bundle.flatbuffer, manifest, golden, "A model of cells.", folder / "single.tflite")
+    pack(bundle.flatbuffer, manifest, golden, "A model of cells.", folder / "runs/single/model.tflite")
 
 
 def smaller(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from PIL import Image
 from edgeall import cli
 from edgeall.console import progress
 from edgeall.edge_runtime.vision import cells_files
+from edgeall.edge_runtime.vision import finder as finding
 from edgeall.edge_runtime.vision.finder import CellFinder
 from edgeall.edge_runtime.vision.journal import NAME
 
@@ -70,7 +71,7 @@ def test_an_interrupted_command_is_resumed(
     cores: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cells_files, "cores", lambda: cores)
+    monkeypatch.setattr(finding, "cores", lambda: cores)
     _, whole, _ = cells("whole", "--crops")
     looked_at[:] = ["stop"]
     status, _, err = cells("out", "--crops")
@@ -88,7 +89,7 @@ def test_an_interrupted_command_is_resumed(
 def test_what_a_power_cut_damaged_is_done_again(
     cells: Callable[..., Any], looked_at: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells_files, "cores", lambda: 1)
+    monkeypatch.setattr(finding, "cores", lambda: 1)
     out = tmp_path / "out"
     _, whole, _ = cells("whole")
     looked_at[:] = ["stop"]

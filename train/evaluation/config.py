@@ -28,7 +28,8 @@ class EvaluateSettings:
             `edgeall.train.segmentation.explain`.
         html: page to write about a segmentation network; that of a classifier is written by the command line.
         context: also measure what the classifier looks at, see `edgeall.train.evaluation.context.context`.
-        cell_model: packed segmentation model for ``context``; None takes the default one.
+        by_cells: the model file is one of cells: classify the fields of ``data`` by their cells.
+        cell_model: packed segmentation model for ``context`` and ``by_cells``; None takes the default one.
     """
 
     data: Path | None = None
@@ -45,4 +46,5 @@ class EvaluateSettings:
     explain: Path | None = None
     html: Path | None = None
     context: bool = False
+    by_cells: bool = False
     cell_model: Path | None = None

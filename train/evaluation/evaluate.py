@@ -27,6 +27,7 @@ from ..segmentation.results import MaskEvaluation
 from .against import PairedComparison, open_other, paired_comparison
 from .config import EvaluateSettings
 from .context import Context, Predict, context
+from .fields import classify_fields, open_of_cells, select_fields
 from .metrics import Metrics, metrics_of
 from .reliability import ReliabilityReport, reliability_report
 from .robustness import Robustness, robustness
@@ -86,6 +87,8 @@ def evaluate(target: Path, settings: EvaluateSettings, progress: Progress) -> Ev
 
         masks = evaluate_masks(target, settings, progress)
         return replace(masks, seconds=time.perf_counter() - started)
+    if settings.by_cells:
+        return replace(_evaluate_fields(target, settings, progress), seconds=time.perf_counter() - started)
     evaluate_one = _evaluate_run if target.is_dir() else _evaluate_model
     return replace(evaluate_one(target, settings, progress), seconds=time.perf_counter() - started)
 
@@ -212,6 +215,19 @@ def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) 
         external = external_validation(settings.site, site, metrics, reviewed, manifest.metrics, repeated)
         found = replace(found, site=external)
     return found
+
+
+def _evaluate_fields(path: Path, settings: EvaluateSettings, progress: Progress) -> Evaluation:
+    """The metrics of a model of cells on fields."""
+    model = open_of_cells(path, settings)
+    selected = select_fields(path, model, settings, progress)
+    entries, probabilities, unfamiliar = classify_fields(model, selected, settings.cell_model, progress)
+    manifest, labels = model.manifest, model.classifier.labels
+    positive, seed = manifest.positive_labels, manifest.training.get("seed", 0)
+    metrics = metrics_of(entries, labels, probabilities, positive, selected.subset, selected.level, seed)
+    truth, below = _truth(entries, labels), manifest.decision.get("review_below")
+    report = reliability_report(probabilities, truth, _indices(labels, positive), None, below, unfamiliar)
+    return Evaluation(str(path), metrics, report)
 
 
 def _context(
