@@ -16,7 +16,7 @@ from .output import Skipped, note, note_research_use, print_result
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True)
 @click.option("--out", type=FILE, required=True, help="A new folder. The same command resumes an interrupted one.")
 @click.option("--masks", is_flag=True, help="Write a mask for each image: 0 background, 128 cytoplasm, 255 nucleus.")
-@click.option("--crops", is_flag=True, help="Write a crop of each whole cell.")
+@click.option("--crops", is_flag=True, help="Write a crop of each whole cell; keep the folders of the images.")
 @click.option("--central", is_flag=True, help="Crop the central cell of each image; keep the folders of the images.")
 @click.option(
     "--model",

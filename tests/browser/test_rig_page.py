@@ -186,8 +186,12 @@ def test_why_this_label(served: Served, open_page: Callable[..., Any]) -> None:
     end_slide(page)
 
 
-def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> None:
-    page = open_page(served.address)
+@pytest.mark.parametrize(
+    "language", [code if code == "en" else pytest.param(code, marks=pytest.mark.long) for code in LANGUAGES]
+)
+def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any], language: str) -> None:
+    page = open_page(served.address, locale=language)
+    assert page.evaluate("document.documentElement.lang") == language
     keys = page.keyboard
 
     def tab_to(selector: str) -> None:
@@ -200,9 +204,9 @@ def test_by_keyboard_alone(served: Served, open_page: Callable[..., Any]) -> Non
     keys.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     tab_to("input[name=sample]")
-    keys.type("S-keys c")  # c is the capture key, but not in a text field
+    keys.type(f"S-{language} c")  # c is the capture key, but not in a text field
     keys.press("Enter")
-    page.get_by_role("heading", name="S-keys c").wait_for()
+    page.get_by_role("heading", name=f"S-{language} c").wait_for()
 
     def follow() -> None:
         tab_to("#capture-result a")
