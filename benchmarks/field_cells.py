@@ -1,6 +1,6 @@
 """A field's class from the whole field, from its cells, and from both, on contiguous folds of the four-class set.
 
-python benchmarks/field_cells.py DATA --weights FILE [--folds 3]
+python benchmarks/field_cells.py DATA --weights FILE [--folds 5]
 
 DATA holds all4; FILE holds ImageNet weights of MobileNetV2 0.35. `edgeall cells --crops` cuts each field into its whole
 cells, and a crop inherits the label and the subset of its field. Two networks of one input size see equally many
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("runs/field-cells"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
