@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from edgeall.edge_runtime.images import find_images, open_rgb
+from edgeall.edge_runtime.images import find_images, mark_output, open_rgb
 from edgeall.train.data.dataset import load_dataset
 from edgeall.train.data.duplicates import Duplicates, connected, groups
 from edgeall.train.data.scan import Scan, scan
@@ -133,6 +133,33 @@ def test_cells_on_black_do_not_melt_together(tmp_path: Path) -> None:
         images[f"{'ab'[number % 2]}/{number}.png"] = np.where(disc[..., None], texture, 0).astype(np.uint8)
     images["a/copy.png"] = np.asarray(Image.fromarray(images["a/0.png"]).filter(ImageFilter.GaussianBlur(1)))
     assert found(save(tmp_path, images)) == ([], [{"a/0.png", "a/copy.png"}], [])
+
+
+def crop_of_a_cell(seed: int, shift: int = 0) -> Image.Image:
+    """A round, centred nucleus with its own texture in a pale surrounding, as `edgeall cells --crops` cuts it out."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:44, :44] - 22.0
+    texture = np.asarray(Image.fromarray(rng.uniform(0, 255, (6, 6)).astype(np.uint8)).resize((44, 44)), float) / 255
+    pixels = np.full((44, 44, 3), (225, 215, 230), float) + rng.normal(0, 3, (44, 44, 1))
+    inside = np.hypot(x + rng.uniform(-1, 1), y + rng.uniform(-1, 1)) < rng.uniform(15, 18)
+    pixels[inside] = (90, 50, 130) + 70 * texture[inside][:, None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).crop((2 + shift, 2, 42 + shift, 42))
+
+
+def test_crops_of_cells_do_not_melt_together(tmp_path: Path) -> None:
+    """As fields, whose overlap may be anywhere, hundreds of round cells would be one group."""
+    (tmp_path / "found").mkdir()
+    mark_output(tmp_path / "found")
+    crops = {f"{label}/{n}.cell1.png": crop_of_a_cell(ord(label) * 1000 + n) for label in "AB" for n in range(60)}
+    save(tmp_path / "found" / "crops", {name: np.asarray(image) for name, image in crops.items()})
+    brighter = ImageEnhance.Brightness(crops["A/0.cell1.png"]).enhance(1.05)
+    brighter.save(tmp_path / "found" / "crops" / "A" / "1.cell2.png")
+    crop_of_a_cell(ord("B") * 1000 + 7, shift=2).save(tmp_path / "found" / "crops" / "B" / "8.cell2.png")
+    exact, near, conflicts = found(tmp_path / "found" / "crops")
+    assert (exact, conflicts) == ([], [])
+    assert near == [{"A/0.cell1.png", "A/1.cell2.png"}, {"B/7.cell1.png", "B/8.cell2.png"}]
+    (tmp_path / "found" / "crops").rename(tmp_path / "fields")
+    assert max(map(len, found(tmp_path / "fields")[1])) > 20, "else nothing was shown"
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=25))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...edge_runtime.network import cores
 from ...edge_runtime.threads import Threads
+from .dataset import unit
 from .scan import THUMBNAIL, Facts, Scan
 from .scan_cache import load_result, save_result
 
@@ -34,7 +35,10 @@ EVIDENCE = 6.5
 """Confirmed fields: minimum correlation in standard deviations from zero. A few large cells may match by chance."""
 
 CELL_CORRELATION = 0.95
-"""Confirmed cells on black: minimum correlation. It is high because all cells are round and centred."""
+"""Confirmed cells: minimum correlation. It is high because all cells are round and centred."""
+
+CELL_SHIFT = 3
+"""Crops of cells: largest shift of the thumbnails, in their pixels. The box of a cell is found anew in each field."""
 
 COLOUR = 32.0
 """Confirmed pairs: maximum difference of the mean colour per channel, of 255. One spot has one stain and one lamp."""
@@ -78,26 +82,27 @@ def groups(scan: Scan) -> Duplicates:
 
     The result is cached: comparing 17,000 images takes half a minute on one core.
     """
-    key = _key(scan.facts)
+    crops = unit(scan.dataset) == "cell"
+    key = _key(scan.facts, crops)
     kept = load_result(key)
     if kept is not None:
         return Duplicates(*(tuple(map(tuple, part)) for part in kept))
-    found = _groups(scan.facts)
+    found = _groups(scan.facts, crops)
     save_result(key, astuple(found))
     return found
 
 
-def _key(facts: tuple[Facts, ...]) -> str:
+def _key(facts: tuple[Facts, ...], crops: bool) -> str:
     """A digest of everything that the groups depend on: the images and this code."""
     rows = [[item.sample.path, item.sample.label, item.pixels_sha256, item.phash] for item in facts]
-    digest = hashlib.sha256(json.dumps(rows).encode())
+    digest = hashlib.sha256(json.dumps([crops, rows]).encode())
     for item in facts:
         digest.update(item.thumbnail)
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()
 
 
-def _groups(facts: tuple[Facts, ...]) -> Duplicates:
+def _groups(facts: tuple[Facts, ...], crops: bool) -> Duplicates:
     by_pixels: dict[str, list[int]] = {}
     for index, item in enumerate(facts):
         by_pixels.setdefault(item.pixels_sha256, []).append(index)
@@ -107,7 +112,7 @@ def _groups(facts: tuple[Facts, ...]) -> Duplicates:
     # One image represents each exact group.
     first = np.array([group[0] for group in by_pixels.values()])
     hashes = np.array([facts[index].phash for index in first], dtype=np.uint64)
-    comparison = _Comparison([facts[index].thumbnail for index in first])
+    comparison = _Comparison([facts[index].thumbnail for index in first], crops)
     for left, right in (*_alike_hashes(hashes), _neighbours([facts[index].sample.path for index in first])):
         alike = comparison.confirm(left, right)
         links += zip(first[left[alike]].tolist(), first[right[alike]].tolist(), strict=True)
@@ -167,9 +172,15 @@ def _natural(path: str) -> tuple[str, list[tuple[int, str]]]:
 
 
 class _Comparison:
-    """Compares pairs of thumbnails, `_CHUNK` pairs at a time, to limit the memory."""
+    """Compares pairs of thumbnails, `_CHUNK` pairs at a time, to limit the memory.
 
-    def __init__(self, thumbnails: list[bytes]) -> None:
+    Args:
+        thumbnails: RGB, `THUMBNAIL` pixels wide and high.
+        crops: whether each shows one cell, not a field.
+    """
+
+    def __init__(self, thumbnails: list[bytes], crops: bool) -> None:
+        self.crops = crops
         pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
         self.colour = pixels.mean(axis=(1, 2), dtype=np.float32)
         self.grey = pixels.mean(axis=3, dtype=np.float32)
@@ -188,7 +199,8 @@ class _Comparison:
             some = worth[start : start + _CHUNK]
             fields, cut = some[~cells[some]], some[cells[some]]
             if len(fields):
-                result[fields] = _same_spot(self.structure, left[fields], right[fields])
+                least = Least(CELL_CORRELATION, 0.0, CELL_SHIFT) if self.crops else Least()
+                result[fields] = _same_spot(self.structure, left[fields], right[fields], least)
             result[cut] = _cell_correlation(self.grey[left[cut]], self.grey[right[cut]]) >= CELL_CORRELATION
 
         with Threads(min(_MOST_THREADS, cores())) as pool:
@@ -205,8 +217,19 @@ def _without_shade(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(flat - (flat @ basis) @ basis.T, dtype=np.float32).reshape(grey.shape)
 
 
-def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Whether two images match on their overlap after some whole-pixel shift of up to half the side: (pairs,).
+@dataclass(frozen=True)
+class Least:
+    """When two images match: see `CORRELATION` and `EVIDENCE`, after a shift of at most ``shift`` pixels."""
+
+    correlation: float = CORRELATION
+    evidence: float = EVIDENCE
+    shift: int = THUMBNAIL // 2
+
+
+def _same_spot(
+    images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp], least: Least
+) -> NDArray[np.bool_]:
+    """Whether two images match on their overlap after some whole-pixel shift: (pairs,).
 
     Products at all shifts come from one FFT, sums over the overlaps from integral images. The significance of a
     correlation depends on the number of independent spots in the overlap; large objects give fewer spots.
@@ -217,7 +240,7 @@ def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArr
     from scipy import fft
 
     side = 3 * THUMBNAIL // 2  # zero-padded, so that nothing wraps around
-    moves = np.arange(-THUMBNAIL // 2, THUMBNAIL // 2 + 1)
+    moves = np.arange(-least.shift, least.shift + 1)
     area = np.outer(THUMBNAIL - np.abs(moves), THUMBNAIL - np.abs(moves)).astype(np.float32)
     # Many pairs share an image: everything per image is computed once.
     which, place = np.unique(np.concatenate([left, right]), return_inverse=True)
@@ -239,7 +262,7 @@ def _same_spot(images: NDArray[np.float32], left: NDArray[np.intp], right: NDArr
     lags = side * side * np.einsum("pf,pf,f->p", power[a], power[b], twice.ravel())
     spots = area / lags[:, None, None]
     deviations = np.arctanh(correlation.clip(-0.999, 0.999)) * np.sqrt(np.maximum(spots - 3.0, 0.0))
-    return np.asarray(((correlation >= CORRELATION) & (deviations >= EVIDENCE)).any(axis=(1, 2)))
+    return np.asarray(((correlation >= least.correlation) & (deviations >= least.evidence)).any(axis=(1, 2)))
 
 
 def _overlap_sums(images: NDArray[np.float32], moves: NDArray[np.intp]) -> NDArray[np.float32]:
