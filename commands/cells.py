@@ -38,15 +38,14 @@ def cells(
     from ..console.progress import Progress
     from ..edge_runtime.bundle import open_bundle
     from ..edge_runtime.vision.cells_files import Wanted, cells_of_files, cells_text
-    from ..edge_runtime.vision.scale import given_scale, red_cell_from
+    from ..edge_runtime.vision.scale import wanted_scale
 
     manifest = None if model is None else open_bundle(model).manifest
     if model is not None and manifest is None:
         raise UsageError(f"{model}: has no manifest, so its input size is unknown", hint="give a packed model")
-    red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
     wanted = Wanted(
         cell_model=settings["cell_model"],
-        scale=None if red_cell_px is None else given_scale(red_cell_px),
+        scale=wanted_scale(settings["um_per_px"], settings["red_cell_px"]),
         masks=settings["masks"],
         crops=settings["crops"] or settings["central"] or model is not None,
         central=settings["central"],

@@ -162,10 +162,10 @@ def _segment(
     from ..edge_runtime.threads import Threads
     from ..edge_runtime.vision.finder import CellFinder, finder_pool
     from ..edge_runtime.vision.masks_files import segment_files, segmented_lines
-    from ..edge_runtime.vision.scale import given_scale, red_cell_from
+    from ..edge_runtime.vision.scale import wanted_scale
 
     out = settings["masks"]
-    red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
+    scale = wanted_scale(settings["um_per_px"], settings["red_cell_px"])
     images = None if any(map(os.path.isdir, paths)) else len(paths)
 
     def open_one(threads: int | None) -> CellFinder:
@@ -176,7 +176,6 @@ def _segment(
         for path in paths:
             refuse_inside(Path(path), out, "--masks")
         ctx.with_resource(output_lock(out, "run"))
-    scale = None if red_cell_px is None else given_scale(red_cell_px)
     found = segment_files(finder, paths, scale, out, skipped, ctx.with_resource(Threads(finder.count)))
     return segmented_lines(_counted(found, counts), form)
 
@@ -193,15 +192,14 @@ def _by_cells(
     """The lines of a classifier of cells, for the fields that they lie in."""
     from ..edge_runtime.threads import Threads
     from ..edge_runtime.tools.predictions import prediction_lines
-    from ..edge_runtime.vision.by_cells import classify_by_cells, open_classifier_of_cells
+    from ..edge_runtime.vision.by_cells import classify_by_cells, open_cell_classifier
     from ..edge_runtime.vision.finder import finder_pool, open_finder
-    from ..edge_runtime.vision.scale import given_scale, red_cell_from
+    from ..edge_runtime.vision.scale import wanted_scale
 
-    red_cell_px = red_cell_from(settings["um_per_px"], settings["red_cell_px"])
-    classifier = open_classifier_of_cells(bundle, settings["threads"] or 1)
+    scale = wanted_scale(settings["um_per_px"], settings["red_cell_px"])
+    classifier = open_cell_classifier(bundle, settings["threads"] or 1)
     images = None if any(map(os.path.isdir, paths)) else len(paths)
     finder = finder_pool(partial(open_finder, settings["cell_model"]), images, settings["threads"])
-    scale = None if red_cell_px is None else given_scale(red_cell_px)
     threads = ctx.with_resource(Threads(finder.count))
     predictions = classify_by_cells(classifier, finder, paths, scale, skipped, threads)
     return prediction_lines(_counted(predictions, counts), classifier.labels, form)

@@ -76,7 +76,7 @@ class Progress:
 
 
 QUIET = Progress(quiet=True)
-"""Shows nothing: where nobody looks."""
+"""Prints nothing: the default of functions that report progress."""
 
 
 def _nothing(done: int, info: str) -> None:

@@ -26,7 +26,7 @@ from .scale import Scale
 Crops = list[NDArray[np.uint8]]
 
 
-def open_classifier_of_cells(bundle: Bundle, threads: int) -> Classifier:
+def open_cell_classifier(bundle: Bundle, threads: int) -> Classifier:
     """The classifier. Raises UsageError for a model of another task, without a manifest, or of whole fields."""
     manifest = bundle.manifest
     if bundle.task != "classification" or manifest is None or manifest.unit != "cell":

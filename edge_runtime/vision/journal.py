@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .cells_files import Wanted
 
 NAME = ".edgeall-cells.jsonl"
-"""In the output folder, removed when the command ends. Its first line says what was asked; each of the
-others is the result of one image, whose files are written by then."""
+"""In the output folder, removed when the command ends. Its first line says what was asked. Each other line is the
+result of one image, whose files are written by then."""
 
 
 class Journal:
@@ -55,7 +55,10 @@ class Journal:
         # Written anew without what is done again: its last line may be cut.
         lines = [self._asked, *self.done.values()]
         begun = self._path.with_name(f"{NAME}.new")
-        begun.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        with begun.open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure may leave an empty journal
         begun.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
         return self

@@ -104,6 +104,12 @@ def given_scale(red_cell_px: float, source: Source = "given") -> Scale:
     return Scale(red_cell_px, source, 1.0, (red_cell_px, red_cell_px))
 
 
+def wanted_scale(um_per_px: float | None, red_cell_px: float | None) -> Scale | None:
+    """The scale from one of the two settings, see `red_cell_from`; None without any: it is measured."""
+    diameter = red_cell_from(um_per_px, red_cell_px)
+    return None if diameter is None else given_scale(diameter)
+
+
 def red_cell_from(um_per_px: float | None, red_cell_px: float | None) -> float | None:
     """The diameter of a red cell in pixels from one of the two settings; None without any.
 

@@ -151,7 +151,7 @@ def test_what_evaluate_refuses(
         assert said in capsys.readouterr().err
     assert cli.main(["evaluate", str(model), "--by-cells"]) == 2
     with pytest.raises(UsageError, match="--by-cells requires a model file"):
-        evaluated_fields.open_of_cells(labelled, EvaluateSettings(data=labelled, by_cells=True))
+        evaluated_fields.open_for_fields(labelled, EvaluateSettings(data=labelled, by_cells=True))
     of_fields = pack_tiny("uint8", tmp_path / "f.tflite")
     assert cli.main(["evaluate", str(of_fields), "--data", str(labelled), "--by-cells"]) == 2
     assert "is not a classifier of cells" in capsys.readouterr().err

@@ -199,7 +199,7 @@ class _Comparison:
             some = worth[start : start + _CHUNK]
             fields, cut = some[~cells[some]], some[cells[some]]
             if len(fields):
-                least = Least(CELL_CORRELATION, 0.0, CELL_SHIFT) if self.crops else Least()
+                least = Match(CELL_CORRELATION, 0.0, CELL_SHIFT) if self.crops else Match()
                 result[fields] = _same_spot(self.structure, left[fields], right[fields], least)
             result[cut] = _cell_correlation(self.grey[left[cut]], self.grey[right[cut]]) >= CELL_CORRELATION
 
@@ -218,7 +218,7 @@ def _without_shade(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Least:
+class Match:
     """When two images match: see `CORRELATION` and `EVIDENCE`, after a shift of at most ``shift`` pixels."""
 
     correlation: float = CORRELATION
@@ -227,7 +227,7 @@ class Least:
 
 
 def _same_spot(
-    images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp], least: Least
+    images: NDArray[np.float32], left: NDArray[np.intp], right: NDArray[np.intp], least: Match
 ) -> NDArray[np.bool_]:
     """Whether two images match on their overlap after some whole-pixel shift: (pairs,).
 

@@ -27,7 +27,7 @@ from ..segmentation.results import MaskEvaluation
 from .against import PairedComparison, open_other, paired_comparison
 from .config import EvaluateSettings
 from .context import Context, Predict, context
-from .fields import classify_fields, open_of_cells, select_fields
+from .fields import classify_fields, open_for_fields, select_fields
 from .metrics import Metrics, metrics_of
 from .reliability import ReliabilityReport, reliability_report
 from .robustness import Robustness, robustness
@@ -219,10 +219,11 @@ def _evaluate_model(path: Path, settings: EvaluateSettings, progress: Progress) 
 
 def _evaluate_fields(path: Path, settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """The metrics of a model of cells on fields."""
-    model = open_of_cells(path, settings)
-    selected = select_fields(path, model, settings, progress)
-    entries, probabilities, unfamiliar = classify_fields(model, selected, settings.cell_model, progress)
-    manifest, labels = model.manifest, model.classifier.labels
+    classifier, manifest = open_for_fields(path, settings)
+    labels = classifier.labels
+    own = model_split(path, manifest.training.get("split_sha256"), settings.split)
+    selected = select_fields(Known(path, labels, own, False), settings, progress)
+    entries, probabilities, unfamiliar = classify_fields(classifier, selected, settings.cell_model, progress)
     positive, seed = manifest.positive_labels, manifest.training.get("seed", 0)
     metrics = metrics_of(entries, labels, probabilities, positive, selected.subset, selected.level, seed)
     truth, below = _truth(entries, labels), manifest.decision.get("review_below")

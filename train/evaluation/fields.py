@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -16,25 +16,17 @@ from ...edge_runtime.classifier import Classifier
 from ...edge_runtime.errors import DataError, UsageError
 from ...edge_runtime.manifest import Manifest
 from ...edge_runtime.threads import Threads
-from ...edge_runtime.vision.by_cells import classify_by_cells, open_classifier_of_cells
+from ...edge_runtime.vision.by_cells import classify_by_cells, open_cell_classifier
 from ...edge_runtime.vision.cells import field_stem
 from ...edge_runtime.vision.finder import finder_pool, open_finder
 from ..data.split import Split, SplitEntry
 from ..data.subsets import LEFT_OUT
 from .config import EvaluateSettings
-from .selection import Known, Selection, model_split, select
+from .selection import Known, Selection, select
 
 
-@dataclass(frozen=True)
-class OfCells:
-    """A packed model of cells, and its manifest."""
-
-    classifier: Classifier
-    manifest: Manifest
-
-
-def open_of_cells(path: Path, settings: EvaluateSettings) -> OfCells:
-    """Open a model of cells for the evaluation of fields.
+def open_for_fields(path: Path, settings: EvaluateSettings) -> tuple[Classifier, Manifest]:
+    """Open a model of cells for the evaluation of fields; with its manifest.
 
     Raises:
         UsageError: a run, or a model of something else; or settings that are not for fields.
@@ -58,18 +50,17 @@ def open_of_cells(path: Path, settings: EvaluateSettings) -> OfCells:
     if settings.data is None:
         raise UsageError(f"{path}: nothing to evaluate on", hint="name a folder of labelled fields with --data")
     bundle = open_bundle(path)
-    classifier = open_classifier_of_cells(bundle, 1)
+    classifier = open_cell_classifier(bundle, 1)
     assert bundle.manifest is not None
-    return OfCells(classifier, bundle.manifest)
+    return classifier, bundle.manifest
 
 
-def select_fields(path: Path, model: OfCells, settings: EvaluateSettings, progress: Progress) -> Selection:
+def select_fields(known: Known, settings: EvaluateSettings, progress: Progress) -> Selection:
     """Choose the fields of a subset. All of them, if no crop of the model's split was cut from them.
 
     Args:
-        path: of the model.
-        model: opened from it.
-        settings: with ``data``, and perhaps ``side`` and ``split``.
+        known: the model, with the split of its crops.
+        settings: with ``data``, and perhaps ``side``.
         progress: receives notes.
 
     Raises:
@@ -77,12 +68,12 @@ def select_fields(path: Path, model: OfCells, settings: EvaluateSettings, progre
         DataError: the fields have classes that the model does not have.
     """
     assert settings.data is not None
-    split = model_split(path, model.manifest.training.get("split_sha256"), settings.split)
+    split = known.split
     # The split has crops, and `select` finds none among the fields: it takes all of them.
-    every = select(Known(path, model.classifier.labels, split, False), settings.data, None, progress)
+    every = select(known, settings.data, None, progress)
     subset_of = {} if split is None else _subsets(split)
-    known = [entry for entry in every.entries if _field(entry.path) in subset_of]
-    if split is None or not known:
+    found = [entry for entry in every.entries if _field(entry.path) in subset_of]
+    if split is None or not found:
         if settings.side not in (None, "all"):
             raise UsageError(
                 f"--side {settings.side}: no split says which fields those are", hint="give --split RUN/split.json"
@@ -91,14 +82,14 @@ def select_fields(path: Path, model: OfCells, settings: EvaluateSettings, progre
             progress.note(f"all images of {settings.data}: none is a field that crops of the split were cut from")
         return every
     wanted = settings.side or "test"
-    chosen = [entry for entry in known if wanted in ("all", subset_of[_field(entry.path)])]
+    chosen = [entry for entry in found if wanted in ("all", subset_of[_field(entry.path)])]
     if not chosen:
         raise DataError(f"{settings.data}: no field of the {wanted} subset", hint="give the fields of the crops")
     return replace(every, entries=chosen, subset=wanted, level=split.level)
 
 
 def classify_fields(
-    model: OfCells, selected: Selection, cell_model: Path | None, progress: Progress
+    classifier: Classifier, selected: Selection, cell_model: Path | None, progress: Progress
 ) -> tuple[Sequence[SplitEntry], NDArray[np.float32], NDArray[np.bool_] | None]:
     """Classify fields by their cells.
 
@@ -110,11 +101,11 @@ def classify_fields(
         DataError: a field cannot be read, or none has a whole cell.
     """
     files = [str(selected.folder / entry.path) for entry in selected.entries]
-    labels = model.classifier.labels
+    labels = classifier.labels
     finder = finder_pool(partial(open_finder, cell_model), len(files))
     entries, rows, unfamiliar = [], [], []
     with Threads(finder.count) as threads, progress.task("evaluating", len(files)) as advance:
-        predictions = classify_by_cells(model.classifier, finder, files, None, None, threads)
+        predictions = classify_by_cells(classifier, finder, files, None, None, threads)
         for done, (entry, found) in enumerate(zip(selected.entries, predictions, strict=True), 1):
             if found.error is not None and found.cells is None:
                 raise DataError(found.error, hint="remove the image, or copy it again")
@@ -127,7 +118,7 @@ def classify_fields(
         progress.note(f"{len(files) - len(entries)} of {len(files)} fields have no whole cell and are left out")
     if not entries:
         raise DataError(f"{selected.folder}: no field with a whole cell", hint="are these fields of a smear?")
-    detects = model.classifier.ood_detector is not None
+    detects = classifier.ood_detector is not None
     return entries, np.array(rows, np.float32), np.array(unfamiliar) if detects else None
 
 
